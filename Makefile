@@ -1,0 +1,69 @@
+# `make demo` and `make test` do everything from a clean checkout: environment,
+# pinned dependencies, extension. A second run only does what has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMPS := $(VENV)/stamps
+PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
+
+CPP_SOURCES := $(shell find src -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
+
+.PHONY: demo test check bench build format clean
+
+demo: $(STAMPS)/runtime $(STAMPS)/build
+	$(BIN)/retouch demo
+
+test: check $(STAMPS)/build
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: $(STAMPS)/runtime $(STAMPS)/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMPS)/runtime $(STAMPS)/build
+	$(BIN)/retouch bench $(BENCH_FLAGS)
+
+build: $(STAMPS)/build
+
+format: $(STAMPS)/test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build demo
+
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or run make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old; Python 3.11 or newer is needed (make PYTHON=/path/to/python)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/torch: requirements/torch.txt $(STAMPS)/venv
+	$(PIP) install --quiet -r $<
+	@touch $@
+
+$(STAMPS)/runtime: requirements/runtime.txt $(STAMPS)/torch
+	$(PIP) install --quiet -r $<
+	@touch $@
+
+$(STAMPS)/test: requirements/test.txt $(STAMPS)/runtime
+	$(PIP) install --quiet -r $<
+	@touch $@
+
+$(STAMPS)/build-tools: requirements/build.txt $(STAMPS)/torch
+	$(PIP) install --quiet -r $<
+	@touch $@
+
+# numpy and the rest come from requirements/, hence --no-deps.
+$(STAMPS)/build: pyproject.toml CMakeLists.txt $(CPP_SOURCES) $(STAMPS)/build-tools
+	@command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	  { echo "error: no C++ compiler found; install g++ or clang++, or set CXX" >&2; exit 1; }
+	$(PIP) install --quiet --no-build-isolation --no-deps -e .
+	@touch $@

@@ -1,0 +1,90 @@
+"""Active rows of every value: shared per grid, or propagated value by value (`exact`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from retouch.geometry import Grid
+from retouch.ir import Program, Value
+from retouch.ops.dense import Dense, Lift
+from retouch.region import Mask, Policy, Region, spread
+from retouch.tables import Table
+
+
+def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
+    """Grids that the policy always computes whole."""
+    grids = program.grids()
+    if policy.exact or not grids:
+        return frozenset()
+    limit = policy.dense_below * max(g.height for g in grids)
+    return frozenset(g for g in grids if g.height < limit)
+
+
+def everything(program: Program) -> dict[Value, Table]:
+    """All rows of every value: what recording computes."""
+    tables: dict[int, Table] = {}
+    return {v: tables.setdefault(v.rows, Table.all(v.rows)) for v in program.values() if v.grid}
+
+
+def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:
+    """One region per grid and batch, for all values of that grid."""
+    whole = whole_grids(program, policy)
+    tables: dict[tuple[Grid, int], Table] = {}
+    active = {}
+    for value in program.values():
+        grid = value.grid
+        if grid is None:
+            continue
+        key = (grid, value.batch)
+        if key not in tables:
+            mask = np.ones((1, grid.height, grid.width), np.bool_) if grid in whole else spread(region, grid, policy)
+            tables[key] = Table.of_mask(_batched(mask, value.batch), value.batch)
+        active[value] = tables[key]
+    producers = program.producers()
+    for value in active:
+        if isinstance(producers.get(value), Dense):
+            active[value] = Table.all(value.rows)
+    return active
+
+
+def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, Table]:
+    """Rows that can differ from the recording, op by op through the index tables.
+
+    `changed` are the inputs without a grid that changed; what depends on them changes everywhere.
+    """
+    masks: dict[Value, Any] = dict.fromkeys(program.constants, False)
+    for value in program.inputs:
+        if value.grid:
+            mask = _batched(region.on(value.grid).mask, value.batch)
+            masks[value] = np.broadcast_to(mask, (value.batch, *mask.shape[1:]))
+        else:
+            masks[value] = value in changed
+    for op in program.ops:
+        mask = _dense_changed(op.inputs(), masks) if _is_dense(op) else op.changed(masks)
+        if op.out.grid and not isinstance(op, Lift) and any(np.any(masks[v]) for v in op.dense_operands()):
+            mask = np.ones((op.out.batch, op.out.grid.height, op.out.grid.width), np.bool_)
+        masks[op.out] = mask
+    unique: dict[bytes, Table] = {}
+    active = {}
+    for value in program.values():
+        if value.grid:
+            mask = masks[value]
+            key = mask.tobytes() + repr(mask.shape).encode()
+            active[value] = unique.setdefault(key, Table.of_mask(mask, value.batch))
+    return active
+
+
+def _is_dense(op: Any) -> bool:
+    return isinstance(op, Dense) and op.out.grid is None
+
+
+def _dense_changed(inputs: tuple[Value, ...], masks: dict[Value, Any]) -> bool:
+    return any(bool(np.any(masks[v])) for v in inputs)
+
+
+def _batched(mask: Mask, batch: int) -> Mask:
+    if len(mask) not in (1, batch):
+        raise ValueError(f"the region has {len(mask)} samples and the batch {batch}; give one mask or one per sample")
+    return mask

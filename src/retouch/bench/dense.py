@@ -1,0 +1,49 @@
+"""The dense baselines: the same module in each way that PyTorch runs it well."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from retouch.models import Inputs, tensor_of
+
+EAGER, CHANNELS_LAST, COMPILED = "eager", "channels_last", "compiled"
+
+
+def dense_runs(
+    module: nn.Module, inputs: Inputs, compiled: bool = True
+) -> Mapping[str, Callable[[], Tensor]]:
+    """Ways to run `module` on `inputs`, by kind, each ready to be called and timed.
+
+    `compiled` adds torch.compile with static shapes, over channels-last weights,
+    which is its fastest setting on a CPU; its first call compiles.
+    """
+    last = _channels_last_copy(module)
+    moved = inputs.with_image(inputs.args[0].contiguous(memory_format=torch.channels_last))
+    runs = {EAGER: _runner(module, inputs), CHANNELS_LAST: _runner(last, moved)}
+    if compiled:
+        runs[COMPILED] = _runner(torch.compile(last, dynamic=False), moved)
+    return runs
+
+
+def run_dense(module: Callable[..., object], inputs: Inputs) -> Tensor:
+    """One run without gradients; the result's first tensor."""
+    with torch.no_grad():
+        return tensor_of(module(*inputs.args, **inputs.kwargs))
+
+
+def _runner(module: Callable[..., object], inputs: Inputs) -> Callable[[], Tensor]:
+    return lambda: run_dense(module, inputs)
+
+
+def _channels_last_copy(module: nn.Module) -> nn.Module:
+    """A channels-last copy that shares every weight but the convolutions'."""
+    shared = {id(weight): weight for weight in module.parameters() if weight.dim() != 4}
+    duplicate = copy.deepcopy(module, dict(shared))
+    for weight in duplicate.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return duplicate

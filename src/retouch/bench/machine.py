@@ -1,0 +1,76 @@
+"""The machine and versions that a figure belongs to, and the memory a run took."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def facts() -> dict[str, Any]:
+    """Processor, instruction set, threads, versions and commit, ready for JSON."""
+    return {
+        "cpu": _cpu_name(),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "retouch": package_version(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "commit": _commit(),
+    }
+
+
+def package_version() -> str:
+    """Version of the installed package."""
+    try:
+        return version("retouch")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def peak_rss() -> int:
+    """Largest resident memory in bytes since the last `reset_peak`, or since the start."""
+    status = _read("/proc/self/status")
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak() -> None:
+    """Start counting the peak anew, where the system allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _cpu_name() -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

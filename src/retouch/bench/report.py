@@ -1,0 +1,82 @@
+"""Results as a table for people and as JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from retouch.bench.measure import Result
+
+
+def check_writable(path: Path) -> None:
+    """ValueError unless a file can be written at `path`; nothing is left behind."""
+    existed = path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+    if not existed:
+        path.unlink()
+
+
+def write_json(path: Path, results: Sequence[Result]) -> None:
+    """Write the list of results; ValueError if the file cannot be written."""
+    try:
+        path.write_text(json.dumps(list(results), indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+_DENSE_TABLE: dict[str, Any] = {"collapse_padding": True, "pad_edge": False}
+
+
+def table(results: Sequence[Result]) -> Table:
+    """One row for each result, 80 columns wide; times in ms, medians."""
+    made = Table(
+        title="Dense, record and update (medians, ms)", box=box.SIMPLE_HEAD, **_DENSE_TABLE
+    )
+    made.add_column("network\npolicy, edit", no_wrap=True)
+    for title in (
+        "dense",
+        "record",
+        "update",
+        "same\nregion",
+        "speed-\nup",
+        "GMAC",
+        "kept",
+        "error",
+    ):
+        made.add_column(title, justify="right", no_wrap=True)
+    for result in results:
+        made.add_row(*_row(result))
+    made.caption = "error: relative L2 in the active rows, random weights"
+    return made
+
+
+def _row(result: Result) -> list[str]:
+    outside = "" if result["outside_unchanged"] else "\noutside\nchanged!"
+    dtype = "" if result["dtype"] == "float32" else f"\n{result['dtype']}"
+    return [
+        f"{result['model']}\n{result['policy']}, {result['edit_label']}{dtype}",
+        f"{_ms(result['dense_ms'])}\n{result['dense_kind'].removeprefix('channels_')}",
+        f"{_ms(result['record_ms'])}\n{result['record_over_dense']:.2f}x",
+        _ms(result["update_ms"]),
+        f"{result['speedup']:.1f}x",
+        f"{result['macs_active'] / 1e9:.3g}\nof {result['macs_dense'] / 1e9:.4g}",
+        _size(result["kept_bytes"]),
+        f"{result['rel_err']:.2g}{outside}",
+    ]
+
+
+def _ms(value: Any) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

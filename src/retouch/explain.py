@@ -1,0 +1,81 @@
+"""What a compiled module does for a region, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retouch.ir import Op, Program, Value
+from retouch.ops.dense import Dense
+from retouch.passes.plan import Plan
+from retouch.tables import Table
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation; rows and multiply-accumulates of all samples."""
+
+    name: str
+    op: str
+    grid: str
+    rows: int
+    active: int
+    macs_dense: int
+    macs_active: int
+    kept_bytes: int
+    backend: str
+    fallback: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A readable report; `str()` gives the table."""
+
+    lines: tuple[Line, ...]
+    kept_bytes: int
+
+    @property
+    def macs_dense(self) -> int:
+        return sum(line.macs_dense for line in self.lines)
+
+    @property
+    def macs_active(self) -> int:
+        return sum(line.macs_active for line in self.lines)
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """Operations without a rule, with the reason; they run densely."""
+        return [f"{line.name}: {line.fallback}" for line in self.lines if line.fallback]
+
+    def __str__(self) -> str:
+        header = ("value", "operation", "grid", "rows active", "GMAC dense", "active", "kept MB", "backend")
+        table = [header]
+        for line in self.lines:
+            share = f"{line.active} of {line.rows}" if line.rows else ""
+            kept = f"{line.kept_bytes / 1e6:.2f}" if line.kept_bytes else ""
+            macs = (f"{line.macs_dense / 1e9:.3f}", f"{line.macs_active / 1e9:.3f}") if line.macs_dense else ("", "")
+            table.append((line.name, line.op, line.grid, share, *macs, kept, line.backend))
+        widths = [min(44, max(len(row[i]) for row in table)) for i in range(len(header))]
+        text = ["  ".join(cell[:w].ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        share = self.macs_active / self.macs_dense if self.macs_dense else 0.0
+        text.append(
+            f"{self.macs_active / 1e9:.2f} of {self.macs_dense / 1e9:.2f} GMAC active ({share:.1%}), "
+            f"{self.kept_bytes / 1e6:.0f} MB kept"
+        )
+        text += [f"runs densely: {reason}" for reason in self.fallbacks] or ["every operation has a rule"]
+        return "\n".join(text)
+
+
+def explain(program: Program, plan: Plan, active: dict[Value, Table], backend: str) -> Explanation:
+    """One line for each operation on rows, and each fallback."""
+    lines = [_line(op, plan, active, backend) for op in program.ops if op.out.grid or getattr(op, "reason", "")]
+    return Explanation(tuple(lines), plan.kept_bytes)
+
+
+def _line(op: Op, plan: Plan, active: dict[Value, Table], backend: str) -> Line:
+    value = op.out
+    rows = len(active[value]) if value.grid else 0
+    kept = value.nbytes if plan.storage.get(value) == "kept" else 0
+    return Line(
+        value.name, op.describe(), str(value.grid or ""), value.rows, rows, op.macs_per_row() * value.rows,
+        op.macs_per_row() * rows, kept, "torch" if isinstance(op, Dense) else backend, getattr(op, "reason", ""),
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""The `cpu` backend: native kernels on rows.
+
+`Rows` wraps a [rows, channels] matrix, `Index` an int32 table of rows and `Program` a row program;
+they are made once and checked then, so that a call costs a few microseconds. Every kernel computes
+in float32 (sums in float64) and rounds once, at the store. A row's value depends on its own inputs
+only, never on the number of rows, on the other rows or on the number of threads.
+"""
+
+# PyTorch comes first: its OpenMP runtime is then the one the extension finds, and both share a pool.
+import torch  # noqa: F401, I001
+
+from retouch.kernels.cpu._cpu import (
+    Arena,
+    Index,
+    Packed,
+    Program,
+    Rows,
+    attention,
+    available_isas,
+    channel_sums,
+    copy_rows,
+    depthwise,
+    empty,
+    fingerprint,
+    fingerprint_many,
+    fold_norm,
+    gemm,
+    isa,
+    num_threads,
+    pack,
+    pool,
+    row_map,
+    set_isa,
+    set_num_threads,
+    shuffle,
+    swap_rows,
+    unique_rows,
+    unshuffle,
+)
+
+__all__ = [
+    "Arena",
+    "Index",
+    "Packed",
+    "Program",
+    "Rows",
+    "attention",
+    "available_isas",
+    "channel_sums",
+    "copy_rows",
+    "depthwise",
+    "empty",
+    "fingerprint",
+    "fingerprint_many",
+    "fold_norm",
+    "gemm",
+    "isa",
+    "num_threads",
+    "pack",
+    "pool",
+    "row_map",
+    "set_isa",
+    "set_num_threads",
+    "shuffle",
+    "swap_rows",
+    "unique_rows",
+    "unshuffle",
+]
+
+set_num_threads(torch.get_num_threads())

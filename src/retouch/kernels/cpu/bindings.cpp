@@ -1,0 +1,179 @@
+#include "bindings.h"
+
+#include "dispatch.h"
+#include "fingerprint.h"
+#include "handles.h"
+#include "index.h"
+#include "pack.h"
+#include "runtime.h"
+
+#include <algorithm>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<nb::pytorch, T>;
+
+Array<uint8_t> empty(int64_t bytes) {
+  if (bytes < 0) throw nb::value_error("empty: the size must not be negative");
+  auto* pages = new Pages(size_t(bytes));
+  nb::capsule owner(pages, [](void* p) noexcept { delete static_cast<Pages*>(p); });
+  size_t shape[1] = {size_t(bytes)};
+  return {pages->data, 1, shape, owner};
+}
+
+Array<int32_t> int_array(const int32_t* from, size_t dims, const size_t* shape) {
+  size_t count = 1;
+  for (size_t i = 0; i < dims; ++i) count *= shape[i];
+  auto* data = new int32_t[count];
+  if (from) std::copy(from, from + count, data);
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<int32_t*>(p); });
+  return {data, dims, shape, owner};
+}
+
+nb::tuple unique(const Index& index, int64_t total) {
+  if (index.max >= total)
+    throw nb::value_error(("unique_rows: entry " + std::to_string(index.max) +
+                           " is not below the total of " + std::to_string(total))
+                              .c_str());
+  size_t shape[2] = {size_t(index.table.count), size_t(index.table.taps)};
+  Array<int32_t> positions = int_array(nullptr, size_t(index.dims), shape);
+  std::vector<int32_t> rows = unique_rows(index.table.data, index.table.count * index.table.taps,
+                                          total, static_cast<int32_t*>(positions.data()));
+  size_t count[1] = {rows.size()};
+  return nb::make_tuple(int_array(rows.data(), 1, count), positions);
+}
+
+struct Bytes {
+  const void* data;
+  size_t count;
+  Tensor keep;
+};
+
+// The memory of a tensor. Reading PyTorch's own attributes is several times faster than a DLPack
+// exchange, and this runs for every parameter of a model.
+Bytes memory_of(nb::handle tensor) {
+  if (nb::hasattr(tensor, "data_ptr") && nb::cast<bool>(tensor.attr("is_cpu")) &&
+      nb::cast<bool>(tensor.attr("is_contiguous")()))
+    return {reinterpret_cast<const void*>(nb::cast<uintptr_t>(tensor.attr("data_ptr")())),
+            nb::cast<size_t>(tensor.attr("nbytes")), {}};
+  Tensor t = import_tensor(tensor, "fingerprint");
+  std::vector<std::pair<int64_t, int64_t>> dims; // (stride, size)
+  for (size_t i = 0; i < t.ndim(); ++i)
+    if (t.shape(i) > 1) dims.push_back({t.stride(i), int64_t(t.shape(i))});
+  std::sort(dims.begin(), dims.end());
+  int64_t next = 1;
+  for (auto [stride, size] : dims) {
+    if (stride != next) throw nb::value_error("fingerprint: the tensor must be dense in memory");
+    next *= size;
+  }
+  return {t.data(), t.nbytes(), t};
+}
+
+uint64_t fingerprint_one(nb::handle tensor, int64_t stride) {
+  Bytes b = memory_of(tensor);
+  nb::gil_scoped_release release;
+  return fingerprint(b.data, b.count, stride, threads());
+}
+
+uint64_t fingerprint_many(nb::handle tensors, int64_t stride) {
+  std::vector<Bytes> list;
+  for (nb::handle tensor : nb::iter(tensors)) list.push_back(memory_of(tensor));
+  uint64_t hash = list.size();
+  nb::gil_scoped_release release;
+  for (const Bytes& b : list)
+    hash = mix_fingerprints(hash, fingerprint(b.data, b.count, stride, threads()));
+  return hash;
+}
+
+Packed pack(nb::handle tensor, int64_t groups) {
+  Tensor t = import_tensor(tensor, "pack");
+  bool is_float = t.dtype() == nb::dtype<float>();
+  bool is_bfloat = t.dtype().code == uint8_t(nb::dlpack::dtype_code::Bfloat);
+  if (!is_float && !is_bfloat) throw nb::type_error("pack: dtype must be float32 or bfloat16");
+  if (t.ndim() != 3) throw nb::value_error("pack: expected [outputs, taps, channels per group]");
+  int64_t n = int64_t(t.shape(0)), taps = int64_t(t.shape(1)), c = int64_t(t.shape(2));
+  if (n < 1 || taps < 1 || c < 1) throw nb::value_error("pack: the weight is empty");
+  if (groups < 1 || n % groups != 0)
+    throw nb::value_error(("pack: " + std::to_string(n) + " outputs do not divide into " +
+                           std::to_string(groups) + " groups")
+                              .c_str());
+  if (!((c == 1 || t.stride(2) == 1) && (taps == 1 || t.stride(1) == c) &&
+        (n == 1 || t.stride(0) == c * taps)))
+    throw nb::value_error("pack: the weight must be contiguous");
+  PackedWeights w{nullptr, n,     taps, c, groups, is_float ? DType::f32 : DType::bf16,
+                  kernels().lanes, kernels().max_vectors};
+  auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
+  w.data = pages->data;
+  nb::gil_scoped_release release;
+  pack_weights(w, t.data(), pages->data, threads());
+  return {w, pages};
+}
+
+nb::tuple index_shape(const Index& i) {
+  return i.dims == 1 ? nb::make_tuple(i.table.count) : nb::make_tuple(i.table.count, i.table.taps);
+}
+
+} // namespace
+
+void bind_handles(nb::module_& m) {
+  nb::class_<Rows>(m, "Rows", "A row-major [rows, channels] matrix; holds its memory.")
+      .def(nb::init<nb::handle>(), "tensor"_a)
+      .def("slice", &Rows::slice, "start"_a, "channels"_a)
+      .def_prop_ro("rows", [](const Rows& r) { return r.m.rows; })
+      .def_prop_ro("channels", [](const Rows& r) { return r.m.channels; })
+      .def_prop_ro("ld", [](const Rows& r) { return r.m.ld; })
+      .def_prop_ro("dtype", [](const Rows& r) { return dtype_name(r.m.dtype); })
+      .def_prop_ro("data_ptr", [](const Rows& r) { return reinterpret_cast<uintptr_t>(r.m.data); });
+  nb::class_<Arena>(m, "Arena", "One allocation that Rows are carved from.")
+      .def(nb::init<int64_t>(), "nbytes"_a)
+      .def("rows", &Arena::rows, "offset"_a, "rows"_a, "channels"_a, "dtype"_a)
+      .def_prop_ro("nbytes", [](const Arena& a) { return a.pages->bytes; });
+  nb::class_<Index>(m, "Index", "int32 [M] or [M, taps]; -1 stands for a row of zeros.")
+      .def(nb::init<nb::handle>(), "tensor"_a)
+      .def("__len__", [](const Index& i) { return i.table.count; })
+      .def_prop_ro("shape", index_shape)
+      .def_ro("min", &Index::min)
+      .def_ro("max", &Index::max);
+  nb::class_<Program>(m, "Program", "A row program: (op, a, b, imm) instructions.")
+      .def(nb::init<nb::handle>(), "instructions"_a)
+      .def_prop_ro("rows", [](const Program& p) { return p.compiled.rows; })
+      .def_prop_ro("vectors", [](const Program& p) { return p.compiled.vectors; });
+  nb::class_<Packed>(m, "Packed", "Weights in the order the matrix kernels read them.")
+      .def_prop_ro("nbytes", [](const Packed& p) { return p.pages->bytes; })
+      .def_prop_ro("shape",
+                   [](const Packed& p) {
+                     return nb::make_tuple(p.weights.outputs, p.weights.taps, p.weights.channels);
+                   })
+      .def_prop_ro("groups", [](const Packed& p) { return p.weights.groups; })
+      .def_prop_ro("dtype", [](const Packed& p) { return dtype_name(p.weights.dtype); });
+
+  m.def("empty", &empty, "nbytes"_a, "Zeroed uint8 memory on huge pages where they help.");
+  m.def("pack", &pack, "weight"_a, "groups"_a = 1);
+  m.def("unique_rows", &unique, "index"_a, "total"_a);
+  m.def(
+      "unique_rows",
+      [](nb::handle index, int64_t total) { return unique(Index(index), total); }, "index"_a,
+      "total"_a);
+  m.def("fingerprint", &fingerprint_one, "tensor"_a, "stride"_a = 1);
+  m.def("fingerprint_many", &fingerprint_many, "tensors"_a, "stride"_a = 1);
+  m.def("set_num_threads", &set_threads, "n"_a);
+  m.def("num_threads", &threads);
+  m.def("set_isa", &set_isa, "name"_a);
+  m.def("isa", [] { return std::string(kernels().isa); });
+  m.def("available_isas", &available_isas);
+}
+
+} // namespace retouch
+
+NB_MODULE(_cpu, m) {
+  m.doc() = "Native kernels on rows; the package retouch.kernels.cpu documents them.";
+  retouch::bind_handles(m);
+  retouch::bind_ops(m);
+}

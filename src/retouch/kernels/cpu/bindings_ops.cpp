@@ -1,0 +1,395 @@
+// Argument checks and calls of the kernels. Every limit is checked here, in release builds too.
+#include "bindings.h"
+
+#include "copy.h"
+#include "dispatch.h"
+#include "fold_norm.h"
+#include "handles.h"
+#include "shuffle.h"
+
+#include <vector>
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+[[noreturn]] void bad_value(const std::string& text) { throw nb::value_error(text.c_str()); }
+[[noreturn]] void bad_type(const std::string& text) { throw nb::type_error(text.c_str()); }
+
+std::string str(int64_t x) { return std::to_string(x); }
+
+void check_dtype(const Rows& r, std::initializer_list<DType> allowed, const char* what) {
+  for (DType d : allowed)
+    if (r.m.dtype == d) return;
+  bad_type(std::string(what) + ": dtype " + dtype_name(r.m.dtype) + " is not supported here");
+}
+
+void check_float(const Rows& r, const char* what) {
+  check_dtype(r, {DType::f32, DType::bf16}, what);
+}
+
+void check_same(int64_t got, int64_t wanted, const char* what) {
+  if (got != wanted) bad_value(std::string(what) + " is " + str(got) + ", expected " + str(wanted));
+}
+
+template <class T>
+const T& as(nb::handle item, const char* what) {
+  if (!nb::isinstance<T>(item)) bad_type(what);
+  return *nb::inst_ptr<T>(item);
+}
+
+// Number of rows a call writes.
+int64_t count_rows(const Rows& out, const Index* out_index) {
+  return out_index ? out_index->table.count : out.m.rows;
+}
+
+const int32_t* check_target(const Rows& out, const Index* index, const char* what) {
+  if (!index) return nullptr;
+  if (index->table.taps != 1) bad_value(std::string(what) + ": expected an index of shape [M]");
+  if (index->min < 0 || index->max >= out.m.rows)
+    bad_value(std::string(what) + ": entries " + str(index->min) + " .. " + str(index->max) +
+              " are not all in 0 .. " + str(out.m.rows - 1));
+  return index->table.data;
+}
+
+// A gather index of `m` entries with `taps` taps into `rows` rows; none is the identity.
+const int32_t* check_gather(const Rows& rows, const Index* index, int64_t m, int64_t taps,
+                            const char* what) {
+  if (!index) {
+    if (taps != 1) bad_value(std::string(what) + ": an index is needed for " + str(taps) + " taps");
+    if (m > rows.m.rows)
+      bad_value(std::string(what) + ": " + str(m) + " rows wanted of " + str(rows.m.rows));
+    return nullptr;
+  }
+  if (index->table.count != m || index->table.taps != taps)
+    bad_value(std::string(what) + ": index of shape [" + str(index->table.count) + ", " +
+              str(index->table.taps) + "], expected [" + str(m) + ", " + str(taps) + "]");
+  if (index->max >= rows.m.rows)
+    bad_value(std::string(what) + ": entry " + str(index->max) + " of the index is not below " +
+              str(rows.m.rows) + " rows");
+  return index->table.data;
+}
+
+const Step store_acc[1] = {{Op::copy, {{Source::acc, 0, 0, 0}, {}, {}}, -1, 0}};
+
+// Arguments of a row program, and the memory of their lists.
+struct ProgramCall {
+  ProgramArgs args{};
+  std::vector<RowOperand> rows;
+  std::vector<Matrix> vectors;
+
+  ProgramCall(const Rows& out, const Index* out_index, const Program* program, nb::handle row_list,
+              nb::handle vector_list, const Index* sample, bool epilogue) {
+    check_float(out, "out");
+    int64_t m = count_rows(out, out_index);
+    args.out = out.m;
+    args.out_index = check_target(out, out_index, "out_index");
+    set_code(program, epilogue);
+    if (!row_list.is_none())
+      for (nb::handle item : nb::iter(row_list)) add_rows(item, m, out.m.channels);
+    int32_t last_sample = set_sample(sample, m);
+    if (!vector_list.is_none())
+      for (nb::handle item : nb::iter(vector_list))
+        add_vector(as<Rows>(item, "vectors: expected a list of Rows"), last_sample, out.m.channels);
+    if (program && (int(rows.size()) < program->compiled.rows ||
+                    int(vectors.size()) < program->compiled.vectors))
+      bad_value("the program reads " + str(program->compiled.rows) + " row operands and " +
+                str(program->compiled.vectors) + " vectors; got " + str(int64_t(rows.size())) +
+                " and " + str(int64_t(vectors.size())));
+    args.rows = rows.data();
+    args.vectors = vectors.data();
+  }
+
+ private:
+  void set_code(const Program* program, bool epilogue) {
+    if (!program) {
+      if (!epilogue) bad_value("row_map: a program is needed");
+      args.code = {store_acc, 1, 0, 1, false};
+      return;
+    }
+    const CompiledProgram& c = program->compiled;
+    if (epilogue && c.whole_row)
+      bad_value("layer_norm, rms_norm and row_mean need whole rows: use row_map");
+    if (!epilogue && c.uses_acc) bad_value("row_map: 'acc' has no meaning without a product");
+    args.code = {c.steps.data(), int32_t(c.steps.size()), c.slots, c.temps, c.whole_row};
+  }
+
+  void add_rows(nb::handle item, int64_t m, int64_t channels) {
+    const Index* index = nullptr;
+    const Rows* r = nullptr;
+    if (nb::isinstance<Rows>(item)) {
+      r = nb::inst_ptr<Rows>(item);
+    } else {
+      if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2)
+        bad_type("rows: expected a list of (Rows, Index or None)");
+      r = &as<Rows>(PyTuple_GET_ITEM(item.ptr(), 0), "rows: expected (Rows, Index or None)");
+      nb::handle second = PyTuple_GET_ITEM(item.ptr(), 1);
+      if (!second.is_none()) index = &as<Index>(second, "rows: expected (Rows, Index or None)");
+    }
+    check_float(*r, "rows");
+    if (r->m.channels != 1) check_same(r->m.channels, channels, "channels of a row operand");
+    rows.push_back({r->m, check_gather(*r, index, m, 1, "rows")});
+  }
+
+  int32_t set_sample(const Index* sample, int64_t m) {
+    if (!sample) return 0;
+    check_same(sample->table.count * sample->table.taps, m, "length of sample");
+    if (sample->min < 0) bad_value("sample: entries must not be negative");
+    args.sample = sample->table.data;
+    return sample->max;
+  }
+
+  void add_vector(const Rows& v, int32_t last_sample, int64_t channels) {
+    check_dtype(v, {DType::f32}, "vectors");
+    if (v.m.channels != 1) check_same(v.m.channels, channels, "width of a vector operand");
+    if (v.m.rows != 1 && v.m.rows <= last_sample)
+      bad_value("vectors: " + str(v.m.rows) + " samples, but sample " + str(last_sample) +
+                " is used");
+    if (v.m.rows < 1) bad_value("vectors: an operand is empty");
+    vectors.push_back(v.m);
+  }
+};
+
+void row_map(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
+             nb::handle vectors, const Index* sample) {
+  ProgramCall call(out, out_index, program, rows, vectors, sample, false);
+  RowMapArgs args{count_rows(out, out_index), call.args};
+  if (!out.m.channels) return;
+  nb::gil_scoped_release release;
+  kernels().row_map(args, threads());
+}
+
+void gemm(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
+          const Packed& packed, const Program* program, nb::handle rows, nb::handle vectors,
+          const Index* sample) {
+  const PackedWeights& w = packed.weights;
+  ProgramCall call(out, out_index, program, rows, vectors, sample, true);
+  int64_t m = count_rows(out, out_index);
+  check_same(out.m.channels, w.outputs, "channels of out");
+  check_same(a.m.channels, w.channels * w.groups, "channels of a");
+  if (a.m.dtype != w.dtype)
+    bad_type("a is " + dtype_name(a.m.dtype) + ", the packed weights are " + dtype_name(w.dtype));
+  if (w.lanes != kernels().lanes || w.max_vectors != kernels().max_vectors)
+    bad_value("the weights were packed for another instruction set: pack them again");
+  GemmArgs args{m, a.m, check_gather(a, index, m, w.taps, "index"), w, call.args};
+  nb::gil_scoped_release release;
+  kernels().gemm(args, threads());
+}
+
+void depthwise(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
+               const Rows& weight, const Program* program, nb::handle rows, nb::handle vectors,
+               const Index* sample) {
+  ProgramCall call(out, out_index, program, rows, vectors, sample, true);
+  int64_t m = count_rows(out, out_index);
+  check_float(a, "a");
+  check_dtype(weight, {DType::f32}, "weight");
+  check_same(a.m.channels, out.m.channels, "channels of a");
+  check_same(weight.m.channels, out.m.channels, "channels of weight");
+  const int32_t* data = check_gather(a, index, m, weight.m.rows, "index");
+  DepthwiseArgs args{m, a.m, {data, m, weight.m.rows}, weight.m, call.args};
+  if (!out.m.channels) return;
+  nb::gil_scoped_release release;
+  kernels().depthwise(args, threads());
+}
+
+void pool(const Rows& out, const Index* out_index, const Rows& a, const Index& index,
+          const Rows* weights) {
+  check_float(out, "out");
+  check_float(a, "a");
+  int64_t m = count_rows(out, out_index);
+  check_same(a.m.channels, out.m.channels, "channels of a");
+  const int32_t* data = check_gather(a, &index, m, index.table.taps, "index");
+  if (weights) {
+    check_dtype(*weights, {DType::f32}, "weights");
+    check_same(weights->m.rows, m, "rows of weights");
+    check_same(weights->m.channels, index.table.taps, "taps of weights");
+  }
+  PoolArgs args{m,   out.m, check_target(out, out_index, "out_index"),
+                a.m, {data, m, index.table.taps}, weights ? &weights->m : nullptr};
+  if (!out.m.channels || !index.table.taps) return;
+  nb::gil_scoped_release release;
+  kernels().pool(args, threads());
+}
+
+void attention(const Rows& out, const Index* out_index, const Rows& q, const Index* q_index,
+               const Rows& k, const Rows& v, int64_t heads, double scale, const Index& bounds) {
+  for (const Rows* r : {&out, &q, &k, &v}) check_float(*r, "attention");
+  if (k.m.dtype != q.m.dtype || v.m.dtype != q.m.dtype)
+    bad_type("attention: q, k and v must have one dtype");
+  if (heads < 1 || q.m.channels % heads != 0 || v.m.channels % heads != 0)
+    bad_value("attention: " + str(q.m.channels) + " and " + str(v.m.channels) +
+              " channels do not divide into " + str(heads) + " heads");
+  int64_t m = count_rows(out, out_index), samples = bounds.table.count - 1;
+  check_same(k.m.channels, q.m.channels, "channels of k");
+  check_same(out.m.channels, v.m.channels, "channels of out");
+  check_same(v.m.rows, k.m.rows, "rows of v");
+  if (samples < 1 || k.m.rows % samples != 0 || k.m.rows == 0)
+    bad_value("attention: " + str(k.m.rows) + " keys do not divide into " + str(samples) +
+              " samples");
+  const int32_t* b = bounds.table.data;
+  bool ordered = b[0] == 0 && b[samples] == m;
+  for (int64_t i = 0; i < samples; ++i) ordered &= b[i] <= b[i + 1];
+  if (!ordered) bad_value("attention: bounds must rise from 0 to the number of queries " + str(m));
+  AttentionArgs args{out.m,
+                     q.m,
+                     k.m,
+                     v.m,
+                     check_target(out, out_index, "out_index"),
+                     check_gather(q, q_index, m, 1, "q_index"),
+                     heads,
+                     q.m.channels / heads,
+                     v.m.channels / heads,
+                     samples,
+                     k.m.rows / samples,
+                     b,
+                     float(scale)};
+  if (!m || !q.m.channels || !v.m.channels) return;
+  nb::gil_scoped_release release;
+  kernels().attention(args, threads());
+}
+
+void channel_sums(const Rows& sums, const Rows& x, const Index* index, const Index& bounds,
+                  double sign) {
+  check_dtype(sums, {DType::f64}, "sums");
+  check_float(x, "x");
+  int64_t samples = bounds.table.count - 1;
+  const int32_t* b = bounds.table.data;
+  if (samples < 1 || b[0] != 0) bad_value("channel_sums: bounds must start at 0");
+  for (int64_t i = 0; i < samples; ++i)
+    if (b[i + 1] < b[i]) bad_value("channel_sums: bounds must not fall");
+  check_same(sums.m.rows, samples, "rows of sums");
+  check_same(sums.m.channels, 2 * x.m.channels, "channels of sums");
+  ChannelSumsArgs args{sums.m, x.m, check_gather(x, index, b[samples], 1, "index"), b, samples,
+                       sign};
+  if (!x.m.channels) return;
+  nb::gil_scoped_release release;
+  kernels().channel_sums(args, threads());
+}
+
+const float* norm_vector(const Rows* v, int64_t channels, const char* what) {
+  if (!v) return nullptr;
+  check_dtype(*v, {DType::f32}, what);
+  check_same(v->m.channels, channels, what);
+  if (v->m.rows < 1) bad_value(std::string(what) + " is empty");
+  return reinterpret_cast<const float*>(v->m.data);
+}
+
+void fold(const Rows& out, nb::handle parts, int64_t groups, double count, double eps,
+          const Rows* gamma, const Rows* beta) {
+  check_dtype(out, {DType::f32}, "out");
+  int64_t channels = out.m.channels / 2, found = 0;
+  std::vector<Matrix> list;
+  for (nb::handle item : nb::iter(parts)) {
+    const Rows& part = as<Rows>(item, "parts: expected a list of Rows");
+    check_dtype(part, {DType::f64}, "parts");
+    check_same(part.m.rows, out.m.rows, "rows of a part");
+    found += part.m.channels / 2;
+    list.push_back(part.m);
+  }
+  check_same(found, channels, "channels of the parts together");
+  if (groups < 1 || channels % groups != 0)
+    bad_value("fold_norm: " + str(channels) + " channels do not divide into " + str(groups) +
+              " groups");
+  if (!(count > 0)) bad_value("fold_norm: count must be positive");
+  FoldNormArgs args{out.m,
+                    list.data(),
+                    int64_t(list.size()),
+                    groups,
+                    count,
+                    eps,
+                    norm_vector(gamma, channels, "channels of gamma"),
+                    norm_vector(beta, channels, "channels of beta")};
+  nb::gil_scoped_release release;
+  fold_norm(args);
+}
+
+void copy(const Rows& dst, const Index* dst_index, const Rows& src, const Index* src_index) {
+  if (dst.m.dtype != src.m.dtype) bad_type("copy_rows: the dtypes differ");
+  check_same(src.m.channels, dst.m.channels, "channels of src");
+  int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : dst.m.rows;
+  if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
+  CopyArgs args{dst.m, src.m, check_target(dst, dst_index, "dst_index"),
+                check_gather(src, src_index, m, 1, "src_index"), m};
+  nb::gil_scoped_release release;
+  copy_rows(args, threads());
+}
+
+void swap(const Rows& kept, const Index* index, const Rows& saved) {
+  if (kept.m.dtype != saved.m.dtype) bad_type("swap_rows: the dtypes differ");
+  check_same(saved.m.channels, kept.m.channels, "channels of saved");
+  int64_t m = index ? index->table.count : kept.m.rows;
+  if (m > saved.m.rows) bad_value("swap_rows: saved has fewer rows than the index");
+  CopyArgs args{kept.m, saved.m, check_target(kept, index, "index"), nullptr, m};
+  nb::gil_scoped_release release;
+  swap_rows(args, threads());
+}
+
+void check_span(int64_t start, int64_t count, int64_t stride, int64_t limit, const char* what) {
+  if (start < 0 || stride < 1 || start + (count - 1) * stride >= limit)
+    bad_value(std::string(what) + ": channel " + str(start + (count - 1) * stride) +
+              " is outside a row of " + str(limit));
+}
+
+ShuffleArgs shuffle_args(const Rows& out, const Index* out_index, const Rows& a, const Index& index,
+                         int64_t outer, int64_t stride) {
+  check_float(out, "out");
+  if (out.m.dtype != a.m.dtype) bad_type("shuffle: the dtypes differ");
+  int64_t m = count_rows(out, out_index);
+  check_gather(a, &index, m, index.table.taps, "index");
+  return {out.m, a.m, check_target(out, out_index, "out_index"), nullptr, index.table, m, outer,
+          stride};
+}
+
+void shuffle_rows(const Rows& out, const Index* out_index, const Rows& a, const Index& index,
+                  const Index& phase, int64_t phase_stride, int64_t channel_stride) {
+  ShuffleArgs args = shuffle_args(out, out_index, a, index, phase_stride, channel_stride);
+  check_same(index.table.taps, 1, "taps of the index");
+  check_same(phase.table.count, args.m, "length of phase");
+  if (phase.min < 0 || phase_stride < 0) bad_value("shuffle: phases must not be negative");
+  if (!args.m || !out.m.channels) return;
+  check_span(phase.max * phase_stride, out.m.channels, channel_stride, a.m.channels, "shuffle");
+  args.phase = phase.table.data;
+  nb::gil_scoped_release release;
+  shuffle(args, threads());
+}
+
+void unshuffle_rows(const Rows& out, const Index* out_index, const Rows& a, const Index& index,
+                    int64_t tap_stride, int64_t channel_stride) {
+  ShuffleArgs args = shuffle_args(out, out_index, a, index, tap_stride, channel_stride);
+  if (!args.m || !a.m.channels || !index.table.taps) return;
+  if (tap_stride < 0) bad_value("unshuffle: tap_stride must not be negative");
+  check_span((index.table.taps - 1) * tap_stride, a.m.channels, channel_stride, out.m.channels,
+             "unshuffle");
+  nb::gil_scoped_release release;
+  unshuffle(args, threads());
+}
+
+} // namespace
+
+void bind_ops(nb::module_& m) {
+  auto none = nb::none();
+  m.def("row_map", &row_map, "out"_a, "out_index"_a.none(), "program"_a.none(), "rows"_a = none,
+        "vectors"_a = none, "sample"_a.none() = none);
+  m.def("gemm", &gemm, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(), "packed"_a,
+        "program"_a.none() = none, "rows"_a = none, "vectors"_a = none, "sample"_a.none() = none);
+  m.def("depthwise", &depthwise, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+        "weight"_a, "program"_a.none() = none, "rows"_a = none, "vectors"_a = none,
+        "sample"_a.none() = none);
+  m.def("pool", &pool, "out"_a, "out_index"_a.none(), "a"_a, "index"_a, "weights"_a.none() = none);
+  m.def("attention", &attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(), "k"_a,
+        "v"_a, "heads"_a, "scale"_a, "bounds"_a);
+  m.def("channel_sums", &channel_sums, "sums"_a, "x"_a, "index"_a.none(), "bounds"_a,
+        "sign"_a = 1.0);
+  m.def("fold_norm", &fold, "out"_a, "parts"_a, "groups"_a, "count"_a, "eps"_a,
+        "gamma"_a.none() = none, "beta"_a.none() = none);
+  m.def("copy_rows", &copy, "dst"_a, "dst_index"_a.none(), "src"_a, "src_index"_a.none() = none);
+  m.def("swap_rows", &swap, "kept"_a, "index"_a.none(), "saved"_a);
+  m.def("shuffle", &shuffle_rows, "out"_a, "out_index"_a.none(), "a"_a, "index"_a, "phase"_a,
+        "phase_stride"_a, "channel_stride"_a);
+  m.def("unshuffle", &unshuffle_rows, "out"_a, "out_index"_a.none(), "a"_a, "index"_a,
+        "tap_stride"_a, "channel_stride"_a);
+}
+
+} // namespace retouch

@@ -1,0 +1,190 @@
+#include "gemm_tile.h"
+#include "ops.h"
+#include "parallel.h"
+#include "program.h"
+
+namespace retouch::RETOUCH_NS {
+
+namespace {
+
+// A stretch of the summation: some whole taps, or a range of channels of one tap. The cut depends on
+// the weights' shape only; every stretch is summed from zero and the sums are added in order.
+struct Stretch {
+  int64_t tap, taps, channel, channels;
+  int64_t skipped, words; // 32-bit words of a row of A before it (over all taps) and in it
+};
+
+struct Panel {
+  int64_t group, column, columns, vectors; // column: of the whole output
+  int64_t offset;                          // bytes into the packed weights
+};
+
+constexpr int64_t stretch_words = 448;
+
+class Gemm {
+ public:
+  explicit Gemm(const GemmArgs& args) : g(args), w(args.weights) {
+    bf16_words = w.dtype == DType::bf16;
+    tap_words = bf16_words ? (w.channels + 1) / 2 : w.channels;
+    int64_t group_outputs = w.outputs / w.groups;
+    group_vectors = ceil_div(group_outputs, lanes);
+    group_panels = ceil_div(group_vectors, max_vectors);
+    panels = group_panels * w.groups;
+    parts = ceil_div(tap_words, stretch_words);
+    part_words = round_up(ceil_div(tap_words, parts), 8);
+    parts = ceil_div(tap_words, part_words);
+    taps_per = parts > 1 ? 1 : max_of(1, stretch_words / tap_words);
+    tap_groups = ceil_div(w.taps, taps_per);
+    taps_per = ceil_div(w.taps, tap_groups);
+    tap_groups = ceil_div(w.taps, taps_per);
+    stretches = tap_groups * parts;
+    zeros = static_cast<const char*>(zero_row(w.channels * 4));
+  }
+
+  void run(int threads) {
+    if (g.m <= 0) return;
+    int64_t chunks = ceil_div(g.m, 384);
+    double direct = direct_cost(chunks, threads);
+    for (int64_t more = chunks + 1; more <= chunks + 2 * threads && g.m / more >= 24; ++more) {
+      double cost = direct_cost(more, threads);
+      if (cost < 0.98 * direct) direct = cost, chunks = more;
+    }
+    if (threads > 1 && split_cost(threads) < 0.95 * direct)
+      run_split(threads);
+    else
+      run_direct(threads, chunks);
+  }
+
+ private:
+  // Rows that the busiest thread works through, with the reading of a panel's weights counted as
+  // some rows: what matters for balance, no more.
+  double direct_cost(int64_t chunks, int threads) const {
+    double rows = double(round_up(ceil_div(g.m, chunks), 2)) + 6;
+    return rows * double(ceil_div(panels * chunks, threads));
+  }
+
+  double split_cost(int threads) const {
+    if (g.m * panels * stretches * max_vectors * lanes * 4 > (int64_t(8) << 20)) return 1e30;
+    double share = double(ceil_div(panels * stretches, threads)) / double(stretches);
+    return (double(g.m) + 6) * share + 2;
+  }
+
+  Panel panel(int64_t i) const {
+    int64_t p = i % group_panels, group = i / group_panels;
+    int64_t first = p * group_vectors / group_panels;
+    int64_t last = (p + 1) * group_vectors / group_panels;
+    int64_t group_outputs = w.outputs / w.groups;
+    int64_t vector = group * group_vectors + first;
+    return {group, group * group_outputs + first * lanes,
+            min_of((last - first) * lanes, group_outputs - first * lanes), last - first,
+            vector * lanes * 4 * tap_words * w.taps};
+  }
+
+  Stretch stretch(int64_t i) const {
+    int64_t tap = i / parts * taps_per, first = i % parts * part_words;
+    int64_t words = min_of(part_words, tap_words - first);
+    int64_t scale = bf16_words ? 2 : 1;
+    return {tap, min_of(taps_per, w.taps - tap), first * scale,
+            min_of(words * scale, w.channels - first * scale), tap * tap_words + first,
+            min_of(taps_per, w.taps - tap) * words};
+  }
+
+  // Multiplies rows first .. first + rows - 1 by one stretch of a panel into c [rows][columns].
+  // `after` is called for each finished row block.
+  template <class After>
+  void multiply(const Panel& p, const Stretch& s, int64_t first, int64_t rows, float* c, bool add,
+                const After& after) const {
+    const int64_t step = p.vectors * lanes * 4;
+    BlockArgs block;
+    block.ld_bytes = g.a.ld * (bf16_words ? 2 : 4);
+    block.a = g.a.data + (p.group * w.channels + s.channel) * (bf16_words ? 2 : 4);
+    block.index_stride = w.taps;
+    block.zeros = zeros;
+    block.taps = s.taps;
+    block.channels = s.channels;
+    block.b = w.data + p.offset + s.skipped * step;
+    block.add = add;
+    int64_t height = block_rows(int(p.vectors));
+    int64_t blocks = ceil_div(rows, height);
+    // The next stretch follows in memory; its lines are fetched while this one is multiplied.
+    int64_t lines = s.words * step / 64;
+    block.prefetch = block.b + lines * 64;
+    int kind = rows <= 64 ? (blocks >= p.vectors ? 1 : 2) : 0;
+    for (int64_t i = 0, r = 0; i < blocks; ++i) {
+      int64_t n = (rows - r + blocks - i - 1) / (blocks - i);
+      int64_t row = first + r;
+      block.row = row;
+      block.index = g.index ? g.index + row * w.taps + s.tap : nullptr;
+      block.c = c + r * p.vectors * lanes;
+      if (i * (kind == 2 ? p.vectors : 1) >= p.vectors) kind = 0;
+      block_kernel(bf16_words, p.vectors, n, kind)(block);
+      block.prefetch += kind == 2 ? lines * 64 : kind == 1 ? lines * 64 / p.vectors : 0;
+      after(row, n, block.c);
+      r += n;
+    }
+  }
+
+  void finish(const Panel& p, int64_t row, int64_t rows, float* c, float* scratch) const {
+    run_tile(g.program, {row, rows, p.column, p.columns}, c, p.vectors * lanes, scratch);
+  }
+
+  int64_t program_scratch() const {
+    return tile_scratch(g.program.code, 12, max_vectors * lanes);
+  }
+
+  void run_direct(int threads, int64_t chunks) const {
+    int64_t chunk_rows = ceil_div(g.m, chunks);
+    parallel(threads, panels * chunks, [&](int64_t task) {
+      Panel p = panel(task % panels);
+      int64_t first = task / panels * chunk_rows;
+      int64_t rows = min_of(chunk_rows, g.m - first);
+      if (rows <= 0) return;
+      int64_t sums = chunk_rows * max_vectors * lanes;
+      float* c = static_cast<float*>(thread_scratch((sums + program_scratch()) * 4));
+      float* scratch = c + sums;
+      for (int64_t i = 0; i + 1 < stretches; ++i)
+        multiply(p, stretch(i), first, rows, c, i > 0, [](int64_t, int64_t, float*) {});
+      multiply(p, stretch(stretches - 1), first, rows, c, stretches > 1,
+               [&](int64_t row, int64_t n, float* tile) { finish(p, row, n, tile, scratch); });
+    });
+  }
+
+  // Few rows: the stretches of a panel are shared out as well, each into its own sums, which are
+  // then added in the same order as above.
+  void run_split(int threads) const {
+    int64_t plane = g.m * max_vectors * lanes;
+    float* sums = static_cast<float*>(call_scratch(panels * stretches * plane * 4));
+    int64_t pieces = panels * stretches;
+    int64_t run = max_of(1, pieces / (threads * 3));
+    int64_t runs = ceil_div(pieces, run);
+    parallel(threads, runs, [&](int64_t task) {
+      for (int64_t i = task * run; i < min_of((task + 1) * run, pieces); ++i)
+        multiply(panel(i / stretches), stretch(i % stretches), 0, g.m, sums + i * plane, false,
+                 [](int64_t, int64_t, float*) {});
+    });
+    int64_t blocks = ceil_div(g.m, 12);
+    parallel(panels * plane * stretches < 16384 ? 1 : threads, panels * blocks, [&](int64_t task) {
+      int64_t i = task / blocks, row = task % blocks * 12;
+      Panel p = panel(i);
+      int64_t rows = min_of(12, g.m - row), width = p.vectors * lanes;
+      float* first = sums + i * stretches * plane + row * width;
+      for (int64_t s = 1; s < stretches; ++s)
+        for (int64_t j = 0; j < rows * width; j += lanes)
+          store(first + j, load(first + j) + load(first + s * plane + j));
+      finish(p, row, rows, first, static_cast<float*>(thread_scratch(program_scratch() * 4)));
+    });
+  }
+
+  const GemmArgs& g;
+  const PackedWeights& w;
+  bool bf16_words;
+  int64_t tap_words, group_vectors, group_panels, panels;
+  int64_t parts, part_words, taps_per, tap_groups, stretches;
+  const char* zeros;
+};
+
+} // namespace
+
+void gemm(const GemmArgs& args, int threads) { Gemm(args).run(threads); }
+
+} // namespace retouch::RETOUCH_NS

@@ -1,0 +1,31 @@
+// Register-blocked micro kernel of the indirect matrix product.
+//
+//   c[m, n] (+)= sum over taps t, channels k of A[index[m, t], k] * B[t, k, n]
+//
+// Every output is one chain of multiply-adds over t, then k, from zero: the same chain in a block of
+// any height and width, so that a row's value does not depend on its neighbours.
+#pragma once
+#include "simd.h"
+
+namespace retouch::RETOUCH_NS {
+
+struct BlockArgs {
+  const char* a; // at the first channel of the block
+  int64_t ld_bytes;
+  const int32_t* index; // of the block's first row and tap; nullptr: rows row, row + 1, ..
+  int64_t row, index_stride;
+  const char* zeros;
+  int64_t taps, channels;
+  const char* b;
+  float* c; // [rows][vectors * lanes]
+  bool add;
+  const char* prefetch; // what the next block of B reads, and how far it reaches
+};
+
+using Block = void (*)(const BlockArgs&);
+
+// The kernel for `vectors` vectors of columns and `rows` rows (1 .. block_rows(vectors)). prefetch:
+// lines of the next block of B that each step fetches, 0 (kind 0), 1 (kind 1) or `vectors` (kind 2).
+Block block_kernel(bool bf16_words, int64_t vectors, int64_t rows, int prefetch);
+
+} // namespace retouch::RETOUCH_NS

@@ -1,0 +1,138 @@
+#include "handles.h"
+
+#include "runtime.h"
+
+#include <algorithm>
+#include <nanobind/stl/string.h>
+
+namespace retouch {
+
+namespace {
+
+constexpr auto bfloat = uint8_t(nb::dlpack::dtype_code::Bfloat);
+
+DType read_dtype(nb::dlpack::dtype d, const char* what) {
+  if (d == nb::dtype<float>()) return DType::f32;
+  if (d == nb::dtype<double>()) return DType::f64;
+  if (d.code == bfloat && d.bits == 16 && d.lanes == 1) return DType::bf16;
+  throw nb::type_error(
+      (std::string(what) + ": dtype must be float32, bfloat16 or float64").c_str());
+}
+
+DType named_dtype(const std::string& name) {
+  for (DType d : {DType::f32, DType::bf16, DType::f64})
+    if (name == dtype_name(d)) return d;
+  throw nb::type_error(("dtype '" + name + "' is not float32, bfloat16 or float64").c_str());
+}
+
+} // namespace
+
+Pages::Pages(size_t bytes) : data(static_cast<char*>(allocate_pages(bytes))), bytes(bytes) {}
+Pages::~Pages() { free_pages(data, bytes); }
+
+std::string dtype_name(DType dtype) {
+  return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float64";
+}
+
+int64_t dtype_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
+Tensor import_tensor(nb::handle tensor, const char* what) {
+  nb::object plain = nb::borrow(tensor);
+  if (nb::hasattr(tensor, "detach")) plain = tensor.attr("detach")();
+  Tensor found;
+  if (!nb::try_cast(plain, found))
+    throw nb::type_error((std::string(what) + ": expected a tensor in CPU memory").c_str());
+  return found;
+}
+
+Rows::Rows(nb::handle tensor) {
+  auto t = std::make_shared<Tensor>(import_tensor(tensor, "Rows"));
+  if (t->ndim() != 2)
+    throw nb::value_error(
+        ("Rows: expected [rows, channels], got " + std::to_string(t->ndim()) + " dimensions")
+            .c_str());
+  int64_t rows = int64_t(t->shape(0)), channels = int64_t(t->shape(1));
+  int64_t ld = rows > 1 ? t->stride(0) : std::max<int64_t>(channels, 1);
+  if (channels > 1 && t->stride(1) != 1)
+    throw nb::value_error("Rows: the channels of a row must be contiguous (channel stride 1); call "
+                          ".contiguous() or pass a channels-last view");
+  if (ld < channels) throw nb::value_error("Rows: rows overlap (row stride below the channels)");
+  m = {const_cast<char*>(static_cast<const char*>(t->data())), rows, channels, ld,
+       read_dtype(t->dtype(), "Rows")};
+  memory = std::move(t);
+}
+
+Rows Rows::slice(int64_t start, int64_t channels) const {
+  if (start < 0 || channels < 0 || start + channels > m.channels)
+    throw nb::value_error(("Rows.slice: channels " + std::to_string(start) + " .. " +
+                           std::to_string(start + channels) + " are outside 0 .. " +
+                           std::to_string(m.channels))
+                              .c_str());
+  Matrix part = m;
+  part.data += start * dtype_size(m.dtype);
+  part.channels = channels;
+  return {part, memory};
+}
+
+Arena::Arena(int64_t bytes) {
+  if (bytes < 0) throw nb::value_error("Arena: the size must not be negative");
+  pages = std::make_shared<Pages>(size_t(bytes));
+}
+
+Rows Arena::rows(int64_t offset, int64_t rows, int64_t channels, const std::string& dtype) const {
+  DType type = named_dtype(dtype);
+  int64_t size = dtype_size(type);
+  if (offset < 0 || rows < 0 || channels < 0 || offset % size != 0)
+    throw nb::value_error("Arena.rows: offset, rows and channels must not be negative, and the "
+                          "offset a multiple of the item size");
+  if (offset + rows * channels * size > int64_t(pages->bytes))
+    throw nb::value_error(("Arena.rows: needs " +
+                           std::to_string(offset + rows * channels * size) + " bytes of " +
+                           std::to_string(pages->bytes))
+                              .c_str());
+  return {{pages->data + offset, rows, channels, std::max<int64_t>(channels, 1), type}, pages};
+}
+
+Index::Index(nb::handle tensor) {
+  auto t = std::make_shared<Tensor>(import_tensor(tensor, "Index"));
+  if (t->dtype() != nb::dtype<int32_t>()) throw nb::type_error("Index: dtype must be int32");
+  if (t->ndim() != 1 && t->ndim() != 2)
+    throw nb::value_error("Index: expected the shape [M] or [M, taps]");
+  dims = int(t->ndim());
+  int64_t count = int64_t(t->shape(0)), taps = dims == 2 ? int64_t(t->shape(1)) : 1;
+  bool dense = (taps <= 1 || dims == 1 || t->stride(1) == 1) &&
+               (count <= 1 || t->stride(0) == (dims == 2 ? taps : 1));
+  if (!dense) throw nb::value_error("Index: the tensor must be contiguous");
+  const int32_t* data = static_cast<const int32_t*>(t->data());
+  static const int32_t nothing = 0;
+  bool any = count > 0 && taps > 0;
+  table = {any ? data : &nothing, count, taps};
+  min = 0;
+  max = -1;
+  if (any) min = max = data[0];
+  for (int64_t i = 0; i < count * taps; ++i) {
+    min = std::min(min, data[i]);
+    max = std::max(max, data[i]);
+  }
+  if (min < -1) throw nb::value_error("Index: entries must be rows, or -1 for a row of zeros");
+  memory = std::move(t);
+}
+
+Program::Program(nb::handle instructions) {
+  std::vector<Instruction> list;
+  for (nb::handle item : nb::iter(instructions)) {
+    nb::object entry = nb::borrow(item);
+    if (nb::len(entry) != 4)
+      throw nb::value_error("Program: an instruction is (op, a, b, imm)");
+    Instruction in;
+    double imm;
+    if (!nb::try_cast(nb::object(entry[0]), in.op) || !nb::try_cast(nb::object(entry[1]), in.a) ||
+        !nb::try_cast(nb::object(entry[2]), in.b) || !nb::try_cast(nb::object(entry[3]), imm))
+      throw nb::type_error("Program: an instruction is (op: str, a: int, b: int, imm: float)");
+    in.imm = float(imm);
+    list.push_back(in);
+  }
+  compiled = compile_program(list);
+}
+
+} // namespace retouch

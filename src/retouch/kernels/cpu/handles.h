@@ -1,0 +1,70 @@
+// The objects that Python holds: made and checked once, then passed to kernels at little cost.
+#pragma once
+#include "code.h"
+#include "types.h"
+
+#include <memory>
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <stdexcept>
+#include <string>
+
+namespace retouch {
+
+namespace nb = nanobind;
+
+using Tensor = nb::ndarray<nb::ro, nb::device::cpu>;
+
+// Pages that live as long as a handle needs them.
+struct Pages {
+  char* data;
+  size_t bytes;
+
+  explicit Pages(size_t bytes);
+  ~Pages();
+  Pages(const Pages&) = delete;
+};
+
+struct Rows {
+  Matrix m;
+  std::shared_ptr<void> memory;
+
+  Rows(Matrix m, std::shared_ptr<void> memory) : m(m), memory(std::move(memory)) {}
+  explicit Rows(nb::handle tensor);
+  Rows slice(int64_t start, int64_t channels) const;
+};
+
+struct Arena {
+  std::shared_ptr<Pages> pages;
+
+  explicit Arena(int64_t bytes);
+  Rows rows(int64_t offset, int64_t rows, int64_t channels, const std::string& dtype) const;
+};
+
+struct Index {
+  IndexTable table;
+  int dims;
+  int32_t min, max; // of an empty index: 0 and -1
+  std::shared_ptr<void> memory;
+
+  explicit Index(nb::handle tensor);
+};
+
+struct Program {
+  CompiledProgram compiled;
+
+  explicit Program(nb::handle instructions);
+};
+
+struct Packed {
+  PackedWeights weights;
+  std::shared_ptr<Pages> pages;
+};
+
+std::string dtype_name(DType dtype);
+int64_t dtype_size(DType dtype);
+
+// A CPU tensor through DLPack, without its gradient history; TypeError naming `what` otherwise.
+Tensor import_tensor(nb::handle tensor, const char* what);
+
+} // namespace retouch

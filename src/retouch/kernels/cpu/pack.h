@@ -1,0 +1,13 @@
+// Weights of a matrix product in the order the micro kernels read them.
+#pragma once
+#include "types.h"
+
+namespace retouch {
+
+// Bytes of the packed form of weights [outputs, taps, channels].
+int64_t packed_bytes(const PackedWeights& shape);
+
+// weight: contiguous [outputs, taps, channels] of shape.dtype; data: packed_bytes() of zeros.
+void pack_weights(const PackedWeights& shape, const void* weight, char* data, int threads);
+
+} // namespace retouch

@@ -1,0 +1,67 @@
+#include "ops.h"
+#include "parallel.h"
+
+namespace retouch::RETOUCH_NS {
+
+namespace {
+
+template <class In, class Out>
+struct Pool {
+  const PoolArgs& p;
+
+  const In* line(int64_t i) const { return reinterpret_cast<const In*>(p.a.data) + i * p.a.ld; }
+
+  vf read(const In* x, int64_t n) const { return n == lanes ? load(x) : load_part(x, n); }
+
+  vf weighted(const int32_t* index, const float* weights, int64_t j, int64_t n) const {
+    vf sum{};
+    for (int64_t t = 0; t < p.index.taps; ++t)
+      if (index[t] >= 0) sum = fma(read(line(index[t]) + j, n), set1(weights[t]), sum);
+    return sum;
+  }
+
+  vf maximum(const int32_t* index, int64_t j, int64_t n) const {
+    vf best = set1(-__builtin_inff());
+    for (int64_t t = 0; t < p.index.taps; ++t) {
+      if (index[t] < 0) continue;
+      vf x = read(line(index[t]) + j, n);
+      best = (x > best) | (x != x) ? x : best;
+    }
+    return best;
+  }
+
+  void row(int64_t m) const {
+    const int32_t* index = p.index.data + m * p.index.taps;
+    const float* weights =
+        p.weights ? reinterpret_cast<const float*>(p.weights->data) + m * p.weights->ld : nullptr;
+    Out* out = reinterpret_cast<Out*>(p.out.data) + (p.out_index ? p.out_index[m] : m) * p.out.ld;
+    for (int64_t j = 0; j < p.out.channels; j += lanes) {
+      int64_t n = min_of(lanes, p.out.channels - j);
+      vf x = weights ? weighted(index, weights, j, n) : maximum(index, j, n);
+      if (n == lanes)
+        store(out + j, x);
+      else
+        store_part(out + j, x, n);
+    }
+  }
+};
+
+template <class In, class Out>
+void run(const PoolArgs& args, int threads) {
+  int64_t chunk = max_of(1, 16384 / (args.out.channels * args.index.taps));
+  parallel(threads, ceil_div(args.m, chunk), [&](int64_t task) {
+    Pool<In, Out> pool{args};
+    for (int64_t m = task * chunk; m < min_of(args.m, (task + 1) * chunk); ++m) pool.row(m);
+  });
+}
+
+} // namespace
+
+void pool(const PoolArgs& args, int threads) {
+  bool in = args.a.dtype == DType::bf16, out = args.out.dtype == DType::bf16;
+  auto kernel = in ? (out ? run<bf16, bf16> : run<bf16, float>)
+                   : (out ? run<float, bf16> : run<float, float>);
+  kernel(args, threads);
+}
+
+} // namespace retouch::RETOUCH_NS

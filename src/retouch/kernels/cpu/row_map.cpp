@@ -1,0 +1,25 @@
+#include "ops.h"
+#include "parallel.h"
+#include "program.h"
+
+namespace retouch::RETOUCH_NS {
+
+void row_map(const RowMapArgs& args, int threads) {
+  const ProgramArgs& p = args.program;
+  int64_t channels = p.out.channels;
+  // A slot of a tile holds about 1024 floats: a few slots stay in the first-level cache.
+  int64_t width = p.code.whole_row ? channels : min_of(channels, 1024);
+  int64_t height = max_of(1, 1024 / width);
+  int64_t chunk = max_of(height, round_up(ceil_div(32768, channels), height));
+  if (args.m * channels < 16384) threads = 1;
+  parallel(threads, ceil_div(args.m, chunk), [&](int64_t task) {
+    float* scratch = static_cast<float*>(thread_scratch(tile_scratch(p.code, height, width) * 4));
+    int64_t end = min_of(args.m, (task + 1) * chunk);
+    for (int64_t row = task * chunk; row < end; row += height)
+      for (int64_t column = 0; column < channels; column += width)
+        run_tile(p, {row, min_of(height, end - row), column, min_of(width, channels - column)},
+                 nullptr, 0, scratch);
+  });
+}
+
+} // namespace retouch::RETOUCH_NS

@@ -1,0 +1,85 @@
+#include "runtime.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <sys/mman.h>
+
+namespace retouch {
+
+namespace {
+
+constexpr size_t huge_page = size_t(2) << 20;
+
+size_t mapping_size(size_t bytes) {
+  size_t unit = bytes >= huge_page ? huge_page : 4096;
+  return (bytes + unit - 1) / unit * unit;
+}
+
+struct Scratch {
+  void* data = nullptr;
+  size_t bytes = 0;
+
+  ~Scratch() {
+    if (data) free_pages(data, bytes);
+  }
+
+  void* reserve(size_t wanted) {
+    if (wanted > bytes) {
+      if (data) free_pages(data, bytes);
+      data = nullptr;
+      bytes = 0;
+      data = allocate_pages(wanted);
+      bytes = wanted;
+    }
+    return data;
+  }
+};
+
+} // namespace
+
+void* allocate_pages(size_t bytes) {
+  size_t size = mapping_size(bytes ? bytes : 1);
+  size_t slack = size >= huge_page ? huge_page : 0;
+  char* base = static_cast<char*>(
+      mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (base == MAP_FAILED) throw std::bad_alloc();
+  if (!slack) return base;
+  size_t head = (huge_page - reinterpret_cast<uintptr_t>(base) % huge_page) % huge_page;
+  if (head) munmap(base, head);
+  if (slack - head) munmap(base + head + size, slack - head);
+  madvise(base + head, size, MADV_HUGEPAGE);
+  return base + head;
+}
+
+void free_pages(void* data, size_t bytes) {
+  munmap(data, mapping_size(bytes ? bytes : 1));
+}
+
+void* thread_scratch(size_t bytes) {
+  static thread_local Scratch scratch;
+  return scratch.reserve(bytes);
+}
+
+void* call_scratch(size_t bytes) {
+  static thread_local Scratch scratch;
+  return scratch.reserve(bytes);
+}
+
+const void* zero_row(size_t bytes) {
+  static std::atomic<const void*> row{nullptr};
+  static size_t size = 0;
+  static std::mutex mutex;
+  alignas(64) static const char small[65536] = {};
+  if (bytes <= sizeof(small)) return small;
+  std::lock_guard lock(mutex);
+  if (bytes > size) { // the old row stays: another call may be reading it
+    row = allocate_pages(2 * bytes);
+    size = 2 * bytes;
+  }
+  return row;
+}
+
+} // namespace retouch

@@ -1,0 +1,163 @@
+// Plain data shared by the bindings and the kernels of every instruction set.
+//
+// No member functions and no templates: code generated here could be merged by the linker with a
+// copy compiled for a newer processor.
+#pragma once
+#include <cstdint>
+
+namespace retouch {
+
+enum class DType : int32_t { f32, bf16, f64 };
+
+// Row-major [rows, channels]; the row stride ld is in elements.
+struct Matrix {
+  char* data;
+  int64_t rows, channels, ld;
+  DType dtype;
+};
+
+// int32 [count, taps]; data == nullptr stands for the identity.
+struct IndexTable {
+  const int32_t* data;
+  int64_t count, taps;
+};
+
+struct RowOperand {
+  Matrix rows;
+  const int32_t* index; // row of each m; nullptr: m itself
+};
+
+enum class Op : uint8_t {
+  // loads
+  acc, rows, vector, constant,
+  // binary
+  add, sub, mul, div, maximum, minimum,
+  // unary
+  neg, abs, reciprocal, sqrt, rsqrt, exp, log, silu, gelu, gelu_tanh, relu, leaky_relu, tanh,
+  sigmoid, pow, hardswish, hardsigmoid, elu, softplus,
+  // over the whole row
+  layer_norm, rms_norm, row_mean,
+  // made by the optimiser: a*b+c, silu(a*b+c), (a+b)+c, a copied
+  affine, affine_silu, add_add, copy
+};
+
+// Where an operand of a step comes from.
+struct Source {
+  enum Kind : uint8_t { none, slot, acc, rows, vector, constant } kind;
+  uint8_t temp; // the temporary a converted or broadcast load goes through
+  int32_t id;   // slot, row operand or vector operand
+  float value;  // constant
+};
+
+struct Step {
+  Op op;
+  Source src[3];
+  int32_t dst; // slot, or -1: the output
+  float imm;
+};
+
+// A row program ready to run: loads folded into the steps that use them.
+struct Code {
+  const Step* steps;
+  int32_t count, slots, temps;
+  bool whole_row;
+};
+
+// Everything a row program reads and writes besides the accumulator.
+struct ProgramArgs {
+  Code code;
+  const RowOperand* rows;
+  const Matrix* vectors;
+  const int32_t* sample;    // sample of row m; nullptr: all 0
+  Matrix out;
+  const int32_t* out_index; // row of out for row m; nullptr: m
+};
+
+// Weights of a matrix product: panels of `lanes * vectors` columns, each [tap][channel][column].
+// bf16 keeps two consecutive channels of a column beside each other.
+struct PackedWeights {
+  const char* data;
+  int64_t outputs, taps, channels, groups; // channels: of one group
+  DType dtype;
+  int32_t lanes, max_vectors;
+};
+
+struct GemmArgs {
+  int64_t m;
+  Matrix a;
+  const int32_t* index; // [m, taps]; nullptr: row m, one tap
+  PackedWeights weights;
+  ProgramArgs program;
+};
+
+struct RowMapArgs {
+  int64_t m;
+  ProgramArgs program;
+};
+
+struct DepthwiseArgs {
+  int64_t m;
+  Matrix a;
+  IndexTable index;
+  Matrix weight; // [taps, channels]
+  ProgramArgs program;
+};
+
+struct PoolArgs {
+  int64_t m;
+  Matrix out;
+  const int32_t* out_index;
+  Matrix a;
+  IndexTable index;
+  const Matrix* weights; // [m, taps]; nullptr: maximum
+};
+
+struct AttentionArgs {
+  Matrix out, q, k, v;
+  const int32_t *out_index, *q_index;
+  int64_t heads, head_dim, value_dim, samples, keys; // keys of one sample
+  const int32_t* bounds;
+  float scale;
+};
+
+struct ChannelSumsArgs {
+  Matrix sums, x;
+  const int32_t *index, *bounds;
+  int64_t samples;
+  double sign;
+};
+
+struct CopyArgs {
+  Matrix dst, src;
+  const int32_t *dst_index, *src_index;
+  int64_t m;
+};
+
+struct ShuffleArgs {
+  Matrix out, a;
+  const int32_t *out_index, *phase;
+  IndexTable index;
+  int64_t m, outer_stride, channel_stride; // outer: phase (shuffle) or tap (unshuffle)
+};
+
+struct FoldNormArgs {
+  Matrix out;
+  const Matrix* parts;
+  int64_t part_count, groups;
+  double count, eps;
+  const float *gamma, *beta; // [channels] or nullptr
+};
+
+// The kernels of one instruction set.
+struct KernelTable {
+  const char* isa;
+  int32_t lanes, max_vectors;
+  void (*gemm)(const GemmArgs&, int threads);
+  void (*row_map)(const RowMapArgs&, int threads);
+  void (*depthwise)(const DepthwiseArgs&, int threads);
+  void (*pool)(const PoolArgs&, int threads);
+  void (*attention)(const AttentionArgs&, int threads);
+  void (*channel_sums)(const ChannelSumsArgs&, int threads);
+};
+
+} // namespace retouch

@@ -1,0 +1,82 @@
+"""The reference backend: every kernel in plain PyTorch. Slow, on any device, and the oracle of all tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retouch.expr import Expr
+from retouch.geometry import IntArray
+from retouch.ops import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "row_map": row_map.reference,
+    "gemm": gemm.reference,
+    "depthwise": depthwise.reference,
+    "pool": pool.reference,
+    "attention": attention.reference,
+    "copy_rows": copy.copy_rows,
+    "swap_rows": copy.swap_rows,
+    "channel_sums": moments.channel_sums,
+    "fold_norm": moments.fold_norm,
+    "shuffle": shuffle.reference,
+    "unshuffle": shuffle.unshuffle,
+}
+
+
+class Reference:
+    """Handles are tensors themselves."""
+
+    name = "reference"
+    dtypes = (torch.float32, torch.bfloat16)
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        return _KERNELS[name]
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def columns(self, rows: Tensor, start: int, channels: int) -> Tensor:
+        return rows[:, start : start + channels]
+
+    def index(self, array: IntArray) -> Tensor:
+        return torch.from_numpy(array)
+
+    def program(self, expr: Expr) -> Expr:
+        return expr
+
+    def pack(self, weight: Tensor, groups: int) -> tuple[Tensor, int]:
+        return gemm.pack(weight, groups)
+
+    def packed_bytes(self, packed: tuple[Tensor, int]) -> int:
+        return packed[0].numel() * packed[0].element_size()
+
+    def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(rows, channels, dtype=dtype)
+
+    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Tensor]:
+        memory = torch.empty(nbytes, dtype=torch.uint8)
+
+        def rows(offset: int, count: int, channels: int, dtype: torch.dtype) -> Tensor:
+            size = count * channels * dtype.itemsize
+            return memory[offset : offset + size].view(dtype).reshape(count, channels)
+
+        return rows
+
+    def fingerprint(self, tensors: Sequence[Tensor], stride: int) -> list[int]:
+        hashes = []
+        for tensor in tensors:
+            flat = tensor.detach().contiguous().reshape(-1)
+            data = flat.view(torch.uint8) if flat.numel() else flat
+            if stride > 1 and data.numel() > 64:
+                data = torch.cat([data[: len(data) // 64 * 64].reshape(-1, 64)[::stride].reshape(-1), data[-64:]])
+            digest = hashlib.blake2b(data.cpu().numpy().tobytes(), digest_size=8).digest()
+            hashes.append(int.from_bytes(digest, "little"))
+        return hashes
+
+    def set_threads(self, threads: int) -> None:
+        """PyTorch's own setting is used."""

@@ -1,0 +1,133 @@
+"""Scaled dot product attention, whole or written by hand with matmul and softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch.fx import Node
+
+from retouch.ir import Value
+from retouch.layout import Atom, Ref, axis, merge
+from retouch.lowering.context import Context, Item, NoRule, Scores, rule
+from retouch.lowering.conv import project
+from retouch.lowering.views import swap
+from retouch.ops.attention import Attention
+from retouch.ops.row_map import Matrix
+
+
+def heads_of(ref: Ref) -> int:
+    """Number of heads of a layout [(b) (heads), (h w), (c)]; NoRule when it is none."""
+    grid, channels = ref.value.grid, ref.value.channels
+    assert grid is not None
+    *outer, positions, inner = ref.dims
+    if positions != axis("h", grid.height) + axis("w", grid.width):
+        raise NoRule("attention over other than the positions of a map")
+    width = math.prod(a.size for a in inner)
+    if merge(inner) != axis("c", width) or channels % width:
+        raise NoRule("a head's channels are not together")
+    heads = channels // width
+    expected = axis("b", ref.value.batch) + ((Atom("c", width, heads),) if heads > 1 else ())
+    if tuple(a for dim in outer for a in dim) != expected:
+        raise NoRule("samples and heads are in another order")
+    return heads
+
+
+def _keys(value: Value, heads: int, batch: int, like: Ref) -> Matrix:
+    """Dense keys or values (B, heads, S, d), (B*heads, S, d) or (B, S, d) as rows `[B*S, heads*d]`."""
+    *outer, length, width = value.shape
+    if math.prod(outer) != batch * heads:
+        raise NoRule("keys of another batch or number of heads")
+    if len(outer) == 2 and tuple(outer) == (batch, heads):
+        return Matrix(value, value.shape, (0, 2, 1, 3), (batch * length, heads * width), like.value.dtype)
+    if len(outer) == 1 and heads == 1:
+        return Matrix(value, value.shape, (0, 1, 2), (batch * length, width), like.value.dtype)
+    raise NoRule("keys with samples and heads in one dimension")
+
+
+def attend(context: Context, node: Node, q: Ref, k: Ref | Value, v: Ref | Value, scale: float) -> Ref:
+    """The attention operation; k and v in the layout of q, or both dense."""
+    heads = heads_of(q)
+    operands: list[Value | Matrix] = []
+    for item in (k, v):
+        if isinstance(item, Ref):
+            if heads_of(item) != heads or item.value.batch != q.value.batch:
+                raise NoRule("keys of another batch or number of heads")
+            operands.append(item.value)
+        else:
+            operands.append(_keys(item, heads, q.value.batch, q))
+    if isinstance(k, Ref) != isinstance(v, Ref):
+        raise NoRule("keys with a grid and values without, or the reverse")
+    shape: Sequence[int] = v.shape
+    out = context.value(node, q.value.grid, q.value.batch, heads * shape[-1])
+    context.add(Attention(out, q.value, operands[0], operands[1], heads, scale))
+    width = shape[-1]
+    dims = [tuple(Atom("c", width, a.size) if a.axis == "c" else a for a in d) for d in q.dims[:-1]]
+    return Ref(out, (*dims, axis("c", width)))
+
+
+def _operand(context: Context, argument: Any) -> Ref | Value:
+    item = context.item(argument)
+    if isinstance(item, Ref):
+        return context.regular(item)
+    if isinstance(item, Value):
+        return item
+    raise NoRule("attention over attention scores")
+
+
+@rule("scaled_dot_product_attention.default")
+def sdpa(context: Context, node: Node) -> Item:
+    mask, dropout = context.arg(node, 3, "attn_mask"), context.arg(node, 4, "dropout_p", 0.0)
+    causal, grouped = context.arg(node, 5, "is_causal", False), node.kwargs.get("enable_gqa", False)
+    if mask is not None or dropout or causal or grouped:
+        raise NoRule("attention with a mask, dropout or grouped heads")
+    q, k, v = (_operand(context, a) for a in node.args[:3])
+    if not isinstance(q, Ref):
+        raise NoRule("queries without a grid")
+    scale = node.kwargs.get("scale") or context.arg(node, 6)
+    return attend(context, node, q, k, v, float(scale or q.shape[-1] ** -0.5))  # type: ignore[arg-type]
+
+
+@rule("matmul.default", "bmm.default", "mm.default")
+def matmul(context: Context, node: Node) -> Item:
+    """Scores q k^T, scores times values, or a linear layer written as a product."""
+    left, right = context.item(node.args[0]), context.item(node.args[1])
+    if isinstance(left, Scores):
+        if not left.softmaxed:
+            raise NoRule("scores without a softmax")
+        return attend(context, node, left.q, left.k, _operand(context, node.args[1]), left.scale)
+    if isinstance(left, Ref) and isinstance(right, Value) and right in context.constant and len(right.shape) == 2:
+        return project(context, node, context.regular(left), right, None, "matmul")
+    if not isinstance(left, Ref):
+        raise NoRule("a product whose left side has no grid")
+    q = context.regular(left)
+    heads_of(q)
+    if isinstance(right, Ref):
+        k: Ref | Value = swap(context.regular(right), -1, -2)
+        heads_of(k)
+        return Scores(q, k, 1.0, False)
+    raise NoRule("a product with a dense right side")
+
+
+@rule("baddbmm.default")
+def baddbmm(context: Context, node: Node) -> Item:
+    """Scores as older attention processors compute them: beta 0, the scale as alpha."""
+    if node.kwargs.get("beta", 1) != 0:
+        raise NoRule("scores with an added bias")
+    left, right = context.ref(node.args[1]), context.item(node.args[2])
+    if not isinstance(right, Ref):
+        raise NoRule("a product with a dense right side")
+    k = swap(context.regular(right), -1, -2)
+    heads_of(left)
+    heads_of(k)
+    return Scores(left, k, float(node.kwargs.get("alpha", 1)), False)  # type: ignore[arg-type]
+
+
+@rule("softmax.int", "_softmax.default")
+def softmax(context: Context, node: Node) -> Item:
+    scores = context.item(node.args[0])
+    dims = len(node.meta["val"].shape)
+    if not isinstance(scores, Scores) or scores.softmaxed or int(node.args[1]) % dims != dims - 1:  # type: ignore[call-overload]
+        raise NoRule("a softmax that is not attention")
+    return Scores(scores.q, scores.k, scores.scale, True)

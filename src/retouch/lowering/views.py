@@ -1,0 +1,173 @@
+"""Views, transposes, slices and concatenations, most of which only change the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.fx import Node
+
+from retouch.geometry import AxisMap, Geometry
+from retouch.layout import Ref
+from retouch.lowering.context import Context, Item, NoRule, rule
+
+
+def _layout(context: Context, argument: Any) -> Ref:
+    """The operand's layout as it is; views may leave channels and positions mixed until someone computes."""
+    item = context.item(argument)
+    if not isinstance(item, Ref):
+        raise NoRule("attention scores are read")
+    return item
+
+
+@rule("view.default", "_unsafe_view.default", "reshape.default", "flatten.using_ints", "unflatten.int",
+      "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "view_copy.default")  # fmt: skip
+def view(context: Context, node: Node) -> Item:
+    return _layout(context, node.args[0]).view(tuple(node.meta["val"].shape))
+
+
+@rule("expand.default")
+def expand(context: Context, node: Node) -> Item:
+    ref = _layout(context, node.args[0])
+    if ref.shape != tuple(node.meta["val"].shape):
+        raise NoRule("rows are repeated")
+    return ref
+
+
+@rule("permute.default")
+def permute(context: Context, node: Node) -> Item:
+    order: Any = node.args[1]
+    ref = _layout(context, node.args[0])
+    return ref.permute([i % len(ref.dims) for i in order])
+
+
+def swap(ref: Ref, a: int, b: int) -> Ref:
+    """`tensor.transpose(a, b)`."""
+    order = list(range(len(ref.dims)))
+    order[a], order[b] = order[b], order[a]
+    return ref.permute(order)
+
+
+@rule("transpose.int")
+def transpose(context: Context, node: Node) -> Item:
+    ref = _layout(context, node.args[0])
+    return swap(ref, int(node.args[1]), int(node.args[2]))  # type: ignore[call-overload]
+
+
+@rule("t.default")
+def t(context: Context, node: Node) -> Item:
+    ref = _layout(context, node.args[0])
+    return swap(ref, 0, 1) if len(ref.dims) == 2 else ref
+
+
+@rule("einsum.default")
+def einsum(context: Context, node: Node) -> Item:
+    """A permutation written as an einsum."""
+    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
+    source, _, target = equation.partition("->")
+    if len(operands) != 1 or sorted(source) != sorted(target) or len(set(source)) != len(source):  # type: ignore[arg-type]
+        raise NoRule("an einsum that is no permutation")
+    return _layout(context, operands[0]).permute([source.index(c) for c in target])  # type: ignore[index]
+
+
+def narrow(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: int, step: int) -> Ref:
+    """Part of one dimension: whole channels or positions of an image."""
+    if (start, stop, step) == (0, ref.shape[dim], 1):
+        return ref
+    axes = {a.axis for a in ref.dims[dim]}
+    if axes == {"c"} and ref.channel_dims() == [dim] and step == 1:
+        return context.channels(node, ref, start, stop - start)
+    if axes <= {"h", "w"} and ref.is_image:
+        return crop(context, node, ref, dim, start, stop, step)
+    raise NoRule(f"a slice of dimension {dim}")
+
+
+def crop(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: int, step: int) -> Ref:
+    """Part of the height (dim 2) or width (dim 3) of an image."""
+    grid = ref.value.grid
+    assert grid is not None
+    y, x = AxisMap.identity(grid.height), AxisMap.identity(grid.width)
+    part = AxisMap.slice(ref.shape[dim], start, stop, step)
+    return context.remap(node, ref, Geometry(part, x) if dim == 2 else Geometry(y, part))
+
+
+@rule("slice.Tensor")
+def slice_tensor(context: Context, node: Node) -> Item:
+    ref = context.ref(node.args[0])
+    dim = int(context.arg(node, 1, "dim", 0)) % len(ref.dims)
+    size = ref.shape[dim]
+    start, stop, _ = slice(context.arg(node, 2, "start"), context.arg(node, 3, "end")).indices(size)
+    return narrow(context, node, ref, dim, start, stop, int(context.arg(node, 4, "step", 1)))
+
+
+def _pieces(context: Context, node: Node, sizes: Sequence[int], dim: int) -> list[Ref]:
+    ref = context.ref(node.args[0])
+    dim %= len(ref.dims)
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(narrow(context, node, ref, dim, start, start + size, 1))
+        start += size
+    return pieces
+
+
+@rule("split.Tensor", "split_with_sizes.default", "chunk.default", "tensor_split.sections")
+def split(context: Context, node: Node) -> Item:
+    """The sizes of the pieces are those of the captured results."""
+    dim = int(context.arg(node, 2, "dim", 0))
+    return _pieces(context, node, [v.shape[dim] for v in node.meta["val"]], dim)
+
+
+@rule("cat.default")
+def cat(context: Context, node: Node) -> Item:
+    arguments: Any = node.args[0]
+    refs = [context.ref(a) for a in arguments]
+    dim = int(context.arg(node, 1, "dim", 0)) % len(refs[0].dims)
+    for ref in refs:
+        fits = ref.value.grid == refs[0].value.grid and ref.value.batch == refs[0].value.batch
+        if not fits or any(d != e for i, (d, e) in enumerate(zip(ref.dims, refs[0].dims, strict=True)) if i != dim):
+            raise NoRule("parts of different layouts")
+        if ref.channel_dims() not in ([dim], []) or any(a.axis != "c" for a in ref.dims[dim]):
+            raise NoRule("a concatenation of positions")
+    if refs[0].value.channels == 1:
+        widest = next((r for r in refs if r.value.channels > 1), None)
+        if widest is None:
+            raise NoRule("a concatenation of single channels")
+        return context.concat(node, refs) if widest is refs[0] else _concat_like(context, node, refs, widest)
+    return context.concat(node, refs)
+
+
+def _concat_like(context: Context, node: Node, refs: Sequence[Ref], template: Ref) -> Ref:
+    joined = context.concat(node, refs)
+    channels = joined.value.channels
+    dims = tuple(
+        tuple(type(a)(a.axis, a.stride, channels) if a.axis == "c" else a for a in d) for d in template.dims
+    )
+    return Ref(joined.value, dims)
+
+
+@rule("flip.default")
+def flip(context: Context, node: Node) -> Item:
+    ref, axes = context.ref(node.args[0]), {d % 4 for d in node.args[1]}  # type: ignore[union-attr]
+    if not ref.is_image or not axes <= {2, 3}:
+        raise NoRule("a flip of other than height and width")
+    grid = ref.value.grid
+    assert grid is not None
+    y = AxisMap.flip(grid.height) if 2 in axes else AxisMap.identity(grid.height)
+    x = AxisMap.flip(grid.width) if 3 in axes else AxisMap.identity(grid.width)
+    return context.remap(node, ref, Geometry(y, x))
+
+
+@rule("pixel_shuffle.default")
+def pixel_shuffle(context: Context, node: Node) -> Item:
+    ref, r = context.ref(node.args[0]), int(node.args[1])  # type: ignore[call-overload]
+    b, c, h, w = ref.shape
+    mixed = ref.view((b, c // (r * r), r, r, h, w)).permute((0, 1, 4, 2, 5, 3)).view((b, c // (r * r), h * r, w * r))
+    return context.regular(mixed)
+
+
+@rule("pixel_unshuffle.default")
+def pixel_unshuffle(context: Context, node: Node) -> Item:
+    ref, r = context.ref(node.args[0]), int(node.args[1])  # type: ignore[call-overload]
+    b, c, h, w = ref.shape
+    mixed = ref.view((b, c, h // r, r, w // r, r)).permute((0, 1, 3, 5, 2, 4)).view((b, c * r * r, h // r, w // r))
+    return context.regular(mixed)

@@ -1,0 +1,66 @@
+"""U-Nets of published diffusion models, from diffusers' classes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from retouch.models.library import diffusers
+
+
+def ddpm(tiny: bool = False) -> nn.Module:
+    """UNet2DModel of google/ddpm-church-256: (x [1,3,256,256], t [1]) -> .sample like x."""
+    down = ["DownBlock2D"] * 6
+    up = ["UpBlock2D"] * 6
+    down[4], up[1] = "AttnDownBlock2D", "AttnUpBlock2D"
+    wide = (128, 128, 256, 256, 512, 512)
+    module: nn.Module = diffusers().UNet2DModel(
+        sample_size=64 if tiny else 256,
+        block_out_channels=(16, 16, 32, 32, 48, 48) if tiny else wide,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        layers_per_block=1 if tiny else 2,
+        attention_head_dim=None,
+        downsample_padding=0,
+        freq_shift=1,
+        flip_sin_to_cos=False,
+        norm_eps=1e-6,
+        norm_num_groups=8 if tiny else 32,
+    )
+    return module
+
+
+def sd15(tiny: bool = False) -> nn.Module:
+    """UNet2DConditionModel of SD 1.5: (x [2,4,64,64], t [2], context [2,77,768])."""
+    module: nn.Module = diffusers().UNet2DConditionModel(
+        sample_size=16 if tiny else 64,
+        block_out_channels=(32, 48, 64, 64) if tiny else (320, 640, 1280, 1280),
+        layers_per_block=1 if tiny else 2,
+        attention_head_dim=4 if tiny else 8,
+        cross_attention_dim=24 if tiny else 768,
+        norm_num_groups=8 if tiny else 32,
+    )
+    return module
+
+
+def sdxl(tiny: bool = False) -> nn.Module:
+    """UNet2DConditionModel of SDXL with 1, 1 and 2 transformer layers (published: 1, 2, 10).
+
+    (x [1,4,128,128], t [1], context [1,77,2048], added_cond_kwargs with
+    text_embeds [1,1280] and time_ids [1,6]).
+    """
+    module: nn.Module = diffusers().UNet2DConditionModel(
+        sample_size=16 if tiny else 128,
+        block_out_channels=(32, 48, 64) if tiny else (320, 640, 1280),
+        layers_per_block=1 if tiny else 2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        attention_head_dim=(2, 4, 4) if tiny else (5, 10, 20),
+        cross_attention_dim=24 if tiny else 2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8 if tiny else 256,
+        projection_class_embeddings_input_dim=80 if tiny else 2816,
+        norm_num_groups=8 if tiny else 32,
+    )
+    return module

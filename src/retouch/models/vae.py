@@ -1,0 +1,56 @@
+"""Image encoders and decoders of latent diffusion, as modules from tensor to tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from retouch.models.library import diffusers
+
+
+class Chain(nn.Module):
+    """Runs `first`, then `second`: tensor in, tensor out."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`second(first(x))`."""
+        result: Tensor = self.second(self.first(x))
+        return result
+
+
+def decoder(tiny: bool = False) -> nn.Module:
+    """SD's VAE decoder with its post_quant_conv: [1,4,64,64] -> [1,3,512,512]."""
+    vae = _autoencoder_kl(tiny)
+    return Chain(vae.post_quant_conv, vae.decoder)
+
+
+def encoder(tiny: bool = False) -> nn.Module:
+    """SD's VAE encoder with its quant_conv: [1,3,512,512] -> mean and log-variance [1,8,64,64]."""
+    vae = _autoencoder_kl(tiny)
+    return Chain(vae.encoder, vae.quant_conv)
+
+
+def tiny_autoencoder(tiny: bool = False) -> nn.Module:
+    """AutoencoderTiny (TAESD) from image to latent to image, without the 8-bit step between."""
+    width = (16,) * 4 if tiny else (64,) * 4
+    vae: Any = diffusers().AutoencoderTiny(
+        encoder_block_out_channels=width, decoder_block_out_channels=width
+    )
+    return Chain(vae.encoder, vae.decoder)
+
+
+def _autoencoder_kl(tiny: bool) -> Any:
+    return diffusers().AutoencoderKL(
+        sample_size=64 if tiny else 512,
+        block_out_channels=(16, 16, 32, 32) if tiny else (128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1 if tiny else 2,
+        latent_channels=4,
+        norm_num_groups=8 if tiny else 32,
+    )

@@ -1,0 +1,83 @@
+"""Statistics of whole maps: group, instance and batch-free norms as a per-channel scale and shift.
+
+Per-channel sums in float64 belong to the normalised value, so that a norm over a concatenation adds up
+those of its parts, and an update can subtract the old active rows and add the new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retouch.ir import Op, Value
+from retouch.ops.row_map import fetch
+
+if TYPE_CHECKING:
+    from retouch.schedule import Builder
+
+
+@dataclass(frozen=True, eq=False)
+class Moments(Op):
+    """float32 `[B, 2C]`: C scales, then C shifts, of the normalisation of the concatenated `parts`."""
+
+    parts: tuple[Value, ...]
+    groups: int
+    eps: float
+    weight: Value | None
+    bias: Value | None
+
+    def operands(self) -> tuple[tuple[Value, str], ...]:
+        return tuple((v, "all") for v in self.parts)
+
+    def dense_operands(self) -> tuple[Value, ...]:
+        return tuple(v for v in (self.weight, self.bias) if v is not None)
+
+    def changed(self, masks: dict[Value, Any]) -> Any:
+        return np.logical_or.reduce([masks[v].any() for v in self.parts])
+
+    def emit(self, builder: Builder) -> None:
+        builder.statistics(self)
+
+    def describe(self) -> str:
+        return f"moments[{self.groups} groups]"
+
+
+def channel_sums(sums: Tensor, x: Tensor, index: Tensor | None, bounds: Tensor, sign: int) -> None:
+    """`sums[b] += sign * (sums, sums of squares)` of rows bounds[b] to bounds[b + 1] of `x[index]`.
+
+    sums float64 `[B, 2C]`, x `[rows, C]`, index int32 `[M]` or None, bounds int32 `[B + 1]`.
+    """
+    edges = bounds.tolist()
+    rows = fetch(x, index).double()
+    for b, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
+        part = rows[first:last]
+        sums[b] += sign * torch.cat([part.sum(0), part.square().sum(0)])
+
+
+def fold_norm(
+    out: Tensor,
+    parts: list[Tensor],
+    groups: int,
+    count: int,
+    eps: float,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+) -> None:
+    """out float32 `[B, 2C]`: scale = gamma * rstd of the group, shift = beta - mean * scale.
+
+    parts: float64 `[B, 2C_i]` channel sums over `count` rows; gamma, beta float32 `[1, C]`. The variance is
+    biased (divided by count) and clamped at zero.
+    """
+    total = torch.cat([p.reshape(len(p), 2, -1) for p in parts], dim=2)
+    channels = total.shape[2]
+    grouped = total.reshape(len(total), 2, groups, -1).sum(3) / (count * channels // groups)
+    mean = grouped[:, 0]
+    rstd = (grouped[:, 1] - mean.square()).clamp(min=0).add(eps).rsqrt()
+    mean, rstd = (s.repeat_interleave(channels // groups, 1) for s in (mean, rstd))
+    scale = rstd if gamma is None else rstd * gamma
+    shift = -mean * scale if beta is None else beta - mean * scale
+    out.copy_(torch.cat([scale, shift], 1))

@@ -1,0 +1,125 @@
+"""Moves between channels and positions: pixel shuffle, unpatchify and their inverses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retouch.geometry import AxisMap, Geometry
+from retouch.ir import Op, Value
+from retouch.ops.row_map import fetch, store
+
+if TYPE_CHECKING:
+    from retouch.schedule import Builder
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffle(Op):
+    """Depth to space: output position (y*fy + i, x*fx + j) takes channels `phase*phase_stride + c*channel_stride`.
+
+    `phase` is `i * fx + j`.
+    """
+
+    src: Value
+    factor: tuple[int, int]
+    phase_stride: int
+    channel_stride: int
+
+    def operands(self) -> tuple[tuple[Value, str], ...]:
+        return ((self.src, "halo"),)
+
+    @property
+    def geometry(self) -> Geometry:
+        grid = self.out.grid
+        assert grid is not None
+        fy, fx = self.factor
+        return Geometry(AxisMap.nearest(grid.height // fy, grid.height, None),
+                        AxisMap.nearest(grid.width // fx, grid.width, None))  # fmt: skip
+
+    def changed(self, masks: dict[Value, Any]) -> Any:
+        return self.geometry.reach(masks[self.src])
+
+    def phases(self, rows: Any) -> Any:
+        """Phase int32 `[M]` of output rows `[M]`."""
+        grid = self.out.grid
+        assert grid is not None
+        y, x = np.divmod(rows % grid.size, grid.width)
+        return (y % self.factor[0] * self.factor[1] + x % self.factor[1]).astype(np.int32)
+
+    def emit(self, builder: Builder) -> None:
+        active = builder.active(self.out)
+        source, index = builder.access(self.src, builder.taps(self.geometry, active))
+        phase = builder.phases(self, active)
+        target = builder.target(self.out)
+        builder.call("shuffle", *target, source, index, phase, self.phase_stride, self.channel_stride)
+
+    def describe(self) -> str:
+        return f"shuffle[{self.factor[0]}x{self.factor[1]}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Unshuffle(Op):
+    """Space to depth: channel `t*tap_stride + c*channel_stride` takes channel c of tap t of a factor window."""
+
+    src: Value
+    factor: tuple[int, int]
+    tap_stride: int
+    channel_stride: int
+
+    def operands(self) -> tuple[tuple[Value, str], ...]:
+        return ((self.src, "halo"),)
+
+    @property
+    def geometry(self) -> Geometry:
+        grid = self.src.grid
+        assert grid is not None
+        (fy, fx) = self.factor
+        return Geometry(AxisMap.conv(grid.height, fy, fy, 0, 0, 1), AxisMap.conv(grid.width, fx, fx, 0, 0, 1))
+
+    def changed(self, masks: dict[Value, Any]) -> Any:
+        return self.geometry.reach(masks[self.src])
+
+    def emit(self, builder: Builder) -> None:
+        active = builder.active(self.out)
+        source, index = builder.access(self.src, builder.taps(self.geometry, active))
+        target = builder.target(self.out)
+        builder.call("unshuffle", *target, source, index, self.tap_stride, self.channel_stride)
+
+    def describe(self) -> str:
+        return f"unshuffle[{self.factor[0]}x{self.factor[1]}]"
+
+
+def reference(
+    out: Tensor,
+    out_index: Tensor | None,
+    a: Tensor,
+    index: Tensor,
+    phase: Tensor,
+    phase_stride: int,
+    channel_stride: int,
+) -> None:
+    """`out[m, c] = a[index[m], phase[m] * phase_stride + c * channel_stride]`; index int32 `[M]` or `[M, 1]`."""
+    rows = fetch(a, index.reshape(-1))
+    columns = phase.long()[:, None] * phase_stride + torch.arange(out.shape[1]) * channel_stride
+    store(out, out_index, rows.gather(1, columns))
+
+
+def unshuffle(
+    out: Tensor,
+    out_index: Tensor | None,
+    a: Tensor,
+    index: Tensor,
+    tap_stride: int,
+    channel_stride: int,
+) -> None:
+    """`out[m, t * tap_stride + c * channel_stride] = a[index[m, t], c]`; index int32 `[M, T]`."""
+    taken = fetch(a, index)
+    count, taps, channels = taken.shape
+    columns = torch.arange(taps)[:, None] * tap_stride + torch.arange(channels) * channel_stride
+    result = torch.empty(count, taps * channels, dtype=a.dtype)
+    result[:, columns.reshape(-1)] = taken.reshape(count, -1)
+    store(out, out_index, result)

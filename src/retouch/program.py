@@ -1,0 +1,374 @@
+"""The compiled module: record, update, explain."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from retouch import activity
+from retouch.capture import capture
+from retouch.explain import Explanation, explain
+from retouch.ir import Value
+from retouch import kernels as kernel_table
+from retouch.kernels import Backend
+from retouch.layout import Ref, image
+from retouch.lowering import lower
+from retouch.lowering.context import ROW_DTYPES
+from retouch.passes import Plan, fuse, plan
+from retouch.recording import Recording
+from retouch.region import Mask, Policy, Region
+from retouch.schedule import Schedule, build, dirty_values
+from retouch.tables import Table
+from retouch.weights import Weights, WeightsChangedError, same_tensor
+
+REMEMBERED = 4
+"""Schedules of this many regions are kept for their next update."""
+
+
+class RegionError(ValueError):
+    """A region does not fit the network's grids."""
+
+
+class InputError(ValueError):
+    """Arguments differ from the example inputs in what a recording cannot follow."""
+
+
+class Signature:
+    """Arguments of the module's forward as one flat list in the order of the example inputs."""
+
+    def __init__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        self.forward = inspect.signature(module.forward)
+        kinds = {p.kind for p in self.forward.parameters.values()}
+        self.named = not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}
+        self.example = self.canonical(args, kwargs)
+        self.leaves, self.spec = pytree.tree_flatten(self.example)
+        self.names = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(self.example)[0]]
+
+    def canonical(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments by name, without those equal to their default."""
+        if not self.named:
+            return tuple(args), dict(kwargs)
+        try:
+            bound = self.forward.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InputError(f"arguments do not fit the module's forward: {error}") from None
+        given: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            parameter = self.forward.parameters[name]
+            if parameter.kind == inspect.Parameter.VAR_KEYWORD:
+                given.update(value)
+            elif isinstance(value, Tensor) or value is not parameter.default and value != parameter.default:
+                given[name] = value
+        return (), given
+
+    def flatten(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+        """Flat arguments; InputError when they differ from the example in kind, shape, dtype or device."""
+        positional, named = self.canonical(args, kwargs)
+        if set(named) == set(self.example[1]):
+            named = {k: named[k] for k in self.example[1]}
+        leaves, spec = pytree.tree_flatten((positional, named))
+        if spec != self.spec:
+            raise InputError(
+                f"arguments {_names(positional, named)} differ from the example's {_names(*self.example)}; "
+                "compile again for other arguments"
+            )
+        for name, leaf, example in zip(self.names, leaves, self.leaves, strict=True):
+            _check_leaf(name, leaf, example)
+        return leaves
+
+
+def _names(positional: Sequence[Any], named: dict[str, Any]) -> str:
+    return f"({', '.join([*(['...'] if positional else []), *named])})"
+
+
+def _check_leaf(name: str, leaf: Any, example: Any) -> None:
+    if not isinstance(example, Tensor):
+        if not same_tensor(leaf, example):
+            raise InputError(f"argument {name} is {leaf!r}; it was {example!r} when compiled and is fixed; compile again")
+        return
+    if not isinstance(leaf, Tensor):
+        raise InputError(f"argument {name} is a {type(leaf).__name__}; the example was a tensor")
+    for what in ("shape", "dtype", "device"):
+        found, expected = getattr(leaf, what), getattr(example, what)
+        if found != expected:
+            shown = (list(found), list(expected)) if what == "shape" else (found, expected)
+            raise InputError(f"argument {name} has {what} {shown[0]}; compiled for {shown[1]}")
+    if leaf.is_floating_point() and not torch.isfinite(leaf).all():
+        raise InputError(f"argument {name} holds NaN or infinite numbers")
+
+
+class Incremental:
+    """A module that can record a run and update it for a region.
+
+    Made by `retouch.compile`. Called directly, it is the dense module; attributes are the module's.
+    """
+
+    def __init__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], policy: Policy, kernels: Backend) -> None:
+        self.module, self.policy, self.backend = module, policy, kernels
+        self.signature = Signature(module, args, kwargs)
+        captured = capture(module, *self.signature.example)
+        program = fuse(lower(captured))
+        self.out_spec = captured.out_spec
+        self.weights = Weights(module, captured, program, kernels)
+        self.program = self.weights.without_folded(program)
+        self.plan: Plan = plan(
+            self.program, activity.whole_grids(self.program, policy), policy.stats == "refreshed", policy.exact
+        )
+        self.weights.refresh()
+        self._full: Schedule | None = None
+        self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "module":
+            raise AttributeError(name)
+        return getattr(self.module, name)
+
+    # Recording and updating
+
+    @torch.no_grad()
+    def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Recording]:
+        """Run the whole module; its result, and the recording that updates start from.
+
+        Raises InputError when arguments differ from the example inputs in shape, dtype, device or in
+        values that are no tensors, or hold NaN or infinity.
+        """
+        leaves = self.signature.flatten(args, kwargs)
+        self.backend.set_threads(torch.get_num_threads())
+        self.weights.refresh()
+        recording = Recording(self.backend, self.weights, self)
+        for value in self.plan.kept:
+            if value not in self.program.inputs:
+                recording.buffers[value] = self.backend.empty(value.rows, value.channels, value.dtype)
+        self._feed(recording, leaves)
+        self._whole().run(recording)
+        return self._result(recording), recording
+
+    @torch.no_grad()
+    def update(self, recording: Recording, region: Region, *args: Any, **kwargs: Any) -> Any:
+        """The module's result with the rows of `region` computed from the arguments, others as recorded.
+
+        `region` is on the grid of the network's largest input, of its output, or on one a whole number of
+        times finer than the input's (pixels, for a latent model). Inputs without a grid (time step, text)
+        are compared with the recorded ones, and what depends on them is computed again. The recording
+        then holds the edit; when anything fails it is left as it was.
+        """
+        leaves = self.signature.flatten(args, kwargs)
+        self._check(recording, region)
+        changed = self._changed(recording, leaves)
+        if not region.mask.any() and not changed:
+            recording.begin(_EMPTY)
+            recording.commit()
+            return self._result(recording)
+        self.backend.set_threads(torch.get_num_threads())
+        schedule = self._schedule(region, changed)
+        try:
+            if schedule is None:
+                self._rerun(recording, leaves)
+            else:
+                recording.begin(schedule)
+                self._feed_active(recording, schedule, leaves, changed)
+                schedule.run(recording)
+        except BaseException:
+            recording.abort()
+            raise
+        recording.commit()
+        return self._result(recording)
+
+    def _check(self, recording: Recording, region: Region) -> None:
+        if not isinstance(recording, Recording):
+            raise TypeError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
+        if recording.owner is not self:
+            raise InputError("the recording was made by another compiled module; record with this one")
+        if not isinstance(region, Region):
+            raise TypeError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
+        self._check_region(region)
+        self.weights.check()
+        if recording.hashes != self.weights.hashes:
+            raise WeightsChangedError("the recording was made with other weights; record again")
+
+    def _check_region(self, region: Region) -> None:
+        grid = region.grid
+        sources = [v.grid for v in self.program.inputs if v.grid]
+        if not sources:
+            raise RegionError("the module has no image input (B, C, H, W), so there is nothing to update by region")
+        largest = max(sources, key=lambda g: g.size)
+        outputs = [o.value.grid for o in self.program.outputs if o.value is not None and o.value.grid]
+        finer = grid.height % largest.height == 0 and grid.width % largest.width == 0
+        if not (finer and grid.height * largest.width == grid.width * largest.height) and grid not in outputs:
+            raise RegionError(
+                f"the region is {grid}; this network takes {largest} (its input), a multiple of it"
+                + "".join(f", or {g} (its output)" for g in dict.fromkeys(outputs) if g != largest)
+            )
+        batch = max(v.batch for v in self.program.inputs if v.grid)
+        if len(region.mask) not in (1, batch):
+            raise RegionError(f"the region has {len(region.mask)} samples and the batch {batch}; give one mask or one each")
+
+    def _changed(self, recording: Recording, leaves: list[Any]) -> frozenset[Value]:
+        pairs = zip(self.program.inputs, leaves, strict=True)
+        return frozenset(v for v, leaf in pairs if v.grid is None and not same_tensor(recording.values[v], leaf))
+
+    def _feed(self, recording: Recording, leaves: list[Any]) -> None:
+        """Put all inputs into the recording."""
+        for value, leaf in zip(self.program.inputs, leaves, strict=True):
+            if value.grid:
+                recording.put_rows(value, image(value).rows(leaf.detach()).clone())
+            else:
+                recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+
+    def _feed_active(self, recording: Recording, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]) -> None:
+        """Put the active rows of image inputs, and the dense inputs that changed, into the recording."""
+        for value, leaf in zip(self.program.inputs, leaves, strict=True):
+            if value.grid is None:
+                if value in changed:
+                    recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+                continue
+            rows = schedule.active[value].array
+            sample, position = np.divmod(rows, value.grid.size)
+            index = torch.from_numpy(rows.astype(np.int64))
+            flat = leaf.detach().flatten(2)
+            taken = flat[torch.from_numpy(sample.astype(np.int64)), :, torch.from_numpy(position.astype(np.int64))]
+            recording.buffers[value][index] = taken
+
+    def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
+        """Compute everything into fresh buffers; the old ones are what undo brings back."""
+        recording.begin(replace(self._whole(), saves=()))
+        for value in self.plan.kept:
+            recording.put_rows(value, self.backend.empty(value.rows, value.channels, value.dtype))
+        self._feed(recording, leaves)
+        self._whole().run(recording)
+
+    def _result(self, recording: Recording) -> Any:
+        leaves = []
+        for output in self.program.outputs:
+            if output.value is None:
+                leaves.append(output.constant)
+            elif output.ref is not None:
+                leaves.append(self._tensor(recording, output.ref))
+            else:
+                found = recording.values.get(output.value, self.weights.values.get(output.value))
+                leaves.append(found.clone() if isinstance(found, Tensor) else found)
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    def _tensor(self, recording: Recording, ref: Ref) -> Tensor:
+        value, start, channels = self.plan.place(ref.value)
+        rows = recording.buffers[value][:, start : start + channels]
+        return ref.tensor(rows).clone(memory_format=torch.contiguous_format)
+
+    # Schedules
+
+    def _whole(self) -> Schedule:
+        """The schedule of a recording: all rows, all dense values."""
+        if self._full is None:
+            active = activity.everything(self.program)
+            dirty = dirty_values(self.program, set(self.program.inputs), active)
+            self._full = build(self.plan, active, self.backend, self.policy.stats == "refreshed", dirty)
+        return self._full
+
+    def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
+        """Active rows of every value for a region."""
+        if self.policy.exact:
+            return activity.exact(self.program, region, set(changed))
+        return activity.shared(self.program, region, self.policy)
+
+    def _schedule(self, region: Region, changed: frozenset[Value]) -> Schedule | None:
+        """The schedule of an update; None when so much is active that everything is computed."""
+        key = (region, changed)
+        if key in self._schedules:
+            self._schedules.move_to_end(key)
+            return self._schedules[key]
+        active = self.active(region, changed)
+        if self._share(active) >= self.policy.crossover:
+            return None
+        dirty = dirty_values(self.program, set(changed), active)
+        schedule = build(self.plan, active, self.backend, self.policy.stats == "refreshed", dirty)
+        self._schedules[key] = schedule
+        if len(self._schedules) > REMEMBERED:
+            self._schedules.popitem(last=False)
+        return schedule
+
+    def _share(self, active: dict[Value, Table]) -> float:
+        """Active share of the multiply-accumulates."""
+        dense = sum(op.macs_per_row() * op.out.rows for op in self.program.ops)
+        part = sum(op.macs_per_row() * len(active[op.out]) for op in self.program.ops if op.out.grid)
+        return part / dense if dense else 1.0
+
+    # Reports
+
+    def explain(self, region: Region | None = None) -> Explanation:
+        """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks."""
+        if region is not None:
+            self._check_region(region)
+        active = self.active(region) if region is not None else activity.everything(self.program)
+        return explain(self.program, self.plan, active, self.backend.name)
+
+    def active_mask(self, region: Region) -> Tensor:
+        """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
+        self._check_region(region)
+        output = next((o.value for o in self.program.outputs if o.value is not None and o.value.grid), None)
+        if output is None:
+            raise RegionError("the module returns no image")
+        active = self.active(region)
+        if self._share(active) >= self.policy.crossover:
+            active = activity.everything(self.program)
+        mask: Mask = np.zeros(output.rows, np.bool_)
+        mask[active[output].array] = True
+        assert output.grid is not None
+        return torch.from_numpy(mask.reshape(output.batch, output.grid.height, output.grid.width))
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of packed weights, beside the module's own parameters."""
+        return self.weights.packed_bytes
+
+    def __repr__(self) -> str:
+        grids = ", ".join(str(g) for g in self.program.grids())
+        return f"Incremental({type(self.module).__name__}, {self.policy.name}, {self.backend.name}, grids {grids})"
+
+
+_EMPTY = Schedule((), (), (), (), {}, 0)
+
+
+def compile(  # noqa: A001
+    module: nn.Module,
+    args: Sequence[Any] | Tensor = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    policy: str | Policy = "balanced",
+    backend: str = "auto",
+) -> Incremental:
+    """Turn a module in evaluation mode into an incremental one.
+
+    args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
+    are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16.
+
+    Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
+    mode), ValueError for an unknown policy or backend.
+    """
+    positional = (args,) if isinstance(args, Tensor) else tuple(args)
+    kernels = kernel_table.backend(backend)
+    _check_dtypes(module, positional, kwargs or {}, kernels)
+    return Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
+
+
+def _check_dtypes(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], kernels: Backend) -> None:
+    tensors = [*module.parameters(), *pytree.tree_leaves((tuple(args), kwargs))]
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            continue
+        if tensor.is_floating_point() and tensor.dtype not in ROW_DTYPES:
+            raise InputError(f"the {kernels.name} backend computes in float32 or bfloat16, not {tensor.dtype}; convert the module")
+        if tensor.device.type != "cpu":
+            raise InputError(f"the {kernels.name} backend runs on the CPU, not on {tensor.device}; move the module")
+
+

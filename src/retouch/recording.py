@@ -1,0 +1,212 @@
+"""What one run leaves behind, and how edits change it: kept rows, dense values, statistics, undo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from retouch.ir import Value
+from retouch.ops.dense import Dense
+from retouch.ops.row_map import Matrix
+from retouch.schedule import Schedule, Slot
+from retouch.weights import Weights
+
+if TYPE_CHECKING:
+    from retouch.kernels import Backend
+
+
+class UndoError(RuntimeError):
+    """There is nothing to undo or to redo."""
+
+
+@dataclass(eq=False)
+class Delta:
+    """What an update overwrote. Swapping it with the recording undoes the update; again, redoes it."""
+
+    rows: dict[Value, tuple[Any, Tensor, Any]] = field(default_factory=dict)
+    buffers: dict[Value, Tensor] = field(default_factory=dict)
+    dense: dict[Value, Any] = field(default_factory=dict)
+    states: dict[Slot, Tensor] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        held = [saved for _, saved, _ in self.rows.values()]
+        held += [*self.buffers.values(), *self.states.values()]
+        return sum(t.numel() * t.element_size() for t in held)
+
+
+def _value_of(slot: Slot) -> Value:
+    value: Value = slot.key if isinstance(slot.key, Value) else slot.key.value
+    return value
+
+
+class Recording:
+    """Everything an update reads besides its own rows. Made by `Incremental.record`.
+
+    A recording belongs to the compiled module that made it. `undo()` takes back the last update, bit for
+    bit; `redo()` applies it again.
+    """
+
+    def __init__(self, backend: Backend, weights: Weights, owner: object) -> None:
+        self.backend, self.weights, self.owner = backend, weights, owner
+        self.hashes = list(weights.hashes)
+        self.buffers: dict[Value, Tensor] = {}
+        self.values: dict[Value, Any] = {}
+        self.states: dict[Slot, Tensor] = {}
+        self.deltas: list[Delta] = []
+        self.undone: list[Delta] = []
+        self.pending: Delta | None = None
+        self._handles: dict[Slot, Any] = {}
+        self._slots: dict[Value, list[Slot]] = {}
+
+    # Handles for schedules
+
+    def resolve(self, slot: Slot) -> Any:
+        """The kernel handle of a slot."""
+        found = self._handles.get(slot)
+        if found is None:
+            found = self._make(slot)
+            if slot.kind != "saved":
+                self._handles[slot] = found
+                self._slots.setdefault(_value_of(slot), []).append(slot)
+        return found
+
+    def _make(self, slot: Slot) -> Any:
+        if slot.kind == "kept":
+            return self.backend.columns(self.backend.rows(self.buffers[slot.key]), slot.start, slot.channels)
+        if slot.kind == "saved":
+            assert self.pending is not None
+            return self.backend.columns(self.pending.rows[slot.key][2], slot.start, slot.channels)
+        if slot.kind in ("sums", "folded"):
+            return self.backend.rows(self.state(slot))
+        if slot.kind == "matrix":
+            return self._matrix(slot.key)
+        return self.weights.handle(slot)
+
+    def _matrix(self, matrix: Matrix) -> Any:
+        folded = Slot("folded", matrix.value)
+        if folded in self.states:
+            return self.backend.columns(self.backend.rows(self.states[folded]), matrix.start, matrix.channels)
+        if matrix.value in self.weights.values:
+            return self.weights.handle(Slot("matrix", matrix))
+        rows = self.backend.rows(matrix.tensor(self.values[matrix.value]))
+        return self.backend.columns(rows, matrix.start, matrix.channels)
+
+    def state(self, slot: Slot) -> Tensor:
+        """Channel sums float64 `[B, 2C]` of a value, or scales and shifts float32 `[B, 2C]` of a norm."""
+        if slot not in self.states:
+            value: Value = slot.key
+            if slot.kind == "sums":
+                self.states[slot] = torch.zeros(value.batch, 2 * value.channels, dtype=torch.float64)
+            else:
+                self.states[slot] = torch.empty(value.shape, dtype=torch.float32)
+        return self.states[slot]
+
+    def forget(self, *values: Value) -> None:
+        """Drop the handles that were made from values that are replaced."""
+        for value in values:
+            for slot in self._slots.pop(value, ()):
+                self._handles.pop(slot, None)
+
+    # Dense operations
+
+    def compute(self, op: Dense) -> None:
+        """Run a dense operation; its result replaces the recorded one, which the pending update keeps."""
+        tensors = []
+        for source in op.sources:
+            if isinstance(source, Value):
+                known = self.weights.values if source in self.weights.values else self.values
+                tensors.append(known[source])
+            else:
+                tensors.append(source.tensor(self.buffers[source.value]))
+        result = op.run(tensors)
+        if op.result is not None:
+            self.put_rows(op.out, op.result.rows(result))
+        else:
+            self.put(op.out, result)
+
+    def put(self, value: Value, content: Any) -> None:
+        """Replace a dense value."""
+        if self.pending is not None and value in self.values:
+            self.pending.dense.setdefault(value, self.values[value])
+        self.values[value] = content
+        self.forget(value)
+
+    def put_rows(self, value: Value, rows: Tensor) -> None:
+        """Replace all rows of a kept value."""
+        if self.pending is not None and value in self.buffers:
+            self.pending.buffers.setdefault(value, self.buffers[value])
+        self.buffers[value] = rows
+        self.forget(value)
+
+    # Updates
+
+    def begin(self, schedule: Schedule) -> None:
+        """Save what `schedule` will overwrite."""
+        delta = Delta()
+        copy = self.backend.kernel("copy_rows")
+        for value, index, count in schedule.saves:
+            saved = torch.empty(count, value.channels, dtype=value.dtype)
+            handle = self.backend.rows(saved)
+            copy(handle, None, self.resolve(Slot("kept", value, 0, value.channels)), index)
+            delta.rows[value] = (index, saved, handle)
+        delta.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
+        self.pending = delta
+
+    def commit(self) -> None:
+        """Make the pending update the last one that can be undone."""
+        assert self.pending is not None
+        self.deltas.append(self.pending)
+        self.undone.clear()
+        self.pending = None
+
+    def abort(self) -> None:
+        """Take back the pending update."""
+        if self.pending is not None:
+            delta, self.pending = self.pending, None
+            self._swap(delta)
+
+    def _swap(self, delta: Delta) -> None:
+        swap = self.backend.kernel("swap_rows")
+        for value, (index, _, handle) in delta.rows.items():
+            swap(self.resolve(Slot("kept", value, 0, value.channels)), index, handle)
+        for slot, saved in delta.states.items():
+            current = self.states[slot].clone()
+            self.states[slot].copy_(saved)
+            saved.copy_(current)
+        for value, old in delta.buffers.items():
+            delta.buffers[value], self.buffers[value] = self.buffers[value], old
+        for value, old in delta.dense.items():
+            delta.dense[value], self.values[value] = self.values[value], old
+        if delta.buffers or delta.dense:
+            self.forget(*delta.buffers, *delta.dense)
+
+    def undo(self) -> None:
+        """Take back the last update; UndoError when there is none."""
+        if not self.deltas:
+            raise UndoError("nothing to undo: no update since the recording was made")
+        delta = self.deltas.pop()
+        self._swap(delta)
+        self.undone.append(delta)
+
+    def redo(self) -> None:
+        """Apply the update that was last undone; UndoError when there is none."""
+        if not self.undone:
+            raise UndoError("nothing to redo: no update was undone, or a new one came after it")
+        delta = self.undone.pop()
+        self._swap(delta)
+        self.deltas.append(delta)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of kept rows, dense values and statistics, and of the saved rows of all updates."""
+        tensors = [*self.buffers.values(), *self.states.values()]
+        tensors += [v for v in self.values.values() if isinstance(v, Tensor)]
+        held = sum(t.numel() * t.element_size() for t in tensors)
+        return held + sum(d.nbytes for d in [*self.deltas, *self.undone])
+
+    def __repr__(self) -> str:
+        return f"Recording({self.nbytes / 1e6:.1f} MB, {len(self.deltas)} updates)"

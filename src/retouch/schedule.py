@@ -1,0 +1,461 @@
+"""From a planned program and active rows to a list of kernel calls.
+
+A schedule is built once per region and shared by recordings: what differs between recordings (kept rows,
+dense values) is named by slots and looked up when it runs. Temporary rows share one arena.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from retouch.expr import Expr, Instr, is_row_wise
+from retouch.geometry import Geometry
+from retouch.ir import Op, Program, Value
+from retouch.kernels import Backend
+from retouch.ops.dense import Dense, Lift
+from retouch.ops.gemm import Accumulate, Weight
+from retouch.ops.moments import Moments
+from retouch.ops.pool import Pool
+from retouch.ops.row_map import Concat, Map, Matrix, Remap, Slice
+from retouch.ops.shuffle import Shuffle
+from retouch.passes.plan import Plan
+from retouch.tables import Table, Tables
+
+if TYPE_CHECKING:
+    from retouch.recording import Recording
+
+COPY: Expr = (Instr("rows", 0),)
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Something that a recording or the weights hold, by `kind`.
+
+    kept: rows of a value. saved: its rows before this update. sums: its channel sums. folded: scales and
+    shifts of a norm. matrix: a dense value as a matrix. packed, filters: weights.
+    """
+
+    kind: str
+    key: Any
+    start: int = 0
+    channels: int = 0
+    hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hash", hash((self.kind, self.key, self.start, self.channels)))
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def columns(self, start: int, channels: int) -> Slot:
+        if self.kind == "matrix":
+            return Slot("matrix", self.key.columns(start, channels))
+        return Slot(self.kind, self.key, self.start + start, channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Temp:
+    """Rows that live during one run only."""
+
+    rows: int
+    channels: int
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.channels * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Some columns of temporary rows."""
+
+    base: Temp
+    start: int
+    channels: int
+
+
+Operand = Slot | Temp | Columns
+
+
+def columns(operand: Operand, start: int, channels: int) -> Operand:
+    """Columns `start` to `start + channels` of an operand."""
+    if isinstance(operand, Slot):
+        return operand.columns(start, channels)
+    if isinstance(operand, Temp):
+        return Columns(operand, start, channels)
+    return Columns(operand.base, operand.start + start, channels)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One step: a kernel, or a function of the recording (`host`)."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    host: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Kernel calls ready to run.
+
+    `saves` are the kept values this run writes, with the index handle of the rows (None: all of them) and
+    their number; `states` the dense values and statistics it writes.
+    """
+
+    calls: tuple[Call, ...]
+    saves: tuple[tuple[Value, Any, int], ...]
+    states: tuple[Slot, ...]
+    dense: tuple[Value, ...]
+    active: dict[Value, Table]
+    arena_bytes: int
+
+    def run(self, recording: Recording) -> None:
+        """Execute all calls on a recording."""
+        resolve = recording.resolve
+
+        def fill(argument: Any) -> Any:
+            kind = type(argument)
+            if kind is Slot:
+                return resolve(argument)
+            if kind is list:
+                return [fill(a) for a in argument]
+            if kind is tuple:
+                return tuple(fill(a) for a in argument)
+            return argument
+
+        for call in self.calls:
+            if call.host:
+                call.function(recording, *call.args)
+            else:
+                call.function(*[fill(a) for a in call.args])
+
+
+class Builder:
+    """Builds a schedule: operations emit their kernel calls into it."""
+
+    def __init__(self, plan: Plan, active: dict[Value, Table], backend: Backend, refresh: bool, dirty: set[Value]) -> None:
+        """`refresh`: statistics follow the active rows; `dirty`: dense values to be computed again."""
+        self.plan, self.actives, self.backend = plan, active, backend
+        self.refresh, self.dirty = refresh, dirty
+        self.producers = plan.program.producers()
+        self.tables = Tables()
+        self.calls: list[Call] = []
+        self.temps: dict[Value, Temp] = {}
+        self.evaluated: dict[tuple[Value, int], Temp] = {}
+        self.indices: dict[int, Any] = {}
+        self.programs: dict[Expr, Any] = {}
+        self.states: dict[Slot, None] = {}
+        self.slots: dict[Slot, Slot] = {}
+        self.everything: dict[int, Table] = {}
+        self.recomputed: list[Value] = []
+
+    # What operations ask for
+
+    def active(self, value: Value) -> Table:
+        """The rows of `value` that are computed."""
+        return self.actives[value]
+
+    def taps(self, geometry: Geometry, rows: Table) -> Table:
+        return self.tables.taps(geometry, rows)
+
+    def access(self, value: Value, table: Table) -> tuple[Operand, Table | None]:
+        """Where the rows named by `table` are: an operand and the index table into it (None: in order)."""
+        storage = self.plan.storage[value]
+        if storage == "kept":
+            return Slot("kept", value, 0, value.channels), None if table.full else table
+        producer = self.producers[value]
+        if storage == "lifted":
+            assert isinstance(producer, Lift)
+            return Slot("matrix", producer.source), None if table.full else table
+        if storage == "transient":
+            rows = self.active(value)
+            if table is rows or (table.full and rows.full):
+                return self.temps[value], None
+            return self.temps[value], self.tables.positions(table, rows)
+        if isinstance(producer, Slice):
+            operand, index = self.access(producer.src, table)
+            return columns(operand, producer.start, value.channels), index
+        if isinstance(producer, Remap):
+            return self.access(producer.src, self.tables.moved(producer.geometry, table))
+        rows, positions = self.tables.unique(table)
+        return self._evaluated(value, rows), positions
+
+    def whole(self, keys: Value | Matrix) -> Operand:
+        """All rows of a value, in order."""
+        if isinstance(keys, Matrix):
+            return Slot("matrix", keys)
+        rows = self.everything.setdefault(keys.rows, Table.all(keys.rows))
+        operand, index = self.access(keys, rows)
+        assert index is None, f"{keys.name} is read whole but not kept"
+        return operand
+
+    def target(self, value: Value) -> tuple[Operand, Table | None]:
+        """Where an operation writes its active rows: an operand and the row index (None: in order)."""
+        rows = self.active(value)
+        if self.plan.storage[value] == "kept":
+            return Slot("kept", value, 0, value.channels), None if rows.full else rows
+        self.temps[value] = Temp(len(rows), value.channels, value.dtype)
+        return self.temps[value], None
+
+    def epilogue(self, op: Accumulate, rows: Table) -> tuple[Any, ...]:
+        """Program, row operands, vector operands and samples of an operation with an epilogue."""
+        operands = [self.access(v, rows) for v in op.rows]
+        vectors = [Slot("matrix", v) for v in op.vectors]
+        return op.epilogue, operands, vectors, self.samples(op.out, rows)
+
+    def samples(self, value: Value, rows: Table) -> Table | None:
+        assert value.grid is not None
+        return self.tables.samples(rows, value.grid.size)
+
+    def bounds(self, value: Value, rows: Table) -> Table:
+        """Where the rows of each sample begin and end."""
+        assert value.grid is not None
+        return self.tables.bounds(rows, value.grid.size)
+
+    def packed(self, weight: Weight) -> Slot:
+        return Slot("packed", weight)
+
+    def filters(self, weight: Weight) -> Slot:
+        return Slot("filters", weight)
+
+    def tap_weights(self, op: Pool, rows: Table) -> Any:
+        return self.backend.rows(torch.from_numpy(op.tap_weights(rows.array)))
+
+    def phases(self, op: Shuffle, rows: Table) -> Table:
+        return Table(op.phases(rows.array), op.factor[0] * op.factor[1])
+
+    def call(self, kernel: str, *args: Any) -> None:
+        """Append a kernel call; operands, tables and expressions become handles."""
+        self.calls.append(Call(self.backend.kernel(kernel), args))
+
+    def host(self, function: Callable[..., Any], *args: Any) -> None:
+        """Append a function of the recording."""
+        self.calls.append(Call(function, args, host=True))
+
+    # Maps
+
+    def evaluate(self, value: Value) -> None:
+        """Compute a kept map, concatenation or remap on its active rows."""
+        self._compute(value, self.active(value), *self.target(value))
+
+    def _evaluated(self, value: Value, rows: Table) -> Temp:
+        key = (value, id(rows))
+        if key not in self.evaluated:
+            temp = Temp(len(rows), value.channels, value.dtype)
+            self.evaluated[key] = temp
+            self._compute(value, rows, temp, None)
+        return self.evaluated[key]
+
+    def _compute(self, value: Value, rows: Table, out: Operand, out_index: Table | None) -> None:
+        op = self.producers[value]
+        if isinstance(op, Map):
+            for start, channels in self._pieces(op):
+                self._map(op, rows, start, channels, out, out_index)
+        elif isinstance(op, Concat):
+            start = 0
+            for part in op.parts:
+                self._part(part, rows, columns(out, start, part.channels), out_index)
+                start += part.channels
+        elif isinstance(op, Remap):
+            operand, index = self.access(op.src, self.tables.moved(op.geometry, rows))
+            self.call("row_map", out, out_index, COPY, [(operand, index)], [], None)
+        else:
+            raise AssertionError(f"{value.name} is not virtual")
+
+    def _part(self, part: Value, rows: Table, out: Operand, out_index: Table | None) -> None:
+        if self.plan.storage[part] == "virtual" and isinstance(self.producers[part], Map | Concat):
+            self._compute(part, rows, out, out_index)
+        else:
+            self.call("row_map", out, out_index, COPY, [self.access(part, rows)], [], None)
+
+    def _joined(self, value: Value) -> Concat | None:
+        op = self.producers.get(value)
+        return op if isinstance(op, Concat) and self.plan.storage[value] == "virtual" else None
+
+    def _pieces(self, op: Map) -> Iterable[tuple[int, int]]:
+        """Channel ranges in which no concatenated operand changes its part."""
+        cuts = {0, op.out.channels}
+        if not is_row_wise(op.expr):
+            for value in op.rows:
+                joined = self._joined(value)
+                start = 0
+                for part in joined.parts if joined else ():
+                    start += part.channels
+                    cuts.add(start)
+        return [(a, b - a) for a, b in pairwise(sorted(cuts))]
+
+    def _map(self, op: Map, rows: Table, start: int, channels: int, out: Operand, out_index: Table | None) -> None:
+        whole = channels == op.out.channels
+        operands = [
+            self.access(v, rows) if whole else self._columns(v, rows, start, channels) for v in op.rows
+        ]
+        vectors = [Slot("matrix", v if whole else v.columns(start, channels)) for v in op.vectors]
+        target = out if whole else columns(out, start, channels)
+        self.call("row_map", target, out_index, op.expr, operands, vectors, self.samples(op.out, rows))
+
+    def _columns(self, value: Value, rows: Table, start: int, channels: int) -> tuple[Operand, Table | None]:
+        """Some channels of a row operand; of a concatenation, those of the part that holds them."""
+        joined = self._joined(value)
+        for part in joined.parts if joined else ():
+            if start < part.channels:
+                return self._columns(part, rows, start, channels)
+            start -= part.channels
+        operand, index = self.access(value, rows)
+        if value.channels == 1:
+            return operand, index
+        return columns(operand, start, channels), index
+
+    # Statistics and dense values
+
+    def statistics(self, op: Moments) -> None:
+        """Sums of the parts, old rows replaced by new ones, and the norm's scales and shifts."""
+        complete = all(self.active(v).full for v in op.parts)
+        if not complete and not self.refresh:
+            return
+        for part in op.parts:
+            self._sums(part)
+        grid = op.parts[0].grid
+        assert grid is not None
+        self.states[Slot("folded", op.out)] = None
+        vectors = [
+            None if v is None else Slot("matrix", Matrix(v, v.shape, (0,), (1, v.shape[0]))) for v in (op.weight, op.bias)
+        ]
+        sums = [Slot("sums", v) for v in op.parts]
+        self.call("fold_norm", Slot("folded", op.out), sums, op.groups, grid.size, op.eps, *vectors)
+
+    def _sums(self, part: Value) -> None:
+        slot = Slot("sums", part)
+        if slot in self.states:
+            return
+        self.states[slot] = None
+        rows = self.active(part)
+        operand, index = self.access(part, rows)
+        bounds = self.bounds(part, rows)
+        if rows.full:
+            self.host(_clear, slot)
+        else:
+            assert isinstance(operand, Slot)
+            saved = Slot("saved", operand.key, operand.start, operand.channels)
+            self.call("channel_sums", slot, saved, None, bounds, -1)
+        self.call("channel_sums", slot, operand, index, bounds, 1)
+
+    def dense(self, op: Dense) -> None:
+        """Run a dense operation unless its inputs are unchanged."""
+        if op.out in self.dirty:
+            self.recomputed.append(op.out)
+            self.host(_run_dense, op)
+
+    # The result
+
+    def finish(self) -> Schedule:
+        """Place temporaries in the arena and turn every argument into what kernels take."""
+        offsets, size = _place(self.calls)
+        memory = self.backend.arena(size)
+        handles = {t: memory(o, t.rows, t.channels, t.dtype) for t, o in offsets.items()}
+        calls = tuple(Call(c.function, tuple(self._handle(a, handles) for a in c.args), c.host) for c in self.calls)
+        saves = tuple(
+            (v, None if rows.full else self._handle(rows, {}), len(rows))
+            for v, rows in self.actives.items()
+            if self.plan.storage[v] == "kept" and len(rows) and not isinstance(self.producers.get(v), Dense)
+        )
+        return Schedule(calls, saves, tuple(self.states), tuple(self.recomputed), self.actives, size)
+
+    def _handle(self, argument: Any, temps: dict[Temp, Any]) -> Any:
+        if isinstance(argument, Slot):
+            return self.slots.setdefault(argument, argument)
+        if isinstance(argument, Temp):
+            return temps[argument]
+        if isinstance(argument, Columns):
+            return self.backend.columns(temps[argument.base], argument.start, argument.channels)
+        if isinstance(argument, Table):
+            if id(argument) not in self.indices:
+                self.indices[id(argument)] = self.backend.index(argument.array)
+                self.tables.keep(argument)
+            return self.indices[id(argument)]
+        if isinstance(argument, list):
+            return [self._handle(a, temps) for a in argument]
+        if isinstance(argument, tuple):
+            if argument and isinstance(argument[0], Instr):
+                if argument not in self.programs:
+                    self.programs[argument] = self.backend.program(argument)
+                return self.programs[argument]
+            return tuple(self._handle(a, temps) for a in argument)
+        return argument
+
+
+def _clear(recording: Recording, slot: Slot) -> None:
+    recording.state(slot).zero_()
+
+
+def _run_dense(recording: Recording, op: Dense) -> None:
+    recording.compute(op)
+
+
+def _temps(argument: Any) -> Iterable[Temp]:
+    if isinstance(argument, Temp):
+        yield argument
+    elif isinstance(argument, Columns):
+        yield argument.base
+    elif isinstance(argument, list | tuple):
+        for a in argument:
+            yield from _temps(a)
+
+
+def _place(calls: Sequence[Call]) -> tuple[dict[Temp, int], int]:
+    """Byte offsets of temporaries, first fit over their lifetimes, and the size of the arena."""
+    first: dict[Temp, int] = {}
+    last: dict[Temp, int] = {}
+    for i, call in enumerate(calls):
+        for temp in _temps(call.args):
+            first.setdefault(temp, i)
+            last[temp] = i
+    placed: dict[Temp, int] = {}
+    living: list[Temp] = []
+    size = 0
+    for temp in first:
+        living = [t for t in living if last[t] >= first[temp]]
+        offset = 0
+        for other in sorted(living, key=placed.__getitem__):
+            if offset + temp.nbytes <= placed[other]:
+                break
+            offset = max(offset, -(-(placed[other] + other.nbytes) // ALIGNMENT) * ALIGNMENT)
+        placed[temp] = offset
+        living.append(temp)
+        size = max(size, offset + temp.nbytes)
+    return placed, size
+
+
+def build(plan: Plan, active: dict[Value, Table], backend: Backend, refresh: bool, dirty: set[Value]) -> Schedule:
+    """The schedule that computes the `active` rows of every value, and the `dirty` dense values."""
+    builder = Builder(plan, active, backend, refresh, dirty)
+    for op in plan.program.ops:
+        if _is_due(op, plan, active):
+            op.emit(builder)
+    return builder.finish()
+
+
+def _is_due(op: Op, plan: Plan, active: dict[Value, Table]) -> bool:
+    if isinstance(op, Moments):
+        return any(len(active[v]) for v in op.parts)
+    if op.out.grid is None or isinstance(op, Dense):
+        return True
+    return plan.storage[op.out] in ("kept", "transient") and len(active[op.out]) > 0
+
+
+def dirty_values(program: Program, changed: set[Value], active: dict[Value, Table]) -> set[Value]:
+    """Dense values that depend on a changed input or on rows that are computed again."""
+    dirty = set(changed)
+    for op in program.ops:
+        if op.out.grid is None or isinstance(op, Dense):
+            rows = any(v.grid and len(active[v]) for v, _ in op.operands())
+            if rows or any(v in dirty for v in op.dense_operands()):
+                dirty.add(op.out)
+    return dirty

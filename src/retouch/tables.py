@@ -1,0 +1,125 @@
+"""Lists of rows and index tables, derived once per region and shared by layers and steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from retouch.geometry import Geometry, IntArray
+
+
+class Table:
+    """int32 rows `[M]` or taps `[M, T]` of a map of `total` rows; -1 stands for a row of zeros.
+
+    `ascending` lists hold distinct rows in order, without -1; `full` ones hold every row.
+    """
+
+    __slots__ = ("array", "ascending", "full", "total")
+
+    def __init__(self, array: IntArray, total: int, ascending: bool = False) -> None:
+        self.array = array
+        self.total = total
+        self.ascending = ascending
+        self.full = ascending and len(array) == total
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @staticmethod
+    def all(total: int) -> Table:
+        return Table(np.arange(total, dtype=np.int32), total, ascending=True)
+
+    @staticmethod
+    def of_mask(mask: npt.NDArray[np.bool_], batch: int) -> Table:
+        """The active rows of `[1 or B, H, W]`, repeated for every sample of the batch."""
+        whole = np.broadcast_to(mask, (batch, *mask.shape[1:]))
+        return Table(np.flatnonzero(whole).astype(np.int32), whole.size, ascending=True)
+
+
+class Tables:
+    """Derives tables and remembers them by the identity of what they came from."""
+
+    def __init__(self) -> None:
+        self._taps: dict[tuple[Geometry, int], Table] = {}
+        self._unique: dict[int, tuple[Table, Table]] = {}
+        self._inverse: dict[int, IntArray] = {}
+        self._found: dict[tuple[int, int], Table] = {}
+        self._samples: dict[tuple[int, int], Table] = {}
+        self._bounds: dict[tuple[int, int], Table] = {}
+        self._alive: list[Table] = []
+
+    def keep(self, *tables: Table) -> None:
+        """Hold on to tables whose identity is a key."""
+        self._alive.extend(tables)
+
+    def taps(self, geometry: Geometry, rows: Table) -> Table:
+        """Input rows that the output rows `[M]` read: `[M, T]`, or `[M]` for a single tap."""
+        key = (geometry, id(rows))
+        if key not in self._taps:
+            total = rows.total // geometry.outputs.size * geometry.inputs.size
+            array = geometry.rows(rows.array)
+            self._taps[key] = Table(array[:, 0].copy() if geometry.taps == 1 else array, total)
+            self.keep(rows, self._taps[key])
+        return self._taps[key]
+
+    def moved(self, geometry: Geometry, table: Table) -> Table:
+        """`table` of output rows of a one-tap geometry as a table of its input rows."""
+        key = (geometry, id(table))
+        if key not in self._taps:
+            flat = table.array.reshape(-1)
+            source = geometry.rows(np.maximum(flat, 0))[:, 0]
+            source[flat < 0] = -1
+            total = table.total // geometry.outputs.size * geometry.inputs.size
+            self._taps[key] = Table(source.reshape(table.array.shape), total)
+            self.keep(table, self._taps[key])
+        return self._taps[key]
+
+    def unique(self, table: Table) -> tuple[Table, Table | None]:
+        """The distinct rows that `table` names, ascending, and `table` as positions among them (None: as is)."""
+        if table.ascending:
+            return table, None
+        if id(table) not in self._unique:
+            used = np.zeros(table.total + 1, dtype=np.bool_)
+            used[table.array] = True
+            used[-1] = False
+            rows = Table(np.flatnonzero(used).astype(np.int32), table.total, ascending=True)
+            self._unique[id(table)] = rows, self.positions(table, rows)
+            self.keep(table, rows)
+        return self._unique[id(table)]
+
+    def positions(self, table: Table, rows: Table) -> Table:
+        """Where the entries of `table` stand in the ascending list `rows`; ValueError when one does not."""
+        if rows.full:
+            return table
+        key = (id(table), id(rows))
+        if key not in self._found:
+            if id(rows) not in self._inverse:
+                inverse = np.full(rows.total + 1, -2, dtype=np.int32)
+                inverse[rows.array] = np.arange(len(rows), dtype=np.int32)
+                inverse[-1] = -1
+                self._inverse[id(rows)] = inverse
+            found = self._inverse[id(rows)][table.array]
+            if found.min(initial=0) < -1:
+                raise ValueError("rows are read that were not computed")
+            self._found[key] = Table(found, len(rows))
+            self.keep(table, rows, self._found[key])
+        return self._found[key]
+
+    def samples(self, rows: Table, size: int) -> Table | None:
+        """The sample of every row of a list; None when there is only one."""
+        if rows.total == size:
+            return None
+        key = (id(rows), size)
+        if key not in self._samples:
+            self._samples[key] = Table(rows.array // np.int32(size), rows.total // size)
+            self.keep(rows, self._samples[key])
+        return self._samples[key]
+
+    def bounds(self, rows: Table, size: int) -> Table:
+        """Where each sample's rows begin and end in an ascending list: int32 `[B + 1]`."""
+        key = (id(rows), size)
+        if key not in self._bounds:
+            edges = np.searchsorted(rows.array, np.arange(0, rows.total + size, size)).astype(np.int32)
+            self._bounds[key] = Table(edges, len(rows) + 1)
+            self.keep(rows, self._bounds[key])
+        return self._bounds[key]

@@ -1,0 +1,227 @@
+"""The command line: help, bad input, and the shape of what bench writes."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from retouch.bench import Edit, read_mask, square
+from retouch.bench.measure import compare
+from retouch.cli import app
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+TINY = ["--model", "resnet-generator", "--tiny", "--no-compile", "--repeat", "1"]
+KEYS = {
+    "model",
+    "edit",
+    "policy",
+    "dtype",
+    "dense_ms",
+    "dense_kind",
+    "dense_eager_ms",
+    "dense_channels_last_ms",
+    "dense_compiled_ms",
+    "record_ms",
+    "record_over_dense",
+    "update_ms",
+    "update_cached_ms",
+    "undo_ms",
+    "speedup",
+    "macs_dense",
+    "macs_active",
+    "kept_bytes",
+    "peak_rss_bytes",
+    "compile_s",
+    "packed_bytes",
+    "max_abs_err",
+    "rel_err",
+    "outside_unchanged",
+    "machine",
+    "spread",
+    "fallbacks",
+}
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", ["bench", "explain", "demo"])
+def test_every_command_and_option_has_help(command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+    group = app.registered_commands
+    assert all(each.callback.__doc__ for each in group)
+
+
+def test_version_names_the_package():
+    result = call("--version")
+    assert result.exit_code == 0
+    assert result.output.startswith("retouch ")
+
+
+def test_list_shows_every_network():
+    result = call("bench", "--list")
+    assert result.exit_code == 0
+    for name in ("ddpm-256", "sd15-unet", "taesd", "sd3"):
+        assert name in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),
+        (["explain", "nope"], "choose from: ddpm-256, sd15-unet"),
+        (["bench", "--policy", "nope"], "balanced"),
+        (["demo", "--policy", "nope"], "balanced"),
+        (["bench", "--edit", "0"], "above 0 and at most 1"),
+        (["explain", "dit", "--edit", "1.5"], "above 0 and at most 1"),
+        (["bench", "--edit", "nan"], "above 0 and at most 1"),
+        (["bench", "--mask", "missing.png"], "cannot read the mask"),
+        (["bench", "--json", "missing/out.json"], "cannot write"),
+        (["bench", "--dtype", "int8"], "bfloat16"),
+        (["bench", "--backend", "nope"], "reference"),
+        (["bench", "--repeat", "0"], "--repeat"),
+    ],
+)
+def test_bad_input_is_named_on_stderr(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_demo_refuses_a_file_as_folder(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    result = call("demo", "--output", path)
+    assert result.exit_code == 2
+    assert "cannot make the folder" in result.stderr
+
+
+def test_mask_of_another_size_names_both(tmp_path):
+    path = tmp_path / "mask.png"
+    Image.new("L", (20, 30), 255).save(path)
+    result = call("bench", "--mask", path)
+    assert result.exit_code == 2
+    assert "20x30" in result.stderr
+    assert "256x256" in result.stderr
+
+
+def test_empty_mask_is_refused(tmp_path):
+    path = tmp_path / "mask.png"
+    Image.new("L", (64, 64), 0).save(path)
+    with pytest.raises(ValueError, match="empty"):
+        read_mask(path, (64, 64))
+
+
+def test_a_mask_that_is_no_image_is_refused(tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_text("no image")
+    with pytest.raises(ValueError, match="cannot read the mask"):
+        read_mask(path, (64, 64))
+
+
+def test_mask_pixels_are_the_bright_ones(tmp_path):
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((3, 1), (255, 255, 255))
+    image.save(tmp_path / "mask.png")
+    edit = read_mask(tmp_path / "mask.png", (2, 4))
+    assert edit.mask.nonzero().tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("size", [(256, 256), (64, 64), (256, 512), (7, 300)])
+@pytest.mark.parametrize("fraction", [1e-9, 0.012, 0.15, 0.5, 1.0])
+def test_square_covers_its_share(size, fraction):
+    edit = square(fraction, size)
+    pixels = size[0] * size[1]
+    assert edit.mask.shape == size
+    assert edit.mask.any()
+    assert abs(edit.fraction - fraction) * pixels <= 0.5 * max(size) + 1
+
+
+def test_square_is_off_the_grid_and_near_the_middle():
+    rows, cols = square(0.012, (256, 256)).mask.nonzero().aminmax(dim=0)
+    assert (rows % 8).tolist() == [3, 5]
+    assert abs((rows + cols) / 2 - 128).max() <= 8
+
+
+def test_compare_measures_inside_and_checks_outside():
+    before, truth = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
+    active = torch.tensor([[[[True, False], [False, False]]]])
+    after = before.clone()
+    after[0, 0, 0, 0] = 1.5
+    found = compare(before, after, truth, active)
+    assert found["max_abs_err"] == 0.5
+    assert found["rel_err"] == pytest.approx(0.25)
+    assert found["rel_change"] == pytest.approx(1)
+    assert found["outside_unchanged"]
+    after[0, 0, 1, 1] = 1e-6
+    assert not compare(before, after, truth, active)["outside_unchanged"]
+
+
+def test_bench_writes_a_result_for_every_edit_and_policy(tmp_path):
+    path = tmp_path / "out.json"
+    result = call(
+        *["bench", *TINY, "--edit", 0.012, "--edit", 1, "--policy", "fast", "--policy", "paper"],
+        *["--json", path, "--threads", torch.get_num_threads()],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(path.read_text())
+    assert [(each["policy"], each["edit_label"]) for each in found] == [
+        ("fast", "0.012"),
+        ("fast", "1"),
+        ("paper", "0.012"),
+        ("paper", "1"),
+    ]
+    for each in found:
+        assert set(each) >= KEYS
+        assert each["dense_ms"] == min(each["dense_eager_ms"], each["dense_channels_last_ms"])
+        assert each["dense_compiled_ms"] is None
+        assert each["speedup"] == pytest.approx(each["dense_ms"] / each["update_ms"])
+        assert each["outside_unchanged"]
+        assert 0 < each["macs_active"] <= each["macs_dense"]
+    assert "resnet-generator" in result.output
+
+
+def test_bench_measures_bfloat16_and_a_mask(tmp_path):
+    mask, path = tmp_path / "mask.png", tmp_path / "out.json"
+    Image.fromarray(square(0.05, (64, 64)).mask.byte().mul(255).numpy()).save(mask)
+    result = call("bench", *TINY, "--dtype", "bfloat16", "--mask", mask, "--json", path)
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(path.read_text())
+    assert (found["dtype"], found["edit_label"]) == ("bfloat16", "mask.png")
+
+
+def test_explain_prints_a_table():
+    result = call("explain", "resnet-generator", "--tiny", "--edit", 0.05)
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) > 5
+
+
+def test_demo_writes_its_pictures(tmp_path):
+    pytest.importorskip("skimage")
+    result = call("demo", "--tiny", "--output", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"photograph.png", "edited.png", "region.png", "after.png", "sheet.png"} <= names
+    assert "random weights" in " ".join(result.stdout.split())
+
+
+def test_a_failure_exits_with_one(monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("the kernels are on strike")
+
+    monkeypatch.setattr("retouch.compile", fail)
+    result = call("bench", *TINY)
+    assert result.exit_code == 1
+    assert "on strike" in result.stderr
+
+
+def test_edit_fraction_is_that_of_its_mask():
+    assert Edit("half", torch.tensor([[True, False]])).fraction == 0.5
