@@ -7,6 +7,7 @@
 #include "handles.h"
 #include "shuffle.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace retouch {
@@ -88,11 +89,12 @@ struct ProgramCall {
     args.out_index = check_target(out, out_index, "out_index");
     set_code(program, epilogue);
     if (!row_list.is_none())
-      for (nb::handle item : nb::iter(row_list)) add_rows(item, m, out.m.channels);
+      for (nb::handle item : nb::iter(row_list)) add_rows(item, m);
     int32_t last_sample = set_sample(sample, m);
     if (!vector_list.is_none())
       for (nb::handle item : nb::iter(vector_list))
-        add_vector(as<Rows>(item, "vectors: expected a list of Rows"), last_sample, out.m.channels);
+        add_vector(as<Rows>(item, "vectors: expected a list of Rows"), last_sample);
+    check_width(epilogue);
     if (program && (int(rows.size()) < program->compiled.rows ||
                     int(vectors.size()) < program->compiled.vectors))
       bad_value("the program reads " + str(program->compiled.rows) + " row operands and " +
@@ -116,7 +118,7 @@ struct ProgramCall {
     args.code = {c.steps.data(), int32_t(c.steps.size()), c.slots, c.temps, c.whole_row};
   }
 
-  void add_rows(nb::handle item, int64_t m, int64_t channels) {
+  void add_rows(nb::handle item, int64_t m) {
     const Index* index = nullptr;
     const Rows* r = nullptr;
     if (nb::isinstance<Rows>(item)) {
@@ -129,7 +131,6 @@ struct ProgramCall {
       if (!second.is_none()) index = &as<Index>(second, "rows: expected (Rows, Index or None)");
     }
     check_float(*r, "rows");
-    if (r->m.channels != 1) check_same(r->m.channels, channels, "channels of a row operand");
     rows.push_back({r->m, check_gather(*r, index, m, 1, "rows")});
   }
 
@@ -141,14 +142,26 @@ struct ProgramCall {
     return sample->max;
   }
 
-  void add_vector(const Rows& v, int32_t last_sample, int64_t channels) {
+  void add_vector(const Rows& v, int32_t last_sample) {
     check_dtype(v, {DType::f32}, "vectors");
-    if (v.m.channels != 1) check_same(v.m.channels, channels, "width of a vector operand");
     if (v.m.rows != 1 && v.m.rows <= last_sample)
       bad_value("vectors: " + str(v.m.rows) + " samples, but sample " + str(last_sample) +
                 " is used");
     if (v.m.rows < 1) bad_value("vectors: an operand is empty");
     vectors.push_back(v.m);
+  }
+
+  // Registers are as wide as out; only a map may reduce wider rows to an out of one channel.
+  void check_width(bool epilogue) {
+    args.width = args.out.channels;
+    if (!epilogue && args.width == 1) {
+      for (const RowOperand& r : rows) args.width = std::max(args.width, r.rows.channels);
+      for (const Matrix& v : vectors) args.width = std::max(args.width, v.channels);
+    }
+    for (const RowOperand& r : rows)
+      if (r.rows.channels != 1) check_same(r.rows.channels, args.width, "channels of a row operand");
+    for (const Matrix& v : vectors)
+      if (v.channels != 1) check_same(v.channels, args.width, "width of a vector operand");
   }
 };
 
@@ -308,7 +321,7 @@ void fold(const Rows& out, nb::handle parts, int64_t groups, double count, doubl
 void copy(const Rows& dst, const Index* dst_index, const Rows& src, const Index* src_index) {
   if (dst.m.dtype != src.m.dtype) bad_type("copy_rows: the dtypes differ");
   check_same(src.m.channels, dst.m.channels, "channels of src");
-  int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : dst.m.rows;
+  int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
   if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
   CopyArgs args{dst.m, src.m, check_target(dst, dst_index, "dst_index"),
                 check_gather(src, src_index, m, 1, "src_index"), m};

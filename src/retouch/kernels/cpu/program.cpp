@@ -224,19 +224,17 @@ void run_step(const Tile& tile, const Step& step, const View* s, const Target& d
   }
 }
 
-void store_bf16(const Tile& tile, const View& result) {
+template <class T>
+void store_result(const Tile& tile, const float* result) {
   const ProgramArgs& args = tile.args;
   const TileSpan& span = tile.span;
-  for (int64_t r = 0; r < span.rows; ++r) {
-    const float* from = row_of(result, r, nullptr);
+  const int64_t columns = min_of(span.columns, args.out.channels - span.column);
+  for (int64_t r = 0; r < span.rows; ++r, result += tile.ld) {
     int64_t line = args.out_index ? args.out_index[span.row + r] : span.row + r;
-    bf16* to = reinterpret_cast<bf16*>(args.out.data) + line * args.out.ld + span.column;
+    T* to = reinterpret_cast<T*>(args.out.data) + line * args.out.ld + span.column;
     int64_t j = 0;
-    for (; j + lanes <= span.columns; j += lanes) store(to + j, load(from + j));
-    if (j < span.columns) {
-      int64_t n = span.columns - j;
-      store_part(to + j, load_part(from + j, n), n);
-    }
+    for (; j + lanes <= columns; j += lanes) store(to + j, load(result + j));
+    if (j < columns) store_part(to + j, load_part(result + j, columns - j), columns - j);
   }
 }
 
@@ -250,7 +248,7 @@ void run_tile(const ProgramArgs& args, const TileSpan& span, const float* acc, i
               float* scratch) {
   Tile tile{args, span, acc, acc_ld, scratch, round_up(span.columns, lanes)};
   const Code& code = args.code;
-  bool direct = args.out.dtype == DType::f32;
+  bool direct = args.out.dtype == DType::f32 && args.out.channels == args.width;
   float* result = tile.slot(code.slots + code.temps);
   for (int i = 0; i < code.count; ++i) {
     const Step& step = code.steps[i];
@@ -263,7 +261,12 @@ void run_tile(const ProgramArgs& args, const TileSpan& span, const float* acc, i
              args.out_index};
     run_step(tile, step, src, dst);
   }
-  if (!direct) store_bf16(tile, {result, tile.ld, 0, nullptr});
+  if (direct) return;
+  if (span.column >= args.out.channels) return;
+  if (args.out.dtype == DType::bf16)
+    store_result<bf16>(tile, result);
+  else
+    store_result<float>(tile, result);
 }
 
 } // namespace retouch::RETOUCH_NS

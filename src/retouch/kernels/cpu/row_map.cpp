@@ -6,7 +6,7 @@ namespace retouch::RETOUCH_NS {
 
 void row_map(const RowMapArgs& args, int threads) {
   const ProgramArgs& p = args.program;
-  int64_t channels = p.out.channels;
+  int64_t channels = p.width;
   // A slot of a tile holds about 1024 floats: a few slots stay in the first-level cache.
   int64_t width = p.code.whole_row ? channels : min_of(channels, 1024);
   int64_t height = max_of(1, 1024 / width);

@@ -71,6 +71,7 @@ struct ProgramArgs {
   const int32_t* sample;    // sample of row m; nullptr: all 0
   Matrix out;
   const int32_t* out_index; // row of out for row m; nullptr: m
+  int64_t width;            // channels of the registers; an out of one channel takes the first
 };
 
 // Weights of a matrix product: panels of `lanes * vectors` columns, each [tap][channel][column].

@@ -1,0 +1,64 @@
+"""The CPU backend for the kernel table: handles and kernels of the native extension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retouch.expr import Expr
+from retouch.geometry import IntArray
+from retouch.kernels import cpu
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
+
+
+class Cpu:
+    """Handles are objects of the extension; they share the memory of the tensors they were made from."""
+
+    name = "cpu"
+    dtypes = (torch.float32, torch.bfloat16)
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(cpu, name)
+        return found
+
+    def rows(self, tensor: Tensor) -> Any:
+        return cpu.Rows(tensor)
+
+    def columns(self, rows: Any, start: int, channels: int) -> Any:
+        return rows if channels == rows.channels else rows.slice(start, channels)
+
+    def index(self, array: IntArray) -> Any:
+        return cpu.Index(torch.from_numpy(array))
+
+    def program(self, expr: Expr) -> Any:
+        return cpu.Program([(i.op, i.a, i.b, i.imm) for i in expr])
+
+    def pack(self, weight: Tensor, groups: int) -> Any:
+        return cpu.pack(weight, groups)
+
+    def packed_bytes(self, packed: Any) -> int:
+        return int(packed.nbytes)
+
+    def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)
+        return memory.view(dtype).reshape(rows, channels)
+
+    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
+        memory = cpu.Arena(max(nbytes, 64))
+
+        def rows(offset: int, count: int, channels: int, dtype: torch.dtype) -> Any:
+            return memory.rows(offset, count, channels, _DTYPES[dtype])
+
+        return rows
+
+    def fingerprint(self, tensors: Sequence[Tensor], stride: int) -> list[int]:
+        if stride > 1:
+            return [cpu.fingerprint_many(list(tensors), stride)]
+        return [cpu.fingerprint(t, stride) for t in tensors]
+
+    def set_threads(self, threads: int) -> None:
+        cpu.set_num_threads(threads)
