@@ -57,12 +57,12 @@ def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, 
     masks: dict[Value, Any] = dict.fromkeys(program.constants, False)
     for value in program.inputs:
         if value.grid:
-            mask = _batched(region.on(value.grid).mask, value.batch)
-            masks[value] = np.broadcast_to(mask, (value.batch, *mask.shape[1:]))
+            drawn = _batched(region.on(value.grid).mask, value.batch)
+            masks[value] = np.broadcast_to(drawn, (value.batch, *drawn.shape[1:]))
         else:
             masks[value] = value in changed
     for op in program.ops:
-        mask = _dense_changed(op.inputs(), masks) if _is_dense(op) else op.changed(masks)
+        mask: Any = _dense_changed(op.inputs(), masks) if _is_dense(op) else op.changed(masks)
         if op.out.grid and not isinstance(op, Lift) and any(np.any(masks[v]) for v in op.dense_operands()):
             mask = np.ones((op.out.batch, op.out.grid.height, op.out.grid.width), np.bool_)
         masks[op.out] = mask

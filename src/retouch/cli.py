@@ -23,42 +23,25 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
-    help="Incremental inference for image editing: record a run once, then compute only "
-    "what an edit touches.",
+    help="Incremental inference for image editing: record a run once, then compute only what an edit touches.",
 )
 
 Dtype = Literal["float32", "bfloat16"]
 Backend = Literal["auto", "cpu", "reference"]
-EditSize = Annotated[
-    float, typer.Option("--edit", help="Share of the image that the square edit covers, (0, 1].")
-]
-MaskFile = Annotated[
-    Path | None,
-    typer.Option("--mask", help="Image file instead of --edit: white pixels are edited."),
-]
-PolicyName = Annotated[
-    str, typer.Option("--policy", help="paper, balanced, fast or exact (see README).")
-]
-Dilate = Annotated[
-    int | None,
-    typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels."),
-]
+EditSize = Annotated[float, typer.Option("--edit", help="Share of the image that the square edit covers, (0, 1].")]
+MaskFile = Annotated[Path | None, typer.Option("--mask", help="Image file instead of --edit: white pixels are edited.")]
+PolicyName = Annotated[str, typer.Option("--policy", help="paper, balanced, fast or exact (see README).")]
+Dilate = Annotated[int | None, typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels.")]
 DtypeName = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels to use.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads of PyTorch and the kernels.")
-]
-Tiny = Annotated[
-    bool, typer.Option("--tiny", help="Few channels and a small image: to try things out.")
-]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of PyTorch and the kernels.")]
+Tiny = Annotated[bool, typer.Option("--tiny", help="Few channels and a small image: to try things out.")]
 
 
 @app.callback(invoke_without_command=True)
 def main(
     context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     """Record a run once, then compute only what an edit touches."""
     if version:
@@ -72,37 +55,25 @@ def main(
 
 @app.command()
 def bench(
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Network to measure; may be repeated.")
-    ] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="Network to measure; may be repeated.")] = None,
     edit: Annotated[
-        list[float] | None,
-        typer.Option("--edit", help="Share of the image edited, (0, 1]; may be repeated."),
+        list[float] | None, typer.Option("--edit", help="Share of the image edited, (0, 1]; may be repeated.")
     ] = None,
     mask: Annotated[
-        list[Path] | None,
-        typer.Option("--mask", help="Image file, white where edited; may be repeated."),
+        list[Path] | None, typer.Option("--mask", help="Image file, white where edited; may be repeated.")
     ] = None,
-    policy: Annotated[
-        list[str] | None, typer.Option("--policy", help="Policy name; may be repeated.")
-    ] = None,
+    policy: Annotated[list[str] | None, typer.Option("--policy", help="Policy name; may be repeated.")] = None,
     dtype: DtypeName = "float32",
     threads: Threads = None,
     backend: BackendName = "auto",
     dilate: Dilate = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="File to write the results to.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="File to write the results to.")] = None,
     no_compile: Annotated[
         bool, typer.Option("--no-compile", help="Leave torch.compile out of the dense baselines.")
     ] = False,
-    repeat: Annotated[
-        int, typer.Option("--repeat", min=1, help="Rounds that are counted, after one warm-up.")
-    ] = 5,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Rounds that are counted, after one warm-up.")] = 5,
     tiny: Tiny = False,
-    list_models: Annotated[
-        bool, typer.Option("--list", help="List models and policies and exit.")
-    ] = False,
+    list_models: Annotated[bool, typer.Option("--list", help="List models and policies and exit.")] = False,
 ) -> None:
     """Time dense, record and update of named networks, interleaved in one process.
 
@@ -168,9 +139,7 @@ def explain(
 
 @app.command()
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", help="Folder for the pictures; made if missing.")
-    ] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures; made if missing.")] = Path("demo"),
     policy: PolicyName = "balanced",
     threads: Threads = None,
     backend: BackendName = "auto",
@@ -273,9 +242,7 @@ def _torch_dtype(name: Dtype) -> Any:
     return getattr(torch, name)
 
 
-def _edits(
-    fractions: Sequence[float], masks: Sequence[Path]
-) -> Callable[[tuple[int, int]], list[Edit]]:
+def _edits(fractions: Sequence[float], masks: Sequence[Path]) -> Callable[[tuple[int, int]], list[Edit]]:
     from retouch.bench.edits import check_fraction, read_mask, square
 
     for fraction in fractions:

@@ -88,15 +88,12 @@ def run_demo(folder: Path, policy: str, backend: str, tiny: bool, console: Conso
         module, _ = run.time("building the network", lambda: network.build(tiny))
         inputs = network.inputs(tiny).with_image(photo)
         net, compile_ms = run.time(
-            "compiling",
-            lambda: retouch.compile(module, inputs.args, policy=policy, backend=backend),
+            "compiling", lambda: retouch.compile(module, inputs.args, policy=policy, backend=backend)
         )
         dense = dense_runs(module, inputs, compiled=False)[CHANNELS_LAST]
         before, dense_ms = run.repeat("dense run", dense)
         (_, recording), record_ms = run.repeat("recording", lambda: net.record(*inputs.args))
-        outcomes = [
-            _outcome(run, module, net, recording, before, edit) for edit in _edits(inputs, photo)
-        ]
+        outcomes = [_outcome(run, module, net, recording, before, edit) for edit in _edits(inputs, photo)]
     console.print(_table(dense_ms, record_ms, compile_ms, outcomes))
     written = pictures.write(folder, photo, before, outcomes[0])
     console.print(f"Pictures in {folder}/: {', '.join(path.name for path in written)}")
@@ -121,9 +118,7 @@ def _edits(inputs: Inputs, photo: Tensor) -> list[Edit]:
     return made
 
 
-def _outcome(
-    run: Runner, module: nn.Module, net: Any, recording: Any, before: Tensor, edit: Edit
-) -> Outcome:
+def _outcome(run: Runner, module: nn.Module, net: Any, recording: Any, before: Tensor, edit: Edit) -> Outcome:
     truth, _ = run.time("dense run of the edit", lambda: run_dense(module, edit.inputs))
     samples = []
     for _ in range(ROUNDS):

@@ -56,9 +56,9 @@ class Explanation:
             table.append((line.name, line.op, line.grid, share, *macs, kept, line.backend))
         widths = [min(44, max(len(row[i]) for row in table)) for i in range(len(header))]
         text = ["  ".join(cell[:w].ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        share = self.macs_active / self.macs_dense if self.macs_dense else 0.0
+        fraction = self.macs_active / self.macs_dense if self.macs_dense else 0.0
         text.append(
-            f"{self.macs_active / 1e9:.2f} of {self.macs_dense / 1e9:.2f} GMAC active ({share:.1%}), "
+            f"{self.macs_active / 1e9:.2f} of {self.macs_dense / 1e9:.2f} GMAC active ({fraction:.1%}), "
             f"{self.kept_bytes / 1e6:.0f} MB kept"
         )
         text += [f"runs densely: {reason}" for reason in self.fallbacks] or ["every operation has a rule"]
@@ -75,7 +75,17 @@ def _line(op: Op, plan: Plan, active: dict[Value, Table], backend: str) -> Line:
     value = op.out
     rows = len(active[value]) if value.grid else 0
     kept = value.nbytes if plan.storage.get(value) == "kept" else 0
+    dense, fallback = isinstance(op, Dense), op.reason if isinstance(op, Dense) else ""
+    macs = op.macs_per_row()
     return Line(
-        value.name, op.describe(), str(value.grid or ""), value.rows, rows, op.macs_per_row() * value.rows,
-        op.macs_per_row() * rows, kept, "torch" if isinstance(op, Dense) else backend, getattr(op, "reason", ""),
-    )  # fmt: skip
+        name=value.name,
+        op=op.describe(),
+        grid=str(value.grid or ""),
+        rows=value.rows,
+        active=rows,
+        macs_dense=macs * value.rows,
+        macs_active=macs * rows,
+        kept_bytes=kept,
+        backend="torch" if dense else backend,
+        fallback=fallback,
+    )

@@ -162,20 +162,14 @@ class Geometry:
     def reach(self, changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Output positions bool `[B, H, W]` with a tap on a changed input position bool `[B, H', W']`."""
         padded = np.pad(changed, ((0, 0), (0, 1), (0, 1)))
-        rows = padded[:, self.y.table, :].any(axis=2)
+        rows: npt.NDArray[np.bool_] = np.asarray(padded[:, self.y.table, :].any(axis=2))
         return np.asarray(rows[:, :, self.x.table].any(axis=3))
 
 
 def conv_geometry(
-    grid: Grid,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    grid: Grid, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> Geometry:
     """Geometry of a 2-D convolution or pooling with symmetric zero padding."""
     axes = (grid.height, grid.width)
-    y, x = (
-        AxisMap.conv(axes[i], kernel[i], stride[i], padding[i], padding[i], dilation[i]) for i in range(2)
-    )
+    y, x = (AxisMap.conv(axes[i], kernel[i], stride[i], padding[i], padding[i], dilation[i]) for i in range(2))
     return Geometry(y, x)

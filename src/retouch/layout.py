@@ -131,14 +131,12 @@ def image(value: Value) -> Ref:
     """The layout (B, C, H, W)."""
     grid = value.grid
     assert grid is not None
-    return Ref(value, (axis("b", value.batch), axis("c", value.channels), axis("h", grid.height), axis("w", grid.width)))
+    return Ref(
+        value, (axis("b", value.batch), axis("c", value.channels), axis("h", grid.height), axis("w", grid.width))
+    )
 
 
 def like(ref: Ref, value: Value) -> Ref:
     """`value` in the arrangement of `ref`: same grid and batch, whole channels in place of ref's."""
-    dims = tuple(
-        axis("c", value.channels) if any(a.axis == "c" for a in dim) else dim for dim in ref.dims
-    )
+    dims = tuple(axis("c", value.channels) if any(a.axis == "c" for a in dim) else dim for dim in ref.dims)
     return Ref(value, dims)
-
-

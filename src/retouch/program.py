@@ -14,10 +14,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from retouch import activity
+from retouch import kernels as kernel_table
 from retouch.capture import capture
 from retouch.explain import Explanation, explain
 from retouch.ir import Value
-from retouch import kernels as kernel_table
 from retouch.kernels import Backend
 from retouch.layout import Ref, image
 from retouch.lowering import lower
@@ -65,7 +65,7 @@ class Signature:
             parameter = self.forward.parameters[name]
             if parameter.kind == inspect.Parameter.VAR_KEYWORD:
                 given.update(value)
-            elif isinstance(value, Tensor) or value is not parameter.default and value != parameter.default:
+            elif isinstance(value, Tensor) or (value is not parameter.default and value != parameter.default):
                 given[name] = value
         return (), given
 
@@ -92,7 +92,9 @@ def _names(positional: Sequence[Any], named: dict[str, Any]) -> str:
 def _check_leaf(name: str, leaf: Any, example: Any) -> None:
     if not isinstance(example, Tensor):
         if not same_tensor(leaf, example):
-            raise InputError(f"argument {name} is {leaf!r}; it was {example!r} when compiled and is fixed; compile again")
+            raise InputError(
+                f"argument {name} is {leaf!r}; it was {example!r} when compiled and is fixed; compile again"
+            )
         return
     if not isinstance(leaf, Tensor):
         raise InputError(f"argument {name} is a {type(leaf).__name__}; the example was a tensor")
@@ -111,7 +113,9 @@ class Incremental:
     Made by `retouch.compile`. Called directly, it is the dense module; attributes are the module's.
     """
 
-    def __init__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], policy: Policy, kernels: Backend) -> None:
+    def __init__(
+        self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], policy: Policy, kernels: Backend
+    ) -> None:
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs)
         captured = capture(module, *self.signature.example)
@@ -212,7 +216,9 @@ class Incremental:
             )
         batch = max(v.batch for v in self.program.inputs if v.grid)
         if len(region.mask) not in (1, batch):
-            raise RegionError(f"the region has {len(region.mask)} samples and the batch {batch}; give one mask or one each")
+            raise RegionError(
+                f"the region has {len(region.mask)} samples and the batch {batch}; give one mask or one each"
+            )
 
     def _changed(self, recording: Recording, leaves: list[Any]) -> frozenset[Value]:
         pairs = zip(self.program.inputs, leaves, strict=True)
@@ -226,7 +232,9 @@ class Incremental:
             else:
                 recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
 
-    def _feed_active(self, recording: Recording, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]) -> None:
+    def _feed_active(
+        self, recording: Recording, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]
+    ) -> None:
         """Put the active rows of image inputs, and the dense inputs that changed, into the recording."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid is None:
@@ -339,7 +347,7 @@ class Incremental:
 _EMPTY = Schedule((), (), (), (), {}, 0)
 
 
-def compile(  # noqa: A001
+def compile(
     module: nn.Module,
     args: Sequence[Any] | Tensor = (),
     kwargs: dict[str, Any] | None = None,
@@ -367,8 +375,8 @@ def _check_dtypes(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]
         if not isinstance(tensor, Tensor):
             continue
         if tensor.is_floating_point() and tensor.dtype not in ROW_DTYPES:
-            raise InputError(f"the {kernels.name} backend computes in float32 or bfloat16, not {tensor.dtype}; convert the module")
+            raise InputError(
+                f"the {kernels.name} backend computes in float32 or bfloat16, not {tensor.dtype}; convert the module"
+            )
         if tensor.device.type != "cpu":
             raise InputError(f"the {kernels.name} backend runs on the CPU, not on {tensor.device}; move the module")
-
-

@@ -141,7 +141,9 @@ class Schedule:
 class Builder:
     """Builds a schedule: operations emit their kernel calls into it."""
 
-    def __init__(self, plan: Plan, active: dict[Value, Table], backend: Backend, refresh: bool, dirty: set[Value]) -> None:
+    def __init__(
+        self, plan: Plan, active: dict[Value, Table], backend: Backend, refresh: bool, dirty: set[Value]
+    ) -> None:
         """`refresh`: statistics follow the active rows; `dirty`: dense values to be computed again."""
         self.plan, self.actives, self.backend = plan, active, backend
         self.refresh, self.dirty = refresh, dirty
@@ -294,9 +296,7 @@ class Builder:
 
     def _map(self, op: Map, rows: Table, start: int, channels: int, out: Operand, out_index: Table | None) -> None:
         whole = channels == op.out.channels
-        operands = [
-            self.access(v, rows) if whole else self._columns(v, rows, start, channels) for v in op.rows
-        ]
+        operands = [self.access(v, rows) if whole else self._columns(v, rows, start, channels) for v in op.rows]
         vectors = [Slot("matrix", v if whole else v.columns(start, channels)) for v in op.vectors]
         target = out if whole else columns(out, start, channels)
         self.call("row_map", target, out_index, op.expr, operands, vectors, self.samples(op.out, rows))
@@ -326,7 +326,8 @@ class Builder:
         assert grid is not None
         self.states[Slot("folded", op.out)] = None
         vectors = [
-            None if v is None else Slot("matrix", Matrix(v, v.shape, (0,), (1, v.shape[0]))) for v in (op.weight, op.bias)
+            None if v is None else Slot("matrix", Matrix(v, v.shape, (0,), (1, v.shape[0])))
+            for v in (op.weight, op.bias)
         ]
         sums = [Slot("sums", v) for v in op.parts]
         self.call("fold_norm", Slot("folded", op.out), sums, op.groups, grid.size, op.eps, *vectors)

@@ -13,9 +13,7 @@ from retouch.models import Inputs, tensor_of
 EAGER, CHANNELS_LAST, COMPILED = "eager", "channels_last", "compiled"
 
 
-def dense_runs(
-    module: nn.Module, inputs: Inputs, compiled: bool = True
-) -> Mapping[str, Callable[[], Tensor]]:
+def dense_runs(module: nn.Module, inputs: Inputs, compiled: bool = True) -> Mapping[str, Callable[[], Tensor]]:
     """Ways to run `module` on `inputs`, by kind, each ready to be called and timed.
 
     `compiled` adds torch.compile with static shapes, over channels-last weights,

@@ -204,6 +204,8 @@ def _times(group: Group, case: Case) -> Result:
         "record_over_dense": record / dense[kind],
         "update_ms": update,
         "update_cached_ms": case.watch.median("update_cached"),
+        "first_record_ms": group.watch.first["record"],
+        "first_update_ms": case.watch.first["update"],
         "undo_ms": case.watch.median("undo"),
         "speedup": dense[kind] / update,
         "spread": spread,

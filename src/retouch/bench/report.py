@@ -33,25 +33,15 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-_DENSE_TABLE: dict[str, Any] = {"collapse_padding": True, "pad_edge": False}
+_TITLES = ("dense", "record", "update", "speed-\nup", "GMAC", "kept", "error")
+_COMPACT: dict[str, Any] = {"collapse_padding": True, "pad_edge": False}
 
 
 def table(results: Sequence[Result]) -> Table:
     """One row for each result, 80 columns wide; times in ms, medians."""
-    made = Table(
-        title="Dense, record and update (medians, ms)", box=box.SIMPLE_HEAD, **_DENSE_TABLE
-    )
+    made = Table(title="Dense, record and update (medians, ms)", box=box.SIMPLE_HEAD, **_COMPACT)
     made.add_column("network\npolicy, edit", no_wrap=True)
-    for title in (
-        "dense",
-        "record",
-        "update",
-        "same\nregion",
-        "speed-\nup",
-        "GMAC",
-        "kept",
-        "error",
-    ):
+    for title in _TITLES:
         made.add_column(title, justify="right", no_wrap=True)
     for result in results:
         made.add_row(*_row(result))
@@ -68,7 +58,7 @@ def _row(result: Result) -> list[str]:
         f"{_ms(result['record_ms'])}\n{result['record_over_dense']:.2f}x",
         _ms(result["update_ms"]),
         f"{result['speedup']:.1f}x",
-        f"{result['macs_active'] / 1e9:.3g}\nof {result['macs_dense'] / 1e9:.4g}",
+        f"{_giga(result['macs_active'])}\nof {_giga(result['macs_dense'])}",
         _size(result["kept_bytes"]),
         f"{result['rel_err']:.2g}{outside}",
     ]
@@ -76,6 +66,10 @@ def _row(result: Result) -> list[str]:
 
 def _ms(value: Any) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.2f}" if count < 99.5e9 else f"{count / 1e9:.0f}"
 
 
 def _size(count: int) -> str:

@@ -12,10 +12,14 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Milliseconds of repeated runs under a few names. `on` is false during warm-up."""
+    """Milliseconds of repeated runs under a few names. `on` is false during warm-up.
+
+    `first` holds the very first time under each name, warm-up included.
+    """
 
     def __init__(self) -> None:
         self.on = False
+        self.first: dict[str, float] = {}
         self._samples: dict[str, list[float]] = defaultdict(list)
 
     def run(self, name: str, call: Callable[[], T]) -> T:
@@ -23,6 +27,7 @@ class Stopwatch:
         start = time.perf_counter()
         result = call()
         elapsed = (time.perf_counter() - start) * 1e3
+        self.first.setdefault(name, elapsed)
         if self.on:
             self._samples[name].append(elapsed)
         return result

@@ -32,7 +32,7 @@ class Reference:
     """Handles are tensors themselves."""
 
     name = "reference"
-    dtypes = (torch.float32, torch.bfloat16)
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
     def kernel(self, name: str) -> Callable[..., Any]:
         return _KERNELS[name]

@@ -79,24 +79,24 @@ def _operand(context: Context, argument: Any) -> Ref | Value:
 @rule("scaled_dot_product_attention.default")
 def sdpa(context: Context, node: Node) -> Item:
     mask, dropout = context.arg(node, 3, "attn_mask"), context.arg(node, 4, "dropout_p", 0.0)
-    causal, grouped = context.arg(node, 5, "is_causal", False), node.kwargs.get("enable_gqa", False)
+    causal, grouped = context.arg(node, 5, "is_causal", False), context.option(node, "enable_gqa", False)
     if mask is not None or dropout or causal or grouped:
         raise NoRule("attention with a mask, dropout or grouped heads")
-    q, k, v = (_operand(context, a) for a in node.args[:3])
+    q, k, v = (_operand(context, a) for a in tuple[Any, ...](node.args)[:3])
     if not isinstance(q, Ref):
         raise NoRule("queries without a grid")
-    scale = node.kwargs.get("scale") or context.arg(node, 6)
-    return attend(context, node, q, k, v, float(scale or q.shape[-1] ** -0.5))  # type: ignore[arg-type]
+    scale = context.option(node, "scale") or context.arg(node, 6)
+    return attend(context, node, q, k, v, float(scale or q.shape[-1] ** -0.5))
 
 
 @rule("matmul.default", "bmm.default", "mm.default")
 def matmul(context: Context, node: Node) -> Item:
     """Scores q k^T, scores times values, or a linear layer written as a product."""
-    left, right = context.item(node.args[0]), context.item(node.args[1])
+    left, right = context.item(context.arg(node, 0)), context.item(context.arg(node, 1))
     if isinstance(left, Scores):
         if not left.softmaxed:
             raise NoRule("scores without a softmax")
-        return attend(context, node, left.q, left.k, _operand(context, node.args[1]), left.scale)
+        return attend(context, node, left.q, left.k, _operand(context, context.arg(node, 1)), left.scale)
     if isinstance(left, Ref) and isinstance(right, Value) and right in context.constant and len(right.shape) == 2:
         return project(context, node, context.regular(left), right, None, "matmul")
     if not isinstance(left, Ref):
@@ -104,30 +104,30 @@ def matmul(context: Context, node: Node) -> Item:
     q = context.regular(left)
     heads_of(q)
     if isinstance(right, Ref):
-        k: Ref | Value = swap(context.regular(right), -1, -2)
-        heads_of(k)
-        return Scores(q, k, 1.0, False)
+        keys = swap(context.regular(right), -1, -2)
+        heads_of(keys)
+        return Scores(q, keys, 1.0, False)
     raise NoRule("a product with a dense right side")
 
 
 @rule("baddbmm.default")
 def baddbmm(context: Context, node: Node) -> Item:
     """Scores as older attention processors compute them: beta 0, the scale as alpha."""
-    if node.kwargs.get("beta", 1) != 0:
+    if context.option(node, "beta", 1) != 0:
         raise NoRule("scores with an added bias")
-    left, right = context.ref(node.args[1]), context.item(node.args[2])
+    left, right = context.ref(context.arg(node, 1)), context.item(context.arg(node, 2))
     if not isinstance(right, Ref):
         raise NoRule("a product with a dense right side")
     k = swap(context.regular(right), -1, -2)
     heads_of(left)
     heads_of(k)
-    return Scores(left, k, float(node.kwargs.get("alpha", 1)), False)  # type: ignore[arg-type]
+    return Scores(left, k, float(context.option(node, "alpha", 1)), False)
 
 
 @rule("softmax.int", "_softmax.default")
 def softmax(context: Context, node: Node) -> Item:
-    scores = context.item(node.args[0])
+    scores = context.item(context.arg(node, 0))
     dims = len(node.meta["val"].shape)
-    if not isinstance(scores, Scores) or scores.softmaxed or int(node.args[1]) % dims != dims - 1:  # type: ignore[call-overload]
+    if not isinstance(scores, Scores) or scores.softmaxed or int(context.arg(node, 1)) % dims != dims - 1:
         raise NoRule("a softmax that is not attention")
     return Scores(scores.q, scores.k, scores.scale, True)

@@ -87,6 +87,10 @@ class Context:
             return node.args[position]
         return node.kwargs.get(name, default) if name else default
 
+    def option(self, node: Node, name: str, default: Any = None) -> Any:
+        """A keyword argument of a node."""
+        return node.kwargs.get(name, default)
+
     def item(self, argument: Any) -> Item:
         """What an argument became: Ref, Value, Scores, or the Python constant itself."""
         return self.items[argument] if isinstance(argument, Node) else argument
@@ -109,7 +113,9 @@ class Context:
 
     # New values and operations
 
-    def value(self, node: Node, grid: Grid | None, batch: int, channels: int, dtype: torch.dtype | None = None) -> Value:
+    def value(
+        self, node: Node, grid: Grid | None, batch: int, channels: int, dtype: torch.dtype | None = None
+    ) -> Value:
         """A fresh value named after the node."""
         meta = node.meta.get("val")
         shape = tuple(meta.shape) if isinstance(meta, torch.Tensor) else ()
@@ -214,7 +220,11 @@ class Context:
         self.add(Shuffle(out, value, (fy, fx), phase_stride, rest[0].stride if rest else 1))
         sizes = {"h": grid.height * fy, "w": grid.width * fx}
         moved = [
-            [a for x in d for a in (axis(x, sizes[x]) if isinstance(x, str) else axis("c", channels) if x.axis == "c" else (x,))]
+            [
+                a
+                for x in d
+                for a in (axis(x, sizes[x]) if isinstance(x, str) else axis("c", channels) if x.axis == "c" else (x,))
+            ]
             for d in dims
         ]
         return Ref(out, tuple(tuple(d) for d in moved))
@@ -232,7 +242,9 @@ class Context:
         if strides is None:
             raise NoRule("positions move to channels in an unsupported order")
         small = Grid(grid.height // fy, grid.width // fx)
-        out = Value(self.unique(value.name + ".unshuffle"), (), value.dtype, small, value.batch, value.channels * fy * fx)
+        out = Value(
+            self.unique(value.name + ".unshuffle"), (), value.dtype, small, value.batch, value.channels * fy * fx
+        )
         self.add(Unshuffle(out, value, (fy, fx), *strides))
         sizes = {"h": small.height, "w": small.width}
         dims = []
@@ -332,7 +344,11 @@ class Context:
             return self.dense(node, f"{name}: {error}")
 
 
-SKIPPED = ("aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default")
+SKIPPED = (
+    "aten._assert_tensor_metadata.default",
+    "aten._assert_scalar.default",
+    "aten.sym_constrain_range_for_size.default",
+)
 
 
 def lower(captured: Captured) -> Program:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch.fx import Node
 
 from retouch.expr import Expr
-from retouch.geometry import AxisMap, Geometry, conv_geometry
+from retouch.geometry import AxisMap, Geometry, Grid, conv_geometry
 from retouch.ir import Value
 from retouch.layout import Ref, image, like
 from retouch.lowering.context import Context, Item, NoRule, instr, rule
@@ -37,7 +38,16 @@ def _image(context: Context, argument: Any) -> Ref:
     return ref
 
 
-def convolve(context: Context, node: Node, src: Ref, weight: Value, bias: Any, geometry: Geometry, groups: int, layout: str = "conv") -> Ref:
+def convolve(
+    context: Context,
+    node: Node,
+    src: Ref,
+    weight: Value,
+    bias: Any,
+    geometry: Geometry,
+    groups: int,
+    layout: str = "conv",
+) -> Ref:
     """A convolution over an image with the given geometry."""
     outputs = weight.shape[0] if layout == "conv" else weight.shape[1] * groups
     out = context.value(node, geometry.outputs, src.value.batch, outputs)
@@ -45,22 +55,27 @@ def convolve(context: Context, node: Node, src: Ref, weight: Value, bias: Any, g
     depthwise = groups > 1 and groups == src.value.channels == outputs
     kind = Depthwise if depthwise else Gemm
     pointwise = geometry.is_identity
-    context.add(kind(out, src.value, Weight(weight, layout, groups), None if pointwise else geometry, expr, (), vectors))
+    context.add(
+        kind(out, src.value, Weight(weight, layout, groups), None if pointwise else geometry, expr, (), vectors)
+    )
     return image(out)
 
 
 @rule("conv2d.default", "conv2d.padding")
 def conv2d(context: Context, node: Node) -> Item:
-    src, weight = _image(context, node.args[0]), context.parameter(node.args[1])
-    assert weight is not None and src.value.grid is not None
+    src, weight = _image(context, context.arg(node, 0)), context.parameter(context.arg(node, 1))
+    assert weight is not None
+    assert src.value.grid is not None
     kernel = weight.shape[2:]
     stride = pair(context.arg(node, 3, "stride", 1))
-    padding, dilation = context.arg(node, 4, "padding", 0), pair(context.arg(node, 5, "dilation", 1))
+    padding, dilation = (context.arg(node, 4, "padding", 0), pair(context.arg(node, 5, "dilation", 1)))
     groups = int(context.arg(node, 6, "groups", 1))
     if padding == "same":
         axes = (src.value.grid.height, src.value.grid.width)
         total = [dilation[i] * (kernel[i] - 1) for i in range(2)]
-        y, x = (AxisMap.conv(axes[i], kernel[i], 1, total[i] // 2, total[i] - total[i] // 2, dilation[i]) for i in range(2))
+        y, x = (
+            AxisMap.conv(axes[i], kernel[i], 1, total[i] // 2, total[i] - total[i] // 2, dilation[i]) for i in range(2)
+        )
         geometry = Geometry(y, x)
     else:
         sizes = (0, 0) if padding == "valid" else pair(padding)
@@ -68,38 +83,43 @@ def conv2d(context: Context, node: Node) -> Item:
     return convolve(context, node, src, weight, context.arg(node, 2, "bias"), geometry, groups)
 
 
+def transposed_geometry(
+    grid: Grid, kernel: Sequence[int], stride: Any, padding: Any, extra: Any, dilation: Any
+) -> Geometry:
+    """Geometry of a transposed convolution; sizes as ATen gives them."""
+    axes = (grid.height, grid.width)
+    sizes = [pair(x) for x in (stride, padding, extra, dilation)]
+    y, x = (AxisMap.conv_transpose(axes[i], kernel[i], *(size[i] for size in sizes)) for i in range(2))
+    return Geometry(y, x)
+
+
 @rule("convolution.default")
 def convolution(context: Context, node: Node) -> Item:
-    src, weight, bias, stride, padding, dilation, transposed, extra, groups = node.args
+    src, weight, bias, stride, padding, dilation, transposed, extra, groups = tuple[Any, ...](node.args)
     ref, value = _image(context, src), context.parameter(weight)
-    assert value is not None and ref.value.grid is not None
+    grid = ref.value.grid
+    assert value is not None
+    assert grid is not None
     if len(value.shape) != 4:
         raise NoRule("not a 2-D convolution")
+    kernel = value.shape[2:]
     if transposed:
-        return _transposed(context, node, ref, value, bias, pair(stride), pair(padding), pair(extra), int(groups), pair(dilation))  # type: ignore[call-overload]
-    geometry = conv_geometry(ref.value.grid, value.shape[2:], pair(stride), pair(padding), pair(dilation))
-    return convolve(context, node, ref, value, bias, geometry, int(groups))  # type: ignore[call-overload]
+        geometry = transposed_geometry(grid, kernel, stride, padding, extra, dilation)
+        return convolve(context, node, ref, value, bias, geometry, int(groups), "conv_transpose")
+    geometry = conv_geometry(grid, kernel, pair(stride), pair(padding), pair(dilation))
+    return convolve(context, node, ref, value, bias, geometry, int(groups))
 
 
 @rule("conv_transpose2d.input")
 def conv_transpose2d(context: Context, node: Node) -> Item:
-    ref, weight = _image(context, node.args[0]), context.parameter(node.args[1])
+    ref, weight = _image(context, context.arg(node, 0)), context.parameter(context.arg(node, 1))
     assert weight is not None
-    stride, padding = pair(context.arg(node, 3, "stride", 1)), pair(context.arg(node, 4, "padding", 0))
-    extra, groups = pair(context.arg(node, 5, "output_padding", 0)), int(context.arg(node, 6, "groups", 1))
-    dilation = pair(context.arg(node, 7, "dilation", 1))
-    return _transposed(context, node, ref, weight, context.arg(node, 2, "bias"), stride, padding, extra, groups, dilation)
-
-
-def _transposed(context: Context, node: Node, ref: Ref, weight: Value, bias: Any, stride: tuple[int, int], padding: tuple[int, int],
-                extra: tuple[int, int], groups: int, dilation: tuple[int, int]) -> Ref:  # fmt: skip
-    grid = ref.value.grid
-    assert grid is not None
-    axes = (grid.height, grid.width)
-    y, x = (
-        AxisMap.conv_transpose(axes[i], weight.shape[2 + i], stride[i], padding[i], extra[i], dilation[i]) for i in range(2)
-    )
-    return convolve(context, node, ref, weight, bias, Geometry(y, x), groups, "conv_transpose")
+    assert ref.value.grid is not None
+    sizes = (context.arg(node, 3, "stride", 1), context.arg(node, 4, "padding", 0))
+    extra, dilation = context.arg(node, 5, "output_padding", 0), context.arg(node, 7, "dilation", 1)
+    geometry = transposed_geometry(ref.value.grid, weight.shape[2:], *sizes, extra, dilation)
+    groups = int(context.arg(node, 6, "groups", 1))
+    return convolve(context, node, ref, weight, context.arg(node, 2, "bias"), geometry, groups, "conv_transpose")
 
 
 def project(context: Context, node: Node, ref: Ref, weight: Value, bias: Any, layout: str) -> Ref:
@@ -116,15 +136,15 @@ def project(context: Context, node: Node, ref: Ref, weight: Value, bias: Any, la
 
 @rule("linear.default")
 def linear(context: Context, node: Node) -> Item:
-    weight = context.parameter(node.args[1])
+    weight = context.parameter(context.arg(node, 1))
     assert weight is not None
-    return project(context, node, context.ref(node.args[0]), weight, context.arg(node, 2, "bias"), "linear")
+    return project(context, node, context.ref(context.arg(node, 0)), weight, context.arg(node, 2, "bias"), "linear")
 
 
 @rule("addmm.default")
 def addmm(context: Context, node: Node) -> Item:
-    weight = context.parameter(node.args[2])
+    weight = context.parameter(context.arg(node, 2))
     assert weight is not None
     if node.kwargs.get("beta", 1) != 1 or node.kwargs.get("alpha", 1) != 1:
         raise NoRule("addmm with alpha or beta")
-    return project(context, node, context.ref(node.args[1]), weight, node.args[0], "matmul")
+    return project(context, node, context.ref(context.arg(node, 1)), weight, context.arg(node, 0), "matmul")

@@ -47,7 +47,7 @@ def _map_statistics(context: Context, node: Node, ref: Ref, groups: int, weight:
 
 @rule("group_norm.default")
 def group_norm(context: Context, node: Node) -> Item:
-    ref = context.ref(node.args[0])
+    ref = context.ref(context.arg(node, 0))
     weight, bias = context.arg(node, 2, "weight"), context.arg(node, 3, "bias")
     eps = float(context.arg(node, 4, "eps", 1e-5))
     return _map_statistics(context, node, ref, int(context.arg(node, 1)), weight, bias, eps)
@@ -55,11 +55,11 @@ def group_norm(context: Context, node: Node) -> Item:
 
 @rule("instance_norm.default")
 def instance_norm(context: Context, node: Node) -> Item:
-    x, weight, bias, running_mean, running_var, use_input_stats, _momentum, eps, _cudnn = node.args
+    x, weight, bias, running_mean, running_var, use_input_stats, _momentum, eps, _cudnn = tuple[Any, ...](node.args)
     ref = context.ref(x)
     if not use_input_stats:
-        return _batch_affine(context, node, ref, weight, bias, running_mean, running_var, float(eps))  # type: ignore[arg-type]
-    return _map_statistics(context, node, ref, ref.value.channels, weight, bias, float(eps))  # type: ignore[arg-type]
+        return _batch_affine(context, node, ref, weight, bias, running_mean, running_var, float(eps))
+    return _map_statistics(context, node, ref, ref.value.channels, weight, bias, float(eps))
 
 
 def batch_norm_affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -73,7 +73,9 @@ def batch_norm_affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Te
     return torch.cat([scale, shift]).float()[None]
 
 
-def _batch_affine(context: Context, node: Node, ref: Ref, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> Ref:
+def _batch_affine(
+    context: Context, node: Node, ref: Ref, weight: Any, bias: Any, mean: Any, var: Any, eps: float
+) -> Ref:
     _channels_second(ref)
     sources: list[Value | Ref] = []
     args: list[Any] = []
@@ -89,24 +91,24 @@ def _batch_affine(context: Context, node: Node, ref: Ref, weight: Any, bias: Any
 
 @rule("batch_norm.default")
 def batch_norm(context: Context, node: Node) -> Item:
-    x, weight, bias, mean, var, training, _momentum, eps, _cudnn = node.args
+    x, weight, bias, mean, var, training, _momentum, eps, _cudnn = tuple[Any, ...](node.args)
     if training:
         raise NoRule("batch norm with the statistics of the batch")
-    return _batch_affine(context, node, context.ref(x), weight, bias, mean, var, float(eps))  # type: ignore[arg-type]
+    return _batch_affine(context, node, context.ref(x), weight, bias, mean, var, float(eps))
 
 
 @rule("_native_batch_norm_legit_no_training.default")
 def batch_norm_legit(context: Context, node: Node) -> Item:
-    x, weight, bias, mean, var, _momentum, eps = node.args
-    return [_batch_affine(context, node, context.ref(x), weight, bias, mean, var, float(eps))]  # type: ignore[arg-type]
+    x, weight, bias, mean, var, _momentum, eps = tuple[Any, ...](node.args)
+    return [_batch_affine(context, node, context.ref(x), weight, bias, mean, var, float(eps))]
 
 
 def _row_statistics(context: Context, node: Node, name: str, shape: Any, weight: Any, bias: Any, eps: float) -> Ref:
-    ref = context.ref(node.args[0])
+    ref = context.ref(context.arg(node, 0))
     if list(shape) != [ref.value.channels] or ref.channel_dims() != [len(ref.dims) - 1]:
         raise NoRule("normalisation over more or fewer than the channels")
     code: list[tuple[Any, ...]] = [("rows", 0), (name, 0, 0, eps)]
-    vectors = []
+    vectors: list[Matrix] = []
     for argument, op in ((weight, "mul"), (bias, "add")):
         value = context.parameter(argument)
         if value is not None:
@@ -119,7 +121,7 @@ def _row_statistics(context: Context, node: Node, name: str, shape: Any, weight:
 def layer_norm(context: Context, node: Node) -> Item:
     weight, bias = context.arg(node, 2, "weight"), context.arg(node, 3, "bias")
     eps = float(context.arg(node, 4, "eps", 1e-5))
-    return _row_statistics(context, node, "layer_norm", node.args[1], weight, bias, eps)
+    return _row_statistics(context, node, "layer_norm", context.arg(node, 1), weight, bias, eps)
 
 
 @rule("rms_norm.default")
@@ -127,4 +129,6 @@ def rms_norm(context: Context, node: Node) -> Item:
     eps = context.arg(node, 3, "eps")
     if eps is None:
         eps = torch.finfo(node.meta["val"].dtype).eps
-    return _row_statistics(context, node, "rms_norm", node.args[1], context.arg(node, 2, "weight"), None, float(eps))
+    return _row_statistics(
+        context, node, "rms_norm", context.arg(node, 1), context.arg(node, 2, "weight"), None, float(eps)
+    )

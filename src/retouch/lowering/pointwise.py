@@ -125,7 +125,7 @@ def apply(context: Context, node: Node, items: list[Item], tail: list[Instr]) ->
 def _unary(name: str, *targets: str) -> None:
     @rule(*targets)
     def lower(context: Context, node: Node) -> Item:
-        return apply(context, node, [context.item(node.args[0])], [Instr(name, -1)])
+        return apply(context, node, [context.item(context.arg(node, 0))], [Instr(name, -1)])
 
 
 for _name in ("silu", "relu", "tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", "neg", "abs", "reciprocal",
@@ -135,14 +135,14 @@ for _name in ("silu", "relu", "tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", 
 
 @rule("gelu.default")
 def gelu(context: Context, node: Node) -> Item:
-    name = "gelu_tanh" if node.kwargs.get("approximate", "none") == "tanh" else "gelu"
-    return apply(context, node, [context.item(node.args[0])], [Instr(name, -1)])
+    name = "gelu_tanh" if context.option(node, "approximate", "none") == "tanh" else "gelu"
+    return apply(context, node, [context.item(context.arg(node, 0))], [Instr(name, -1)])
 
 
 @rule("leaky_relu.default")
 def leaky_relu(context: Context, node: Node) -> Item:
     slope = float(context.arg(node, 1, "negative_slope", 0.01))
-    return apply(context, node, [context.item(node.args[0])], [Instr("leaky_relu", -1, imm=slope)])
+    return apply(context, node, [context.item(context.arg(node, 0))], [Instr("leaky_relu", -1, imm=slope)])
 
 
 @rule("elu.default")
@@ -150,31 +150,39 @@ def elu(context: Context, node: Node) -> Item:
     if len(node.args) > 2:
         raise NoRule("scaled elu")
     alpha = float(context.arg(node, 1, "alpha", 1.0))
-    return apply(context, node, [context.item(node.args[0])], [Instr("elu", -1, imm=alpha)])
+    return apply(context, node, [context.item(context.arg(node, 0))], [Instr("elu", -1, imm=alpha)])
 
 
 @rule("softplus.default")
 def softplus(context: Context, node: Node) -> Item:
     if float(context.arg(node, 1, "beta", 1)) != 1.0 or float(context.arg(node, 2, "threshold", 20)) != 20.0:
         raise NoRule("softplus with another beta or threshold")
-    return apply(context, node, [context.item(node.args[0])], [Instr("softplus", -1)])
+    return apply(context, node, [context.item(context.arg(node, 0))], [Instr("softplus", -1)])
 
 
 @rule("prelu.default")
 def prelu(context: Context, node: Node) -> Item:
-    ref, slope = context.ref(node.args[0]), context.parameter(node.args[1])
+    ref, slope = context.ref(context.arg(node, 0)), context.parameter(context.arg(node, 1))
     assert slope is not None
     if len(ref.dims) < 2 or (ref.value.channels > 1 and ref.channel_dims() != [1]):
         raise NoRule("prelu on another dimension")
     operand = Matrix(slope, slope.shape, (0,), (1, slope.shape[0]))
-    code = instr(("rows", 0), ("vector", 0), ("const", 0, 0, 0.0), ("maximum", 0, 2), ("minimum", 0, 2), ("mul", 4, 1), ("add", 3, 5))
+    code = instr(
+        ("rows", 0),
+        ("vector", 0),
+        ("const", 0, 0, 0.0),
+        ("maximum", 0, 2),
+        ("minimum", 0, 2),
+        ("mul", 4, 1),
+        ("add", 3, 5),
+    )
     return context.map(node, ref, code, [ref.value], [operand])
 
 
 @rule("clamp.default")
 def clamp(context: Context, node: Node) -> Item:
     low, high = context.arg(node, 1, "min"), context.arg(node, 2, "max")
-    items, tail = [context.item(node.args[0])], []
+    items, tail = [context.item(context.arg(node, 0))], []
     current = -1
     for bound, name in ((low, "maximum"), (high, "minimum")):
         if bound is not None:
@@ -190,13 +198,13 @@ def hardtanh(context: Context, node: Node) -> Item:
     low = 0.0 if relu6 else context.arg(node, 1, "min_val", -1.0)
     high = 6.0 if relu6 else context.arg(node, 2, "max_val", 1.0)
     tail = [Instr("maximum", -1, -2), Instr("minimum", 0, -3)]
-    return apply(context, node, [context.item(node.args[0]), low, high], tail)
+    return apply(context, node, [context.item(context.arg(node, 0)), low, high], tail)
 
 
 @rule("pow.Tensor_Scalar")
 def power(context: Context, node: Node) -> Item:
     exponent = float(context.arg(node, 1))
-    item = context.item(node.args[0])
+    item = context.item(context.arg(node, 0))
     if exponent == 2.0:
         return apply(context, node, [item], [Instr("mul", -1, -1)])
     return apply(context, node, [item], [Instr("pow", -1, imm=exponent)])
@@ -204,7 +212,7 @@ def power(context: Context, node: Node) -> Item:
 
 @rule("_to_copy.default", "to.dtype", "_to_copy.out")
 def convert(context: Context, node: Node) -> Item:
-    ref = context.ref(node.args[0])
+    ref = context.ref(context.arg(node, 0))
     if node.meta["val"].dtype == ref.value.dtype:
         return ref
     return apply(context, node, [ref], [])
@@ -222,8 +230,8 @@ def _scaled_scores(item: Item, name: str, other: Item) -> Scores | None:
 def _binary(name: str, *targets: str) -> None:
     @rule(*targets)
     def lower(context: Context, node: Node) -> Item:
-        a, b = context.item(node.args[0]), context.item(node.args[1])
-        if node.kwargs.get("rounding_mode"):
+        a, b = context.item(context.arg(node, 0)), context.item(context.arg(node, 1))
+        if context.option(node, "rounding_mode"):
             raise NoRule("rounding division")
         scores = _scaled_scores(a, name, b)
         if scores:
@@ -231,7 +239,7 @@ def _binary(name: str, *targets: str) -> None:
         neutral = {"mul": 1.0, "div": 1.0, "add": 0.0, "sub": 0.0}[name]
         if isinstance(b, int | float) and float(b) == neutral and _keeps(context, node, a):
             return a
-        alpha = float(node.kwargs.get("alpha", 1.0) or 1.0)
+        alpha = float(context.option(node, "alpha", 1.0) or 1.0)
         if alpha != 1.0:
             return apply(context, node, [a, b, alpha], [Instr("mul", -2, -3), Instr(name, -1, 0)])
         return apply(context, node, [a, b], [Instr(name, -1, -2)])
@@ -249,23 +257,23 @@ _binary("div", "div.Tensor", "div.Scalar")
 
 @rule("rsub.Scalar", "rsub.Tensor")
 def rsub(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(a) for a in node.args[:2]], [Instr("sub", -2, -1)])
+    return apply(context, node, [context.item(a) for a in tuple[Any, ...](node.args)[:2]], [Instr("sub", -2, -1)])
 
 
 @rule("maximum.default")
 def maximum(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(a) for a in node.args[:2]], [Instr("maximum", -1, -2)])
+    return apply(context, node, [context.item(a) for a in tuple[Any, ...](node.args)[:2]], [Instr("maximum", -1, -2)])
 
 
 @rule("minimum.default")
 def minimum(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(a) for a in node.args[:2]], [Instr("minimum", -1, -2)])
+    return apply(context, node, [context.item(a) for a in tuple[Any, ...](node.args)[:2]], [Instr("minimum", -1, -2)])
 
 
 @rule("mean.dim")
 def mean(context: Context, node: Node) -> Item:
     """A mean over all channels is one number per row."""
-    ref = context.ref(node.args[0])
+    ref = context.ref(context.arg(node, 0))
     axes: Any = context.arg(node, 1)
     dims = sorted(d % len(ref.dims) for d in ([axes] if isinstance(axes, int) else axes))
     if dims != ref.channel_dims() or not context.arg(node, 2, "keepdim", False):

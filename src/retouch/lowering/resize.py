@@ -19,7 +19,7 @@ Taps = tuple[AxisMap, npt.NDArray[np.float32]]
 
 
 def _image(context: Context, node: Node) -> Ref:
-    ref = context.ref(node.args[0])
+    ref = context.ref(context.arg(node, 0))
     if not ref.is_image:
         raise NoRule("the input is not an image (B, C, H, W)")
     return ref
@@ -32,7 +32,9 @@ def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str) -> Item:
     if any(sizes[4:]):
         raise NoRule("padding of channels or samples")
     left, right, top, bottom = (*sizes[:4], 0, 0)[:4]
-    if mode == "reflect" and max(left, right) >= grid.width + 0 or mode == "reflect" and max(top, bottom) >= grid.height:
+    if (mode == "reflect" and max(left, right) >= grid.width + 0) or (
+        mode == "reflect" and max(top, bottom) >= grid.height
+    ):
         raise NoRule("reflection wider than the image")
     y, x = AxisMap.pad(grid.height, top, bottom, mode), AxisMap.pad(grid.width, left, right, mode)
     return context.remap(node, ref, Geometry(y, x))
@@ -43,24 +45,24 @@ def pad(context: Context, node: Node) -> Item:
     mode, value = str(context.arg(node, 2, "mode", "constant")), context.arg(node, 3, "value")
     if mode == "constant" and value:
         raise NoRule("padding with a value other than zero")
-    return _pad(context, node, node.args[1], mode)  # type: ignore[arg-type]
+    return _pad(context, node, context.arg(node, 1), mode)
 
 
 @rule("constant_pad_nd.default")
 def constant_pad(context: Context, node: Node) -> Item:
     if context.arg(node, 2, "value", 0):
         raise NoRule("padding with a value other than zero")
-    return _pad(context, node, node.args[1], "constant")  # type: ignore[arg-type]
+    return _pad(context, node, context.arg(node, 1), "constant")
 
 
 @rule("reflection_pad2d.default")
 def reflection_pad(context: Context, node: Node) -> Item:
-    return _pad(context, node, node.args[1], "reflect")  # type: ignore[arg-type]
+    return _pad(context, node, context.arg(node, 1), "reflect")
 
 
 @rule("replication_pad2d.default")
 def replication_pad(context: Context, node: Node) -> Item:
-    return _pad(context, node, node.args[1], "replicate")  # type: ignore[arg-type]
+    return _pad(context, node, context.arg(node, 1), "replicate")
 
 
 def _scales(context: Context, node: Node, position: int) -> tuple[float | None, float | None]:
@@ -139,10 +141,10 @@ def _pooled(context: Context, node: Node, ref: Ref, geometry: Geometry, weights:
 @rule("avg_pool2d.default")
 def avg_pool(context: Context, node: Node) -> Item:
     ref = _image(context, node)
-    kernel = pair(node.args[1])
+    kernel = pair(context.arg(node, 1))
     stride = pair(context.arg(node, 2, "stride") or kernel)
     padding = pair(context.arg(node, 3, "padding", 0))
-    counted, divisor = context.arg(node, 5, "count_include_pad", True), context.arg(node, 6, "divisor_override")
+    counted, divisor = (context.arg(node, 5, "count_include_pad", True), context.arg(node, 6, "divisor_override"))
     if divisor is not None:
         raise NoRule("average pooling with its own divisor")
     assert ref.value.grid is not None
@@ -159,8 +161,8 @@ def _average(axis: AxisMap, counted: bool) -> npt.NDArray[np.float32]:
 @rule("max_pool2d.default")
 def max_pool(context: Context, node: Node) -> Item:
     ref = _image(context, node)
-    kernel = pair(node.args[1])
-    stride, padding = pair(context.arg(node, 2, "stride") or kernel), pair(context.arg(node, 3, "padding", 0))
+    kernel = pair(context.arg(node, 1))
+    stride, padding = (pair(context.arg(node, 2, "stride") or kernel), pair(context.arg(node, 3, "padding", 0)))
     dilation = pair(context.arg(node, 4, "dilation", 1))
     assert ref.value.grid is not None
     return _pooled(context, node, ref, conv_geometry(ref.value.grid, kernel, stride, padding, dilation), None)

@@ -23,12 +23,12 @@ def _layout(context: Context, argument: Any) -> Ref:
 @rule("view.default", "_unsafe_view.default", "reshape.default", "flatten.using_ints", "unflatten.int",
       "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "view_copy.default")  # fmt: skip
 def view(context: Context, node: Node) -> Item:
-    return _layout(context, node.args[0]).view(tuple(node.meta["val"].shape))
+    return _layout(context, context.arg(node, 0)).view(tuple(node.meta["val"].shape))
 
 
 @rule("expand.default")
 def expand(context: Context, node: Node) -> Item:
-    ref = _layout(context, node.args[0])
+    ref = _layout(context, context.arg(node, 0))
     if ref.shape != tuple(node.meta["val"].shape):
         raise NoRule("rows are repeated")
     return ref
@@ -36,8 +36,8 @@ def expand(context: Context, node: Node) -> Item:
 
 @rule("permute.default")
 def permute(context: Context, node: Node) -> Item:
-    order: Any = node.args[1]
-    ref = _layout(context, node.args[0])
+    order: Any = context.arg(node, 1)
+    ref = _layout(context, context.arg(node, 0))
     return ref.permute([i % len(ref.dims) for i in order])
 
 
@@ -50,24 +50,24 @@ def swap(ref: Ref, a: int, b: int) -> Ref:
 
 @rule("transpose.int")
 def transpose(context: Context, node: Node) -> Item:
-    ref = _layout(context, node.args[0])
-    return swap(ref, int(node.args[1]), int(node.args[2]))  # type: ignore[call-overload]
+    ref = _layout(context, context.arg(node, 0))
+    return swap(ref, int(context.arg(node, 1)), int(context.arg(node, 2)))
 
 
 @rule("t.default")
 def t(context: Context, node: Node) -> Item:
-    ref = _layout(context, node.args[0])
+    ref = _layout(context, context.arg(node, 0))
     return swap(ref, 0, 1) if len(ref.dims) == 2 else ref
 
 
 @rule("einsum.default")
 def einsum(context: Context, node: Node) -> Item:
     """A permutation written as an einsum."""
-    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
+    equation, operands = str(context.arg(node, 0)).replace(" ", ""), context.arg(node, 1)
     source, _, target = equation.partition("->")
-    if len(operands) != 1 or sorted(source) != sorted(target) or len(set(source)) != len(source):  # type: ignore[arg-type]
+    if len(operands) != 1 or sorted(source) != sorted(target) or len(set(source)) != len(source):
         raise NoRule("an einsum that is no permutation")
-    return _layout(context, operands[0]).permute([source.index(c) for c in target])  # type: ignore[index]
+    return _layout(context, operands[0]).permute([source.index(c) for c in target])
 
 
 def narrow(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: int, step: int) -> Ref:
@@ -93,7 +93,7 @@ def crop(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: int
 
 @rule("slice.Tensor")
 def slice_tensor(context: Context, node: Node) -> Item:
-    ref = context.ref(node.args[0])
+    ref = context.ref(context.arg(node, 0))
     dim = int(context.arg(node, 1, "dim", 0)) % len(ref.dims)
     size = ref.shape[dim]
     start, stop, _ = slice(context.arg(node, 2, "start"), context.arg(node, 3, "end")).indices(size)
@@ -101,7 +101,7 @@ def slice_tensor(context: Context, node: Node) -> Item:
 
 
 def _pieces(context: Context, node: Node, sizes: Sequence[int], dim: int) -> list[Ref]:
-    ref = context.ref(node.args[0])
+    ref = context.ref(context.arg(node, 0))
     dim %= len(ref.dims)
     pieces, start = [], 0
     for size in sizes:
@@ -119,7 +119,7 @@ def split(context: Context, node: Node) -> Item:
 
 @rule("cat.default")
 def cat(context: Context, node: Node) -> Item:
-    arguments: Any = node.args[0]
+    arguments: Any = context.arg(node, 0)
     refs = [context.ref(a) for a in arguments]
     dim = int(context.arg(node, 1, "dim", 0)) % len(refs[0].dims)
     for ref in refs:
@@ -139,15 +139,13 @@ def cat(context: Context, node: Node) -> Item:
 def _concat_like(context: Context, node: Node, refs: Sequence[Ref], template: Ref) -> Ref:
     joined = context.concat(node, refs)
     channels = joined.value.channels
-    dims = tuple(
-        tuple(type(a)(a.axis, a.stride, channels) if a.axis == "c" else a for a in d) for d in template.dims
-    )
+    dims = tuple(tuple(type(a)(a.axis, a.stride, channels) if a.axis == "c" else a for a in d) for d in template.dims)
     return Ref(joined.value, dims)
 
 
 @rule("flip.default")
 def flip(context: Context, node: Node) -> Item:
-    ref, axes = context.ref(node.args[0]), {d % 4 for d in node.args[1]}  # type: ignore[union-attr]
+    ref, axes = context.ref(context.arg(node, 0)), {d % 4 for d in context.arg(node, 1)}
     if not ref.is_image or not axes <= {2, 3}:
         raise NoRule("a flip of other than height and width")
     grid = ref.value.grid
@@ -159,7 +157,7 @@ def flip(context: Context, node: Node) -> Item:
 
 @rule("pixel_shuffle.default")
 def pixel_shuffle(context: Context, node: Node) -> Item:
-    ref, r = context.ref(node.args[0]), int(node.args[1])  # type: ignore[call-overload]
+    ref, r = context.ref(context.arg(node, 0)), int(context.arg(node, 1))
     b, c, h, w = ref.shape
     mixed = ref.view((b, c // (r * r), r, r, h, w)).permute((0, 1, 4, 2, 5, 3)).view((b, c // (r * r), h * r, w * r))
     return context.regular(mixed)
@@ -167,7 +165,7 @@ def pixel_shuffle(context: Context, node: Node) -> Item:
 
 @rule("pixel_unshuffle.default")
 def pixel_unshuffle(context: Context, node: Node) -> Item:
-    ref, r = context.ref(node.args[0]), int(node.args[1])  # type: ignore[call-overload]
+    ref, r = context.ref(context.arg(node, 0)), int(context.arg(node, 1))
     b, c, h, w = ref.shape
     mixed = ref.view((b, c, h // r, r, w // r, r)).permute((0, 1, 3, 5, 2, 4)).view((b, c * r * r, h // r, w // r))
     return context.regular(mixed)

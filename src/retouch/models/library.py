@@ -12,8 +12,7 @@ def require(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"this needs the package {module!r} ({error}); "
-            f"install it with: pip install 'retouch[{extra}]'"
+            f"this needs the package {module!r} ({error}); install it with: pip install 'retouch[{extra}]'"
         ) from error
 
 

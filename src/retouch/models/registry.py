@@ -46,9 +46,7 @@ class Network:
         """Pixels (H, W) that masks of this network have."""
         return self.tiny_image if tiny else self.image
 
-    def build(
-        self, tiny: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0
-    ) -> nn.Module:
+    def build(self, tiny: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         """The module in eval mode, with random weights from `seed`.
 
         `tiny` keeps the topology and cuts channels and image. Raises ImportError
@@ -60,9 +58,7 @@ class Network:
         module.eval().requires_grad_(False)
         return nn.Module.to(module, dtype)
 
-    def inputs(
-        self, tiny: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0
-    ) -> Inputs:
+    def inputs(self, tiny: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0) -> Inputs:
         """Example arguments from `seed`; floating-point image and context in `dtype`."""
         made = self.make_inputs(tiny, torch.Generator().manual_seed(seed))
         cast = {key: _cast(value, dtype) for key, value in made.kwargs.items()}

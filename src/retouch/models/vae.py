@@ -38,9 +38,7 @@ def encoder(tiny: bool = False) -> nn.Module:
 def tiny_autoencoder(tiny: bool = False) -> nn.Module:
     """AutoencoderTiny (TAESD) from image to latent to image, without the 8-bit step between."""
     width = (16,) * 4 if tiny else (64,) * 4
-    vae: Any = diffusers().AutoencoderTiny(
-        encoder_block_out_channels=width, decoder_block_out_channels=width
-    )
+    vae: Any = diffusers().AutoencoderTiny(encoder_block_out_channels=width, decoder_block_out_channels=width)
     return Chain(vae.encoder, vae.decoder)
 
 

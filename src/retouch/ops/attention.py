@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,7 +85,7 @@ def reference(
     keys = k.float().reshape(samples, -1, heads, k.shape[1] // heads).transpose(1, 2)
     values = v.float().reshape(samples, -1, heads, v.shape[1] // heads).transpose(1, 2)
     parts = []
-    for b, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
+    for b, (first, last) in enumerate(pairwise(edges)):
         part = queries[first:last].reshape(last - first, heads, -1).transpose(0, 1)
         weights = torch.softmax(part @ keys[b].transpose(1, 2) * scale, dim=-1)
         parts.append((weights @ values[b]).transpose(0, 1).reshape(last - first, -1))

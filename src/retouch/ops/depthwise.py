@@ -46,5 +46,3 @@ def reference(
     if taken.dim() == 2:
         taken = taken[:, None, :]
     finish(out, out_index, (taken * weight).sum(1), program, rows, vectors, sample)
-
-

@@ -7,6 +7,7 @@ those of its parts, and an update can subtract the old active rows and add the n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,19 +54,13 @@ def channel_sums(sums: Tensor, x: Tensor, index: Tensor | None, bounds: Tensor, 
     """
     edges = bounds.tolist()
     rows = fetch(x, index).double()
-    for b, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
+    for b, (first, last) in enumerate(pairwise(edges)):
         part = rows[first:last]
         sums[b] += sign * torch.cat([part.sum(0), part.square().sum(0)])
 
 
 def fold_norm(
-    out: Tensor,
-    parts: list[Tensor],
-    groups: int,
-    count: int,
-    eps: float,
-    gamma: Tensor | None,
-    beta: Tensor | None,
+    out: Tensor, parts: list[Tensor], groups: int, count: int, eps: float, gamma: Tensor | None, beta: Tensor | None
 ) -> None:
     """out float32 `[B, 2C]`: scale = gamma * rstd of the group, shift = beta - mean * scale.
 

@@ -53,13 +53,7 @@ class Pool(Op):
         return f"pool[{kind} {self.geometry.inputs}->{self.geometry.outputs}]"
 
 
-def reference(
-    out: Tensor,
-    out_index: Tensor | None,
-    a: Tensor,
-    index: Tensor,
-    weights: Tensor | None,
-) -> None:
+def reference(out: Tensor, out_index: Tensor | None, a: Tensor, index: Tensor, weights: Tensor | None) -> None:
     """`out[m, c] = sum over t of weights[m, t] * a[index[m, t], c]`, or the maximum over taps with index >= 0.
 
     a `[rows, C]`, index int32 `[M, T]`, weights float32 `[M, T]` or None. NaN propagates.

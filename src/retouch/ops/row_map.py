@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
 
-_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    name: getattr(torch, name) for name in BINARY
-}
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {name: getattr(torch, name) for name in BINARY}
 _UNARY: dict[str, Callable[[Tensor, float], Tensor]] = {
     "neg": lambda x, _: -x,
     "abs": lambda x, _: x.abs(),
@@ -198,12 +196,7 @@ def store(out: Tensor, out_index: Tensor | None, rows: Tensor) -> None:
 
 
 def evaluate(
-    expr: Expr,
-    count: int,
-    rows: RowOperands,
-    vectors: list[Tensor],
-    sample: Tensor | None,
-    acc: Tensor | None = None,
+    expr: Expr, count: int, rows: RowOperands, vectors: list[Tensor], sample: Tensor | None, acc: Tensor | None = None
 ) -> Tensor:
     """The value of `expr` for `count` rows, float32 `[count, C]`."""
     registers: list[Tensor] = []
@@ -263,5 +256,3 @@ def finish(
     if program is not None:
         acc = evaluate(program, len(acc), rows, vectors, sample, acc).expand_as(acc)
     store(out, out_index, acc)
-
-

@@ -109,12 +109,7 @@ def reference(
 
 
 def unshuffle(
-    out: Tensor,
-    out_index: Tensor | None,
-    a: Tensor,
-    index: Tensor,
-    tap_stride: int,
-    channel_stride: int,
+    out: Tensor, out_index: Tensor | None, a: Tensor, index: Tensor, tap_stride: int, channel_stride: int
 ) -> None:
     """`out[m, t * tap_stride + c * channel_stride] = a[index[m, t], c]`; index int32 `[M, T]`."""
     taken = fetch(a, index)

@@ -35,7 +35,6 @@ class Plan:
         """Bytes of the kept rows of one recording."""
         return sum(v.nbytes for v in self.kept)
 
-
     def place(self, value: Value) -> tuple[Value, int, int]:
         """The kept value that holds `value`, and its first channel and number of channels there."""
         producer = self.program.producers().get(value)
@@ -49,7 +48,7 @@ class _Planner:
         self.program, self.whole = program, whole
         self.keep_moments, self.keep_all = keep_moments, keep_all
         self.producers = program.producers()
-        self.kept: set[Value] = set(v for v in program.inputs if v.grid)
+        self.kept: set[Value] = {v for v in program.inputs if v.grid}
         self.seen: set[tuple[Value, str]] = set()
 
     def demand(self, value: Value, how: str) -> None:

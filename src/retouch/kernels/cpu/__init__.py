@@ -7,7 +7,7 @@ only, never on the number of rows, on the other rows or on the number of threads
 """
 
 # PyTorch comes first: its OpenMP runtime is then the one the extension finds, and both share a pool.
-import torch  # noqa: F401, I001
+import torch
 
 from retouch.kernels.cpu._cpu import (
     Arena,

@@ -19,7 +19,7 @@ class Cpu:
     """Handles are objects of the extension; they share the memory of the tensors they were made from."""
 
     name = "cpu"
-    dtypes = (torch.float32, torch.bfloat16)
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
     def kernel(self, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(cpu, name)

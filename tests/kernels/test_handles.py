@@ -1,0 +1,182 @@
+"""Handles, memory, index tables, fingerprints and the choice of the instruction set."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels import cases
+from retouch.kernels import cpu
+
+
+def test_rows_share_memory():
+    x = torch.randn(4, 6)
+    rows = cpu.Rows(x[:, 1:5])
+    assert (rows.rows, rows.channels, rows.ld, rows.dtype) == (4, 4, 6, "float32")
+    assert rows.data_ptr == x[:, 1:5].data_ptr()
+    part = rows.slice(1, 2)
+    assert (part.channels, part.data_ptr) == (2, x[:, 2:].data_ptr())
+
+
+def test_rows_keep_their_memory_alive():
+    part = cpu.Rows(torch.full((1000, 100), 7.0)).slice(3, 50)
+    out = torch.empty(1000, 50)
+    cpu.copy_rows(cpu.Rows(out), None, part)
+    assert torch.equal(out, torch.full((1000, 50), 7.0))
+
+
+def test_rows_of_a_parameter():
+    assert cpu.Rows(torch.nn.Parameter(torch.randn(2, 3))).rows == 2
+
+
+@pytest.mark.parametrize(("tensor", "error", "message"), [
+    (torch.randn(3), ValueError, "got 1 dimensions"),
+    (torch.randn(3, 4).T, ValueError, "channel stride 1"),
+    (torch.randn(1, 4).expand(3, 4), ValueError, "rows overlap"),
+    (torch.zeros(3, 4, dtype=torch.int64), TypeError, "float32, bfloat16 or float64"),
+    (torch.zeros(3, 4, device="meta"), TypeError, "CPU memory"),
+    ("rows", TypeError, "CPU memory"),
+])  # fmt: skip
+def test_bad_rows(tensor, error, message):
+    with pytest.raises(error, match=message):
+        cpu.Rows(tensor)
+
+
+def test_slice_outside():
+    with pytest.raises(ValueError, match="outside 0 .. 4"):
+        cpu.Rows(torch.randn(3, 4)).slice(2, 3)
+
+
+def test_index():
+    index = cpu.Index(torch.tensor([[3, -1], [0, 7]], dtype=torch.int32))
+    assert (index.shape, index.min, index.max, len(index)) == ((2, 2), -1, 7, 2)
+    empty = cpu.Index(torch.empty(0, dtype=torch.int32))
+    assert (empty.shape, empty.max) == ((0,), -1)
+    assert cpu.Index(np.arange(3, dtype=np.int32)).max == 2
+
+
+@pytest.mark.parametrize(("tensor", "error", "message"), [
+    (torch.zeros(3), TypeError, "int32"),
+    (torch.zeros(3, dtype=torch.int64), TypeError, "int32"),
+    (torch.tensor([-2], dtype=torch.int32), ValueError, "-1 for a row of zeros"),
+    (torch.zeros(3, 4, dtype=torch.int32).T, ValueError, "contiguous"),
+    (torch.zeros(2, 2, 2, dtype=torch.int32), ValueError, r"\[M, taps\]"),
+])  # fmt: skip
+def test_bad_index(tensor, error, message):
+    with pytest.raises(error, match=message):
+        cpu.Index(tensor)
+
+
+def test_arena():
+    arena = cpu.Arena(1000)
+    rows = arena.rows(400, 5, 10, "float32")
+    assert (rows.rows, rows.channels, rows.ld) == (5, 10, 10)
+    assert rows.data_ptr - arena.rows(0, 1, 1, "bfloat16").data_ptr == 400
+    del arena
+    out = torch.ones(5, 10)
+    cpu.copy_rows(cpu.Rows(out), None, rows)
+    assert out.count_nonzero() == 0
+    with pytest.raises(ValueError, match="needs 1200 bytes of 1000"):
+        cpu.Arena(1000).rows(0, 30, 10, "float32")
+    with pytest.raises(TypeError, match="int8"):
+        cpu.Arena(1000).rows(0, 30, 10, "int8")
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 5000, 5 << 20])
+def test_empty(nbytes):
+    memory = torch.from_dlpack(cpu.empty(nbytes))
+    assert (memory.dtype, memory.shape) == (torch.uint8, (nbytes,))
+    assert memory.count_nonzero() == 0
+    memory.fill_(1)
+
+
+@given(values=st.lists(st.integers(-1, 300), max_size=200), taps=st.sampled_from([0, 1, 4]))
+def test_unique_rows(values, taps):
+    index = np.array(values, dtype=np.int32)
+    if taps:
+        index = np.resize(index, (len(values) // taps, taps))
+    rows, positions = cpu.unique_rows(torch.from_numpy(index), 301)
+    wanted = np.unique(index[index >= 0])
+    assert rows.tolist() == wanted.tolist()
+    assert positions.shape == index.shape
+    at = positions.numpy()
+    assert ((at == -1) == (index == -1)).all()
+    assert (wanted[at[at >= 0]] == index[index >= 0]).all()
+    assert cpu.unique_rows(cpu.Index(torch.from_numpy(index)), 301)[0].tolist() == rows.tolist()
+
+
+def test_unique_rows_outside():
+    with pytest.raises(ValueError, match="entry 5 is not below the total of 5"):
+        cpu.unique_rows(torch.tensor([5], dtype=torch.int32), 5)
+
+
+@given(size=st.sampled_from([1, 3, 16, 17, 100, 20000, 600000]), seed=cases.seeds)
+def test_fingerprint_sees_every_byte(size, seed):
+    random = cases.Random(seed)
+    x = torch.randn(size, generator=random.generator)
+    before = cpu.fingerprint(x, 1)
+    assert cpu.fingerprint(x.clone(), 1) == before
+    with cases.on_isa(cases.ISAS[0], 5):
+        assert cpu.fingerprint(x, 1) == before
+    x.view(torch.int32)[random.index(0, size, 1).long()] ^= 1
+    assert cpu.fingerprint(x, 1) != before
+
+
+def test_fingerprint_samples_the_ends():
+    x = torch.zeros(100_003)
+    before = cpu.fingerprint(x, 100)
+    for place in (0, -1, 100 * 16):
+        x[place] = 1.0
+        assert cpu.fingerprint(x, 100) != before
+        x[place] = 0.0
+    x[20] = 1.0
+    assert cpu.fingerprint(x, 100) == before
+
+
+def test_fingerprint_tells_lengths_apart():
+    assert len({cpu.fingerprint(torch.zeros(n), 1) for n in range(40)}) == 40
+
+
+def test_fingerprint_of_many():
+    tensors = [torch.randn(5, 3, 3, 3), torch.randn(7), torch.randn(5, 3, 3, 3).to(memory_format=torch.channels_last)]
+    before = cpu.fingerprint_many(tensors, 8)
+    assert cpu.fingerprint_many([t.clone() for t in tensors], 8) == before
+    assert cpu.fingerprint_many(tensors[::-1], 8) != before
+    tensors[2][0, 0, 0, 0] += 1
+    assert cpu.fingerprint_many(tensors, 8) != before
+    with pytest.raises(ValueError, match="dense"):
+        cpu.fingerprint(torch.randn(5, 5)[:, ::2], 1)
+
+
+def test_instruction_sets():
+    before = cpu.isa()
+    assert before in cases.ISAS
+    assert cases.ISAS[-1] == "portable"
+    with pytest.raises(ValueError, match="choose from .*portable"):
+        cpu.set_isa("abacus")
+    assert cpu.isa() == before
+
+
+def test_instruction_set_from_the_environment():
+    code = "from retouch.kernels import cpu; print(cpu.isa())"
+    run = subprocess.run([sys.executable, "-c", code], env={"RETOUCH_ISA": "portable", "PATH": ""}, capture_output=True,
+                         text=True, check=True)  # fmt: skip
+    assert run.stdout.strip() == "portable"
+
+
+def test_one_openmp_runtime():
+    """PyTorch and the extension share a pool: two of them would fight for the same cores."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads /proc")
+    with open("/proc/self/maps") as maps:
+        runtimes = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}
+    assert len(runtimes) == 1
+
+
+def test_threads():
+    with pytest.raises(ValueError, match="at least 1"):
+        cpu.set_num_threads(0)

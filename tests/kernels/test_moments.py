@@ -1,0 +1,72 @@
+"""Channel sums and folded norms against their references."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels import cases
+from kernels.cases import Random, check, native, on_isa
+from retouch.kernels import cpu
+
+
+@given(
+    isa=cases.isas, seed=cases.seeds, dtype=cases.dtypes, threads=cases.threads, width=cases.channels,
+    counts=st.lists(st.integers(0, 600), min_size=1, max_size=3), sign=st.sampled_from([1, -1]), whole=st.booleans(),
+)  # fmt: skip
+def test_channel_sums(isa, seed, dtype, threads, width, counts, sign, whole):
+    random = Random(seed)
+    m = sum(counts)
+    x, index = random.rows(m + 1, width, dtype), None if whole else random.index(0, m + 1, m)
+    bounds = torch.tensor([0, *counts]).cumsum(0).int()
+    sums = torch.randn(len(counts), 2 * width, dtype=torch.float64)
+    with on_isa(isa, threads):
+        got = check("channel_sums", sums, x, index, bounds, sign, bound=1e-13)
+    with on_isa(isa, 1):
+        assert torch.equal(got, native("channel_sums", sums, x, index, bounds, sign))
+
+
+def test_adding_and_subtracting_the_same_rows():
+    x, bounds = torch.randn(700, 20), torch.tensor([0, 700], dtype=torch.int32)
+    sums = native("channel_sums", torch.zeros(1, 40, dtype=torch.float64), x, None, bounds, 1)
+    assert torch.equal(native("channel_sums", sums, x, None, bounds, -1), torch.zeros_like(sums))
+
+
+@given(seed=cases.seeds, samples=st.integers(1, 3), groups=st.sampled_from([1, 2, 8]), per_part=st.integers(1, 5),
+       parts=st.integers(1, 3), affine=st.booleans())  # fmt: skip
+def test_fold_norm(seed, samples, groups, per_part, parts, affine):
+    random = Random(seed)
+    width, count = per_part * groups, 50
+    maps = [random.rows(samples * count, width) * 3 + 1 for _ in range(parts)]
+    sums = []
+    for x in maps:
+        x = x.double().reshape(samples, count, width)
+        sums.append(torch.cat([x.sum(1), x.square().sum(1)], 1))
+    channels = width * parts
+    gamma, beta = (random.rows(1, channels), random.rows(1, channels)) if affine else (None, None)
+    out = torch.empty(samples, 2 * channels)
+    check("fold_norm", out, sums, groups, count, 1e-5, gamma, beta, bound=1e-6)
+
+
+def test_a_constant_map_keeps_a_finite_scale():
+    """The variance comes out slightly negative in rounding: it is clamped."""
+    x = torch.full((100, 4), 1234.567)
+    sums = native("channel_sums", torch.zeros(1, 8, dtype=torch.float64), x, None,
+                  torch.tensor([0, 100], dtype=torch.int32), 1)  # fmt: skip
+    out = native("fold_norm", torch.empty(1, 8), [sums], 4, 100, 1e-5, None, None)
+    assert torch.isfinite(out).all()
+
+
+def test_bad_arguments():
+    x, sums = cpu.Rows(torch.randn(6, 4)), cpu.Rows(torch.zeros(1, 8, dtype=torch.float64))
+    bounds = cpu.Index(torch.tensor([0, 6], dtype=torch.int32))
+    with pytest.raises(TypeError, match="sums: dtype float32"):
+        cpu.channel_sums(cpu.Rows(torch.zeros(1, 8)), x, None, bounds, 1)
+    with pytest.raises(ValueError, match="rows of sums is 1, expected 2"):
+        cpu.channel_sums(sums, x, None, cpu.Index(torch.tensor([0, 3, 6], dtype=torch.int32)), 1)
+    with pytest.raises(ValueError, match="7 rows wanted of 6"):
+        cpu.channel_sums(sums, x, None, cpu.Index(torch.tensor([0, 7], dtype=torch.int32)), 1)
+    with pytest.raises(ValueError, match="do not divide into 3 groups"):
+        cpu.fold_norm(cpu.Rows(torch.empty(1, 8)), [sums], 3, 6, 1e-5)
+    with pytest.raises(ValueError, match="channels of gamma is 3, expected 4"):
+        cpu.fold_norm(cpu.Rows(torch.empty(1, 8)), [sums], 2, 6, 1e-5, cpu.Rows(torch.ones(1, 3)))
