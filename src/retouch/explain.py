@@ -67,7 +67,9 @@ class Explanation:
 
 def explain(program: Program, plan: Plan, active: dict[Value, Table], backend: str) -> Explanation:
     """One line for each operation on rows, and each fallback."""
-    lines = [_line(op, plan, active, backend) for op in program.ops if op.out.grid or getattr(op, "reason", "")]
+    lines = [
+        _line(op, plan, active, backend) for op in program.ops if op.out.grid or (isinstance(op, Dense) and op.reason)
+    ]
     return Explanation(tuple(lines), plan.kept_bytes)
 
 

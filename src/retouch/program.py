@@ -19,7 +19,7 @@ from retouch.capture import capture
 from retouch.explain import Explanation, explain
 from retouch.ir import Value
 from retouch.kernels import Backend
-from retouch.layout import Ref, image
+from retouch.layout import image
 from retouch.lowering import lower
 from retouch.lowering.context import ROW_DTYPES
 from retouch.passes import Plan, fuse, plan
@@ -150,7 +150,7 @@ class Incremental:
         leaves = self.signature.flatten(args, kwargs)
         self.backend.set_threads(torch.get_num_threads())
         self.weights.refresh()
-        recording = Recording(self.backend, self.weights, self)
+        recording = Recording(self.backend, self.weights, self.plan, self)
         for value in self.plan.kept:
             if value not in self.program.inputs:
                 recording.buffers[value] = self.backend.empty(value.rows, value.channels, value.dtype)
@@ -262,16 +262,12 @@ class Incremental:
             if output.value is None:
                 leaves.append(output.constant)
             elif output.ref is not None:
-                leaves.append(self._tensor(recording, output.ref))
+                tensor = recording.tensor(output.ref)
+                leaves.append(tensor.clone(memory_format=torch.contiguous_format))
             else:
                 found = recording.values.get(output.value, self.weights.values.get(output.value))
                 leaves.append(found.clone() if isinstance(found, Tensor) else found)
         return pytree.tree_unflatten(leaves, self.out_spec)
-
-    def _tensor(self, recording: Recording, ref: Ref) -> Tensor:
-        value, start, channels = self.plan.place(ref.value)
-        rows = recording.buffers[value][:, start : start + channels]
-        return ref.tensor(rows).clone(memory_format=torch.contiguous_format)
 
     # Schedules
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from retouch.ir import Value
+from retouch.layout import Ref
 from retouch.ops.dense import Dense
 from retouch.ops.row_map import Matrix
+from retouch.passes.plan import Plan
 from retouch.schedule import Schedule, Slot
 from retouch.weights import Weights
 
@@ -50,8 +52,8 @@ class Recording:
     bit; `redo()` applies it again.
     """
 
-    def __init__(self, backend: Backend, weights: Weights, owner: object) -> None:
-        self.backend, self.weights, self.owner = backend, weights, owner
+    def __init__(self, backend: Backend, weights: Weights, plan: Plan, owner: object) -> None:
+        self.backend, self.weights, self.plan, self.owner = backend, weights, plan, owner
         self.hashes = list(weights.hashes)
         self.buffers: dict[Value, Tensor] = {}
         self.values: dict[Value, Any] = {}
@@ -121,12 +123,17 @@ class Recording:
                 known = self.weights.values if source in self.weights.values else self.values
                 tensors.append(known[source])
             else:
-                tensors.append(source.tensor(self.buffers[source.value]))
+                tensors.append(self.tensor(source))
         result = op.run(tensors)
         if op.result is not None:
             self.put_rows(op.out, op.result.rows(result))
         else:
             self.put(op.out, result)
+
+    def tensor(self, ref: Ref) -> Tensor:
+        """The graph's tensor for a layout of kept rows (a view where strides allow)."""
+        value, start, channels = self.plan.place(ref.value)
+        return ref.tensor(self.buffers[value][:, start : start + channels])
 
     def put(self, value: Value, content: Any) -> None:
         """Replace a dense value."""

@@ -141,10 +141,14 @@ def _cover(mask: Mask, axis: int, size: int) -> Mask:
     old = mask.shape[axis]
     if old == size:
         return mask
+    if old % size == 0:
+        split = mask.reshape(*mask.shape[:axis], size, old // size, *mask.shape[axis + 1 :])
+        return np.asarray(split.any(axis + 1))
+    if size % old == 0:
+        return mask.repeat(size // old, axis)
     start = np.arange(size) * old // size
     stop = -(-np.arange(1, size + 1) * old // size)
-    counts = np.cumsum(mask, axis=axis, dtype=np.int64)
-    counts = np.insert(counts, 0, 0, axis=axis)
+    counts = np.insert(np.cumsum(mask, axis=axis, dtype=np.int64), 0, 0, axis=axis)
     return np.asarray(counts.take(stop, axis) > counts.take(start, axis))
 
 

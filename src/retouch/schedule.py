@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from retouch.expr import Expr, Instr, is_row_wise
@@ -190,8 +191,23 @@ class Builder:
         rows, positions = self.tables.unique(table)
         return self._evaluated(value, rows), positions
 
-    def whole(self, keys: Value | Matrix) -> Operand:
-        """All rows of a value, in order."""
+    def whole(self, runs: Sequence[Value | Matrix], batch: int, dtype: torch.dtype) -> Operand:
+        """All rows of the runs, those of each sample together."""
+        operands = [self._run(x) for x in runs]
+        if len(runs) == 1:
+            return operands[0]
+        rows = [x.rows if isinstance(x, Value) else x.shape[0] for x in runs]
+        width = max(x.channels for x in runs)
+        joined = Temp(sum(rows), width, dtype)
+        start, length = 0, sum(rows) // batch
+        for operand, count in zip(operands, rows, strict=True):
+            part = np.arange(count // batch, dtype=np.int32) + np.int32(start)
+            index = (np.arange(batch, dtype=np.int32)[:, None] * np.int32(length) + part).reshape(-1)
+            self.call("copy_rows", joined, Table(index, sum(rows)), operand, None)
+            start += count // batch
+        return joined
+
+    def _run(self, keys: Value | Matrix) -> Operand:
         if isinstance(keys, Matrix):
             return Slot("matrix", keys)
         rows = self.everything.setdefault(keys.rows, Table.all(keys.rows))
@@ -334,10 +350,10 @@ class Builder:
 
     def _sums(self, part: Value) -> None:
         slot = Slot("sums", part)
-        if slot in self.states:
+        rows = self.active(part)
+        if slot in self.states or not len(rows):
             return
         self.states[slot] = None
-        rows = self.active(part)
         operand, index = self.access(part, rows)
         bounds = self.bounds(part, rows)
         if rows.full:
@@ -421,15 +437,16 @@ def _place(calls: Sequence[Call]) -> tuple[dict[Temp, int], int]:
     placed: dict[Temp, int] = {}
     living: list[Temp] = []
     size = 0
-    for temp in first:
-        living = [t for t in living if last[t] >= first[temp]]
-        offset = 0
-        for other in sorted(living, key=placed.__getitem__):
+    for temp, start in first.items():
+        living = [t for t in living if last[t] >= start]
+        offset, position = 0, 0
+        for other in living:
             if offset + temp.nbytes <= placed[other]:
                 break
             offset = max(offset, -(-(placed[other] + other.nbytes) // ALIGNMENT) * ALIGNMENT)
+            position += 1
         placed[temp] = offset
-        living.append(temp)
+        living.insert(position, temp)
         size = max(size, offset + temp.nbytes)
     return placed, size
 

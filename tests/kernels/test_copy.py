@@ -19,7 +19,7 @@ def test_copy(seed, dtype, m, width):
     check("copy_rows", dst, where, src, source, bound=0)
     check("copy_rows", dst, None, src, source, bound=0)
     check("copy_rows", dst, None, src, None, bound=0)
-    check("copy_rows", dst, where, src, None, bound=0)
+    check("copy_rows", dst, where, src[:m], None, bound=0)
 
 
 @given(seed=cases.seeds, dtype=cases.dtypes, m=st.integers(0, 40), width=st.one_of(cases.channels, st.just(700)))
@@ -49,5 +49,5 @@ def test_bad_arguments():
         cpu.copy_rows(dst, None, cpu.Rows(torch.randn(5, 8).bfloat16()))
     with pytest.raises(ValueError, match="saved has fewer rows"):
         cpu.swap_rows(dst, None, cpu.Rows(torch.randn(4, 8)))
-    with pytest.raises(ValueError, match="not all in 0 .. 4"):
+    with pytest.raises(ValueError, match=r"not all in 0 \.\. 4"):
         cpu.copy_rows(dst, cpu.Index(torch.tensor([-1], dtype=torch.int32)), src)

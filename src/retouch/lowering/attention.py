@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch.fx import Node
 
 from retouch.ir import Value
 from retouch.layout import Atom, Ref, axis, merge
-from retouch.lowering.context import Context, Item, NoRule, Scores, rule
+from retouch.lowering import joint
+from retouch.lowering.context import Context, Item, Joint, NoRule, Scores, rule
 from retouch.lowering.conv import project
 from retouch.lowering.views import swap
 from retouch.ops.attention import Attention
@@ -46,23 +48,23 @@ def _keys(value: Value, heads: int, batch: int, like: Ref) -> Matrix:
     raise NoRule("keys with samples and heads in one dimension")
 
 
-def attend(context: Context, node: Node, q: Ref, k: Ref | Value, v: Ref | Value, scale: float) -> Ref:
-    """The attention operation; k and v in the layout of q, or both dense."""
+def attend(
+    context: Context, node: Node, q: Ref, keys: Sequence[Ref | Value], values: Sequence[Ref | Value], scale: float
+) -> Ref:
+    """The attention operation over one or several runs of keys and values, in the layout of q or dense."""
     heads = heads_of(q)
-    operands: list[Value | Matrix] = []
-    for item in (k, v):
-        if isinstance(item, Ref):
-            if heads_of(item) != heads or item.value.batch != q.value.batch:
-                raise NoRule("keys of another batch or number of heads")
-            operands.append(item.value)
-        else:
-            operands.append(_keys(item, heads, q.value.batch, q))
-    if isinstance(k, Ref) != isinstance(v, Ref):
-        raise NoRule("keys with a grid and values without, or the reverse")
-    shape: Sequence[int] = v.shape
-    out = context.value(node, q.value.grid, q.value.batch, heads * shape[-1])
-    context.add(Attention(out, q.value, operands[0], operands[1], heads, scale))
-    width = shape[-1]
+
+    def operand(item: Ref | Value) -> Value | Matrix:
+        if isinstance(item, Value):
+            return _keys(item, heads, q.value.batch, q)
+        if heads_of(item) != heads or item.value.batch != q.value.batch:
+            raise NoRule("keys of another batch or number of heads")
+        return item.value
+
+    width = values[0].shape[-1]
+    out = context.value(node, q.value.grid, q.value.batch, heads * width)
+    k, v = tuple(operand(x) for x in keys), tuple(operand(x) for x in values)
+    context.add(Attention(out, q.value, k, v, heads, scale))
     dims = [tuple(Atom("c", width, a.size) if a.axis == "c" else a for a in d) for d in q.dims[:-1]]
     return Ref(out, (*dims, axis("c", width)))
 
@@ -82,11 +84,16 @@ def sdpa(context: Context, node: Node) -> Item:
     causal, grouped = context.arg(node, 5, "is_causal", False), context.option(node, "enable_gqa", False)
     if mask is not None or dropout or causal or grouped:
         raise NoRule("attention with a mask, dropout or grouped heads")
-    q, k, v = (_operand(context, a) for a in tuple[Any, ...](node.args)[:3])
+    items = [context.item(context.arg(node, i)) for i in range(3)]
+    width = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
+    scale = float(context.option(node, "scale") or context.arg(node, 6) or width**-0.5)
+    if all(isinstance(i, Joint) for i in items):
+        q, k, v = items
+        return joint.attend(context, node, q, k, v, scale, partial(attend, context, node, scale=scale))
+    q, k, v = (_operand(context, context.arg(node, i)) for i in range(3))
     if not isinstance(q, Ref):
         raise NoRule("queries without a grid")
-    scale = context.option(node, "scale") or context.arg(node, 6)
-    return attend(context, node, q, k, v, float(scale or q.shape[-1] ** -0.5))
+    return attend(context, node, q, [k], [v], scale)
 
 
 @rule("matmul.default", "bmm.default", "mm.default")
@@ -96,7 +103,8 @@ def matmul(context: Context, node: Node) -> Item:
     if isinstance(left, Scores):
         if not left.softmaxed:
             raise NoRule("scores without a softmax")
-        return attend(context, node, left.q, left.k, _operand(context, context.arg(node, 1)), left.scale)
+        values = _operand(context, context.arg(node, 1))
+        return attend(context, node, left.q, [left.k], [values], left.scale)
     if isinstance(left, Ref) and isinstance(right, Value) and right in context.constant and len(right.shape) == 2:
         return project(context, node, context.regular(left), right, None, "matmul")
     if not isinstance(left, Ref):

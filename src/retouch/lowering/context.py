@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch.fx import Node
 
 from retouch.capture import Captured
@@ -35,6 +36,18 @@ class Scores:
     k: Ref | Value
     scale: float
     softmaxed: bool
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Rows of a map and dense tokens (text) side by side in dimension `dim` of one tensor."""
+
+    parts: tuple[Ref | Value, ...]
+    dim: int
+
+    def sizes(self) -> list[int]:
+        """Length of each part along `dim`."""
+        return [p.shape[self.dim] for p in self.parts]
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,15 @@ class Context:
         self.producers[op.out] = op
         return op.out
 
+    def dense_call(
+        self, name: str, shape: Sequence[int], dtype: torch.dtype, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Value:
+        """A dense operation made by a rule; Refs and Values in `args` become its sources."""
+        sources: list[Value | Ref] = []
+        placed = pytree.tree_map_only((Ref, Value), lambda x: self._place(x, sources), args)
+        out = Value(self.unique(name), tuple(shape), dtype)
+        return self.add(Dense(out, function, placed, {}, tuple(sources), None))
+
     def dense_value(self, node: Node) -> Value:
         return self.value(node, None, 1, 0)
 
@@ -182,6 +204,8 @@ class Context:
 
     def regular(self, ref: Ref) -> Ref:
         """`ref` with positions and channels in dimensions of their own, moving data where they are mixed."""
+        if any(sum(a.axis == "c" for a in d) > 1 and len(d) == sum(a.axis == "c" for a in d) for d in ref.dims):
+            raise NoRule("channels in another order")
         mixed = [d for d in ref.dims if {a.axis for a in d} & set("hw") and any(a.axis == "c" for a in d)]
         if not mixed:
             return ref
@@ -263,8 +287,8 @@ class Context:
 
         def place(argument: Node) -> Any:
             item = self.items[argument]
-            if isinstance(item, Scores):
-                item = self.items[argument] = self.dense(argument, "attention scores are read")
+            if isinstance(item, Scores | Joint):
+                item = self.items[argument] = self.dense(argument, "scores or joined tokens are read")
             if not isinstance(item, Ref | Value):
                 return torch.fx.node.map_aggregate(item, lambda x: self._place(x, sources))
             return self._place(item, sources)
@@ -326,7 +350,7 @@ class Context:
             return source[node.args[1]]
         inputs = [self.items[n] for n in node.all_input_nodes]
         flat = [x for item in inputs for x in (item if isinstance(item, list | tuple) else [item])]
-        if not any(isinstance(x, Ref | Scores) for x in flat):
+        if not any(isinstance(x, Ref | Scores | Joint) for x in flat):
             return self.dense(node)
         name = str(node.target)
         if name in IDENTITIES:
@@ -392,8 +416,8 @@ def _output(context: Context, argument: Any) -> Output:
     if not isinstance(argument, Node):
         return Output(None, constant=argument)
     item = context.items[argument]
-    if isinstance(item, Scores):
-        item = context.dense(argument, "attention scores are returned")
+    if isinstance(item, Scores | Joint):
+        item = context.dense(argument, "scores or joined tokens are returned")
     if isinstance(item, Ref):
         ref = context.regular(item)
         return Output(ref.value, ref)

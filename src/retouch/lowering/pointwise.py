@@ -239,10 +239,15 @@ def _binary(name: str, *targets: str) -> None:
         neutral = {"mul": 1.0, "div": 1.0, "add": 0.0, "sub": 0.0}[name]
         if isinstance(b, int | float) and float(b) == neutral and _keeps(context, node, a):
             return a
-        alpha = float(context.option(node, "alpha", 1.0) or 1.0)
-        if alpha != 1.0:
-            return apply(context, node, [a, b, alpha], [Instr("mul", -2, -3), Instr(name, -1, 0)])
-        return apply(context, node, [a, b], [Instr(name, -1, -2)])
+        return _scaled(context, node, name, a, b)
+
+
+def _scaled(context: Context, node: Node, name: str, a: Item, b: Item) -> Item:
+    """`a (name) alpha * b`; alpha is the third argument of add, sub and rsub."""
+    alpha = float(context.arg(node, 2, "alpha", 1.0)) if name in ("add", "sub") else 1.0
+    if alpha != 1.0:
+        return apply(context, node, [a, b, alpha], [Instr("mul", -2, -3), Instr(name, -1, 0)])
+    return apply(context, node, [a, b], [Instr(name, -1, -2)])
 
 
 def _keeps(context: Context, node: Node, item: Item) -> bool:
@@ -257,17 +262,19 @@ _binary("div", "div.Tensor", "div.Scalar")
 
 @rule("rsub.Scalar", "rsub.Tensor")
 def rsub(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(a) for a in tuple[Any, ...](node.args)[:2]], [Instr("sub", -2, -1)])
+    a, b = context.item(context.arg(node, 0)), context.item(context.arg(node, 1))
+    alpha = float(context.arg(node, 2, "alpha", 1.0))
+    return apply(context, node, [a, b, alpha], [Instr("mul", -1, -3), Instr("sub", -2, 0)])
 
 
 @rule("maximum.default")
 def maximum(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(a) for a in tuple[Any, ...](node.args)[:2]], [Instr("maximum", -1, -2)])
+    return apply(context, node, [context.item(context.arg(node, i)) for i in range(2)], [Instr("maximum", -1, -2)])
 
 
 @rule("minimum.default")
 def minimum(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(a) for a in tuple[Any, ...](node.args)[:2]], [Instr("minimum", -1, -2)])
+    return apply(context, node, [context.item(context.arg(node, i)) for i in range(2)], [Instr("minimum", -1, -2)])
 
 
 @rule("mean.dim")

@@ -8,22 +8,34 @@ from typing import Any
 from torch.fx import Node
 
 from retouch.geometry import AxisMap, Geometry
+from retouch.ir import Value
 from retouch.layout import Ref
-from retouch.lowering.context import Context, Item, NoRule, rule
+from retouch.lowering import joint
+from retouch.lowering.context import Context, Item, Joint, NoRule, rule
 
 
 def _layout(context: Context, argument: Any) -> Ref:
     """The operand's layout as it is; views may leave channels and positions mixed until someone computes."""
     item = context.item(argument)
     if not isinstance(item, Ref):
-        raise NoRule("attention scores are read")
+        raise NoRule("scores or joined tokens are read")
     return item
+
+
+def _reorder(context: Context, node: Node, order: Sequence[int]) -> Item:
+    item = context.item(context.arg(node, 0))
+    if isinstance(item, Joint):
+        return joint.permute(context, item, order)
+    return _layout(context, context.arg(node, 0)).permute(order)
 
 
 @rule("view.default", "_unsafe_view.default", "reshape.default", "flatten.using_ints", "unflatten.int",
       "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "view_copy.default")  # fmt: skip
 def view(context: Context, node: Node) -> Item:
-    return _layout(context, context.arg(node, 0)).view(tuple(node.meta["val"].shape))
+    item, shape = context.item(context.arg(node, 0)), tuple(node.meta["val"].shape)
+    if isinstance(item, Joint):
+        return joint.view(context, item, shape)
+    return _layout(context, context.arg(node, 0)).view(shape)
 
 
 @rule("expand.default")
@@ -34,24 +46,27 @@ def expand(context: Context, node: Node) -> Item:
     return ref
 
 
-@rule("permute.default")
-def permute(context: Context, node: Node) -> Item:
-    order: Any = context.arg(node, 1)
-    ref = _layout(context, context.arg(node, 0))
-    return ref.permute([i % len(ref.dims) for i in order])
+def _swapped(dims: int, a: int, b: int) -> list[int]:
+    order = list(range(dims))
+    order[a], order[b] = order[b], order[a]
+    return order
 
 
 def swap(ref: Ref, a: int, b: int) -> Ref:
     """`tensor.transpose(a, b)`."""
-    order = list(range(len(ref.dims)))
-    order[a], order[b] = order[b], order[a]
-    return ref.permute(order)
+    return ref.permute(_swapped(len(ref.dims), a, b))
+
+
+@rule("permute.default")
+def permute(context: Context, node: Node) -> Item:
+    dims = len(node.meta["val"].shape)
+    return _reorder(context, node, [i % dims for i in context.arg(node, 1)])
 
 
 @rule("transpose.int")
 def transpose(context: Context, node: Node) -> Item:
-    ref = _layout(context, context.arg(node, 0))
-    return swap(ref, int(context.arg(node, 1)), int(context.arg(node, 2)))
+    dims = len(node.meta["val"].shape)
+    return _reorder(context, node, _swapped(dims, int(context.arg(node, 1)), int(context.arg(node, 2))))
 
 
 @rule("t.default")
@@ -93,6 +108,12 @@ def crop(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: int
 
 @rule("slice.Tensor")
 def slice_tensor(context: Context, node: Node) -> Item:
+    item = context.item(context.arg(node, 0))
+    if isinstance(item, Joint):
+        dim, shape = int(context.arg(node, 1, "dim", 0)), node.args[0].meta["val"].shape  # type: ignore[union-attr]
+        bounds = slice(context.arg(node, 2, "start"), context.arg(node, 3, "end"))
+        start, stop, _ = bounds.indices(shape[dim])
+        return joint.take(item, dim % len(shape), start, stop)
     ref = context.ref(context.arg(node, 0))
     dim = int(context.arg(node, 1, "dim", 0)) % len(ref.dims)
     size = ref.shape[dim]
@@ -119,9 +140,11 @@ def split(context: Context, node: Node) -> Item:
 
 @rule("cat.default")
 def cat(context: Context, node: Node) -> Item:
-    arguments: Any = context.arg(node, 0)
-    refs = [context.ref(a) for a in arguments]
-    dim = int(context.arg(node, 1, "dim", 0)) % len(refs[0].dims)
+    items = [context.item(a) for a in context.arg(node, 0)]
+    dim = int(context.arg(node, 1, "dim", 0)) % len(node.meta["val"].shape)
+    if any(isinstance(i, Value) for i in items):
+        return joint.join(context, items, dim)
+    refs = [context.ref(a) for a in context.arg(node, 0)]
     for ref in refs:
         fits = ref.value.grid == refs[0].value.grid and ref.value.batch == refs[0].value.batch
         if not fits or any(d != e for i, (d, e) in enumerate(zip(ref.dims, refs[0].dims, strict=True)) if i != dim):

@@ -20,25 +20,26 @@ if TYPE_CHECKING:
 class Attention(Op):
     """softmax(scale * q k^T) v with `heads` heads side by side in the channels.
 
-    Keys and values are rows of a grid, all of which are read, or matrices `[B * S, C]` of dense values.
+    Keys and values are one or several runs: rows of a grid, all of which are read, or matrices `[B * S, C]`
+    of dense values.
     """
 
     q: Value
-    k: Value | Matrix
-    v: Value | Matrix
+    k: tuple[Value | Matrix, ...]
+    v: tuple[Value | Matrix, ...]
     heads: int
     scale: float
 
     def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.q, "active"), *((x, "all") for x in (self.k, self.v) if isinstance(x, Value)))
+        return ((self.q, "active"), *((x, "all") for x in (*self.k, *self.v) if isinstance(x, Value)))
 
     def dense_operands(self) -> tuple[Value, ...]:
-        return tuple(x.value for x in (self.k, self.v) if isinstance(x, Matrix))
+        return tuple(x.value for x in (*self.k, *self.v) if isinstance(x, Matrix))
 
     @property
     def length(self) -> int:
         """Keys per sample."""
-        rows = self.k.rows if isinstance(self.k, Value) else self.k.shape[0]
+        rows = sum(x.rows if isinstance(x, Value) else x.shape[0] for x in self.k)
         return rows // self.out.batch
 
     def macs_per_row(self) -> int:
@@ -46,7 +47,7 @@ class Attention(Op):
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         mask = masks[self.q]
-        for keys in (self.k, self.v):
+        for keys in (*self.k, *self.v):
             if isinstance(keys, Value):
                 touched = masks[keys].reshape(self.out.batch, -1).any(1)
                 mask = mask | touched[:, None, None]
@@ -55,7 +56,7 @@ class Attention(Op):
     def emit(self, builder: Builder) -> None:
         active = builder.active(self.out)
         q, q_index = builder.access(self.q, active)
-        k, v = builder.whole(self.k), builder.whole(self.v)
+        k, v = (builder.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
         bounds = builder.bounds(self.out, active)
         builder.call("attention", *builder.target(self.out), q, q_index, k, v, self.heads, self.scale, bounds)
 

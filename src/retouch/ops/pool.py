@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Pool(Op):
-    """`weights` are per-axis float32 tables `[outputs, taps]` beside the geometry's, or None for the maximum."""
+    """`weights` are per-axis float32 tables `[outputs, taps]` beside the geometry's, or None for the maximum.
+
+    A maximum reads made rows only: it leaves out taps that fall outside, where padding made before counts.
+    """
 
     src: Value
     geometry: Geometry
     weights: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
 
     def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "halo"),)
+        return ((self.src, "halo" if self.weights else "buffer"),)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return self.geometry.reach(masks[self.src])

@@ -87,16 +87,27 @@ struct ValueTable {
 
 constexpr ValueTable value_table;
 
-// 2^(x * scale) for x <= 0.
+// 2^(x * scale) for x <= 0, to 1e-7, or to 3e-6 where bfloat16 follows.
+template <bool Bf16>
 RETOUCH_INLINE vf exp2_scaled(vf x, float scale) {
-  constexpr float q[] = {0.693147188f,   0.240226498f,   0.0555035743f,
-                         0.00961823751f, 0.00133907355f, 0.000154035082f};
+  constexpr float fine[] = {0.693146978f, 0.240222421f, 0.0555073375f, 0.00967151287f,
+                            0.00132647239f};
+  constexpr float coarse[] = {0.693124193f, 0.240240987f, 0.0559064282f, 0.00958285068f};
   constexpr float magic = 12582912.f;
   vf shifted = fma(x, set1(scale), set1(magic));
-  vf k = shifted - magic;
-  vf r = fma(x, set1(scale), -k);
-  vf e = fma(r, polynomial(r, q), set1(1.f));
-  return from_bits(bits(e) + ((bits(shifted) - bits(set1(magic))) << 23));
+  vf r = fma(x, set1(scale), magic - shifted);
+  vf q;
+  if constexpr (Bf16)
+    q = polynomial(r, coarse);
+  else
+    q = polynomial(r, fine);
+  vf e = fma(r, q, set1(1.f));
+  return from_bits(bits(e) + (bits(shifted) << 23));
+}
+
+// Two weights, 0 to 1, as bf16 side by side (rounded half up: they are never negative).
+RETOUCH_INLINE vu weight_pair(vf a, vf b) {
+  return ((bits(a) + 0x8000) >> 16) | ((bits(b) + 0x8000) & 0xffff0000u);
 }
 
 // Queries that are worked on together, one to a lane.
@@ -132,7 +143,9 @@ class Head {
       if constexpr (Bf16) interleave_values(key, n);
       for (int64_t i = 0; i < found; ++i) {
         multiply_keys(panels[i], key, n);
+        if (i == 0) prefetch(k, g.k.ld, g.head_dim, key + n);
         update_softmax(panels[i], n, key == 0);
+        if (i == 0) prefetch(v, g.v.ld, g.value_dim, key + n);
         multiply_values(panels[i], key, n, key == 0);
       }
     }
@@ -166,24 +179,31 @@ class Head {
 
   // A negative scale is moved into the queries: the maximum is taken before scaling.
   void pack_queries(const Panel& p) const {
-    int64_t width = p.vectors * lanes;
-    uint32_t flip = g.scale < 0 ? (Bf16 ? 0x80008000u : 0x80000000u) : 0;
-    memset(p.q, 0, words * width * 4);
-    for (int64_t i = 0; i < p.count; ++i) {
-      int64_t m = p.first + i, line = g.q_index ? g.q_index[m] : m;
-      if (line < 0) continue;
-      const char* from = g.q.data + (line * g.q.ld + head * g.head_dim) * item;
-      char* to = p.q + i * 4;
-      for (int64_t w = 0; w < words; ++w) {
-        uint32_t word = 0;
-        if (Bf16 && 2 * w + 1 == g.head_dim)
-          memcpy(&word, from + w * 4, 2);
-        else
-          memcpy(&word, from + w * 4, 4);
-        word ^= flip;
-        memcpy(to + w * width * 4, &word, 4);
+    const int64_t width = p.vectors * lanes;
+    const vu flip = vu{} + (g.scale < 0 ? (Bf16 ? 0x80008000u : 0x80000000u) : 0u);
+    for (int64_t i = 0; i < width; i += lanes)
+      for (int64_t w = 0; w < words; w += lanes) {
+        vf square[lanes] = {};
+        for (int64_t l = 0; l < min_of(lanes, p.count - i); ++l)
+          square[l] = query_words(p.first + i + l, w);
+        transpose(square);
+        for (int64_t l = 0; l < min_of(lanes, words - w); ++l)
+          store(reinterpret_cast<float*>(p.q) + (w + l) * width + i, from_bits(bits(square[l]) ^ flip));
       }
-    }
+  }
+
+  // Words w .. w + lanes - 1 of a query, zero past its end.
+  vf query_words(int64_t m, int64_t w) const {
+    int64_t line = g.q_index ? g.q_index[m] : m;
+    if (line < 0) return vf{};
+    const char* from = g.q.data + (line * g.q.ld + head * g.head_dim) * item + w * 4;
+    int64_t bytes = g.head_dim * item - w * 4;
+    vf x{};
+    if (bytes >= int64_t(sizeof(x)))
+      memcpy(&x, from, sizeof(x));
+    else
+      memcpy(&x, from, size_t(bytes));
+    return x;
   }
 
   void multiply_keys(const Panel& p, int64_t key, int64_t n) const {
@@ -203,20 +223,29 @@ class Head {
     }
   }
 
+  // The part of the next block's rows that this head reads: a stride that hardware does not follow.
+  void prefetch(const char* rows, int64_t ld, int64_t channels, int64_t key) const {
+    if (ld == channels) return;
+    for (int64_t r = key; r < min_of(key + key_block, g.keys); ++r)
+      for (int64_t at = 0; at < channels * item; at += 64)
+        __builtin_prefetch(rows + r * ld * item + at, 0, 2);
+  }
+
   void update_softmax(const Panel& p, int64_t n, bool start) const {
     const int64_t width = p.vectors * lanes;
     const float floor = -120.f / (scale > 0 ? scale : 1.f);
     for (int64_t j = 0; j < width; j += lanes) {
       vf tops[4];
       for (int u = 0; u < 4; ++u) tops[u] = load(scores + j);
-      for (int64_t r = 1; r < n; ++r) {
-        vf x = load(scores + r * width + j);
-        tops[r & 3] = x > tops[r & 3] ? x : tops[r & 3];
-      }
-      for (int u = 1; u < 4; ++u) tops[0] = tops[u] > tops[0] ? tops[u] : tops[0];
-      vf before = start ? tops[0] : load(p.top + j);
-      vf top = tops[0] > before ? tops[0] : before;
-      vf fade = exp2_scaled(at_least(before - top, floor), scale);
+      int64_t r = 0;
+      for (; r + 4 <= n; r += 4)
+        for (int u = 0; u < 4; ++u)
+          tops[u] = max_of(tops[u], load(scores + (r + u) * width + j));
+      for (; r < n; ++r) tops[0] = max_of(tops[0], load(scores + r * width + j));
+      vf top = max_of(max_of(tops[0], tops[1]), max_of(tops[2], tops[3]));
+      vf before = start ? top : load(p.top + j);
+      top = max_of(before, top);
+      vf fade = exp2_scaled<false>(at_least(before - top, floor), scale);
       vf sum = start ? vf{} : load(p.sum + j) * fade;
       store(p.top + j, top);
       store(decay + j, fade);
@@ -228,23 +257,22 @@ class Head {
   vf exponentials(int64_t width, int64_t j, int64_t n, vf top, float floor) const {
     vf sums[2] = {};
     auto weight = [&](int64_t r) {
-      return exp2_scaled(at_least(load(scores + r * width + j) - top, floor), scale);
+      return exp2_scaled<Bf16>(at_least(load(scores + r * width + j) - top, floor), scale);
     };
-    if constexpr (Bf16) {
-      for (int64_t r = 0; r < n; r += 2) {
-        vf a = weight(r), b = r + 1 < n ? weight(r + 1) : vf{};
-        sums[0] += a;
-        sums[1] += b;
-        vu word = round_to_bf16(a) | (round_to_bf16(b) << 16);
+    auto keep = [&](int64_t r, vf a, vf b) {
+      sums[0] += a;
+      sums[1] += b;
+      if constexpr (Bf16) {
+        vu word = weight_pair(a, b);
         memcpy(weights + (r / 2 * width + j) * 4, &word, sizeof(word));
+      } else {
+        store(scores + r * width + j, a);
+        store(scores + (r + 1) * width + j, b);
       }
-    } else {
-      for (int64_t r = 0; r < n; ++r) {
-        vf x = weight(r);
-        sums[r & 1] += x;
-        store(scores + r * width + j, x);
-      }
-    }
+    };
+    int64_t r = 0;
+    for (; r + 2 <= n; r += 2) keep(r, weight(r), weight(r + 1));
+    if (r < n) keep(r, weight(r), vf{}); // writes one row more: key_block is even
     return sums[0] + sums[1];
   }
 
@@ -282,32 +310,31 @@ class Head {
   }
 
   void write(const Panel& p) const {
-    const int64_t width = p.vectors * lanes;
-    for (int64_t i = 0; i < width; i += lanes) {
-      vf inverse = 1.f / load(p.sum + i);
-      for (int64_t j = 0; j < g.value_dim; ++j)
-        store(p.o + j * width + i, load(p.o + j * width + i) * inverse);
-    }
-    for (int64_t i = 0; i < p.count; ++i) {
-      int64_t m = p.first + i, line = g.out_index ? g.out_index[m] : m;
-      int64_t at = line * g.out.ld + head * g.value_dim;
-      if (g.out.dtype == DType::f32)
-        write_row(p.o + i, width, reinterpret_cast<float*>(g.out.data) + at);
-      else
-        write_row(p.o + i, width, reinterpret_cast<bf16*>(g.out.data) + at);
-    }
+    if (g.out.dtype == DType::f32)
+      write_as<float>(p);
+    else
+      write_as<bf16>(p);
   }
 
   template <class T>
-  void write_row(const float* o, int64_t width, T* out) const {
-    for (int64_t j = 0; j < g.value_dim; j += lanes) {
-      int64_t n = min_of(lanes, g.value_dim - j);
-      float row[lanes] = {};
-      for (int64_t c = 0; c < n; ++c) row[c] = o[(j + c) * width];
-      if (n == lanes)
-        store(out + j, load(row));
-      else
-        store_part(out + j, load(row), n);
+  void write_as(const Panel& p) const {
+    const int64_t width = p.vectors * lanes;
+    for (int64_t i = 0; i < p.count; i += lanes) {
+      vf inverse = 1.f / load(p.sum + i);
+      for (int64_t j = 0; j < g.value_dim; j += lanes) {
+        const int64_t n = min_of(lanes, g.value_dim - j);
+        vf square[lanes] = {};
+        for (int64_t l = 0; l < n; ++l) square[l] = load(p.o + (j + l) * width + i) * inverse;
+        transpose(square);
+        for (int64_t l = 0; l < min_of(lanes, p.count - i); ++l) {
+          int64_t m = p.first + i + l, line = g.out_index ? g.out_index[m] : m;
+          T* out = reinterpret_cast<T*>(g.out.data) + line * g.out.ld + head * g.value_dim + j;
+          if (n == lanes)
+            store(out, square[l]);
+          else
+            store_part(out, square[l], n);
+        }
+      }
     }
   }
 

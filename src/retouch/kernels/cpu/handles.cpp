@@ -100,8 +100,9 @@ Index::Index(nb::handle tensor) {
     throw nb::value_error("Index: expected the shape [M] or [M, taps]");
   dims = int(t->ndim());
   int64_t count = int64_t(t->shape(0)), taps = dims == 2 ? int64_t(t->shape(1)) : 1;
-  bool dense = (taps <= 1 || dims == 1 || t->stride(1) == 1) &&
-               (count <= 1 || t->stride(0) == (dims == 2 ? taps : 1));
+  bool dense = count == 0 || taps == 0 ||
+               ((taps <= 1 || dims == 1 || t->stride(1) == 1) &&
+               (count <= 1 || t->stride(0) == (dims == 2 ? taps : 1)));
   if (!dense) throw nb::value_error("Index: the tensor must be contiguous");
   const int32_t* data = static_cast<const int32_t*>(t->data());
   static const int32_t nothing = 0;

@@ -85,6 +85,31 @@ RETOUCH_INLINE vf sqrt_of(vf x) {
 #endif
 }
 
+// a > b ? a : b, in one instruction: a NaN in b comes through, a NaN in a does not.
+RETOUCH_INLINE vf max_of(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_max_ps(__mmask16(-1), (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+RETOUCH_INLINE vf min_of(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_min_ps(__mmask16(-1), (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (vf)_mm_min_ps((__m128)a, (__m128)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 // Loads and stores of whole vectors, converting bf16 (round to nearest even) on the way.
 
 RETOUCH_INLINE vf load(const float* p) {
@@ -161,6 +186,34 @@ RETOUCH_INLINE vf dot_pairs(vf acc, vu a, vu b) {
 #else
   acc = fma(from_bits(a << 16), from_bits(b << 16), acc);
   return fma(from_bits(a & 0xffff0000u), from_bits(b & 0xffff0000u), acc);
+#endif
+}
+
+// Transposes a square of 32-bit lanes: at each step blocks of half the size change places.
+RETOUCH_INLINE void transpose(vf (&x)[lanes]) {
+#if defined(__clang__)
+  for (int i = 0; i < lanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      float saved = x[i][j];
+      x[i][j] = x[j][i];
+      x[j][i] = saved;
+    }
+#else
+#pragma GCC unroll 8
+  for (int step = lanes / 2; step > 0; step /= 2) {
+    vi low, high;
+    for (int j = 0; j < lanes; ++j) {
+      low[j] = j & step ? lanes + j - step : j;
+      high[j] = j & step ? lanes + j : j + step;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      if (i & step) continue;
+      vf a = x[i], b = x[i + step];
+      x[i] = __builtin_shuffle(a, b, low);
+      x[i + step] = __builtin_shuffle(a, b, high);
+    }
+  }
 #endif
 }
 

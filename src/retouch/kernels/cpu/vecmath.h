@@ -1,7 +1,7 @@
 // Elementary functions on vectors, to a few units in the last place of float32.
 //
 // The polynomials are weighted minimax fits on the reduced range. NaN in gives NaN out: the clamps
-// are written so that a comparison with NaN keeps the NaN.
+// keep it.
 #pragma once
 #include "simd.h"
 
@@ -9,8 +9,8 @@
 
 namespace retouch::RETOUCH_NS {
 
-RETOUCH_INLINE vf at_least(vf x, float lo) { return x < lo ? set1(lo) : x; }
-RETOUCH_INLINE vf at_most(vf x, float hi) { return x > hi ? set1(hi) : x; }
+RETOUCH_INLINE vf at_least(vf x, float lo) { return max_of(set1(lo), x); }
+RETOUCH_INLINE vf at_most(vf x, float hi) { return min_of(set1(hi), x); }
 RETOUCH_INLINE vf abs_of(vf x) { return from_bits(bits(x) & 0x7fffffffu); }
 RETOUCH_INLINE vf copy_sign(vf x, vf sign) {
   return from_bits((bits(x) & 0x7fffffffu) | (bits(sign) & 0x80000000u));
