@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from support import BACKENDS
+
+# The networks here are tiny, and the suite may run in several processes.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 import retouch
-from retouch import Policy, Region
+from retouch import Policy, Region, program
+from retouch.capture import capture
 
 torch.set_num_threads(2)
 
@@ -118,71 +120,82 @@ def same(a: list[Any], b: list[Any]) -> bool:
     )
 
 
+def compile_all(module: nn.Module, args: Sequence[Any], policy: Policy = EXACT) -> list[Any]:
+    """The module compiled for every backend, captured once: capturing takes most of the time."""
+    found = capture(module, *program.Signature(module, args, {}).example)
+    with patch.object(program, "capture", lambda *_: found):
+        return [retouch.compile(module, tuple(args), policy=policy, backend=b) for b in BACKENDS]
+
+
 def check(
     module: nn.Module,
     args: Sequence[Tensor],
-    mask: Tensor,
-    backend: str = "cpu",
+    masks: Sequence[Tensor],
     local: bool = True,
     sparse: bool = True,
     fallbacks: Sequence[str] = (),
     tolerance: float = 2e-6,
 ) -> None:
-    """What holds for every network under `exact`.
+    """What holds for every network under `exact`, on every backend.
 
     `local`: no operation reads the whole map, so an update is a fresh recording bit for bit (on the
     reference backend, whose products are PyTorch's, within rounding). `sparse`: it computes less than
     everything. `fallbacks`: the operations expected to run densely, by the name of their value.
     """
-    net = retouch.compile(module, tuple(args), policy=EXACT, backend=backend)
-    assert [f.split(":")[0] for f in net.explain().fallbacks] == list(fallbacks), net.explain()
-    y, recording = net.record(*args)
     with torch.no_grad():
         dense = module(*args)
-    assert (y.shape, y.dtype) == (dense.shape, dense.dtype)
-    assert error(y, dense) < tolerance
+    for net in compile_all(module, args):
+        explained = net.explain()
+        assert [f.split(":")[0] for f in explained.fallbacks] == list(fallbacks), explained
+        y, recording = net.record(*args)
+        assert (y.shape, y.dtype) == (dense.shape, dense.dtype)
+        assert error(y, dense) < tolerance, net.backend.name
+        before = state(recording)
+        for mask in masks:
+            region, edited = Region.from_mask(mask), (edit(args[0], mask), *args[1:])
+            updated = net.update(recording, region, *edited)
+            fresh, _ = net.record(*edited)
+            with torch.no_grad():
+                assert error(updated, module(*edited)) < tolerance, net.backend.name
+            if local and net.backend.name == "cpu":
+                assert torch.equal(updated, fresh)
+            else:
+                assert error(updated, fresh) < tolerance, net.backend.name
+            if sparse:
+                part = net.explain(region)
+                assert part.macs_active < part.macs_dense
+            outside_unchanged(net, region, y, updated)
+            recording.undo()
+            assert same(before, state(recording)), net.backend.name
 
-    region, edited = Region.from_mask(mask), (edit(args[0], mask), *args[1:])
-    before = state(recording)
-    updated = net.update(recording, region, *edited)
-    fresh, _ = net.record(*edited)
-    with torch.no_grad():
-        assert error(updated, module(*edited)) < tolerance
-    if local and backend == "cpu":
-        assert torch.equal(updated, fresh)
-    else:
-        assert error(updated, fresh) < tolerance
-    if sparse:
-        explained = net.explain(region)
-        assert explained.macs_active < explained.macs_dense
-    if updated.dim() == 4:
-        outside = ~net.active_mask(region)
-        if outside.shape[1:] == updated.shape[2:]:
-            kept = outside[:, None].expand_as(updated)
-            assert torch.equal(updated[kept], y[kept])
-    recording.undo()
-    assert same(before, state(recording))
+
+def outside_unchanged(net: Any, region: Region, y: Tensor, updated: Tensor) -> None:
+    """Positions outside the active mask are those of the recording, bit for bit."""
+    if updated.dim() != 4:
+        return
+    outside = ~net.active_mask(region)
+    if outside.shape[1:] == updated.shape[2:]:
+        kept = outside[:, None].expand_as(updated)
+        assert torch.equal(updated[kept], y[kept]), net.backend.name
 
 
 def check_rule(
     function: Callable[..., Tensor],
-    backend: str,
     batch: int,
     parts: Callable[[], dict[str, nn.Module]] | None = None,
     extra: Sequence[Tensor] = (),
     size: tuple[int, int] = (16, 12),
+    channels: int = 8,
     **options: Any,
 ) -> None:
-    """`check` of one operation in two settings: alone for one sample, between convolutions for two.
+    """`check` of one operation: alone for one sample, between convolutions for two.
 
-    With two samples the mask is drawn for each of them alone, once only for the second.
+    With two samples there are also masks for each sample, and for the second alone.
     """
-    channels = options.pop("channels", 8)
     module = around(function, parts, channels, extra, size, tail=batch > 1)
     args = (noise(batch, 3, *size, seed=1), *(e[:batch] for e in extra))
-    check(module, args, spot(*size), backend, **options)
+    masks = [spot(*size)]
     if batch > 1:
-        each = torch.stack([spot(*size), spot(*size, size[0] - 3, 0, 1)])
-        check(module, args, each, backend, **options)
-        each[0] = False
-        check(module, args, each, backend, **options)
+        corner = spot(*size, size[0] - 3, 0, 1)
+        masks += [torch.stack([spot(*size), corner]), torch.stack([corner & False, corner])]
+    check(module, args, masks, **options)

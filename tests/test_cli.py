@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from retouch.bench import Edit, read_mask, square
+from retouch.bench import Edit, read_mask, restless, square
 from retouch.bench.measure import compare
 from retouch.cli import app
 
@@ -221,6 +221,12 @@ def test_a_failure_exits_with_one(monkeypatch):
     result = call("bench", *TINY)
     assert result.exit_code == 1
     assert "on strike" in result.stderr
+
+
+def test_uneven_dense_times_are_noticed():
+    calm = {"model": "a", "dense_kind": "eager", "spread": {"eager": {"min": 10, "max": 12}}}
+    busy = {"model": "b", "dense_kind": "eager", "spread": {"eager": {"min": 10, "max": 20}}}
+    assert restless([calm, busy, busy]) == ["b"]
 
 
 def test_edit_fraction_is_that_of_its_mask():

@@ -161,7 +161,7 @@ def demo(
 
 
 def _bench(options: Options, json: Path | None) -> None:
-    from retouch.bench import measure, table, write_json
+    from retouch.bench import measure, restless, table, write_json
 
     results = []
     with _progress() as bar:
@@ -174,7 +174,13 @@ def _bench(options: Options, json: Path | None) -> None:
                 write_json(json, results)
         bar.update(task, description="done", completed=options.steps)
     Console().print(table(results))
-    Console(stderr=True).print(_ALLOCATOR_HINT, style="dim")
+    notes = Console(stderr=True)
+    for name in restless(results):
+        notes.print(_RESTLESS.format(name), style="yellow")
+    notes.print(_ALLOCATOR_HINT, style="dim")
+
+
+_RESTLESS = "Warning: dense times of {} vary by more than half; is the machine busy? Measure again."
 
 
 _ALLOCATOR_HINT = (

@@ -32,14 +32,18 @@ class Explanation:
 
     lines: tuple[Line, ...]
     kept_bytes: int
+    recomputed: int = 0
+    recomputed_macs: int = 0
 
     @property
     def macs_dense(self) -> int:
-        return sum(line.macs_dense for line in self.lines)
+        """Multiply-accumulates of one dense run."""
+        return sum(line.macs_dense for line in self.lines) + self.recomputed_macs
 
     @property
     def macs_active(self) -> int:
-        return sum(line.macs_active for line in self.lines)
+        """Multiply-accumulates of the update."""
+        return sum(line.macs_active for line in self.lines) + self.recomputed_macs
 
     @property
     def fallbacks(self) -> list[str]:
@@ -61,16 +65,35 @@ class Explanation:
             f"{self.macs_active / 1e9:.2f} of {self.macs_dense / 1e9:.2f} GMAC active ({fraction:.1%}), "
             f"{self.kept_bytes / 1e6:.0f} MB kept"
         )
+        if self.recomputed:
+            text.append(
+                f"{self.recomputed} values without a grid depend on the image and are computed again "
+                f"({self.recomputed_macs / 1e9:.3f} GMAC)"
+            )
         text += [f"runs densely: {reason}" for reason in self.fallbacks] or ["every operation has a rule"]
         return "\n".join(text)
 
 
 def explain(program: Program, plan: Plan, active: dict[Value, Table], backend: str) -> Explanation:
     """One line for each operation on rows, and each fallback."""
-    lines = [
-        _line(op, plan, active, backend) for op in program.ops if op.out.grid or (isinstance(op, Dense) and op.reason)
-    ]
-    return Explanation(tuple(lines), plan.kept_bytes)
+    lines = [_line(op, plan, active, backend) for op in program.ops if op.out.grid or _is_fallback(op)]
+    others = [op for op in _recomputed(program) if not _is_fallback(op)]
+    return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.macs for op in others))
+
+
+def _is_fallback(op: Op) -> bool:
+    return isinstance(op, Dense) and bool(op.reason)
+
+
+def _recomputed(program: Program) -> list[Dense]:
+    """Dense operations without a grid that depend on rows, in order."""
+    depends: set[Value] = set()
+    found = []
+    for op in program.ops:
+        if isinstance(op, Dense) and not op.out.grid and (op.operands() or depends & set(op.dense_operands())):
+            depends.add(op.out)
+            found.append(op)
+    return found
 
 
 def _line(op: Op, plan: Plan, active: dict[Value, Table], backend: str) -> Line:
@@ -78,15 +101,15 @@ def _line(op: Op, plan: Plan, active: dict[Value, Table], backend: str) -> Line:
     rows = len(active[value]) if value.grid else 0
     kept = value.nbytes if plan.storage.get(value) == "kept" else 0
     dense, fallback = isinstance(op, Dense), op.reason if isinstance(op, Dense) else ""
-    macs = op.macs_per_row()
+    each = op.macs_per_row()
     return Line(
         name=value.name,
         op=op.describe(),
         grid=str(value.grid or ""),
         rows=value.rows,
         active=rows,
-        macs_dense=macs * value.rows,
-        macs_active=macs * rows,
+        macs_dense=op.macs if isinstance(op, Dense) else each * value.rows,
+        macs_active=op.macs if isinstance(op, Dense) else each * rows,
         kept_bytes=kept,
         backend="torch" if dense else backend,
         fallback=fallback,

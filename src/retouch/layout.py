@@ -118,6 +118,10 @@ class Ref:
     def is_image(self) -> bool:
         return self.dims == image(self.value).dims
 
+    def channels_at(self, dim: int) -> bool:
+        """Whether dimension `dim` is all channels of the value, in order."""
+        return self.dims[dim] == axis("c", self.value.channels) and self.channel_dims() in ([dim % len(self.dims)], [])
+
     def spatial_dims(self) -> list[int]:
         """Dimensions with an atom of height or width."""
         return [i for i, dim in enumerate(self.dims) if any(a.axis in "hw" for a in dim)]

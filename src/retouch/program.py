@@ -250,7 +250,7 @@ class Incremental:
 
     def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
-        recording.begin(replace(self._whole(), saves=()))
+        recording.begin(replace(self._whole(), saves=(), saved_bytes=0))
         for value in self.plan.kept:
             recording.put_rows(value, self.backend.empty(value.rows, value.channels, value.dtype))
         self._feed(recording, leaves)
@@ -340,7 +340,7 @@ class Incremental:
         return f"Incremental({type(self.module).__name__}, {self.policy.name}, {self.backend.name}, grids {grids})"
 
 
-_EMPTY = Schedule((), (), (), (), {}, 0)
+_EMPTY = Schedule((), (), 0, (), (), {}, 0)
 
 
 def compile(

@@ -13,7 +13,7 @@ from retouch.layout import Ref
 from retouch.ops.dense import Dense
 from retouch.ops.row_map import Matrix
 from retouch.passes.plan import Plan
-from retouch.schedule import Schedule, Slot
+from retouch.schedule import Schedule, Slot, saved_size
 from retouch.weights import Weights
 
 if TYPE_CHECKING:
@@ -24,20 +24,29 @@ class UndoError(RuntimeError):
     """There is nothing to undo or to redo."""
 
 
+class Scratch:
+    """Memory for the saved rows of one update, laid out one value after the other."""
+
+    def __init__(self, backend: Backend, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.place = backend.arena(nbytes)
+
+
 @dataclass(eq=False)
 class Delta:
     """What an update overwrote. Swapping it with the recording undoes the update; again, redoes it."""
 
-    rows: dict[Value, tuple[Any, Tensor, Any]] = field(default_factory=dict)
+    rows: dict[Value, tuple[Any, Any]] = field(default_factory=dict)
+    memory: Scratch | None = None
     buffers: dict[Value, Tensor] = field(default_factory=dict)
     dense: dict[Value, Any] = field(default_factory=dict)
     states: dict[Slot, Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        held = [saved for _, saved, _ in self.rows.values()]
-        held += [*self.buffers.values(), *self.states.values()]
-        return sum(t.numel() * t.element_size() for t in held)
+        held = [*self.buffers.values(), *self.states.values()]
+        scratch = self.memory.nbytes if self.memory else 0
+        return scratch + sum(t.numel() * t.element_size() for t in held)
 
 
 def _value_of(slot: Slot) -> Value:
@@ -60,6 +69,7 @@ class Recording:
         self.states: dict[Slot, Tensor] = {}
         self.deltas: list[Delta] = []
         self.undone: list[Delta] = []
+        self.spare: Scratch | None = None
         self.pending: Delta | None = None
         self._handles: dict[Slot, Any] = {}
         self._slots: dict[Value, list[Slot]] = {}
@@ -81,7 +91,7 @@ class Recording:
             return self.backend.columns(self.backend.rows(self.buffers[slot.key]), slot.start, slot.channels)
         if slot.kind == "saved":
             assert self.pending is not None
-            return self.backend.columns(self.pending.rows[slot.key][2], slot.start, slot.channels)
+            return self.backend.columns(self.pending.rows[slot.key][1], slot.start, slot.channels)
         if slot.kind in ("sums", "folded"):
             return self.backend.rows(self.state(slot))
         if slot.kind == "matrix":
@@ -153,20 +163,31 @@ class Recording:
 
     def begin(self, schedule: Schedule) -> None:
         """Save what `schedule` will overwrite."""
-        delta = Delta()
+        delta = Delta(memory=self._scratch(schedule.saved_bytes))
         copy = self.backend.kernel("copy_rows")
+        offset = 0
         for value, index, count in schedule.saves:
-            saved = torch.empty(count, value.channels, dtype=value.dtype)
-            handle = self.backend.rows(saved)
+            assert delta.memory is not None
+            handle = delta.memory.place(offset, count, value.channels, value.dtype)
             copy(handle, None, self.resolve(Slot("kept", value, 0, value.channels)), index)
-            delta.rows[value] = (index, saved, handle)
+            delta.rows[value] = (index, handle)
+            offset += saved_size(value, count)
         delta.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
         self.pending = delta
+
+    def _scratch(self, nbytes: int) -> Scratch | None:
+        """Memory for saved rows; that of an update that can no longer be redone, where it is large enough."""
+        spare, self.spare = self.spare, None
+        if spare is not None and nbytes <= spare.nbytes <= 2 * nbytes:
+            return spare
+        return Scratch(self.backend, nbytes) if nbytes else None
 
     def commit(self) -> None:
         """Make the pending update the last one that can be undone."""
         assert self.pending is not None
         self.deltas.append(self.pending)
+        for delta in self.undone:
+            self.spare = delta.memory
         self.undone.clear()
         self.pending = None
 
@@ -178,7 +199,7 @@ class Recording:
 
     def _swap(self, delta: Delta) -> None:
         swap = self.backend.kernel("swap_rows")
-        for value, (index, _, handle) in delta.rows.items():
+        for value, (index, handle) in delta.rows.items():
             swap(self.resolve(Slot("kept", value, 0, value.channels)), index, handle)
         for slot, saved in delta.states.items():
             current = self.states[slot].clone()

@@ -113,6 +113,7 @@ class Schedule:
 
     calls: tuple[Call, ...]
     saves: tuple[tuple[Value, Any, int], ...]
+    saved_bytes: int
     states: tuple[Slot, ...]
     dense: tuple[Value, ...]
     active: dict[Value, Table]
@@ -137,6 +138,12 @@ class Schedule:
                 call.function(recording, *call.args)
             else:
                 call.function(*[fill(a) for a in call.args])
+
+
+def saved_size(value: Value, count: int) -> int:
+    """Bytes that `count` saved rows take, up to the next aligned address."""
+    nbytes = count * value.channels * value.dtype.itemsize
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 class Builder:
@@ -383,7 +390,8 @@ class Builder:
             for v, rows in self.actives.items()
             if self.plan.storage[v] == "kept" and len(rows) and not isinstance(self.producers.get(v), Dense)
         )
-        return Schedule(calls, saves, tuple(self.states), tuple(self.recomputed), self.actives, size)
+        saved = sum(saved_size(v, count) for v, _, count in saves)
+        return Schedule(calls, saves, saved, tuple(self.states), tuple(self.recomputed), self.actives, size)
 
     def _handle(self, argument: Any, temps: dict[Temp, Any]) -> Any:
         if isinstance(argument, Slot):

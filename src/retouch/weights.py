@@ -22,7 +22,7 @@ from retouch.ops.gemm import Accumulate, Weight
 from retouch.ops.row_map import Matrix
 from retouch.schedule import Slot
 
-SAMPLED = 64
+SAMPLED = 1024
 """An update hashes one of this many 64-byte lines of every parameter."""
 
 

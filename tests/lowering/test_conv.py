@@ -102,9 +102,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_convolutions_and_linear_layers(name, backend, batch):
+def test_convolutions_and_linear_layers(name, batch):
     function, parts = CASES[name]
-    check_rule(function, backend, batch, parts)
+    check_rule(function, batch, parts)
 
 
 @pytest.mark.parametrize(
@@ -112,20 +112,20 @@ def test_convolutions_and_linear_layers(name, backend, batch):
     [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
     ids=["weight norm", "spectral norm"],
 )
-def test_weights_computed_from_parameters(wrap, backend, batch):
-    check_rule(lambda m, x: m.op(x), backend, batch, lambda: {"op": wrap(nn.Conv2d(8, 6, 3))})
+def test_weights_computed_from_parameters(wrap, batch):
+    check_rule(lambda m, x: m.op(x), batch, lambda: {"op": wrap(nn.Conv2d(8, 6, 3))})
 
 
-def test_weights_computed_from_the_input_run_densely(backend, batch):
+def test_weights_computed_from_the_input_run_densely(batch):
     check_rule(
         lambda m, x: F.conv2d(x, m.op.weight * x.mean((0, 2, 3), keepdim=True), padding=1),
-        backend, batch, lambda: {"op": nn.Conv2d(8, 8, 3)}, local=False, sparse=False,
+        batch, lambda: {"op": nn.Conv2d(8, 8, 3)}, local=False, sparse=False,
         fallbacks=["mean", "conv2d_1"],
     )  # fmt: skip
 
 
-def test_a_map_one_position_wide(backend, batch):
+def test_a_map_one_position_wide(batch):
     check_rule(
-        lambda m, x: m.op(x), backend, batch, lambda: {"op": nn.Conv2d(8, 6, 3, padding=1)},
+        lambda m, x: m.op(x), batch, lambda: {"op": nn.Conv2d(8, 6, 3, padding=1)},
         size=(16, 1),
     )  # fmt: skip

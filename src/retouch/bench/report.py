@@ -49,6 +49,17 @@ def table(results: Sequence[Result]) -> Table:
     return made
 
 
+def restless(results: Sequence[Result], limit: float = 1.5) -> list[str]:
+    """Networks whose dense times differ by more than `limit` between rounds: a busy machine."""
+    return sorted({each["model"] for each in results if _unevenness(each) > limit})
+
+
+def _unevenness(result: Result) -> float:
+    """Longest over shortest time of the best dense run."""
+    spread = result["spread"][result["dense_kind"]]
+    return float(spread["max"] / spread["min"])
+
+
 def _row(result: Result) -> list[str]:
     outside = "" if result["outside_unchanged"] else "\noutside\nchanged!"
     dtype = "" if result["dtype"] == "float32" else f"\n{result['dtype']}"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch.fx import Node
+from torch.utils.flop_counter import FlopCounterMode
 
 from retouch.capture import Captured
 from retouch.expr import Expr, Instr
@@ -91,6 +92,8 @@ class Context:
         self.producers: dict[Value, Op] = {}
         self.constant: set[Value] = set()
         self.names: set[str] = set()
+        self.grids: set[tuple[int, Grid]] = set()
+        self.recomputed: set[Value] = set()
 
     # Operands of a node
 
@@ -133,6 +136,8 @@ class Context:
         meta = node.meta.get("val")
         shape = tuple(meta.shape) if isinstance(meta, torch.Tensor) else ()
         found = dtype or (meta.dtype if isinstance(meta, torch.Tensor) else torch.float32)
+        if grid:
+            self.grids.add((batch, grid))
         return Value(self.unique(node.name), shape, found, grid, batch, channels)
 
     def unique(self, name: str) -> str:
@@ -159,6 +164,7 @@ class Context:
         sources: list[Value | Ref] = []
         placed = pytree.tree_map_only((Ref, Value), lambda x: self._place(x, sources), args)
         out = Value(self.unique(name), tuple(shape), dtype)
+        self.recomputed.add(out)
         return self.add(Dense(out, function, placed, {}, tuple(sources), None))
 
     def dense_value(self, node: Node) -> Value:
@@ -180,12 +186,15 @@ class Context:
         """Channels `start` to `start + count` of a layout whose channels stand in one dimension."""
         if start == 0 and count == ref.value.channels:
             return ref
-        source, producer = ref.value, self.producers.get(ref.value)
+        return like(ref, self.slice(node, ref.value, start, count))
+
+    def slice(self, node: Node, source: Value, start: int, count: int) -> Value:
+        """Channels `start` to `start + count` of a value; a slice of a slice reads the source."""
+        producer = self.producers.get(source)
         if isinstance(producer, Slice):
             source, start = producer.src, start + producer.start
-        value = self.rows_like(node, ref, count)
-        self.add(Slice(value, source, start))
-        return like(ref, value)
+        value = self.value(node, source.grid, source.batch, count, source.dtype)
+        return self.add(Slice(value, source, start))
 
     def concat(self, node: Node, refs: Sequence[Ref]) -> Ref:
         """Channel concatenation, nested ones flattened."""
@@ -295,11 +304,15 @@ class Context:
 
         args = torch.fx.node.map_arg(node.args, place)
         kwargs = torch.fx.node.map_arg(node.kwargs, place)
-        result = self._result_layout(node, sources) if reason else None
+        depends = any(isinstance(s, Ref) or s in self.recomputed for s in sources)
+        result = self._result_layout(node, sources) if depends else None
         out = result.value if result else self.dense_value(node)
+        if depends and not result:
+            self.recomputed.add(out)
         if not isinstance(node.target, Callable):  # type: ignore[arg-type]
             raise NoRule(f"cannot run {node.target}")
-        self.add(Dense(out, node.target, args, dict(kwargs), tuple(sources), result, reason))  # type: ignore[arg-type]
+        macs = count_macs(node) if depends else 0
+        self.add(Dense(out, node.target, args, dict(kwargs), tuple(sources), result, reason, macs))  # type: ignore[arg-type]
         if all(isinstance(s, Value) and s in self.constant for s in sources):
             self.constant.add(out)
         return result or out
@@ -312,7 +325,7 @@ class Context:
         return Arg(len(sources) - 1)
 
     def _result_layout(self, node: Node, sources: Sequence[Value | Ref]) -> Ref | None:
-        """Rows for the result of a fallback: the arrangement of an operand of its shape, or an image."""
+        """Rows for the result of a fallback: an operand's arrangement, or an image on a grid that occurred."""
         meta = node.meta.get("val")
         if not isinstance(meta, torch.Tensor) or meta.dtype not in ROW_DTYPES:
             return None
@@ -320,7 +333,7 @@ class Context:
         for source in sources:
             if isinstance(source, Ref) and source.shape == shape and self._whole(source):
                 return Ref(self.value(node, source.value.grid, source.value.batch, source.value.channels), source.dims)
-        if len(shape) == 4 and shape[2] * shape[3] > 1:
+        if len(shape) == 4 and (shape[0], Grid(shape[2], shape[3])) in self.grids:
             return image(self.value(node, Grid(shape[2], shape[3]), shape[0], shape[1]))
         return None
 
@@ -366,6 +379,17 @@ class Context:
                 self.producers.pop(op.out, None)
             del self.ops[mark:]
             return self.dense(node, f"{name}: {error}")
+
+
+def count_macs(node: Node) -> int:
+    """Multiply-accumulates of one captured operation, from its shapes."""
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    try:
+        with FlopCounterMode(display=False) as counter:
+            node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception:  # an estimate for a report must not fail the lowering
+        return 0
+    return int(counter.get_total_flops()) // 2
 
 
 SKIPPED = (

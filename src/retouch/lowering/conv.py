@@ -124,8 +124,7 @@ def conv_transpose2d(context: Context, node: Node) -> Item:
 
 def project(context: Context, node: Node, ref: Ref, weight: Value, bias: Any, layout: str) -> Ref:
     """A linear map of the channels; they are the last dimension of `ref`."""
-    channels = ref.value.channels
-    if ref.channel_dims() != [len(ref.dims) - 1] or ref.shape[-1] != channels:
+    if not ref.channels_at(-1):
         raise NoRule("the last dimension is not the channels")
     outputs = weight.shape[0] if layout == "linear" else weight.shape[1]
     out = context.value(node, ref.value.grid, ref.value.batch, outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -20,9 +19,7 @@ AFFINE = instr(("rows", 0), ("vector", 0), ("mul", 0, 1), ("vector", 1), ("add",
 
 
 def _channels_second(ref: Ref) -> None:
-    if len(ref.dims) < 2 or math.prod(a.size for a in ref.dims[1]) != ref.value.channels:
-        raise NoRule("channels are not the second dimension")
-    if any(a.axis == "c" for i, d in enumerate(ref.dims) if i != 1 for a in d):
+    if len(ref.dims) < 2 or not ref.channels_at(1):
         raise NoRule("channels are not the second dimension")
 
 
@@ -105,7 +102,7 @@ def batch_norm_legit(context: Context, node: Node) -> Item:
 
 def _row_statistics(context: Context, node: Node, name: str, shape: Any, weight: Any, bias: Any, eps: float) -> Ref:
     ref = context.ref(context.arg(node, 0))
-    if list(shape) != [ref.value.channels] or ref.channel_dims() != [len(ref.dims) - 1]:
+    if list(shape) != [ref.value.channels] or not ref.channels_at(-1):
         raise NoRule("normalisation over more or fewer than the channels")
     code: list[tuple[Any, ...]] = [("rows", 0), (name, 0, 0, eps)]
     vectors: list[Matrix] = []

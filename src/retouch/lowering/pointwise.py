@@ -164,7 +164,7 @@ def softplus(context: Context, node: Node) -> Item:
 def prelu(context: Context, node: Node) -> Item:
     ref, slope = context.ref(context.arg(node, 0)), context.parameter(context.arg(node, 1))
     assert slope is not None
-    if len(ref.dims) < 2 or (ref.value.channels > 1 and ref.channel_dims() != [1]):
+    if slope.shape[0] > 1 and (len(ref.dims) < 2 or not ref.channels_at(1)):
         raise NoRule("prelu on another dimension")
     operand = Matrix(slope, slope.shape, (0,), (1, slope.shape[0]))
     code = instr(

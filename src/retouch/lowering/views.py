@@ -90,7 +90,7 @@ def narrow(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: i
     if (start, stop, step) == (0, ref.shape[dim], 1):
         return ref
     axes = {a.axis for a in ref.dims[dim]}
-    if axes == {"c"} and ref.channel_dims() == [dim] and step == 1:
+    if axes == {"c"} and ref.channels_at(dim) and step == 1:
         return context.channels(node, ref, start, stop - start)
     if axes <= {"h", "w"} and ref.is_image:
         return crop(context, node, ref, dim, start, stop, step)
@@ -121,6 +121,29 @@ def slice_tensor(context: Context, node: Node) -> Item:
     return narrow(context, node, ref, dim, start, stop, int(context.arg(node, 4, "step", 1)))
 
 
+def _selected(context: Context, node: Node, ref: Ref, dim: int, index: int) -> Ref:
+    """One position of a dimension that splits the channels outermost, such as the 3 of a fused q, k, v."""
+    atoms, channels = ref.dims[dim], ref.value.channels
+    if len(atoms) != 1 or atoms[0].axis != "c" or atoms[0].stride * atoms[0].size != channels:
+        raise NoRule(f"one position of dimension {dim}")
+    width = atoms[0].stride
+    part = context.slice(node, ref.value, index % atoms[0].size * width, width)
+    return Ref(part, tuple(d for i, d in enumerate(ref.dims) if i != dim))
+
+
+@rule("select.int")
+def select(context: Context, node: Node) -> Item:
+    ref = _layout(context, context.arg(node, 0))
+    return _selected(context, node, ref, int(context.arg(node, 1)) % len(ref.dims), int(context.arg(node, 2)))
+
+
+@rule("unbind.int")
+def unbind(context: Context, node: Node) -> Item:
+    ref = _layout(context, context.arg(node, 0))
+    dim = int(context.arg(node, 1, "dim", 0)) % len(ref.dims)
+    return [_selected(context, node, ref, dim, i) for i in range(ref.shape[dim])]
+
+
 def _pieces(context: Context, node: Node, sizes: Sequence[int], dim: int) -> list[Ref]:
     ref = context.ref(context.arg(node, 0))
     dim %= len(ref.dims)
@@ -149,7 +172,7 @@ def cat(context: Context, node: Node) -> Item:
         fits = ref.value.grid == refs[0].value.grid and ref.value.batch == refs[0].value.batch
         if not fits or any(d != e for i, (d, e) in enumerate(zip(ref.dims, refs[0].dims, strict=True)) if i != dim):
             raise NoRule("parts of different layouts")
-        if ref.channel_dims() not in ([dim], []) or any(a.axis != "c" for a in ref.dims[dim]):
+        if not ref.channels_at(dim):
             raise NoRule("a concatenation of positions")
     if refs[0].value.channels == 1:
         widest = next((r for r in refs if r.value.channels > 1), None)

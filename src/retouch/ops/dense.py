@@ -28,8 +28,8 @@ class Arg:
 class Dense(Op):
     """`function(*args, **kwargs)` with every `Arg` replaced by the tensor of its source.
 
-    `result` says how rows hold the output when it has a grid. `reason` is why no rule applied, empty for
-    values that never had a grid.
+    `result` says how rows hold the output when it has a grid. `reason` is why no rule applied to rows,
+    empty when no operand has any. `macs` counts the arithmetic of what depends on rows.
     """
 
     function: Callable[..., Any]
@@ -38,6 +38,7 @@ class Dense(Op):
     sources: tuple[Value | Ref, ...]
     result: Ref | None
     reason: str = ""
+    macs: int = 0
 
     def operands(self) -> tuple[tuple[Value, str], ...]:
         return tuple((s.value, "all") for s in self.sources if isinstance(s, Ref))

@@ -183,9 +183,9 @@ class Head {
     const vu flip = vu{} + (g.scale < 0 ? (Bf16 ? 0x80008000u : 0x80000000u) : 0u);
     for (int64_t i = 0; i < width; i += lanes)
       for (int64_t w = 0; w < words; w += lanes) {
-        vf square[lanes] = {};
-        for (int64_t l = 0; l < min_of(lanes, p.count - i); ++l)
-          square[l] = query_words(p.first + i + l, w);
+        vf square[lanes];
+        for (int64_t l = 0; l < lanes; ++l)
+          square[l] = i + l < p.count ? query_words(p.first + i + l, w) : vf{};
         transpose(square);
         for (int64_t l = 0; l < min_of(lanes, words - w); ++l)
           store(reinterpret_cast<float*>(p.q) + (w + l) * width + i, from_bits(bits(square[l]) ^ flip));
@@ -197,12 +197,15 @@ class Head {
     int64_t line = g.q_index ? g.q_index[m] : m;
     if (line < 0) return vf{};
     const char* from = g.q.data + (line * g.q.ld + head * g.head_dim) * item + w * 4;
-    int64_t bytes = g.head_dim * item - w * 4;
-    vf x{};
-    if (bytes >= int64_t(sizeof(x)))
-      memcpy(&x, from, sizeof(x));
-    else
-      memcpy(&x, from, size_t(bytes));
+    const float* words_at = reinterpret_cast<const float*>(from);
+    int64_t whole = g.head_dim * item / 4 - w; // an odd bf16 channel at the end is half a word
+    if (whole >= lanes) return load(words_at);
+    vf x = whole > 0 ? load_part(words_at, whole) : vf{};
+    if (Bf16 && (g.head_dim & 1)) {
+      uint32_t word = 0;
+      memcpy(&word, from + whole * 4, 2);
+      memcpy(reinterpret_cast<char*>(&x) + whole * 4, &word, 4);
+    }
     return x;
   }
 
@@ -323,8 +326,9 @@ class Head {
       vf inverse = 1.f / load(p.sum + i);
       for (int64_t j = 0; j < g.value_dim; j += lanes) {
         const int64_t n = min_of(lanes, g.value_dim - j);
-        vf square[lanes] = {};
-        for (int64_t l = 0; l < n; ++l) square[l] = load(p.o + (j + l) * width + i) * inverse;
+        vf square[lanes];
+        for (int64_t l = 0; l < lanes; ++l)
+          square[l] = l < n ? load(p.o + (j + l) * width + i) * inverse : vf{};
         transpose(square);
         for (int64_t l = 0; l < min_of(lanes, p.count - i); ++l) {
           int64_t m = p.first + i + l, line = g.out_index ? g.out_index[m] : m;
@@ -369,7 +373,11 @@ void run(const AttentionArgs& g, int threads) {
   int64_t chunks = count_chunks(g, threads, vectors);
   int64_t bytes = Head<Bf16>::scratch_bytes(g, ceil_div(vectors, chunks) + 1);
   parallel(threads, g.samples * g.heads * chunks, [&](int64_t task) {
-    int64_t chunk = task % chunks, head = task / chunks % g.heads, sample = task / chunks / g.heads;
+    // With few keys, the heads of a query are next to each other in memory; with many, its keys.
+    bool few = g.keys <= 4 * key_block;
+    int64_t sample = task / chunks / g.heads, rest = task % (chunks * g.heads);
+    int64_t chunk = few ? rest / g.heads : rest % chunks;
+    int64_t head = few ? rest % g.heads : rest / chunks;
     int64_t first = g.bounds[sample], count = g.bounds[sample + 1] - first;
     int64_t total = ceil_div(count, lanes);
     int64_t from = chunk * total / chunks * lanes, to = (chunk + 1) * total / chunks * lanes;

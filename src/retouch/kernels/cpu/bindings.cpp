@@ -86,9 +86,12 @@ uint64_t fingerprint_many(nb::handle tensors, int64_t stride) {
   std::vector<Bytes> list;
   for (nb::handle tensor : nb::iter(tensors)) list.push_back(memory_of(tensor));
   uint64_t hash = list.size();
+  std::vector<uint64_t> parts(list.size());
   nb::gil_scoped_release release;
-  for (const Bytes& b : list)
-    hash = mix_fingerprints(hash, fingerprint(b.data, b.count, stride, threads()));
+#pragma omp parallel for schedule(dynamic, 4) num_threads(list.size() < 16 ? 1 : threads())
+  for (size_t i = 0; i < list.size(); ++i)
+    parts[i] = fingerprint(list[i].data, list[i].count, stride, list.size() < 16 ? threads() : 1);
+  for (uint64_t part : parts) hash = mix_fingerprints(hash, part);
   return hash;
 }
 

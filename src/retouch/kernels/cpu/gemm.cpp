@@ -107,18 +107,18 @@ class Gemm {
     int64_t height = block_rows(int(p.vectors));
     int64_t blocks = ceil_div(rows, height);
     // The next stretch follows in memory; its lines are fetched while this one is multiplied.
-    int64_t lines = s.words * step / 64;
-    block.prefetch = block.b + lines * 64;
-    int kind = rows <= 64 ? (blocks >= p.vectors ? 1 : 2) : 0;
+    block.prefetch = block.b + s.words * step;
+    const char* end = block.prefetch + s.words * step;
+    int lines = rows > 64 ? 0 : blocks >= 4 ? 1 : blocks >= 2 ? 2 : 4;
     for (int64_t i = 0, r = 0; i < blocks; ++i) {
       int64_t n = (rows - r + blocks - i - 1) / (blocks - i);
       int64_t row = first + r;
       block.row = row;
       block.index = g.index ? g.index + row * w.taps + s.tap : nullptr;
       block.c = c + r * p.vectors * lanes;
-      if (i * (kind == 2 ? p.vectors : 1) >= p.vectors) kind = 0;
-      block_kernel(bf16_words, p.vectors, n, kind)(block);
-      block.prefetch += kind == 2 ? lines * 64 : kind == 1 ? lines * 64 / p.vectors : 0;
+      if (block.prefetch >= end) lines = 0;
+      block_kernel(bf16_words, p.vectors, n, lines)(block);
+      block.prefetch += lines * s.words * 64;
       after(row, n, block.c);
       r += n;
     }

@@ -75,7 +75,7 @@ __attribute__((noinline)) void gemm_block(const BlockArgs& g) {
     }
 }
 
-constexpr int prefetch_kinds = 3;
+constexpr int prefetch_kinds = 4; // 0, 1, 2 or 4 lines
 
 template <bool Bf16, int NV, int MR>
 constexpr Block pick_prefetch(int kind) {
@@ -86,7 +86,8 @@ constexpr Block pick_prefetch(int kind) {
   } else {
     return kind == 0   ? gemm_block<Bf16, NV, MR, 0>
            : kind == 1 ? gemm_block<Bf16, NV, MR, 1>
-                       : gemm_block<Bf16, NV, MR, NV>;
+           : kind == 2 ? gemm_block<Bf16, NV, MR, 2>
+                       : gemm_block<Bf16, NV, MR, 4>;
   }
 }
 
@@ -130,8 +131,8 @@ constexpr BlockTable block_table;
 
 } // namespace
 
-Block block_kernel(bool bf16_words, int64_t vectors, int64_t rows, int prefetch) {
-  return block_table.entry[bf16_words][vectors - 1][rows - 1][prefetch];
+Block block_kernel(bool bf16_words, int64_t vectors, int64_t rows, int lines) {
+  return block_table.entry[bf16_words][vectors - 1][rows - 1][lines == 4 ? 3 : lines];
 }
 
 } // namespace retouch::RETOUCH_NS

@@ -24,8 +24,8 @@ struct BlockArgs {
 
 using Block = void (*)(const BlockArgs&);
 
-// The kernel for `vectors` vectors of columns and `rows` rows (1 .. block_rows(vectors)). prefetch:
-// lines of the next block of B that each step fetches, 0 (kind 0), 1 (kind 1) or `vectors` (kind 2).
-Block block_kernel(bool bf16_words, int64_t vectors, int64_t rows, int prefetch);
+// The kernel for `vectors` vectors of columns and `rows` rows (1 .. block_rows(vectors)), each step
+// of which fetches `lines` lines of the next block of B ahead: 0, 1, 2 or 4.
+Block block_kernel(bool bf16_words, int64_t vectors, int64_t rows, int lines);
 
 } // namespace retouch::RETOUCH_NS

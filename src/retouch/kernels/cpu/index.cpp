@@ -9,27 +9,19 @@ std::vector<int32_t> unique_rows(const int32_t* index, int64_t count, int64_t to
   for (int64_t i = 0; i < count; ++i)
     if (index[i] >= 0) seen[size_t(index[i] >> 6)] |= uint64_t(1) << (index[i] & 63);
 
-  std::vector<int32_t> before(size_t(words), 0);
-  int32_t found = 0;
-  for (int64_t w = 0; w < words; ++w) {
-    before[size_t(w)] = found;
-    found += __builtin_popcountll(seen[size_t(w)]);
-  }
+  // Place of every row that was seen; the others are never read, so the table is not cleared.
+  static thread_local std::vector<int32_t> place;
+  if (place.size() < size_t(total)) place.resize(size_t(total));
   std::vector<int32_t> rows;
-  rows.reserve(size_t(found));
+  rows.reserve(size_t(count < total ? count : total));
   for (int64_t w = 0; w < words; ++w)
-    for (uint64_t left = seen[size_t(w)]; left; left &= left - 1)
-      rows.push_back(int32_t(w * 64 + __builtin_ctzll(left)));
-
-  for (int64_t i = 0; i < count; ++i) {
-    if (index[i] < 0) {
-      positions[i] = -1;
-      continue;
+    for (uint64_t left = seen[size_t(w)]; left; left &= left - 1) {
+      int32_t row = int32_t(w * 64 + __builtin_ctzll(left));
+      place[size_t(row)] = int32_t(rows.size());
+      rows.push_back(row);
     }
-    uint64_t below = (uint64_t(1) << (index[i] & 63)) - 1;
-    size_t w = size_t(index[i] >> 6);
-    positions[i] = before[w] + __builtin_popcountll(seen[w] & below);
-  }
+
+  for (int64_t i = 0; i < count; ++i) positions[i] = index[i] < 0 ? -1 : place[size_t(index[i])];
   return rows;
 }
 

@@ -126,7 +126,13 @@ RETOUCH_INLINE vu round_to_bf16(vf x) {
   return (vu)((x != x) ? (vi)(u | 0x400000) : (vi)rounded) >> 16;
 }
 
-RETOUCH_INLINE vh narrow(vf x) { return __builtin_convertvector(round_to_bf16(x), vh); }
+RETOUCH_INLINE vh narrow(vf x) {
+#if defined(__AVX512BF16__)
+  return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
+  return __builtin_convertvector(round_to_bf16(x), vh);
+#endif
+}
 
 RETOUCH_INLINE vf load(const bf16* p) {
   vh x;
