@@ -46,24 +46,29 @@ $(STAMPS)/venv:
 	@touch $@
 
 $(STAMPS)/torch: requirements/torch.txt $(STAMPS)/venv
-	$(PIP) install --quiet -r $<
+	@echo "Installing PyTorch (a large download, once)"
+	@$(PIP) install --quiet -r $<
 	@touch $@
 
 $(STAMPS)/runtime: requirements/runtime.txt $(STAMPS)/torch
-	$(PIP) install --quiet -r $<
+	@echo "Installing the libraries of the command line, benchmarks and demo"
+	@$(PIP) install --quiet -r $<
 	@touch $@
 
 $(STAMPS)/test: requirements/test.txt $(STAMPS)/runtime
-	$(PIP) install --quiet -r $<
+	@echo "Installing the test tools"
+	@$(PIP) install --quiet -r $<
 	@touch $@
 
 $(STAMPS)/build-tools: requirements/build.txt $(STAMPS)/torch
-	$(PIP) install --quiet -r $<
+	@echo "Installing the build tools"
+	@$(PIP) install --quiet -r $<
 	@touch $@
 
 # numpy and the rest come from requirements/, hence --no-deps.
 $(STAMPS)/build: pyproject.toml CMakeLists.txt $(CPP_SOURCES) $(STAMPS)/build-tools
 	@command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
 	  { echo "error: no C++ compiler found; install g++ or clang++, or set CXX" >&2; exit 1; }
-	$(PIP) install --quiet --no-build-isolation --no-deps -e .
+	@echo "Building the extension (about a minute)"
+	@$(PIP) install --quiet --no-build-isolation --no-deps -e .
 	@touch $@

@@ -7,7 +7,9 @@ sample of every tensor before every update.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +39,8 @@ class Weights:
         self.module, self.backend = module, backend
         self.names = program.constants
         self.literals = captured.literals
+        self.edges = [(m._modules, n, c) for m in module.modules() for n, c in m._modules.items() if c is not None]
+        self.readers = [self._reader(name) for name in self.names.values()]
         self.folded = _constant_ops(program)
         self.values: dict[Value, Any] = {}
         self.handles: dict[Slot, Any] = {}
@@ -45,21 +49,31 @@ class Weights:
         self.sampled: list[int] = []
 
     def live(self) -> list[Tensor]:
-        """The current parameters and buffers, in the order of `names`."""
-        return [self._attribute(name).detach() for name in self.names.values()]
+        """The current parameters and buffers, detached, in the order of `names`."""
+        return [read().detach() for read in self.readers]
 
-    def _attribute(self, name: str) -> Tensor:
+    def _structure(self) -> None:
+        for children, name, child in self.edges:
+            if children.get(name) is not child:
+                raise WeightsChangedError(
+                    f"layer {name!r} of the module was replaced since it was compiled (adapters injected?); "
+                    "compile the module again"
+                )
+
+    def _reader(self, name: str) -> Callable[[], Tensor]:
+        """A function that looks the parameter, buffer or literal up in its module."""
         if name in self.literals:
-            return self.literals[name]
-        owner: Any = self.module
-        for part in name.split("."):
-            owner = getattr(owner, part)
-        if not isinstance(owner, Tensor):
-            raise WeightsChangedError(f"{name} is no longer a tensor of the module; compile the module again")
-        return owner
+            return partial(self.literals.__getitem__, name)
+        path, _, leaf = name.rpartition(".")
+        owner = self.module.get_submodule(path)
+        for table in (owner._parameters, owner._buffers):
+            if leaf in table:
+                return partial(table.__getitem__, leaf)  # type: ignore[return-value]
+        return partial(getattr, owner, leaf)
 
     def refresh(self) -> None:
         """Hash every byte of the parameters and take over those that changed."""
+        self._structure()
         tensors = self.live()
         for tensor, value in zip(tensors, self.names, strict=True):
             if tuple(tensor.shape) != value.shape or tensor.dtype != value.dtype:
@@ -87,6 +101,7 @@ class Weights:
 
     def check(self) -> None:
         """Compare a sample of the live parameters with those packed; WeightsChangedError when they differ."""
+        self._structure()
         if self.backend.fingerprint(self.live(), SAMPLED) != self.sampled:
             raise WeightsChangedError("the module's weights changed since the recording; record again")
 

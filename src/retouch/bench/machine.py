@@ -18,7 +18,8 @@ def facts() -> dict[str, Any]:
     """Processor, instruction set, threads, versions and commit, ready for JSON."""
     return {
         "cpu": _cpu_name(),
-        "isa": torch.backends.cpu.get_cpu_capability(),
+        "isa": _kernel_isa(),
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "torch": torch.__version__,
@@ -53,6 +54,15 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
+
+
+def _kernel_isa() -> str:
+    """The instruction set that the cpu backend runs with."""
+    try:
+        from retouch.kernels.cpu import isa
+    except ImportError:
+        return "not built"
+    return str(isa())
 
 
 def _cpu_name() -> str:

@@ -5,6 +5,7 @@
 // Maxima and sums over keys are then plain vector operations, K and V are read where they lie, and
 // only the few queries of a panel are packed. bf16 inputs use exact products with float32 sums; the
 // weights P are rounded to bf16 for the second product.
+#include "attention_tile.h"
 #include "gemm_tile.h"
 #include "ops.h"
 #include "parallel.h"
@@ -15,77 +16,6 @@ namespace retouch::RETOUCH_NS {
 namespace {
 
 constexpr int64_t key_block = 128; // even: bf16 keys are taken in pairs
-
-// O[j, lane] = O[j, lane] * decay[lane] + sum over steps of V[step, j] * P[step, lane]
-struct ValueArgs {
-  const char* v; // at column j of the first key (or pair of keys)
-  int64_t ld_bytes, steps;
-  const char* p;
-  float* o;
-  const float* decay; // nullptr: O starts here
-};
-
-using ValueBlock = void (*)(const ValueArgs&);
-
-template <bool Bf16, int NV, int MR>
-__attribute__((noinline)) void value_block(const ValueArgs& g) {
-  vf acc[MR][NV] = {};
-  const char *v = g.v, *p = g.p;
-  for (int64_t k = 0; k < g.steps; ++k) {
-    vf pv[NV];
-#pragma GCC unroll 4
-    for (int i = 0; i < NV; ++i) pv[i] = load(reinterpret_cast<const float*>(p) + i * lanes);
-#pragma GCC unroll 12
-    for (int m = 0; m < MR; ++m) {
-      uint32_t word;
-      memcpy(&word, v + m * 4, 4);
-      vf a = from_bits(vu{} + word);
-#pragma GCC unroll 4
-      for (int i = 0; i < NV; ++i) {
-        if constexpr (Bf16)
-          acc[m][i] = dot_pairs(acc[m][i], bits(a), bits(pv[i]));
-        else
-          acc[m][i] = fma(a, pv[i], acc[m][i]);
-      }
-    }
-    v += g.ld_bytes;
-    p += NV * lanes * 4;
-  }
-  for (int m = 0; m < MR; ++m)
-    for (int i = 0; i < NV; ++i) {
-      float* o = g.o + (m * NV + i) * lanes;
-      store(o, g.decay ? fma(load(o), load(g.decay + i * lanes), acc[m][i]) : acc[m][i]);
-    }
-}
-
-template <bool Bf16, int NV, int MR>
-constexpr ValueBlock pick_value(int rows) {
-  if constexpr (NV > max_vectors || MR < 1 || MR > block_rows(NV))
-    return nullptr;
-  else
-    return rows == MR ? value_block<Bf16, NV, MR> : pick_value<Bf16, NV, MR - 1>(rows);
-}
-
-struct ValueTable {
-  ValueBlock entry[2][4][12];
-
-  constexpr ValueTable() : entry() {
-    for (int rows = 1; rows <= 12; ++rows) {
-      fill<1>(rows);
-      fill<2>(rows);
-      fill<3>(rows);
-      fill<4>(rows);
-    }
-  }
-
-  template <int NV>
-  constexpr void fill(int rows) {
-    entry[0][NV - 1][rows - 1] = pick_value<false, NV, block_rows(NV)>(rows);
-    entry[1][NV - 1][rows - 1] = pick_value<true, NV, block_rows(NV)>(rows);
-  }
-};
-
-constexpr ValueTable value_table;
 
 // 2^(x * scale) for x <= 0, to 1e-7, or to 3e-6 where bfloat16 follows.
 template <bool Bf16>
@@ -169,9 +99,13 @@ class Head {
       int64_t from = i * vectors / found, to = (i + 1) * vectors / found;
       int64_t width = (to - from) * lanes * 4;
       Panel& p = panels[i];
-      p = {first + from * lanes, min_of((to - from) * lanes, count - from * lanes), to - from,
-           take(words * width),  reinterpret_cast<float*>(take(g.value_dim * width)),
-           reinterpret_cast<float*>(take(width)), reinterpret_cast<float*>(take(width))};
+      p = {first + from * lanes,
+           min_of((to - from) * lanes, count - from * lanes),
+           to - from,
+           take(words * width),
+           reinterpret_cast<float*>(take(g.value_dim * width)),
+           reinterpret_cast<float*>(take(width)),
+           reinterpret_cast<float*>(take(width))};
       pack_queries(p);
     }
     return found;
@@ -188,7 +122,8 @@ class Head {
           square[l] = i + l < p.count ? query_words(p.first + i + l, w) : vf{};
         transpose(square);
         for (int64_t l = 0; l < min_of(lanes, words - w); ++l)
-          store(reinterpret_cast<float*>(p.q) + (w + l) * width + i, from_bits(bits(square[l]) ^ flip));
+          store(reinterpret_cast<float*>(p.q) + (w + l) * width + i,
+                from_bits(bits(square[l]) ^ flip));
       }
   }
 
@@ -242,8 +177,7 @@ class Head {
       for (int u = 0; u < 4; ++u) tops[u] = load(scores + j);
       int64_t r = 0;
       for (; r + 4 <= n; r += 4)
-        for (int u = 0; u < 4; ++u)
-          tops[u] = max_of(tops[u], load(scores + (r + u) * width + j));
+        for (int u = 0; u < 4; ++u) tops[u] = max_of(tops[u], load(scores + (r + u) * width + j));
       for (; r < n; ++r) tops[0] = max_of(tops[0], load(scores + r * width + j));
       vf top = max_of(max_of(tops[0], tops[1]), max_of(tops[2], tops[3]));
       vf before = start ? top : load(p.top + j);
@@ -307,7 +241,7 @@ class Head {
       block.p = Bf16 ? weights : reinterpret_cast<const char*>(scores);
       block.o = p.o + j * p.vectors * lanes;
       block.decay = start ? nullptr : decay;
-      value_table.entry[Bf16][p.vectors - 1][rows - 1](block);
+      value_block(Bf16, p.vectors, rows)(block);
       j += rows;
     }
   }
@@ -350,8 +284,8 @@ class Head {
   char *weights = nullptr, *pairs = nullptr;
 };
 
-// How the queries of a sample are shared out: enough chunks to keep every thread busy, of few enough
-// vectors to stay in the second-level cache.
+// How the queries of a sample are shared out: enough chunks to keep every thread busy, of few
+// enough vectors to stay in the second-level cache.
 int64_t count_chunks(const AttentionArgs& g, int threads, int64_t vectors) {
   int64_t most = g.head_dim + g.value_dim <= 320 ? 12 : 4;
   int64_t base = ceil_div(vectors, most), groups = g.samples * g.heads, best = base;

@@ -62,7 +62,8 @@ Bytes memory_of(nb::handle tensor) {
   if (nb::hasattr(tensor, "data_ptr") && nb::cast<bool>(tensor.attr("is_cpu")) &&
       nb::cast<bool>(tensor.attr("is_contiguous")()))
     return {reinterpret_cast<const void*>(nb::cast<uintptr_t>(tensor.attr("data_ptr")())),
-            nb::cast<size_t>(tensor.attr("nbytes")), {}};
+            nb::cast<size_t>(tensor.attr("nbytes")),
+            {}};
   Tensor t = import_tensor(tensor, "fingerprint");
   std::vector<std::pair<int64_t, int64_t>> dims; // (stride, size)
   for (size_t i = 0; i < t.ndim(); ++i)
@@ -110,8 +111,14 @@ Packed pack(nb::handle tensor, int64_t groups) {
   if (!((c == 1 || t.stride(2) == 1) && (taps == 1 || t.stride(1) == c) &&
         (n == 1 || t.stride(0) == c * taps)))
     throw nb::value_error("pack: the weight must be contiguous");
-  PackedWeights w{nullptr, n,     taps, c, groups, is_float ? DType::f32 : DType::bf16,
-                  kernels().lanes, kernels().max_vectors};
+  PackedWeights w{nullptr,
+                  n,
+                  taps,
+                  c,
+                  groups,
+                  is_float ? DType::f32 : DType::bf16,
+                  kernels().lanes,
+                  kernels().max_vectors};
   auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
   w.data = pages->data;
   nb::gil_scoped_release release;
@@ -161,9 +168,8 @@ void bind_handles(nb::module_& m) {
   m.def("pack", &pack, "weight"_a, "groups"_a = 1);
   m.def("unique_rows", &unique, "index"_a, "total"_a);
   m.def(
-      "unique_rows",
-      [](nb::handle index, int64_t total) { return unique(Index(index), total); }, "index"_a,
-      "total"_a);
+      "unique_rows", [](nb::handle index, int64_t total) { return unique(Index(index), total); },
+      "index"_a, "total"_a);
   m.def("fingerprint", &fingerprint_one, "tensor"_a, "stride"_a = 1);
   m.def("fingerprint_many", &fingerprint_many, "tensors"_a, "stride"_a = 1);
   m.def("set_num_threads", &set_threads, "n"_a);

@@ -1,4 +1,5 @@
 // Argument checks and calls of the kernels. Every limit is checked here, in release builds too.
+#include "arguments.h"
 #include "bindings.h"
 
 #include "copy.h"
@@ -15,155 +16,6 @@ namespace retouch {
 using namespace nb::literals;
 
 namespace {
-
-[[noreturn]] void bad_value(const std::string& text) { throw nb::value_error(text.c_str()); }
-[[noreturn]] void bad_type(const std::string& text) { throw nb::type_error(text.c_str()); }
-
-std::string str(int64_t x) { return std::to_string(x); }
-
-void check_dtype(const Rows& r, std::initializer_list<DType> allowed, const char* what) {
-  for (DType d : allowed)
-    if (r.m.dtype == d) return;
-  bad_type(std::string(what) + ": dtype " + dtype_name(r.m.dtype) + " is not supported here");
-}
-
-void check_float(const Rows& r, const char* what) {
-  check_dtype(r, {DType::f32, DType::bf16}, what);
-}
-
-void check_same(int64_t got, int64_t wanted, const char* what) {
-  if (got != wanted) bad_value(std::string(what) + " is " + str(got) + ", expected " + str(wanted));
-}
-
-template <class T>
-const T& as(nb::handle item, const char* what) {
-  if (!nb::isinstance<T>(item)) bad_type(what);
-  return *nb::inst_ptr<T>(item);
-}
-
-// Number of rows a call writes.
-int64_t count_rows(const Rows& out, const Index* out_index) {
-  return out_index ? out_index->table.count : out.m.rows;
-}
-
-const int32_t* check_target(const Rows& out, const Index* index, const char* what) {
-  if (!index) return nullptr;
-  if (index->table.taps != 1) bad_value(std::string(what) + ": expected an index of shape [M]");
-  if (index->min < 0 || index->max >= out.m.rows)
-    bad_value(std::string(what) + ": entries " + str(index->min) + " .. " + str(index->max) +
-              " are not all in 0 .. " + str(out.m.rows - 1));
-  return index->table.data;
-}
-
-// A gather index of `m` entries with `taps` taps into `rows` rows; none is the identity.
-const int32_t* check_gather(const Rows& rows, const Index* index, int64_t m, int64_t taps,
-                            const char* what) {
-  if (!index) {
-    if (taps != 1) bad_value(std::string(what) + ": an index is needed for " + str(taps) + " taps");
-    if (m > rows.m.rows)
-      bad_value(std::string(what) + ": " + str(m) + " rows wanted of " + str(rows.m.rows));
-    return nullptr;
-  }
-  if (index->table.count != m || index->table.taps != taps)
-    bad_value(std::string(what) + ": index of shape [" + str(index->table.count) + ", " +
-              str(index->table.taps) + "], expected [" + str(m) + ", " + str(taps) + "]");
-  if (index->max >= rows.m.rows)
-    bad_value(std::string(what) + ": entry " + str(index->max) + " of the index is not below " +
-              str(rows.m.rows) + " rows");
-  return index->table.data;
-}
-
-const Step store_acc[1] = {{Op::copy, {{Source::acc, 0, 0, 0}, {}, {}}, -1, 0}};
-
-// Arguments of a row program, and the memory of their lists.
-struct ProgramCall {
-  ProgramArgs args{};
-  std::vector<RowOperand> rows;
-  std::vector<Matrix> vectors;
-
-  ProgramCall(const Rows& out, const Index* out_index, const Program* program, nb::handle row_list,
-              nb::handle vector_list, const Index* sample, bool epilogue) {
-    check_float(out, "out");
-    int64_t m = count_rows(out, out_index);
-    args.out = out.m;
-    args.out_index = check_target(out, out_index, "out_index");
-    set_code(program, epilogue);
-    if (!row_list.is_none())
-      for (nb::handle item : nb::iter(row_list)) add_rows(item, m);
-    int32_t last_sample = set_sample(sample, m);
-    if (!vector_list.is_none())
-      for (nb::handle item : nb::iter(vector_list))
-        add_vector(as<Rows>(item, "vectors: expected a list of Rows"), last_sample);
-    check_width(epilogue);
-    if (program && (int(rows.size()) < program->compiled.rows ||
-                    int(vectors.size()) < program->compiled.vectors))
-      bad_value("the program reads " + str(program->compiled.rows) + " row operands and " +
-                str(program->compiled.vectors) + " vectors; got " + str(int64_t(rows.size())) +
-                " and " + str(int64_t(vectors.size())));
-    args.rows = rows.data();
-    args.vectors = vectors.data();
-  }
-
- private:
-  void set_code(const Program* program, bool epilogue) {
-    if (!program) {
-      if (!epilogue) bad_value("row_map: a program is needed");
-      args.code = {store_acc, 1, 0, 1, false};
-      return;
-    }
-    const CompiledProgram& c = program->compiled;
-    if (epilogue && c.whole_row)
-      bad_value("layer_norm, rms_norm and row_mean need whole rows: use row_map");
-    if (!epilogue && c.uses_acc) bad_value("row_map: 'acc' has no meaning without a product");
-    args.code = {c.steps.data(), int32_t(c.steps.size()), c.slots, c.temps, c.whole_row};
-  }
-
-  void add_rows(nb::handle item, int64_t m) {
-    const Index* index = nullptr;
-    const Rows* r = nullptr;
-    if (nb::isinstance<Rows>(item)) {
-      r = nb::inst_ptr<Rows>(item);
-    } else {
-      if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2)
-        bad_type("rows: expected a list of (Rows, Index or None)");
-      r = &as<Rows>(PyTuple_GET_ITEM(item.ptr(), 0), "rows: expected (Rows, Index or None)");
-      nb::handle second = PyTuple_GET_ITEM(item.ptr(), 1);
-      if (!second.is_none()) index = &as<Index>(second, "rows: expected (Rows, Index or None)");
-    }
-    check_float(*r, "rows");
-    rows.push_back({r->m, check_gather(*r, index, m, 1, "rows")});
-  }
-
-  int32_t set_sample(const Index* sample, int64_t m) {
-    if (!sample) return 0;
-    check_same(sample->table.count * sample->table.taps, m, "length of sample");
-    if (sample->min < 0) bad_value("sample: entries must not be negative");
-    args.sample = sample->table.data;
-    return sample->max;
-  }
-
-  void add_vector(const Rows& v, int32_t last_sample) {
-    check_dtype(v, {DType::f32}, "vectors");
-    if (v.m.rows != 1 && v.m.rows <= last_sample)
-      bad_value("vectors: " + str(v.m.rows) + " samples, but sample " + str(last_sample) +
-                " is used");
-    if (v.m.rows < 1) bad_value("vectors: an operand is empty");
-    vectors.push_back(v.m);
-  }
-
-  // Registers are as wide as out; only a map may reduce wider rows to an out of one channel.
-  void check_width(bool epilogue) {
-    args.width = args.out.channels;
-    if (!epilogue && args.width == 1) {
-      for (const RowOperand& r : rows) args.width = std::max(args.width, r.rows.channels);
-      for (const Matrix& v : vectors) args.width = std::max(args.width, v.channels);
-    }
-    for (const RowOperand& r : rows)
-      if (r.rows.channels != 1) check_same(r.rows.channels, args.width, "channels of a row operand");
-    for (const Matrix& v : vectors)
-      if (v.channels != 1) check_same(v.channels, args.width, "width of a vector operand");
-  }
-};
 
 void row_map(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
              nb::handle vectors, const Index* sample) {
@@ -219,8 +71,12 @@ void pool(const Rows& out, const Index* out_index, const Rows& a, const Index& i
     check_same(weights->m.rows, m, "rows of weights");
     check_same(weights->m.channels, index.table.taps, "taps of weights");
   }
-  PoolArgs args{m,   out.m, check_target(out, out_index, "out_index"),
-                a.m, {data, m, index.table.taps}, weights ? &weights->m : nullptr};
+  PoolArgs args{m,
+                out.m,
+                check_target(out, out_index, "out_index"),
+                a.m,
+                {data, m, index.table.taps},
+                weights ? &weights->m : nullptr};
   if (!out.m.channels || !index.table.taps) return;
   nb::gil_scoped_release release;
   kernels().pool(args, threads());
@@ -274,8 +130,8 @@ void channel_sums(const Rows& sums, const Rows& x, const Index* index, const Ind
     if (b[i + 1] < b[i]) bad_value("channel_sums: bounds must not fall");
   check_same(sums.m.rows, samples, "rows of sums");
   check_same(sums.m.channels, 2 * x.m.channels, "channels of sums");
-  ChannelSumsArgs args{sums.m, x.m, check_gather(x, index, b[samples], 1, "index"), b, samples,
-                       sign};
+  ChannelSumsArgs args{sums.m, x.m,     check_gather(x, index, b[samples], 1, "index"),
+                       b,      samples, sign};
   if (!x.m.channels) return;
   nb::gil_scoped_release release;
   kernels().channel_sums(args, threads());
@@ -351,8 +207,8 @@ ShuffleArgs shuffle_args(const Rows& out, const Index* out_index, const Rows& a,
   if (out.m.dtype != a.m.dtype) bad_type("shuffle: the dtypes differ");
   int64_t m = count_rows(out, out_index);
   check_gather(a, &index, m, index.table.taps, "index");
-  return {out.m, a.m, check_target(out, out_index, "out_index"), nullptr, index.table, m, outer,
-          stride};
+  return {out.m, a.m,   check_target(out, out_index, "out_index"), nullptr, index.table, m,
+          outer, stride};
 }
 
 void shuffle_rows(const Rows& out, const Index* out_index, const Rows& a, const Index& index,
@@ -387,9 +243,8 @@ void bind_ops(nb::module_& m) {
         "vectors"_a = none, "sample"_a.none() = none);
   m.def("gemm", &gemm, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(), "packed"_a,
         "program"_a.none() = none, "rows"_a = none, "vectors"_a = none, "sample"_a.none() = none);
-  m.def("depthwise", &depthwise, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
-        "weight"_a, "program"_a.none() = none, "rows"_a = none, "vectors"_a = none,
-        "sample"_a.none() = none);
+  m.def("depthwise", &depthwise, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(), "weight"_a,
+        "program"_a.none() = none, "rows"_a = none, "vectors"_a = none, "sample"_a.none() = none);
   m.def("pool", &pool, "out"_a, "out_index"_a.none(), "a"_a, "index"_a, "weights"_a.none() = none);
   m.def("attention", &attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(), "k"_a,
         "v"_a, "heads"_a, "scale"_a, "bounds"_a);

@@ -152,11 +152,16 @@ class Assembler {
     program.temps = std::max(program.temps, position + 1);
     uint8_t temp = uint8_t(position);
     switch (v.op) {
-    case Op::acc: return {Source::acc, temp, 0, 0};
-    case Op::rows: return {Source::rows, temp, v.load, 0};
-    case Op::vector: return {Source::vector, temp, v.load, 0};
-    case Op::constant: return {Source::constant, temp, 0, v.imm};
-    default: return {Source::slot, temp, slot[id], 0};
+    case Op::acc:
+      return {Source::acc, temp, 0, 0};
+    case Op::rows:
+      return {Source::rows, temp, v.load, 0};
+    case Op::vector:
+      return {Source::vector, temp, v.load, 0};
+    case Op::constant:
+      return {Source::constant, temp, 0, v.imm};
+    default:
+      return {Source::slot, temp, slot[id], 0};
     }
   }
 

@@ -7,7 +7,9 @@ namespace retouch {
 
 namespace {
 
-int64_t item_size(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+int64_t item_size(DType t) {
+  return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2;
+}
 
 struct Lines {
   char* data;
@@ -18,7 +20,9 @@ struct Lines {
   char* at(int64_t i) const { return data + i * stride; }
 };
 
-int team(int64_t bytes, int threads) { return bytes < (64 << 10) ? 1 : threads; }
+int team(int64_t bytes, int threads) {
+  return bytes < (64 << 10) ? 1 : threads;
+}
 
 void swap_line(char* a, char* b, int64_t bytes) {
   char block[256];
@@ -34,7 +38,7 @@ void swap_line(char* a, char* b, int64_t bytes) {
 
 void copy_rows(const CopyArgs& c, int threads) {
   Lines dst(c.dst), src(c.src);
-#pragma omp parallel for schedule(static) num_threads(team(c.m * dst.bytes, threads))
+#pragma omp parallel for schedule(static) num_threads(team(c.m* dst.bytes, threads))
   for (int64_t m = 0; m < c.m; ++m) {
     char* to = dst.at(c.dst_index ? c.dst_index[m] : m);
     int64_t line = c.src_index ? c.src_index[m] : m;
@@ -47,7 +51,7 @@ void copy_rows(const CopyArgs& c, int threads) {
 
 void swap_rows(const CopyArgs& c, int threads) {
   Lines dst(c.dst), src(c.src);
-#pragma omp parallel for schedule(static) num_threads(team(c.m * dst.bytes, threads))
+#pragma omp parallel for schedule(static) num_threads(team(c.m* dst.bytes, threads))
   for (int64_t m = 0; m < c.m; ++m)
     swap_line(dst.at(c.dst_index ? c.dst_index[m] : m), src.at(m), dst.bytes);
 }

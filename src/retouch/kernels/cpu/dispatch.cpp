@@ -47,8 +47,8 @@ const KernelTable* find(const std::string& name) {
 }
 
 std::atomic<const KernelTable*>& current() {
-  static std::atomic<const KernelTable*> table{
-      getenv("RETOUCH_ISA") ? find(getenv("RETOUCH_ISA")) : runnable().front()};
+  static std::atomic<const KernelTable*> table{getenv("RETOUCH_ISA") ? find(getenv("RETOUCH_ISA"))
+                                                                     : runnable().front()};
   return table;
 }
 
@@ -56,9 +56,13 @@ std::atomic<int> thread_count{1};
 
 } // namespace
 
-const KernelTable& kernels() { return *current().load(std::memory_order_relaxed); }
+const KernelTable& kernels() {
+  return *current().load(std::memory_order_relaxed);
+}
 
-void set_isa(const std::string& name) { current() = find(name); }
+void set_isa(const std::string& name) {
+  current() = find(name);
+}
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
@@ -66,7 +70,9 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-int threads() { return thread_count.load(std::memory_order_relaxed); }
+int threads() {
+  return thread_count.load(std::memory_order_relaxed);
+}
 
 void set_threads(int count) {
   if (count < 1) throw std::invalid_argument("the number of threads must be at least 1");

@@ -12,7 +12,9 @@ constexpr size_t line = 64;
 constexpr size_t chunk_lines = 1024;
 constexpr uint64_t odd = 0x9e3779b97f4a7c15ull; // 2^64 divided by the golden ratio
 
-uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
+uint64_t rotate(uint64_t x, int by) {
+  return x << by | x >> (64 - by);
+}
 
 uint64_t avalanche(uint64_t x) {
   x ^= x >> 32;
@@ -67,7 +69,9 @@ uint64_t hash_tail(const char* data, size_t bytes) {
 
 } // namespace
 
-uint64_t mix_fingerprints(uint64_t a, uint64_t b) { return avalanche(a * 31 + rotate(b, 17) + odd); }
+uint64_t mix_fingerprints(uint64_t a, uint64_t b) {
+  return avalanche(a * 31 + rotate(b, 17) + odd);
+}
 
 uint64_t fingerprint(const void* memory, size_t bytes, int64_t stride, int threads) {
   const char* data = static_cast<const char*>(memory);
@@ -81,8 +85,8 @@ uint64_t fingerprint(const void* memory, size_t bytes, int64_t stride, int threa
   int team = chunks * chunk_lines * line < (1 << 20) ? 1 : threads;
 #pragma omp parallel for schedule(static) num_threads(team)
   for (size_t i = 0; i < chunks; ++i)
-    parts[i] =
-        hash_lines(data, i * chunk_lines, std::min(lines, (i + 1) * chunk_lines), step, uint64_t(i));
+    parts[i] = hash_lines(data, i * chunk_lines, std::min(lines, (i + 1) * chunk_lines), step,
+                          uint64_t(i));
   for (uint64_t part : parts) hash = mix_fingerprints(hash, part);
   return hash;
 }

@@ -7,8 +7,8 @@ namespace retouch::RETOUCH_NS {
 
 namespace {
 
-// A stretch of the summation: some whole taps, or a range of channels of one tap. The cut depends on
-// the weights' shape only; every stretch is summed from zero and the sums are added in order.
+// A stretch of the summation: some whole taps, or a range of channels of one tap. The cut depends
+// on the weights' shape only; every stretch is summed from zero and the sums are added in order.
 struct Stretch {
   int64_t tap, taps, channel, channels;
   int64_t skipped, words; // 32-bit words of a row of A before it (over all taps) and in it
@@ -84,8 +84,11 @@ class Gemm {
     int64_t tap = i / parts * taps_per, first = i % parts * part_words;
     int64_t words = min_of(part_words, tap_words - first);
     int64_t scale = bf16_words ? 2 : 1;
-    return {tap, min_of(taps_per, w.taps - tap), first * scale,
-            min_of(words * scale, w.channels - first * scale), tap * tap_words + first,
+    return {tap,
+            min_of(taps_per, w.taps - tap),
+            first * scale,
+            min_of(words * scale, w.channels - first * scale),
+            tap * tap_words + first,
             min_of(taps_per, w.taps - tap) * words};
   }
 
@@ -109,7 +112,7 @@ class Gemm {
     // The next stretch follows in memory; its lines are fetched while this one is multiplied.
     block.prefetch = block.b + s.words * step;
     const char* end = block.prefetch + s.words * step;
-    int lines = rows > 64 ? 0 : blocks >= 4 ? 1 : blocks >= 2 ? 2 : 4;
+    int lines = rows > 64 ? 0 : blocks >= 3 ? 1 : blocks == 2 ? 2 : 4;
     for (int64_t i = 0, r = 0; i < blocks; ++i) {
       int64_t n = (rows - r + blocks - i - 1) / (blocks - i);
       int64_t row = first + r;
@@ -128,9 +131,7 @@ class Gemm {
     run_tile(g.program, {row, rows, p.column, p.columns}, c, p.vectors * lanes, scratch);
   }
 
-  int64_t program_scratch() const {
-    return tile_scratch(g.program.code, 12, max_vectors * lanes);
-  }
+  int64_t program_scratch() const { return tile_scratch(g.program.code, 12, max_vectors * lanes); }
 
   void run_direct(int threads, int64_t chunks) const {
     int64_t chunk_rows = ceil_div(g.m, chunks);
@@ -185,6 +186,8 @@ class Gemm {
 
 } // namespace
 
-void gemm(const GemmArgs& args, int threads) { Gemm(args).run(threads); }
+void gemm(const GemmArgs& args, int threads) {
+  Gemm(args).run(threads);
+}
 
 } // namespace retouch::RETOUCH_NS

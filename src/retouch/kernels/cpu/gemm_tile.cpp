@@ -94,18 +94,30 @@ constexpr Block pick_prefetch(int kind) {
 template <bool Bf16, int NV>
 constexpr Block pick_rows(int rows, int kind) {
   switch (rows) {
-  case 1: return pick_prefetch<Bf16, NV, 1>(kind);
-  case 2: return pick_prefetch<Bf16, NV, 2>(kind);
-  case 3: return pick_prefetch<Bf16, NV, 3>(kind);
-  case 4: return pick_prefetch<Bf16, NV, 4>(kind);
-  case 5: return pick_prefetch<Bf16, NV, 5>(kind);
-  case 6: return pick_prefetch<Bf16, NV, 6>(kind);
-  case 7: return pick_prefetch<Bf16, NV, 7>(kind);
-  case 8: return pick_prefetch<Bf16, NV, 8>(kind);
-  case 9: return pick_prefetch<Bf16, NV, 9>(kind);
-  case 10: return pick_prefetch<Bf16, NV, 10>(kind);
-  case 11: return pick_prefetch<Bf16, NV, 11>(kind);
-  default: return pick_prefetch<Bf16, NV, 12>(kind);
+  case 1:
+    return pick_prefetch<Bf16, NV, 1>(kind);
+  case 2:
+    return pick_prefetch<Bf16, NV, 2>(kind);
+  case 3:
+    return pick_prefetch<Bf16, NV, 3>(kind);
+  case 4:
+    return pick_prefetch<Bf16, NV, 4>(kind);
+  case 5:
+    return pick_prefetch<Bf16, NV, 5>(kind);
+  case 6:
+    return pick_prefetch<Bf16, NV, 6>(kind);
+  case 7:
+    return pick_prefetch<Bf16, NV, 7>(kind);
+  case 8:
+    return pick_prefetch<Bf16, NV, 8>(kind);
+  case 9:
+    return pick_prefetch<Bf16, NV, 9>(kind);
+  case 10:
+    return pick_prefetch<Bf16, NV, 10>(kind);
+  case 11:
+    return pick_prefetch<Bf16, NV, 11>(kind);
+  default:
+    return pick_prefetch<Bf16, NV, 12>(kind);
   }
 }
 

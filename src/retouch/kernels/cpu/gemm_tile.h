@@ -2,8 +2,8 @@
 //
 //   c[m, n] (+)= sum over taps t, channels k of A[index[m, t], k] * B[t, k, n]
 //
-// Every output is one chain of multiply-adds over t, then k, from zero: the same chain in a block of
-// any height and width, so that a row's value does not depend on its neighbours.
+// Every output is one chain of multiply-adds over t, then k, from zero: the same chain in a block
+// of any height and width, so that a row's value does not depend on its neighbours.
 #pragma once
 #include "simd.h"
 

@@ -28,13 +28,17 @@ DType named_dtype(const std::string& name) {
 } // namespace
 
 Pages::Pages(size_t bytes) : data(static_cast<char*>(allocate_pages(bytes))), bytes(bytes) {}
-Pages::~Pages() { free_pages(data, bytes); }
+Pages::~Pages() {
+  free_pages(data, bytes);
+}
 
 std::string dtype_name(DType dtype) {
   return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float64";
 }
 
-int64_t dtype_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+int64_t dtype_size(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+}
 
 Tensor import_tensor(nb::handle tensor, const char* what) {
   nb::object plain = nb::borrow(tensor);
@@ -86,9 +90,8 @@ Rows Arena::rows(int64_t offset, int64_t rows, int64_t channels, const std::stri
     throw nb::value_error("Arena.rows: offset, rows and channels must not be negative, and the "
                           "offset a multiple of the item size");
   if (offset + rows * channels * size > int64_t(pages->bytes))
-    throw nb::value_error(("Arena.rows: needs " +
-                           std::to_string(offset + rows * channels * size) + " bytes of " +
-                           std::to_string(pages->bytes))
+    throw nb::value_error(("Arena.rows: needs " + std::to_string(offset + rows * channels * size) +
+                           " bytes of " + std::to_string(pages->bytes))
                               .c_str());
   return {{pages->data + offset, rows, channels, std::max<int64_t>(channels, 1), type}, pages};
 }
@@ -102,7 +105,7 @@ Index::Index(nb::handle tensor) {
   int64_t count = int64_t(t->shape(0)), taps = dims == 2 ? int64_t(t->shape(1)) : 1;
   bool dense = count == 0 || taps == 0 ||
                ((taps <= 1 || dims == 1 || t->stride(1) == 1) &&
-               (count <= 1 || t->stride(0) == (dims == 2 ? taps : 1)));
+                (count <= 1 || t->stride(0) == (dims == 2 ? taps : 1)));
   if (!dense) throw nb::value_error("Index: the tensor must be contiguous");
   const int32_t* data = static_cast<const int32_t*>(t->data());
   static const int32_t nothing = 0;
@@ -123,8 +126,7 @@ Program::Program(nb::handle instructions) {
   std::vector<Instruction> list;
   for (nb::handle item : nb::iter(instructions)) {
     nb::object entry = nb::borrow(item);
-    if (nb::len(entry) != 4)
-      throw nb::value_error("Program: an instruction is (op, a, b, imm)");
+    if (nb::len(entry) != 4) throw nb::value_error("Program: an instruction is (op, a, b, imm)");
     Instruction in;
     double imm;
     if (!nb::try_cast(nb::object(entry[0]), in.op) || !nb::try_cast(nb::object(entry[1]), in.a) ||

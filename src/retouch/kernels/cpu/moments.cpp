@@ -22,7 +22,9 @@ RETOUCH_INLINE Halves to_double(vf x) {
   return {__builtin_convertvector(low, vd), __builtin_convertvector(high, vd)};
 }
 
-RETOUCH_INLINE void store_double(double* p, vd x) { memcpy(p, &x, sizeof(x)); }
+RETOUCH_INLINE void store_double(double* p, vd x) {
+  memcpy(p, &x, sizeof(x));
+}
 
 // Sums and sums of squares of up to `strip` channels over some rows.
 template <class T, bool Whole>

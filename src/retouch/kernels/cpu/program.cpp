@@ -98,8 +98,8 @@ View stage(const Tile& tile, const Matrix& m, const int32_t* index, bool vector,
     if (line < 0) {
       fill_row(to, s.columns, 0.f);
     } else if (m.channels == 1) {
-      fill_row(to, s.columns, m.dtype == DType::f32 ? scalar_at<float>(m, line)
-                                                    : scalar_at<bf16>(m, line));
+      fill_row(to, s.columns,
+               m.dtype == DType::f32 ? scalar_at<float>(m, line) : scalar_at<bf16>(m, line));
     } else {
       convert_row(reinterpret_cast<const bf16*>(m.data) + line * m.ld + s.column, to, s.columns);
     }
@@ -111,8 +111,10 @@ View operand(const Tile& tile, const Source& s) {
   const TileSpan& span = tile.span;
   float* temp = tile.slot(tile.args.code.slots + s.temp);
   switch (s.kind) {
-  case Source::slot: return {tile.slot(s.id), tile.ld, 0, nullptr};
-  case Source::acc: return {tile.acc, tile.acc_ld, 0, nullptr};
+  case Source::slot:
+    return {tile.slot(s.id), tile.ld, 0, nullptr};
+  case Source::acc:
+    return {tile.acc, tile.acc_ld, 0, nullptr};
   case Source::constant: {
     fill_row(temp, span.columns, s.value);
     return {temp, 0, 0, nullptr};
@@ -128,9 +130,11 @@ View operand(const Tile& tile, const Source& s) {
     const RowOperand& o = tile.args.rows[s.id];
     if (o.rows.channels == 1 || o.rows.dtype == DType::bf16)
       return stage(tile, o.rows, o.index, false, temp);
-    return {reinterpret_cast<const float*>(o.rows.data) + span.column, o.rows.ld, span.row, o.index};
+    return {reinterpret_cast<const float*>(o.rows.data) + span.column, o.rows.ld, span.row,
+            o.index};
   }
-  default: return {};
+  default:
+    return {};
   }
 }
 
@@ -181,10 +185,14 @@ void whole_row(const Tile& tile, Op op, float imm, const View& src, const Target
 void run_step(const Tile& tile, const Step& step, const View* s, const Target& d) {
   const float imm = step.imm;
   switch (step.op) {
-  case Op::add: return map_tile<2>(tile, s, d, [](vf a, vf b) { return a + b; });
-  case Op::sub: return map_tile<2>(tile, s, d, [](vf a, vf b) { return a - b; });
-  case Op::mul: return map_tile<2>(tile, s, d, [](vf a, vf b) { return a * b; });
-  case Op::div: return map_tile<2>(tile, s, d, [](vf a, vf b) { return a / b; });
+  case Op::add:
+    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a + b; });
+  case Op::sub:
+    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a - b; });
+  case Op::mul:
+    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a * b; });
+  case Op::div:
+    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a / b; });
   case Op::maximum:
     return map_tile<2>(tile, s, d, [](vf a, vf b) { return (a > b) | (a != a) ? a : b; });
   case Op::minimum:
@@ -193,34 +201,51 @@ void run_step(const Tile& tile, const Step& step, const View* s, const Target& d
     return map_tile<3>(tile, s, d, [](vf a, vf b, vf c) { return fma(a, b, c); });
   case Op::affine_silu:
     return map_tile<3>(tile, s, d, [](vf a, vf b, vf c) { return silu_of(fma(a, b, c)); });
-  case Op::add_add: return map_tile<3>(tile, s, d, [](vf a, vf b, vf c) { return (a + b) + c; });
-  case Op::copy: return map_tile<1>(tile, s, d, [](vf x) { return x; });
-  case Op::neg: return map_tile<1>(tile, s, d, [](vf x) { return -x; });
-  case Op::abs: return map_tile<1>(tile, s, d, [](vf x) { return abs_of(x); });
-  case Op::reciprocal: return map_tile<1>(tile, s, d, [](vf x) { return 1.f / x; });
-  case Op::sqrt: return map_tile<1>(tile, s, d, [](vf x) { return sqrt_of(x); });
-  case Op::rsqrt: return map_tile<1>(tile, s, d, [](vf x) { return 1.f / sqrt_of(x); });
-  case Op::exp: return map_tile<1>(tile, s, d, [](vf x) { return exp_of(x); });
-  case Op::log: return map_tile<1>(tile, s, d, [](vf x) { return log_of(x); });
-  case Op::silu: return map_tile<1>(tile, s, d, [](vf x) { return silu_of(x); });
-  case Op::gelu: return map_tile<1>(tile, s, d, [](vf x) { return gelu_of(x); });
-  case Op::gelu_tanh: return map_tile<1>(tile, s, d, [](vf x) { return gelu_tanh_of(x); });
-  case Op::relu: return map_tile<1>(tile, s, d, [](vf x) { return at_least(x, 0.f); });
+  case Op::add_add:
+    return map_tile<3>(tile, s, d, [](vf a, vf b, vf c) { return (a + b) + c; });
+  case Op::copy:
+    return map_tile<1>(tile, s, d, [](vf x) { return x; });
+  case Op::neg:
+    return map_tile<1>(tile, s, d, [](vf x) { return -x; });
+  case Op::abs:
+    return map_tile<1>(tile, s, d, [](vf x) { return abs_of(x); });
+  case Op::reciprocal:
+    return map_tile<1>(tile, s, d, [](vf x) { return 1.f / x; });
+  case Op::sqrt:
+    return map_tile<1>(tile, s, d, [](vf x) { return sqrt_of(x); });
+  case Op::rsqrt:
+    return map_tile<1>(tile, s, d, [](vf x) { return 1.f / sqrt_of(x); });
+  case Op::exp:
+    return map_tile<1>(tile, s, d, [](vf x) { return exp_of(x); });
+  case Op::log:
+    return map_tile<1>(tile, s, d, [](vf x) { return log_of(x); });
+  case Op::silu:
+    return map_tile<1>(tile, s, d, [](vf x) { return silu_of(x); });
+  case Op::gelu:
+    return map_tile<1>(tile, s, d, [](vf x) { return gelu_of(x); });
+  case Op::gelu_tanh:
+    return map_tile<1>(tile, s, d, [](vf x) { return gelu_tanh_of(x); });
+  case Op::relu:
+    return map_tile<1>(tile, s, d, [](vf x) { return at_least(x, 0.f); });
   case Op::leaky_relu:
     return map_tile<1>(tile, s, d, [=](vf x) { return x < 0.f ? x * imm : x; });
-  case Op::tanh: return map_tile<1>(tile, s, d, [](vf x) { return tanh_of(x); });
-  case Op::sigmoid: return map_tile<1>(tile, s, d, [](vf x) { return sigmoid_of(x); });
-  case Op::pow: return map_tile<1>(tile, s, d, [=](vf x) { return pow_of(x, imm); });
+  case Op::tanh:
+    return map_tile<1>(tile, s, d, [](vf x) { return tanh_of(x); });
+  case Op::sigmoid:
+    return map_tile<1>(tile, s, d, [](vf x) { return sigmoid_of(x); });
+  case Op::pow:
+    return map_tile<1>(tile, s, d, [=](vf x) { return pow_of(x, imm); });
   case Op::hardswish:
     return map_tile<1>(tile, s, d,
                        [](vf x) { return x * at_most(at_least(x + 3.f, 0.f), 6.f) / 6.f; });
   case Op::hardsigmoid:
-    return map_tile<1>(tile, s, d,
-                       [](vf x) { return at_most(at_least(x + 3.f, 0.f), 6.f) / 6.f; });
+    return map_tile<1>(tile, s, d, [](vf x) { return at_most(at_least(x + 3.f, 0.f), 6.f) / 6.f; });
   case Op::elu:
     return map_tile<1>(tile, s, d, [=](vf x) { return x > 0.f ? x : expm1_of(x) * imm; });
-  case Op::softplus: return map_tile<1>(tile, s, d, [](vf x) { return softplus_of(x); });
-  default: return whole_row(tile, step.op, imm, s[0], d);
+  case Op::softplus:
+    return map_tile<1>(tile, s, d, [](vf x) { return softplus_of(x); });
+  default:
+    return whole_row(tile, step.op, imm, s[0], d);
   }
 }
 

@@ -49,14 +49,28 @@ constexpr int block_rows(int vectors) {
   return vectors == 4 ? 6 : vectors == 3 ? 8 : 12;
 }
 
-RETOUCH_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-RETOUCH_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-RETOUCH_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-RETOUCH_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+RETOUCH_INLINE int64_t min_of(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+RETOUCH_INLINE int64_t max_of(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+RETOUCH_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+RETOUCH_INLINE int64_t round_up(int64_t a, int64_t b) {
+  return ceil_div(a, b) * b;
+}
 
-RETOUCH_INLINE vf set1(float x) { return vf{} + x; }
-RETOUCH_INLINE vu bits(vf x) { return (vu)x; }
-RETOUCH_INLINE vf from_bits(vu x) { return (vf)x; }
+RETOUCH_INLINE vf set1(float x) {
+  return vf{} + x;
+}
+RETOUCH_INLINE vu bits(vf x) {
+  return (vu)x;
+}
+RETOUCH_INLINE vf from_bits(vu x) {
+  return (vf)x;
+}
 
 RETOUCH_INLINE vf fma(vf a, vf b, vf c) {
 #if defined(__AVX512F__)
@@ -118,7 +132,9 @@ RETOUCH_INLINE vf load(const float* p) {
   return x;
 }
 
-RETOUCH_INLINE vf widen(vh x) { return from_bits(__builtin_convertvector(x, vu) << 16); }
+RETOUCH_INLINE vf widen(vh x) {
+  return from_bits(__builtin_convertvector(x, vu) << 16);
+}
 
 RETOUCH_INLINE vu round_to_bf16(vf x) {
   vu u = bits(x);
@@ -140,7 +156,9 @@ RETOUCH_INLINE vf load(const bf16* p) {
   return widen(x);
 }
 
-RETOUCH_INLINE void store(float* p, vf x) { memcpy(p, &x, sizeof(x)); }
+RETOUCH_INLINE void store(float* p, vf x) {
+  memcpy(p, &x, sizeof(x));
+}
 RETOUCH_INLINE void store(bf16* p, vf x) {
   vh h = narrow(x);
   memcpy(p, &h, sizeof(h));

@@ -6,8 +6,14 @@
 namespace retouch::RETOUCH_NS {
 
 extern const KernelTable table;
-const KernelTable table = {RETOUCH_STRING(RETOUCH_NS), lanes,     max_vectors, gemm,
-                           row_map,                    depthwise, pool,        attention,
+const KernelTable table = {RETOUCH_STRING(RETOUCH_NS),
+                           lanes,
+                           max_vectors,
+                           gemm,
+                           row_map,
+                           depthwise,
+                           pool,
+                           attention,
                            channel_sums};
 
 } // namespace retouch::RETOUCH_NS

@@ -29,16 +29,46 @@ struct RowOperand {
 
 enum class Op : uint8_t {
   // loads
-  acc, rows, vector, constant,
+  acc,
+  rows,
+  vector,
+  constant,
   // binary
-  add, sub, mul, div, maximum, minimum,
+  add,
+  sub,
+  mul,
+  div,
+  maximum,
+  minimum,
   // unary
-  neg, abs, reciprocal, sqrt, rsqrt, exp, log, silu, gelu, gelu_tanh, relu, leaky_relu, tanh,
-  sigmoid, pow, hardswish, hardsigmoid, elu, softplus,
+  neg,
+  abs,
+  reciprocal,
+  sqrt,
+  rsqrt,
+  exp,
+  log,
+  silu,
+  gelu,
+  gelu_tanh,
+  relu,
+  leaky_relu,
+  tanh,
+  sigmoid,
+  pow,
+  hardswish,
+  hardsigmoid,
+  elu,
+  softplus,
   // over the whole row
-  layer_norm, rms_norm, row_mean,
+  layer_norm,
+  rms_norm,
+  row_mean,
   // made by the optimiser: a*b+c, silu(a*b+c), (a+b)+c, a copied
-  affine, affine_silu, add_add, copy
+  affine,
+  affine_silu,
+  add_add,
+  copy
 };
 
 // Where an operand of a step comes from.
@@ -68,7 +98,7 @@ struct ProgramArgs {
   Code code;
   const RowOperand* rows;
   const Matrix* vectors;
-  const int32_t* sample;    // sample of row m; nullptr: all 0
+  const int32_t* sample; // sample of row m; nullptr: all 0
   Matrix out;
   const int32_t* out_index; // row of out for row m; nullptr: m
   int64_t width;            // channels of the registers; an out of one channel takes the first

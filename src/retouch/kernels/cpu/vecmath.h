@@ -9,9 +9,15 @@
 
 namespace retouch::RETOUCH_NS {
 
-RETOUCH_INLINE vf at_least(vf x, float lo) { return max_of(set1(lo), x); }
-RETOUCH_INLINE vf at_most(vf x, float hi) { return min_of(set1(hi), x); }
-RETOUCH_INLINE vf abs_of(vf x) { return from_bits(bits(x) & 0x7fffffffu); }
+RETOUCH_INLINE vf at_least(vf x, float lo) {
+  return max_of(set1(lo), x);
+}
+RETOUCH_INLINE vf at_most(vf x, float hi) {
+  return min_of(set1(hi), x);
+}
+RETOUCH_INLINE vf abs_of(vf x) {
+  return from_bits(bits(x) & 0x7fffffffu);
+}
 RETOUCH_INLINE vf copy_sign(vf x, vf sign) {
   return from_bits((bits(x) & 0x7fffffffu) | (bits(sign) & 0x80000000u));
 }
@@ -45,7 +51,7 @@ RETOUCH_INLINE vf exp_of(vf x) {
 
 // exp(x) - 1 without cancellation near zero.
 RETOUCH_INLINE vf expm1_of(vf x) {
-  constexpr float q[] = {0.500000012f,  0.166666655f,  0.0416657959f,
+  constexpr float q[] = {0.500000012f,  0.166666655f,   0.0416657959f,
                          0.0083334522f, 0.00139819973f, 0.000198756199f};
   vf small = fma(x * x, polynomial(x, q), x);
   return abs_of(x) < 0.5f ? small : exp_of(x) - 1.f;
@@ -77,7 +83,7 @@ RETOUCH_INLINE vf log1p_of(vf x) {
 }
 
 RETOUCH_INLINE vf tanh_of(vf x) {
-  constexpr float q[] = {-0.333333331f, 0.133332964f,   -0.0539576f,
+  constexpr float q[] = {-0.333333331f, 0.133332964f,    -0.0539576f,
                          0.0217557337f, -0.00830178782f, 0.00224609359f};
   vf s = x * x;
   vf small = fma(x * s, polynomial(s, q), x);
@@ -87,20 +93,26 @@ RETOUCH_INLINE vf tanh_of(vf x) {
 }
 
 RETOUCH_INLINE vf erf_of(vf x) {
-  constexpr float p[] = {1.12837917f,    -0.376126316f,    0.11283664f,   -0.0268577051f,
+  constexpr float p[] = {1.12837917f,    -0.376126316f,    0.11283664f,    -0.0268577051f,
                          0.00519695202f, -0.000809770276f, 8.18509088e-05f};
-  constexpr float q[] = {-0.000153382185f, 1.12939706f,      0.633627316f,
-                         0.107905702f,     -0.0248127919f,   0.00401339487f,
-                         -0.000384784979f, 1.2329888e-05f,   6.62820534e-07f};
+  constexpr float q[] = {-0.000153382185f, 1.12939706f,    0.633627316f,
+                         0.107905702f,     -0.0248127919f, 0.00401339487f,
+                         -0.000384784979f, 1.2329888e-05f, 6.62820534e-07f};
   vf a = at_most(abs_of(x), 4.f);
   vf small = x * polynomial(x * x, p);
   vf large = copy_sign(1.f - exp_of(-polynomial(a, q)), x);
   return abs_of(x) < 0.92f ? small : large;
 }
 
-RETOUCH_INLINE vf sigmoid_of(vf x) { return 1.f / (exp_of(-x) + 1.f); }
-RETOUCH_INLINE vf silu_of(vf x) { return x / (exp_of(-x) + 1.f); }
-RETOUCH_INLINE vf gelu_of(vf x) { return x * 0.5f * (erf_of(x * 0.707106781f) + 1.f); }
+RETOUCH_INLINE vf sigmoid_of(vf x) {
+  return 1.f / (exp_of(-x) + 1.f);
+}
+RETOUCH_INLINE vf silu_of(vf x) {
+  return x / (exp_of(-x) + 1.f);
+}
+RETOUCH_INLINE vf gelu_of(vf x) {
+  return x * 0.5f * (erf_of(x * 0.707106781f) + 1.f);
+}
 
 RETOUCH_INLINE vf gelu_tanh_of(vf x) {
   vf inner = x * fma(x * x, set1(0.0356774081f), set1(0.797884561f));

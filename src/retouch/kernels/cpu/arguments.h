@@ -1,0 +1,56 @@
+// Checks of what Python passes to a kernel. Every limit is checked, in release builds too; the
+// messages name the value, the limit and what was expected.
+#pragma once
+#include "handles.h"
+
+#include <initializer_list>
+#include <vector>
+
+namespace retouch {
+
+[[noreturn]] void bad_value(const std::string& text); // ValueError
+[[noreturn]] void bad_type(const std::string& text);  // TypeError
+std::string str(int64_t x);
+
+void check_dtype(const Rows& r, std::initializer_list<DType> allowed, const char* what);
+void check_float(const Rows& r, const char* what); // float32 or bfloat16
+void check_same(int64_t got, int64_t wanted, const char* what);
+
+template <class T>
+const T& as(nb::handle item, const char* what) {
+  if (!nb::isinstance<T>(item)) bad_type(what);
+  return *nb::inst_ptr<T>(item);
+}
+
+// Number of rows a call writes.
+int64_t count_rows(const Rows& out, const Index* out_index);
+
+// The entries of an index that is written through: all of them rows of out.
+const int32_t* check_target(const Rows& out, const Index* index, const char* what);
+
+// The entries of an index [m, taps] that is read through; none is the identity on m rows.
+const int32_t* check_gather(const Rows& rows, const Index* index, int64_t m, int64_t taps,
+                            const char* what);
+
+// Arguments of a row program, and the memory of their lists.
+class ProgramCall {
+ public:
+  ProgramArgs args{};
+
+  // An epilogue has an accumulator and sees some columns at a time; a map has neither limit.
+  ProgramCall(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
+              nb::handle vectors, const Index* sample, bool epilogue);
+
+ private:
+  void set_code(const Program* program, bool epilogue);
+  void add_rows(nb::handle item, int64_t m);
+  int32_t set_sample(const Index* sample, int64_t m);
+  void add_vector(const Rows& v, int32_t last_sample);
+  void check_width(bool epilogue);
+  void check_count(const Program* program) const;
+
+  std::vector<RowOperand> rows;
+  std::vector<Matrix> vectors;
+};
+
+} // namespace retouch

@@ -1,0 +1,170 @@
+"""Attention: whole, by hand, with and without a context."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import check_rule, noise
+from torch import nn
+
+CONTEXT = noise(2, 5, 12, seed=7)
+
+
+class Attention(nn.Module):
+    """Projections to queries, keys and values (of a context of width 12, if there is one)."""
+
+    def __init__(self, heads=2, width=8, context=0, bias=True):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(8, width, bias=bias)
+        self.k = nn.Linear(context or 8, width, bias=bias)
+        self.v = nn.Linear(context or 8, width, bias=bias)
+        self.out = nn.Linear(width, 8)
+
+    def project(self, x, context=None):
+        """(B, N, C) for each of q, k, v."""
+        tokens = x.flatten(2).transpose(1, 2)
+        context = tokens if context is None else context
+        return self.q(tokens), self.k(context), self.v(context)
+
+    def split(self, t):
+        """(B, N, C) to (B, heads, N, d)."""
+        return t.view(t.shape[0], -1, self.heads, t.shape[-1] // self.heads).transpose(1, 2)
+
+    def merge(self, t, x):
+        tokens = self.out(t.transpose(1, 2).reshape(x.shape[0], -1, self.out.in_features))
+        return tokens.transpose(1, 2).reshape(x.shape[0], 8, *x.shape[2:])
+
+
+def _sdpa(**options):
+    def run(m, x, *context):
+        q, k, v = (m.op.split(t) for t in m.op.project(x, *context))
+        return m.op.merge(F.scaled_dot_product_attention(q, k, v, **options), x)
+
+    return run
+
+
+def _residual(m, x, *context):
+    return x + _sdpa()(m, x, *context)
+
+
+def _matmul(m, x, *context):
+    q, k, v = (m.op.split(t) for t in m.op.project(x, *context))
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    return m.op.merge(scores.softmax(-1) @ v, x)
+
+
+def _scaled_queries(m, x, *context):
+    q, k, v = (m.op.split(t) for t in m.op.project(x, *context))
+    return m.op.merge(torch.softmax((q * 0.4) @ k.mT, dim=-1) @ v, x)
+
+
+def _stacked(t, heads):
+    """(B, N, C) to (B * heads, N, d)."""
+    b, n, c = t.shape
+    return t.reshape(b, n, heads, c // heads).permute(0, 2, 1, 3).reshape(b * heads, n, -1)
+
+
+def _unstacked(m, t, x):
+    return m.op.merge(t.reshape(x.shape[0], m.op.heads, -1, t.shape[-1]), x)
+
+
+def _bmm(m, x):
+    q, k, v = (_stacked(t, m.op.heads) for t in m.op.project(x))
+    weights = (torch.bmm(q, k.transpose(1, 2)) * 0.5).softmax(-1)
+    return _unstacked(m, torch.bmm(weights, v), x)
+
+
+def _baddbmm(m, x):
+    q, k, v = (_stacked(t, m.op.heads) for t in m.op.project(x))
+    empty = torch.empty(q.shape[0], q.shape[1], k.shape[1])
+    scores = torch.baddbmm(empty, q, k.transpose(-1, -2), beta=0, alpha=0.5)
+    return _unstacked(m, torch.bmm(scores.softmax(dim=-1), v), x)
+
+
+def _packed(m, x):
+    q, k, v = torch.cat(m.op.project(x), -1).chunk(3, -1)
+    q, k, v = (m.op.split(t) for t in (q, k, v))
+    return m.op.merge(F.scaled_dot_product_attention(q, k, v), x)
+
+
+def _convolved(m, x):
+    """One head, 1x1 convolutions, tokens by view: as in VAEs."""
+    b, c, h, w = x.shape
+    q, k, v = (m.conv(x + i).view(b, c, h * w).transpose(1, 2) for i in range(3))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+
+
+def _pooled_keys(m, x):
+    """Keys and values from a smaller grid."""
+    small = F.avg_pool2d(x, 2)
+    q, k, v = m.op.q(x.flatten(2).mT), m.op.k(small.flatten(2).mT), m.op.v(small.flatten(2).mT)
+    return m.op.merge(F.scaled_dot_product_attention(*map(m.op.split, (q, k, v))), x)
+
+
+def _moved_keys(m, x):
+    """Keys and values that are only moved rows: flipped, resized."""
+    tokens = x.flatten(2).transpose(1, 2)
+    keys, values = x.flip(3).flatten(2).mT, x.flip(2).flatten(2).mT
+    return F.scaled_dot_product_attention(tokens, keys, values).mT.reshape(x.shape)
+
+
+SELF = {
+    "sdpa": (_sdpa(), {}),
+    "sdpa, one head": (_sdpa(), {"heads": 1}),
+    "sdpa, a head for each channel": (_sdpa(), {"heads": 8}),
+    "sdpa, own scale": (_sdpa(scale=0.7), {}),
+    "sdpa, width 24": (_sdpa(), {"heads": 3, "width": 24}),
+    "sdpa without bias": (_sdpa(), {"bias": False}),
+    "residual": (_residual, {}),
+    "matmul": (_matmul, {}),
+    "matmul, scaled queries": (_scaled_queries, {"heads": 1}),
+    "bmm": (_bmm, {}),
+    "bmm, one head": (_bmm, {"heads": 1}),
+    "baddbmm": (_baddbmm, {}),
+    "packed projection": (_packed, {}),
+    "convolved": (_convolved, {}),
+    "pooled keys": (_pooled_keys, {}),
+    "moved keys": (_moved_keys, {}),
+}
+
+CROSS = {
+    "sdpa": _sdpa(),
+    "sdpa, own scale": _sdpa(scale=0.3),
+    "residual": _residual,
+}
+
+
+@pytest.mark.parametrize("name", SELF)
+def test_self_attention(name, batch):
+    function, options = SELF[name]
+    check_rule(
+        function, batch, lambda: {"op": Attention(**options), "conv": nn.Conv2d(8, 8, 1)},
+        local=False, sparse=False, tolerance=4e-6,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CROSS)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_cross_attention(name, heads, batch):
+    """Without a whole map to read, an update under `exact` is a fresh recording bit for bit."""
+    check_rule(
+        CROSS[name], batch, lambda: {"op": Attention(heads, context=12)}, extra=[CONTEXT],
+        tolerance=4e-6,
+    )  # fmt: skip
+
+
+DENSE = {
+    "masked": _sdpa(attn_mask=torch.ones(192, 192).tril().bool()),
+    "causal": _sdpa(is_causal=True),
+    "biased": _sdpa(attn_mask=noise(192, 192, seed=5)),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_masked_attention_runs_densely(name, batch):
+    check_rule(
+        DENSE[name], batch, lambda: {"op": Attention()}, local=False, sparse=False,
+        fallbacks=["scaled_dot_product_attention"], tolerance=4e-6,
+    )  # fmt: skip
