@@ -112,7 +112,20 @@ def test_bad_arguments():
         cpu.gemm(out, None, a, None, packed, cpu.Program([("rows", 0, 0, 0)]))
 
 
-@pytest.mark.parametrize("weight", [torch.randn(4, 8), torch.randn(0, 1, 8), torch.randn(4, 8, 1).mT[:, :, ::2]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pack_reads_any_strides(dtype):
+    """A convolution's weight [N, C, kh, kw] and a transposed matrix are packed where they lie."""
+    random = Random(6)
+    conv = torch.randn(70, 19, 3, 3, generator=random.generator).to(dtype).flatten(2).transpose(1, 2)
+    matrix = torch.randn(19, 70, generator=random.generator).to(dtype).t()[:, None, :]
+    for weight in (conv, matrix):
+        a, index = random.rows(8, 19, dtype), random.index(-1, 8, 5, weight.shape[1])
+        args = None, a, index
+        got = native("gemm", torch.empty(5, 70), *args, (weight, 1))
+        assert torch.equal(got, native("gemm", torch.empty(5, 70), *args, (weight.contiguous(), 1)))
+
+
+@pytest.mark.parametrize("weight", [torch.randn(4, 8), torch.randn(0, 1, 8)])
 def test_pack_refuses_shapes(weight):
     with pytest.raises(ValueError, match="pack"):
         cpu.pack(weight, 1)

@@ -1,4 +1,8 @@
-"""The reference backend: every kernel in plain PyTorch. Slow, on any device, and the oracle of all tests."""
+"""The reference backend: every kernel in plain PyTorch. Slow, on any device, and the oracle of all tests.
+
+Its matrix products leave the order of summation to PyTorch, so a row agrees with that of another region to
+rounding only; the bitwise promises are those of the compiled backends.
+"""
 
 from __future__ import annotations
 

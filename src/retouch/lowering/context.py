@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,9 +219,12 @@ class Context:
         mixed = [d for d in ref.dims if {a.axis for a in d} & set("hw") and any(a.axis == "c" for a in d)]
         if not mixed:
             return ref
-        if any(d and d[0].axis in "hw" for d in mixed):
-            return self._depth_to_space(ref)
-        return self._space_to_depth(ref)
+        grid = ref.value.grid
+        assert grid is not None
+        whole = {"h": grid.height, "w": grid.width}
+        if any(a.size < whole[a.axis] for d in ref.dims for a in d if a.axis in "hw"):
+            return self._space_to_depth(ref)
+        return self._depth_to_space(ref)
 
     def _depth_to_space(self, ref: Ref) -> Ref:
         value, grid = ref.value, ref.value.grid
@@ -325,7 +329,7 @@ class Context:
         return Arg(len(sources) - 1)
 
     def _result_layout(self, node: Node, sources: Sequence[Value | Ref]) -> Ref | None:
-        """Rows for the result of a fallback: an operand's arrangement, or an image on a grid that occurred."""
+        """Rows for the result of a fallback: an operand's arrangement, an image on a known grid, or one resized."""
         meta = node.meta.get("val")
         if not isinstance(meta, torch.Tensor) or meta.dtype not in ROW_DTYPES:
             return None
@@ -333,7 +337,9 @@ class Context:
         for source in sources:
             if isinstance(source, Ref) and source.shape == shape and self._whole(source):
                 return Ref(self.value(node, source.value.grid, source.value.batch, source.value.channels), source.dims)
-        if len(shape) == 4 and (shape[0], Grid(shape[2], shape[3])) in self.grids:
+        images = [s for s in sources if isinstance(s, Ref) and s.is_image]
+        resized = any(s.shape[:2] == shape[:2] for s in images)
+        if len(shape) == 4 and (resized or (shape[0], Grid(shape[2], shape[3])) in self.grids):
             return image(self.value(node, Grid(shape[2], shape[3]), shape[0], shape[1]))
         return None
 
@@ -443,8 +449,9 @@ def _output(context: Context, argument: Any) -> Output:
     if isinstance(item, Scores | Joint):
         item = context.dense(argument, "scores or joined tokens are returned")
     if isinstance(item, Ref):
-        ref = context.regular(item)
-        return Output(ref.value, ref)
+        with suppress(NoRule):  # a mixed layout can be returned; only reading it as rows needs a rule
+            item = context.regular(item)
+        return Output(item.value, item)
     return Output(item)
 
 

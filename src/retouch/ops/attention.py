@@ -87,7 +87,7 @@ def reference(
     values = v.float().reshape(samples, -1, heads, v.shape[1] // heads).transpose(1, 2)
     parts = []
     for b, (first, last) in enumerate(pairwise(edges)):
-        part = queries[first:last].reshape(last - first, heads, -1).transpose(0, 1)
+        part = queries[first:last].reshape(last - first, heads, q.shape[1] // heads).transpose(0, 1)
         weights = torch.softmax(part @ keys[b].transpose(1, 2) * scale, dim=-1)
-        parts.append((weights @ values[b]).transpose(0, 1).reshape(last - first, -1))
+        parts.append((weights @ values[b]).transpose(0, 1).reshape(last - first, out.shape[1]))
     store(out, out_index, torch.cat(parts))

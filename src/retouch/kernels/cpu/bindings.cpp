@@ -108,9 +108,6 @@ Packed pack(nb::handle tensor, int64_t groups) {
     throw nb::value_error(("pack: " + std::to_string(n) + " outputs do not divide into " +
                            std::to_string(groups) + " groups")
                               .c_str());
-  if (!((c == 1 || t.stride(2) == 1) && (taps == 1 || t.stride(1) == c) &&
-        (n == 1 || t.stride(0) == c * taps)))
-    throw nb::value_error("pack: the weight must be contiguous");
   PackedWeights w{nullptr,
                   n,
                   taps,
@@ -122,7 +119,7 @@ Packed pack(nb::handle tensor, int64_t groups) {
   auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
   w.data = pages->data;
   nb::gil_scoped_release release;
-  pack_weights(w, t.data(), pages->data, threads());
+  pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, pages->data, threads());
   return {w, pages};
 }
 

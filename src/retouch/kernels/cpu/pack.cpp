@@ -12,21 +12,36 @@ struct Columns {
 };
 
 template <class T>
-void pack_panel(const PackedWeights& s, const T* weight, const Columns& c, T* out) {
-  constexpr int64_t pair = sizeof(T) == 2 ? 2 : 1;
-  int64_t row = s.taps * s.channels;
-  int64_t steps = (s.channels + pair - 1) / pair;
-  for (int64_t t = 0; t < s.taps; ++t)
-    for (int64_t k = 0; k < s.channels; ++k) {
-      T* to = out + ((t * steps + k / pair) * c.width) * pair + k % pair;
-      const T* from = weight + c.first * row + t * s.channels + k;
-      for (int64_t n = 0; n < c.count; ++n) to[n * pair] = from[n * row];
+struct Packer {
+  const PackedWeights& s;
+  const WeightStrides& from;
+  const T* weight;
+
+  static constexpr int64_t pair = sizeof(T) == 2 ? 2 : 1;
+
+  void column_set(const Columns& c, int64_t t, int64_t k, T* out) const {
+    int64_t steps = (s.channels + pair - 1) / pair;
+    T* to = out + ((t * steps + k / pair) * c.width) * pair + k % pair;
+    const T* x = weight + c.first * from.output + t * from.tap + k * from.channel;
+    for (int64_t n = 0; n < c.count; ++n) to[n * pair] = x[n * from.output];
+  }
+
+  // In the order of the weight's memory, so that every line of it is read once.
+  void panel(const Columns& c, T* out) const {
+    if (from.tap < from.channel) {
+      for (int64_t k = 0; k < s.channels; ++k)
+        for (int64_t t = 0; t < s.taps; ++t) column_set(c, t, k, out);
+    } else {
+      for (int64_t t = 0; t < s.taps; ++t)
+        for (int64_t k = 0; k < s.channels; ++k) column_set(c, t, k, out);
     }
-}
+  }
+};
 
 template <class T>
-void pack_all(const PackedWeights& s, const T* weight, T* data, int threads) {
-  constexpr int64_t pair = sizeof(T) == 2 ? 2 : 1;
+void pack_all(const Packer<T>& packer, T* data, int threads) {
+  const PackedWeights& s = packer.s;
+  constexpr int64_t pair = Packer<T>::pair;
   int64_t outputs = s.outputs / s.groups;
   int64_t vectors = (outputs + s.lanes - 1) / s.lanes;
   int64_t panels = (vectors + s.max_vectors - 1) / s.max_vectors;
@@ -38,7 +53,7 @@ void pack_all(const PackedWeights& s, const T* weight, T* data, int threads) {
     Columns c{group * outputs + first * s.lanes,
               std::min((last - first) * s.lanes, outputs - first * s.lanes),
               (last - first) * s.lanes};
-    pack_panel(s, weight, c, data + (group * vectors + first) * s.lanes * depth);
+    packer.panel(c, data + (group * vectors + first) * s.lanes * depth);
   }
 }
 
@@ -50,11 +65,14 @@ int64_t packed_bytes(const PackedWeights& s) {
   return s.groups * vectors * s.lanes * s.taps * words * 4;
 }
 
-void pack_weights(const PackedWeights& s, const void* weight, char* data, int threads) {
+void pack_weights(const PackedWeights& s, const void* weight, const WeightStrides& strides,
+                  char* data, int threads) {
   if (s.dtype == DType::bf16)
-    pack_all(s, static_cast<const uint16_t*>(weight), reinterpret_cast<uint16_t*>(data), threads);
+    pack_all<uint16_t>({s, strides, static_cast<const uint16_t*>(weight)},
+                       reinterpret_cast<uint16_t*>(data), threads);
   else
-    pack_all(s, static_cast<const float*>(weight), reinterpret_cast<float*>(data), threads);
+    pack_all<float>({s, strides, static_cast<const float*>(weight)}, reinterpret_cast<float*>(data),
+                    threads);
 }
 
 } // namespace retouch

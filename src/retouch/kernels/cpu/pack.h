@@ -7,7 +7,12 @@ namespace retouch {
 // Bytes of the packed form of weights [outputs, taps, channels].
 int64_t packed_bytes(const PackedWeights& shape);
 
-// weight: contiguous [outputs, taps, channels] of shape.dtype; data: packed_bytes() of zeros.
-void pack_weights(const PackedWeights& shape, const void* weight, char* data, int threads);
+struct WeightStrides {
+  int64_t output, tap, channel; // in elements
+};
+
+// weight: [outputs, taps, channels] of shape.dtype; data: packed_bytes() of zeros.
+void pack_weights(const PackedWeights& shape, const void* weight, const WeightStrides& strides,
+                  char* data, int threads);
 
 } // namespace retouch

@@ -1,0 +1,198 @@
+// Checks the kernels of every instruction set of this processor against plain loops, without
+// Python: for processors that the Python tests do not reach (run it under an emulator, say).
+#include "code.h"
+#include "dispatch.h"
+#include "pack.h"
+#include "runtime.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+using namespace retouch;
+
+namespace {
+
+std::mt19937 generator(1);
+int failures = 0;
+
+std::vector<float> random_floats(size_t count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(count);
+  for (float& v : x) v = normal(generator);
+  return x;
+}
+
+std::vector<uint16_t> to_bf16(std::vector<float>& x) {
+  std::vector<uint16_t> y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    uint32_t u;
+    memcpy(&u, &x[i], 4);
+    y[i] = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+    u = uint32_t(y[i]) << 16;
+    memcpy(&x[i], &u, 4); // the reference works on the rounded values
+  }
+  return y;
+}
+
+Matrix matrix(void* data, int64_t rows, int64_t channels, DType dtype = DType::f32) {
+  return {static_cast<char*>(data), rows, channels, channels, dtype};
+}
+
+void report(const char* what, const char* isa, double error, double bound) {
+  bool good = error <= bound;
+  failures += !good;
+  printf("%-9s %-22s error %.2e (bound %.0e) %s\n", isa, what, error, bound,
+         good ? "ok" : "FAILED");
+}
+
+double max_error(const std::vector<float>& got, const std::vector<double>& wanted) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    error = std::max(error, std::isnan(got[i]) ? 1e9 : std::fabs(got[i] - wanted[i]));
+    size = std::max(size, std::fabs(wanted[i]));
+  }
+  return error / size;
+}
+
+ProgramArgs program_args(const CompiledProgram& p, Matrix out, const RowOperand* rows,
+                         const Matrix* vectors) {
+  Code code{p.steps.data(), int32_t(p.steps.size()), p.slots, p.temps, p.whole_row};
+  return {code, rows, vectors, nullptr, out, nullptr, out.channels};
+}
+
+struct Shape {
+  int64_t m, taps, channels, outputs;
+};
+
+void check_gemm(const KernelTable& k, const Shape& s, DType dtype) {
+  int64_t total = s.m + 3;
+  auto a = random_floats(size_t(total * s.channels));
+  auto w = random_floats(size_t(s.outputs * s.taps * s.channels));
+  auto bias = random_floats(size_t(s.outputs));
+  std::vector<uint16_t> a16 = to_bf16(a), w16 = to_bf16(w);
+  std::vector<int32_t> index(size_t(s.m * s.taps));
+  for (int32_t& i : index) i = int32_t(generator() % unsigned(total + 1)) - 1;
+
+  bool half = dtype == DType::bf16;
+  PackedWeights packed{nullptr, s.outputs, s.taps, s.channels, 1, dtype, k.lanes, k.max_vectors};
+  size_t bytes = size_t(packed_bytes(packed));
+  char* data = static_cast<char*>(allocate_pages(bytes));
+  pack_weights(packed, half ? static_cast<void*>(w16.data()) : w.data(),
+               {s.taps * s.channels, s.channels, 1}, data, 2);
+  packed.data = data;
+
+  std::vector<float> out(size_t(s.m * s.outputs));
+  CompiledProgram p = compile_program({{"acc", 0, 0, 0}, {"vector", 0, 0, 0}, {"add", 0, 1, 0}});
+  Matrix vector = matrix(bias.data(), 1, s.outputs);
+  Matrix rows = matrix(half ? static_cast<void*>(a16.data()) : a.data(), total, s.channels, dtype);
+  k.gemm({s.m, rows, index.data(), packed,
+          program_args(p, matrix(out.data(), s.m, s.outputs), nullptr, &vector)},
+         2);
+  free_pages(data, bytes);
+
+  std::vector<double> wanted;
+  for (int64_t m = 0; m < s.m; ++m)
+    for (int64_t n = 0; n < s.outputs; ++n) {
+      double sum = bias[size_t(n)];
+      for (int64_t t = 0; t < s.taps; ++t) {
+        int64_t line = index[size_t(m * s.taps + t)];
+        for (int64_t c = 0; line >= 0 && c < s.channels; ++c)
+          sum += double(a[size_t(line * s.channels + c)]) *
+                 w[size_t((n * s.taps + t) * s.channels + c)];
+      }
+      wanted.push_back(sum);
+    }
+  report(half ? "gemm bfloat16" : "gemm float32", k.isa, max_error(out, wanted), 3e-6);
+}
+
+void check_attention(const KernelTable& k, DType dtype) {
+  const int64_t m = 37, keys = 150, dim = 41;
+  auto q = random_floats(m * dim), key = random_floats(keys * dim), v = random_floats(keys * dim);
+  std::vector<uint16_t> q16 = to_bf16(q), k16 = to_bf16(key), v16 = to_bf16(v);
+  bool half = dtype == DType::bf16;
+  auto pick = [&](std::vector<float>& x, std::vector<uint16_t>& y, int64_t rows) {
+    return matrix(half ? static_cast<void*>(y.data()) : x.data(), rows, dim, dtype);
+  };
+  std::vector<float> out(m * dim);
+  int32_t bounds[2] = {0, int32_t(m)};
+  k.attention({matrix(out.data(), m, dim), pick(q, q16, m), pick(key, k16, keys),
+               pick(v, v16, keys), nullptr, nullptr, 1, dim, dim, 1, keys, bounds, 0.2f},
+              2);
+  std::vector<double> wanted;
+  for (int64_t i = 0; i < m; ++i) {
+    std::vector<double> weights;
+    double sum = 0;
+    for (int64_t j = 0; j < keys; ++j) {
+      double dot = 0;
+      for (int64_t c = 0; c < dim; ++c)
+        dot += double(q[size_t(i * dim + c)]) * key[size_t(j * dim + c)];
+      weights.push_back(std::exp(0.2 * dot));
+      sum += weights.back();
+    }
+    for (int64_t c = 0; c < dim; ++c) {
+      double x = 0;
+      for (int64_t j = 0; j < keys; ++j) x += weights[size_t(j)] * v[size_t(j * dim + c)];
+      wanted.push_back(x / sum);
+    }
+  }
+  report(half ? "attention bfloat16" : "attention float32", k.isa, max_error(out, wanted),
+         half ? 4e-3 : 3e-6);
+}
+
+void check_map(const KernelTable& k, const char* op, double (*f)(double)) {
+  const int64_t m = 13, channels = 45;
+  auto x = random_floats(m * channels);
+  std::vector<float> out(x.size());
+  CompiledProgram p = compile_program({{"rows", 0, 0, 0}, {op, 0, 0, 1e-5f}});
+  RowOperand rows{matrix(x.data(), m, channels), nullptr};
+  k.row_map({m, program_args(p, matrix(out.data(), m, channels), &rows, nullptr)}, 2);
+  std::vector<double> wanted;
+  for (float v : x) wanted.push_back(f(v));
+  report(op, k.isa, max_error(out, wanted), 1e-6);
+}
+
+void check_sums(const KernelTable& k) {
+  const int64_t m = 700, channels = 37;
+  auto x = random_floats(m * channels);
+  std::vector<double> sums(2 * channels), wanted(2 * channels);
+  int32_t bounds[2] = {0, int32_t(m)};
+  k.channel_sums({matrix(sums.data(), 1, 2 * channels, DType::f64), matrix(x.data(), m, channels),
+                  nullptr, bounds, 1, 1.0},
+                 2);
+  double error = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t r = 0; r < m; ++r) {
+      double v = x[size_t(r * channels + c)];
+      wanted[size_t(c)] += v;
+      wanted[size_t(channels + c)] += v * v;
+    }
+    error = std::max(error, std::fabs(sums[size_t(c)] - wanted[size_t(c)]));
+    error = std::max(error, std::fabs(sums[size_t(channels + c)] - wanted[size_t(channels + c)]));
+  }
+  report("channel_sums", k.isa, error, 1e-9);
+}
+
+} // namespace
+
+int main() {
+  for (const std::string& name : available_isas()) {
+    set_isa(name);
+    const KernelTable& k = kernels();
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      for (Shape s : {Shape{1, 9, 3, 3}, {50, 9, 33, 70}, {7, 1, 901, 64}, {130, 4, 16, 20}})
+        check_gemm(k, s, dtype);
+      check_attention(k, dtype);
+    }
+    check_map(k, "silu", [](double x) { return x / (1 + std::exp(-x)); });
+    check_map(k, "exp", [](double x) { return std::exp(x); });
+    check_map(k, "tanh", [](double x) { return std::tanh(x); });
+    check_map(k, "gelu", [](double x) { return x * 0.5 * (1 + std::erf(x / std::sqrt(2.0))); });
+    check_map(k, "abs", [](double x) { return std::fabs(x); });
+    check_sums(k);
+  }
+  printf(failures ? "%d FAILED\n" : "all passed\n", failures);
+  return failures != 0;
+}

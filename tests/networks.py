@@ -1,0 +1,167 @@
+"""The networks that the invariants hold for, each built, captured and compiled once per process."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from retouch import Policy, Region, compile, models, program
+from retouch.capture import capture
+from retouch.models.registry import on_grid
+from support import fill, noise
+from torch import Tensor, nn
+
+
+class Dense(nn.Module):
+    """A residual dense block of ESRGAN."""
+
+    def __init__(self, width: int, grow: int) -> None:
+        super().__init__()
+        sizes = [width + i * grow for i in range(4)]
+        self.layers = nn.ModuleList(nn.Conv2d(s, grow, 3, padding=1) for s in sizes[:-1])
+        self.last = nn.Conv2d(sizes[-1], width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x
+        for layer in self.layers:
+            seen = torch.cat([seen, F.leaky_relu(layer(seen), 0.2)], 1)
+        result: Tensor = self.last(seen) * 0.2 + x
+        return result
+
+
+class Rrdb(nn.Module):
+    """Super-resolution as in ESRGAN: dense blocks, nearest upsampling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Conv2d(3, 12, 3, padding=1), nn.Sequential(*_blocks())
+        self.up, self.last = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.blocks(x) * 0.2
+        x = F.leaky_relu(self.up(F.interpolate(x, scale_factor=2.0)), 0.2)
+        result: Tensor = self.last(x)
+        return result
+
+
+def _blocks() -> list[nn.Module]:
+    return [Dense(12, 6) for _ in range(2)]
+
+
+class Srvgg(nn.Module):
+    """Super-resolution as in Real-ESRGAN's small networks: PReLU, pixel shuffle, a skip of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.PReLU(16),
+            nn.Conv2d(16, 16, 3, padding=1), nn.PReLU(16),
+            nn.Conv2d(16, 48, 3, padding=1), nn.PixelShuffle(4),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x) + F.interpolate(x, scale_factor=4.0)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A module, its arguments, and the pixels that masks have."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    size: tuple[int, int]
+
+    @property
+    def image(self) -> Tensor:
+        image: Tensor = self.args[0]
+        return image
+
+    def edited(self, mask: Tensor, seed: int = 1) -> Case:
+        """Other values under `mask` (pixels) in the image."""
+        image = self.image
+        cells = on_grid(mask, *image.shape[2:])
+        other = noise(*image.shape[1:], seed=seed).to(image.dtype)
+        return replace(self, args=(torch.where(cells, other, image), *self.args[1:]))
+
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The module's own result, in another precision if asked for."""
+        module = deepcopy(self.module).to(dtype) if dtype else self.module
+
+        def cast(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {k: cast(v) for k, v in value.items()}
+            floats = isinstance(value, Tensor) and value.is_floating_point()
+            return value.to(dtype) if dtype and floats else value
+
+        with torch.no_grad():
+            return models.tensor_of(module(*(cast(a) for a in self.args), **cast(self.kwargs)))
+
+    def spot(self, top: float = 0.3, left: float = 0.55, size: float = 0.1) -> Tensor:
+        """A mask with a square; all numbers are shares of the height."""
+        mask = torch.zeros(self.size, dtype=torch.bool)
+        scale = self.size[0]
+        y, x, n = int(top * scale), int(left * scale), max(1, int(size * scale))
+        mask[y : y + n, x : x + n] = True
+        return mask
+
+
+WIDE = {"resnet-generator, full width": "resnet-generator", "taesd, full width": "taesd"}
+OWN = {"rrdb": Rrdb, "srvgg": Srvgg}
+LOCAL = ("taesd", "taesd, full width", "rrdb", "srvgg")
+"""Networks without an operation that reads the whole map."""
+
+NAMES = (*models.names(), *OWN, *WIDE)
+TEXT = tuple(n for n in models.names() if n in ("sd15-unet", "sdxl-unet", "sd3"))
+TIMED = (*TEXT, "ddpm-256", "dit")
+
+
+@cache
+def case(name: str, dtype: torch.dtype = torch.float32) -> Case:
+    """The network of that name with its example arguments."""
+    if name in OWN:
+        module = fill(OWN[name]()).to(dtype)
+        return Case(module, (noise(1, 3, 24, 24).to(dtype),), {}, (24, 24))
+    if name in WIDE:
+        module = models.get(WIDE[name]).build(dtype=dtype)
+        return Case(module, (noise(1, 3, 48, 48).to(dtype),), {}, (48, 48))
+    network = models.get(name)
+    inputs = network.inputs(tiny=True, dtype=dtype)
+    module = network.build(tiny=True, dtype=dtype)
+    return Case(module, inputs.args, dict(inputs.kwargs), network.image_size(tiny=True))
+
+
+@cache
+def _captured(name: str, dtype: torch.dtype) -> Any:
+    made = case(name, dtype)
+    return capture(made.module, *program.Signature(made.module, made.args, made.kwargs).example)
+
+
+@cache
+def compiled(
+    name: str,
+    policy: str | Policy,
+    backend: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """The compiled network; the capture is shared."""
+    made = case(name, dtype)
+    with patch.object(program, "capture", lambda *_: _captured(name, dtype)):
+        return compile(made.module, made.args, made.kwargs, policy=policy, backend=backend)
+
+
+def record(net: Any, made: Case) -> tuple[Tensor, Any]:
+    y, recording = net.record(*made.args, **made.kwargs)
+    return models.tensor_of(y), recording
+
+
+def update(net: Any, recording: Any, mask: Tensor, made: Case) -> Tensor:
+    region = Region.from_mask(mask)
+    return models.tensor_of(net.update(recording, region, *made.args, **made.kwargs))
