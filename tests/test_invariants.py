@@ -7,7 +7,7 @@ from networks import LOCAL, NAMES, TEXT, TIMED, case, compiled, record, update
 from retouch import Policy, Region, models
 from retouch.ops.dense import Dense
 from retouch.schedule import Schedule
-from support import EXACT, SHARED, error, noise, same, state
+from support import EXACT, SHARED, error, same, state
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -116,6 +116,8 @@ def test_rows_outside_are_those_of_the_recording(name, policy):
     assert not torch.equal(updated, y)
     outside = ~net.active_mask(region)[:, None].expand_as(y)
     assert torch.equal(updated[outside], y[outside])
+    if not outside.any():
+        return  # over the crossover: everything was computed
 
     producers = net.program.producers()
     for value, table in net.active(region).items():
@@ -284,4 +286,3 @@ def test_policies_are_ordered_by_what_they_compute():
     shares = [compiled("ddpm-256", p).explain(region).macs_active for p in ("fast", "balanced")]
     whole = compiled("ddpm-256", Policy("whole", dense_below=1.0)).explain(region).macs_active
     assert shares[0] <= shares[1] <= whole
-    assert noise(1).dtype == torch.float32

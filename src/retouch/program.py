@@ -25,7 +25,7 @@ from retouch.lowering.context import ROW_DTYPES
 from retouch.passes import Plan, fuse, plan
 from retouch.recording import Recording
 from retouch.region import Mask, Policy, Region
-from retouch.schedule import Schedule, build, dirty_values
+from retouch.schedule import Schedule, Shared, build, dirty_values
 from retouch.tables import Table
 from retouch.weights import Weights, WeightsChangedError, same_tensor
 
@@ -127,6 +127,7 @@ class Incremental:
             self.program, activity.whole_grids(self.program, policy), policy.stats == "refreshed", policy.exact
         )
         self.weights.refresh()
+        self.shared = Shared(kernels)
         self._full: Schedule | None = None
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
 
@@ -276,7 +277,7 @@ class Incremental:
         if self._full is None:
             active = activity.everything(self.program)
             dirty = dirty_values(self.program, set(self.program.inputs), active)
-            self._full = build(self.plan, active, self.backend, self.policy.stats == "refreshed", dirty)
+            self._full = build(self.plan, active, self.shared, self.policy.stats == "refreshed", dirty)
         return self._full
 
     def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
@@ -295,7 +296,7 @@ class Incremental:
         if self._share(active) >= self.policy.crossover:
             return None
         dirty = dirty_values(self.program, set(changed), active)
-        schedule = build(self.plan, active, self.backend, self.policy.stats == "refreshed", dirty)
+        schedule = build(self.plan, active, self.shared, self.policy.stats == "refreshed", dirty)
         self._schedules[key] = schedule
         if len(self._schedules) > REMEMBERED:
             self._schedules.popitem(last=False)

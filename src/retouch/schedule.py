@@ -146,24 +146,38 @@ def saved_size(value: Value, count: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
+class Shared:
+    """What schedules of one compiled module have in common: program handles, and one object per slot."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.slots: dict[Slot, Slot] = {}
+        self._programs: dict[int, tuple[Expr, Any]] = {}
+
+    def program(self, expr: Expr) -> Any:
+        found = self._programs.get(id(expr))
+        if found is None:
+            found = self._programs[id(expr)] = (expr, self.backend.program(expr))
+        return found[1]
+
+
 class Builder:
     """Builds a schedule: operations emit their kernel calls into it."""
 
     def __init__(
-        self, plan: Plan, active: dict[Value, Table], backend: Backend, refresh: bool, dirty: set[Value]
+        self, plan: Plan, active: dict[Value, Table], shared: Shared, refresh: bool, dirty: set[Value]
     ) -> None:
         """`refresh`: statistics follow the active rows; `dirty`: dense values to be computed again."""
-        self.plan, self.actives, self.backend = plan, active, backend
+        self.plan, self.actives, self.shared, self.backend = plan, active, shared, shared.backend
         self.refresh, self.dirty = refresh, dirty
         self.producers = plan.program.producers()
         self.tables = Tables()
         self.calls: list[Call] = []
         self.temps: dict[Value, Temp] = {}
         self.evaluated: dict[tuple[Value, int], Temp] = {}
+        self.uses: list[list[Temp]] = []
         self.indices: dict[int, Any] = {}
-        self.programs: dict[Expr, Any] = {}
         self.states: dict[Slot, None] = {}
-        self.slots: dict[Slot, Slot] = {}
         self.everything: dict[int, Table] = {}
         self.recomputed: list[Value] = []
 
@@ -234,7 +248,7 @@ class Builder:
         """Program, row operands, vector operands and samples of an operation with an epilogue."""
         operands = [self.access(v, rows) for v in op.rows]
         vectors = [Slot("matrix", v) for v in op.vectors]
-        return op.epilogue, operands, vectors, self.samples(op.out, rows)
+        return self.program(op.epilogue), operands, vectors, self.samples(op.out, rows)
 
     def samples(self, value: Value, rows: Table) -> Table | None:
         assert value.grid is not None
@@ -258,12 +272,42 @@ class Builder:
         return Table(op.phases(rows.array), op.factor[0] * op.factor[1])
 
     def call(self, kernel: str, *args: Any) -> None:
-        """Append a kernel call; operands, tables and expressions become handles."""
-        self.calls.append(Call(self.backend.kernel(kernel), args))
+        """Append a kernel call; tables become handles, temporaries do when their place is known."""
+        used: list[Temp] = []
+        self.calls.append(Call(self.backend.kernel(kernel), tuple([self._lowered(a, used) for a in args])))
+        self.uses.append(used)
 
     def host(self, function: Callable[..., Any], *args: Any) -> None:
         """Append a function of the recording."""
         self.calls.append(Call(function, args, host=True))
+        self.uses.append([])
+
+    def program(self, expr: Expr | None) -> Any:
+        """Handle of an expression."""
+        return None if expr is None else self.shared.program(expr)
+
+    def _lowered(self, argument: Any, used: list[Temp]) -> Any:
+        kind = type(argument)
+        if kind is Slot:
+            return self.shared.slots.setdefault(argument, argument)
+        if kind is Table:
+            return self._index(argument)
+        if kind is Temp:
+            used.append(argument)
+        elif kind is Columns:
+            used.append(argument.base)
+        elif kind is list:
+            return [self._lowered(a, used) for a in argument]
+        elif kind is tuple:
+            return tuple([self._lowered(a, used) for a in argument])
+        return argument
+
+    def _index(self, table: Table) -> Any:
+        key = id(table)
+        if key not in self.indices:
+            self.indices[key] = self.backend.index(table.array)
+            self.tables.keep(table)
+        return self.indices[key]
 
     # Maps
 
@@ -291,7 +335,7 @@ class Builder:
                 start += part.channels
         elif isinstance(op, Remap):
             operand, index = self.access(op.src, self.tables.moved(op.geometry, rows))
-            self.call("row_map", out, out_index, COPY, [(operand, index)], [], None)
+            self.call("row_map", out, out_index, self.program(COPY), [(operand, index)], [], None)
         else:
             raise AssertionError(f"{value.name} is not virtual")
 
@@ -299,7 +343,7 @@ class Builder:
         if self.plan.storage[part] == "virtual" and isinstance(self.producers[part], Map | Concat):
             self._compute(part, rows, out, out_index)
         else:
-            self.call("row_map", out, out_index, COPY, [self.access(part, rows)], [], None)
+            self.call("row_map", out, out_index, self.program(COPY), [self.access(part, rows)], [], None)
 
     def _joined(self, value: Value) -> Concat | None:
         op = self.producers.get(value)
@@ -322,7 +366,7 @@ class Builder:
         operands = [self.access(v, rows) if whole else self._columns(v, rows, start, channels) for v in op.rows]
         vectors = [Slot("matrix", v if whole else v.columns(start, channels)) for v in op.vectors]
         target = out if whole else columns(out, start, channels)
-        self.call("row_map", target, out_index, op.expr, operands, vectors, self.samples(op.out, rows))
+        self.call("row_map", target, out_index, self.program(op.expr), operands, vectors, self.samples(op.out, rows))
 
     def _columns(self, value: Value, rows: Table, start: int, channels: int) -> tuple[Operand, Table | None]:
         """Some channels of a row operand; of a concatenation, those of the part that holds them."""
@@ -380,39 +424,32 @@ class Builder:
     # The result
 
     def finish(self) -> Schedule:
-        """Place temporaries in the arena and turn every argument into what kernels take."""
-        offsets, size = _place(self.calls)
+        """Place temporaries in the arena."""
+        offsets, size = _place(self.uses)
         memory = self.backend.arena(size)
         handles = {t: memory(o, t.rows, t.channels, t.dtype) for t, o in offsets.items()}
-        calls = tuple(Call(c.function, tuple(self._handle(a, handles) for a in c.args), c.host) for c in self.calls)
+        calls = tuple(
+            Call(call.function, tuple([self._placed(a, handles) for a in call.args]), call.host) if used else call
+            for call, used in zip(self.calls, self.uses, strict=True)
+        )
         saves = tuple(
-            (v, None if rows.full else self._handle(rows, {}), len(rows))
+            (v, None if rows.full else self._index(rows), len(rows))
             for v, rows in self.actives.items()
             if self.plan.storage[v] == "kept" and len(rows) and not isinstance(self.producers.get(v), Dense)
         )
         saved = sum(saved_size(v, count) for v, _, count in saves)
         return Schedule(calls, saves, saved, tuple(self.states), tuple(self.recomputed), self.actives, size)
 
-    def _handle(self, argument: Any, temps: dict[Temp, Any]) -> Any:
-        if isinstance(argument, Slot):
-            return self.slots.setdefault(argument, argument)
-        if isinstance(argument, Temp):
-            return temps[argument]
-        if isinstance(argument, Columns):
-            return self.backend.columns(temps[argument.base], argument.start, argument.channels)
-        if isinstance(argument, Table):
-            if id(argument) not in self.indices:
-                self.indices[id(argument)] = self.backend.index(argument.array)
-                self.tables.keep(argument)
-            return self.indices[id(argument)]
-        if isinstance(argument, list):
-            return [self._handle(a, temps) for a in argument]
-        if isinstance(argument, tuple):
-            if argument and isinstance(argument[0], Instr):
-                if argument not in self.programs:
-                    self.programs[argument] = self.backend.program(argument)
-                return self.programs[argument]
-            return tuple(self._handle(a, temps) for a in argument)
+    def _placed(self, argument: Any, handles: dict[Temp, Any]) -> Any:
+        kind = type(argument)
+        if kind is Temp:
+            return handles[argument]
+        if kind is Columns:
+            return self.backend.columns(handles[argument.base], argument.start, argument.channels)
+        if kind is list:
+            return [self._placed(a, handles) for a in argument]
+        if kind is tuple:
+            return tuple([self._placed(a, handles) for a in argument])
         return argument
 
 
@@ -424,22 +461,12 @@ def _run_dense(recording: Recording, op: Dense) -> None:
     recording.compute(op)
 
 
-def _temps(argument: Any) -> Iterable[Temp]:
-    if isinstance(argument, Temp):
-        yield argument
-    elif isinstance(argument, Columns):
-        yield argument.base
-    elif isinstance(argument, list | tuple):
-        for a in argument:
-            yield from _temps(a)
-
-
-def _place(calls: Sequence[Call]) -> tuple[dict[Temp, int], int]:
-    """Byte offsets of temporaries, first fit over their lifetimes, and the size of the arena."""
+def _place(uses: Sequence[Sequence[Temp]]) -> tuple[dict[Temp, int], int]:
+    """Byte offsets of the temporaries each call uses, first fit over their lifetimes, and the arena's size."""
     first: dict[Temp, int] = {}
     last: dict[Temp, int] = {}
-    for i, call in enumerate(calls):
-        for temp in _temps(call.args):
+    for i, used in enumerate(uses):
+        for temp in used:
             first.setdefault(temp, i)
             last[temp] = i
     placed: dict[Temp, int] = {}
@@ -459,9 +486,9 @@ def _place(calls: Sequence[Call]) -> tuple[dict[Temp, int], int]:
     return placed, size
 
 
-def build(plan: Plan, active: dict[Value, Table], backend: Backend, refresh: bool, dirty: set[Value]) -> Schedule:
+def build(plan: Plan, active: dict[Value, Table], shared: Shared, refresh: bool, dirty: set[Value]) -> Schedule:
     """The schedule that computes the `active` rows of every value, and the `dirty` dense values."""
-    builder = Builder(plan, active, backend, refresh, dirty)
+    builder = Builder(plan, active, shared, refresh, dirty)
     for op in plan.program.ops:
         if _is_due(op, plan, active):
             op.emit(builder)

@@ -110,8 +110,7 @@ def test_missing_library_names_the_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"),
-    [("resnet-generator", 11.4), ("ddpm-256", 113.7), ("sd-vae-encoder", 34.2)],
+    ("name", "millions"), [("resnet-generator", 11.4), ("ddpm-256", 113.7), ("sd-vae-encoder", 34.2)]
 )
 def test_full_size_has_the_published_number_of_weights(name, millions):
     with torch.device("meta"):

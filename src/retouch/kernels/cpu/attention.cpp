@@ -224,7 +224,7 @@ class Head {
         vh low{}, high{};
         memcpy(&low, a + j * 2, bytes);
         if (r + 1 < n) memcpy(&high, a + g.v.ld * 2 + j * 2, bytes);
-        vu word = __builtin_convertvector(low, vu) | (__builtin_convertvector(high, vu) << 16);
+        vu word = widen_bits(low) | (widen_bits(high) << 16);
         memcpy(to + j * 4, &word, sizeof(word));
       }
     }

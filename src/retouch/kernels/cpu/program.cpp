@@ -7,18 +7,22 @@ namespace retouch::RETOUCH_NS {
 
 namespace {
 
-// Rows of floats: row r of the tile is base + line(r) * ld.
-struct View {
-  const float* base;
-  int64_t ld, first;
-  const int32_t* index; // line of row first + r; nullptr: first + r itself
+// Rows of float32 or bf16: row r of the tile is line first + r, or what the index has there.
+template <class Byte>
+struct Span {
+  Byte* base;
+  int64_t ld_bytes, first;
+  const int32_t* index;
+  bool half; // bf16
 };
 
-struct Target {
-  float* base;
-  int64_t ld, first;
-  const int32_t* index;
+template <bool B>
+struct Flag {
+  static constexpr bool value = B;
 };
+
+using View = Span<const char>;
+using Target = Span<char>;
 
 struct Tile {
   const ProgramArgs& args;
@@ -29,42 +33,87 @@ struct Tile {
   int64_t ld; // of a slot
 
   float* slot(int64_t i) const { return scratch + i * span.rows * ld; }
+
+  static View view(const float* rows, int64_t ld) {
+    return {reinterpret_cast<const char*>(rows), ld * 4, 0, nullptr, false};
+  }
 };
 
-RETOUCH_INLINE const float* row_of(const View& v, int64_t r, const float* zeros) {
-  int64_t line = v.first + r;
-  if (v.index) {
-    line = v.index[line];
+template <class Byte>
+RETOUCH_INLINE Byte* row_of(const Span<Byte>& s, int64_t r, Byte* zeros) {
+  int64_t line = s.first + r;
+  if (s.index) {
+    line = s.index[line];
     if (line < 0) return zeros;
   }
-  return v.base + line * v.ld;
+  return s.base + line * s.ld_bytes;
 }
 
-RETOUCH_INLINE float* row_of(const Target& t, int64_t r) {
-  int64_t line = t.first + r;
-  return t.base + (t.index ? t.index[line] : line) * t.ld;
+// Columns j .. j + n - 1 of a row; the branches are the same for a whole tile.
+template <bool Whole>
+RETOUCH_INLINE vf read(const char* row, bool half, int64_t j, int64_t n) {
+  if (half) {
+    const bf16* p = reinterpret_cast<const bf16*>(row) + j;
+    return Whole ? load(p) : load_part(p, n);
+  }
+  const float* p = reinterpret_cast<const float*>(row) + j;
+  return Whole ? load(p) : load_part(p, n);
 }
+
+template <bool Whole>
+RETOUCH_INLINE void write(char* row, bool half, int64_t j, int64_t n, vf x) {
+  if (half) {
+    bf16* p = reinterpret_cast<bf16*>(row) + j;
+    Whole ? store(p, x) : store_part(p, x, n);
+  } else {
+    float* p = reinterpret_cast<float*>(row) + j;
+    Whole ? store(p, x) : store_part(p, x, n);
+  }
+}
+
+const char* zeros_for(const Tile& tile) {
+  return static_cast<const char*>(zero_row(tile.span.columns * sizeof(float)));
+}
+
+// Which of three sources and the target are bf16.
+struct Halves {
+  bool a, b, c, d;
+};
 
 template <int N, class F>
-__attribute__((noinline)) void map_tile(const Tile& tile, const View* src, const Target& dst, F f) {
-  const float* zeros = static_cast<const float*>(zero_row(tile.span.columns * sizeof(float)));
+RETOUCH_INLINE void map_rows(const Tile& tile, const View* src, const Target& dst,
+                             const Halves& half, F f) {
+  const char* zeros = zeros_for(tile);
   int64_t whole = tile.span.columns / lanes * lanes, rest = tile.span.columns - whole;
   for (int64_t r = 0; r < tile.span.rows; ++r) {
-    const float* a = row_of(src[0], r, zeros);
-    const float* b = N > 1 ? row_of(src[1], r, zeros) : a;
-    const float* c = N > 2 ? row_of(src[2], r, zeros) : a;
-    float* d = row_of(dst, r);
-    for (int64_t j = 0; j < whole; j += lanes) {
-      if constexpr (N == 1) store(d + j, f(load(a + j)));
-      if constexpr (N == 2) store(d + j, f(load(a + j), load(b + j)));
-      if constexpr (N == 3) store(d + j, f(load(a + j), load(b + j), load(c + j)));
-    }
-    if (!rest) continue;
-    vf x = load_part(a + whole, rest);
-    if constexpr (N == 1) store_part(d + whole, f(x), rest);
-    if constexpr (N == 2) store_part(d + whole, f(x, load_part(b + whole, rest)), rest);
-    if constexpr (N == 3)
-      store_part(d + whole, f(x, load_part(b + whole, rest), load_part(c + whole, rest)), rest);
+    const char* a = row_of(src[0], r, zeros);
+    const char* b = N > 1 ? row_of(src[1], r, zeros) : a;
+    const char* c = N > 2 ? row_of(src[2], r, zeros) : a;
+    char* d = row_of<char>(dst, r, nullptr);
+    auto columns = [&](auto all, int64_t j, int64_t n) __attribute__((always_inline)) {
+      constexpr bool Whole = decltype(all)::value;
+      vf x = read<Whole>(a, half.a, j, n);
+      if constexpr (N == 1) x = f(x);
+      if constexpr (N == 2) x = f(x, read<Whole>(b, half.b, j, n));
+      if constexpr (N == 3) x = f(x, read<Whole>(b, half.b, j, n), read<Whole>(c, half.c, j, n));
+      write<Whole>(d, half.d, j, n, x);
+    };
+    for (int64_t j = 0; j < whole; j += lanes) columns(Flag<true>{}, j, lanes);
+    if (rest) columns(Flag<false>{}, whole, rest);
+  }
+}
+
+// The common mixes of dtypes have loops of their own, without branches.
+template <int N, class F>
+__attribute__((noinline)) void map_tile(const Tile& tile, const View* src, const Target& dst, F f) {
+  Halves half{src[0].half, N > 1 && src[1].half, N > 2 && src[2].half, dst.half};
+  if (!half.b && !half.c && half.a == half.d) {
+    if (half.a)
+      map_rows<N>(tile, src, dst, Halves{true, false, false, true}, f);
+    else
+      map_rows<N>(tile, src, dst, Halves{}, f);
+  } else {
+    map_rows<N>(tile, src, dst, half, f);
   }
 }
 
@@ -83,28 +132,17 @@ float scalar_at(const Matrix& m, int64_t line) {
   return x;
 }
 
-void convert_row(const bf16* from, float* to, int64_t columns) {
-  int64_t j = 0;
-  for (; j + lanes <= columns; j += lanes) store(to + j, load(from + j));
-  if (j < columns) store_part(to + j, load_part(from + j, columns - j), columns - j);
-}
-
-// Brings rows that are bf16 or one column wide into a temporary.
-View stage(const Tile& tile, const Matrix& m, const int32_t* index, bool vector, float* temp) {
+// Spreads rows of one column over a temporary.
+View broadcast(const Tile& tile, const Matrix& m, const int32_t* index, bool vector, float* temp) {
   const TileSpan& s = tile.span;
   for (int64_t r = 0; r < s.rows; ++r) {
-    float* to = temp + r * tile.ld;
     int64_t line = index ? index[s.row + r] : vector ? 0 : s.row + r;
-    if (line < 0) {
-      fill_row(to, s.columns, 0.f);
-    } else if (m.channels == 1) {
-      fill_row(to, s.columns,
-               m.dtype == DType::f32 ? scalar_at<float>(m, line) : scalar_at<bf16>(m, line));
-    } else {
-      convert_row(reinterpret_cast<const bf16*>(m.data) + line * m.ld + s.column, to, s.columns);
-    }
+    float x = line < 0                ? 0.f
+              : m.dtype == DType::f32 ? scalar_at<float>(m, line)
+                                      : scalar_at<bf16>(m, line);
+    fill_row(temp + r * tile.ld, s.columns, x);
   }
-  return {temp, tile.ld, 0, nullptr};
+  return tile.view(temp, tile.ld);
 }
 
 View operand(const Tile& tile, const Source& s) {
@@ -112,26 +150,24 @@ View operand(const Tile& tile, const Source& s) {
   float* temp = tile.slot(tile.args.code.slots + s.temp);
   switch (s.kind) {
   case Source::slot:
-    return {tile.slot(s.id), tile.ld, 0, nullptr};
+    return tile.view(tile.slot(s.id), tile.ld);
   case Source::acc:
-    return {tile.acc, tile.acc_ld, 0, nullptr};
-  case Source::constant: {
+    return tile.view(tile.acc, tile.acc_ld);
+  case Source::constant:
     fill_row(temp, span.columns, s.value);
-    return {temp, 0, 0, nullptr};
-  }
+    return tile.view(temp, 0);
   case Source::vector: {
     const Matrix& m = tile.args.vectors[s.id];
     const int32_t* sample = m.rows == 1 ? nullptr : tile.args.sample;
-    if (m.channels == 1) return stage(tile, m, sample, true, temp);
-    const float* base = reinterpret_cast<const float*>(m.data) + span.column;
-    return {base, sample ? m.ld : 0, span.row, sample};
+    if (m.channels == 1) return broadcast(tile, m, sample, true, temp);
+    return {m.data + span.column * 4, sample ? m.ld * 4 : 0, span.row, sample, false};
   }
   case Source::rows: {
     const RowOperand& o = tile.args.rows[s.id];
-    if (o.rows.channels == 1 || o.rows.dtype == DType::bf16)
-      return stage(tile, o.rows, o.index, false, temp);
-    return {reinterpret_cast<const float*>(o.rows.data) + span.column, o.rows.ld, span.row,
-            o.index};
+    if (o.rows.channels == 1) return broadcast(tile, o.rows, o.index, false, temp);
+    bool half = o.rows.dtype == DType::bf16;
+    int64_t item = half ? 2 : 4;
+    return {o.rows.data + span.column * item, o.rows.ld * item, span.row, o.index, half};
   }
   default:
     return {};
@@ -155,29 +191,41 @@ float reduce_row(const float* x, int64_t columns, F f) {
 }
 
 template <class F>
-void write_row(const float* x, float* d, int64_t columns, F f) {
-  int64_t j = 0;
-  for (; j + lanes <= columns; j += lanes) store(d + j, f(load(x + j)));
-  if (j < columns) store_part(d + j, f(load_part(x + j, columns - j)), columns - j);
+void write_row(const float* x, char* d, bool half, int64_t columns, F f) {
+  int64_t j = 0, rest = columns % lanes;
+  for (; j + lanes <= columns; j += lanes) write<true>(d, half, j, lanes, f(load(x + j)));
+  if (rest) write<false>(d, half, j, rest, f(load_part(x + j, rest)));
 }
 
-void normalise_row(Op op, float imm, const float* x, float* d, int64_t n) {
-  if (op == Op::rms_norm) {
+void normalise_row(const Step& step, const float* x, char* d, bool half, int64_t n) {
+  if (step.op == Op::rms_norm) {
     float square = reduce_row(x, n, [](vf v) { return v * v; }) / float(n);
-    float scale = 1.f / __builtin_sqrtf(square + imm);
-    return write_row(x, d, n, [=](vf v) { return v * scale; });
+    float scale = 1.f / __builtin_sqrtf(square + step.imm);
+    return write_row(x, d, half, n, [=](vf v) { return v * scale; });
   }
   float mean = reduce_row(x, n, [](vf v) { return v; }) / float(n);
-  if (op == Op::row_mean) return fill_row(d, n, mean);
+  if (step.op == Op::row_mean) return write_row(x, d, half, n, [=](vf) { return set1(mean); });
   float var = reduce_row(x, n, [=](vf v) { return (v - mean) * (v - mean); }) / float(n);
-  float scale = 1.f / __builtin_sqrtf(var + imm);
-  write_row(x, d, n, [=](vf v) { return (v - mean) * scale; });
+  float scale = 1.f / __builtin_sqrtf(var + step.imm);
+  write_row(x, d, half, n, [=](vf v) { return (v - mean) * scale; });
 }
 
-void whole_row(const Tile& tile, Op op, float imm, const View& src, const Target& dst) {
-  const float* zeros = static_cast<const float*>(zero_row(tile.span.columns * sizeof(float)));
-  for (int64_t r = 0; r < tile.span.rows; ++r)
-    normalise_row(op, imm, row_of(src, r, zeros), row_of(dst, r), tile.span.columns);
+// The row is read several times: from memory where it is float32, else from a temporary.
+void whole_row(const Tile& tile, const Step& step, const View& src, const Target& dst) {
+  const char* zeros = zeros_for(tile);
+  float* temp = tile.slot(tile.args.code.slots + step.src[0].temp);
+  for (int64_t r = 0; r < tile.span.rows; ++r) {
+    const char* row = row_of(src, r, zeros);
+    const float* x = reinterpret_cast<const float*>(row);
+    if (src.half && row != zeros) {
+      const bf16* from = reinterpret_cast<const bf16*>(row);
+      int64_t j = 0, columns = tile.span.columns, rest = columns % lanes;
+      for (; j + lanes <= columns; j += lanes) store(temp + j, load(from + j));
+      if (rest) store_part(temp + j, load_part(from + j, rest), rest);
+      x = temp;
+    }
+    normalise_row(step, x, row_of<char>(dst, r, nullptr), dst.half, tile.span.columns);
+  }
 }
 
 // --- steps
@@ -245,22 +293,14 @@ void run_step(const Tile& tile, const Step& step, const View* s, const Target& d
   case Op::softplus:
     return map_tile<1>(tile, s, d, [](vf x) { return softplus_of(x); });
   default:
-    return whole_row(tile, step.op, imm, s[0], d);
+    return whole_row(tile, step, s[0], d);
   }
 }
 
-template <class T>
-void store_result(const Tile& tile, const float* result) {
-  const ProgramArgs& args = tile.args;
-  const TileSpan& span = tile.span;
-  const int64_t columns = min_of(span.columns, args.out.channels - span.column);
-  for (int64_t r = 0; r < span.rows; ++r, result += tile.ld) {
-    int64_t line = args.out_index ? args.out_index[span.row + r] : span.row + r;
-    T* to = reinterpret_cast<T*>(args.out.data) + line * args.out.ld + span.column;
-    int64_t j = 0;
-    for (; j + lanes <= columns; j += lanes) store(to + j, load(result + j));
-    if (j < columns) store_part(to + j, load_part(result + j, columns - j), columns - j);
-  }
+// An out of one channel takes the first of a wider result.
+void store_first_channel(const Tile& tile, const Target& out, const float* result) {
+  for (int64_t r = 0; r < tile.span.rows; ++r)
+    write<false>(row_of<char>(out, r, nullptr), out.half, 0, 1, set1(result[r * tile.ld]));
 }
 
 } // namespace
@@ -273,25 +313,21 @@ void run_tile(const ProgramArgs& args, const TileSpan& span, const float* acc, i
               float* scratch) {
   Tile tile{args, span, acc, acc_ld, scratch, round_up(span.columns, lanes)};
   const Code& code = args.code;
-  bool direct = args.out.dtype == DType::f32 && args.out.channels == args.width;
   float* result = tile.slot(code.slots + code.temps);
+  const int64_t item = args.out.dtype == DType::bf16 ? 2 : 4;
+  const Target out{args.out.data + span.column * item, args.out.ld * item, span.row, args.out_index,
+                   item == 2};
+  const bool direct = args.out.channels == args.width;
   for (int i = 0; i < code.count; ++i) {
     const Step& step = code.steps[i];
     View src[3];
     for (int k = 0; k < 3 && step.src[k].kind != Source::none; ++k)
       src[k] = operand(tile, step.src[k]);
-    Target dst{step.dst >= 0 ? tile.slot(step.dst) : result, tile.ld, 0, nullptr};
-    if (step.dst < 0 && direct)
-      dst = {reinterpret_cast<float*>(args.out.data) + span.column, args.out.ld, span.row,
-             args.out_index};
-    run_step(tile, step, src, dst);
+    float* slot = step.dst >= 0 ? tile.slot(step.dst) : result;
+    Target dst{reinterpret_cast<char*>(slot), tile.ld * 4, 0, nullptr, false};
+    run_step(tile, step, src, step.dst < 0 && direct ? out : dst);
   }
-  if (direct) return;
-  if (span.column >= args.out.channels) return;
-  if (args.out.dtype == DType::bf16)
-    store_result<bf16>(tile, result);
-  else
-    store_result<float>(tile, result);
+  if (!direct && span.column == 0) store_first_channel(tile, out, result);
 }
 
 } // namespace retouch::RETOUCH_NS

@@ -132,8 +132,18 @@ RETOUCH_INLINE vf load(const float* p) {
   return x;
 }
 
+RETOUCH_INLINE vu widen_bits(vh x) {
+#if defined(__AVX512F__)
+  return (vu)_mm512_maskz_cvtepu16_epi32(__mmask16(-1), (__m256i)x);
+#elif defined(__AVX2__)
+  return (vu)_mm256_cvtepu16_epi32((__m128i)x);
+#else
+  return __builtin_convertvector(x, vu);
+#endif
+}
+
 RETOUCH_INLINE vf widen(vh x) {
-  return from_bits(__builtin_convertvector(x, vu) << 16);
+  return from_bits(widen_bits(x) << 16);
 }
 
 RETOUCH_INLINE vu round_to_bf16(vf x) {
