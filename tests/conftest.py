@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from support import BACKENDS
 
 # The networks here are tiny, and the suite may run in several processes.

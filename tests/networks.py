@@ -10,11 +10,12 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from retouch import Policy, Region, compile, models, program
 from retouch.capture import capture
 from retouch.models.registry import on_grid
 from support import fill, noise
-from torch import Tensor, nn
 
 
 class Dense(nn.Module):
@@ -145,12 +146,7 @@ def _captured(name: str, dtype: torch.dtype) -> Any:
 
 
 @cache
-def compiled(
-    name: str,
-    policy: str | Policy,
-    backend: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Any:
+def compiled(name: str, policy: str | Policy, backend: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The compiled network; the capture is shared."""
     made = case(name, dtype)
     with patch.object(program, "capture", lambda *_: _captured(name, dtype)):

@@ -1,11 +1,12 @@
 """From modules to graphs."""
 
 import pytest
-import retouch
 import torch
+from torch import nn
+
+import retouch
 from retouch import CaptureError
 from support import fill, noise
-from torch import nn
 
 X = noise(1, 3, 8, 8)
 

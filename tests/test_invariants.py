@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from networks import LOCAL, NAMES, TEXT, TIMED, case, compiled, record, update
 from retouch import Policy, Region, models
 from retouch.ops.dense import Dense
 from retouch.schedule import Schedule
 from support import EXACT, SHARED, error, same, state
-from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

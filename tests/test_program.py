@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-import retouch
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+import retouch
 from retouch import InputError, Policy, Region, RegionError
 from retouch.kernels.reference import Reference
 from retouch.schedule import Schedule
 from support import BACKENDS, EXACT, SHARED, edit, error, fill, noise, same, spot, state
-from torch import nn
 
 
 class Small(nn.Module):

@@ -1,11 +1,12 @@
 """Recordings: undo, redo, size."""
 
 import pytest
-import retouch
 import torch
+from torch import nn
+
+import retouch
 from retouch import Region, UndoError
 from support import SHARED, edit, fill, noise, same, spot, state
-from torch import nn
 
 X = noise(1, 3, 12, 12)
 

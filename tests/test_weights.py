@@ -1,11 +1,12 @@
 """Weights that change under a compiled module."""
 
 import pytest
-import retouch
 import torch
+from torch import nn
+
+import retouch
 from retouch import Region, WeightsChangedError
 from support import EXACT, edit, error, fill, noise, same, spot, state
-from torch import nn
 
 X, MASK = noise(1, 3, 12, 12), spot(12, 12)
 REGION = Region.from_mask(MASK)

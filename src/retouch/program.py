@@ -23,7 +23,7 @@ from retouch.layout import image
 from retouch.lowering import lower
 from retouch.lowering.context import ROW_DTYPES
 from retouch.passes import Plan, fuse, plan
-from retouch.recording import Recording
+from retouch.recording import Recording, plain_tensors
 from retouch.region import Mask, Policy, Region
 from retouch.schedule import Schedule, Shared, build, dirty_values
 from retouch.tables import Table
@@ -65,7 +65,7 @@ class Signature:
             parameter = self.forward.parameters[name]
             if parameter.kind == inspect.Parameter.VAR_KEYWORD:
                 given.update(value)
-            elif isinstance(value, Tensor) or (value is not parameter.default and value != parameter.default):
+            elif not _is_default(value, parameter.default):
                 given[name] = value
         return (), given
 
@@ -83,6 +83,10 @@ class Signature:
         for name, leaf, example in zip(self.names, leaves, self.leaves, strict=True):
             _check_leaf(name, leaf, example)
         return leaves
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, bool | int | float | str) and value == default)
 
 
 def _names(positional: Sequence[Any], named: dict[str, Any]) -> str:
@@ -141,7 +145,7 @@ class Incremental:
 
     # Recording and updating
 
-    @torch.no_grad()
+    @plain_tensors
     def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Recording]:
         """Run the whole module; its result, and the recording that updates start from.
 
@@ -159,7 +163,7 @@ class Incremental:
         self._whole().run(recording)
         return self._result(recording), recording
 
-    @torch.no_grad()
+    @plain_tensors
     def update(self, recording: Recording, region: Region, *args: Any, **kwargs: Any) -> Any:
         """The module's result with the rows of `region` computed from the arguments, others as recorded.
 

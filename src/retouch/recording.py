@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,19 @@ from retouch.weights import Weights
 
 if TYPE_CHECKING:
     from retouch.kernels import Backend
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def plain_tensors(function: F) -> F:
+    """Run without gradients, and outside inference mode: a recording's tensors are written by later calls."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 class UndoError(RuntimeError):
@@ -212,6 +227,7 @@ class Recording:
         if delta.buffers or delta.dense:
             self.forget(*delta.buffers, *delta.dense)
 
+    @plain_tensors
     def undo(self) -> None:
         """Take back the last update; UndoError when there is none."""
         if not self.deltas:
@@ -220,6 +236,7 @@ class Recording:
         self._swap(delta)
         self.undone.append(delta)
 
+    @plain_tensors
     def redo(self) -> None:
         """Apply the update that was last undone; UndoError when there is none."""
         if not self.undone:

@@ -50,7 +50,14 @@ class Weights:
 
     def live(self) -> list[Tensor]:
         """The current parameters and buffers, detached, in the order of `names`."""
-        return [read().detach() for read in self.readers]
+        return [self._read(read, name) for read, name in zip(self.readers, self.names.values(), strict=True)]
+
+    @staticmethod
+    def _read(reader: Callable[[], Tensor], name: str) -> Tensor:
+        try:
+            return reader().detach()
+        except (KeyError, AttributeError):
+            raise WeightsChangedError(f"{name} is no longer a tensor of the module; compile the module again") from None
 
     def _structure(self) -> None:
         for children, name, child in self.edges:

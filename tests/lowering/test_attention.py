@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from support import check_rule, noise
 from torch import nn
+
+from support import check_rule, noise
 
 CONTEXT = noise(2, 5, 12, seed=7)
 
@@ -129,11 +130,7 @@ SELF = {
     "moved keys": (_moved_keys, {}),
 }
 
-CROSS = {
-    "sdpa": _sdpa(),
-    "sdpa, own scale": _sdpa(scale=0.3),
-    "residual": _residual,
-}
+CROSS = {"sdpa": _sdpa(), "sdpa, own scale": _sdpa(scale=0.3), "residual": _residual}
 
 
 @pytest.mark.parametrize("name", SELF)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import check_rule
 from torch import nn
+
+from support import check_rule
 
 
 def _conv(*args, **kwargs):
@@ -84,9 +85,7 @@ CASES = {
     "transposed": _transposed(8, 6, 2, stride=2),
     "transposed 4x4": _transposed(8, 6, 4, stride=2, padding=1),
     "transposed output padding": _transposed(8, 6, 3, stride=2, padding=1, output_padding=1),
-    "transposed output padding (0, 1)": _transposed(
-        8, 6, 3, stride=(1, 2), padding=1, output_padding=(0, 1)
-    ),
+    "transposed output padding (0, 1)": _transposed(8, 6, 3, stride=(1, 2), padding=1, output_padding=(0, 1)),
     "transposed stride 1": _transposed(8, 6, 3, padding=1),
     "transposed stride 3": _transposed(8, 6, 2, stride=3),
     "transposed dilated": _transposed(8, 6, 3, stride=2, dilation=2, padding=1),

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import check_rule, noise
 from torch import nn
+
+from support import check_rule, noise
 
 
 def _apply(m, x):

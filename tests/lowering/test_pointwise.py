@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import check_rule, noise
 from torch import nn
+
+from support import check_rule, noise
 
 ACTIVATIONS = {
     "silu": F.silu,
@@ -134,9 +135,7 @@ EMBEDDINGS = {
 
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_values_without_a_grid(name, batch):
-    check_rule(
-        EMBEDDINGS[name], batch, lambda: {"op": nn.Linear(16, 8)}, extra=[noise(2, 16, seed=7)]
-    )
+    check_rule(EMBEDDINGS[name], batch, lambda: {"op": nn.Linear(16, 8)}, extra=[noise(2, 16, seed=7)])
 
 
 def test_a_map_that_is_computed_from_the_inputs(batch):

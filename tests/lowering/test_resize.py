@@ -2,8 +2,9 @@
 
 import pytest
 import torch.nn.functional as F
-from support import check_rule
 from torch import nn
+
+from support import check_rule
 
 
 def _resize(**options):

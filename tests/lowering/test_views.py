@@ -1,11 +1,12 @@
 """Views, transposes, slices, concatenations and moves between channels and positions."""
 
 import pytest
-import retouch
 import torch
 import torch.nn.functional as F
-from support import around, check, check_rule, noise, spot
 from torch import nn
+
+import retouch
+from support import around, check, check_rule, noise, spot
 
 
 def _shuffled(x, groups=2):
@@ -67,9 +68,9 @@ CASES = {
     "slice from the end": lambda m, x: x[:, -3:] * x[:, :3],
     "slice of the last": lambda m, x: x.permute(0, 2, 3, 1)[..., 2:7].permute(0, 3, 1, 2),
     "narrow": lambda m, x: x.narrow(1, 2, 4),
-    "slice, activation, norm of rows": lambda m, x: F.layer_norm(
-        F.silu(x[:, 2:6]).permute(0, 2, 3, 1), (4,)
-    ).permute(0, 3, 1, 2),
+    "slice, activation, norm of rows": lambda m, x: F.layer_norm(F.silu(x[:, 2:6]).permute(0, 2, 3, 1), (4,)).permute(
+        0, 3, 1, 2
+    ),
     "cat": lambda m, x: torch.cat([x, x * 2], 1),
     "cat of itself": lambda m, x: torch.cat([x, x], 1),
     "cat of three": lambda m, x: torch.cat([F.silu(x), x[:, :3], torch.tanh(x[:, 1:])], 1),
@@ -78,9 +79,7 @@ CASES = {
     "cat, then slice": lambda m, x: torch.cat([x, m.op(x)], 1)[:, 5:11],
     "cat with a mean": lambda m, x: torch.cat([x, x.mean(1, keepdim=True)], 1),
     "cat with a mean before": lambda m, x: torch.cat([x.mean(1, keepdim=True), x], 1),
-    "cat of tokens": lambda m, x: torch.cat(
-        [x.flatten(2).mT, m.op(x).flatten(2).mT], 2
-    ).mT.unflatten(2, x.shape[2:]),
+    "cat of tokens": lambda m, x: torch.cat([x.flatten(2).mT, m.op(x).flatten(2).mT], 2).mT.unflatten(2, x.shape[2:]),
     "dense blocks": lambda m, x: torch.cat([x, m.op(x), m.op(m.op(x) * 2)], 1),
     "crop": lambda m, x: x[:, :, 1:-3, 2:],
     "strided crop": lambda m, x: x[:, :, 1::2, ::3],
@@ -155,9 +154,7 @@ DENSE = {
     "samples as channels": lambda m, x: x.reshape(1, -1, *x.shape[2:]),
     "channels as samples": lambda m, x: x.reshape(-1, 1, *x.shape[2:]),
     "one channel unshuffled": lambda m, x: F.pixel_unshuffle(x[:, :1], 2),
-    "windows": lambda m, x: (
-        x.view(x.shape[0], 8, 4, 4, 3, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 4)
-    ),
+    "windows": lambda m, x: x.view(x.shape[0], 8, 4, 4, 3, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 4),
 }
 
 
