@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 
 from support import BACKENDS
 
 # The networks here are tiny, and the suite may run in several processes.
 torch.set_num_threads(1)
+
+# A busy machine is no failure.
+settings.register_profile("retouch", deadline=None)
+settings.load_profile("retouch")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -6,6 +6,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,7 @@ class Incremental:
         )
         self.weights.refresh()
         self.shared = Shared(kernels)
+        self._lock = RLock()
         self._full: Schedule | None = None
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
 
@@ -153,6 +155,10 @@ class Incremental:
         values that are no tensors, or hold NaN or infinity.
         """
         leaves = self.signature.flatten(args, kwargs)
+        with self._lock:
+            return self._record(leaves)
+
+    def _record(self, leaves: list[Any]) -> tuple[Any, Recording]:
         self.backend.set_threads(torch.get_num_threads())
         self.weights.refresh()
         recording = Recording(self.backend, self.weights, self.plan, self)
@@ -173,7 +179,11 @@ class Incremental:
         then holds the edit; when anything fails it is left as it was.
         """
         leaves = self.signature.flatten(args, kwargs)
-        self._check(recording, region)
+        with self._lock:
+            self._check(recording, region)
+            return self._update(recording, region, leaves)
+
+    def _update(self, recording: Recording, region: Region, leaves: list[Any]) -> Any:
         changed = self._changed(recording, leaves)
         if not region.mask.any() and not changed:
             recording.begin(_EMPTY)

@@ -147,12 +147,24 @@ def saved_size(value: Value, count: int) -> int:
 
 
 class Shared:
-    """What schedules of one compiled module have in common: program handles, and one object per slot."""
+    """What schedules of one compiled module have in common: program handles, one object per slot, the arena.
+
+    Schedules run one at a time, so they share the memory of their temporaries; touching fresh memory for
+    each region would cost more than computing a small one.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.slots: dict[Slot, Slot] = {}
         self._programs: dict[int, tuple[Expr, Any]] = {}
+        self._arena_bytes = -1
+        self._arena: Callable[..., Any] | None = None
+
+    def arena(self, nbytes: int) -> Callable[..., Any]:
+        """Scratch memory of at least `nbytes`; see `Backend.arena`."""
+        if self._arena is None or nbytes > self._arena_bytes:
+            self._arena_bytes, self._arena = nbytes, self.backend.arena(nbytes)
+        return self._arena
 
     def program(self, expr: Expr) -> Any:
         found = self._programs.get(id(expr))
@@ -426,7 +438,7 @@ class Builder:
     def finish(self) -> Schedule:
         """Place temporaries in the arena."""
         offsets, size = _place(self.uses)
-        memory = self.backend.arena(size)
+        memory = self.shared.arena(size)
         handles = {t: memory(o, t.rows, t.channels, t.dtype) for t, o in offsets.items()}
         calls = tuple(
             Call(call.function, tuple([self._placed(a, handles) for a in call.args]), call.host) if used else call
