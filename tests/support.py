@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import retouch
 from retouch import Policy, Region, program
@@ -107,10 +108,8 @@ def error(a: Tensor, b: Tensor) -> float:
 
 def state(recording: Any) -> list[Any]:
     """A copy of everything a recording holds."""
-    tensors: list[Any] = [t.clone() for t in recording.buffers.values()]
-    tensors += [t.clone() for t in recording.states.values()]
-    tensors += [t.clone() if isinstance(t, Tensor) else t for t in recording.values.values()]
-    return tensors
+    held = [*recording.buffers.values(), *recording.states.values(), *recording.values.values()]
+    return [t.clone() if isinstance(t, Tensor) else t for t in pytree.tree_leaves(held)]
 
 
 def same(a: list[Any], b: list[Any]) -> bool:

@@ -80,7 +80,7 @@ def test_other_fixed_arguments_are_refused(net):
         net.record(X, T)
     with pytest.raises(InputError, match=r"compile again"):
         net.record(X, T, False, 2.0)
-    with pytest.raises(InputError, match="unexpected|forward"):
+    with pytest.raises(InputError, match=r"unexpected|forward"):
         net.record(X, T, False, strength=2)
     with pytest.raises(InputError, match="forward"):
         net.record(X)
@@ -378,7 +378,7 @@ def test_a_failed_update_leaves_the_recording_as_it_was(backend, policy, count, 
     recording.undo()
     assert same(before, state(recording))
     (updated,) = net.update(recording, REGION, X, T * 3, False)
-    (fresh,), other = net.record(X, T, False)
+    _, other = net.record(X, T, False)
     net.update(other, REGION, EDITED, T, False)
     assert torch.equal(updated, net.update(other, REGION, X, T * 3, False)[0])
 

@@ -1,24 +1,22 @@
 """Schedules: temporaries share an arena without touching each other; a row does not know the others."""
 
-from unittest.mock import Mock
-
 import pytest
-import retouch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import case, compiled, record
-from retouch import Region, activity
-from retouch.schedule import ALIGNMENT, Call, Columns, Slot, Temp, _place, build, columns, dirty_values
-from support import EXACT, SHARED, edit, error, fill, noise, same, spot, state
 from torch import nn
+
+import retouch
+from networks import case, compiled, record
+from retouch import Region
+from retouch.schedule import ALIGNMENT, Columns, Slot, Temp, _place, columns
+from support import EXACT, SHARED, edit, error, fill, noise, same, spot, state
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=20), st.data())
 def test_temporaries_that_live_together_do_not_overlap(uses, data):
     temps = [Temp(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 9)), torch.float32) for _ in range(10)]
-    calls = [Call(Mock(), tuple(temps[i] for i in use)) for use in uses]
-    offsets, size = _place(calls)
+    offsets, size = _place([[temps[i] for i in use] for use in uses])
     alive = {}
     for i, use in enumerate(uses):
         for t in use:
@@ -43,11 +41,6 @@ def test_columns_of_columns():
     assert slot.columns(2, 6).columns(1, 3) == Slot("kept", "x", 3, 3)
 
 
-def _everything(net):
-    active = activity.everything(net.program)
-    return build(net.plan, active, net.backend, True, dirty_values(net.program, set(), active))
-
-
 @pytest.mark.parametrize("name", ["ddpm-256", "sd3", "resnet-generator", "rrdb"])
 def test_all_rows_as_an_update_is_a_fresh_recording(name, backend):
     """Every row active, in the buffers of a recording, statistics refreshed."""
@@ -57,7 +50,7 @@ def test_all_rows_as_an_update_is_a_fresh_recording(name, backend):
     fresh, expected = record(net, edited)
     leaves = net.signature.flatten(edited.args, edited.kwargs)
     net._feed(recording, leaves)
-    _everything(net).run(recording)
+    net._whole().run(recording)
     assert same(state(recording), state(expected))
     assert fresh.isfinite().all()
 

@@ -355,7 +355,7 @@ class Incremental:
         return f"Incremental({type(self.module).__name__}, {self.policy.name}, {self.backend.name}, grids {grids})"
 
 
-_EMPTY = Schedule((), (), 0, (), (), {}, 0)
+_EMPTY = Schedule((), (), 0, (), {})
 
 
 def compile(

@@ -21,6 +21,9 @@ from retouch.weights import Weights
 if TYPE_CHECKING:
     from retouch.kernels import Backend
 
+UNDO_LIMIT = 64
+"""Updates that a recording can take back, unless its `undo_limit` is set otherwise."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -73,7 +76,8 @@ class Recording:
     """Everything an update reads besides its own rows. Made by `Incremental.record`.
 
     A recording belongs to the compiled module that made it. `undo()` takes back the last update, bit for
-    bit; `redo()` applies it again.
+    bit; `redo()` applies it again. The last `undo_limit` updates can be undone; each holds the rows it
+    overwrote.
     """
 
     def __init__(self, backend: Backend, weights: Weights, plan: Plan, owner: object) -> None:
@@ -82,6 +86,7 @@ class Recording:
         self.buffers: dict[Value, Tensor] = {}
         self.values: dict[Value, Any] = {}
         self.states: dict[Slot, Tensor] = {}
+        self.undo_limit = UNDO_LIMIT
         self.deltas: list[Delta] = []
         self.undone: list[Delta] = []
         self.spare: Scratch | None = None
@@ -201,6 +206,8 @@ class Recording:
         """Make the pending update the last one that can be undone."""
         assert self.pending is not None
         self.deltas.append(self.pending)
+        if len(self.deltas) > self.undo_limit:
+            self.spare = self.deltas.pop(0).memory
         for delta in self.undone:
             self.spare = delta.memory
         self.undone.clear()

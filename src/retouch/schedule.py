@@ -108,16 +108,14 @@ class Schedule:
     """Kernel calls ready to run.
 
     `saves` are the kept values this run writes, with the index handle of the rows (None: all of them) and
-    their number; `states` the dense values and statistics it writes.
+    their number; `states` the statistics it writes.
     """
 
     calls: tuple[Call, ...]
     saves: tuple[tuple[Value, Any, int], ...]
     saved_bytes: int
     states: tuple[Slot, ...]
-    dense: tuple[Value, ...]
     active: dict[Value, Table]
-    arena_bytes: int
 
     def run(self, recording: Recording) -> None:
         """Execute all calls on a recording."""
@@ -191,7 +189,6 @@ class Builder:
         self.indices: dict[int, Any] = {}
         self.states: dict[Slot, None] = {}
         self.everything: dict[int, Table] = {}
-        self.recomputed: list[Value] = []
 
     # What operations ask for
 
@@ -430,7 +427,6 @@ class Builder:
     def dense(self, op: Dense) -> None:
         """Run a dense operation unless its inputs are unchanged."""
         if op.out in self.dirty:
-            self.recomputed.append(op.out)
             self.host(_run_dense, op)
 
     # The result
@@ -450,7 +446,7 @@ class Builder:
             if self.plan.storage[v] == "kept" and len(rows) and not isinstance(self.producers.get(v), Dense)
         )
         saved = sum(saved_size(v, count) for v, _, count in saves)
-        return Schedule(calls, saves, saved, tuple(self.states), tuple(self.recomputed), self.actives, size)
+        return Schedule(calls, saves, saved, tuple(self.states), self.actives)
 
     def _placed(self, argument: Any, handles: dict[Temp, Any]) -> Any:
         kind = type(argument)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from retouch.capture import capture
 from retouch.ir import Program, VerificationError, verify
 from retouch.lowering import lower
@@ -12,7 +14,6 @@ from retouch.ops.pool import Pool
 from retouch.ops.row_map import Concat, Map, Remap
 from retouch.passes import fuse
 from support import around, noise
-from torch import nn
 
 
 def _program(function, parts=None, extra=()):
@@ -127,7 +128,7 @@ def test_fusion_leaves_the_program_it_was_given_alone():
 def test_the_verifier_names_the_pass():
     program = _program(lambda m, x: F.silu(x))
     first, *others = program.ops
-    with pytest.raises(VerificationError, match="after shuffling: .* before definition"):
+    with pytest.raises(VerificationError, match=r"after shuffling: .* before definition"):
         verify(Program(program.inputs, program.constants, (*others, first), program.outputs), "shuffling")
     with pytest.raises(VerificationError, match="defined twice"):
         verify(Program(program.inputs, program.constants, (*program.ops, first), program.outputs), "it")
