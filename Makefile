@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMPS := $(VENV)/stamps
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n 2
 BENCH_FLAGS ?=
 
 CPP_SOURCES := $(shell find src -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')

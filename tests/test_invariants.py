@@ -18,6 +18,10 @@ TOLERANCE = 5e-5
 """Between two ways of summing the same float32 numbers, through a whole network."""
 
 
+def _name(policy: str | Policy) -> str:
+    return policy.name if isinstance(policy, Policy) else policy
+
+
 def rms(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).square().mean().sqrt())
 
@@ -66,7 +70,7 @@ def test_exact_update_is_a_fresh_recording_within_rounding(name):
     assert error(updated, edited.dense()) < TOLERANCE
 
 
-@pytest.mark.parametrize("policy", ["balanced", SHARED], ids=str)
+@pytest.mark.parametrize("policy", ["balanced", SHARED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_update_of_everything_is_a_fresh_recording(name, policy):
     net, made = compiled(name, policy), case(name)
@@ -105,7 +109,7 @@ def test_empty_region_returns_the_recording_and_runs_nothing(name, policy, monke
 # 4. Outside its active rows an operation changes nothing.
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, SHARED], ids=str)
+@pytest.mark.parametrize("policy", [*POLICIES, SHARED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_outside_are_those_of_the_recording(name, policy):
     net, made = compiled(name, policy), case(name)
@@ -197,7 +201,7 @@ def _edits(made, count):
         yield mask, made
 
 
-@pytest.mark.parametrize("policy", ["balanced", "exact", SHARED], ids=str)
+@pytest.mark.parametrize("policy", ["balanced", "exact", SHARED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_edits_are_undone_and_redone_bit_for_bit(name, policy):
     net, made = compiled(name, policy), case(name)
@@ -231,7 +235,7 @@ def test_edits_in_sequence_stay_near_a_fresh_recording(name):
 # 7. Backends agree.
 
 
-@pytest.mark.parametrize("policy", ["fast", SHARED], ids=str)
+@pytest.mark.parametrize("policy", ["fast", SHARED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_backends_agree_in_float32(name, policy):
     made = case(name)
@@ -246,7 +250,7 @@ def test_backends_agree_in_float32(name, policy):
     assert error(updated, updated_reference) < TOLERANCE
 
 
-@pytest.mark.parametrize("policy", [EXACT, SHARED], ids=str)
+@pytest.mark.parametrize("policy", [EXACT, SHARED], ids=_name)
 @pytest.mark.parametrize("name", [n for n in NAMES if "full width" not in n])
 def test_bfloat16_is_as_near_to_float32_as_pytorch_is(name, policy):
     single, made = case(name), case(name, torch.bfloat16)

@@ -155,3 +155,9 @@ def test_policies_are_checked(options):
 def test_policies_are_values():
     assert Policy(dilate=3) == Policy(dilate=3)
     assert len({Policy(), Policy(), Policy(dilate=1)}) == 2
+
+
+def test_exact_needs_refreshed_statistics():
+    """With those of the original no update would equal a fresh recording."""
+    with pytest.raises(ValueError, match="refreshed"):
+        Policy(exact=True, stats="recorded")

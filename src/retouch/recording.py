@@ -216,8 +216,8 @@ class Recording:
     def abort(self) -> None:
         """Take back the pending update."""
         if self.pending is not None:
-            delta, self.pending = self.pending, None
-            self._swap(delta)
+            self._swap(self.pending)
+            self.pending = None
 
     def _swap(self, delta: Delta) -> None:
         swap = self.backend.kernel("swap_rows")

@@ -42,6 +42,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.stats not in ("recorded", "refreshed"):
             raise ValueError(f"stats is 'recorded' or 'refreshed', not {self.stats!r}")
+        if self.exact and self.stats != "refreshed":
+            raise ValueError("an exact policy needs refreshed statistics: recorded ones are those of the original")
         if self.dilate < 0 or self.dilate_grid < 0:
             raise ValueError("dilate and dilate_grid count positions and cannot be negative")
         if not 0 <= self.dense_below <= 1 or not 0 < self.crossover <= 1:

@@ -242,8 +242,7 @@ class Builder:
             return Slot("matrix", keys)
         rows = self.everything.setdefault(keys.rows, Table.all(keys.rows))
         operand, index = self.access(keys, rows)
-        assert index is None, f"{keys.name} is read whole but not kept"
-        return operand
+        return operand if index is None else self._evaluated(keys, rows)
 
     def target(self, value: Value) -> tuple[Operand, Table | None]:
         """Where an operation writes its active rows: an operand and the row index (None: in order)."""

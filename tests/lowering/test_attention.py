@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support import check_rule, noise
+from retouch import Policy, Region
+from support import around, check_rule, compile_all, edit, error, noise, spot
 
 CONTEXT = noise(2, 5, 12, seed=7)
 
@@ -165,3 +166,22 @@ def test_masked_attention_runs_densely(name, batch):
         DENSE[name], batch, lambda: {"op": Attention()}, local=False, sparse=False,
         fallbacks=["scaled_dot_product_attention"], tolerance=4e-6,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["flipped", "upsampled"])
+def test_moved_keys_on_a_grid_that_is_computed_whole(name):
+    """Rows that are only moved are read whole even where nothing is kept."""
+
+    def run(m, x):
+        small = F.avg_pool2d(x, 2)
+        wide = F.interpolate(small[:, :, ::2, ::2], scale_factor=2.0)
+        keys = {"flipped": small.flip(3), "upsampled": wide}[name].flatten(2).mT
+        y = F.scaled_dot_product_attention(small.flatten(2).mT, keys, keys).mT.view_as(small)
+        return x + F.interpolate(y, scale_factor=2.0)
+
+    x, mask = noise(1, 3, 16, 12), spot(16, 12)
+    results = []
+    for net in compile_all(around(run), (x,), Policy(dilate=2, dense_below=1.0, crossover=1.0)):
+        _, recording = net.record(x)
+        results.append(net.update(recording, Region.from_mask(mask), edit(x, mask)))
+    assert error(*results) < 4e-6

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from support import check_rule, noise
+from support import check_rule, compile_all, error, noise
 
 ACTIVATIONS = {
     "silu": F.silu,
@@ -159,3 +159,18 @@ def test_prelu_of_a_map_in_another_arrangement(batch):
         lambda m, x: m.op(F.pixel_unshuffle(x.mean(1, keepdim=True), 2)), batch,
         lambda: {"op": nn.PReLU(4)}, sparse=False, local=False, fallbacks=["prelu"],
     )  # fmt: skip
+
+
+class Means(nn.Module):
+    def forward(self, x):
+        return x.mean(1, keepdim=True), x.mean(1, keepdim=True, dtype=torch.float32), x.float() * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_means_keep_their_dtype(dtype):
+    x = noise(1, 3, 16, 12).to(dtype)
+    expected = Means()(x)
+    for net in compile_all(Means().eval(), (x,)):
+        for found, other in zip(net.record(x)[0], expected, strict=True):
+            assert found.dtype == other.dtype
+            assert error(found, other) < (1e-2 if other.dtype == torch.bfloat16 else 1e-6)

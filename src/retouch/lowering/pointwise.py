@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch.fx import Node
 
 from retouch.expr import Instr
@@ -285,6 +284,6 @@ def mean(context: Context, node: Node) -> Item:
     dims = sorted(d % len(ref.dims) for d in ([axes] if isinstance(axes, int) else axes))
     if dims != ref.channel_dims() or not context.arg(node, 2, "keepdim", False):
         raise NoRule("a mean over positions")
-    out = context.value(node, ref.value.grid, ref.value.batch, 1, torch.float32)
+    out = context.value(node, ref.value.grid, ref.value.batch, 1)
     context.add(Map(out, instr(("rows", 0), ("row_mean", 0)), (ref.value,)))
     return Ref(out, tuple(() if i in dims else d for i, d in enumerate(ref.dims)))
