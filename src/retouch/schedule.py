@@ -120,28 +120,32 @@ class Schedule:
     def run(self, recording: Recording) -> None:
         """Execute all calls on a recording."""
         resolve = recording.resolve
-
-        def fill(argument: Any) -> Any:
-            kind = type(argument)
-            if kind is Slot:
-                return resolve(argument)
-            if kind is list:
-                return [fill(a) for a in argument]
-            if kind is tuple:
-                return tuple(fill(a) for a in argument)
-            return argument
-
         for call in self.calls:
             if call.host:
                 call.function(recording, *call.args)
             else:
-                call.function(*[fill(a) for a in call.args])
+                call.function(*[_filled(a, resolve) for a in call.args])
 
 
 def saved_size(value: Value, count: int) -> int:
     """Bytes that `count` saved rows take, up to the next aligned address."""
     nbytes = count * value.channels * value.dtype.itemsize
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _filled(argument: Any, resolve: Callable[[Slot], Any]) -> Any:
+    """A call's argument with slots resolved.
+
+    No closure over the recording: a cycle would keep its memory until the next garbage collection.
+    """
+    kind = type(argument)
+    if kind is Slot:
+        return resolve(argument)
+    if kind is list:
+        return [_filled(a, resolve) for a in argument]
+    if kind is tuple:
+        return tuple([_filled(a, resolve) for a in argument])
+    return argument
 
 
 class Shared:

@@ -29,17 +29,17 @@ class Weight:
     groups: int = 1
 
     def matrix(self, tensor: Tensor) -> Tensor:
-        """`[N, T, C / groups]`, contiguous, from the module's weight."""
+        """`[N, T, C / groups]` from the module's weight; a view where its layout allows."""
         tensor = tensor.detach()
         if self.layout == "linear":
-            return tensor[:, None, :].contiguous()
+            return tensor[:, None, :]
         if self.layout == "matmul":
-            return tensor.t()[:, None, :].contiguous()
+            return tensor.t()[:, None, :]
         if self.layout == "conv":
-            return tensor.flatten(2).transpose(1, 2).contiguous()
+            return tensor.flatten(2).transpose(1, 2)
         inputs, outputs = tensor.shape[:2]
         split = tensor.reshape(self.groups, inputs // self.groups, outputs, -1)
-        return split.permute(0, 2, 3, 1).reshape(self.groups * outputs, -1, inputs // self.groups).contiguous()
+        return split.permute(0, 2, 3, 1).reshape(self.groups * outputs, -1, inputs // self.groups)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,12 +29,12 @@ from retouch.kernels.cpu._cpu import (
     num_threads,
     pack,
     pool,
+    release_memory,
     row_map,
     set_isa,
     set_num_threads,
     shuffle,
     swap_rows,
-    unique_rows,
     unshuffle,
 )
 
@@ -58,12 +58,12 @@ __all__ = [
     "num_threads",
     "pack",
     "pool",
+    "release_memory",
     "row_map",
     "set_isa",
     "set_num_threads",
     "shuffle",
     "swap_rows",
-    "unique_rows",
     "unshuffle",
 ]
 

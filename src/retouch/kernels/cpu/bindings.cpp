@@ -3,7 +3,6 @@
 #include "dispatch.h"
 #include "fingerprint.h"
 #include "handles.h"
-#include "index.h"
 #include "pack.h"
 #include "runtime.h"
 
@@ -20,34 +19,12 @@ namespace {
 template <class T>
 using Array = nb::ndarray<nb::pytorch, T>;
 
-Array<uint8_t> empty(int64_t bytes) {
+nb::ndarray<nb::pytorch, uint8_t> empty(int64_t bytes) {
   if (bytes < 0) throw nb::value_error("empty: the size must not be negative");
   auto* pages = new Pages(size_t(bytes));
   nb::capsule owner(pages, [](void* p) noexcept { delete static_cast<Pages*>(p); });
   size_t shape[1] = {size_t(bytes)};
   return {pages->data, 1, shape, owner};
-}
-
-Array<int32_t> int_array(const int32_t* from, size_t dims, const size_t* shape) {
-  size_t count = 1;
-  for (size_t i = 0; i < dims; ++i) count *= shape[i];
-  auto* data = new int32_t[count];
-  if (from) std::copy(from, from + count, data);
-  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<int32_t*>(p); });
-  return {data, dims, shape, owner};
-}
-
-nb::tuple unique(const Index& index, int64_t total) {
-  if (index.max >= total)
-    throw nb::value_error(("unique_rows: entry " + std::to_string(index.max) +
-                           " is not below the total of " + std::to_string(total))
-                              .c_str());
-  size_t shape[2] = {size_t(index.table.count), size_t(index.table.taps)};
-  Array<int32_t> positions = int_array(nullptr, size_t(index.dims), shape);
-  std::vector<int32_t> rows = unique_rows(index.table.data, index.table.count * index.table.taps,
-                                          total, static_cast<int32_t*>(positions.data()));
-  size_t count[1] = {rows.size()};
-  return nb::make_tuple(int_array(rows.data(), 1, count), positions);
 }
 
 struct Bytes {
@@ -161,12 +138,10 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("groups", [](const Packed& p) { return p.weights.groups; })
       .def_prop_ro("dtype", [](const Packed& p) { return dtype_name(p.weights.dtype); });
 
-  m.def("empty", &empty, "nbytes"_a, "Zeroed uint8 memory on huge pages where they help.");
+  m.def("empty", &empty, "nbytes"_a, "Uninitialised uint8 memory on huge pages where they help.");
+  m.def("release_memory", &release_pages,
+        "Gives freed memory that is kept for reuse back to the system; returns its bytes.");
   m.def("pack", &pack, "weight"_a, "groups"_a = 1);
-  m.def("unique_rows", &unique, "index"_a, "total"_a);
-  m.def(
-      "unique_rows", [](nb::handle index, int64_t total) { return unique(Index(index), total); },
-      "index"_a, "total"_a);
   m.def("fingerprint", &fingerprint_one, "tensor"_a, "stride"_a = 1);
   m.def("fingerprint_many", &fingerprint_many, "tensors"_a, "stride"_a = 1);
   m.def("set_num_threads", &set_threads, "n"_a);

@@ -50,10 +50,12 @@ void pack_all(const Packer<T>& packer, T* data, int threads) {
   for (int64_t i = 0; i < panels * s.groups; ++i) {
     int64_t group = i / panels, p = i % panels;
     int64_t first = p * vectors / panels, last = (p + 1) * vectors / panels;
+    T* to = data + (group * vectors + first) * s.lanes * depth;
+    memset(to, 0, size_t((last - first) * s.lanes * depth) * sizeof(T)); // what pads it
     Columns c{group * outputs + first * s.lanes,
               std::min((last - first) * s.lanes, outputs - first * s.lanes),
               (last - first) * s.lanes};
-    packer.panel(c, data + (group * vectors + first) * s.lanes * depth);
+    packer.panel(c, to);
   }
 }
 

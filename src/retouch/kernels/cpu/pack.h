@@ -11,7 +11,7 @@ struct WeightStrides {
   int64_t output, tap, channel; // in elements
 };
 
-// weight: [outputs, taps, channels] of shape.dtype; data: packed_bytes() of zeros.
+// weight: [outputs, taps, channels] of shape.dtype; data: packed_bytes() of memory.
 void pack_weights(const PackedWeights& shape, const void* weight, const WeightStrides& strides,
                   char* data, int threads);
 

@@ -6,6 +6,8 @@
 #include <mutex>
 #include <new>
 #include <sys/mman.h>
+#include <unistd.h>
+#include <vector>
 
 namespace retouch {
 
@@ -16,6 +18,75 @@ constexpr size_t huge_page = size_t(2) << 20;
 size_t mapping_size(size_t bytes) {
   size_t unit = bytes >= huge_page ? huge_page : 4096;
   return (bytes + unit - 1) / unit * unit;
+}
+
+void* map_pages(size_t size) {
+  size_t slack = size >= huge_page ? huge_page : 0;
+  char* base = static_cast<char*>(
+      mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (base == MAP_FAILED) throw std::bad_alloc();
+  if (!slack) return base;
+  size_t head = (huge_page - reinterpret_cast<uintptr_t>(base) % huge_page) % huge_page;
+  if (head) munmap(base, head);
+  if (slack - head) munmap(base + head + size, slack - head);
+  madvise(base + head, size, MADV_HUGEPAGE);
+  return base + head;
+}
+
+// Freed blocks, oldest first.
+class Reserve {
+ public:
+  void* take(size_t size) {
+    std::lock_guard lock(mutex);
+    for (size_t i = blocks.size(); i-- > 0;)
+      if (blocks[i].size == size) {
+        void* data = blocks[i].data;
+        blocks.erase(blocks.begin() + ptrdiff_t(i));
+        total -= size;
+        return data;
+      }
+    return nullptr;
+  }
+
+  void keep(void* data, size_t size) {
+    std::lock_guard lock(mutex);
+    blocks.push_back({data, size});
+    total += size;
+    shrink(limit);
+  }
+
+  size_t release() {
+    std::lock_guard lock(mutex);
+    size_t before = total;
+    shrink(0);
+    return before;
+  }
+
+ private:
+  struct Block {
+    void* data;
+    size_t size;
+  };
+
+  void shrink(size_t most) {
+    size_t gone = 0;
+    while (total > most) {
+      munmap(blocks[gone].data, blocks[gone].size);
+      total -= blocks[gone++].size;
+    }
+    blocks.erase(blocks.begin(), blocks.begin() + ptrdiff_t(gone));
+  }
+
+  std::mutex mutex;
+  std::vector<Block> blocks;
+  size_t total = 0;
+  const size_t limit = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGE_SIZE)) / 8;
+};
+
+// Never destroyed: handles may outlive static objects when the interpreter ends.
+Reserve& reserve() {
+  static Reserve* blocks = new Reserve;
+  return *blocks;
 }
 
 struct Scratch {
@@ -42,20 +113,20 @@ struct Scratch {
 
 void* allocate_pages(size_t bytes) {
   size_t size = mapping_size(bytes ? bytes : 1);
-  size_t slack = size >= huge_page ? huge_page : 0;
-  char* base = static_cast<char*>(
-      mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (base == MAP_FAILED) throw std::bad_alloc();
-  if (!slack) return base;
-  size_t head = (huge_page - reinterpret_cast<uintptr_t>(base) % huge_page) % huge_page;
-  if (head) munmap(base, head);
-  if (slack - head) munmap(base + head + size, slack - head);
-  madvise(base + head, size, MADV_HUGEPAGE);
-  return base + head;
+  void* data = size >= huge_page ? reserve().take(size) : nullptr;
+  return data ? data : map_pages(size);
 }
 
 void free_pages(void* data, size_t bytes) {
-  munmap(data, mapping_size(bytes ? bytes : 1));
+  size_t size = mapping_size(bytes ? bytes : 1);
+  if (size >= huge_page)
+    reserve().keep(data, size);
+  else
+    munmap(data, size);
+}
+
+size_t release_pages() {
+  return reserve().release();
 }
 
 void* thread_scratch(size_t bytes) {
@@ -76,7 +147,7 @@ const void* zero_row(size_t bytes) {
   if (bytes <= sizeof(small)) return small;
   std::lock_guard lock(mutex);
   if (bytes > size) { // the old row stays: another call may be reading it
-    row = allocate_pages(2 * bytes);
+    row = memset(allocate_pages(2 * bytes), 0, 2 * bytes);
     size = 2 * bytes;
   }
   return row;

@@ -5,9 +5,15 @@
 
 namespace retouch {
 
-// Page-aligned memory, zero at first; huge pages are asked for from 2 MiB.
+// Page-aligned memory with any content; huge pages are asked for from 2 MiB. Freed blocks of that
+// size are kept for the next request of the same size, up to an eighth of the machine's memory:
+// touching fresh pages costs more than most kernels do, and a new recording wants the sizes of the
+// last one.
 void* allocate_pages(size_t bytes);
 void free_pages(void* data, size_t bytes);
+
+// Gives the blocks that are kept back to the system; returns their bytes.
+size_t release_pages();
 
 // 64-byte aligned scratch of the calling thread; the next call from the same thread reuses it.
 void* thread_scratch(size_t bytes);
