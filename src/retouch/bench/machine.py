@@ -25,7 +25,7 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "retouch": package_version(),
         "python": platform.python_version(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "commit": _commit(),
     }
 

@@ -16,9 +16,6 @@ using namespace nb::literals;
 
 namespace {
 
-template <class T>
-using Array = nb::ndarray<nb::pytorch, T>;
-
 nb::ndarray<nb::pytorch, uint8_t> empty(int64_t bytes) {
   if (bytes < 0) throw nb::value_error("empty: the size must not be negative");
   auto* pages = new Pages(size_t(bytes));
