@@ -11,12 +11,6 @@ from torch import Tensor
 from retouch.expr import Expr
 from retouch.geometry import IntArray
 
-KERNELS = (
-    "row_map", "gemm", "depthwise", "pool", "attention", "copy_rows", "swap_rows", "channel_sums", "fold_norm",
-    "shuffle", "unshuffle",
-)  # fmt: skip
-"""Names and argument order of all kernels are those of the references in `retouch.ops`."""
-
 
 class Backend(Protocol):
     """One implementation of every kernel, and the handles its kernels take."""
@@ -25,7 +19,7 @@ class Backend(Protocol):
     dtypes: tuple[torch.dtype, ...]
 
     def kernel(self, name: str) -> Callable[..., Any]:
-        """The kernel of that name."""
+        """The kernel of that name; names and argument order are those of the references in `retouch.ops`."""
 
     def rows(self, tensor: Tensor) -> Any:
         """Handle of a row matrix `[rows, channels]` with unit channel stride; shares its memory."""
