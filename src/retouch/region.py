@@ -116,6 +116,10 @@ class Region:
         samples = f", {len(self.mask)} samples" if len(self.mask) > 1 else ""
         return f"Region({self.grid}{samples}, {self.fraction:.2%} active)"
 
+    def dilated(self, radius: int) -> Region:
+        """Grown by `radius` positions in every direction, diagonals included."""
+        return Region(dilate(self.mask, radius))
+
     def on(self, grid: Grid) -> Region:
         """On another grid: a position is active when any that it covers, or that covers it, is."""
         return Region(_cover(_cover(self.mask, 1, grid.height), 2, grid.width))
