@@ -10,7 +10,7 @@ from retouch.geometry import Grid
 from retouch.ir import Program, Value
 from retouch.ops.dense import Dense, Lift
 from retouch.region import Mask, Policy, Region, spread
-from retouch.tables import Table
+from retouch.tables import Table, Tables
 
 
 def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
@@ -24,8 +24,8 @@ def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
 
 def everything(program: Program) -> dict[Value, Table]:
     """All rows of every value: what recording computes."""
-    tables: dict[int, Table] = {}
-    return {v: tables.setdefault(v.rows, Table.all(v.rows)) for v in program.values() if v.grid}
+    tables = Tables()
+    return {v: tables.all(v.rows) for v in program.values() if v.grid}
 
 
 def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:

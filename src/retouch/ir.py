@@ -48,7 +48,7 @@ class Op:
     """Base of all operations. Each lives in its own file under `retouch.ops`.
 
     `reads` names how an operation reads a row operand: "active" (the rows it computes), "halo" (other rows
-    too) or "all". The planner keeps what is read beyond the active rows.
+    too), "all", or "buffer" (all, as one matrix). The planner keeps what is read beyond the active rows.
     """
 
     out: Value
@@ -90,8 +90,8 @@ class Program:
     """A list of operations in execution order.
 
     `inputs` are the values fed from outside, `constants` name the module's parameters and buffers,
-    `outputs` are (value, restore) pairs in the order of the captured graph's flat outputs, where `restore`
-    turns rows into the tensor of the module.
+    `outputs` follow the captured graph's flat outputs: a value, with its layout
+    when it has a grid, or a constant.
     """
 
     inputs: tuple[Value, ...]

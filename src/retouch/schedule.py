@@ -184,7 +184,7 @@ class Builder:
         """`refresh`: statistics follow the active rows; `dirty`: dense values to be computed again."""
         self.plan, self.actives, self.shared, self.backend = plan, active, shared, shared.backend
         self.refresh, self.dirty = refresh, dirty
-        self.producers = plan.program.producers()
+        self.producers = plan.producers
         self.tables = Tables()
         self.calls: list[Call] = []
         self.temps: dict[Value, Temp] = {}
@@ -192,7 +192,6 @@ class Builder:
         self.uses: list[list[Temp]] = []
         self.indices: dict[int, Any] = {}
         self.states: dict[Slot, None] = {}
-        self.everything: dict[int, Table] = {}
 
     # What operations ask for
 
@@ -244,7 +243,7 @@ class Builder:
     def _run(self, keys: Value | Matrix) -> Operand:
         if isinstance(keys, Matrix):
             return Slot("matrix", keys)
-        rows = self.everything.setdefault(keys.rows, Table.all(keys.rows))
+        rows = self.tables.all(keys.rows)
         operand, index = self.access(keys, rows)
         return operand if index is None else self._evaluated(keys, rows)
 

@@ -40,6 +40,7 @@ class Tables:
     """Derives tables and remembers them by the identity of what they came from."""
 
     def __init__(self) -> None:
+        self._all: dict[int, Table] = {}
         self._taps: dict[tuple[Geometry, int], Table] = {}
         self._unique: dict[int, tuple[Table, Table]] = {}
         self._inverse: dict[int, IntArray] = {}
@@ -51,6 +52,12 @@ class Tables:
     def keep(self, *tables: Table) -> None:
         """Hold on to tables whose identity is a key."""
         self._alive.extend(tables)
+
+    def all(self, total: int) -> Table:
+        """Every row of a map of `total` rows."""
+        if total not in self._all:
+            self._all[total] = Table.all(total)
+        return self._all[total]
 
     def taps(self, geometry: Geometry, rows: Table) -> Table:
         """Input rows that the output rows `[M]` read: `[M, T]`, or `[M]` for a single tap."""

@@ -8,6 +8,7 @@ consumer asks for, or read in place. "lifted": a dense value read as rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from retouch.geometry import Grid
 from retouch.ir import Op, Program, Value
@@ -26,6 +27,11 @@ class Plan:
     storage: dict[Value, str]
     whole: frozenset[Grid]
 
+    @cached_property
+    def producers(self) -> dict[Value, Op]:
+        """The operation that makes each value."""
+        return self.program.producers()
+
     @property
     def kept(self) -> list[Value]:
         return [v for v, s in self.storage.items() if s == "kept"]
@@ -37,7 +43,7 @@ class Plan:
 
     def place(self, value: Value) -> tuple[Value, int, int]:
         """The kept value that holds `value`, and its first channel and number of channels there."""
-        producer = self.program.producers().get(value)
+        producer = self.producers.get(value)
         if isinstance(producer, Slice):
             return producer.src, producer.start, value.channels
         return value, 0, value.channels
