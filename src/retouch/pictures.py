@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from retouch.models.extras import require
+from retouch.extras import require
 from retouch.models.registry import on_grid
 
 if TYPE_CHECKING:

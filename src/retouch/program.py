@@ -26,6 +26,7 @@ from retouch.recording import Recording, plain_tensors
 from retouch.region import Mask, Policy, Region
 from retouch.schedule import Schedule, Shared, build, dirty_values
 from retouch.signature import InputError, Signature
+from retouch.snapshot import Workspace
 from retouch.tables import Table
 from retouch.weights import Weights, WeightsChangedError, same_tensor
 
@@ -60,6 +61,8 @@ class Incremental:
         self.shared = Shared(kernels)
         self._lock = RLock()
         self._full: Schedule | None = None
+        self._nothing: Schedule | None = None
+        self.workspace = Workspace(self)
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -111,7 +114,7 @@ class Incremental:
     def _update(self, recording: Recording, region: Region, leaves: list[Any]) -> Any:
         changed = self._changed(recording, leaves)
         if not region.mask.any() and not changed:
-            recording.begin(_EMPTY)
+            recording.begin(self._idle())
             recording.commit()
             return self._result(recording)
         self.backend.set_threads(torch.get_num_threads())
@@ -190,7 +193,7 @@ class Incremental:
 
     def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
-        recording.begin(replace(self._whole(), saves=(), saved_bytes=0))
+        recording.begin(replace(self._whole(), saves=()))
         for value in self.plan.kept:
             recording.put_rows(value, self.backend.empty(value.rows, value.channels, value.dtype))
         self._feed(recording, leaves)
@@ -218,6 +221,13 @@ class Incremental:
             dirty = dirty_values(self.program, set(self.program.inputs), active)
             self._full = build(self.plan, active, self.shared, self.policy.stats == "refreshed", dirty)
         return self._full
+
+    def _idle(self) -> Schedule:
+        """The schedule that computes nothing and returns the recorded result."""
+        if self._nothing is None:
+            none = {v: Table(np.empty(0, np.int32), v.rows, ascending=True) for v in self.program.values() if v.grid}
+            self._nothing = build(self.plan, none, self.shared, False, set())
+        return self._nothing
 
     def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
         """Active rows of every value for a region."""
@@ -278,9 +288,6 @@ class Incremental:
     def __repr__(self) -> str:
         grids = ", ".join(str(g) for g in self.program.grids())
         return f"Incremental({type(self.module).__name__}, {self.policy.name}, {self.backend.name}, grids {grids})"
-
-
-_EMPTY = Schedule((), (), 0, (), {})
 
 
 def compile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -102,9 +102,13 @@ class Recording:
         if found is None:
             found = self._make(slot)
             if slot.kind != "saved":
-                self._handles[slot] = found
-                self._slots.setdefault(_value_of(slot), []).append(slot)
+                self.put_handle(slot, found)
         return found
+
+    def put_handle(self, slot: Slot, handle: Any) -> None:
+        """Remember the kernel handle of a slot until its value is replaced."""
+        self._handles[slot] = handle
+        self._slots.setdefault(_value_of(slot), []).append(slot)
 
     def _make(self, slot: Slot) -> Any:
         if slot.kind == "kept":
@@ -183,17 +187,20 @@ class Recording:
 
     def begin(self, schedule: Schedule) -> None:
         """Save what `schedule` will overwrite."""
-        delta = Delta(memory=self._scratch(schedule.saved_bytes))
+        self.pending = self._saved(schedule.saves)
+        self.pending.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
+
+    def _saved(self, saves: Sequence[tuple[Value, Any, int]]) -> Delta:
+        delta = Delta(memory=self._scratch(sum(saved_size(v, count) for v, _, count in saves)))
         copy = self.backend.kernel("copy_rows")
         offset = 0
-        for value, index, count in schedule.saves:
+        for value, index, count in saves:
             assert delta.memory is not None
             handle = delta.memory.place(offset, count, value.channels, value.dtype)
             copy(handle, None, self.resolve(Slot("kept", value, 0, value.channels)), index)
             delta.rows[value] = (index, handle)
             offset += saved_size(value, count)
-        delta.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
-        self.pending = delta
+        return delta
 
     def _scratch(self, nbytes: int) -> Scratch | None:
         """Memory for saved rows; that of an update that can no longer be redone, where it is large enough."""

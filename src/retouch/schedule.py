@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from retouch.expr import Expr, Instr, is_row_wise
 from retouch.geometry import Geometry
 from retouch.ir import Op, Program, Value
 from retouch.kernels import Backend
+from retouch.layout import Ref
 from retouch.ops.dense import Dense, Lift
 from retouch.ops.gemm import Accumulate, Weight
 from retouch.ops.moments import Moments
@@ -108,14 +110,30 @@ class Schedule:
     """Kernel calls ready to run.
 
     `saves` are the kept values this run writes, with the index handle of the rows (None: all of them) and
-    their number; `states` the statistics it writes.
+    their number; `states` the statistics it writes. `reads` are the rows of kept values it reads;
+    `replaced` the values whose active rows it reads as they were before (statistics subtract them).
     """
 
     calls: tuple[Call, ...]
     saves: tuple[tuple[Value, Any, int], ...]
-    saved_bytes: int
     states: tuple[Slot, ...]
     active: dict[Value, Table]
+    reads: dict[Value, tuple[Table, ...]]
+    replaced: frozenset[Value]
+
+    @cached_property
+    def needs(self) -> dict[Value, Table]:
+        """The rows of each kept value that a run reads as they were before it, in order."""
+        made: dict[tuple[int, ...], Table] = {}
+        found = {}
+        for value, tables in self.reads.items():
+            computed = None if value in self.replaced else self.active[value]
+            key = (id(computed), *sorted(map(id, tables)))
+            if key not in made:
+                made[key] = _union(value.rows, tables, computed)
+            if len(made[key]):
+                found[value] = made[key]
+        return found
 
     def run(self, recording: Recording) -> None:
         """Execute all calls on a recording."""
@@ -125,6 +143,16 @@ class Schedule:
                 call.function(recording, *call.args)
             else:
                 call.function(*[_filled(a, resolve) for a in call.args])
+
+
+def _union(total: int, tables: Iterable[Table], without: Table | None) -> Table:
+    """The rows that any of the tables names, except those of `without`."""
+    used = np.zeros(total + 1, dtype=np.bool_)  # the last one takes the -1 of rows of zeros
+    for table in tables:
+        used[slice(None) if table.full else table.array] = True
+    if without is not None:
+        used[without.array] = False
+    return Table(np.flatnonzero(used[:-1]).astype(np.int32), total, ascending=True)
 
 
 def saved_size(value: Value, count: int) -> int:
@@ -192,6 +220,8 @@ class Builder:
         self.uses: list[list[Temp]] = []
         self.indices: dict[int, Any] = {}
         self.states: dict[Slot, None] = {}
+        self.reads: dict[Value, dict[int, Table]] = {}
+        self.replaced: set[Value] = set()
 
     # What operations ask for
 
@@ -206,6 +236,7 @@ class Builder:
         """Where the rows named by `table` are: an operand and the index table into it (None: in order)."""
         storage = self.plan.storage[value]
         if storage == "kept":
+            self.read(value, table)
             return Slot("kept", value, 0, value.channels), None if table.full else table
         producer = self.producers[value]
         if storage == "lifted":
@@ -223,6 +254,11 @@ class Builder:
             return self.access(producer.src, self.tables.moved(producer.geometry, table))
         rows, positions = self.tables.unique(table)
         return self._evaluated(value, rows), positions
+
+    def read(self, value: Value, table: Table) -> None:
+        """Note that rows of a kept value are read."""
+        self.reads.setdefault(value, {})[id(table)] = table
+        self.tables.keep(table)
 
     def whole(self, runs: Sequence[Value | Matrix], batch: int, dtype: torch.dtype) -> Operand:
         """All rows of the runs, those of each sample together."""
@@ -423,18 +459,30 @@ class Builder:
         else:
             assert isinstance(operand, Slot)
             saved = Slot("saved", operand.key, operand.start, operand.channels)
+            self.read(operand.key, rows)
+            self.replaced.add(operand.key)
             self.call("channel_sums", slot, saved, None, bounds, -1)
         self.call("channel_sums", slot, operand, index, bounds, 1)
 
     def dense(self, op: Dense) -> None:
         """Run a dense operation unless its inputs are unchanged."""
         if op.out in self.dirty:
+            for source in op.sources:
+                if isinstance(source, Ref):
+                    self._read_whole(source)
             self.host(_run_dense, op)
+
+    def _read_whole(self, ref: Ref) -> None:
+        value, _, _ = self.plan.place(ref.value)
+        self.read(value, self.tables.all(value.rows))
 
     # The result
 
     def finish(self) -> Schedule:
         """Place temporaries in the arena."""
+        for output in self.plan.program.outputs:
+            if output.ref is not None:
+                self._read_whole(output.ref)
         offsets, size = _place(self.uses)
         memory = self.shared.arena(size)
         handles = {t: memory(o, t.rows, t.channels, t.dtype) for t, o in offsets.items()}
@@ -447,8 +495,10 @@ class Builder:
             for v, rows in self.actives.items()
             if self.plan.storage[v] == "kept" and len(rows) and not isinstance(self.producers.get(v), Dense)
         )
-        saved = sum(saved_size(v, count) for v, _, count in saves)
-        return Schedule(calls, saves, saved, tuple(self.states), self.actives)
+        dense = {v for v in self.reads if isinstance(self.producers.get(v), Dense)}
+        reads = {v: tuple(tables.values()) for v, tables in self.reads.items() if v not in dense & self.dirty}
+        before = frozenset(self.replaced | dense - self.dirty)
+        return Schedule(calls, saves, tuple(self.states), self.actives, reads, before)
 
     def _placed(self, argument: Any, handles: dict[Temp, Any]) -> Any:
         kind = type(argument)

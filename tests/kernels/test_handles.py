@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import cases
+from retouch.expr import Instr
 from retouch.kernels import cpu
 
 
@@ -20,6 +21,13 @@ def test_rows_share_memory():
     assert rows.data_ptr == x[:, 1:5].data_ptr()
     part = rows.slice(1, 2)
     assert (part.channels, part.data_ptr) == (2, x[:, 2:].data_ptr())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes_of_rows(dtype):
+    name = str(dtype).removeprefix("torch.")
+    assert cpu.Rows(torch.empty(2, 3, dtype=dtype)).dtype == name
+    assert cpu.Arena(64).rows(0, 2, 3, name).dtype == name
 
 
 def test_rows_keep_their_memory_alive():
@@ -37,13 +45,55 @@ def test_rows_of_a_parameter():
     (torch.randn(3), ValueError, "got 1 dimensions"),
     (torch.randn(3, 4).T, ValueError, "channel stride 1"),
     (torch.randn(1, 4).expand(3, 4), ValueError, "rows overlap"),
-    (torch.zeros(3, 4, dtype=torch.int64), TypeError, "float32, bfloat16 or float64"),
+    (torch.zeros(3, 4, dtype=torch.int64), TypeError, "float32, bfloat16, float16 or float64"),
     (torch.zeros(3, 4, device="meta"), TypeError, "CPU memory"),
     ("rows", TypeError, "CPU memory"),
 ])  # fmt: skip
 def test_bad_rows(tensor, error, message):
     with pytest.raises(error, match=message):
         cpu.Rows(tensor)
+
+
+HALF, SUMS = torch.zeros(4, 8).half(), torch.zeros(1, 16, dtype=torch.float64)
+PLAIN, ZEROS, ROW = torch.zeros(4, 8), torch.zeros(4, dtype=torch.int32), torch.zeros(1, 8)
+BOUNDS, ADD = torch.tensor([0, 4], dtype=torch.int32), (Instr("rows", 0), Instr("vector", 0), Instr("add", 0, 1))
+PACKED = (torch.zeros(8, 1, 8), 1)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("row_map", (HALF, None, ADD, [PLAIN], [ROW])),
+    ("row_map", (PLAIN, None, ADD, [HALF], [ROW])),
+    ("row_map", (PLAIN, None, ADD, [(HALF, ZEROS)], [ROW])),
+    ("row_map", (PLAIN, None, ADD, [PLAIN], [ROW.half()])),
+    ("gemm", (HALF, None, PLAIN, None, PACKED)),
+    ("gemm", (PLAIN, None, HALF, None, PACKED)),
+    ("depthwise", (HALF, None, PLAIN, None, ROW)),
+    ("depthwise", (PLAIN, None, HALF, None, ROW)),
+    ("depthwise", (PLAIN, None, PLAIN, None, ROW.half())),
+    ("pool", (HALF, None, PLAIN, ZEROS)),
+    ("pool", (PLAIN, None, HALF, ZEROS)),
+    ("pool", (PLAIN, None, PLAIN, ZEROS, HALF[:, :1])),
+    ("attention", (HALF, None, PLAIN, None, PLAIN, PLAIN, 1, 1.0, BOUNDS)),
+    ("attention", (PLAIN, None, HALF, None, HALF, HALF, 1, 1.0, BOUNDS)),
+    ("attention", (PLAIN, None, PLAIN, None, HALF, PLAIN, 1, 1.0, BOUNDS)),
+    ("attention", (PLAIN, None, PLAIN, None, PLAIN, HALF, 1, 1.0, BOUNDS)),
+    ("channel_sums", (SUMS.half(), PLAIN, None, BOUNDS)),
+    ("channel_sums", (SUMS, HALF, None, BOUNDS)),
+    ("fold_norm", (SUMS.half(), [SUMS], 1, 4.0, 1e-5)),
+    ("fold_norm", (SUMS.float(), [SUMS.half()], 1, 4.0, 1e-5)),
+    ("fold_norm", (SUMS.float(), [SUMS], 1, 4.0, 1e-5, ROW.half())),
+    ("fold_norm", (SUMS.float(), [SUMS], 1, 4.0, 1e-5, ROW, ROW.half())),
+    ("shuffle", (HALF, None, HALF, ZEROS, ZEROS, 0, 1)),
+    ("unshuffle", (HALF, None, HALF, ZEROS, 0, 1)),
+])  # fmt: skip
+def test_only_copies_take_float16(name, arguments):
+    with pytest.raises(TypeError, match="float16"):
+        getattr(cpu, name)(*map(cases.handle, arguments))
+
+
+def test_weights_are_not_packed_from_float16():
+    with pytest.raises(TypeError, match="float32 or bfloat16"):
+        cpu.pack(PACKED[0].half())
 
 
 def test_slice_outside():

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from retouch.ops.row_map import fetch
+from retouch.ops.row_map import fetch, store
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
-    """`dst[dst_index[m]] = src[src_index[m]]`; both `[rows, C]` of one dtype, indices int32 `[M]`."""
-    rows = fetch(src, src_index)
-    if dst_index is None:
-        dst[: len(rows)] = rows
-    else:
-        dst[dst_index.long()] = rows
+    """`dst[dst_index[m]] = src[src_index[m]]`; both `[rows, C]`, indices int32 `[M]`, zeros for -1 in `src_index`.
+
+    Of one dtype, or of two among float32, bfloat16 and float16: the copy then rounds to the nearest, ties to even.
+    """
+    store(dst, dst_index, fetch(src, src_index))
 
 
 def swap_rows(kept: Tensor, index: Tensor | None, saved: Tensor) -> None:

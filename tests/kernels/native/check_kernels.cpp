@@ -175,6 +175,56 @@ void check_sums(const KernelTable& k) {
   report("channel_sums", k.isa, error, 1e-9);
 }
 
+double value_of(const void* data, DType dtype, size_t i) {
+  if (dtype == DType::f32) return static_cast<const float*>(data)[i];
+  uint16_t h = static_cast<const uint16_t*>(data)[i];
+  int mantissa_bits = dtype == DType::f16 ? 10 : 7, bias = dtype == DType::f16 ? 15 : 127;
+  int exponent = (h & 0x7fff) >> mantissa_bits, mantissa = h & ((1 << mantissa_bits) - 1);
+  double sign = h & 0x8000 ? -1 : 1;
+  if (exponent == 2 * bias + 1) return mantissa ? NAN : sign * INFINITY;
+  if (exponent) mantissa += 1 << mantissa_bits;
+  return sign * std::ldexp(mantissa, std::max(exponent, 1) - bias - mantissa_bits);
+}
+
+// x to the nearest value of the type, ties to even.
+double round_to(double x, DType dtype) {
+  if (dtype == DType::f32 || x == 0 || !std::isfinite(x)) return x;
+  int digits = dtype == DType::f16 ? 11 : 8, lowest = dtype == DType::f16 ? -14 : -126;
+  int unit = std::max(std::ilogb(x), lowest) - digits + 1;
+  double y = std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit);
+  double limit = std::ldexp(1.0, dtype == DType::f16 ? 16 : 128);
+  return std::fabs(y) < limit ? y : std::copysign(INFINITY, x);
+}
+
+bool same(double a, double b) {
+  return (std::isnan(a) && std::isnan(b)) || (a == b && std::signbit(a) == std::signbit(b));
+}
+
+// Every 16-bit pattern, or random 32-bit ones at and beside the ties of every rounding.
+std::vector<uint32_t> patterns(DType dtype) {
+  std::vector<uint32_t> x(dtype == DType::f32 ? 1 << 18 : 1 << 15);
+  for (uint32_t i = 0; i < x.size(); ++i) {
+    uint32_t unit = 1u << (13 + i / 3 % 12), tie = (uint32_t(generator()) & -unit) + unit / 2;
+    x[i] = dtype == DType::f32 ? tie + i % 3 - 1 : (2 * i + 1) << 16 | 2 * i;
+  }
+  return x;
+}
+
+void check_convert(const KernelTable& k, DType to, DType from) {
+  const char* names[] = {"float32", "bfloat16", "float16"};
+  std::vector<uint32_t> x = patterns(from);
+  size_t count = x.size() * (from == DType::f32 ? 1 : 2);
+  int64_t channels = 37, rows = int64_t(count) / channels;
+  std::vector<float> out(count);
+  k.convert_rows({matrix(out.data(), rows, channels, to), matrix(x.data(), rows, channels, from),
+                  nullptr, nullptr, rows},
+                 2);
+  int wrong = 0;
+  for (size_t i = 0; i < size_t(rows * channels); ++i)
+    wrong += !same(value_of(out.data(), to, i), round_to(value_of(x.data(), from, i), to));
+  report((std::string(names[int(from)]) + " to " + names[int(to)]).c_str(), k.isa, wrong, 0);
+}
+
 } // namespace
 
 int main() {
@@ -192,6 +242,9 @@ int main() {
     check_map(k, "gelu", [](double x) { return x * 0.5 * (1 + std::erf(x / std::sqrt(2.0))); });
     check_map(k, "abs", [](double x) { return std::fabs(x); });
     check_sums(k);
+    for (DType to : {DType::f32, DType::bf16, DType::f16})
+      for (DType from : {DType::f32, DType::bf16, DType::f16})
+        if (to != from) check_convert(k, to, from);
   }
   printf(failures ? "%d FAILED\n" : "all passed\n", failures);
   return failures != 0;

@@ -12,7 +12,7 @@ from retouch.expr import Expr
 from retouch.geometry import IntArray
 from retouch.kernels import cpu
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
 class Cpu:

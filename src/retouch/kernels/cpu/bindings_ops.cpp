@@ -175,14 +175,16 @@ void fold(const Rows& out, nb::handle parts, int64_t groups, double count, doubl
 }
 
 void copy(const Rows& dst, const Index* dst_index, const Rows& src, const Index* src_index) {
-  if (dst.m.dtype != src.m.dtype) bad_type("copy_rows: the dtypes differ");
+  bool same = dst.m.dtype == src.m.dtype;
+  if (!same && (dst.m.dtype == DType::f64 || src.m.dtype == DType::f64))
+    bad_type("copy_rows: the dtypes differ, and float64 is not converted");
   check_same(src.m.channels, dst.m.channels, "channels of src");
   int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
   if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
   CopyArgs args{dst.m, src.m, check_target(dst, dst_index, "dst_index"),
                 check_gather(src, src_index, m, 1, "src_index"), m};
   nb::gil_scoped_release release;
-  copy_rows(args, threads());
+  same ? copy_rows(args, threads()) : kernels().convert_rows(args, threads());
 }
 
 void swap(const Rows& kept, const Index* index, const Rows& saved) {

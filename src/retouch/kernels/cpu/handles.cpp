@@ -9,20 +9,23 @@ namespace retouch {
 
 namespace {
 
-constexpr auto bfloat = uint8_t(nb::dlpack::dtype_code::Bfloat);
+constexpr nb::dlpack::dtype bfloat{uint8_t(nb::dlpack::dtype_code::Bfloat), 16, 1};
+constexpr nb::dlpack::dtype half{uint8_t(nb::dlpack::dtype_code::Float), 16, 1};
 
 DType read_dtype(nb::dlpack::dtype d, const char* what) {
   if (d == nb::dtype<float>()) return DType::f32;
   if (d == nb::dtype<double>()) return DType::f64;
-  if (d.code == bfloat && d.bits == 16 && d.lanes == 1) return DType::bf16;
+  if (d == bfloat) return DType::bf16;
+  if (d == half) return DType::f16;
   throw nb::type_error(
-      (std::string(what) + ": dtype must be float32, bfloat16 or float64").c_str());
+      (std::string(what) + ": dtype must be float32, bfloat16, float16 or float64").c_str());
 }
 
 DType named_dtype(const std::string& name) {
-  for (DType d : {DType::f32, DType::bf16, DType::f64})
+  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64})
     if (name == dtype_name(d)) return d;
-  throw nb::type_error(("dtype '" + name + "' is not float32, bfloat16 or float64").c_str());
+  throw nb::type_error(
+      ("dtype '" + name + "' is not float32, bfloat16, float16 or float64").c_str());
 }
 
 } // namespace
@@ -33,7 +36,8 @@ Pages::~Pages() {
 }
 
 std::string dtype_name(DType dtype) {
-  return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "float64";
+  const char* names[] = {"float32", "bfloat16", "float16", "float64"};
+  return names[int(dtype)];
 }
 
 int64_t dtype_size(DType dtype) {

@@ -1,3 +1,4 @@
+#include "convert.h"
 #include "ops.h"
 
 #define RETOUCH_STRING_(x) #x
@@ -14,6 +15,7 @@ const KernelTable table = {RETOUCH_STRING(RETOUCH_NS),
                            depthwise,
                            pool,
                            attention,
-                           channel_sums};
+                           channel_sums,
+                           convert_rows};
 
 } // namespace retouch::RETOUCH_NS

@@ -7,7 +7,7 @@
 
 namespace retouch {
 
-enum class DType : int32_t { f32, bf16, f64 };
+enum class DType : int32_t { f32, bf16, f16, f64 };
 
 // Row-major [rows, channels]; the row stride ld is in elements.
 struct Matrix {
@@ -189,6 +189,7 @@ struct KernelTable {
   void (*pool)(const PoolArgs&, int threads);
   void (*attention)(const AttentionArgs&, int threads);
   void (*channel_sums)(const ChannelSumsArgs&, int threads);
+  void (*convert_rows)(const CopyArgs&, int threads); // between f32, bf16 and f16
 };
 
 } // namespace retouch

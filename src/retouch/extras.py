@@ -1,4 +1,4 @@
-"""The optional libraries that benchmark networks come from."""
+"""Optional libraries, named in the error when one is missing."""
 
 from __future__ import annotations
 

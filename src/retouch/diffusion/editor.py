@@ -1,0 +1,252 @@
+"""Editors: a diffusers pipeline made incremental, and the sessions it opens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retouch.archive import Archive, ArchiveError, Progress, read_manifest, silent
+from retouch.diffusion.model import PipelineError, Words, model_of
+from retouch.diffusion.sampler import Sampler, chosen, name_of
+from retouch.diffusion.session import DiffusionSession
+from retouch.extras import diffusers
+from retouch.images import ImageLike, as_pixels
+from retouch.region import Policy
+from retouch.store import Store
+
+STEPS, STRENGTH, GUIDANCE = 20, 0.6, 7.5
+
+
+class Editor:
+    """Opens editing sessions on the images of one diffusers pipeline. The pipeline itself is not changed.
+
+    pipe: DDPMPipeline, DDIMPipeline (also v-prediction and few-step checkpoints), Stable Diffusion 1.x or
+        2.x (text to image, image to image, inpainting), or SDXL base, on the CPU.
+    scheduler: one of `retouch.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
+    policy, backend: as for `retouch.compile`.
+    memory: bytes that the recordings of a session may take before they go to files; None: 40 % of what is
+        free. folder: where those files are; None: a folder for temporary files.
+    storage: "fp32", "bf16" or "fp16": how recorded float32 rows are kept.
+
+    Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        scheduler: str | None = None,
+        policy: str | Policy = "balanced",
+        backend: str = "auto",
+        memory: int | None = None,
+        folder: str | Path | None = None,
+        storage: str = "fp32",
+        name: str | None = None,
+    ) -> None:
+        self.model = model_of(pipe, Policy.named(policy), backend)
+        self.scheduler = chosen(scheduler, pipe.scheduler)
+        self.memory, self.folder, self.storage = memory, None if folder is None else Path(folder), storage
+        self.name = name
+        self._store()
+
+    @staticmethod
+    def from_pretrained(name: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Editor:
+        """An editor for a pipeline in a local folder (`save_pretrained`) or on the hub.
+
+        Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read.
+        """
+        library = diffusers()
+        try:
+            pipe = library.DiffusionPipeline.from_pretrained(str(name), dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PipelineError(f"no pipeline can be loaded from {str(name)!r}: {_first_line(error)}") from error
+        if hasattr(pipe, "set_progress_bar_config"):
+            pipe.set_progress_bar_config(disable=True)
+        return Editor(pipe, name=str(name), **options)
+
+    def _store(self, storage: str | None = None) -> Store:
+        return Store(self.memory, self.folder, storage or self.storage)
+
+    # Sessions
+
+    def open(
+        self,
+        image: ImageLike,
+        *,
+        prompt: str | None = None,
+        negative: str | None = None,
+        guidance: float = GUIDANCE,
+        strength: float = STRENGTH,
+        steps: int = STEPS,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        progress: Progress = silent,
+    ) -> DiffusionSession:
+        """Record a photograph (or any picture), to edit it.
+
+        image: path, PIL image, array or tensor, see `retouch.images.as_pixels`; its size must be one that
+            the network divides.
+        prompt, negative, guidance: words and classifier-free guidance, for models that read them.
+        strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
+        folder: keep the session there, every edit as it is made; None: `Session.save` does later.
+
+        Raises ImageError, PipelineError, SchedulerError for bad input, StoreError when there is no room.
+        """
+        pixels = as_pixels(image)
+        size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+        self.model.check_size(size)
+        words = self._words(prompt, negative, guidance, size)
+        session = self._session(size, words, guidance, steps, seed, strength, generated=False)
+        return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress))
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        negative: str | None = None,
+        guidance: float = GUIDANCE,
+        strength: float = STRENGTH,
+        steps: int = STEPS,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        progress: Progress = silent,
+    ) -> DiffusionSession:
+        """Generate an image of `size` (H, W) and record the trajectory that makes it, to edit it.
+
+        strength: that of edits which do not say another. Otherwise like `open`.
+        """
+        size = size or self.model.default_size
+        self.model.check_size(size)
+        words = self._words(prompt, negative, guidance, size)
+        session = self._session(size, words, guidance, steps, seed, strength, generated=True)
+        return self._recorded(session, folder, lambda: session.record_generated(progress))
+
+    def restore(self, path: str | Path, progress: Progress = silent) -> DiffusionSession:
+        """Open a saved session; see `retouch.open`."""
+        archive, manifest = Archive.open(Path(path))
+        try:
+            if manifest.get("kind") != DiffusionSession.kind:
+                raise ArchiveError(f"{path} holds a session of the kind {manifest.get('kind')!r}")
+            archive.verify(manifest, progress)
+            session = self._restored(archive, manifest)
+        except BaseException:
+            archive.close()
+            raise
+        return session
+
+    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> DiffusionSession:
+        settings = manifest["settings"]
+        try:
+            facts = manifest["versions"][manifest["current"]]["facts"]
+            size = (int(settings["height"]), int(settings["width"]))
+            words = self._words(facts["prompt"], facts["negative"], float(settings["guidance"]), size)
+            steps, seed, first = int(settings["steps"]), int(settings["seed"]), int(settings["first"])
+            scheduler = settings["scheduler"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
+        if scheduler != self._scheduler_facts():
+            raise ArchiveError(
+                f"the session was recorded with {scheduler.get('name')} and its settings; "
+                "open it with an editor that has the same scheduler"
+            )
+        store = self._store(manifest["storage"])
+        sampler = Sampler(self.scheduler, steps, seed)
+        if not 0 <= first < len(sampler):
+            raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {first}")
+        session = DiffusionSession(self.model, sampler, words, store, settings)
+        session.load(archive, manifest)
+        return session
+
+    def _words(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Words:
+        return self.model.encode_words(prompt, negative, guidance, size)
+
+    def _session(
+        self,
+        size: tuple[int, int],
+        words: Words,
+        guidance: float,
+        steps: int,
+        seed: int,
+        strength: float,
+        generated: bool,
+    ) -> DiffusionSession:
+        sampler = Sampler(self.scheduler, steps, seed)
+        start = sampler.start(strength)
+        settings = {
+            "model": self.name,
+            "height": size[0],
+            "width": size[1],
+            "steps": steps,
+            "seed": seed,
+            "strength": strength,
+            "guidance": guidance,
+            "first": 0 if generated else start,
+            "scheduler": self._scheduler_facts(),
+            "editor": {
+                "policy": asdict(self.model.policy),
+                "backend": self.model.backend,
+                "dtype": str(self.model.dtype).removeprefix("torch."),
+                "scheduler": name_of(self.scheduler),
+            },
+        }
+        return DiffusionSession(self.model, sampler, words, self._store(), settings)
+
+    def _scheduler_facts(self) -> dict[str, Any]:
+        """Name and settings of the scheduler as plain data."""
+        config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
+        name = type(self.scheduler).__name__
+        return {"name": name, "config": json.loads(json.dumps(config, default=repr, sort_keys=True))}
+
+    def _recorded(
+        self, session: DiffusionSession, folder: str | Path | None, record: Callable[[], None]
+    ) -> DiffusionSession:
+        if folder is None:
+            record()
+            return session
+        session.archive = Archive.create(Path(folder))
+        try:
+            record()
+        except BaseException:
+            session.archive.abandon()
+            raise
+        return session
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def open_session(
+    path: str | Path, *, editor: Editor | None = None, progress: Progress = silent, **options: Any
+) -> DiffusionSession:
+    """Open a saved session to go on editing.
+
+    editor: one for the model that it was recorded with; None: the model is loaded by the name that was
+        saved, with `options` as for `Editor`.
+
+    Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
+    in use, of a newer format, or was recorded with other weights, networks or settings.
+    """
+    return (editor or _recorded_editor(Path(path), options)).restore(path, progress)
+
+
+def _recorded_editor(path: Path, options: dict[str, Any]) -> Editor:
+    """An editor like the one that recorded a session."""
+    try:
+        settings = read_manifest(path)["settings"]
+        name, saved = settings["model"], settings["editor"]
+        policy = Policy(**saved["policy"])
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[saved["dtype"]]
+        scheduler, backend = saved["scheduler"], saved["backend"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"the manifest in {path} is damaged: {error!r}") from error
+    if not name:
+        raise ArchiveError(f"{path} does not say which model it was recorded with; pass editor=")
+    recorded = {"dtype": dtype, "policy": policy, "scheduler": scheduler, "backend": backend}
+    return Editor.from_pretrained(name, **{**recorded, **options})

@@ -1,0 +1,120 @@
+// Row copies between float32, bfloat16 and float16, rounding to nearest even.
+#pragma once
+#include "parallel.h"
+#include "simd.h"
+#include "types.h"
+
+namespace retouch::RETOUCH_NS {
+
+struct f16 {
+  uint16_t bits;
+};
+
+RETOUCH_INLINE vf widen_f16(vh x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_cvtph_ps(__mmask16(-1), (__m256i)x);
+#elif defined(__F16C__)
+  return (vf)_mm256_cvtph_ps((__m128i)x);
+#elif defined(__aarch64__)
+  return (vf)vcvt_f32_f16((float16x4_t)x);
+#else
+  vu u = widen_bits(x), shifted = (u & 0x7fff) << 13, exponent = shifted & 0x0f800000;
+  vu normal = shifted + 0x38000000;
+  vf subnormal = from_bits(shifted + 0x38800000) - 0x1p-14f;
+  vu y = exponent == 0x0f800000 ? normal + 0x38000000 : normal; // infinity and NaN
+  y = exponent == 0 ? bits(subnormal) : y;
+  return from_bits(y | ((u & 0x8000) << 16));
+#endif
+}
+
+RETOUCH_INLINE vh narrow_f16(vf x) {
+#if defined(__AVX512F__)
+  return (vh)_mm512_maskz_cvtps_ph(__mmask16(-1), (__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+  return (vh)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+  return (vh)vcvt_f16_f32((float32x4_t)x);
+#else
+  vu u = bits(x), size = u & 0x7fffffff;
+  vu normal = (size + 0xfff + ((size >> 13) & 1) - 0x38000000) >> 13;
+  // Adding 0.5 rounds to multiples of 2^-24 and leaves their number in the low bits.
+  vu subnormal = bits(from_bits(size) + 0.5f) - 0x3f000000;
+  vu y = size < 0x38800000 ? subnormal : normal;
+  y = size >= 0x47800000 ? vu{} + 0x7c00 : y;                  // 2^16 and infinity
+  y = size > 0x7f800000 ? 0x7e00 | ((size >> 13) & 0x3ff) : y; // NaN
+  return __builtin_convertvector(y | ((u >> 16) & 0x8000), vh);
+#endif
+}
+
+RETOUCH_INLINE vf get(const float* p) {
+  return load(p);
+}
+RETOUCH_INLINE vf get(const bf16* p) {
+  return load(p);
+}
+RETOUCH_INLINE vf get(const f16* p) {
+  vh x;
+  memcpy(&x, p, sizeof(x));
+  return widen_f16(x);
+}
+
+RETOUCH_INLINE void put(float* p, vf x) {
+  store(p, x);
+}
+// Not the store of simd.h: the instruction that it uses where there is one loses subnormals.
+RETOUCH_INLINE void put(bf16* p, vf x) {
+  vh h = __builtin_convertvector(round_to_bf16(x), vh);
+  memcpy(p, &h, sizeof(h));
+}
+RETOUCH_INLINE void put(f16* p, vf x) {
+  vh h = narrow_f16(x);
+  memcpy(p, &h, sizeof(h));
+}
+
+template <class To, class From>
+static void convert_line(char* dst, const char* src, int64_t channels) {
+  To* to = reinterpret_cast<To*>(dst);
+  const From* from = reinterpret_cast<const From*>(src);
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) put(to + c, get(from + c));
+  if (c == channels) return;
+  From in[lanes] = {};
+  To out[lanes];
+  memcpy(in, from + c, size_t(channels - c) * sizeof(From));
+  put(out, get(in));
+  memcpy(to + c, out, size_t(channels - c) * sizeof(To));
+}
+
+using Line = void (*)(char* dst, const char* src, int64_t channels);
+
+static Line line_converter(DType to, DType from) {
+  if (to == DType::f32)
+    return from == DType::bf16 ? convert_line<float, bf16> : convert_line<float, f16>;
+  if (to == DType::bf16)
+    return from == DType::f32 ? convert_line<bf16, float> : convert_line<bf16, f16>;
+  return from == DType::f32 ? convert_line<f16, float> : convert_line<f16, bf16>;
+}
+
+static int64_t item_size(const Matrix& m) {
+  return m.dtype == DType::f32 ? 4 : 2;
+}
+
+// dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros.
+static void convert_rows(const CopyArgs& c, int threads) {
+  int64_t channels = c.dst.channels, chunk = ceil_div(65536, max_of(channels, 1));
+  int64_t dst_item = item_size(c.dst), src_stride = c.src.ld * item_size(c.src);
+  Line convert = line_converter(c.dst.dtype, c.src.dtype);
+  if (c.m * channels < 16384) threads = 1;
+  parallel(threads, ceil_div(c.m, chunk), [&](int64_t task) {
+    for (int64_t m = task * chunk; m < min_of(c.m, (task + 1) * chunk); ++m) {
+      int64_t line = c.src_index ? c.src_index[m] : m;
+      char* dst = c.dst.data + (c.dst_index ? c.dst_index[m] : m) * c.dst.ld * dst_item;
+      if (line < 0)
+        memset(dst, 0, size_t(channels * dst_item));
+      else
+        convert(dst, c.src.data + line * src_stride, channels);
+    }
+  });
+}
+
+} // namespace retouch::RETOUCH_NS

@@ -1,0 +1,373 @@
+"""The state of a recording as an immutable base and one layer per update, kept in a store.
+
+Nothing that a snapshot holds is ever written again. An update reads the rows it needs into a workspace that
+all snapshots of a compiled module share, computes there, and puts the rows it changed into a new layer. So
+undo, redo and branches are a choice of layers, an interrupted update changes nothing, and rows may be
+stored in a narrower type than they are computed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retouch.ir import Value
+from retouch.recording import Recording, UndoError, plain_tensors
+from retouch.schedule import Schedule, Slot
+from retouch.store import Block, Spec, Store, StoreError
+from retouch.tables import Table
+
+if TYPE_CHECKING:
+    from retouch.kernels import Backend
+    from retouch.program import Incremental
+
+PICKS = 4096
+"""Remembered choices of the layer that a row is read from."""
+
+
+@dataclass(eq=False)
+class Layer:
+    """What a recording or one update computed: rows with their table, dense values, statistics.
+
+    Rows are `[len(table), C]` in the store's dtype.
+    """
+
+    rows: dict[Value, tuple[Table, Tensor]]
+    dense: dict[Value, Any]
+    states: dict[Slot, Tensor]
+    block: Block
+    _handles: dict[Value, Any] = field(default_factory=dict)
+
+    def handle(self, value: Value, backend: Backend) -> Any:
+        """The kernel handle of the rows of a value."""
+        if value not in self._handles:
+            self._handles[value] = backend.rows(self.rows[value][1])
+        return self._handles[value]
+
+    def whole(self, kept: Iterable[Value]) -> bool:
+        """True when every row of all these values is here."""
+        return all(value in self.rows and self.rows[value][0].full for value in kept)
+
+    @property
+    def nbytes(self) -> int:
+        return self.block.nbytes
+
+
+Pick = tuple[int, Any, Any]
+
+
+class Workspace:
+    """The rows that updates of one compiled module compute in, and where snapshots' rows come from."""
+
+    def __init__(self, net: Incremental) -> None:
+        self.net = net
+        self.backend = net.backend
+        self._buffers: dict[Value, Tensor] = {}
+        self._handles: dict[Slot, Any] = {}
+        self._picks: dict[tuple[int, ...], list[Pick]] = {}
+        self._alive: list[tuple[Table, ...]] = []
+        self._tables: dict[bytes, Table] = {}
+        self._whole: dict[int, Table] = {}
+
+    @property
+    def buffers(self) -> dict[Value, Tensor]:
+        """Rows of every kept value, of undefined content."""
+        if not self._buffers:
+            kept = self.net.plan.kept
+            self._buffers = {v: self.backend.empty(v.rows, v.channels, v.dtype) for v in kept}
+        return dict(self._buffers)
+
+    @property
+    def handles(self) -> dict[Slot, Any]:
+        """Kernel handles of the buffers."""
+        if not self._handles:
+            slots = {v: Slot("kept", v, 0, v.channels) for v in self.buffers}
+            self._handles = {slots[v]: self.backend.rows(rows) for v, rows in self.buffers.items()}
+        return self._handles
+
+    def picks(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
+        """Which of `tables`, newest first, hold the rows of `wanted`: number, target index, source index."""
+        key = (id(wanted), *map(id, tables))
+        if key not in self._picks:
+            if len(self._picks) >= PICKS:
+                self._picks.clear()
+                self._alive.clear()
+            self._alive.append((wanted, *tables))
+            self._picks[key] = self._pick(wanted, tables)
+        return self._picks[key]
+
+    def _pick(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
+        missing = wanted.array
+        found: list[Pick] = []
+        for number, table in enumerate(tables):
+            if table.full and len(missing) == table.total:
+                return [(number, None, None)]
+            index = self.backend.index
+            if table.full:
+                return [*found, (number, index(missing), index(missing))]
+            position = np.minimum(np.searchsorted(table.array, missing), len(table) - 1)
+            hit = table.array[position] == missing
+            if hit.any():
+                found.append((number, index(missing[hit]), index(position[hit].astype(np.int32))))
+                missing = missing[~hit]
+            if not len(missing):
+                return found
+        raise AssertionError("rows are read that no layer holds")
+
+    # Picks are remembered by the identity of tables, so the same rows are the same object.
+
+    def whole(self, total: int) -> Table:
+        """The table of all rows."""
+        return self._whole.setdefault(total, Table.all(total))
+
+    def table(self, array: Tensor, total: int) -> Table:
+        """The table of ascending rows int32 `[M]`; ValueError when they are none."""
+        rows = array.numpy()
+        if rows.dtype != np.int32 or (np.diff(rows) <= 0).any():
+            raise ValueError("an index is not ascending")
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < total:
+            raise ValueError("an index names rows that are not there")
+        key = rows.tobytes() + total.to_bytes(8, "little")
+        return self._tables.setdefault(key, Table(rows.copy(), total, ascending=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """An immutable state of a recording of `net`: the base layer, then one for each update since."""
+
+    net: Incremental
+    store: Store
+    layers: tuple[Layer, ...]
+    hashes: tuple[int, ...]
+
+    @staticmethod
+    @plain_tensors
+    def of(recording: Recording, store: Store, file: Path | None = None) -> Snapshot:
+        """The state of a recording, moved to `store` (to `file` if one is named); the recording is spent.
+
+        Raises StoreError when there is no room.
+        """
+        net: Any = recording.owner
+        rows = [(value, net.workspace.whole(value.rows)) for value in recording.buffers]
+        same = all(store.stored(v.dtype) == v.dtype for v, _ in rows)
+        if file is None and same and store.fits(recording.nbytes, base=True):
+            layer = _adopted(recording, store, rows)
+        else:
+            whole = dict.fromkeys(recording.buffers)
+            layer = _written(recording, store, rows, whole, recording.values, recording.states, file)
+        recording.buffers = {}
+        return Snapshot(net, store, (layer,), tuple(recording.hashes))
+
+    def recording(self) -> Restored:
+        """A recording in this state that can be updated once; see `Restored.snapshot`."""
+        return Restored(self)
+
+    @cached_property
+    def dense(self) -> dict[Value, Any]:
+        """Dense values."""
+        return {v: content for layer in self.layers for v, content in layer.dense.items()}
+
+    @cached_property
+    def states(self) -> dict[Slot, Tensor]:
+        """Statistics."""
+        return {slot: tensor for layer in self.layers for slot, tensor in layer.states.items()}
+
+    def holders(self, value: Value) -> list[Layer]:
+        """The layers with rows of `value` that can still be seen, newest first."""
+        found = []
+        for layer in reversed(self.layers):
+            if value in layer.rows:
+                found.append(layer)
+                if layer.rows[value][0].full:
+                    break
+        return found
+
+    def rows(self, value: Value) -> Tensor:
+        """All rows `[B * H * W, C]` of a kept value in this state, in the store's dtype."""
+        oldest_first = self.holders(value)[::-1]
+        rows = oldest_first[0].rows[value][1].clone()
+        for layer in oldest_first[1:]:
+            table, part = layer.rows[value]
+            rows[torch.from_numpy(table.array).long()] = part
+        return rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+
+class Restored(Recording):
+    """A recording whose rows are read from a snapshot as an update asks for them. It takes one update.
+
+    After it `snapshot` is the new state; the old one is untouched, and undo is going back to it. `file`
+    names where the new layer goes (None: wherever the store has room).
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        net = snapshot.net
+        super().__init__(net.backend, net.weights, net.plan, net)
+        self.hashes = list(snapshot.hashes)
+        self.snapshot = snapshot
+        self.buffers = net.workspace.buffers
+        for slot, handle in net.workspace.handles.items():
+            self.put_handle(slot, handle)
+        self.values = dict(snapshot.dense)
+        self.states = dict(snapshot.states)
+        self.file: Path | None = None
+        self.bytes_read = 0
+        self._schedule: Schedule | None = None
+
+    def begin(self, schedule: Schedule) -> None:
+        """Read the rows that `schedule` reads and does not compute."""
+        if self._schedule is not None:
+            raise RuntimeError("a restored recording takes one update; take the next one from its snapshot")
+        self._schedule = schedule
+        for value, wanted in schedule.needs.items():
+            self._load(value, wanted)
+        self.pending = self._saved([s for s in schedule.saves if s[0] in schedule.replaced])
+        for slot in schedule.states:
+            if slot in self.states:
+                self.states[slot] = self.states[slot].clone()
+
+    def _load(self, value: Value, wanted: Table) -> None:
+        layers = self.snapshot.holders(value)
+        tables = tuple([x.rows[value][0] for x in layers])
+        target = self.resolve(Slot("kept", value, 0, value.channels))
+        copy = self.backend.kernel("copy_rows")
+        for number, where, source in self.snapshot.net.workspace.picks(wanted, tables):
+            copy(target, where, layers[number].handle(value, self.backend), source)
+        self.bytes_read += len(wanted) * value.channels * layers[0].rows[value][1].element_size()
+
+    def commit(self) -> None:
+        """Put what the update computed, if anything, into a new layer."""
+        assert self.pending is not None
+        assert self._schedule is not None
+        indices = {value: index for value, index, _ in self._schedule.saves} | dict.fromkeys(self.pending.buffers)
+        whole, active = self.snapshot.net.workspace.whole, self._schedule.active
+        rows = [(v, whole(v.rows) if index is None else active[v]) for v, index in indices.items()]
+        dense = {value: self.values[value] for value in self.pending.dense}
+        states = {slot: self.states[slot] for slot in self._schedule.states}
+        if rows or dense or states:
+            layer = _written(self, self.snapshot.store, rows, indices, dense, states, self.file)
+            self.snapshot = replace(self.snapshot, layers=(*self.snapshot.layers, layer))
+        self.pending = None
+
+    def abort(self) -> None:
+        """Forget the update: the snapshot never changed."""
+        self.pending = None
+
+    def undo(self) -> None:
+        """Not here: an earlier snapshot is the earlier state."""
+        raise UndoError("a restored recording has no undo; go back to an earlier snapshot")
+
+    redo = undo
+
+
+# Blocks and layers
+
+
+def _written(
+    recording: Recording,
+    store: Store,
+    rows: Sequence[tuple[Value, Table]],
+    indices: dict[Value, Any],
+    dense: dict[Value, Any],
+    states: dict[Slot, Tensor],
+    file: Path | None,
+) -> Layer:
+    """A layer with these rows of the recording's buffers; `indices` are handles of the tables (None: all)."""
+    small = _small(rows, dense, states)
+    types = {v: store.stored(v.dtype) for v, _ in rows}
+    specs = [Spec(f"rows/{v.name}", (len(table), v.channels), types[v]) for v, table in rows]
+    specs += [Spec.of(name, tensor) for name, tensor in small.items()]
+    base = not isinstance(recording, Restored)
+    block = store.block(specs, _notes(rows, dense), file, base, _allocator(recording.backend))
+    for name, tensor in small.items():
+        block.tensors[name].copy_(tensor)
+    copy = recording.backend.kernel("copy_rows")
+    for value, index in indices.items():
+        source = recording.resolve(Slot("kept", value, 0, value.channels))
+        copy(recording.backend.rows(block.tensors[f"rows/{value.name}"]), None, source, index)
+    return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
+
+
+def _allocator(backend: Backend) -> Callable[[int], Tensor]:
+    return lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0]
+
+
+def _adopted(recording: Recording, store: Store, rows: Sequence[tuple[Value, Table]]) -> Layer:
+    """A layer that takes the recording's tensors as they are."""
+    tensors = {f"rows/{value.name}": recording.buffers[value] for value, _ in rows}
+    small = _small(rows, recording.values, recording.states)
+    block = store.adopt({**tensors, **small}, _notes(rows, recording.values))
+    found = {v: (t, recording.buffers[v]) for v, t in rows}
+    return Layer(found, dict(recording.values), dict(recording.states), block)
+
+
+def _distinct(rows: Sequence[tuple[Value, Table]]) -> list[Table]:
+    """The tables that do not hold every row, each once."""
+    return list({id(t): t for _, t in rows if not t.full}.values())
+
+
+def _small(
+    rows: Sequence[tuple[Value, Table]], dense: dict[Value, Any], states: dict[Slot, Tensor]
+) -> dict[str, Tensor]:
+    """What a block holds besides rows."""
+    found = {f"index/{i}": torch.from_numpy(t.array) for i, t in enumerate(_distinct(rows))}
+    for value, content in dense.items():
+        if isinstance(content, Tensor):
+            found[f"dense/{value.name}"] = content
+        elif isinstance(content, list | tuple):
+            found.update({f"dense/{value.name}/{i}": part for i, part in enumerate(content)})
+    found.update({f"{slot.kind}/{slot.key.name}": tensor for slot, tensor in states.items()})
+    return found
+
+
+def _notes(rows: Sequence[tuple[Value, Table]], dense: dict[Value, Any]) -> dict[str, Any]:
+    numbers = {id(t): i for i, t in enumerate(_distinct(rows))}
+    return {
+        "rows": {v.name: numbers.get(id(t)) for v, t in rows},
+        "lists": {v.name: len(x) for v, x in dense.items() if isinstance(x, list | tuple)},
+        "plain": {v.name: x for v, x in dense.items() if isinstance(x, int | float | bool | str | None)},
+    }
+
+
+def layer_of(net: Incremental, block: Block) -> Layer:
+    """The layer that a block of a saved session holds; StoreError when it does not fit the network."""
+    try:
+        return _layer_of(net, block)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise StoreError(f"{block.file} does not fit the network: {error!r}") from error
+
+
+def _layer_of(net: Incremental, block: Block) -> Layer:
+    values = {v.name: v for v in net.program.values()}
+    tensors, notes = block.tensors, block.notes
+    rows = {}
+    for name, number in notes["rows"].items():
+        value, part = values[name], tensors[f"rows/{name}"]
+        table = net.workspace.whole(value.rows)
+        if number is not None:
+            table = net.workspace.table(tensors[f"index/{number}"], value.rows)
+        if tuple(part.shape) != (len(table), value.channels):
+            raise ValueError(f"rows of {name} have the shape {list(part.shape)}")
+        rows[value] = table, part
+    dense: dict[Value, Any] = {values[name]: content for name, content in notes["plain"].items()}
+    for name, count in notes["lists"].items():
+        dense[values[name]] = [tensors[f"dense/{name}/{i}"] for i in range(count)]
+    states: dict[Slot, Tensor] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "dense" and rest in values:
+            dense[values[rest]] = tensor
+        elif kind in ("sums", "folded"):
+            states[Slot(kind, values[rest])] = tensor
+    return Layer(rows, dense, states, block)

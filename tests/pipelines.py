@@ -1,0 +1,103 @@
+"""Small pipelines with random weights, built once, as diffusers would load them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import transformers
+
+from support import fill
+
+PIXELS, LATENT_PIXELS = 32, 64
+
+
+def _unet2d(**options: Any) -> Any:
+    return fill(diffusers.UNet2DModel(
+        sample_size=PIXELS, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), **options,
+    ))  # fmt: skip
+
+
+def _scheduler(**options: Any) -> Any:
+    return diffusers.DDIMScheduler(**options)
+
+
+def _tokenizer() -> Any:
+    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz", *(f"{c}</w>" for c in "abcdefgh")]
+    folder = Path(tempfile.mkdtemp())
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+
+
+def _text(projection: bool = False) -> Any:
+    config = transformers.CLIPTextConfig(
+        vocab_size=64, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8, projection_dim=16, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
+    return fill(kind(config))
+
+
+def _vae() -> Any:
+    return fill(diffusers.AutoencoderKL(
+        block_out_channels=(16, 16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, sample_size=LATENT_PIXELS,
+    ))  # fmt: skip
+
+
+def _unet(channels: int = 4, **options: Any) -> Any:
+    return fill(diffusers.UNet2DConditionModel(
+        sample_size=LATENT_PIXELS // 4, in_channels=channels, out_channels=4, block_out_channels=(16, 32),
+        layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=8, attention_head_dim=4,
+        cross_attention_dim=24, **options,
+    ))  # fmt: skip
+
+
+def _xl_unet() -> Any:
+    return fill(diffusers.UNet2DConditionModel(
+        sample_size=LATENT_PIXELS // 4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=1, norm_num_groups=8, attention_head_dim=4, cross_attention_dim=48,
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+    ))  # fmt: skip
+
+
+@cache
+def pipeline(name: str) -> Any:
+    """ "ddpm", "v" (v-prediction), "sd", "inpaint" (nine channels) or "sdxl"."""
+    if name == "ddpm":
+        return diffusers.DDPMPipeline(_unet2d(), diffusers.DDPMScheduler())
+    if name == "v":
+        scheduler = _scheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+        return diffusers.DDIMPipeline(_unet2d(), scheduler)
+    parts = {"vae": _vae(), "text_encoder": _text(), "tokenizer": _tokenizer(), "scheduler": _scheduler()}
+    if name == "sdxl":
+        return diffusers.StableDiffusionXLPipeline(
+            **parts, text_encoder_2=_text(True), tokenizer_2=_tokenizer(), unet=_xl_unet(), add_watermarker=False
+        )
+    kind = diffusers.StableDiffusionInpaintPipeline if name == "inpaint" else diffusers.StableDiffusionImg2ImgPipeline
+    unet = _unet(9 if name == "inpaint" else 4)
+    return kind(**parts, unet=unet, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def picture(name: str, seed: int = 0) -> Any:
+    """A smooth random picture uint8 `[H, W, 3]` of the pipeline's size."""
+    size = PIXELS if name in ("ddpm", "v") else LATENT_PIXELS
+    coarse = np.random.default_rng(seed).integers(0, 256, (size // 8, size // 8, 3), np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)
+
+
+def painted(image: Any, top: int = 9, left: int = 14, size: int = 5, colour: tuple[int, ...] = (255, 0, 40)) -> Any:
+    """A copy with a square stroke."""
+    result = np.array(image)
+    result[top : top + size, left : left + size] = colour
+    return result
