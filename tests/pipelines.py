@@ -48,7 +48,8 @@ def _text(projection: bool = False) -> Any:
 def _vae() -> Any:
     return fill(diffusers.AutoencoderKL(
         block_out_channels=(16, 16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, sample_size=LATENT_PIXELS,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        sample_size=LATENT_PIXELS,
     ))  # fmt: skip
 
 

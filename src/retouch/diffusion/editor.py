@@ -223,30 +223,35 @@ def _first_line(error: BaseException) -> str:
 
 
 def open_session(
-    path: str | Path, *, editor: Editor | None = None, progress: Progress = silent, **options: Any
+    path: str | Path,
+    *,
+    editor: Editor | None = None,
+    model: str | Path | None = None,
+    progress: Progress = silent,
+    **options: Any,
 ) -> DiffusionSession:
     """Open a saved session to go on editing.
 
-    editor: one for the model that it was recorded with; None: the model is loaded by the name that was
-        saved, with `options` as for `Editor`.
+    editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
+        from where it was, with `options` as for `Editor`.
 
     Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
     in use, of a newer format, or was recorded with other weights, networks or settings.
     """
-    return (editor or _recorded_editor(Path(path), options)).restore(path, progress)
+    return (editor or _recorded_editor(Path(path), model, options)).restore(path, progress)
 
 
-def _recorded_editor(path: Path, options: dict[str, Any]) -> Editor:
+def _recorded_editor(path: Path, model: str | Path | None, options: dict[str, Any]) -> Editor:
     """An editor like the one that recorded a session."""
     try:
         settings = read_manifest(path)["settings"]
-        name, saved = settings["model"], settings["editor"]
+        name, saved = model or settings["model"], settings["editor"]
         policy = Policy(**saved["policy"])
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[saved["dtype"]]
         scheduler, backend = saved["scheduler"], saved["backend"]
     except (KeyError, TypeError, ValueError) as error:
         raise ArchiveError(f"the manifest in {path} is damaged: {error!r}") from error
     if not name:
-        raise ArchiveError(f"{path} does not say which model it was recorded with; pass editor=")
+        raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
     recorded = {"dtype": dtype, "policy": policy, "scheduler": scheduler, "backend": backend}
     return Editor.from_pretrained(name, **{**recorded, **options})
