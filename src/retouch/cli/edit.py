@@ -84,8 +84,8 @@ def edit(
         if known and (wrong := [f"--{name}" for name, value in recording.items() if value is not None]):
             raise ValueError(f"{', '.join(wrong)}: fixed by the session {session} when it was recorded")
     _set_threads(threads)
-    _one_bar()
     with _interruptible(), _failures(), _bar() as progress:
+        _one_bar()
         if known and session:
             opened = _opened(session, model, budget, before, original, progress)
         else:
@@ -250,11 +250,10 @@ def _bar() -> Iterator[Progress]:
 
 def _one_bar() -> None:
     """Keep the progress bars of the libraries that load a model to themselves."""
-    import diffusers
-    import transformers
+    from retouch.extras import require
 
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    for library in ("diffusers", "transformers"):
+        require(library, "diffusers").utils.logging.disable_progress_bar()
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class Model:
 
     def _denoiser(self, size: tuple[int, int], words: Words) -> Incremental:
         x = torch.zeros(self.latent_shape(size), dtype=self.dtype)
-        time = torch.ones(1, dtype=self.pipe.scheduler.timesteps.dtype)
+        time = torch.ones(1)
         inputs = self.inputs(self.extended(x, None, None), time, words)
         return self.compile(self.unet, **inputs)
 
@@ -124,7 +124,7 @@ class Model:
 
     def inputs(self, x: Tensor, time: Tensor, words: Words) -> dict[str, Any]:
         """Arguments of the U-Net for `x` `[1, C, h, w]` at a time step `[1]`."""
-        return {"sample": x.to(self.dtype), "timestep": time, "return_dict": False}
+        return {"sample": x.to(self.dtype), "timestep": time.float(), "return_dict": False}
 
     def extended(self, x: Tensor, mask: Tensor | None, visible: Tensor | None) -> Tensor:
         """`x` with the further channels that the U-Net reads; see `LatentModel`."""

@@ -25,13 +25,13 @@ class Chain(nn.Module):
 
 def decoder(tiny: bool = False) -> nn.Module:
     """SD's VAE decoder with its post_quant_conv: [1,4,64,64] -> [1,3,512,512]."""
-    vae = _autoencoder_kl(tiny)
+    vae = autoencoder_kl(tiny)
     return Chain(vae.post_quant_conv, vae.decoder)
 
 
 def encoder(tiny: bool = False) -> nn.Module:
     """SD's VAE encoder with its quant_conv: [1,3,512,512] -> mean and log-variance [1,8,64,64]."""
-    vae = _autoencoder_kl(tiny)
+    vae = autoencoder_kl(tiny)
     return Chain(vae.encoder, vae.quant_conv)
 
 
@@ -42,7 +42,8 @@ def tiny_autoencoder(tiny: bool = False) -> nn.Module:
     return Chain(vae.encoder, vae.decoder)
 
 
-def _autoencoder_kl(tiny: bool) -> Any:
+def autoencoder_kl(tiny: bool = False) -> Any:
+    """AutoencoderKL of SD 1.x: images [1,3,512,512], latents [1,4,64,64]."""
     return diffusers().AutoencoderKL(
         sample_size=64 if tiny else 512,
         block_out_channels=(16, 16, 32, 32) if tiny else (128, 256, 512, 512),

@@ -1,0 +1,69 @@
+"""Crop and stitch, which editors do today: redraw a rectangle around the mask, paste it back through the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from retouch.images import Pixels
+from retouch.region import Mask
+
+GROWTH = 1.5
+"""The rectangle's sides over those of the mask's bounding box: what is around an edit guides it."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom, as Pillow counts them."""
+
+
+def crop_and_stitch(
+    edited: Pixels, original: Pixels, mask: Mask, size: tuple[int, int], border: int, redraw: Callable[[Pixels], Pixels]
+) -> Pixels:
+    """`original` with what `redraw` makes of the crop around `mask`, scaled to `size` (H, W) and back.
+
+    Pixels [H, W, 3]. Around the mask the new pixels fade into the old, over about `border` pixels.
+    """
+    box = crop_box(mask, size)
+    scaled = Image.fromarray(edited).crop(box).resize(size[::-1], Image.Resampling.LANCZOS)
+    redrawn = Image.fromarray(redraw(np.array(scaled)))
+    return stitched(original, redrawn, box, mask, border)
+
+
+def crop_box(mask: Mask, size: tuple[int, int]) -> Box:
+    """The bounding box of `mask` [H, W] grown by half, with the aspect of `size` (H, W), inside the image.
+
+    A box that would leave the image is moved; one that is larger than the image is cut.
+    """
+    rows, cols = _span(mask.any(1)), _span(mask.any(0))
+    scale = max(GROWTH * (rows[1] - rows[0]) / size[0], GROWTH * (cols[1] - cols[0]) / size[1])
+    top, bottom = _placed(rows, round(scale * size[0]), mask.shape[0])
+    left, right = _placed(cols, round(scale * size[1]), mask.shape[1])
+    return left, top, right, bottom
+
+
+def stitched(original: Pixels, redrawn: Image.Image, box: Box, mask: Mask, border: int) -> Pixels:
+    """`redrawn` scaled to `box` and pasted on `original` through `mask`, whose edge is blurred."""
+    left, top, right, bottom = box
+    soft = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    if border:
+        # A Gaussian is nothing beyond three times its radius.
+        soft = soft.filter(ImageFilter.GaussianBlur(border / 3))
+    result = Image.fromarray(original)
+    scaled = redrawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+    result.paste(scaled, (left, top), soft.crop(box))
+    return np.array(result)
+
+
+def _span(line: Mask) -> tuple[int, int]:
+    """First and last set position of a line that is not empty, the end exclusive."""
+    found = np.flatnonzero(line)
+    return int(found[0]), int(found[-1]) + 1
+
+
+def _placed(span: tuple[int, int], length: int, limit: int) -> tuple[int, int]:
+    """An interval of `length` around the middle of `span`, moved or cut to lie in 0 to `limit`."""
+    length = min(max(length, span[1] - span[0]), limit)
+    start = (span[0] + span[1] - length) // 2
+    start = min(max(start, 0), limit - length)
+    return start, start + length

@@ -1,0 +1,137 @@
+"""Diffusion pipelines to measure editing sessions on, built from published configurations.
+
+Weights are random, from a fixed seed. Times, arithmetic and bytes are those of the real pipelines; the
+pictures are not, so comparing two of them only says whether two methods compute the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from retouch.extras import diffusers, require
+from retouch.models import unet, vae
+from retouch.models.weights import fill, without_init
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One pipeline. `image` and `tiny_image` are the pictures (H, W) it is made for; `prompt` is for those that read."""
+
+    name: str
+    summary: str
+    image: tuple[int, int]
+    tiny_image: tuple[int, int]
+    make: Callable[[bool], Any]
+    prompt: str | None = None
+
+    def image_size(self, tiny: bool = False) -> tuple[int, int]:
+        """Pixels (H, W) of its pictures."""
+        return self.tiny_image if tiny else self.image
+
+    def build(self, tiny: bool = False) -> Any:
+        """The diffusers pipeline, float32, on the CPU.
+
+        `tiny` keeps the topology and cuts channels and image. Raises ImportError naming the extra to
+        install if a library is missing.
+        """
+        return self.make(tiny)
+
+
+def get(name: str) -> Pipeline:
+    """The pipeline called `name`; ValueError listing the choices if there is none."""
+    if name not in _PIPELINES:
+        raise ValueError(f"unknown pipeline {name!r}; choose from: {', '.join(_PIPELINES)}")
+    return _PIPELINES[name]
+
+
+def _ddpm(tiny: bool) -> Any:
+    modules = _modules({"unet": unet.ddpm}, tiny)
+    return diffusers().DDPMPipeline(**modules, scheduler=diffusers().DDIMScheduler())
+
+
+def _sd15(tiny: bool) -> Any:
+    modules = _modules({"unet": unet.sd15, "vae": vae.autoencoder_kl, "text_encoder": _text_encoder}, tiny)
+    scheduler = diffusers().DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return diffusers().StableDiffusionImg2ImgPipeline(
+        **modules,
+        tokenizer=_tokenizer(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _modules(makers: Mapping[str, Callable[[bool], Any]], tiny: bool) -> dict[str, Any]:
+    """The networks of a pipeline with random weights, ready to run."""
+    with without_init():
+        modules = {name: make(tiny) for name, make in makers.items()}
+    for seed, module in enumerate(modules.values()):
+        fill(module, seed)
+        module.eval().requires_grad_(False)
+    return modules
+
+
+TOKENS = 77
+
+# Byte-level letters, alone and at the end of a word: enough to read any lower-case prompt.
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_VOCABULARY = ("<|startoftext|>", "<|endoftext|>", *_LETTERS, *(f"{letter}</w>" for letter in _LETTERS))
+
+
+def _text_encoder(tiny: bool) -> Any:
+    """CLIPTextModel of CLIP ViT-L/14, which SD 1.x reads its prompts with."""
+    library = require("transformers", "diffusers")
+    config = library.CLIPTextConfig(
+        vocab_size=len(_VOCABULARY) if tiny else 49408,
+        hidden_size=24 if tiny else 768,
+        intermediate_size=32 if tiny else 3072,
+        num_hidden_layers=1 if tiny else 12,
+        num_attention_heads=2 if tiny else 12,
+        max_position_embeddings=TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return library.CLIPTextModel(config)
+
+
+def _tokenizer() -> Any:
+    """A CLIPTokenizer whose vocabulary is single letters."""
+    library = require("transformers", "diffusers")
+    with TemporaryDirectory() as name:
+        vocabulary, merges = Path(name) / "vocab.json", Path(name) / "merges.txt"
+        vocabulary.write_text(json.dumps({word: i for i, word in enumerate(_VOCABULARY)}))
+        merges.write_text("#version: 0.2\n")
+        return library.CLIPTokenizer(str(vocabulary), str(merges), model_max_length=TOKENS)
+
+
+_PIPELINES = {
+    pipeline.name: pipeline
+    for pipeline in (
+        Pipeline("ddpm-256", "DDPM of LSUN church, 256x256, DDIM steps", (256, 256), (64, 64), _ddpm),
+        Pipeline(
+            "sd15",
+            "Stable Diffusion 1.5, image to image, 512x512, DDIM steps with guidance",
+            (512, 512),
+            (128, 128),
+            _sd15,
+            "a wooden house by the sea",
+        ),
+    )
+}
+
+PIPELINES: Mapping[str, str] = {pipeline.name: pipeline.summary for pipeline in _PIPELINES.values()}
+"""What each pipeline is, by its name."""
