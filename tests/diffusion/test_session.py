@@ -1,6 +1,7 @@
 """Sessions of every kind of pipeline: equal to dense under `exact`, no drift, undo, saving, interruptions."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 PIPELINES = ("ddpm", "v", "sd", "inpaint", "sdxl")
 
 
+@cache
 def editor(name, policy="balanced", **options):
     return Editor(pipeline(name), policy=policy, name=name, **options)
 

@@ -34,12 +34,13 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
 
 
 _TITLES = ("dense", "record", "update", "speed-\nup", "GMAC", "kept", "error")
-_COMPACT: dict[str, Any] = {"collapse_padding": True, "pad_edge": False}
+COMPACT: dict[str, Any] = {"box": box.SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
+"""How tables look."""
 
 
 def table(results: Sequence[Result]) -> Table:
     """One row for each result, 80 columns wide; times in ms, medians."""
-    made = Table(title="Dense, record and update (medians, ms)", box=box.SIMPLE_HEAD, **_COMPACT)
+    made = Table(title="Dense, record and update (medians, ms)", **COMPACT)
     made.add_column("network\npolicy, edit", no_wrap=True)
     for title in _TITLES:
         made.add_column(title, justify="right", no_wrap=True)
@@ -70,7 +71,7 @@ def _row(result: Result) -> list[str]:
         _ms(result["update_ms"]),
         f"{result['speedup']:.1f}x",
         f"{_giga(result['macs_active'])}\nof {_giga(result['macs_dense'])}",
-        _size(result["kept_bytes"]),
+        size_text(result["kept_bytes"]),
         f"{result['rel_err']:.2g}{outside}",
     ]
 
@@ -83,5 +84,6 @@ def _giga(count: int) -> str:
     return f"{count / 1e9:.2f}" if count < 99.5e9 else f"{count / 1e9:.0f}"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes as MB or GB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
