@@ -35,7 +35,7 @@ def crop_box(mask: Mask, size: tuple[int, int]) -> Box:
 
     A box that would leave the image is moved; one that is larger than the image is cut.
     """
-    rows, cols = _span(mask.any(1)), _span(mask.any(0))
+    rows, cols = _span(np.asarray(mask.any(1))), _span(np.asarray(mask.any(0)))
     scale = max(GROWTH * (rows[1] - rows[0]) / size[0], GROWTH * (cols[1] - cols[0]) / size[1])
     top, bottom = _placed(rows, round(scale * size[0]), mask.shape[0])
     left, right = _placed(cols, round(scale * size[1]), mask.shape[1])

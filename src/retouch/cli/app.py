@@ -73,6 +73,12 @@ def bench(
     ] = False,
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="Rounds that are counted, after one warm-up.")] = 5,
     tiny: Tiny = False,
+    session: Annotated[
+        bool, typer.Option("--session", help="Measure whole editing sessions: record once, then edits.")
+    ] = False,
+    steps: Annotated[
+        list[int] | None, typer.Option("--steps", min=1, help="Steps of --session; may be repeated.")
+    ] = None,
     list_models: Annotated[bool, typer.Option("--list", help="List models and policies and exit.")] = False,
 ) -> None:
     """Time dense, record and update of named networks, interleaved in one process.
@@ -83,6 +89,10 @@ def bench(
     """
     if list_models:
         Console().print(_model_table())
+        return
+    if session:
+        _set_threads(threads)
+        _bench_sessions(model, edit, mask, policy, steps, backend, json, tiny)
         return
     from retouch.bench import Options, check_writable
 
@@ -158,6 +168,47 @@ def demo(
         from retouch.demo import run_demo
 
         run_demo(output, policy, backend, tiny, Console())
+
+
+def _bench_sessions(
+    model: list[str] | None,
+    edit: list[float] | None,
+    mask: list[Path] | None,
+    policy: list[str] | None,
+    steps: list[int] | None,
+    backend: str,
+    json: Path | None,
+    tiny: bool,
+) -> None:
+    from retouch.bench import check_writable, write_json
+    from retouch.bench.sessions import PIPELINES, SessionOptions, measure_sessions, session_table
+
+    with _usage_errors():
+        names = model or ["ddpm-256"]
+        if unknown := [name for name in names if name not in PIPELINES]:
+            raise ValueError(f"unknown pipeline {unknown[0]!r}; there are {', '.join(PIPELINES)}")
+        if policy is not None and len(policy) > 1:
+            raise ValueError("--session measures one policy at a time")
+        options = SessionOptions(
+            models=names,
+            steps=steps or (10, 20, 50),
+            edits=_edits(edit or ([] if mask else [0.012]), mask or []),
+            policy=_known_policies(policy or ["fast"])[0],
+            backend=backend,
+            tiny=tiny,
+        )
+        if json is not None:
+            check_writable(json)
+    results = []
+    with _failures():
+        with _progress() as bar:
+            task = bar.add_task("starting", total=options.ticks)
+            tick = _ticker(lambda text, done: bar.update(task, description=text, completed=done))
+            for result in measure_sessions(options, tick):
+                results.append(result)
+                if json is not None:
+                    write_json(json, results)
+        Console().print(session_table(results))
 
 
 def _bench(options: Options, json: Path | None) -> None:

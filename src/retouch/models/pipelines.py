@@ -20,7 +20,7 @@ from retouch.models.weights import fill, without_init
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One pipeline. `image` and `tiny_image` are the pictures (H, W) it is made for; `prompt` is for those that read."""
+    """One pipeline. `image` and `tiny_image` are the sizes (H, W) it is made for; `prompt` is for those that read."""
 
     name: str
     summary: str
