@@ -1,0 +1,586 @@
+"""Train a small Stable Diffusion of emoji on a CPU: data, autoencoder, latents, unet, sheet, export."""
+
+import io
+import json
+import math
+import os
+import random
+import signal
+import tarfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+
+SIZE = 128  # pixels of a picture
+RENDERED = 256  # pixels of the stored renderings, from which crops are taken
+LATENT = 32
+TOKENS = 16
+POSTERIOR_STD = 0.1  # fixed noise of the posterior, before the latents are normalised
+VARIANTS = 8  # latents kept of every picture
+
+Work = Annotated[Path, typer.Option(help="Folder of the data, checkpoints and logs.")]
+DEFAULT_WORK = Path(__file__).parent / "work"
+
+
+# Data
+
+
+@dataclass
+class Emoji:
+    """Renderings on white, uint8 [N, 3, 256, 256], with their names and categories."""
+
+    images: Tensor
+    names: list[str]
+    categories: list[str]
+
+    @classmethod
+    def load(cls, work: Path) -> "Emoji":
+        captions = json.loads((work / "captions.json").read_text())
+        images = load_file(work / "images.safetensors")["images"]
+        return cls(images, [name for name, _ in captions], [category for _, category in captions])
+
+    def split(self, held_out: bool) -> list[int]:
+        """Indices of one side of the split: a twentieth of the names, by checksum, is held out."""
+        return [i for i, name in enumerate(self.names) if (zlib.crc32(name.encode()) % 20 == 0) == held_out]
+
+    def mirrors(self, index: int) -> bool:
+        """Whether the mirror image still shows what the name says."""
+        words = set(self.names[index].split())
+        sided = words & {"left", "right", "leftwards", "rightwards", "oclock", "thirty", "letter", "button", "keycap"}
+        return not sided and self.categories[index] not in ("Symbols", "Flags")
+
+    def crops(self, indices: list[int], size: int, spread: float, rng: random.Random) -> Tensor:
+        """Pictures in [-1, 1], each mirrored, scaled and moved at random; `spread` 0 leaves them as they are.
+
+        A size below 128 gives a part of the picture at the same scale.
+        """
+        theta = torch.zeros(len(indices), 2, 3)
+        for row, index in enumerate(indices):
+            scale = (1 + spread * rng.uniform(-1.5, 1)) * size / SIZE
+            room = 2 * spread * 0.4 + (1 - size / SIZE) * 0.9
+            mirror = -1 if spread and self.mirrors(index) and rng.random() < 0.5 else 1
+            theta[row] = torch.tensor(
+                [[mirror * scale, 0, rng.uniform(-room, room)], [0, scale, rng.uniform(-room, room)]]
+            )
+        ink = 1 - self.images[indices].float() / 255  # zero, like the padding, is white
+        grid = F.affine_grid(theta, [len(indices), 3, size, size], align_corners=False)
+        return 1 - 2 * F.grid_sample(ink, grid, align_corners=False).clamp(0, 1)
+
+
+def wanted(name: str, category: str | None) -> bool:
+    """Leave out skin tones, near-duplicate people and Japanese lettering."""
+    if category is None or "skin-tone" in name or name.endswith("-facing-right"):
+        return False
+    if category == "People & Body" and name.startswith(("man-", "family-", "couple-with-heart-", "kiss-")):
+        return False
+    return not (name.startswith("japanese-") and name.endswith("-button"))
+
+
+def painted(pictures: Tensor, rng: random.Random, share: float = 0.3) -> Tensor:
+    """Some of the pictures with plain strokes over them, as a user would paint."""
+    size = pictures.shape[-1]
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    for row in range(len(pictures)):
+        for _ in range(rng.randint(1, 4) if rng.random() < share else 0):
+            ax, ay, bx, by = (rng.uniform(0, size) for _ in range(4))
+            along = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2 + 1e-6)
+            along = along.clamp(0, rng.choice((0.0, 1.0)))
+            distance = torch.hypot(x - ax - along * (bx - ax), y - ay - along * (by - ay))
+            cover = (rng.uniform(1, 14) - distance + 0.5).clamp(0, 1)
+            colour = torch.tensor([rng.uniform(-1, 1) for _ in range(3)])[:, None, None]
+            pictures[row] += cover * (colour - pictures[row])
+    return pictures
+
+
+def tokenizer_of(captions: list[str]) -> CLIPTokenizer:
+    """A byte-pair vocabulary in which nearly every word of the captions is one token."""
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    trained = CLIPTokenizer(vocab={start: 0, end: 1}).train_new_from_iterator([captions], 2048)
+    model = json.loads(trained.backend_tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)
+
+
+@app.command()
+def data(archive: Path, work: Work = DEFAULT_WORK) -> None:
+    """Render the icons of ARCHIVE, what `npm pack @iconify-json/noto` leaves, and build the vocabulary."""
+    import resvg_py
+
+    with tarfile.open(archive) as tar:
+
+        def read(name: str) -> dict[str, Any]:
+            member = tar.extractfile(f"package/{name}")
+            assert member is not None
+            return json.load(member)
+
+        icons, by_category = read("icons.json")["icons"], read("metadata.json")["categories"]
+    category_of = {name: category for category, names in by_category.items() for name in names}
+    captions: list[tuple[str, str]] = []
+    images: list[np.ndarray] = []
+    for name in sorted(icons):
+        category = category_of.get(name)
+        if category is None or not wanted(name, category):
+            continue
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 128 128">{icons[name]["body"]}</svg>'
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=RENDERED, height=RENDERED, background="#ffffff")
+        images.append(np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB")))
+        captions.append((name.replace("-", " "), category))
+    work.mkdir(parents=True, exist_ok=True)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    save_file({"images": pixels}, work / "images.safetensors")
+    (work / "captions.json").write_text(json.dumps(captions, indent=0))
+    tokenizer_of([f"{name}, {category.lower()}" for name, category in captions]).save_pretrained(work / "tokenizer")
+    emoji = Emoji.load(work)
+    print(f"{len(captions)} pictures, {len(emoji.split(held_out=True))} held out")
+
+
+# Training
+
+
+@dataclass
+class Stage:
+    """What is trained, on which loss, and where it stands."""
+
+    name: str
+    work: Path
+    model: nn.Module
+    loss: Callable[[random.Random], Tensor]
+    validate: Callable[[], float]
+    rate: float
+    decay: float
+    step: int = 0
+    seconds: float = 0.0
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        if self.path.exists():
+            self.restore()
+        else:
+            self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+
+    @property
+    def path(self) -> Path:
+        return self.work / f"{self.name}.pt"
+
+    def restore(self) -> None:
+        state = torch.load(self.path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        partial = self.path.with_suffix(".tmp")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def advance(self, rng: random.Random, budget: float) -> float:
+        """One step of the optimizer and of the running average; the rate falls in the last fifth of the budget."""
+        factor = min(1, (self.step + 1) / 200, max(0.02, (1 - self.seconds / budget) * 5))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * factor
+        loss = self.loss(rng)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        parameters = [value.detach() for value in self.model.parameters()]
+        torch._foreach_lerp_(list(self.average.values()), parameters, 1 - decay)
+        return loss.item()
+
+    def averaged(self) -> nn.Module:
+        """The model itself, now holding the averaged weights."""
+        self.model.load_state_dict({**self.model.state_dict(), **self.average})
+        return self.model.eval()
+
+    def train(self, hours: float) -> None:
+        """Train until `hours` of training, counted over all runs, are used up or a signal asks to stop."""
+        budget, stop = hours * 3600, False
+
+        def request(number: int, frame: FrameType | None) -> None:
+            nonlocal stop
+            stop = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, request)
+        rng = random.Random(f"{self.name} {self.step}")
+        torch.manual_seed(self.step)
+        self.model.train()
+        saved, losses = self.seconds, []
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+        )
+        with Progress(*columns) as progress, (self.work / f"{self.name}.jsonl").open("a", buffering=1) as log:
+            task = progress.add_task(self.name, total=budget, completed=self.seconds, loss="")
+            while not stop and self.seconds < budget:
+                began = time.monotonic()
+                losses.append(self.advance(rng, budget))
+                self.seconds += min(time.monotonic() - began, 30)  # a paused process is not training
+                progress.update(task, completed=self.seconds, loss=f"step {self.step} loss {losses[-1]:.4f}")
+                if self.step % 50 == 0:
+                    line = {"step": self.step, "seconds": round(self.seconds), "loss": sum(losses) / len(losses)}
+                    if self.step % 1000 == 0:
+                        line["held_out"] = self.validate()
+                    log.write(json.dumps(line) + "\n")
+                    losses.clear()
+                if self.seconds - saved > 240:
+                    self.save()
+                    saved = self.seconds
+        self.save()
+        if stop:
+            raise typer.Exit(130)
+
+
+def bfloat16() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def groups(items: list[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+# Autoencoder
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """The autoencoder of Stable Diffusion, with three levels instead of four and narrower."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 128),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=SIZE,
+        scaling_factor=1.0,
+    ).to(memory_format=torch.channels_last)
+
+
+def differences(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute error of the pixels, of their edges, and of both at half the size."""
+    error = x - y
+    total = error.abs().mean()
+    for scale in (1, 2):
+        small = F.avg_pool2d(error, scale) if scale > 1 else error
+        total = total + small.abs().mean() * (scale > 1)
+        total = total + small.diff(dim=-1).abs().mean() + small.diff(dim=-2).abs().mean()
+    return total
+
+
+def autoencoder_stage(work: Path, emoji: Emoji) -> Stage:
+    model = new_autoencoder()
+    train, held_out = emoji.split(held_out=False), emoji.split(held_out=True)
+    logvar = 2 * math.log(POSTERIOR_STD)
+
+    def reconstruct(pictures: Tensor) -> tuple[Tensor, Any]:
+        with bfloat16():
+            posterior = model.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist
+            noisy = posterior.mean + POSTERIOR_STD * torch.randn_like(posterior.mean)
+            return model.decode(noisy).sample.float(), posterior
+
+    def loss(rng: random.Random) -> Tensor:
+        size, batch = (64, 16) if rng.random() < 0.6 else (SIZE, 4)
+        pictures = painted(emoji.crops(rng.sample(train, batch), size, 0.12, rng), rng)
+        again, posterior = reconstruct(pictures)
+        spread = (posterior.logvar.float() - logvar).square().mean()
+        return differences(again, pictures) + 1e-3 * posterior.mean.float().square().mean() + 1e-3 * spread
+
+    def validate() -> float:
+        pictures = emoji.crops(held_out[:32], SIZE, 0, random.Random(0))
+        with torch.inference_mode():
+            return psnr(reconstruct(pictures)[0].clamp(-1, 1), pictures)
+
+    return Stage("autoencoder", work, model, loss, validate, rate=8e-4, decay=0.998)
+
+
+def psnr(x: Tensor, y: Tensor) -> float:
+    return -10 * math.log10(float((x - y).square().mean()) / 4)
+
+
+@app.command()
+def autoencoder(hours: float = 0.75, work: Work = DEFAULT_WORK) -> None:
+    """Train the autoencoder until HOURS are used up over all runs."""
+    autoencoder_stage(work, Emoji.load(work)).train(hours)
+
+
+def normalise(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold the mean and deviation of the latents' channels into the 1x1 convolutions around them."""
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    with torch.no_grad():
+        encode, decode = vae.quant_conv, vae.post_quant_conv
+        decode.bias += decode.weight[:, :, 0, 0] @ mean
+        decode.weight *= std[:, None, None]
+        encode.bias[:4] -= mean
+        encode.bias[:4] /= std
+        encode.weight[:4] /= std[:, None, None, None]
+        encode.bias[4:] -= 2 * std.log()
+    return mean, std
+
+
+@app.command()
+def latents(work: Work = DEFAULT_WORK) -> None:
+    """Encode every picture, as it is and slightly varied, with the averaged autoencoder, and keep that in vae/."""
+    emoji = Emoji.load(work)
+    vae = autoencoder_stage(work, emoji).averaged()
+    assert isinstance(vae, AutoencoderKL)
+    rng = random.Random(0)
+    variants = []
+    with torch.inference_mode():
+        for variant in range(VARIANTS):
+            parts = []
+            for some in groups(list(range(len(emoji.names))), 32):
+                pictures = emoji.crops(some, SIZE, 0.08 if variant else 0, rng)
+                parts.append(vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mean)
+            variants.append(torch.cat(parts))
+            print(f"variant {variant + 1} of {VARIANTS}", flush=True)
+    mean, std = normalise(vae, variants[0])
+    print("mean", mean.tolist(), "std", std.tolist())
+    stacked = torch.stack([(part - mean[:, None, None]) / std[:, None, None] for part in variants])
+    vae.to(memory_format=torch.contiguous_format).save_pretrained(work / "vae")
+    save_file({"latents": stacked.bfloat16().contiguous()}, work / "latents.safetensors")
+
+
+# U-Net
+
+
+def new_unet() -> UNet2DConditionModel:
+    """The U-Net of Stable Diffusion 1, with three levels instead of four and narrower."""
+    return UNet2DConditionModel(
+        sample_size=LATENT,
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,  # diffusers takes this as the number of heads
+        norm_num_groups=16,
+    ).to(memory_format=torch.channels_last)
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            projection_dim=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """The schedule of Stable Diffusion with zero terminal signal, so that white backgrounds come out white."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def caption(name: str, category: str, rng: random.Random) -> str:
+    """The name, the name and category, the category alone, or (one in ten) nothing."""
+    chance, category = rng.random(), category.lower()
+    if chance < 0.1:
+        return ""
+    if chance < 0.15:
+        return category
+    return f"{name}, {category}" if chance < 0.3 else name
+
+
+def unet_stage(work: Path, batch: int = 64, compiled: bool = False) -> Stage:
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    unet, text_encoder, scheduler = new_unet(), new_text_encoder(tokenizer), new_scheduler()
+    captions: list[tuple[str, str]] = json.loads((work / "captions.json").read_text())
+    emoji = Emoji(torch.empty(0), [name for name, _ in captions], [category for _, category in captions])
+    train, held_out = emoji.split(held_out=False), emoji.split(held_out=True)
+    stored = load_file(work / "latents.safetensors")["latents"] if (work / "latents.safetensors").exists() else None
+    signal_share = scheduler.alphas_cumprod.sqrt()
+    noise_share = (1 - scheduler.alphas_cumprod).sqrt()
+    unet.set_attn_processor(AttnProcessor())  # a third faster backward than fused attention on these small grids
+    forward = torch.compile(unet, dynamic=False) if compiled else unet
+
+    def error(clean: Tensor, captions: list[str], steps: Tensor, noise: Tensor, network: Any) -> Tensor:
+        a, b = signal_share[steps][:, None, None, None], noise_share[steps][:, None, None, None]
+        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        noisy = (a * clean + b * noise).contiguous(memory_format=torch.channels_last)
+        with bfloat16():
+            context = text_encoder(ids).last_hidden_state
+            velocity = network(noisy, steps, context).sample.float()
+        return (velocity - (a * noise - b * clean)).square().mean()
+
+    def loss(rng: random.Random) -> Tensor:
+        assert stored is not None
+        chosen = rng.sample(train, batch)
+        variants = [rng.randrange(VARIANTS) if rng.random() < 0.6 else 0 for _ in chosen]
+        clean = stored[variants, chosen].float()
+        texts = [caption(emoji.names[i], emoji.categories[i], rng) for i in chosen]
+        first = torch.rand(())
+        steps = (((first + torch.arange(batch) / batch) % 1) * 1000).long()  # evenly spread
+        return error(clean, texts, steps, torch.randn_like(clean), forward)
+
+    def validate() -> float:
+        assert stored is not None
+        clean, generator = stored[0, held_out].float(), torch.Generator().manual_seed(0)
+        steps = torch.arange(len(held_out)) * 1000 // len(held_out)
+        noise = torch.randn(clean.shape, generator=generator)
+        with torch.inference_mode():
+            return error(clean, [emoji.names[i] for i in held_out], steps, noise, unet).item()
+
+    model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    return Stage("unet", work, model, loss, validate, rate=6e-4, decay=0.9995)
+
+
+@app.command()
+def unet(hours: float = 4.5, batch: int = 64, compiled: bool = False, work: Work = DEFAULT_WORK) -> None:
+    """Train the U-Net and the text encoder until HOURS are used up over all runs."""
+    unet_stage(work, batch, compiled).train(hours)
+
+
+# Pictures
+
+
+def pipeline(work: Path) -> StableDiffusionPipeline:
+    """The trained parts, with averaged weights."""
+    model = unet_stage(work).averaged()
+    assert isinstance(model, nn.ModuleDict)
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=model["text_encoder"],
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        unet=model["unet"],
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (SIZE + 4), rows * (SIZE + 4)), "#888888")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * (SIZE + 4) + 2, i // columns * (SIZE + 4) + 2))
+    return sheet
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def strokes(picture: Image.Image) -> Image.Image:
+    """The picture as a few flat patches of colour."""
+    tiny = picture.resize((12, 12), Image.Resampling.BOX).quantize(6).convert("RGB")
+    return tiny.resize((SIZE, SIZE), Image.Resampling.NEAREST)
+
+
+PROMPTS = """red apple|grinning face|cat face|pizza|rocket|sunflower|red heart|octopus|birthday cake|crying face
+smiling face with sunglasses|green apple|dog face|hamburger|house|tropical fish|soccer ball|fire|teapot|crown
+animals & nature|food & drink|blue apple|cat with crown|smiling banana|green heart|robot cat|yellow car|penguin|
+""".replace("\n", "|").split("|")[:30]
+
+
+@app.command()
+def sheet(kind: str, steps: int = 30, guidance: float = 3.0, seed: int = 0, work: Work = DEFAULT_WORK) -> None:
+    """Write KIND.png: `reconstructions` (held-out, above their originals), `prompts` or `strokes`."""
+    emoji = Emoji.load(work)
+    torch.manual_seed(seed)
+    some = random.Random(1).sample(emoji.split(held_out=True), 20)
+    if kind == "strokes":
+        some = some[:10] + random.Random(2).sample(emoji.split(held_out=False), 10)
+    originals = emoji.crops(some, SIZE, 0, random.Random(0))
+    pictures = []
+    if kind == "reconstructions":
+        vae = autoencoder_stage(work, emoji).averaged()
+        with torch.inference_mode():
+            again = vae.decode(vae.encode(originals).latent_dist.sample()).sample
+        print(f"PSNR {psnr(again.clamp(-1, 1), originals):.2f} dB")
+        for top, bottom in zip(groups(list(range(20)), 10), groups(list(range(20)), 10), strict=True):
+            pictures += [to_image(again[i]) for i in top] + [to_image(originals[i]) for i in bottom]
+    elif kind == "prompts":
+        pictures = pipeline(work)(list(PROMPTS), num_inference_steps=steps, guidance_scale=guidance).images
+    elif kind == "strokes":
+        pipe = StableDiffusionImg2ImgPipeline.from_pipe(pipeline(work))
+        names = [emoji.names[i] for i in some]
+        rough = [strokes(to_image(picture)) for picture in originals]
+        for half in groups(list(range(20)), 10):
+            pictures += [to_image(originals[i]) for i in half] + [rough[i] for i in half]
+            pictures += pipe(
+                [names[i] for i in half],
+                [rough[i] for i in half],
+                strength=0.7,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            ).images
+    else:
+        raise typer.BadParameter(f"{kind} is none of reconstructions, prompts and strokes")
+    grid(pictures, 10).save(work / f"{kind}.png")
+
+
+@app.command()
+def export(folder: Path, work: Work = DEFAULT_WORK) -> None:
+    """Write the trained model to FOLDER in half precision, for `StableDiffusionPipeline.from_pretrained`."""
+    pipe = pipeline(work).to(dtype=torch.float16)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # for releases that read vocab.json
+    settings = folder / "text_encoder" / "config.json"  # loaded, like the other parts, as float32 unless told otherwise
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "dtype": "float32"}, indent=2) + "\n")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    app()
