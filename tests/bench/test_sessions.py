@@ -1,42 +1,175 @@
-"""The end-to-end benchmark of sessions, and crop-and-stitch."""
+"""The benchmark of editing sessions, on tiny pipelines."""
 
 import json
+from io import StringIO
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from rich.console import Console
 
-from retouch.bench.crop import crop_box
-from retouch.cli import app
+from retouch.bench import square
+from retouch.bench.sessions import (
+    PIPELINES,
+    SessionOptions,
+    break_even,
+    compare,
+    measure_sessions,
+    moved,
+    outside_networks,
+    session_table,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.mark.parametrize("corner", [(0, 0), (30, 40), (56, 56)])
-def test_the_crop_holds_the_mask_and_stays_inside(corner):
-    mask = np.zeros((64, 64), bool)
-    top, left = corner
-    mask[top : top + 8, left : left + 8] = True
-    x0, y0, x1, y1 = crop_box(mask, (64, 64))
-    assert 0 <= x0 <= left
-    assert left + 8 <= x1 <= 64
-    assert 0 <= y0 <= top
-    assert top + 8 <= y1 <= 64
-    assert (x1 - x0, y1 - y0) == (12, 12)
+def squares(*fractions):
+    return lambda size: [square(fraction, size) for fraction in fractions]
 
 
-def test_bench_session_writes_results_and_a_table(tmp_path):
-    out = tmp_path / "out.json"
-    args = ["bench", "--session", "--tiny", "--steps", "2", "--policy", "exact", "--json", str(out)]
-    result = CliRunner().invoke(app, args)
-    assert result.exit_code == 0, result.output
-    assert "ddpm-256" in result.output
-    (found,) = json.loads(out.read_text())
-    assert found["update_mean_abs_err_image"] < 0.1
-    assert found["step_bytes"] > 0
+def measured(options):
+    ticks = []
+    results = list(measure_sessions(options, ticks.append))
+    assert len(ticks) == options.ticks
+    return results
 
 
-def test_bench_session_refuses_unknown_pipelines():
-    result = CliRunner().invoke(app, ["bench", "--session", "--model", "nothing"])
-    assert result.exit_code == 2
-    assert "unknown pipeline" in result.output
+@pytest.fixture(scope="module", params=PIPELINES)
+def exact(request):
+    options = SessionOptions(models=(request.param,), steps=(2,), edits=squares(0.02), policy="exact", tiny=True)
+    return measured(options)[0]
+
+
+@pytest.fixture(scope="module")
+def fast():
+    options = SessionOptions(
+        steps=(2, 3), edits=squares(0.01, 0.1), storage="bf16", memory=0, repeat=2, tiny=True, policy="fast"
+    )
+    return measured(options)
+
+
+def test_exact_update_is_the_dense_reference(exact):
+    assert exact["update_psnr_db"] is None or exact["update_psnr_db"] > 60
+    assert exact["update_mean_abs_err_image"] < 0.01
+    for other in ("crop", "img2img", "nothing"):
+        assert exact[f"{other}_mean_abs_err"] > 10 * exact["update_mean_abs_err"]
+
+
+def test_pixels_outside_stay_except_in_plain_image_to_image(exact, fast):
+    for result in (exact, *fast):
+        assert result["dense_outside_unchanged"]
+        assert result["update_outside_unchanged"]
+        assert result["crop_outside_unchanged"]
+        assert not result["img2img_outside_unchanged"]
+
+
+def test_times_and_sizes_are_plausible(exact):
+    assert all(exact[f"{name}_ms"] > 0 for name in ("dense", "img2img", "crop", "record", "update", "next_update"))
+    for run in ("dense", "update"):
+        parts = dict(exact[f"{run}_parts_ms"])
+        assert parts["denoise"] < parts["total"] <= 1.01 * exact["spread"][run]["max"]
+    assert 0 < exact["outside_networks"] < 1
+    assert exact["speedup"] == exact["dense_ms"] / exact["update_ms"]
+    assert exact["spread"]["update"]["samples"] == 3
+    assert exact["steps"] * exact["step_bytes"] <= exact["session_bytes"]
+    assert exact["session_file_bytes"] == 0
+    assert exact["edit_bytes"] > 0
+
+
+def test_dense_layout_is_the_quickest_of_each_network(exact):
+    networks = {"denoiser"} if exact["model"] == "ddpm-256" else {"denoiser", "encoder", "decoder"}
+    assert set(exact["dense_kinds"]) == networks
+    for name, kind in exact["dense_kinds"].items():
+        times = exact["dense_layouts_ms"][name]
+        assert set(times) == {"eager", "channels_last"}
+        assert times[kind] == min(times.values())
+
+
+def test_every_number_of_steps_and_edit_gives_a_result(fast):
+    assert [(each["steps"], each["edit_label"]) for each in fast] == [(2, "0.01"), (2, "0.1"), (3, "0.01"), (3, "0.1")]
+    assert {each["spread"]["dense"]["samples"] for each in fast} == {2}
+    assert {each["spread"]["update"]["samples"] for each in fast} == {4}
+
+
+def test_without_memory_recordings_are_in_files(fast):
+    for result in fast:
+        assert result["session_memory_bytes"] == 0
+        assert result["session_file_bytes"] >= result["steps"] * result["step_bytes"]
+        assert 0 < result["edit_read_bytes"] < result["session_bytes"]
+    assert fast[0]["edit_bytes"] < fast[1]["edit_bytes"]
+
+
+def test_results_are_json_and_fit_a_table(exact, fast):
+    results = [exact, *fast]
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    text = StringIO()
+    Console(file=text, width=80).print(session_table(results))
+    shown = text.getvalue()
+    assert "…" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    for word in (exact["model"], "3, 0.1", "random weights"):
+        assert word in shown
+
+
+def test_table_says_what_must_not_happen(exact):
+    bad = {**exact, "update_outside_unchanged": False, "break_even": None, "update_psnr_db": None, "dense_ms": 250e3}
+    text = StringIO()
+    Console(file=text, width=80).print(session_table([bad]))
+    for word in ("changed!", "never", "equal", "250"):
+        assert word in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("record", "update", "dense", "expected"),
+    [
+        (10, 1, 10, 2),
+        (8.9, 1, 10, 1),
+        (9, 1, 10, 2),  # equal after one edit is not yet quicker
+        (90, 5, 10, 19),
+        (1, 10, 10, None),
+        (1, 11, 10, None),
+    ],
+)
+def test_break_even_is_the_first_number_of_edits_that_pays(record, update, dense, expected):
+    assert break_even(record, update, dense) == expected
+    if expected:
+        assert record + expected * update < expected * dense
+        assert expected == 1 or record + (expected - 1) * update >= (expected - 1) * dense
+
+
+def test_ticks_count_models_steps_edits_and_rounds():
+    options = SessionOptions(models=("ddpm-256", "sd15"), steps=(2, 3, 4), edits=squares(0.1, 0.2), repeat=5)
+    assert options.ticks == 2 * (2 + 3 * (1 + 2 * 5 * 4))
+
+
+def test_unknown_pipeline_lists_the_choices():
+    with pytest.raises(ValueError, match=r"unknown pipeline 'nope'.*ddpm-256, sd15"):
+        next(measure_sessions(SessionOptions(models=("nope",), edits=squares(0.1))))
+
+
+def test_second_edit_is_elsewhere_and_as_large():
+    mask = square(0.012, (256, 256)).mask.numpy()
+    other = moved(mask)
+    assert other.sum() == mask.sum()
+    assert not (other & mask).any()
+    assert other[-1].sum() == other[:, -1].sum() == 0
+    full = np.ones((8, 8), np.bool_)
+    assert moved(full).all()
+
+
+def test_compare_counts_the_mask_and_the_image():
+    truth = np.zeros((4, 4, 3), np.uint8)
+    pixels = truth.copy()
+    pixels[0, 0] = 255
+    mask = np.zeros((4, 4), np.bool_)
+    mask[0, 0] = True
+    found = compare("x", pixels, truth, mask)
+    assert found["x_psnr_db"] == 0
+    assert found["x_psnr_image_db"] == pytest.approx(10 * np.log10(16))
+    assert found["x_mean_abs_err"] == 255
+    assert found["x_mean_abs_err_image"] == pytest.approx(255 / 16)
+    assert compare("x", truth, truth, mask)["x_psnr_db"] is None
+
+
+def test_share_outside_networks():
+    seconds = {"encode": 1.0, "denoise": 6.0, "decode": 1.0, "schedule": 1.0, "other": 1.0, "total": 10.0}
+    assert outside_networks(seconds) == pytest.approx(0.2)

@@ -87,12 +87,12 @@ class Sampler:
         """The first step of an edit that changes an image by `strength` (0 to 1), as in diffusers' img2img."""
         if not 0 < strength <= 1:
             raise SchedulerError(f"a strength of {strength:g} is not above 0 and at most 1")
-        count = min(int(self.steps * strength), self.steps)
+        count = min(int(len(self) * strength), len(self))
         if count < 1:
             raise SchedulerError(
                 f"a strength of {strength:g} leaves none of {self.steps} steps; take at least {1 / self.steps:.2g}"
             )
-        return max(len(self) - count, 0)
+        return len(self) - count
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """float32 noise that depends on the seed alone."""
