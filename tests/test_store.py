@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,6 @@ def test_tensors_lie_side_by_side_and_aligned(specs):
 @given(SPECS, st.dictionaries(st.text(max_size=5), st.integers() | st.none() | st.text(max_size=9), max_size=3))
 @settings(max_examples=60)
 def test_blocks_in_files_come_back_and_are_safetensors(specs, notes):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "block.safetensors"
         block = filled(Store(0).block(specs, notes, file), specs)
@@ -220,6 +219,7 @@ def test_where_temporary_files_go(monkeypatch, tmp_path):
 
 CHILD = """
 import sys
+import tempfile
 from pathlib import Path
 import torch
 from retouch.store import Spec, Store

@@ -217,7 +217,7 @@ def _mapped(size: int, file: Path | None, folder: Path) -> Tensor:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if file is not None:
+        if file is not None and not isinstance(error, FileExistsError):
             file.unlink(missing_ok=True)
         where = file.parent if file else folder
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

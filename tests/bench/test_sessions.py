@@ -6,6 +6,7 @@ from io import StringIO
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from retouch.bench import square
 from retouch.bench.sessions import (
@@ -17,7 +18,9 @@ from retouch.bench.sessions import (
     moved,
     outside_networks,
     session_table,
+    unevenness,
 )
+from retouch.cli import app
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -111,10 +114,10 @@ def test_results_are_json_and_fit_a_table(exact, fast):
 
 
 def test_table_says_what_must_not_happen(exact):
-    bad = {**exact, "update_outside_unchanged": False, "break_even": None, "update_psnr_db": None, "dense_ms": 250e3}
+    bad = {**exact, "update_outside_unchanged": False, "break_even": None, "update_psnr_db": None, "unevenness": 9.0}
     text = StringIO()
     Console(file=text, width=80).print(session_table([bad]))
-    for word in ("changed!", "never", "equal", "250"):
+    for word in ("changed!", "never", "equal", "a busy machine"):
         assert word in text.getvalue()
 
 
@@ -170,6 +173,27 @@ def test_compare_counts_the_mask_and_the_image():
     assert compare("x", truth, truth, mask)["x_psnr_db"] is None
 
 
+def test_unevenness_is_over_all_runs_of_the_same_work():
+    assert unevenness([{"min": 4, "max": 5}, {"min": 2, "max": 3}]) == 2.5
+
+
 def test_share_outside_networks():
     seconds = {"encode": 1.0, "denoise": 6.0, "decode": 1.0, "schedule": 1.0, "other": 1.0, "total": 10.0}
     assert outside_networks(seconds) == pytest.approx(0.2)
+
+
+def test_bench_session_writes_results_and_a_table(tmp_path):
+    out = tmp_path / "out.json"
+    args = ["bench", "--session", "--tiny", "--steps", "2", "--policy", "exact", "--json", str(out)]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    assert "ddpm-256" in result.output
+    (found,) = json.loads(out.read_text())
+    assert found["update_mean_abs_err_image"] < 0.1
+    assert found["step_bytes"] > 0
+
+
+def test_bench_session_refuses_unknown_pipelines():
+    result = CliRunner().invoke(app, ["bench", "--session", "--model", "nothing"])
+    assert result.exit_code == 2
+    assert "unknown pipeline" in result.output
