@@ -1,166 +1,401 @@
-"""`retouch edit`, `info`, `undo`, `redo` as a user runs them."""
+"""`retouch edit` as a user runs it."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from PIL import Image
 
+from commands import EDIT, run, said
 from pipelines import painted, picture, pipeline
-from retouch.cli import app
+from retouch.cli.edit import dense_estimate
+from retouch.cli.request import GUIDANCE, POLICY, STEPS, STRENGTH, SchedulerName
+from retouch.diffusion import SCHEDULERS, editor
 from retouch.images import as_pixels, save_png
+from retouch.region import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "ddpm"
-    pipeline("ddpm").save_pretrained(folder)
-    return folder
+def edit(*args, original="a.png", edited="b.png", output="out.png"):
+    return run("edit", original, edited, "-o", output, *args)
+
+
+def edits(session):
+    found = json.loads(run("info", session, "--json").stdout)
+    return [version["edit"] for version in found["versions"]], found["current"]
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    before = picture("ddpm")
-    save_png(before, tmp_path / "a.png")
-    save_png(painted(before), tmp_path / "b.png")
-    return tmp_path
+def no_model(monkeypatch):
+    """Loading a model fails."""
+
+    def fail(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("retouch.Editor.from_pretrained", fail)
 
 
-def run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
+def test_names_and_defaults_are_those_of_the_library():
+    assert set(get_args(SchedulerName)) == set(SCHEDULERS)
+    assert (STEPS, STRENGTH, GUIDANCE) == (editor.STEPS, editor.STRENGTH, editor.GUIDANCE)
+    assert Policy().name == POLICY
 
 
-def edit(folder, model, *args, original="a.png", edited="b.png"):
-    options = ["-o", folder / "out.png", "--model", model, "--steps", 3, "--strength", 0.7, *args]
-    return run("edit", folder / original, folder / edited, *options)
+# Without a session
 
 
-def test_edit_writes_the_picture_a_preview_and_a_table(model, pictures):
-    result = edit(pictures, model, "--preview", pictures / "p.png", "--scheduler", "ddim", "--policy", "fast")
+def test_writes_the_picture_a_preview_and_a_table(folder, model):
+    result = edit("--model", model, *EDIT, "--preview", "p.png", "--scheduler", "ddim", "--policy", "fast")
     assert result.exit_code == 0, result.output
-    before, out = as_pixels(pictures / "a.png"), as_pixels(pictures / "out.png")
-    assert (out != before).any()
+    before, out = as_pixels("a.png"), as_pixels("out.png")
+    assert (out != before)[9:14, 14:19].any()
     assert np.array_equal(out[25:], before[25:])
-    assert as_pixels(pictures / "p.png").shape[1] > 3 * 32
-    assert "faster" in result.output
-    assert "2.4%" in result.output
+    with Image.open("p.png") as sheet:
+        assert sheet.width > 3 * 320
+    for word in ("dense, 2 steps (estimate)", "record, once", "edit, 2.44% of the picture", "written to out.png"):
+        assert word in result.stdout
+    assert "session" not in result.stdout
+    assert "3/3" in result.stderr
 
 
-def test_an_edit_that_changes_nothing(model, pictures):
-    result = edit(pictures, model, edited="a.png")
+def test_is_what_the_library_does(folder, model, written):
+    assert edit("--model", model, *EDIT).exit_code == 0
+    assert Path("out.png").read_bytes() == (written / "one.png").read_bytes()
+
+
+def test_an_edit_that_changes_nothing_needs_no_model(folder, model, no_model):
+    result = edit("--model", model, "--preview", "p.png", edited="a.png")
     assert result.exit_code == 0
-    assert "nothing differs" in result.output
-    assert np.array_equal(as_pixels(pictures / "out.png"), as_pixels(pictures / "a.png"))
+    assert "nothing differs" in result.stdout
+    assert np.array_equal(as_pixels("out.png"), as_pixels("a.png"))
+    assert Path("p.png").exists()
 
 
-def test_a_session_goes_on_is_shown_undone_and_redone(model, pictures):
-    folder = pictures / "session"
-    assert edit(pictures, model, "--session", folder).exit_code == 0
-    first = as_pixels(pictures / "out.png")
-    save_png(first, pictures / "c.png")
-    save_png(painted(first, 2, 2), pictures / "d.png")
-    again = run("edit", pictures / "c.png", pictures / "d.png", "-o", pictures / "two.png", "--session", folder)
-    assert again.exit_code == 0, again.output
-    facts = json.loads(run("info", folder, "--json").output)
-    assert [v["edit"] for v in facts["versions"]] == ["photograph", "edit", "edit"]
-    assert "current picture" in run("info", folder).output
-    assert run("undo", folder, "-o", pictures / "back.png").exit_code == 0
-    assert np.array_equal(as_pixels(pictures / "back.png"), first)
-    assert run("undo", folder).exit_code == 0
-    last = run("undo", folder)
-    assert last.exit_code == 1
-    assert "nothing to undo" in last.output
-    run("redo", folder)
-    assert run("redo", folder, "-o", pictures / "forth.png").exit_code == 0
-    assert np.array_equal(as_pixels(pictures / "forth.png"), as_pixels(pictures / "two.png"))
+def test_a_mask_redraws_part_of_the_same_picture(folder, model):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[4:8, 4:8] = 255
+    Image.fromarray(mask).save("m.png")
+    result = edit("--model", model, *EDIT, "--mask", "m.png", edited="a.png")
+    assert result.exit_code == 0, result.output
+    assert "1.56% of the picture" in result.stdout
+    changed = (as_pixels("out.png") != as_pixels("a.png")).any(2)
+    assert changed[4:8, 4:8].any()
+    assert not changed[14:].any()
 
 
-def test_a_session_takes_its_current_picture_and_its_own_settings(model, pictures):
-    folder = pictures / "session"
-    edit(pictures, model, "--session", folder)
-    wrong = run("edit", pictures / "a.png", pictures / "b.png", "-o", pictures / "x.png", "--session", folder)
-    assert wrong.exit_code == 1
-    assert "is not the current picture" in wrong.output
-    fixed = edit(pictures, model, "--session", folder)
-    assert fixed.exit_code == 2
-    assert "--steps" in fixed.output
+def test_what_is_drawn_outside_the_mask_is_noted(folder, model):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[9:14, 14:16] = 255
+    Image.fromarray(mask).save("m.png")
+    result = edit("--model", model, *EDIT, "--mask", "m.png")
+    assert result.exit_code == 0
+    assert "15 pixels differ outside the mask" in said(result)
+
+
+def test_pictures_that_differ_everywhere_are_noted(folder, model):
+    save_png(255 - as_pixels("a.png"), "b.png")
+    result = edit("--model", model, *EDIT)
+    assert result.exit_code == 0
+    assert "JPEG" in said(result)
+
+
+def test_transparency_is_white(folder, model):
+    with Image.open("b.png") as image:
+        image.putalpha(Image.new("L", image.size, 0))
+        image.save("b.png")
+    save_png(np.full((32, 32, 3), 255, np.uint8), "a.png")
+    result = edit("--model", model)
+    assert "nothing differs" in result.stdout
+
+
+# With a session
+
+
+def test_a_session_goes_on_without_a_new_recording(folder):
+    save_png(painted(as_pixels("one.png"), 2, 2), "d.png")
+    result = edit("--session", "house", original="one.png", edited="d.png")
+    assert result.exit_code == 0, result.output
+    assert "record, earlier" in result.stdout
+    assert "the session house is at version 2" in result.stdout
+    assert edits("house") == (["photograph", "edit", "edit"], 2)
+    assert run("undo", "house", "-o", "back.png").exit_code == 0
+    assert np.array_equal(as_pixels("back.png"), as_pixels("one.png"))
+
+
+def test_an_edit_after_undo_replaces_what_was_undone(folder):
+    run("undo", "house")
+    save_png(painted(as_pixels("a.png"), 20, 2), "d.png")
+    assert edit("--session", "house", edited="d.png").exit_code == 0
+    assert edits("house") == (["photograph", "edit"], 1)
+    assert run("redo", "house").exit_code == 1
+
+
+def test_options_that_the_session_has_already_are_no_conflict(folder):
+    same = ["--steps", 3, "--seed", 0, "--guidance", 7.5, "--policy", "balanced", "--storage", "fp32"]
+    result = edit("--session", "house", *same, "--scheduler", "ddpm", original="one.png", edited="one.png")
+    assert result.exit_code == 0, result.output
+    assert "nothing differs" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "recorded"),
+    [
+        ("--steps", 4, "3"),
+        ("--seed", 1, "0"),
+        ("--guidance", 2, "7.5"),
+        ("--policy", "fast", "balanced"),
+        ("--storage", "bf16", "fp32"),
+        ("--scheduler", "ddim", "ddpm"),
+    ],
+)
+def test_options_that_were_recorded_differently(folder, no_model, option, value, recorded):
+    result = edit("--session", "house", option, value, original="one.png")
+    assert result.exit_code == 2
+    assert f"{option}: the session house was recorded with {recorded}" in said(result)
+
+
+def test_the_original_must_be_the_current_picture(folder, no_model):
+    earlier = edit("--session", "house")
+    assert earlier.exit_code == 2
+    assert "a.png is version 0" in said(earlier)
+    assert "`retouch undo house`" in said(earlier)
+    other = edit("--session", "house", original="b.png", edited="a.png")
+    assert other.exit_code == 2
+    for word in ("is not the current picture", "house/versions/0001/image.png", "retouch info house"):
+        assert word in said(other)
+    assert not Path("out.png").exists()
+
+
+def test_a_model_that_moved_is_found_and_another_one_is_refused(folder, model, tmp_path_factory):
+    moved = tmp_path_factory.mktemp("elsewhere") / "moved"
+    gone = str(model)
+    manifest = folder / "house" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(gone, str(moved)))
+    missing = edit("--session", "house", original="one.png")
+    assert missing.exit_code == 2
+    assert "is gone; say with --model" in said(missing)
+    assert edit("--session", "house", "--model", model, original="one.png").exit_code == 0
+    pipeline("v").save_pretrained(moved)
+    other = edit("--session", "house", "--model", moved, original="out.png", output="other.png")
+    assert other.exit_code == 1
+    assert edits("house") == (["photograph", "edit", "edit"], 2)
+
+
+def test_other_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipeline("sd").save_pretrained("sd")
+    save_png(picture("sd"), "a.png")
+    save_png(painted(picture("sd")), "b.png")
+    first = edit("--model", "sd", *EDIT, "--prompt", "a b", "--session", "house")
+    assert first.exit_code == 0, first.output
+    mask = np.zeros((64, 64), np.uint8)
+    mask[40:48, 8:16] = 255
+    Image.fromarray(mask).save("m.png")
+    words = ["--prompt", "c d", "--negative", "e", "--mask", "m.png"]
+    second = edit("--session", "house", *words, original="out.png", edited="out.png", output="two.png")
+    assert second.exit_code == 0, second.output
+    changed = (as_pixels("two.png") != as_pixels("out.png")).any(2)
+    assert changed[40:48, 8:16].any()
+    assert not changed[:20].any()
+    found = json.loads(run("info", "house", "--json").stdout)
+    assert [(v["prompt"], v["negative"]) for v in found["versions"]] == [("a b", "")] * 2 + [("c d", "e")]
+    same = edit("--session", "house", *words[:2], original="two.png", edited="two.png", output="three.png")
+    assert "nothing differs" in same.stdout
+
+
+# Wrong usage
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--strength", "1.5"], "strength"),
+        (["--strength", "1.5"], "strength of 1.5"),
+        (["--strength", "0"], "strength of 0"),
+        (["--strength", "nan"], "strength of nan"),
+        (["--guidance", "-1"], "guidance of -1"),
+        (["--guidance", "inf"], "guidance of inf"),
+        (["--seed", "-1"], "--seed"),
+        (["--seed", str(2**63)], "not below 2**63"),
+        (["--steps", "0"], "--steps"),
+        (["--steps", "1001"], "--steps"),
+        (["--threads", "0"], "--threads"),
+        (["--policy", "nope"], "presets are paper, balanced"),
+        (["--scheduler", "nope"], "euler-a"),
+        (["--storage", "fp8"], "bf16"),
         (["--memory", "much"], "is no size"),
         (["--mask", "missing.png"], "missing.png"),
-        (["--preview", "nowhere/p.png"], "no folder"),
+        (["--mask", "text.png"], "not an image"),
+        (["--mask", "small.png"], "16x16"),
+        (["--preview", "nowhere/p.png"], "there is no folder nowhere"),
+        (["--preview", "out.png"], "cannot both be written"),
+        (["--session", "a.png"], "cannot make the session folder"),
+        (["--session", "a.png/house"], "cannot make the session folder"),
+        (["--session", "."], "keeps its own files"),
+        (["--session", "full"], "holds no session and is not empty"),
+        (["--model", "nope/nope/nope"], "there is no folder nope/nope/nope"),
+        (["--model", "./nope"], "there is no folder ./nope"),
+        (["--model", "a.png"], "is a file"),
+        (["--model", "full"], "holds no diffusers pipeline"),
     ],
 )
-def test_wrong_usage(model, pictures, args, message):
-    result = edit(pictures, model, *args)
+def test_wrong_options_are_found_before_a_model_is_loaded(folder, model, no_model, args, message):
+    Path("text.png").write_text("no image")
+    Image.new("L", (16, 16), 255).save("small.png")
+    Path("full").mkdir()
+    Path("full/file").touch()
+    result = edit("--model", model, *args)
     assert result.exit_code == 2
-    assert message in result.output
-    assert not (pictures / "out.png").exists()
+    assert message in said(result).replace("│ ", "")
+    assert not Path("out.png").exists()
 
 
-def test_no_model_no_picture_other_sizes_and_no_session(model, pictures):
-    missing = run("edit", pictures / "a.png", pictures / "b.png", "-o", pictures / "x.png")
-    assert (missing.exit_code, "--model" in missing.output) == (2, True)
-    assert edit(pictures, model, original="none.png").exit_code == 2
-    save_png(picture("ddpm")[:16], pictures / "small.png")
-    assert "different sizes" in edit(pictures, model, edited="small.png").output
-    assert edit(pictures, pictures).exit_code == 1
-    for command in ("info", "undo", "redo"):
-        result = run(command, pictures)
-        assert (result.exit_code, "holds no session" in result.output) == (1, True)
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"original": "none.png"}, "there is no file none.png"),
+        ({"edited": "text.png"}, "not an image"),
+        ({"edited": "small.png"}, "a.png is 32x32 pixels and small.png 16x16"),
+        ({"output": "x.psd"}, "suffix"),
+        ({"output": "nowhere/x.png"}, "there is no folder"),
+        ({"output": "a.png"}, "overwrite it with --force"),
+        ({"output": "./house/../b.png"}, "overwrite it with --force"),
+    ],
+)
+def test_wrong_files(folder, model, no_model, names, message):
+    Path("text.png").write_text("no image")
+    Image.new("RGB", (16, 16)).save("small.png")
+    result = edit("--model", model, **names)
+    assert result.exit_code == 2
+    assert message in said(result)
 
 
-def test_a_size_that_the_model_does_not_divide_leaves_no_session(model, pictures):
-    save_png(picture("ddpm")[:31], pictures / "a.png")
-    save_png(painted(picture("ddpm")[:31]), pictures / "b.png")
-    result = edit(pictures, model, "--session", pictures / "session")
+def test_force_overwrites_what_was_read(folder, model):
+    before = as_pixels("a.png")
+    result = edit("--model", model, *EDIT, "--force", output="a.png")
+    assert result.exit_code == 0, result.output
+    assert (as_pixels("a.png") != before).any()
+
+
+def test_there_is_no_default_model(folder, no_model):
+    result = edit()
+    assert result.exit_code == 2
+    assert "with --model" in said(result)
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_what_the_model_refuses_leaves_no_session(folder, model, existed):
+    if existed:
+        Path("new").mkdir()
+    save_png(picture("ddpm")[:31], "a.png")
+    save_png(painted(picture("ddpm"))[:31], "b.png")
+    result = edit("--model", model, "--session", "new")
+    assert result.exit_code == 2
+    assert "multiples of 2" in said(result)
+    words = edit("--model", model, "--session", "new", "--prompt", "a b", original="one.png", edited="one.png")
+    assert words.exit_code == 2
+    assert "takes no prompt" in said(words)
+    few = edit("--model", model, "--session", "new", "--steps", 4, "--strength", 0.1)
+    assert few.exit_code == 2
+    assert not Path("out.png").exists()
+    assert Path("new").is_dir() == existed
+    assert not existed or not list(Path("new").iterdir())
+
+
+def test_a_strength_that_was_not_recorded(folder):
+    result = edit("--session", "house", "--strength", 1, original="one.png")
+    assert result.exit_code == 2
+    assert "not recorded" in said(result)
+    assert edits("house") == (["photograph", "edit"], 1)
+
+
+def test_a_failure_exits_with_one(folder, model, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("the disk is on strike")
+
+    monkeypatch.setattr("retouch.Editor.from_pretrained", fail)
+    result = edit("--model", model)
     assert result.exit_code == 1
-    assert "multiples of 2" in result.output
-    assert not (pictures / "session").exists()
+    assert said(result).endswith("retouch: the disk is on strike")
 
+
+def test_a_damaged_session_is_refused(folder):
+    layer = next((folder / "house" / "versions" / "0000").glob("000-*"))
+    content = bytearray(layer.read_bytes())
+    content[-1] ^= 1
+    layer.write_bytes(content)
+    result = edit("--session", "house", original="one.png")
+    assert result.exit_code == 1
+    assert "checksum differs" in said(result)
+
+
+# Interruption
 
 SCRIPT = """
-import sys
-import retouch.cli.edit as edit
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
 from retouch.cli import app
-record = edit._recorded
-def interrupted(*args):
-    import os, signal
-    *rest, progress = args
-    def tick(done, total, what):
-        progress(done, total, what)
-        if done == 2:
+from retouch.session import Calls
+def press(method, count=[]):
+    def pressed(*args, **kwargs):
+        count.append(1)
+        if len(count) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-    return record(*rest, tick)
-edit._recorded = interrupted
-app(sys.argv[1:])
+        return method(*args, **kwargs)
+    return pressed
+name = sys.argv.pop(1)
+setattr(Calls, name, press(getattr(Calls, name)))
+app()
 """
 
 
-def test_ctrl_c_leaves_nothing(model, pictures):
-    args = ["edit", "a.png", "b.png", "-o", "out.png", "--model", str(model), "--session", "s", "--steps", "6"]
-    ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *args], cwd=pictures, capture_output=True, text=True, check=False, env=os.environ
-    )
-    assert ran.returncode == 130, ran.stderr
-    assert "interrupted" in ran.stderr
-    assert not (pictures / "out.png").exists()
-    assert not (pictures / "s").exists()
+def interrupted(*args, during):
+    """Run `retouch` with a Ctrl-C at the third network call of a kind ("record" or "update")."""
+    command = [sys.executable, "-c", SCRIPT, during, *map(str, args)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return ran.returncode, ran.stdout, ran.stderr
 
 
-def test_every_command_has_help_and_is_in_the_readme():
-    from pathlib import Path
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT to send")
+@pytest.mark.parametrize("existed", [False, True])
+def test_ctrl_c_while_recording_leaves_nothing(folder, model, existed):
+    if existed:
+        Path("new").mkdir()
+    args = ["edit", "a.png", "b.png", "-o", "out.png", "--model", model, "--session", "new", "--steps", 12]
+    code, output, errors = interrupted(*args, during="record")
+    assert code == 130, errors
+    assert errors.splitlines()[-1] == "retouch: interrupted; nothing is kept"
+    assert "Traceback" not in errors
+    assert output == ""
+    assert not Path("out.png").exists()
+    assert Path("new").is_dir() == existed
+    assert not existed or not list(Path("new").iterdir())
 
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for command in app.registered_commands:
-        assert command.callback.__doc__
-        assert f"retouch {command.name or command.callback.__name__}" in readme
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT to send")
+def test_ctrl_c_during_an_edit_keeps_the_last_state(folder, model):
+    recorded = edit("--model", model, "--session", "new", "--steps", 12, "--seed", 1)
+    assert recorded.exit_code == 0, recorded.output
+    manifest = Path("new/manifest.json").read_bytes()
+    save_png(painted(as_pixels("out.png"), 1, 1), "d.png")
+    args = ["edit", "out.png", "d.png", "-o", "next.png", "--session", "new"]
+    code, _, errors = interrupted(*args, during="update")
+    assert code == 130, errors
+    assert errors.splitlines()[-1] == "retouch: interrupted; the session new keeps its last state"
+    assert not Path("next.png").exists()
+    assert Path("new/manifest.json").read_bytes() == manifest
+    assert sorted(path.name for path in Path("new/versions").iterdir()) == ["0000", "0001"]
+
+
+# The table
+
+
+def test_dense_is_estimated_from_the_recording():
+    recorded = {"steps": 10, "seconds": {"encode": 1.0, "denoise": 20.0, "decode": 2.0, "other": 0.5, "total": 23.5}}
+    assert dense_estimate(recorded, 10) == 23.5
+    assert dense_estimate(recorded, 5) == 13.5

@@ -1,15 +1,15 @@
-"""The command line: help, bad input, and the shape of what bench writes."""
+"""`retouch bench`, `explain` and `demo`: bad input, and the shape of what is written."""
 
 import json
 
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import run
 from retouch.bench import Edit, read_mask, restless, square
 from retouch.bench.measure import compare
-from retouch.cli import app
+from retouch.models.pipelines import PIPELINES
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -45,30 +45,19 @@ KEYS = {
 }
 
 
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.mark.parametrize("command", ["bench", "explain", "demo"])
-def test_every_command_and_option_has_help(command):
-    result = call(command, "--help")
-    assert result.exit_code == 0
-    assert "Usage" in result.output
-    group = app.registered_commands
-    assert all(each.callback.__doc__ for each in group)
-
-
-def test_version_names_the_package():
-    result = call("--version")
-    assert result.exit_code == 0
-    assert result.output.startswith("retouch ")
-
-
 def test_list_shows_every_network():
-    result = call("bench", "--list")
+    result = run("bench", "--list")
     assert result.exit_code == 0
     for name in ("ddpm-256", "sd15-unet", "taesd", "sd3"):
         assert name in result.output
+
+
+def test_list_of_sessions_shows_every_pipeline():
+    result = run("bench", "--session", "--list")
+    assert result.exit_code == 0
+    for name, summary in PIPELINES.items():
+        assert name in result.output
+        assert summary.split(",")[0] in result.output
 
 
 @pytest.mark.parametrize(
@@ -86,11 +75,23 @@ def test_list_shows_every_network():
         (["bench", "--dtype", "int8"], "bfloat16"),
         (["bench", "--backend", "nope"], "reference"),
         (["bench", "--repeat", "0"], "--repeat"),
+        (["bench", "--steps", "3"], "--steps needs --session"),
+        (["bench", "--storage", "bf16"], "--storage needs --session"),
+        (["bench", "--memory", "1GB"], "--memory needs --session"),
+        (["bench", "--session", "--dtype", "float32"], "--dtype does not go with --session"),
+        (["bench", "--session", "--dilate", "3"], "--dilate does not go with --session"),
+        (["bench", "--session", "--no-compile"], "--no-compile does not go with --session"),
+        (["bench", "--session", "--model", "nope"], "choose from: ddpm-256, sd15"),
+        (["bench", "--session", "--steps", "0"], "--steps"),
+        (["bench", "--session", "--memory", "4"], "is no size"),
+        (["bench", "--session", "--policy", "fast", "--policy", "exact"], "one policy at a time"),
+        (["bench", "--session", "--mask", "missing.png"], "cannot read the mask"),
+        (["bench", "--session", "--json", "missing/out.json"], "cannot write"),
     ],
 )
 def test_bad_input_is_named_on_stderr(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = call(*arguments)
+    result = run(*arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert result.stdout == ""
@@ -99,7 +100,7 @@ def test_bad_input_is_named_on_stderr(arguments, message, tmp_path, monkeypatch)
 def test_demo_refuses_a_file_as_folder(tmp_path):
     path = tmp_path / "file"
     path.touch()
-    result = call("demo", "--output", path)
+    result = run("demo", "--output", path)
     assert result.exit_code == 2
     assert "cannot make the folder" in result.stderr
 
@@ -107,7 +108,7 @@ def test_demo_refuses_a_file_as_folder(tmp_path):
 def test_mask_of_another_size_names_both(tmp_path):
     path = tmp_path / "mask.png"
     Image.new("L", (20, 30), 255).save(path)
-    result = call("bench", "--mask", path)
+    result = run("bench", "--mask", path)
     assert result.exit_code == 2
     assert "20x30" in result.stderr
     assert "256x256" in result.stderr
@@ -167,7 +168,7 @@ def test_compare_measures_inside_and_checks_outside():
 
 def test_bench_writes_a_result_for_every_edit_and_policy(tmp_path):
     path = tmp_path / "out.json"
-    result = call(
+    result = run(
         *["bench", *TINY, "--edit", 0.012, "--edit", 1, "--policy", "fast", "--policy", "paper"],
         *["--json", path, "--threads", torch.get_num_threads()],
     )
@@ -192,21 +193,36 @@ def test_bench_writes_a_result_for_every_edit_and_policy(tmp_path):
 def test_bench_measures_bfloat16_and_a_mask(tmp_path):
     mask, path = tmp_path / "mask.png", tmp_path / "out.json"
     Image.fromarray(square(0.05, (64, 64)).mask.byte().mul(255).numpy()).save(mask)
-    result = call("bench", *TINY, "--dtype", "bfloat16", "--mask", mask, "--json", path)
+    result = run("bench", *TINY, "--dtype", "bfloat16", "--mask", mask, "--json", path)
     assert result.exit_code == 0, result.output
     (found,) = json.loads(path.read_text())
     assert (found["dtype"], found["edit_label"]) == ("bfloat16", "mask.png")
 
 
+def test_bench_measures_sessions(tmp_path):
+    path = tmp_path / "out.json"
+    result = run(
+        *["bench", "--session", "--tiny", "--steps", 2, "--steps", 3, "--edit", 0.05, "--policy", "paper"],
+        *["--storage", "bf16", "--memory", "0", "--json", path],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(path.read_text())
+    assert [(each["steps"], each["repeat"]) for each in found] == [(2, 1), (3, 1)]
+    for each in found:
+        assert (each["policy"], each["storage"], each["session_memory_bytes"]) == ("paper", "bf16", 0)
+    assert "ddpm-256" in result.stdout
+    assert "done" in result.stderr
+
+
 def test_explain_prints_a_table():
-    result = call("explain", "resnet-generator", "--tiny", "--edit", 0.05)
+    result = run("explain", "resnet-generator", "--tiny", "--edit", 0.05)
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) > 5
 
 
 def test_demo_writes_its_pictures(tmp_path):
     pytest.importorskip("skimage")
-    result = call("demo", "--tiny", "--output", tmp_path / "demo")
+    result = run("demo", "--tiny", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"photograph.png", "edited.png", "region.png", "after.png", "sheet.png"} <= names
@@ -218,7 +234,7 @@ def test_a_failure_exits_with_one(monkeypatch):
         raise RuntimeError("the kernels are on strike")
 
     monkeypatch.setattr("retouch.compile", fail)
-    result = call("bench", *TINY)
+    result = run("bench", *TINY)
     assert result.exit_code == 1
     assert "on strike" in result.stderr
 

@@ -1,0 +1,236 @@
+"""`retouch bench`: times of networks and of editing sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from retouch.cli.app import app
+from retouch.cli.common import (
+    POLICY_HELP,
+    BackendName,
+    Dilate,
+    Dtype,
+    Memory,
+    StorageName,
+    Threads,
+    Tiny,
+    bar,
+    byte_count,
+    check_masks,
+    edits_of,
+    failures,
+    known_networks,
+    known_policies,
+    set_threads,
+    torch_dtype,
+    usage_errors,
+)
+
+if TYPE_CHECKING:
+    from retouch.bench import Options
+    from retouch.bench.measure import Result, Tick
+    from retouch.bench.sessions import SessionOptions
+
+NETWORK, PIPELINE, EDIT, ROUNDS, STEPS = "ddpm-256", "ddpm-256", 0.012, 5, (10, 20, 50)
+
+_RESTLESS = "Warning: dense times of {} vary by more than half; is the machine busy? Measure again."
+_ALLOCATOR_HINT = (
+    "Hint: eager PyTorch loses time to page faults under stock malloc. For a dense baseline "
+    "without them, run again with MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 "
+    "MALLOC_TOP_PAD_=268435456 in the environment."
+)
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Network, or pipeline with --session; may be repeated.")
+    ] = None,
+    edit: Annotated[
+        list[float] | None, typer.Option("--edit", help=f"Share of the image edited, (0, 1] ({EDIT:g}); repeatable.")
+    ] = None,
+    mask: Annotated[
+        list[Path] | None, typer.Option("--mask", help="Image file, white where edited; may be repeated.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option("--policy", help=f"{POLICY_HELP}; may be repeated (balanced; fast with --session)."),
+    ] = None,
+    dtype: Annotated[Dtype | None, typer.Option("--dtype", help="Type of weights and activations (float32).")] = None,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    dilate: Dilate = None,
+    json: Annotated[Path | None, typer.Option("--json", help="File to write the results to.")] = None,
+    no_compile: Annotated[
+        bool, typer.Option("--no-compile", help="Leave torch.compile out of the dense baselines.")
+    ] = False,
+    repeat: Annotated[
+        int | None, typer.Option("--repeat", min=1, help=f"Rounds that are counted ({ROUNDS}; 1 with --session).")
+    ] = None,
+    tiny: Tiny = False,
+    session: Annotated[
+        bool, typer.Option("--session", help="Measure whole editing sessions: record once, then edits.")
+    ] = False,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option("--steps", min=1, max=1000, help="With --session: steps (10, 20, 50); may be repeated."),
+    ] = None,
+    storage: StorageName = None,
+    memory: Memory = None,
+    list_models: Annotated[
+        bool, typer.Option("--list", help="List networks (with --session: pipelines) and policies, and exit.")
+    ] = False,
+) -> None:
+    """Time dense, record and update of named networks, interleaved in one process.
+
+    The speed-up is against the best dense run of eager NCHW, eager channels-last
+    and torch.compile. Weights are random, so read the error columns as a check of
+    the arithmetic, not as image quality.
+
+    With --session: whole edits of diffusion pipelines, against the dense pipeline,
+    plain image to image, and crop and stitch. --storage and --memory are for these.
+    """
+    if list_models:
+        Console().print(_pipeline_table() if session else _network_table())
+        return
+    with usage_errors():
+        edits = edits_of(edit or ([] if mask else [EDIT]), mask or [])
+        if session:
+            _refuse({"--dtype": dtype, "--dilate": dilate, "--no-compile": no_compile or None}, "does not go with")
+            sessions = _session_options(model, edits, policy, steps, storage, memory, backend, repeat, tiny)
+        else:
+            _refuse({"--steps": steps, "--storage": storage, "--memory": memory}, "needs")
+            from retouch.bench import Options
+
+            options = Options(
+                models=known_networks(model or [NETWORK]),
+                edits=edits,
+                policies=known_policies(policy or ["balanced"]),
+                dtype=torch_dtype(dtype or "float32"),
+                backend=backend,
+                dilate=dilate,
+                compile_dense=not no_compile,
+                repeat=repeat or ROUNDS,
+                tiny=tiny,
+            )
+            check_masks(options)
+        if json is not None:
+            from retouch.bench import check_writable
+
+            check_writable(json)
+    set_threads(threads)
+    with failures():
+        if session:
+            _bench_sessions(sessions, json)
+        else:
+            _bench_networks(options, json)
+
+
+def _refuse(given: dict[str, Any], why: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} {why} --session")
+
+
+def _session_options(
+    model: list[str] | None,
+    edits: Callable[[tuple[int, int]], list[Any]],
+    policy: list[str] | None,
+    steps: list[int] | None,
+    storage: str | None,
+    memory: str | None,
+    backend: str,
+    repeat: int | None,
+    tiny: bool,
+) -> SessionOptions:
+    from retouch.bench.sessions import SessionOptions
+    from retouch.models import pipelines
+
+    if policy is not None and len(policy) > 1:
+        raise ValueError("--session measures one policy at a time")
+    options = SessionOptions(
+        models=[pipelines.get(name).name for name in model or [PIPELINE]],
+        steps=steps or STEPS,
+        edits=edits,
+        policy=known_policies(policy or ["fast"])[0],
+        storage=storage or "fp32",
+        memory=byte_count(memory),
+        backend=backend,
+        repeat=repeat or 1,
+        tiny=tiny,
+    )
+    _ = options.ticks  # reads every mask
+    return options
+
+
+def _bench_sessions(options: SessionOptions, json: Path | None) -> None:
+    from retouch.bench.sessions import measure_sessions, session_table
+
+    results = _collected(lambda tick: measure_sessions(options, tick), options.ticks, json)
+    Console().print(session_table(results))
+
+
+def _bench_networks(options: Options, json: Path | None) -> None:
+    from retouch.bench import measure, restless, table
+
+    results = _collected(lambda tick: measure(options, tick), options.steps, json)
+    Console().print(table(results))
+    notes = Console(stderr=True)
+    for name in restless(results):
+        notes.print(_RESTLESS.format(name), style="yellow")
+    notes.print(_ALLOCATOR_HINT, style="dim")
+
+
+def _collected(measure: Callable[[Tick], Iterator[Result]], ticks: int, json: Path | None) -> list[Result]:
+    """All results, with a bar; each is in the file as soon as it is there."""
+    from retouch.bench import write_json
+
+    results: list[Result] = []
+    with bar() as shown:
+        task = shown.add_task("starting", total=ticks)
+        begun = 0
+
+        def tick(text: str) -> None:
+            # A step is done when the next one begins.
+            nonlocal begun
+            shown.update(task, description=text, completed=begun)
+            begun += 1
+
+        for result in measure(tick):
+            results.append(result)
+            if json is not None:
+                write_json(json, results)
+        shown.update(task, description="done", completed=ticks)
+    return results
+
+
+def _network_table() -> Table:
+    from retouch import models
+
+    made = Table(title="Networks (random weights)", caption="Policies: paper, balanced, fast, exact")
+    made.add_column("name", no_wrap=True)
+    made.add_column("image")
+    made.add_column("GMAC", justify="right")
+    made.add_column("what it is")
+    for network in map(models.get, models.names()):
+        height, width = network.image
+        gmacs = f"{network.gmacs:g}" if network.gmacs else ""
+        made.add_row(network.name, f"{height}x{width}", gmacs, network.summary)
+    return made
+
+
+def _pipeline_table() -> Table:
+    from retouch.bench.sessions import PIPELINES
+
+    made = Table(title="Pipelines (random weights)", caption="Policies: paper, balanced, fast, exact")
+    made.add_column("name", no_wrap=True)
+    made.add_column("what it is")
+    for name, summary in PIPELINES.items():
+        made.add_row(name, summary)
+    return made

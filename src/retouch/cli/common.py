@@ -1,0 +1,188 @@
+"""What commands share: options, error messages, progress bars, checks of arguments.
+
+torch is imported inside functions, so that help stays quick.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from retouch.archive import Progress
+    from retouch.bench import Options
+    from retouch.bench.edits import Edit
+
+Backend = Literal["auto", "cpu", "reference"]
+Dtype = Literal["float32", "bfloat16"]
+Storage = Literal["fp32", "bf16", "fp16"]
+
+POLICY_HELP = "paper, balanced, fast or exact (see README)"
+STORAGE_HELP = "How recorded float32 rows are kept (fp32)."
+MEMORY_HELP = "Memory for recordings before they go to files, such as 4GB (40 % of what is free)."
+
+BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels to use.")]
+Dilate = Annotated[int | None, typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels.")]
+DtypeName = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
+Memory = Annotated[str | None, typer.Option("--memory", help=MEMORY_HELP)]
+PolicyName = Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}.")]
+StorageName = Annotated[Storage | None, typer.Option("--storage", help=STORAGE_HELP)]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of PyTorch and the kernels.")]
+Tiny = Annotated[bool, typer.Option("--tiny", help="Few channels and a small image: to try things out.")]
+
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
+
+# Errors
+
+
+@contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Exit with 2 for arguments that cannot be used: for errors of these kinds, or any ValueError."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, kinds or ValueError):
+            raise
+        _stop(error, 2)
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Exit with 1 for what goes wrong on the way."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except (ValueError, RuntimeError, ImportError, OSError, MemoryError) as error:
+        _stop(error, 1)
+
+
+def note(text: str) -> None:
+    """Something worth knowing, on stderr."""
+    typer.echo(f"retouch: {text}", err=True)
+
+
+def _stop(error: BaseException, code: int) -> NoReturn:
+    note(str(error) or type(error).__name__)
+    raise typer.Exit(code) from error
+
+
+# Progress
+
+
+def bar() -> Bar:
+    """A bar on stderr, with the time left."""
+    return Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+@contextmanager
+def steps_bar(first: str) -> Iterator[Progress]:
+    """A bar for several long tasks, one after the other; `first` is said until the first one reports."""
+    with bar() as shown:
+        task = shown.add_task(first, total=None)
+        last = math.inf
+
+        def show(done: int, total: int, what: str) -> None:
+            nonlocal last
+            if done < last:
+                shown.reset(task)
+            last = done
+            shown.update(task, description=what, completed=done, total=total)
+
+        yield show
+
+
+# Arguments
+
+
+def set_threads(threads: int | None) -> None:
+    """Use that many threads; None: as many as PyTorch does by itself."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def byte_count(text: str | None) -> int | None:
+    """A size such as "4GB", "512 MB" or "2GiB" in bytes, 0 as it is; None stays None. ValueError for other text."""
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found:
+        number, unit, binary = found.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
+    if text.strip() == "0":
+        return 0
+    raise ValueError(f"{text!r} is no size; write 4GB or 512MB, for example")
+
+
+def check_picture_file(path: Path) -> None:
+    """ValueError unless a picture can be written to `path`."""
+    from PIL import Image
+
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"cannot write {path}: the folder {path.parent.absolute()} may not be written to")
+
+
+def known_policies(names: Sequence[str]) -> list[str]:
+    """The names; ValueError listing the presets if one is none of them."""
+    from retouch.region import Policy
+
+    return [Policy.named(name).name for name in names]
+
+
+def torch_dtype(name: Dtype) -> Any:
+    """The `torch.dtype` of that name."""
+    import torch
+
+    return getattr(torch, name)
+
+
+def edits_of(fractions: Sequence[float], masks: Sequence[Path]) -> Callable[[tuple[int, int]], list[Edit]]:
+    """Square edits and edits from files, for an image of any size (H, W). ValueError for a wrong share."""
+    from retouch.bench.edits import check_fraction, read_mask, square
+
+    for fraction in fractions:
+        check_fraction(fraction)
+    return lambda size: [
+        *(square(fraction, size) for fraction in fractions),
+        *(read_mask(mask, size) for mask in masks),
+    ]
+
+
+def known_networks(names: Sequence[str]) -> list[str]:
+    """The names; ValueError listing the choices if one is no network."""
+    from retouch import models
+
+    return [models.get(name).name for name in names]
+
+
+def check_masks(options: Options) -> None:
+    """Read every mask at every model's image size before any long work starts."""
+    from retouch import models
+
+    for name in options.models:
+        options.edits(models.get(name).image_size(options.tiny))

@@ -1,0 +1,250 @@
+"""What `retouch edit` is asked for, checked before anything long begins."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from retouch.cli.common import Storage, byte_count, check_picture_file, known_policies, note
+from retouch.cli.saved import Saved, check_outside
+
+if TYPE_CHECKING:
+    from retouch.images import Pixels
+    from retouch.region import Mask
+
+SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
+
+STEPS, STRENGTH, GUIDANCE, SEED, POLICY = 20, 0.6, 7.5, 0, "balanced"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+MOST = 0.5
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Options that a session keeps from its recording; None: not given."""
+
+    steps: int | None = None
+    seed: int | None = None
+    guidance: float | None = None
+    scheduler: SchedulerName | None = None
+    policy: str | None = None
+    storage: Storage | None = None
+
+    def check(self) -> None:
+        """ValueError for values that no recording takes."""
+        if self.guidance is not None and not 0 <= self.guidance < math.inf:
+            raise ValueError(f"a guidance of {self.guidance:g} is not 0 or more")
+        if self.seed is not None and self.seed >= 2**63:
+            raise ValueError(f"a seed of {self.seed} is not below 2**63")
+        if self.policy is not None:
+            known_policies([self.policy])
+
+    def check_against(self, saved: Saved) -> None:
+        """ValueError for what is not as the session was recorded."""
+        from retouch.region import Policy
+
+        editor = saved.settings["editor"]
+        recorded = {**saved.settings, **editor, "policy": editor["policy"]["name"], "storage": saved.storage}
+        for field in fields(self):
+            given = getattr(self, field.name)
+            if given is None:
+                continue
+            like = given == recorded.get(field.name)
+            if field.name == "policy":
+                like = json.loads(json.dumps(asdict(Policy.named(given)))) == editor["policy"]
+            if not like:
+                raise ValueError(
+                    f"--{field.name}: the session {saved.folder} was recorded with {recorded.get(field.name)} and "
+                    "keeps to it; leave the option away, or record the picture in another folder"
+                )
+
+
+@dataclass(frozen=True)
+class Request:
+    """An edit that can be made, as far as can be told without the model. `saved`: the session that exists."""
+
+    output: Path
+    preview: Path | None
+    before: Pixels
+    after: Pixels
+    mask: Mask | None
+    model: str | None
+    prompt: str | None
+    negative: str | None
+    strength: float | None
+    fixed: Fixed
+    memory: int | None
+    session: Path | None
+    saved: Saved | None
+
+    @staticmethod
+    def checked(
+        original: Path,
+        edited: Path,
+        output: Path,
+        model: str | None,
+        prompt: str | None,
+        negative: str | None,
+        strength: float | None,
+        mask: Path | None,
+        fixed: Fixed,
+        memory: str | None,
+        session: Path | None,
+        preview: Path | None,
+        force: bool,
+    ) -> Request:
+        """From the command's arguments. ValueError for wrong ones, ArchiveError for a session that is damaged."""
+        from retouch.archive import MANIFEST
+        from retouch.images import as_mask, as_pixels
+
+        fixed.check()
+        if strength is not None and not 0 < strength <= 1:
+            raise ValueError(f"a strength of {strength:g} is not above 0 and at most 1")
+        budget = byte_count(memory)
+        _check_outputs([output, preview], [original, edited, mask], session, force)
+        before, after = as_pixels(original), as_pixels(edited)
+        if before.shape != after.shape:
+            raise ValueError(f"{original} is {_size(before)} pixels and {edited} {_size(after)}; they must be alike")
+        region = None if mask is None else as_mask(mask, before.shape[:2])
+        saved = None
+        if session is not None and (session / MANIFEST).exists():
+            saved = Saved.read(session)
+            fixed.check_against(saved)
+            _check_current(saved, original, before)
+        elif session is not None:
+            _check_new(session)
+        name = _model_name(model, saved)
+        return Request(
+            output, preview, before, after, region, name, prompt, negative, strength, fixed, budget, session, saved
+        )
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is to be computed: no difference, mask or words, and nothing to be recorded for later."""
+        from retouch.images import difference
+
+        if self.mask is not None or (self.session is not None and self.saved is None):
+            return False
+        words = self.saved is not None and (self.prompt is not None or self.negative is not None)
+        return not words and not difference(self.before, self.after).any()
+
+    def warnings(self) -> list[str]:
+        """What the user may not have meant."""
+        from retouch.images import difference
+
+        changed = difference(self.before, self.after)
+        if self.mask is not None:
+            outside = int((changed & ~self.mask).sum())
+            return [f"{outside} pixels differ outside the mask and stay as they were"] if outside else []
+        if (share := float(changed.mean())) > MOST:
+            return [f"the pictures differ in {share:.0%} of their pixels (JPEG files do everywhere); --mask limits it"]
+        return []
+
+    @contextmanager
+    def keeping_empty_folder(self) -> Iterator[None]:
+        """Leave a folder that was there before, also when the recording fails and takes its folder away."""
+        there = self.session is not None and self.session.is_dir()
+        try:
+            yield
+        except BaseException:
+            if there and self.session:
+                self.session.mkdir(exist_ok=True)
+            raise
+
+
+@contextmanager
+def interruptible(session: Path | None) -> Iterator[None]:
+    """Exit with 130 and one line on Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        from retouch.archive import MANIFEST
+
+        kept = session is not None and (session / MANIFEST).exists()
+        note(f"interrupted; {f'the session {session} keeps its last state' if kept else 'nothing is kept'}")
+        raise typer.Exit(130) from error
+
+
+def _check_outputs(outputs: list[Path | None], inputs: list[Path | None], session: Path | None, force: bool) -> None:
+    written = [path for path in outputs if path is not None]
+    for path in written:
+        check_picture_file(path)
+        if session is not None:
+            check_outside(path, session)
+        if not force and any(other and _same(path, other) for other in inputs):
+            raise ValueError(f"{path} is a file that the edit reads; name another one, or overwrite it with --force")
+    if len(written) == 2 and _same(*written):
+        raise ValueError(f"result and preview cannot both be written to {written[0]}")
+
+
+def _check_current(saved: Saved, name: Path, before: Pixels) -> None:
+    import numpy as np
+
+    from retouch.images import as_pixels
+
+    def same(place: int) -> bool:
+        return np.array_equal(as_pixels(saved.versions[place].picture), before)
+
+    if same(saved.current):
+        return
+    found = next(filter(same, range(len(saved.versions))), None)
+    if found is None:
+        raise ValueError(
+            f"{name} is not the current picture of the session {saved.folder}; that is {saved.version.picture} "
+            f"(`retouch info {saved.folder}` lists its versions, `retouch undo {saved.folder} -o FILE` goes back)"
+        )
+    command = f"`retouch {'undo' if found < saved.current else 'redo'} {saved.folder}`"
+    times = "" if abs(found - saved.current) == 1 else f" {abs(found - saved.current)} times"
+    raise ValueError(
+        f"{name} is version {saved.versions[found].number} of the session {saved.folder}, which is at version "
+        f"{saved.version.number}; go there first: {command}{times}"
+    )
+
+
+def _check_new(folder: Path) -> None:
+    """ValueError unless a session can be made there."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"the folder {folder} holds no session and is not empty; name a new one")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"cannot make the session folder {folder}: {there} is no folder that can be written to")
+
+
+def _model_name(model: str | None, saved: Saved | None) -> str | None:
+    """A hub name as it is, a folder as an absolute path. ValueError if it is neither, or missing."""
+    if model is None:
+        if saved is None:
+            raise ValueError("no model: name the folder or hub name of a diffusers pipeline with --model")
+        known = saved.settings["model"]
+        if not known:
+            raise ValueError(f"the session {saved.folder} does not say which model it was recorded with; add --model")
+        if os.path.isabs(str(known)) and not Path(known).is_dir():
+            raise ValueError(f"the model {known} of the session {saved.folder} is gone; say with --model where it is")
+        return None
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ValueError(f"the folder {model} holds no diffusers pipeline (model_index.json is missing)")
+        return os.path.abspath(folder)
+    if folder.exists():
+        raise ValueError(f"{model} is a file; a model is the folder or hub name of a diffusers pipeline")
+    if not HUB_NAME.fullmatch(model):
+        raise ValueError(f"there is no folder {model}")
+    return model
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+
+
+def _size(pixels: Pixels) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
