@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -112,6 +113,16 @@ class Case:
         y, x, n = int(top * scale), int(left * scale), max(1, int(size * scale))
         mask[y : y + n, x : x + n] = True
         return mask
+
+
+def edits(made: Case, count: int, seed: int) -> Iterator[tuple[Tensor, Case]]:
+    """Random squares, the third over everything, each drawn over the ones before; masks and cases."""
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(count):
+        top, left = torch.rand(2, generator=generator).mul(0.85).tolist()
+        mask = made.spot(top, left, 0.12 if i != 2 else 2.0)
+        made = made.edited(mask, seed=10 + i)
+        yield mask, made
 
 
 WIDE = {"resnet-generator, full width": "resnet-generator", "taesd, full width": "taesd"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import LOCAL, NAMES, TEXT, TIMED, case, compiled, record, update
+from networks import LOCAL, NAMES, TEXT, TIMED, case, compiled, edits, record, update
 from retouch import Policy, Region, models
 from retouch.ops.dense import Dense
 from retouch.schedule import Schedule
@@ -191,23 +191,13 @@ def test_changed_prompt_changes_the_region_under_shared_regions(name):
 # 6. Edits are undone and redone bit for bit, and add up.
 
 
-def _edits(made, count):
-    """Random squares, each drawn over the ones before."""
-    generator = torch.Generator().manual_seed(5)
-    for i in range(count):
-        top, left = torch.rand(2, generator=generator).mul(0.85).tolist()
-        mask = made.spot(top, left, 0.12 if i != 2 else 2.0)
-        made = made.edited(mask, seed=10 + i)
-        yield mask, made
-
-
 @pytest.mark.parametrize("policy", ["balanced", "exact", SHARED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_edits_are_undone_and_redone_bit_for_bit(name, policy):
     net, made = compiled(name, policy), case(name)
     y, recording = record(net, made)
     outputs, states = [y], [state(recording)]
-    for mask, edited in _edits(made, 4):
+    for mask, edited in edits(made, 4, seed=5):
         outputs.append(update(net, recording, mask, edited))
         states.append(state(recording))
     nothing = torch.zeros(made.size, dtype=torch.bool)
@@ -219,15 +209,15 @@ def test_edits_are_undone_and_redone_bit_for_bit(name, policy):
         assert same(expected, state(recording))
     for _ in range(3):
         recording.undo()
-    edits = list(_edits(made, 1))
-    assert torch.equal(update(net, recording, nothing, edits[0][1]), outputs[1])
+    _, again = next(edits(made, 1, seed=5))
+    assert torch.equal(update(net, recording, nothing, again), outputs[1])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_edits_in_sequence_stay_near_a_fresh_recording(name):
     net, made = compiled(name, EXACT), case(name)
     _, recording = record(net, made)
-    for mask, edited in _edits(made, 4):
+    for mask, edited in edits(made, 4, seed=5):
         updated = update(net, recording, mask, edited)
         assert error(updated, record(net, edited)[0]) < TOLERANCE
 

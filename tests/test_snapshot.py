@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import NAMES, TEXT, case, compiled, record, update
+from networks import NAMES, TEXT, case, compiled, edits, record, update
 from retouch import Policy, Region, UndoError
 from retouch.snapshot import Snapshot, layer_of
 from retouch.store import Store, StoreError, read
@@ -35,15 +35,6 @@ def contents(snapshot: Snapshot) -> list[Tensor]:
     return [*rows, *(t.clone() for _, t in states)]
 
 
-def edits(made, count):
-    generator = torch.Generator().manual_seed(3)
-    for i in range(count):
-        top, left = torch.rand(2, generator=generator).mul(0.85).tolist()
-        mask = made.spot(top, left, 0.12 if i != 2 else 2.0)
-        made = made.edited(mask, seed=10 + i)
-        yield mask, made
-
-
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.name if isinstance(p, Policy) else p)
 @pytest.mark.parametrize("name", NAMES)
 def test_updates_equal_those_in_place_bit_for_bit(name, policy):
@@ -51,7 +42,7 @@ def test_updates_equal_those_in_place_bit_for_bit(name, policy):
     _, recording = record(net, made)
     snapshot = Snapshot.of(record(net, made)[1], Store())
     first, states = contents(snapshot), []
-    for mask, edited in edits(made, 4):
+    for mask, edited in edits(made, 4, seed=3):
         expected = update(net, recording, mask, edited)
         result, snapshot = step(net, snapshot, mask, edited)
         assert torch.equal(result, expected)
@@ -67,7 +58,7 @@ def test_reference_backend(name):
     net, made = compiled(name, "balanced", "reference"), case(name)
     _, recording = record(net, made)
     snapshot = Snapshot.of(record(net, made)[1], Store())
-    for mask, edited in edits(made, 2):
+    for mask, edited in edits(made, 2, seed=3):
         expected = update(net, recording, mask, edited)
         result, snapshot = step(net, snapshot, mask, edited)
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
@@ -101,7 +92,7 @@ def test_storage(dtype, bound, budget, tmp_path):
     store = Store(budget, tmp_path, dtype)
     snapshot = Snapshot.of(record(net, made)[1], store)
     assert (store.in_files if budget == 0 else store.in_memory) == snapshot.nbytes
-    for mask, edited in edits(made, 2):
+    for mask, edited in edits(made, 2, seed=3):
         expected = update(net, recording, mask, edited)
         result, snapshot = step(net, snapshot, mask, edited)
         assert float((result - expected).abs().max() / expected.abs().max()) <= bound
@@ -118,7 +109,7 @@ def test_layers_come_back_from_files(name, tmp_path):
     net, made = compiled(name, "balanced"), case(name)
     store = Store()
     snapshot = Snapshot.of(record(net, made)[1], store, tmp_path / "base.safetensors")
-    (mask, edited), (other_mask, other) = edits(made, 2)
+    (mask, edited), (other_mask, other) = edits(made, 2, seed=3)
     restored = snapshot.recording()
     restored.file = tmp_path / "edit.safetensors"
     update(net, restored, mask, edited)

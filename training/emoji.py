@@ -43,7 +43,7 @@ POSTERIOR_STD = 0.1  # fixed noise of the posterior, before the latents are norm
 VARIANTS = 8  # latents kept of every picture
 
 Work = Annotated[Path, typer.Option(help="Folder of the data, checkpoints and logs.")]
-DEFAULT_WORK = Path(__file__).parent / "work"
+DEFAULT_WORK = Path(__file__).parent / "run"
 
 
 # Data

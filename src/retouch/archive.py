@@ -22,6 +22,8 @@ from retouch.store import StoreError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PICTURE = "image.png"
+"""The file of a version that shows its image."""
 MAX_MANIFEST = 64 << 20
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(safetensors|png)")
 
@@ -40,13 +42,14 @@ class ArchiveError(StoreError):
 class Archive:
     """One session folder, locked while it is open."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, made: bool = False) -> None:
+        self.path, self._made = path, made
         self._lock = _locked(path)
 
     @staticmethod
     def create(path: Path) -> Archive:
         """A new session folder; ArchiveError when something is there already."""
+        made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
@@ -55,7 +58,7 @@ class Archive:
             (path / "versions").mkdir()
         except OSError as error:
             raise ArchiveError(f"cannot make the session folder {path}: {error.strerror or error}") from error
-        return Archive(path)
+        return Archive(path, made)
 
     @staticmethod
     def open(path: Path) -> tuple[Archive, dict[str, Any]]:
@@ -78,14 +81,15 @@ class Archive:
             self._lock = None
 
     def abandon(self) -> None:
-        """Close a folder that `create` made and that holds no session yet, and remove what is in it."""
+        """Close a folder from `create` that holds no session yet, as if it had never been one."""
         self.close()
         if not (self.path / MANIFEST).exists():
             shutil.rmtree(self.path / "versions", ignore_errors=True)
             for name in ("lock", MANIFEST + ".new"):
                 (self.path / name).unlink(missing_ok=True)
-            with suppress(OSError):
-                self.path.rmdir()
+            if self._made:
+                with suppress(OSError):
+                    self.path.rmdir()
 
     # Writing
 
@@ -147,7 +151,7 @@ class Archive:
 
     def folder(self, number: int) -> Path:
         """Where the files of a version are."""
-        return self.path / "versions" / f"{number:04d}"
+        return version_folder(self.path, number)
 
     def file(self, number: int, name: str) -> Path:
         """A file of a version; ArchiveError for a name that a session does not use."""
@@ -167,6 +171,11 @@ class Archive:
                 progress(done, len(wanted), f"checking {wanted[done][0].name}")
                 if problem:
                     raise ArchiveError(f"{problem}; the session cannot be trusted")
+
+
+def version_folder(path: Path, number: int) -> Path:
+    """Where a session folder keeps the files of a version."""
+    return path / "versions" / f"{number:04d}"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def as_mask(mask: ImageLike, size: tuple[int, int]) -> Mask:
     if isinstance(mask, Tensor | np.ndarray):
         bright = _bright(_one_channel(_array(mask), size))
     else:
-        bright = _luma(_pixels(mask, BLACK)) > 127
+        bright = _luma(_levels(mask)) > 127
     if bright.shape != size:
         raise ImageError(f"{name} is {_size(bright)} pixels, but the picture is {_size(size)} (width x height)")
     if not bright.any():
@@ -334,6 +334,13 @@ def _one_channel(array: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[
     if array.shape in ((*size, 3), (*size, 4)):
         return _luma(_rgb(array, BLACK))
     raise ImageError(f"the mask is {list(array.shape)}, but the picture is {list(size)} [H, W]")
+
+
+def _levels(mask: ImageLike) -> Pixels:
+    try:
+        return _pixels(mask, BLACK)
+    except ImageError as error:
+        raise ImageError(f"cannot read the mask: {error}") from error
 
 
 def _bright(array: npt.NDArray[Any]) -> Mask:

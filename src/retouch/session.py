@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,17 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 import retouch.store as blocks
-from retouch.archive import Archive, ArchiveError, Progress, silent
+from retouch.archive import PICTURE, Archive, ArchiveError, Progress, silent
 from retouch.images import Pixels, save_png
 from retouch.ops.attention import Attention
 from retouch.program import Incremental
 from retouch.recording import UndoError
 from retouch.region import Region
 from retouch.snapshot import Layer, Snapshot, layer_of
-from retouch.store import Spec, Store
+from retouch.store import Block, Store
 
 TENSORS = "tensors.safetensors"
-PICTURE = "image.png"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def layer_file(name: str, place: int) -> str:
     return f"{place:03d}-{name}.safetensors"
 
 
-class Session:
+class Session(ABC):
     """Versions of an edited image. Made by an editor, or by `retouch.open`.
 
     `undo`, `redo` and `branch` cost nothing; nothing that a version holds is ever written again. A session
@@ -147,17 +147,17 @@ class Session:
 
     # What a kind of session says
 
+    @abstractmethod
     def network(self, name: str) -> Incremental:
         """The network of the snapshots of that name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def networks(self) -> dict[str, Incremental]:
         """All networks by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sound(self, version: Version) -> bool:
         """True when a version that was read from a file has everything that this kind of session needs."""
-        raise NotImplementedError
 
     # State
 
@@ -277,19 +277,9 @@ class Session:
     def _sealed(self, archive: Archive, version: Version) -> Version:
         """A version whose layers are in files already, with the rest written too."""
         folder = archive.staged(version.number)
-        specs = [Spec.of(name, tensor) for name, tensor in version.tensors.items()]
-        block = self.store.block(specs, {}, folder / TENSORS)
-        for name, tensor in version.tensors.items():
-            block.tensors[name].copy_(tensor)
+        blocks.write(folder / TENSORS, Block(dict(version.tensors), {}))
         save_png(version.pixels, folder / PICTURE)
-        return Version(
-            version.number,
-            version.snapshots,
-            version.tensors,
-            version.facts,
-            version.added,
-            archive.seal(version.number),
-        )
+        return replace(version, files=archive.seal(version.number))
 
     def _commit(self, versions: Sequence[Version], position: int, archive: Archive | None = None) -> None:
         archive = archive or self.archive

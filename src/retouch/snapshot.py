@@ -161,7 +161,7 @@ class Snapshot:
             layer = _adopted(recording, store, rows)
         else:
             whole = dict.fromkeys(recording.buffers)
-            layer = _written(recording, store, rows, whole, recording.values, recording.states, file)
+            layer = _written(recording, store, rows, whole, recording.values, recording.states, file, base=True)
         recording.buffers = {}
         return Snapshot(net, store, (layer,), tuple(recording.hashes))
 
@@ -282,13 +282,13 @@ def _written(
     dense: dict[Value, Any],
     states: dict[Slot, Tensor],
     file: Path | None,
+    base: bool = False,
 ) -> Layer:
     """A layer with these rows of the recording's buffers; `indices` are handles of the tables (None: all)."""
     small = _small(rows, dense, states)
     types = {v: store.stored(v.dtype) for v, _ in rows}
     specs = [Spec(f"rows/{v.name}", (len(table), v.channels), types[v]) for v, table in rows]
     specs += [Spec.of(name, tensor) for name, tensor in small.items()]
-    base = not isinstance(recording, Restored)
     block = store.block(specs, _notes(rows, dense), file, base, _allocator(recording.backend))
     for name, tensor in small.items():
         block.tensors[name].copy_(tensor)

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from retouch.images import as_mask
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -57,30 +59,10 @@ def read_mask(path: Path, size: tuple[int, int]) -> Edit:
     Raises ValueError if the file is no image, has another size than `size` (H, W)
     or holds no edited pixel.
     """
-    mask = _bright_pixels(path)
-    if tuple(mask.shape) != size:
-        raise ValueError(
-            f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but the model's image "
-            f"is {size[1]}x{size[0]} (width x height); resize the mask"
-        )
-    if not mask.any():
-        raise ValueError(f"the mask {path} is empty: paint the edited pixels white")
-    return Edit(path.name, mask)
+    return Edit(path.name, torch.from_numpy(as_mask(path, size)))
 
 
 def _off_grid(slack: int, remainder: int) -> int:
     """A corner near the middle of `slack`, congruent to `remainder` modulo 8 if it fits."""
     middle = slack // 2
     return min(slack, middle + (remainder - middle) % 8)
-
-
-def _bright_pixels(path: Path) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            grey = image.convert("L")
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"cannot read the mask {path}: {error}") from error
-    pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8)
-    return pixels.view(grey.height, grey.width) > 127

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,22 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
 
 
 _TITLES = ("dense", "record", "update", "speed-\nup", "GMAC", "kept", "error")
-COMPACT: dict[str, Any] = {"box": box.SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
-"""How tables look."""
+
+
+def compact_table(title: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table 80 columns wide: names in the first column, figures in the others."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for place, name in enumerate(titles):
+        made.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def table(results: Sequence[Result]) -> Table:
     """One row for each result, 80 columns wide; times in ms, medians."""
-    made = Table(title="Dense, record and update (medians, ms)", **COMPACT)
-    made.add_column("network\npolicy, edit", no_wrap=True)
-    for title in _TITLES:
-        made.add_column(title, justify="right", no_wrap=True)
-    for result in results:
-        made.add_row(*_row(result))
+    titles = ("network\npolicy, edit", *_TITLES)
+    made = compact_table("Dense, record and update (medians, ms)", titles, map(_row, results))
     made.caption = "error: relative L2 in the active rows, random weights"
     return made
 

@@ -28,7 +28,7 @@ from retouch.bench.dense import CHANNELS_LAST, dense_runs
 from retouch.bench.edits import Edit
 from retouch.bench.measure import Result, Tick
 from retouch.bench.memory import Resident
-from retouch.bench.report import COMPACT, size_text
+from retouch.bench.report import compact_table, size_text
 from retouch.bench.timing import Stopwatch
 from retouch.diffusion.editor import GUIDANCE, Editor
 from retouch.diffusion.session import DiffusionSession
@@ -234,7 +234,7 @@ def _image_to_image(bench: Bench, recorded: Recorded, case: Case) -> None:
 def _crop(bench: Bench, recorded: Recorded, case: Case) -> None:
     session = recorded.session
     redraw = partial(_redrawn, session)
-    stitch = partial(crop_and_stitch, case.edited, session.pixels, case.mask, session.size, border_of(session), redraw)
+    stitch = partial(crop_and_stitch, case.edited, session.pixels, case.mask, session.size, session.border, redraw)
     case.pictures["crop"] = case.watch.run("crop", stitch)
 
 
@@ -272,11 +272,6 @@ def _update(session: DiffusionSession, case: Case) -> Edited:
 def _keep(case: Case, name: str, edited: Edited) -> None:
     case.pictures[name] = np.array(edited.image)
     case.parts[name].append(edited.seconds)
-
-
-def border_of(session: DiffusionSession) -> int:
-    """Pixels around a region in which an edit's result fades into the old image."""
-    return 0 if session.policy.exact else session.policy.dilate
 
 
 # Results
@@ -364,7 +359,7 @@ def _sizes(recorded: Recorded, case: Case) -> Result:
 def _errors(session: DiffusionSession, case: Case) -> Result:
     """Every method against the dense reference, and "nothing", which is the picture before the edit."""
     original = session.pixels
-    grown = Region.from_mask(case.mask).dilated(border_of(session)).mask[0]
+    grown = Region.from_mask(case.mask).dilated(session.border).mask[0]
     pictures = {"nothing": original, **case.pictures}
     found: Result = {}
     for name in ("update", "crop", "img2img", "nothing"):
@@ -410,12 +405,8 @@ _TITLES = (
 
 def session_table(results: Sequence[Result]) -> Table:
     """One row for each result, 80 columns wide; times in seconds."""
-    made = Table(title="Editing sessions (medians, seconds)", **COMPACT)
-    made.add_column("pipeline\nsteps, edit", no_wrap=True)
-    for title in _TITLES:
-        made.add_column(title, justify="right", no_wrap=True)
-    for result in results:
-        made.add_row(*_row(result))
+    titles = ("pipeline\nsteps, edit", *_TITLES)
+    made = compact_table("Editing sessions (medians, seconds)", titles, map(_row, results))
     made.caption = "dB: PSNR in the mask against dense with the same replacement; random weights"
     if any(each["unevenness"] > RESTLESS for each in results):
         made.caption += "\nDense, img2img and crop do the same work and differ: a busy machine, measure again"

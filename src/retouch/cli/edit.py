@@ -100,7 +100,7 @@ def edit(
         for warning in request.warnings():
             note(warning)
         if request.idle:
-            _write(request, request.before, (request.before != request.before).any(2))
+            _write(request, request.before)
             typer.echo(f"nothing differs: {output} is the original")
             return
         set_threads(threads)
@@ -142,18 +142,17 @@ def _opened(request: Request, progress: Progress) -> DiffusionSession:
         scheduler=fixed.scheduler,
         storage=fixed.storage or "fp32",
     )
-    with request.keeping_empty_folder():
-        return editor.open(
-            request.before,
-            prompt=request.prompt,
-            negative=request.negative,
-            guidance=GUIDANCE if fixed.guidance is None else fixed.guidance,
-            strength=STRENGTH if request.strength is None else request.strength,
-            steps=fixed.steps or STEPS,
-            seed=SEED if fixed.seed is None else fixed.seed,
-            folder=request.session,
-            progress=progress,
-        )
+    return editor.open(
+        request.before,
+        prompt=request.prompt,
+        negative=request.negative,
+        guidance=GUIDANCE if fixed.guidance is None else fixed.guidance,
+        strength=STRENGTH if request.strength is None else request.strength,
+        steps=fixed.steps or STEPS,
+        seed=SEED if fixed.seed is None else fixed.seed,
+        folder=request.session,
+        progress=progress,
+    )
 
 
 def _quiet_libraries() -> None:
@@ -186,10 +185,10 @@ def _table(recorded: Mapping[str, Any], version: Mapping[str, Any], update: floa
     return made
 
 
-def _write(request: Request, result: Pixels, region: Mask) -> None:
+def _write(request: Request, result: Pixels, region: Mask | None = None) -> None:
     from retouch.images import outlined, save_png, side_by_side
 
     save_png(result, request.output)
     if request.preview is not None:
-        edited = outlined(request.after, region) if region.any() else request.after
+        edited = request.after if region is None or not region.any() else outlined(request.after, region)
         save_png(side_by_side([("original", request.before), ("edited", edited), ("result", result)]), request.preview)

@@ -149,17 +149,6 @@ class Request:
             return [f"the pictures differ in {share:.0%} of their pixels (JPEG files do everywhere); --mask limits it"]
         return []
 
-    @contextmanager
-    def keeping_empty_folder(self) -> Iterator[None]:
-        """Leave a folder that was there before, also when the recording fails and takes its folder away."""
-        there = self.session is not None and self.session.is_dir()
-        try:
-            yield
-        except BaseException:
-            if there and self.session:
-                self.session.mkdir(exist_ok=True)
-            raise
-
 
 @contextmanager
 def interruptible(session: Path | None) -> Iterator[None]:

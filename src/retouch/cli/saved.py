@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-PICTURE = "image.png"
 SETTINGS = ("model", "width", "height", "steps", "strength", "guidance", "seed")
 
 
@@ -29,6 +28,8 @@ class SavedVersion:
     @staticmethod
     def of(folder: Path, entry: dict[str, Any]) -> SavedVersion:
         """From an entry of a manifest; whatever an entry without sense makes Python raise."""
+        from retouch.archive import PICTURE, version_folder
+
         facts, number = entry["facts"], int(entry["number"])
         prompt, negative = (None if text is None else str(text) for text in (facts["prompt"], facts["negative"]))
         return SavedVersion(
@@ -41,7 +42,7 @@ class SavedVersion:
             seconds={str(name): float(each) for name, each in {"total": 0.0, **facts["seconds"]}.items()},
             bytes=sum(file["bytes"] for file in entry["files"].values()),
             bytes_read=int(facts["bytes_read"]),
-            picture=str(folder / "versions" / f"{number:04d}" / PICTURE),
+            picture=str(version_folder(folder, number) / PICTURE),
         )
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from retouch.cli.app import app
 from retouch.cli.common import check_picture_file, failures, usage_errors
-from retouch.cli.saved import PICTURE, Saved, SavedVersion, check_outside
+from retouch.cli.saved import Saved, SavedVersion, check_outside
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Session folder.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File for the picture.")]
@@ -91,7 +91,7 @@ def move(folder: Path, by: int, output: Path | None = None) -> SavedVersion:
 
     Raises UndoError when there is none, ArchiveError when the folder is no session, damaged or in use.
     """
-    from retouch.archive import Archive, ArchiveError
+    from retouch.archive import PICTURE, Archive, ArchiveError
     from retouch.images import as_pixels, save_png
     from retouch.recording import UndoError
 

@@ -100,7 +100,7 @@ class Editor:
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.model.check_size(size)
-        words = self._words(prompt, negative, guidance, size)
+        words = self.model.encode_words(prompt, negative, guidance, size)
         session = self._session(size, words, guidance, steps, seed, strength, generated=False)
         return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress))
 
@@ -123,7 +123,7 @@ class Editor:
         """
         size = size or self.model.default_size
         self.model.check_size(size)
-        words = self._words(prompt, negative, guidance, size)
+        words = self.model.encode_words(prompt, negative, guidance, size)
         session = self._session(size, words, guidance, steps, seed, strength, generated=True)
         return self._recorded(session, folder, lambda: session.record_generated(progress))
 
@@ -145,7 +145,7 @@ class Editor:
         try:
             facts = manifest["versions"][manifest["current"]]["facts"]
             size = (int(settings["height"]), int(settings["width"]))
-            words = self._words(facts["prompt"], facts["negative"], float(settings["guidance"]), size)
+            words = self.model.encode_words(facts["prompt"], facts["negative"], float(settings["guidance"]), size)
             steps, seed, first = int(settings["steps"]), int(settings["seed"]), int(settings["first"])
             scheduler = settings["scheduler"]
         except (KeyError, TypeError, ValueError) as error:
@@ -162,9 +162,6 @@ class Editor:
         session = DiffusionSession(self.model, sampler, words, store, settings)
         session.load(archive, manifest)
         return session
-
-    def _words(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Words:
-        return self.model.encode_words(prompt, negative, guidance, size)
 
     def _session(
         self,

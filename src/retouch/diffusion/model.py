@@ -56,6 +56,7 @@ class Model:
 
     factor = 1
     words = False
+    inpaints = False
 
     def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
         self.pipe, self.policy, self.backend = pipe, policy, backend
@@ -137,6 +138,10 @@ class Model:
 
     # Pixels: float32 [1, 3, H, W] in [-1, 1]
 
+    def encoder_input(self, pixels: Tensor) -> Tensor:
+        """What the encoder reads."""
+        return pixels
+
     def latent(self, encoded: Tensor) -> Tensor:
         """The noiseless latent from what the encoder returned, or from pixels."""
         return encoded
@@ -147,7 +152,7 @@ class Model:
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """What the decoder reads."""
-        raise NotImplementedError
+        return latent
 
     # Words
 
@@ -199,6 +204,10 @@ class LatentModel(Model):
             return found
         without, with_words = found.chunk(2)
         return without + words.guidance * (with_words - without)
+
+    def encoder_input(self, pixels: Tensor) -> Tensor:
+        """Pixels in the autoencoder's type."""
+        return pixels.to(self.vae.dtype)
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of the encoder's distribution, scaled."""

@@ -6,6 +6,7 @@ the positions of its region follow their own trajectory and all others are those
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -220,14 +221,8 @@ class DiffusionSession(Session):
         with self._making() as calls:
             outcome = self._redrawn(change, calls, clock, progress)
             with clock.of("store"):
-                facts = {
-                    "edit": "inpaint" if change.repaint else "edit",
-                    "region": region.fraction,
-                    "steps": len(self.sampler) - change.start,
-                    "prompt": change.words.prompt,
-                    "negative": change.words.negative,
-                    "seconds": clock.total(),
-                }
+                edit = "inpaint" if change.repaint else "edit"
+                facts = self._facts(edit, region.fraction, change.start, change.words, clock)
                 self._put(calls, _tensors(outcome), facts)
         return Edited(self.image, region, clock.total())
 
@@ -239,18 +234,19 @@ class DiffusionSession(Session):
         total = len(self.sampler) - change.start + 1
         progress(0, total, "encoding")
         with clock.of("encode"):
-            latent, visible, seen = self._encoded(change, region, run)
+            latent, visible, seen = self._encoded(change, inside, run)
         latents = self._denoised(change, region, inside, latent, visible, run, clock, progress)
         progress(total - 1, total, "decoding")
         with clock.of("decode"):
-            decoded = self._decoded(latents[-1:], region, run)
+            decoded = self._to_pixels(latents[-1:], lambda name, net, *args: run.update(name, net, region, *args))
         with clock.of("composite"):
-            pixels = blend(self.pixels, from_tensor(decoded), change.mask, self._border)
+            pixels = blend(self.pixels, from_tensor(decoded), change.mask, self.border)
         progress(total, total, "done")
         return Outcome(latents, pixels, seen)
 
     @property
-    def _border(self) -> int:
+    def border(self) -> int:
+        """Pixels around a region in which an edit's result fades into the old image."""
         return 0 if self.policy.exact else self.policy.dilate
 
     def latent_mask(self, region: Region) -> Tensor:
@@ -258,16 +254,15 @@ class DiffusionSession(Session):
         _, _, height, width = self.model.latent_shape(self.size)
         return torch.from_numpy(spread(region, Grid(height, width), self.policy))[None]
 
-    def _encoded(self, change: Change, region: Region, run: Evaluations) -> tuple[Tensor, Tensor | None, Pixels]:
+    def _encoded(self, change: Change, inside: Tensor, run: Evaluations) -> tuple[Tensor, Tensor | None, Pixels]:
         """Latent of the edited image, latent of what is not repainted (inpainting models), the encoder's image."""
         old = self.version.tensors["latents"][-1:]
-        inside = self.latent_mask(region)
         seen: Pixels = self.version.tensors["seen"].numpy()
         latent = old
         if not np.array_equal(change.pixels, self.pixels):
             encoded, seen = self._encode(change.pixels, seen, run)
             latent = torch.where(inside, encoded, old)
-        if not getattr(self.model, "inpaints", False):
+        if not self.model.inpaints:
             return latent, None, seen
         hidden = np.where(change.mask[..., None], np.uint8(127), change.pixels)
         encoded, seen = self._encode(hidden, seen, run)
@@ -275,11 +270,8 @@ class DiffusionSession(Session):
 
     def _encode(self, pixels: Pixels, seen: Pixels, run: Evaluations) -> tuple[Tensor, Pixels]:
         """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
-        if self.nets.encoder is None:
-            return self.model.latent(to_tensor(pixels)), pixels
         stale = Region.from_mask((pixels != seen).any(-1))
-        image = to_tensor(pixels).to(self._vae_dtype)
-        return self.model.latent(run.update("encoder", self.nets.encoder, stale, image)), pixels
+        return self._to_latent(pixels, lambda name, net, *args: run.update(name, net, stale, *args)), pixels
 
     def _denoised(
         self,
@@ -321,15 +313,15 @@ class DiffusionSession(Session):
             return self.sampler.initial(noise)
         return self.sampler.noised(latent, noise, i)
 
-    def _decoded(self, latent: Tensor, region: Region, run: Evaluations) -> Tensor:
-        if self.nets.decoder is None:
-            return self.model.pixels(latent)
-        found = run.update("decoder", self.nets.decoder, region, self.model.decoder_input(latent))
-        return self.model.pixels(found)
+    def _to_latent(self, pixels: Pixels, call: Callable[..., Any]) -> Tensor:
+        """The latent of an image; `call` runs the encoder, given its name, the network and what it reads."""
+        read = self.model.encoder_input(to_tensor(pixels))
+        return self.model.latent(call("encoder", self.nets.encoder, read) if self.nets.encoder else read)
 
-    @property
-    def _vae_dtype(self) -> torch.dtype:
-        return self.model.pipe.vae.dtype
+    def _to_pixels(self, latent: Tensor, call: Callable[..., Any]) -> Tensor:
+        """Pixels of a latent; `call` runs the decoder."""
+        read = self.model.decoder_input(latent)
+        return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
 
     def _difference_mask(self, words: Words) -> Mask:
         """Where the predictions for the session's words and for others differ by more than half the most."""
@@ -359,7 +351,7 @@ class DiffusionSession(Session):
         with self._making() as calls:
             progress(0, total, "encoding")
             with clock.of("encode"):
-                latent = self._first_latent(pixels, calls)
+                latent = self._to_latent(pixels, calls.record)
             noise = self.sampler.noise(tuple(latent.shape))
             positions = range(self.first, len(self.sampler) + 1)
             latents = torch.cat([self.sampler.noised(latent, noise, i) for i in positions])
@@ -369,7 +361,7 @@ class DiffusionSession(Session):
                     self._record_step(i, latents[i - self.first][None], latent, calls)
             progress(total - 1, total, "recording the decoder")
             with clock.of("decode"):
-                self._record_decoder(latent, calls)
+                self._to_pixels(latent, calls.record)
             self._put_first(calls, Outcome(latents, pixels, pixels), "photograph", clock)
         progress(total, total, "recorded")
 
@@ -388,39 +380,30 @@ class DiffusionSession(Session):
                 latents.append(x)
             progress(total - 2, total, "decoding")
             with clock.of("decode"):
-                pixels = from_tensor(self._record_decoder(x, calls))
+                pixels = from_tensor(self._to_pixels(x, calls.record))
             progress(total - 1, total, "recording the encoder")
             with clock.of("encode"):
-                self._first_latent(pixels, calls)
+                self._to_latent(pixels, calls.record)
             self._put_first(calls, Outcome(torch.cat(latents), pixels, pixels), "generated", clock)
         progress(total, total, "recorded")
-
-    def _first_latent(self, pixels: Pixels, calls: Calls) -> Tensor:
-        if self.nets.encoder is None:
-            return self.model.latent(to_tensor(pixels))
-        image = to_tensor(pixels).to(self._vae_dtype)
-        return self.model.latent(calls.record("encoder", self.nets.encoder, image))
 
     def _record_step(self, i: int, x: Tensor, visible: Tensor | None, calls: Calls) -> Tensor:
         read = self.model.extended(self.sampler.model_input(x, i), None, visible)
         inputs = self.model.inputs(read, self.sampler.times[i : i + 1], self.words)
         return self.model.output(calls.record(_step(i), self.nets.denoiser, **inputs), self.words)
 
-    def _record_decoder(self, latent: Tensor, calls: Calls) -> Tensor:
-        if self.nets.decoder is None:
-            return self.model.pixels(latent)
-        return self.model.pixels(calls.record("decoder", self.nets.decoder, self.model.decoder_input(latent)))
-
     def _put_first(self, calls: Calls, outcome: Outcome, edit: str, clock: Clock) -> None:
-        facts = {
+        self._put(calls, _tensors(outcome), self._facts(edit, 1.0, self.first, self.words, clock))
+
+    def _facts(self, edit: str, region: float, start: int, words: Words, clock: Clock) -> dict[str, Any]:
+        return {
             "edit": edit,
-            "region": 1.0,
-            "steps": len(self.sampler) - self.first,
-            "prompt": self.words.prompt,
-            "negative": self.words.negative,
+            "region": region,
+            "steps": len(self.sampler) - start,
+            "prompt": words.prompt,
+            "negative": words.negative,
             "seconds": clock.total(),
         }
-        self._put(calls, _tensors(outcome), facts)
 
 
 def _step(i: int) -> str:
