@@ -80,7 +80,8 @@ def pipeline(name: str) -> Any:
     if name == "v":
         scheduler = _scheduler(prediction_type="v_prediction", timestep_spacing="trailing")
         return diffusers.DDIMPipeline(_unet2d(), scheduler)
-    parts = {"vae": _vae(), "text_encoder": _text(), "tokenizer": _tokenizer(), "scheduler": _scheduler()}
+    scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")
+    parts = {"vae": _vae(), "text_encoder": _text(), "tokenizer": _tokenizer(), "scheduler": scheduler}
     if name == "sdxl":
         return diffusers.StableDiffusionXLPipeline(
             **parts, text_encoder_2=_text(True), tokenizer_2=_tokenizer(), unet=_xl_unet(), add_watermarker=False

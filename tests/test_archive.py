@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import retouch
 from pipelines import painted, picture, pipeline
 from retouch import ArchiveError, Editor, StoreError
-from retouch.archive import MANIFEST, Archive
+from retouch.archive import MANIFEST, UNFINISHED, Archive
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -252,3 +253,62 @@ def test_other_weights_policies_and_folders_are_refused(saved, tmp_path):
         Archive.create(tmp_path)
     with pytest.raises(ArchiveError, match="does not say which model"):
         retouch.open(folder)
+
+
+def test_weights_in_another_memory_order_are_the_same_weights(saved):
+    folder, image = saved
+    unet = pipeline("ddpm").unet
+    unet.to(memory_format=torch.channels_last)
+    try:
+        assert np.array_equal(pixels(folder), image)
+    finally:
+        unet.to(memory_format=torch.contiguous_format)
+
+
+def test_a_folder_names_the_weights_of_its_recordings(tmp_path):
+    """Weights that another session took over in between are not those of this one."""
+    made = Editor(pipeline("v"), policy="fast")
+    session = made.open(picture("v"), steps=1, strength=1.0)
+    weight = next(pipeline("v").unet.parameters())
+    kept = weight.data.clone()
+    weight.data[0] += 1
+    try:
+        made.open(picture("v"), steps=1, strength=1.0)
+        session.save(tmp_path / "s")
+        session.close()
+        with pytest.raises(ArchiveError, match="other weights"):
+            retouch.open(tmp_path / "s", editor=made)
+    finally:
+        weight.data.copy_(kept)
+    with retouch.open(tmp_path / "s", editor=made) as again:
+        assert np.array_equal(again.pixels, session.pixels)
+
+
+def test_what_a_process_left_before_its_first_version_is_taken_over(tmp_path):
+    folder = tmp_path / "s"
+    archive = Archive.create(folder)
+    (archive.staging(0) / "000-step-000.safetensors").write_bytes(b"half")
+    (folder / UNFINISHED).write_text("{")
+    with pytest.raises(ArchiveError, match="in use"):
+        editor().open(picture("ddpm"), steps=1, strength=1.0, folder=folder)
+    archive.close()
+    with editor().open(picture("ddpm"), steps=1, strength=1.0, folder=folder) as session:
+        image = session.pixels
+    assert np.array_equal(pixels(folder), image)
+    assert names(folder) == ["0000"]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "versions/notes.txt"])
+def test_a_folder_with_other_files_is_left_alone(foreign, tmp_path):
+    folder = tmp_path / "s"
+    (folder / "versions").mkdir(parents=True)
+    (folder / foreign).write_text("mine")
+    with pytest.raises(ArchiveError, match="is not empty"):
+        Archive.create(folder)
+    assert sorted(f.name for f in folder.rglob("*") if f.is_file()) == ["notes.txt"]
+
+
+def test_a_file_is_no_session(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArchiveError, match="holds no session"):
+        retouch.open(tmp_path / "file")

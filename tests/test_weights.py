@@ -127,3 +127,21 @@ def test_weights_computed_from_parameters_follow_them(backend):
 def test_packed_bytes_are_those_of_the_convolutions():
     net = retouch.compile(_module(), (X,), backend="reference")
     assert net.packed_bytes == 4 * (8 * 3 * 9 + 8 * 4 * 4)
+
+
+def test_weights_in_another_memory_order_are_the_same_weights(backend):
+    module = _module()
+    net = retouch.compile(module, (X,), policy=EXACT, backend=backend)
+    _, recording = net.record(X)
+    hashes = list(net.weights.hashes)
+    module.to(memory_format=torch.channels_last)
+    assert not module[0].weight.is_contiguous()
+    y, other = net.record(X)
+    assert net.weights.hashes == hashes
+    assert error(y, module(X)) < 1e-5
+    edited = edit(X, MASK)
+    for each in (recording, other):
+        assert error(net.update(each, REGION, edited), module(edited)) < 1e-5
+    module[0].weight.data[0] += 1
+    net.record(X)
+    assert net.weights.hashes != hashes

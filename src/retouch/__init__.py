@@ -3,41 +3,63 @@
 Record one run of a network, then compute only what an edit changes. See `retouch.compile`.
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from retouch.archive import ArchiveError
-from retouch.capture import CaptureError
-from retouch.diffusion import Editor, PipelineError, SchedulerError
-from retouch.diffusion import open_session as open
-from retouch.explain import Explanation
-from retouch.images import ImageError
-from retouch.program import Incremental, InputError, RegionError, compile
-from retouch.recording import Recording, UndoError
-from retouch.region import Policy, Region
-from retouch.session import Session
-from retouch.store import StoreError
-from retouch.weights import WeightsChangedError
+if TYPE_CHECKING:
+    from retouch.archive import ArchiveError as ArchiveError
+    from retouch.capture import CaptureError as CaptureError
+    from retouch.diffusion import Editor as Editor
+    from retouch.diffusion import PipelineError as PipelineError
+    from retouch.diffusion import SchedulerError as SchedulerError
+    from retouch.diffusion import open_session as open  # noqa: F401
+    from retouch.explain import Explanation as Explanation
+    from retouch.images import ImageError as ImageError
+    from retouch.program import Incremental as Incremental
+    from retouch.program import InputError as InputError
+    from retouch.program import RegionError as RegionError
+    from retouch.program import compile as compile
+    from retouch.recording import Recording as Recording
+    from retouch.recording import UndoError as UndoError
+    from retouch.region import Policy as Policy
+    from retouch.region import Region as Region
+    from retouch.session import Session as Session
+    from retouch.store import StoreError as StoreError
+    from retouch.weights import WeightsChangedError as WeightsChangedError
 
 __version__ = version("retouch")
 
-__all__ = [
-    "ArchiveError",
-    "CaptureError",
-    "Editor",
-    "Explanation",
-    "ImageError",
-    "Incremental",
-    "InputError",
-    "PipelineError",
-    "Policy",
-    "Recording",
-    "Region",
-    "RegionError",
-    "SchedulerError",
-    "Session",
-    "StoreError",
-    "UndoError",
-    "WeightsChangedError",
-    "compile",
-    "open",
-]
+# Names are imported when they are first used: the command line answers without loading PyTorch.
+_HOMES = {
+    "ArchiveError": "archive",
+    "CaptureError": "capture",
+    "Editor": "diffusion",
+    "Explanation": "explain",
+    "ImageError": "images",
+    "Incremental": "program",
+    "InputError": "program",
+    "PipelineError": "diffusion",
+    "Policy": "region",
+    "Recording": "recording",
+    "Region": "region",
+    "RegionError": "program",
+    "SchedulerError": "diffusion",
+    "Session": "session",
+    "StoreError": "store",
+    "UndoError": "recording",
+    "WeightsChangedError": "weights",
+    "compile": "program",
+    "open": "diffusion",
+}
+
+__all__ = [*_HOMES]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'retouch' has no attribute {name!r}")
+        found = getattr(import_module(f"retouch.{_HOMES[name]}"), "open_session" if name == "open" else name)
+        globals()[name] = found
+        return found

@@ -21,10 +21,11 @@ from typing import Any
 from retouch.store import StoreError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST, UNFINISHED, LOCK = "manifest.json", "manifest.json.new", "lock"
 PICTURE = "image.png"
 """The file of a version that shows its image."""
 MAX_MANIFEST = 64 << 20
+VERSION = re.compile(r"\d+(\.part)?")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(safetensors|png)")
 
 Progress = Callable[[int, int, str], None]
@@ -48,17 +49,22 @@ class Archive:
 
     @staticmethod
     def create(path: Path) -> Archive:
-        """A new session folder; ArchiveError when something is there already."""
+        """A new session folder; ArchiveError when something is there already.
+
+        What a process left that was stopped before its first version counts as nothing.
+        """
         made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if not _unused(path):
                 what = "holds a session already" if (path / MANIFEST).exists() else "is not empty"
                 raise ArchiveError(f"{path} {what}; choose another folder")
-            (path / "versions").mkdir()
+            (path / "versions").mkdir(exist_ok=True)
+            archive = Archive(path, made)
+            archive.clean(())
         except OSError as error:
             raise ArchiveError(f"cannot make the session folder {path}: {error.strerror or error}") from error
-        return Archive(path, made)
+        return archive
 
     @staticmethod
     def open(path: Path) -> tuple[Archive, dict[str, Any]]:
@@ -85,7 +91,7 @@ class Archive:
         self.close()
         if not (self.path / MANIFEST).exists():
             shutil.rmtree(self.path / "versions", ignore_errors=True)
-            for name in ("lock", MANIFEST + ".new"):
+            for name in (LOCK, UNFINISHED):
                 (self.path / name).unlink(missing_ok=True)
             if self._made:
                 with suppress(OSError):
@@ -124,7 +130,7 @@ class Archive:
 
     def commit(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest at once, and remove versions that it does not name."""
-        new = self.path / (MANIFEST + ".new")
+        new = self.path / UNFINISHED
         try:
             with new.open("w") as stream:
                 json.dump({"format": FORMAT, **manifest}, stream, indent=1)
@@ -140,7 +146,7 @@ class Archive:
         """Remove the folders of versions other than these: what a stopped process or an undo left."""
         known = {self.folder(number).name for number in numbers}
         for found in (self.path / "versions").iterdir():
-            if found.name not in known and re.fullmatch(r"\d+(\.part)?", found.name):
+            if found.name not in known and VERSION.fullmatch(found.name):
                 shutil.rmtree(found, ignore_errors=True)
 
     def staged(self, number: int) -> Path:
@@ -186,7 +192,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise ArchiveError(f"{file} is larger than a manifest can be")
         manifest = json.loads(file.read_text())
         version = manifest["format"]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ArchiveError(f"{path} holds no session ({MANIFEST} is missing)") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArchiveError(f"{file} is damaged: {error}") from error
@@ -234,6 +240,14 @@ def _problem(wanted: tuple[Path, dict[str, Any]]) -> str:
         return f"{file} cannot be read: {error.strerror or error}"
 
 
+def _unused(path: Path) -> bool:
+    """True for a folder that is empty but for what `create` and `staging` make."""
+    versions = path / "versions"
+    inside = [found.name for found in versions.iterdir()] if versions.is_dir() else []
+    ours = {LOCK, UNFINISHED, *(["versions"] if versions.is_dir() else [])}
+    return {found.name for found in path.iterdir()} <= ours and all(map(VERSION.fullmatch, inside))
+
+
 def _flush(folder: Path) -> None:
     """Make renames in a folder last, where the system can."""
     if os.name == "nt":
@@ -252,7 +266,7 @@ def _locked(path: Path) -> int | None:
     except ImportError:
         return None
     try:
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ArchiveError(f"cannot open the session folder {path}: {error.strerror or error}") from error
     try:

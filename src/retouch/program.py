@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from threading import RLock
 from typing import Any
 
@@ -258,6 +260,11 @@ class Incremental:
         return part / dense if dense else 1.0
 
     # Reports
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the program: equal for networks that compute the same from weights of the same shapes."""
+        return hashlib.blake2b(str(self.program).encode(), digest_size=16).hexdigest()
 
     def explain(self, region: Region | None = None) -> Explanation:
         """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks."""

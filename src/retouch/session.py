@@ -299,7 +299,7 @@ class Session(ABC):
                 "kind": self.kind,
                 "settings": self.settings,
                 "storage": self.store.dtype_name,
-                "networks": {name: identity(net) for name, net in self.networks().items()},
+                "networks": {name: identity(net, _hashes(net, versions[0])) for name, net in self.networks().items()},
                 "versions": entries,
                 "current": position,
             }
@@ -309,7 +309,7 @@ class Session(ABC):
         """Take over what a folder holds. Raises ArchiveError when it was recorded with other networks."""
         for name, net in self.networks().items():
             net.weights.refresh()
-            _check_identity(name, manifest["networks"].get(name), identity(net))
+            _check_identity(name, manifest["networks"].get(name), identity(net, net.weights.hashes))
         snapshots: dict[str, Snapshot] = {}
         for entry in manifest["versions"]:
             added = [(n, self._layer(archive, entry["number"], n, file)) for n, file in entry["layers"]]
@@ -375,18 +375,19 @@ def _report(version: Version) -> dict[str, Any]:
     return {"number": version.number, "bytes": version.nbytes, **version.facts}
 
 
-def identity(net: Incremental) -> dict[str, Any]:
-    """What a recording depends on: the program, the weights, the policy, the backend."""
-
-    def digest(text: str) -> str:
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
+def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:
+    """What a recording depends on: the program, the hashes of the weights, the policy, the backend."""
     return {
-        "program": digest(str(net.program)),
-        "weights": digest(repr(net.weights.hashes)),
+        "program": net.digest,
+        "weights": hashlib.blake2b(repr(list(hashes)).encode(), digest_size=16).hexdigest(),
         "policy": repr(net.policy),
         "backend": net.backend.name,
     }
+
+
+def _hashes(net: Incremental, version: Version) -> Sequence[int]:
+    """Hashes of the weights that the recordings of `net` in a version were made with."""
+    return next(snapshot.hashes for snapshot in version.snapshots.values() if snapshot.net is net)
 
 
 _DIFFERENT = {

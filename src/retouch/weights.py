@@ -46,6 +46,7 @@ class Weights:
         self.handles: dict[Slot, Any] = {}
         self.slots = _weight_slots(program)
         self.hashes: list[int] = []
+        self._in_order: dict[tuple[int, tuple[int, ...]], int] = {}
         self.sampled: list[int] = []
 
     def live(self) -> list[Tensor]:
@@ -88,15 +89,26 @@ class Weights:
                     f"{self.names[value]} is now {list(tensor.shape)} {tensor.dtype}, it was {list(value.shape)} "
                     f"{value.dtype} when compiled; compile the module again"
                 )
-        hashes = self.backend.fingerprint(tensors, 1)
+        hashes = self._contents(tensors)
         old = self.hashes or [-1] * len(hashes)
         changed = {v for v, a, b in zip(self.names, hashes, old, strict=True) if a != b}
+        self.values.update(zip(self.names, tensors, strict=True))
         if changed:
-            self._replace(changed, dict(zip(self.names, tensors, strict=True)))
+            self._replace(changed)
         self.hashes, self.sampled = hashes, self.backend.fingerprint(tensors, SAMPLED)
 
-    def _replace(self, changed: set[Value], tensors: dict[Value, Tensor]) -> None:
-        self.values.update({v: tensors[v] for v in tensors})
+    def _contents(self, tensors: list[Tensor]) -> list[int]:
+        """Hashes that do not depend on the order of memory, so that channels-last weights are the same weights."""
+        hashes = self.backend.fingerprint(tensors, 1)
+        for i, tensor in enumerate(tensors):
+            if not tensor.is_contiguous():
+                key = hashes[i], tensor.stride()
+                if key not in self._in_order:
+                    self._in_order[key] = self.backend.fingerprint([tensor.contiguous()], 1)[0]
+                hashes[i] = self._in_order[key]
+        return hashes
+
+    def _replace(self, changed: set[Value]) -> None:
         stale = set(changed)
         for op in self.folded:
             if not self.hashes or any(v in stale for v in op.dense_operands()):

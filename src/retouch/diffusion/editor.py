@@ -63,7 +63,7 @@ class Editor:
         library = diffusers()
         try:
             pipe = library.DiffusionPipeline.from_pretrained(str(name), dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
             raise PipelineError(f"no pipeline can be loaded from {str(name)!r}: {_first_line(error)}") from error
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)

@@ -252,7 +252,7 @@ class LatentModelXL(LatentModel):
     def _embeddings(self, words: Words, size: tuple[int, int]) -> dict[str, Any]:
         texts, negatives, pooled, pooled_negatives = self.pipe.encode_prompt(
             prompt=words.prompt,
-            negative_prompt=words.negative,
+            negative_prompt=words.negative or None,  # SDXL was trained with zeros, not with the empty text
             device=torch.device("cpu"),
             num_images_per_prompt=1,
             do_classifier_free_guidance=words.guided,

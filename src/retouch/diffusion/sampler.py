@@ -63,11 +63,14 @@ class Sampler:
         if steps < 1:
             raise SchedulerError(f"{steps} steps are too few; take at least 1")
         self.scheduler = copy.deepcopy(scheduler)
+        self.steps, self.seed = steps, seed
         try:
             self.scheduler.set_timesteps(steps)
+            self._tabulate()
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise SchedulerError(f"{type(scheduler).__name__} cannot take {steps} steps: {error}") from error
-        self.steps, self.seed = steps, seed
+
+    def _tabulate(self) -> None:
         self.times: Tensor = self.scheduler.timesteps
         one, zero = torch.ones(1), torch.zeros(1)
         self.scale = [*(self._mixed(one, zero, i) for i in range(len(self))), 1.0]
@@ -87,12 +90,12 @@ class Sampler:
         """The first step of an edit that changes an image by `strength` (0 to 1), as in diffusers' img2img."""
         if not 0 < strength <= 1:
             raise SchedulerError(f"a strength of {strength:g} is not above 0 and at most 1")
-        count = min(int(len(self) * strength), len(self))
+        count = int(self.steps * strength)
         if count < 1:
             raise SchedulerError(
                 f"a strength of {strength:g} leaves none of {self.steps} steps; take at least {1 / self.steps:.2g}"
             )
-        return len(self) - count
+        return self.steps - count
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """float32 noise that depends on the seed alone."""

@@ -63,7 +63,7 @@ RETOUCH_INLINE int64_t round_up(int64_t a, int64_t b) {
 }
 
 RETOUCH_INLINE vf set1(float x) {
-  return vf{} + x;
+  return x - vf{}; // compilers drop it; x + 0 they must not, since -0 would become 0
 }
 RETOUCH_INLINE vu bits(vf x) {
   return (vu)x;
