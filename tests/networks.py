@@ -10,66 +10,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retouch import Policy, Region, compile, models, program
 from retouch.capture import capture
 from retouch.models.registry import on_grid
-from support import fill, noise
-
-
-class Dense(nn.Module):
-    """A residual dense block of ESRGAN."""
-
-    def __init__(self, width: int, grow: int) -> None:
-        super().__init__()
-        sizes = [width + i * grow for i in range(4)]
-        self.layers = nn.ModuleList(nn.Conv2d(s, grow, 3, padding=1) for s in sizes[:-1])
-        self.last = nn.Conv2d(sizes[-1], width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = x
-        for layer in self.layers:
-            seen = torch.cat([seen, F.leaky_relu(layer(seen), 0.2)], 1)
-        result: Tensor = self.last(seen) * 0.2 + x
-        return result
-
-
-class Rrdb(nn.Module):
-    """Super-resolution as in ESRGAN: dense blocks, nearest upsampling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.blocks = nn.Conv2d(3, 12, 3, padding=1), nn.Sequential(*_blocks())
-        self.up, self.last = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        x = x + self.blocks(x) * 0.2
-        x = F.leaky_relu(self.up(F.interpolate(x, scale_factor=2.0)), 0.2)
-        result: Tensor = self.last(x)
-        return result
-
-
-def _blocks() -> list[nn.Module]:
-    return [Dense(12, 6) for _ in range(2)]
-
-
-class Srvgg(nn.Module):
-    """Super-resolution as in Real-ESRGAN's small networks: PReLU, pixel shuffle, a skip of the input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.PReLU(16),
-            nn.Conv2d(16, 16, 3, padding=1), nn.PReLU(16),
-            nn.Conv2d(16, 48, 3, padding=1), nn.PixelShuffle(4),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.body(x) + F.interpolate(x, scale_factor=4.0)
-        return result
+from support import noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +72,10 @@ def edits(made: Case, count: int, seed: int) -> Iterator[tuple[Tensor, Case]]:
 
 
 WIDE = {"resnet-generator, full width": "resnet-generator", "taesd, full width": "taesd"}
-OWN = {"rrdb": Rrdb, "srvgg": Srvgg}
-LOCAL = ("taesd", "taesd, full width", "rrdb", "srvgg")
+LOCAL = ("taesd", "taesd, full width", "rrdbnet", "srvgg")
 """Networks without an operation that reads the whole map."""
 
-NAMES = (*models.names(), *OWN, *WIDE)
+NAMES = (*models.names(), *WIDE)
 TEXT = tuple(n for n in models.names() if n in ("sd15-unet", "sdxl-unet", "sd3"))
 TIMED = (*TEXT, "ddpm-256", "dit")
 
@@ -138,9 +83,6 @@ TIMED = (*TEXT, "ddpm-256", "dit")
 @cache
 def case(name: str, dtype: torch.dtype = torch.float32) -> Case:
     """The network of that name with its example arguments."""
-    if name in OWN:
-        module = fill(OWN[name]()).to(dtype)
-        return Case(module, (noise(1, 3, 24, 24).to(dtype),), {}, (24, 24))
     if name in WIDE:
         module = models.get(WIDE[name]).build(dtype=dtype)
         return Case(module, (noise(1, 3, 48, 48).to(dtype),), {}, (48, 48))

@@ -41,7 +41,7 @@ def test_columns_of_columns():
     assert slot.columns(2, 6).columns(1, 3) == Slot("kept", "x", 3, 3)
 
 
-@pytest.mark.parametrize("name", ["ddpm-256", "sd3", "resnet-generator", "rrdb"])
+@pytest.mark.parametrize("name", ["ddpm-256", "sd3", "resnet-generator", "rrdbnet"])
 def test_all_rows_as_an_update_is_a_fresh_recording(name, backend):
     """Every row active, in the buffers of a recording, statistics refreshed."""
     net, made = compiled(name, EXACT, backend), case(name)

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from retouch.diffusion import Editor as Editor
     from retouch.diffusion import PipelineError as PipelineError
     from retouch.diffusion import SchedulerError as SchedulerError
-    from retouch.diffusion import open_session as open  # noqa: F401
     from retouch.explain import Explanation as Explanation
+    from retouch.gan import Upscaler as Upscaler
     from retouch.images import ImageError as ImageError
+    from retouch.opening import open as open
     from retouch.program import Incremental as Incremental
     from retouch.program import InputError as InputError
     from retouch.program import RegionError as RegionError
@@ -48,9 +49,10 @@ _HOMES = {
     "Session": "session",
     "StoreError": "store",
     "UndoError": "recording",
+    "Upscaler": "gan",
     "WeightsChangedError": "weights",
     "compile": "program",
-    "open": "diffusion",
+    "open": "opening",
 }
 
 __all__ = [*_HOMES]
@@ -60,6 +62,6 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module 'retouch' has no attribute {name!r}")
-        found = getattr(import_module(f"retouch.{_HOMES[name]}"), "open_session" if name == "open" else name)
+        found = getattr(import_module(f"retouch.{_HOMES[name]}"), name)
         globals()[name] = found
         return found

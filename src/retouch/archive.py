@@ -22,8 +22,8 @@ from retouch.store import StoreError
 
 FORMAT = 1
 MANIFEST, UNFINISHED, LOCK = "manifest.json", "manifest.json.new", "lock"
-PICTURE = "image.png"
-"""The file of a version that shows its image."""
+PICTURE, SOURCE = "image.png", "source.png"
+"""The files of a version that show its image, and what edits are drawn on where that is another picture."""
 MAX_MANIFEST = 64 << 20
 VERSION = re.compile(r"\d+(\.part)?")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(safetensors|png)")
@@ -49,14 +49,11 @@ class Archive:
 
     @staticmethod
     def create(path: Path) -> Archive:
-        """A new session folder; ArchiveError when something is there already.
-
-        What a process left that was stopped before its first version counts as nothing.
-        """
+        """A new session folder; ArchiveError when it is not `unused`."""
         made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not _unused(path):
+            if not unused(path):
                 what = "holds a session already" if (path / MANIFEST).exists() else "is not empty"
                 raise ArchiveError(f"{path} {what}; choose another folder")
             (path / "versions").mkdir(exist_ok=True)
@@ -184,6 +181,14 @@ def version_folder(path: Path, number: int) -> Path:
     return path / "versions" / f"{number:04d}"
 
 
+def unused(path: Path) -> bool:
+    """True for a folder that is empty but for what a process left that was stopped before its first version."""
+    versions = path / "versions"
+    inside = [found.name for found in versions.iterdir()] if versions.is_dir() else []
+    ours = {LOCK, UNFINISHED, *(["versions"] if versions.is_dir() else [])}
+    return {found.name for found in path.iterdir()} <= ours and all(map(VERSION.fullmatch, inside))
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a session folder. Raises ArchiveError when it is altered or of a newer format."""
     file = path / MANIFEST
@@ -238,14 +243,6 @@ def _problem(wanted: tuple[Path, dict[str, Any]]) -> str:
         return "" if _facts(file) == expected else f"{file} was altered: its checksum differs"
     except OSError as error:
         return f"{file} cannot be read: {error.strerror or error}"
-
-
-def _unused(path: Path) -> bool:
-    """True for a folder that is empty but for what `create` and `staging` make."""
-    versions = path / "versions"
-    inside = [found.name for found in versions.iterdir()] if versions.is_dir() else []
-    ours = {LOCK, UNFINISHED, *(["versions"] if versions.is_dir() else [])}
-    return {found.name for found in path.iterdir()} <= ours and all(map(VERSION.fullmatch, inside))
 
 
 def _flush(folder: Path) -> None:

@@ -155,6 +155,10 @@ class Session(ABC):
     def networks(self) -> dict[str, Incremental]:
         """All networks by name."""
 
+    def pictures(self, version: Version) -> dict[str, Pixels]:
+        """What a saved version shows, by file name."""
+        return {PICTURE: version.pixels}
+
     @abstractmethod
     def sound(self, version: Version) -> bool:
         """True when a version that was read from a file has everything that this kind of session needs."""
@@ -278,7 +282,8 @@ class Session(ABC):
         """A version whose layers are in files already, with the rest written too."""
         folder = archive.staged(version.number)
         blocks.write(folder / TENSORS, Block(dict(version.tensors), {}))
-        save_png(version.pixels, folder / PICTURE)
+        for name, pixels in self.pictures(version).items():
+            save_png(pixels, folder / name)
         return replace(version, files=archive.seal(version.number))
 
     def _commit(self, versions: Sequence[Version], position: int, archive: Archive | None = None) -> None:

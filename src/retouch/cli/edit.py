@@ -27,8 +27,10 @@ from retouch.cli.request import GUIDANCE, POLICY, SEED, STEPS, STRENGTH, Fixed, 
 if TYPE_CHECKING:
     from retouch.archive import Progress
     from retouch.diffusion import DiffusionSession
+    from retouch.gan import UpscaleSession
     from retouch.images import Pixels
     from retouch.region import Mask
+    from retouch.session import Edited
 
 
 @app.command()
@@ -38,7 +40,10 @@ def edit(
         Path, typer.Argument(metavar="EDITED", help="The same picture with strokes, patches or erasures on it.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the result.")],
-    model: Annotated[str | None, typer.Option("--model", help="Folder or hub name of a diffusers pipeline.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Folder or hub name of a diffusers pipeline, or a built-in model (see README)."),
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="What the picture shows, for models that read words.")
     ] = None,
@@ -70,7 +75,7 @@ def edit(
     threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite even the files that were read.")] = False,
 ) -> None:
-    """Redraw the edited part of a picture with a diffusion model.
+    """Redraw the edited part of a picture with a diffusion model, or enlarge it again.
 
     ORIGINAL is recorded first, which takes about as long as redrawing all of
     it; then only the edit is computed. With --session the recording is kept: an
@@ -114,9 +119,7 @@ def _run(request: Request) -> None:
     _quiet_libraries()
     bad_input = usage_errors(PipelineError, SchedulerError)
     with bad_input, steps_bar("loading the model") as progress, _opened(request, progress) as session:
-        # A new session has these words already.
-        words = {"prompt": request.prompt, "negative": request.negative} if request.saved else {}
-        result = session.edit(request.after, mask=request.mask, strength=request.strength, progress=progress, **words)
+        result = _edited(session, request, progress)
         first, last, number = session.versions[0].facts, session.version.facts, session.version.number
     _write(request, as_pixels(result.image), result.region.mask[0])
     if result.changed:
@@ -128,19 +131,30 @@ def _run(request: Request) -> None:
         typer.echo(f"the session {request.session} is at version {number}")
 
 
-def _opened(request: Request, progress: Progress) -> DiffusionSession:
+def _edited(session: DiffusionSession | UpscaleSession, request: Request, progress: Progress) -> Edited:
+    from retouch.diffusion import DiffusionSession
+
+    if not isinstance(session, DiffusionSession):
+        return session.edit(request.after, mask=request.mask, progress=progress)
+    # A new session has these words already.
+    words = {"prompt": request.prompt, "negative": request.negative} if request.saved else {}
+    return session.edit(request.after, mask=request.mask, strength=request.strength, progress=progress, **words)
+
+
+def _opened(request: Request, progress: Progress) -> DiffusionSession | UpscaleSession:
     """The session in the folder, or a new one with the original recorded."""
     import retouch
+    from retouch.gan.upscaler import PRETRAINED
 
     if request.saved and request.session:
         return retouch.open(request.session, model=request.model, progress=progress, memory=request.memory)
     fixed = request.fixed
+    kept: dict[str, Any] = {"memory": request.memory, "storage": fixed.storage or "fp32"}
+    if request.model in PRETRAINED:
+        upscaler = retouch.Upscaler.from_pretrained(request.model, policy=fixed.policy, **kept)
+        return upscaler.open(request.before, folder=request.session, progress=progress)
     editor = retouch.Editor.from_pretrained(
-        str(request.model),
-        policy=fixed.policy or POLICY,
-        memory=request.memory,
-        scheduler=fixed.scheduler,
-        storage=fixed.storage or "fp32",
+        str(request.model), policy=fixed.policy or POLICY, scheduler=fixed.scheduler, **kept
     )
     return editor.open(
         request.before,
@@ -171,15 +185,16 @@ def _quiet_libraries() -> None:
 def dense_estimate(recorded: Mapping[str, Any], steps: int) -> float:
     """Seconds of a dense edit of that many steps: a recording runs every network whole, too."""
     seconds = recorded["seconds"]
-    return float(seconds["total"] + seconds.get("denoise", 0.0) * (steps / recorded["steps"] - 1))
+    return float(seconds["total"] + seconds.get("denoise", 0.0) * (steps / recorded.get("steps", 1) - 1))
 
 
 def _table(recorded: Mapping[str, Any], version: Mapping[str, Any], update: float, earlier: bool) -> Table:
-    dense = dense_estimate(recorded, version["steps"])
+    dense = dense_estimate(recorded, version.get("steps", 1))
+    steps = f", {version['steps']} steps" if "steps" in version else ""
     made = Table("run", caption="dense: from the time of the recording")
     made.add_column("seconds", justify="right")
     made.add_column("speed-up", justify="right")
-    made.add_row(f"dense, {version['steps']} steps (estimate)", f"{dense:.2f}", "")
+    made.add_row(f"dense{steps} (estimate)", f"{dense:.2f}", "")
     made.add_row(f"record, {'earlier' if earlier else 'once'}", f"{recorded['seconds']['total']:.2f}", "")
     made.add_row(f"edit, {version['region']:.2%} of the picture", f"{update:.2f}", f"{dense / update:.1f}x")
     return made

@@ -26,6 +26,8 @@ SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
 STEPS, STRENGTH, GUIDANCE, SEED, POLICY = 20, 0.6, 7.5, 0, "balanced"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MOST = 0.5
+UPSCALE = "upscale"
+"""The kind of the sessions of super-resolution models."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Request:
     ) -> Request:
         """From the command's arguments. ValueError for wrong ones, ArchiveError for a session that is damaged."""
         from retouch.archive import MANIFEST
+        from retouch.gan.upscaler import PRETRAINED
         from retouch.images import as_mask, as_pixels
 
         fixed.check()
@@ -123,6 +126,8 @@ class Request:
         elif session is not None:
             _check_new(session)
         name = _model_name(model, saved)
+        if saved.kind == UPSCALE if saved else name in PRETRAINED:
+            _refuse_steps(fixed, {"prompt": prompt, "negative": negative, "strength": strength})
         return Request(
             output, preview, before, after, region, name, prompt, negative, strength, fixed, budget, session, saved
         )
@@ -181,14 +186,14 @@ def _check_current(saved: Saved, name: Path, before: Pixels) -> None:
     from retouch.images import as_pixels
 
     def same(place: int) -> bool:
-        return np.array_equal(as_pixels(saved.versions[place].picture), before)
+        return np.array_equal(as_pixels(saved.versions[place].source), before)
 
     if same(saved.current):
         return
     found = next(filter(same, range(len(saved.versions))), None)
     if found is None:
         raise ValueError(
-            f"{name} is not the current picture of the session {saved.folder}; that is {saved.version.picture} "
+            f"{name} is not the current picture of the session {saved.folder}; that is {saved.version.source} "
             f"(`retouch info {saved.folder}` lists its versions, `retouch undo {saved.folder} -o FILE` goes back)"
         )
     command = f"`retouch {'undo' if found < saved.current else 'redo'} {saved.folder}`"
@@ -201,15 +206,29 @@ def _check_current(saved: Saved, name: Path, before: Pixels) -> None:
 
 def _check_new(folder: Path) -> None:
     """ValueError unless a session can be made there."""
-    if folder.is_dir() and any(folder.iterdir()):
+    from retouch.archive import unused
+
+    if folder.is_dir() and not unused(folder):
         raise ValueError(f"the folder {folder} holds no session and is not empty; name a new one")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"cannot make the session folder {folder}: {there} is no folder that can be written to")
 
 
+def _refuse_steps(fixed: Fixed, others: dict[str, object]) -> None:
+    """ValueError for options of models that sample in steps."""
+    given = {"steps": fixed.steps, "seed": fixed.seed, "guidance": fixed.guidance, "scheduler": fixed.scheduler}
+    for name, value in {**given, **others}.items():
+        if value is not None:
+            raise ValueError(
+                f"--{name} does not go with a super-resolution model: it runs once, without noise or words"
+            )
+
+
 def _model_name(model: str | None, saved: Saved | None) -> str | None:
-    """A hub name as it is, a folder as an absolute path. ValueError if it is neither, or missing."""
+    """A built-in or hub name as it is, a folder as an absolute path. ValueError if it is neither, or missing."""
+    from retouch.gan.upscaler import PRETRAINED
+
     if model is None:
         if saved is None:
             raise ValueError("no model: name the folder or hub name of a diffusers pipeline with --model")
@@ -226,6 +245,8 @@ def _model_name(model: str | None, saved: Saved | None) -> str | None:
         return os.path.abspath(folder)
     if folder.exists():
         raise ValueError(f"{model} is a file; a model is the folder or hub name of a diffusers pipeline")
+    if model.startswith("builtin/") and model not in PRETRAINED:
+        raise ValueError(f"unknown built-in model {model!r}; there are {', '.join(PRETRAINED)}")
     if not HUB_NAME.fullmatch(model):
         raise ValueError(f"there is no folder {model}")
     return model

@@ -7,42 +7,51 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-SETTINGS = ("model", "width", "height", "steps", "strength", "guidance", "seed")
+SETTINGS = ("model", "width", "height")
+STEPPED = ("steps", "strength", "guidance", "seed")
+"""Settings of a model that takes steps."""
 
 
 @dataclass(frozen=True)
 class SavedVersion:
-    """One version as the manifest names it. `region` is a share of the picture; `seconds` has a "total"."""
+    """One version as the manifest names it. `region` is a share of the picture; `seconds` has a "total".
+
+    `source` is the picture that edits are drawn on; `steps` None: the model takes no steps.
+    """
 
     number: int
     edit: str
     region: float
-    steps: int
+    steps: int | None
     prompt: str | None
     negative: str | None
     seconds: Mapping[str, float]
     bytes: int
     bytes_read: int
     picture: str
+    source: str
 
     @staticmethod
     def of(folder: Path, entry: dict[str, Any]) -> SavedVersion:
         """From an entry of a manifest; whatever an entry without sense makes Python raise."""
-        from retouch.archive import PICTURE, version_folder
+        from retouch.archive import PICTURE, SOURCE, version_folder
 
         facts, number = entry["facts"], int(entry["number"])
-        prompt, negative = (None if text is None else str(text) for text in (facts["prompt"], facts["negative"]))
+        words = (facts.get("prompt"), facts.get("negative"))
+        prompt, negative = (None if text is None else str(text) for text in words)
+        files = version_folder(folder, number)
         return SavedVersion(
             number=number,
             edit=str(facts["edit"]),
             region=float(facts["region"]),
-            steps=int(facts["steps"]),
+            steps=int(facts["steps"]) if "steps" in facts else None,
             prompt=prompt,
             negative=negative,
             seconds={str(name): float(each) for name, each in {"total": 0.0, **facts["seconds"]}.items()},
             bytes=sum(file["bytes"] for file in entry["files"].values()),
             bytes_read=int(facts["bytes_read"]),
-            picture=str(version_folder(folder, number) / PICTURE),
+            picture=str(files / PICTURE),
+            source=str(files / (SOURCE if SOURCE in entry["files"] else PICTURE)),
         )
 
 
@@ -64,7 +73,9 @@ class Saved:
 
         try:
             settings = dict(manifest["settings"])
-            _ = settings["scheduler"]["name"], settings["editor"]["policy"]["name"], [settings[key] for key in SETTINGS]
+            _ = settings["editor"]["policy"]["name"], [settings[key] for key in SETTINGS]
+            if manifest["kind"] == "diffusion":
+                _ = settings["scheduler"]["name"], [settings[key] for key in STEPPED]
             return Saved(
                 folder,
                 str(manifest["kind"]),

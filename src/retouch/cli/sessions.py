@@ -32,18 +32,25 @@ def info(
     if json:
         typer.echo(jsonlib.dumps(saved.report(), indent=1))
         return
-    settings = saved.settings
-    for name, text in {
-        "session": f"{saved.kind}, {settings['width']}x{settings['height']} pixels",
-        "model": str(settings["model"] or "not named"),
-        "steps": f"{saved.versions[0].steps} recorded of {settings['steps']}, {settings['scheduler']['name']}",
-        "settings": f"strength {settings['strength']}, guidance {settings['guidance']}, seed {settings['seed']}, "
-        f"policy {settings['editor']['policy']['name']}, rows as {saved.storage}",
-    }.items():
+    for name, text in _facts(saved).items():
         typer.echo(f"{name + ':':10}{printable(text)}")
     Console().print(_table(saved))
     typer.echo(f"in all:   {megabytes(sum(version.bytes for version in saved.versions))}")
     typer.echo(f"current:  {saved.version.picture}")
+
+
+def _facts(saved: Saved) -> dict[str, str]:
+    settings = saved.settings
+    kept = f"policy {settings['editor']['policy']['name']}, rows as {saved.storage}"
+    found = {
+        "session": f"{saved.kind}, {settings['width']}x{settings['height']} pixels",
+        "model": str(settings["model"] or "not named"),
+    }
+    if saved.kind == "diffusion":
+        steps = f"{saved.versions[0].steps} recorded of {settings['steps']}, {settings['scheduler']['name']}"
+        noise = f"strength {settings['strength']}, guidance {settings['guidance']}, seed {settings['seed']}"
+        return {**found, "steps": steps, "settings": f"{noise}, {kept}"}
+    return {**found, "settings": kept}
 
 
 def _table(saved: Saved) -> Table:

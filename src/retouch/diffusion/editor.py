@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
-from retouch.archive import Archive, ArchiveError, Progress, read_manifest, silent
+from retouch.archive import Archive, ArchiveError, Progress, silent
 from retouch.diffusion.model import PipelineError, Words, model_of
 from retouch.diffusion.sampler import Sampler, chosen, name_of
 from retouch.diffusion.session import DiffusionSession
+from retouch.editor import BaseEditor
 from retouch.extras import diffusers
+from retouch.gan.upscaler import PRETRAINED, Upscaler, Upscalers
 from retouch.images import ImageLike, as_pixels
 from retouch.region import Policy
-from retouch.store import Store
 
 STEPS, STRENGTH, GUIDANCE = 20, 0.6, 7.5
 
 
-class Editor:
+class Editor(BaseEditor[DiffusionSession]):
     """Opens editing sessions on the images of one diffusers pipeline. The pipeline itself is not changed.
 
     pipe: DDPMPipeline, DDIMPipeline (also v-prediction and few-step checkpoints), Stable Diffusion 1.x or
         2.x (text to image, image to image, inpainting), or SDXL base, on the CPU.
     scheduler: one of `retouch.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
-    policy, backend: as for `retouch.compile`.
-    memory: bytes that the recordings of a session may take before they go to files; None: 40 % of what is
-        free. folder: where those files are; None: a folder for temporary files.
-    storage: "fp32", "bf16" or "fp16": how recorded float32 rows are kept.
+    policy, backend: as for `retouch.compile`. The rest: as for `BaseEditor`.
 
     Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
     """
+
+    sessions = DiffusionSession
 
     def __init__(
         self,
@@ -48,18 +47,24 @@ class Editor:
         storage: str = "fp32",
         name: str | None = None,
     ) -> None:
+        super().__init__(name, memory, folder, storage)
         self.model = model_of(pipe, Policy.named(policy), backend)
         self.scheduler = chosen(scheduler, pipe.scheduler)
-        self.memory, self.folder, self.storage = memory, None if folder is None else Path(folder), storage
-        self.name = name
-        self._store()
 
+    @overload
     @staticmethod
-    def from_pretrained(name: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Editor:
-        """An editor for a pipeline in a local folder (`save_pretrained`) or on the hub.
+    def from_pretrained(name: Upscalers, *, dtype: torch.dtype = ..., **options: Any) -> Upscaler: ...
+    @overload
+    @staticmethod
+    def from_pretrained(name: str | Path, *, dtype: torch.dtype = ..., **options: Any) -> Editor: ...
+    @staticmethod
+    def from_pretrained(name: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Editor | Upscaler:
+        """An editor for a pipeline in a local folder (`save_pretrained`), on the hub, or a built-in model.
 
         Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read.
         """
+        if name in PRETRAINED:
+            return Upscaler.from_pretrained(str(name), dtype=dtype, **options)
         library = diffusers()
         try:
             pipe = library.DiffusionPipeline.from_pretrained(str(name), dtype=dtype, use_safetensors=True)
@@ -68,9 +73,6 @@ class Editor:
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
         return Editor(pipe, name=str(name), **options)
-
-    def _store(self, storage: str | None = None) -> Store:
-        return Store(self.memory, self.folder, storage or self.storage)
 
     # Sessions
 
@@ -127,19 +129,6 @@ class Editor:
         session = self._session(size, words, guidance, steps, seed, strength, generated=True)
         return self._recorded(session, folder, lambda: session.record_generated(progress))
 
-    def restore(self, path: str | Path, progress: Progress = silent) -> DiffusionSession:
-        """Open a saved session; see `retouch.open`."""
-        archive, manifest = Archive.open(Path(path))
-        try:
-            if manifest.get("kind") != DiffusionSession.kind:
-                raise ArchiveError(f"{path} holds a session of the kind {manifest.get('kind')!r}")
-            archive.verify(manifest, progress)
-            session = self._restored(archive, manifest)
-        except BaseException:
-            archive.close()
-            raise
-        return session
-
     def _restored(self, archive: Archive, manifest: dict[str, Any]) -> DiffusionSession:
         settings = manifest["settings"]
         try:
@@ -159,9 +148,7 @@ class Editor:
         sampler = Sampler(self.scheduler, steps, seed)
         if not 0 <= first < len(sampler):
             raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {first}")
-        session = DiffusionSession(self.model, sampler, words, store, settings)
-        session.load(archive, manifest)
-        return session
+        return DiffusionSession(self.model, sampler, words, store, settings)
 
     def _session(
         self,
@@ -200,55 +187,6 @@ class Editor:
         name = type(self.scheduler).__name__
         return {"name": name, "config": json.loads(json.dumps(config, default=repr, sort_keys=True))}
 
-    def _recorded(
-        self, session: DiffusionSession, folder: str | Path | None, record: Callable[[], None]
-    ) -> DiffusionSession:
-        if folder is None:
-            record()
-            return session
-        session.archive = Archive.create(Path(folder))
-        try:
-            record()
-        except BaseException:
-            session.archive.abandon()
-            raise
-        return session
-
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def open_session(
-    path: str | Path,
-    *,
-    editor: Editor | None = None,
-    model: str | Path | None = None,
-    progress: Progress = silent,
-    **options: Any,
-) -> DiffusionSession:
-    """Open a saved session to go on editing.
-
-    editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
-        from where it was, with `options` as for `Editor`.
-
-    Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
-    in use, of a newer format, or was recorded with other weights, networks or settings.
-    """
-    return (editor or _recorded_editor(Path(path), model, options)).restore(path, progress)
-
-
-def _recorded_editor(path: Path, model: str | Path | None, options: dict[str, Any]) -> Editor:
-    """An editor like the one that recorded a session."""
-    try:
-        settings = read_manifest(path)["settings"]
-        name, saved = model or settings["model"], settings["editor"]
-        policy = Policy(**saved["policy"])
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[saved["dtype"]]
-        scheduler, backend = saved["scheduler"], saved["backend"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArchiveError(f"the manifest in {path} is damaged: {error!r}") from error
-    if not name:
-        raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
-    recorded = {"dtype": dtype, "policy": policy, "scheduler": scheduler, "backend": backend}
-    return Editor.from_pretrained(name, **{**recorded, **options})

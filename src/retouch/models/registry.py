@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retouch.models import resnet_generator, transformer, unet, vae
+from retouch.models import resnet_generator, spade, super_resolution, transformer, unet, vae
 from retouch.models.weights import fill, without_init
 
 
@@ -142,6 +142,13 @@ def _image_inputs(channels: int, side: int, tiny_side: int) -> Callable[..., Inp
     return make
 
 
+def _label_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
+    """One-hot labels in blocks of 8x8 pixels, and a channel of edges."""
+    height, width, labels = (64, 128, 5) if tiny else (256, 512, spade.CITYSCAPES)
+    blocks = torch.randint(labels, (height // 8, width // 8), generator=generator)
+    return Inputs((spade.semantics(on_grid(blocks, height, width), labels),))
+
+
 def _ddpm_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     size = 64 if tiny else 256
     return Inputs((_noise(generator, 1, 3, size, size), torch.tensor([500])))
@@ -254,6 +261,41 @@ _NETWORKS = {
             _square(64),
             resnet_generator.for_benchmark,
             _image_inputs(3, 256, 64),
+        ),
+        Network(
+            "gaugan",
+            "SPADE generator (GauGAN) for Cityscapes, labels to picture, 256x512",
+            (256, 512),
+            (64, 128),
+            spade.for_benchmark,
+            _label_inputs,
+            281.3,
+        ),
+        Network(
+            "gaugan-compressed",
+            "The same compressed (GAN Compression), 256x512",
+            (256, 512),
+            (64, 128),
+            spade.compressed_for_benchmark,
+            _label_inputs,
+            31.2,
+        ),
+        Network(
+            "srvgg",
+            "Real-ESRGAN animevideov3, compact super-resolution, 256x256 to 1024x1024",
+            _square(256),
+            _square(32),
+            super_resolution.srvgg,
+            _image_inputs(3, 256, 32),
+            40.7,
+        ),
+        Network(
+            "rrdbnet",
+            "Real-ESRGAN x4plus, super-resolution in 23 residual dense blocks, 256x256 to 1024x1024",
+            _square(256),
+            _square(32),
+            super_resolution.rrdbnet,
+            _image_inputs(3, 256, 32),
         ),
         Network(
             "dit",

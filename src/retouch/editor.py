@@ -1,0 +1,65 @@
+"""What all editors share: where recordings are kept, and sessions in folders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from retouch.archive import Archive, ArchiveError, Progress, silent
+from retouch.session import Session
+from retouch.store import Store
+
+S = TypeVar("S", bound=Session)
+
+
+class BaseEditor(ABC, Generic[S]):
+    """Opens sessions of one kind with one model.
+
+    name: how the model is named in saved sessions, so that `retouch.open` finds it again.
+    memory: bytes that the recordings of a session may take before they go to files; None: 40 % of what is
+        free. folder: where those files are; None: a folder for temporary files.
+    storage: "fp32", "bf16" or "fp16": how recorded float32 rows are kept.
+    """
+
+    sessions: type[S]
+
+    def __init__(self, name: str | None, memory: int | None, folder: str | Path | None, storage: str) -> None:
+        self.name, self.memory, self.storage = name, memory, storage
+        self.folder = None if folder is None else Path(folder)
+        self._store()  # refuses what is wrong now, not after the model has run
+
+    def restore(self, path: str | Path, progress: Progress = silent) -> S:
+        """Open a saved session; see `retouch.open`."""
+        archive, manifest = Archive.open(Path(path))
+        try:
+            if manifest.get("kind") != self.sessions.kind:
+                raise ArchiveError(f"{path} holds a session of the kind {manifest.get('kind')!r}")
+            archive.verify(manifest, progress)
+            session = self._restored(archive, manifest)
+            session.load(archive, manifest)
+        except BaseException:
+            archive.close()
+            raise
+        return session
+
+    @abstractmethod
+    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> S:
+        """A session without versions that is set up as a manifest says; ArchiveError when that cannot be."""
+
+    def _store(self, storage: str | None = None) -> Store:
+        return Store(self.memory, self.folder, storage or self.storage)
+
+    def _recorded(self, session: S, folder: str | Path | None, record: Callable[[], None]) -> S:
+        """The session after `record`, in `folder` if one is named; nothing is left there when that fails."""
+        if folder is None:
+            record()
+            return session
+        session.archive = Archive.create(Path(folder))
+        try:
+            record()
+        except BaseException:
+            session.archive.abandon()
+            raise
+        return session

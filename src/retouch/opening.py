@@ -1,0 +1,48 @@
+"""Saved sessions of every kind, with the editors that recorded them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retouch.archive import ArchiveError, Progress, read_manifest, silent
+from retouch.diffusion.editor import Editor
+from retouch.diffusion.session import DiffusionSession
+from retouch.gan.upscaler import Upscaler, UpscaleSession
+from retouch.region import Policy
+
+
+def open(
+    path: str | Path,
+    *,
+    editor: Editor | Upscaler | None = None,
+    model: str | Path | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> DiffusionSession | UpscaleSession:
+    """Open a saved session to go on editing.
+
+    editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
+        from where it was, with `options` as for its editor.
+
+    Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
+    in use, of a newer format, or was recorded with other weights, networks or settings.
+    """
+    return (editor or _recorded_editor(Path(path), model, options)).restore(path, progress)
+
+
+def _recorded_editor(path: Path, model: str | Path | None, options: dict[str, Any]) -> Editor | Upscaler:
+    """An editor like the one that recorded a session."""
+    try:
+        settings = read_manifest(path)["settings"]
+        named, saved = model or settings["model"], settings["editor"]
+        recorded = {name: saved[name] for name in ("backend", "scheduler") if name in saved}
+        recorded["policy"] = Policy(**saved["policy"])
+        recorded["dtype"] = {"float32": torch.float32, "bfloat16": torch.bfloat16}[saved["dtype"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"the manifest in {path} is damaged: {error!r}") from error
+    if not named:
+        raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
+    return Editor.from_pretrained(named, **{**recorded, **options})
