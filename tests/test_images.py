@@ -16,17 +16,14 @@ from PIL import Image
 
 from retouch.images import (
     MAX_PIXELS,
-    OUTLINE,
-    TILE,
     ImageError,
+    as_integers,
     as_mask,
     as_pixels,
     blend,
     difference,
     from_tensor,
-    outlined,
     save_png,
-    side_by_side,
     to_tensor,
 )
 from retouch.region import dilate
@@ -448,38 +445,7 @@ def test_blend_refuses_what_does_not_fit():
         blend(picture, picture, mask, -1)
 
 
-# Showing and saving
-
-
-@pytest.mark.parametrize(("side", "width"), [(40, 1), (300, 2)])
-def test_outlines(side, width):
-    pixels, mask = _noise(side, side), np.zeros((side, side), bool)
-    mask[10:20, 5:30] = True
-    found = outlined(pixels, mask)
-    line = dilate(mask[None], width)[0] & ~mask
-    assert np.array_equal(found[mask], pixels[mask])
-    assert (found[line] == OUTLINE).all()
-    outside = ~mask & ~line
-    assert np.array_equal(found[outside], np.rint(pixels[outside] * 0.6))
-    with pytest.raises(ImageError, match="different sizes"):
-        outlined(pixels, mask[1:])
-
-
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 4, 1), (5, 4, 2)])
-def test_tiles_wrap_after_four(count, columns, rows):
-    sheet = side_by_side([(f"tile {i}", _noise(8, 16, seed=i)) for i in range(count)])
-    assert sheet.mode == "RGB"
-    assert sheet.width // TILE == columns
-    assert rows * TILE // 2 < sheet.height < rows * TILE * 0.7
-
-
-def test_tiles_of_any_shape_and_captions_of_any_text():
-    tiles = [("", _noise(1, 900)), ("two\nlines\tand é 日本 " * 50, _noise(900, 1)), ("W" * 500, _noise(1, 1))]
-    sheet = np.asarray(side_by_side(tiles))
-    gap = sheet[:, TILE + 8 : TILE + 16]
-    assert (gap == 255).all()
-    with pytest.raises(ImageError, match="no pictures"):
-        side_by_side([])
+# Saving
 
 
 def test_saved_pictures_are_read_back(tmp_path):
@@ -523,3 +489,43 @@ def test_places_and_formats_that_cannot_be_written(tmp_path):
     with pytest.raises(ImageError, match="not int64"):
         save_png(np.zeros((2, 2, 3), np.int64), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+# Maps of ids
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "grey", "palette", "16 bit", "file", "channels"])
+def test_ids_of_any_kind(kind, tmp_path):
+    ids = np.random.default_rng(0).integers(0, 30, (6, 9)).astype(np.uint8)
+    palette = Image.fromarray(ids, "P") if kind == "palette" else None
+    if palette:
+        palette.putpalette(list(range(255, -1, -1)) * 3)
+    Image.fromarray(ids).save(tmp_path / "ids.png")
+    made = {
+        "array": ids,
+        "tensor": torch.from_numpy(ids)[None],
+        "grey": Image.fromarray(ids),
+        "palette": palette,
+        "16 bit": Image.fromarray(ids.astype(np.uint16)),
+        "file": tmp_path / "ids.png",
+        "channels": np.repeat(ids[..., None], 3, 2),
+    }[kind]
+    found = as_integers(made)
+    assert found.dtype == np.int32
+    assert np.array_equal(found, ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        (np.zeros((4, 4)), "one channel of integers"),
+        (_noise(4, 4), "colours are no ids"),
+        (np.zeros((0, 4), int), "one channel of integers"),
+        (np.zeros(4, int), "one channel of integers"),
+        (np.full((4, 4), 2**40), "beyond 32 bits"),
+        (np.zeros((4, 5), int), "5x4, but the picture is 4x4"),
+    ],
+)
+def test_what_is_no_map_of_ids(ids, reason):
+    with pytest.raises(ImageError, match=reason):
+        as_integers(ids, (4, 4))

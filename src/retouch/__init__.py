@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retouch.diffusion import PipelineError as PipelineError
     from retouch.diffusion import SchedulerError as SchedulerError
     from retouch.explain import Explanation as Explanation
+    from retouch.gan import LabelEditor as LabelEditor
     from retouch.gan import Upscaler as Upscaler
     from retouch.images import ImageError as ImageError
     from retouch.opening import open as open
@@ -40,6 +41,7 @@ _HOMES = {
     "ImageError": "images",
     "Incremental": "program",
     "InputError": "program",
+    "LabelEditor": "gan",
     "PipelineError": "diffusion",
     "Policy": "region",
     "Recording": "recording",

@@ -53,13 +53,14 @@ class BaseEditor(ABC, Generic[S]):
 
     def _recorded(self, session: S, folder: str | Path | None, record: Callable[[], None]) -> S:
         """The session after `record`, in `folder` if one is named; nothing is left there when that fails."""
-        if folder is None:
-            record()
-            return session
-        session.archive = Archive.create(Path(folder))
+        if folder is not None:
+            session.archive = Archive.create(Path(folder))
         try:
             record()
         except BaseException:
-            session.archive.abandon()
+            if session.archive is not None:
+                session.archive.abandon()
             raise
+        for net in session.networks().values():
+            net.backend.release()  # of recordings that went to files: edits touch few rows of theirs
         return session

@@ -6,7 +6,7 @@ import os
 import secrets
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from retouch.region import Mask, dilate
@@ -28,10 +28,6 @@ MAX_PIXELS = 64 * 2**20
 """Files and Pillow images with more pixels are refused before they are decoded."""
 
 WHITE, BLACK = 255, 0
-DIM = 0.6
-OUTLINE = (0, 255, 102)
-WIDE_OUTLINE = 256
-TILE, CAPTION, GAP, COLUMNS, FONT_SIZE = 320, 26, 8, 4, 15
 
 # Python keeps one list of warning filters for all threads.
 _filters = threading.Lock()
@@ -79,12 +75,41 @@ def as_mask(mask: ImageLike, size: tuple[int, int]) -> Mask:
     return bright
 
 
+def as_integers(image: ImageLike, size: tuple[int, int] | None = None) -> npt.NDArray[np.int32]:
+    """A map of ids (class labels, instances) as a new array int32 [H, W].
+
+    image: the path of a file or a Pillow image of one channel or with a palette, whose indices are the ids; or
+        an array or tensor of integers [H, W], [1, H, W], [H, W, 1], or with equal channels [H, W, 3].
+
+    Raises ImageError for other shapes and types, ids beyond int32, and another size (H, W) than `size`.
+    """
+    if isinstance(image, Image.Image):
+        ids = np.asarray(image)
+    elif isinstance(image, str | os.PathLike):
+        ids = _from_file(Path(image), np.asarray)
+    else:
+        ids = _array(image)
+    if ids.ndim == 3 and len(ids) == 1:
+        ids = ids[0]
+    elif ids.ndim == 3 and ids.shape[2] in (1, 3) and (ids == ids[..., :1]).all():
+        ids = ids[..., 0]
+    if ids.dtype.kind not in "iub" or ids.ndim != 2 or not ids.size:
+        raise ImageError(
+            f"a map of ids is one channel of integers [H, W], not {ids.dtype} {list(ids.shape)}; colours are no ids"
+        )
+    if ids.min() < -(2**31) or ids.max() >= 2**31:
+        raise ImageError(f"ids of {ids.min()} to {ids.max()} are beyond 32 bits")
+    if size is not None and ids.shape != size:
+        raise ImageError(f"the map of ids is {_size(ids)}, but the picture is {_size(size)} (width x height)")
+    return ids.astype(np.int32)
+
+
 def difference(before: Pixels, after: Pixels, eps: float = 0.01) -> Mask:
     """Where any channel differs by more than `eps` (1 is full scale), bool [H, W].
 
     Raises ImageError if the pictures [H, W, 3] have different sizes.
     """
-    _check_same(before, after, "pictures")
+    check_same(before, after, "pictures")
     red, green, blue = np.moveaxis(np.maximum(before, after) - np.minimum(before, after), 2, 0)
     return (np.arange(256) / 255 > eps)[np.maximum(np.maximum(red, green), blue)]
 
@@ -118,8 +143,8 @@ def blend(current: Pixels, new: Pixels, mask: Mask, border: int) -> Pixels:
 
     Raises ImageError for different sizes or a negative border.
     """
-    _check_same(current, new, "pictures")
-    _check_same(current, mask, "picture and mask")
+    check_same(current, new, "pictures")
+    check_same(current, mask, "picture and mask")
     if border < 0:
         raise ImageError(f"a border counts pixels and cannot be {border}")
     blended = np.array(current, order="C")
@@ -128,39 +153,6 @@ def blend(current: Pixels, new: Pixels, mask: Mask, border: int) -> Pixels:
         distance = _distance(mask[box], border + 1)
         _mix(blended[box], new[box], distance, border + 1)
     return blended
-
-
-def outlined(pixels: Pixels, mask: Mask) -> Pixels:
-    """The picture [H, W, 3] with a bright line around `mask` [H, W], unchanged inside and dimmed outside.
-
-    Raises ImageError if the sizes differ.
-    """
-    _check_same(pixels, mask, "picture and mask")
-    width = 1 if max(mask.shape) < WIDE_OUTLINE else 2
-    dimmed = np.rint(np.arange(256) * DIM).astype(np.uint8)[pixels]
-    dimmed[dilate(mask[None], width)[0]] = OUTLINE
-    dimmed[mask] = pixels[mask]
-    return dimmed
-
-
-def side_by_side(tiles: Sequence[tuple[str, Pixels]]) -> Image.Image:
-    """Pictures [H, W, 3] under their captions, in rows of up to four, each fitted into a square.
-
-    Raises ImageError if there are none.
-    """
-    if not tiles:
-        raise ImageError("there are no pictures to put side by side")
-    pictures = [_fitted(pixels) for _, pixels in tiles]
-    columns = min(len(tiles), COLUMNS)
-    heights = [max(tile.height for tile in pictures[i : i + columns]) for i in range(0, len(tiles), columns)]
-    tops = [GAP + sum(height + CAPTION + GAP for height in heights[:row]) for row in range(len(heights) + 1)]
-    sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, tops[-1]), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
-    for index, (caption, _) in enumerate(tiles):
-        left, top = GAP + index % columns * (TILE + GAP), tops[index // columns]
-        draw.text((left, top + 4), _shortened(caption, font), fill="black", font=font)
-        sheet.paste(pictures[index], (left, top + CAPTION))
-    return sheet
 
 
 def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str]) -> Path:
@@ -202,7 +194,7 @@ def _pixels(image: ImageLike, ground: int) -> Pixels:
     if isinstance(image, Image.Image):
         return _from_image(image, ground)
     if isinstance(image, str | os.PathLike):
-        return _from_file(Path(image), ground)
+        return _from_file(Path(image), lambda opened: _from_image(opened, ground))
     if isinstance(image, Tensor):
         return _rgb(_planes(_array(image)).transpose(1, 2, 0), ground)
     if isinstance(image, np.ndarray):
@@ -210,10 +202,10 @@ def _pixels(image: ImageLike, ground: int) -> Pixels:
     raise ImageError(f"a picture is a path, a Pillow image, an array or a tensor, not {type(image).__name__}")
 
 
-def _from_file(path: Path, ground: int) -> Pixels:
+def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
     try:
         with path.open("rb") as file, _opened(file) as image:
-            return _from_image(image, ground)
+            return convert(image)
     except FileNotFoundError as error:
         raise ImageError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
@@ -386,25 +378,8 @@ def _mix(blended: Pixels, new: Pixels, distance: npt.NDArray[np.int64], limit: i
     blended[inside] = new[inside]
 
 
-def _fitted(pixels: Pixels) -> Image.Image:
-    """Scaled so that the longer side is a tile's; small pictures keep their pixels visible."""
-    scale = TILE / max(pixels.shape[:2])
-    width, height = (max(1, round(scale * side)) for side in pixels.shape[1::-1])
-    resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
-    return Image.fromarray(pixels).resize((width, height), resample)
-
-
-def _shortened(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """One line that is no wider than a tile."""
-    line = " ".join(caption.split())[:TILE]
-    if font.getlength(line) <= TILE:
-        return line
-    while font.getlength(line + "...") > TILE:
-        line = line[:-1]
-    return line + "..."
-
-
-def _check_same(one: npt.NDArray[Any], other: npt.NDArray[Any], what: str) -> None:
+def check_same(one: npt.NDArray[Any], other: npt.NDArray[Any], what: str) -> None:
+    """ImageError unless both have the same height and width."""
     if one.shape[:2] != other.shape[:2]:
         raise ImageError(f"{what} of different sizes: {_size(one)} and {_size(other)} (width x height)")
 

@@ -10,18 +10,24 @@ import torch
 from retouch.archive import ArchiveError, Progress, read_manifest, silent
 from retouch.diffusion.editor import Editor
 from retouch.diffusion.session import DiffusionSession
+from retouch.gan.labels import LabelEditor, LabelSession
 from retouch.gan.upscaler import Upscaler, UpscaleSession
 from retouch.region import Policy
+
+AnyEditor = Editor | Upscaler | LabelEditor
+AnySession = DiffusionSession | UpscaleSession | LabelSession
+EDITORS: dict[str, type[AnyEditor]] = {made.sessions.kind: made for made in (Editor, Upscaler, LabelEditor)}
+"""Editors by the kind of their sessions."""
 
 
 def open(
     path: str | Path,
     *,
-    editor: Editor | Upscaler | None = None,
+    editor: AnyEditor | None = None,
     model: str | Path | None = None,
     progress: Progress = silent,
     **options: Any,
-) -> DiffusionSession | UpscaleSession:
+) -> AnySession:
     """Open a saved session to go on editing.
 
     editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
@@ -33,16 +39,17 @@ def open(
     return (editor or _recorded_editor(Path(path), model, options)).restore(path, progress)
 
 
-def _recorded_editor(path: Path, model: str | Path | None, options: dict[str, Any]) -> Editor | Upscaler:
+def _recorded_editor(path: Path, model: str | Path | None, options: dict[str, Any]) -> AnyEditor:
     """An editor like the one that recorded a session."""
     try:
-        settings = read_manifest(path)["settings"]
+        manifest = read_manifest(path)
+        settings, editor = manifest["settings"], EDITORS[manifest["kind"]]
         named, saved = model or settings["model"], settings["editor"]
-        recorded = {name: saved[name] for name in ("backend", "scheduler") if name in saved}
+        recorded = {name: saved[name] for name in ("backend", "scheduler", "upsamplings") if name in saved}
         recorded["policy"] = Policy(**saved["policy"])
         recorded["dtype"] = {"float32": torch.float32, "bfloat16": torch.bfloat16}[saved["dtype"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ArchiveError(f"the manifest in {path} is damaged: {error!r}") from error
     if not named:
         raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
-    return Editor.from_pretrained(named, **{**recorded, **options})
+    return editor.from_pretrained(named, **{**recorded, **options})

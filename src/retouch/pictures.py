@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from retouch.extras import require
+from retouch.images import save_png
 from retouch.models.registry import on_grid
+from retouch.sheets import outlined, side_by_side
 
 if TYPE_CHECKING:
     from retouch.demo import Outcome
 
 YELLOW = (255, 214, 10)
-OUTLINE = (0.0, 1.0, 0.4)
-TILE, CAPTION, GAP = 320, 26, 8
 
 
 def photograph(size: tuple[int, int]) -> Tensor:
@@ -50,16 +50,16 @@ def write(folder: Path, photo: Tensor, before: Tensor, outcome: Outcome) -> list
     pictures = {
         "photograph": _image((photo[0] + 1) / 2),
         "edited": _image((edited[0] + 1) / 2),
-        "region": _image(_outlined((edited[0] + 1) / 2, active)),
+        "region": Image.fromarray(outlined(np.array(_image((edited[0] + 1) / 2)), active.numpy())),
         "change x1": show.difference(outcome.updated, before, 1),
         "before": show.picture(before),
         "after": show.picture(outcome.updated),
         "dense": show.picture(outcome.truth),
         "difference x10": show.difference(outcome.updated, outcome.truth, 10),
     }
-    paths = [_save(folder / f"{name.split()[0]}.png", image) for name, image in pictures.items()]
-    captions = [_CAPTIONS[name] for name in pictures]
-    return [*paths, _save(folder / "sheet.png", _sheet(list(pictures.values()), captions))]
+    paths = [save_png(image, folder / f"{name.split()[0]}.png") for name, image in pictures.items()]
+    sheet = side_by_side([(_CAPTIONS[name], np.array(image)) for name, image in pictures.items()])
+    return [*paths, save_png(sheet, folder / "sheet.png")]
 
 
 _CAPTIONS = {
@@ -101,13 +101,6 @@ def _star(size: tuple[int, int]) -> list[tuple[float, float]]:
     return corners
 
 
-def _outlined(picture: Tensor, active: Tensor) -> Tensor:
-    """`picture` [3, H, W], darker outside `active` [H, W], which gets an outline."""
-    grown = torch.nn.functional.max_pool2d(active[None, None].float(), 3, 1, 1)[0, 0] > 0
-    dimmed = torch.where(active, picture, 0.6 * picture)
-    return torch.where(grown & ~active, torch.tensor(OUTLINE).view(3, 1, 1), dimmed)
-
-
 def _tensor(image: Image.Image) -> Tensor:
     pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
     return pixels.view(1, image.height, image.width, 3).permute(0, 3, 1, 2).float() / 255
@@ -116,23 +109,3 @@ def _tensor(image: Image.Image) -> Tensor:
 def _image(picture: Tensor) -> Image.Image:
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
     return Image.frombytes("RGB", (pixels.shape[1], pixels.shape[0]), bytes(pixels.numpy()))
-
-
-def _save(path: Path, image: Image.Image) -> Path:
-    image.save(path)
-    return path
-
-
-def _sheet(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
-    """All pictures in two rows, each under its caption."""
-    columns = len(pictures) // 2
-    cell_width, cell_height = TILE + GAP, TILE + CAPTION + GAP
-    sheet = Image.new("RGB", (columns * cell_width + GAP, 2 * cell_height + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left = GAP + index % columns * cell_width
-        top = GAP + index // columns * cell_height
-        draw.text((left, top + 4), caption, fill="black", font=font)
-        tile = picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
-        sheet.paste(tile, (left, top + CAPTION))
-    return sheet

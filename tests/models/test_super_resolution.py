@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from retouch.models import ncnn
-from retouch.models.ncnn import WeightFileError
+from retouch.models.checkpoints import WeightFileError
 from retouch.models.super_resolution import SRVGG, RRDBNet
 from support import fill
 

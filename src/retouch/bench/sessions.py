@@ -141,6 +141,7 @@ def _measure_pipeline(options: SessionOptions, pipeline: Pipeline, tick: Tick) -
         recorded = _record(bench, steps)
         for edit in options.edits(pipeline.image_size(options.tiny)):
             case = Case(edit, painted(bench.picture, edit.mask.numpy(), FIRST_STROKE))
+            _first_edit(recorded, case)
             _rounds(bench, recorded, case, tick)
             yield _result(bench, recorded, case)
         del recorded
@@ -247,22 +248,24 @@ def _redrawn(session: DiffusionSession, pixels: Pixels) -> Pixels:
 def _edits(bench: Bench, recorded: Recorded, case: Case) -> None:
     """The edit, undone and made again several times, then another one on top; all undone."""
     session = recorded.session
+    for _ in range(math.ceil(max(MIN_UPDATES, bench.options.repeat) / bench.options.repeat)):
+        _keep(case, "update", _update(session, case))
+        case.version = session.info()["versions"][session.position]
+        session.undo()
+    session.redo()
+    mask = moved(case.mask)
+    twice = painted(session.pixels, mask, SECOND_STROKE)
+    case.watch.run("next_update", lambda: session.edit(twice, mask=mask))
+    session.undo()
+    session.undo()
+
+
+def _first_edit(recorded: Recorded, case: Case) -> None:
+    """The edit for the first time, and its memory before dense runs add theirs."""
+    case.watch.on = False
     with recorded.memory:
-        if "update" not in case.watch.first:
-            case.watch.on = False
-            _update(session, case)
-            case.watch.on = True
-            session.undo()
-        for _ in range(math.ceil(max(MIN_UPDATES, bench.options.repeat) / bench.options.repeat)):
-            _keep(case, "update", _update(session, case))
-            case.version = session.info()["versions"][session.position]
-            session.undo()
-        session.redo()
-        mask = moved(case.mask)
-        twice = painted(session.pixels, mask, SECOND_STROKE)
-        case.watch.run("next_update", lambda: session.edit(twice, mask=mask))
-    session.undo()
-    session.undo()
+        _update(recorded.session, case)
+    recorded.session.undo()
 
 
 def _update(session: DiffusionSession, case: Case) -> Edited:

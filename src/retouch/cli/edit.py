@@ -26,9 +26,8 @@ from retouch.cli.request import GUIDANCE, POLICY, SEED, STEPS, STRENGTH, Fixed, 
 
 if TYPE_CHECKING:
     from retouch.archive import Progress
-    from retouch.diffusion import DiffusionSession
-    from retouch.gan import UpscaleSession
     from retouch.images import Pixels
+    from retouch.opening import AnySession
     from retouch.region import Mask
     from retouch.session import Edited
 
@@ -126,12 +125,12 @@ def _run(request: Request) -> None:
         Console().print(_table(first, last, result.seconds["total"], earlier=request.saved is not None))
         typer.echo(f"written to {request.output}")
     else:
-        typer.echo(f"nothing differs: {request.output} is the original")
+        typer.echo(f"nothing differs: {request.output} is the picture as it was")
     if request.session:
         typer.echo(f"the session {request.session} is at version {number}")
 
 
-def _edited(session: DiffusionSession | UpscaleSession, request: Request, progress: Progress) -> Edited:
+def _edited(session: AnySession, request: Request, progress: Progress) -> Edited:
     from retouch.diffusion import DiffusionSession
 
     if not isinstance(session, DiffusionSession):
@@ -141,18 +140,20 @@ def _edited(session: DiffusionSession | UpscaleSession, request: Request, progre
     return session.edit(request.after, mask=request.mask, strength=request.strength, progress=progress, **words)
 
 
-def _opened(request: Request, progress: Progress) -> DiffusionSession | UpscaleSession:
+def _opened(request: Request, progress: Progress) -> AnySession:
     """The session in the folder, or a new one with the original recorded."""
     import retouch
-    from retouch.gan.upscaler import PRETRAINED
 
     if request.saved and request.session:
         return retouch.open(request.session, model=request.model, progress=progress, memory=request.memory)
     fixed = request.fixed
     kept: dict[str, Any] = {"memory": request.memory, "storage": fixed.storage or "fp32"}
-    if request.model in PRETRAINED:
-        upscaler = retouch.Upscaler.from_pretrained(request.model, policy=fixed.policy, **kept)
+    if request.kind == "upscale":
+        upscaler = retouch.Upscaler.from_pretrained(str(request.model), policy=fixed.policy, **kept)
         return upscaler.open(request.before, folder=request.session, progress=progress)
+    if request.kind == "labels":
+        painter = retouch.LabelEditor.from_pretrained(str(request.model), policy=fixed.policy or POLICY, **kept)
+        return painter.open(request.before, folder=request.session, progress=progress)
     editor = retouch.Editor.from_pretrained(
         str(request.model), policy=fixed.policy or POLICY, scheduler=fixed.scheduler, **kept
     )
@@ -201,9 +202,12 @@ def _table(recorded: Mapping[str, Any], version: Mapping[str, Any], update: floa
 
 
 def _write(request: Request, result: Pixels, region: Mask | None = None) -> None:
-    from retouch.images import outlined, save_png, side_by_side
+    from retouch.images import save_png
+    from retouch.sheets import coloured, outlined, side_by_side
 
     save_png(result, request.output)
     if request.preview is not None:
-        edited = request.after if region is None or not region.any() else outlined(request.after, region)
-        save_png(side_by_side([("original", request.before), ("edited", edited), ("result", result)]), request.preview)
+        pictures = (request.before, request.after)
+        before, after = (coloured(p[..., 0]) for p in pictures) if request.kind == "labels" else pictures
+        edited = after if region is None or not region.any() else outlined(after, region)
+        save_png(side_by_side([("original", before), ("edited", edited), ("result", result)]), request.preview)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import typer
 
@@ -26,8 +26,10 @@ SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
 STEPS, STRENGTH, GUIDANCE, SEED, POLICY = 20, 0.6, 7.5, 0, "balanced"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MOST = 0.5
-UPSCALE = "upscale"
-"""The kind of the sessions of super-resolution models."""
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+"""Suffixes of files that hold a generator of pictures from labels."""
+
+Kind = Literal["diffusion", "upscale", "labels"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,12 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Request:
-    """An edit that can be made, as far as can be told without the model. `saved`: the session that exists."""
+    """An edit that can be made, as far as can be told without the model. `saved`: the session that exists.
 
+    `before` and `after` are what is edited: pictures, or maps of labels in grey.
+    """
+
+    kind: Kind
     output: Path
     preview: Path | None
     before: Pixels
@@ -106,7 +112,6 @@ class Request:
     ) -> Request:
         """From the command's arguments. ValueError for wrong ones, ArchiveError for a session that is damaged."""
         from retouch.archive import MANIFEST
-        from retouch.gan.upscaler import PRETRAINED
         from retouch.images import as_mask, as_pixels
 
         fixed.check()
@@ -114,39 +119,58 @@ class Request:
             raise ValueError(f"a strength of {strength:g} is not above 0 and at most 1")
         budget = byte_count(memory)
         _check_outputs([output, preview], [original, edited, mask], session, force)
-        before, after = as_pixels(original), as_pixels(edited)
+        saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None
+        name = _model_name(model, saved)
+        kind = _kind(name, saved)
+        read = _grey_labels if kind == "labels" else as_pixels
+        before, after = read(original), read(edited)
         if before.shape != after.shape:
             raise ValueError(f"{original} is {_size(before)} pixels and {edited} {_size(after)}; they must be alike")
         region = None if mask is None else as_mask(mask, before.shape[:2])
-        saved = None
-        if session is not None and (session / MANIFEST).exists():
-            saved = Saved.read(session)
+        if saved is not None:
             fixed.check_against(saved)
             _check_current(saved, original, before)
         elif session is not None:
             _check_new(session)
-        name = _model_name(model, saved)
-        if saved.kind == UPSCALE if saved else name in PRETRAINED:
+        if kind != "diffusion":
             _refuse_steps(fixed, {"prompt": prompt, "negative": negative, "strength": strength})
         return Request(
-            output, preview, before, after, region, name, prompt, negative, strength, fixed, budget, session, saved
+            kind,
+            output,
+            preview,
+            before,
+            after,
+            region,
+            name,
+            prompt,
+            negative,
+            strength,
+            fixed,
+            budget,
+            session,
+            saved,
+        )
+
+    @property
+    def changed(self) -> Mask:
+        """Where the two differ: in pictures visibly, in labels at all."""
+        from retouch.images import difference
+
+        return (
+            difference(self.before, self.after, 0.0) if self.kind == "labels" else difference(self.before, self.after)
         )
 
     @property
     def idle(self) -> bool:
         """True when nothing is to be computed: no difference, mask or words, and nothing to be recorded for later."""
-        from retouch.images import difference
-
-        if self.mask is not None or (self.session is not None and self.saved is None):
+        if self.kind != "diffusion" or self.mask is not None or (self.session is not None and self.saved is None):
             return False
         words = self.saved is not None and (self.prompt is not None or self.negative is not None)
-        return not words and not difference(self.before, self.after).any()
+        return not words and not self.changed.any()
 
     def warnings(self) -> list[str]:
         """What the user may not have meant."""
-        from retouch.images import difference
-
-        changed = difference(self.before, self.after)
+        changed = self.changed
         if self.mask is not None:
             outside = int((changed & ~self.mask).sum())
             return [f"{outside} pixels differ outside the mask and stay as they were"] if outside else []
@@ -215,6 +239,31 @@ def _check_new(folder: Path) -> None:
         raise ValueError(f"cannot make the session folder {folder}: {there} is no folder that can be written to")
 
 
+def _kind(model: str | None, saved: Saved | None) -> Kind:
+    """What kind of session a model makes, or the saved one is. ValueError for one that this version does not know."""
+    from retouch.gan.upscaler import PRETRAINED
+
+    if saved is not None:
+        if saved.kind not in get_args(Kind):
+            raise ValueError(f"the session {saved.folder} is of the kind {saved.kind!r}, which cannot be edited here")
+        return cast(Kind, saved.kind)
+    if model in PRETRAINED:
+        return "upscale"
+    return "labels" if str(model).endswith(CHECKPOINTS) else "diffusion"
+
+
+def _grey_labels(path: Path) -> Pixels:
+    """A map of labels as a grey picture. ValueError for labels that are not 0 to 255."""
+    import numpy as np
+
+    from retouch.images import as_integers
+
+    ids = as_integers(path)
+    if ids.min() < 0 or ids.max() > 255:
+        raise ValueError(f"{path} holds labels from {ids.min()} to {ids.max()}; labels are 0 to 255")
+    return np.repeat(ids.astype(np.uint8)[..., None], 3, 2)
+
+
 def _refuse_steps(fixed: Fixed, others: dict[str, object]) -> None:
     """ValueError for options of models that sample in steps."""
     given = {"steps": fixed.steps, "seed": fixed.seed, "guidance": fixed.guidance, "scheduler": fixed.scheduler}
@@ -231,11 +280,13 @@ def _model_name(model: str | None, saved: Saved | None) -> str | None:
 
     if model is None:
         if saved is None:
-            raise ValueError("no model: name the folder or hub name of a diffusers pipeline with --model")
+            raise ValueError(
+                "no model: name one with --model, the folder or hub name of a diffusers pipeline for example"
+            )
         known = saved.settings["model"]
         if not known:
             raise ValueError(f"the session {saved.folder} does not say which model it was recorded with; add --model")
-        if os.path.isabs(str(known)) and not Path(known).is_dir():
+        if os.path.isabs(str(known)) and not Path(known).exists():
             raise ValueError(f"the model {known} of the session {saved.folder} is gone; say with --model where it is")
         return None
     folder = Path(model).expanduser()
@@ -243,8 +294,13 @@ def _model_name(model: str | None, saved: Saved | None) -> str | None:
         if not (folder / "model_index.json").is_file():
             raise ValueError(f"the folder {model} holds no diffusers pipeline (model_index.json is missing)")
         return os.path.abspath(folder)
+    if folder.exists() and folder.suffix not in CHECKPOINTS:
+        raise ValueError(
+            f"{model} is a file; a model is the folder or hub name of a diffusers pipeline, or one of "
+            f"weights ({', '.join(CHECKPOINTS)}) that makes pictures from labels"
+        )
     if folder.exists():
-        raise ValueError(f"{model} is a file; a model is the folder or hub name of a diffusers pipeline")
+        return os.path.abspath(folder)
     if model.startswith("builtin/") and model not in PRETRAINED:
         raise ValueError(f"unknown built-in model {model!r}; there are {', '.join(PRETRAINED)}")
     if not HUB_NAME.fullmatch(model):

@@ -64,7 +64,7 @@ class Editor(BaseEditor[DiffusionSession]):
         Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read.
         """
         if name in PRETRAINED:
-            return Upscaler.from_pretrained(str(name), dtype=dtype, **options)
+            return Upscaler.from_pretrained(name, dtype=dtype, **options)
         library = diffusers()
         try:
             pipe = library.DiffusionPipeline.from_pretrained(str(name), dtype=dtype, use_safetensors=True)

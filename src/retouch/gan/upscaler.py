@@ -116,19 +116,19 @@ class Upscaler(BaseEditor[UpscaleSession]):
 
     @staticmethod
     def from_pretrained(
-        name: str, *, dtype: torch.dtype = torch.float32, policy: str | Policy | None = None, **options: Any
+        name: str | Path, *, dtype: torch.dtype = torch.float32, policy: str | Policy | None = None, **options: Any
     ) -> Upscaler:
         """An upscaler with the weights of one of `PRETRAINED`.
 
         policy: None takes what suits the network. Raises ImportError when the package with the weights is
         missing, WeightFileError when its file is not what it should be, ValueError for another name.
         """
-        if name not in PRETRAINED:
-            raise ValueError(f"unknown upscaler {name!r}; there are {', '.join(PRETRAINED)}")
-        chosen = PRETRAINED[name]
+        chosen = next((made for known, made in PRETRAINED.items() if known == name), None)
+        if chosen is None:
+            raise ValueError(f"unknown upscaler {str(name)!r}; there are {', '.join(PRETRAINED)}")
         network = chosen.make().requires_grad_(False)
         ncnn.load(network, _weight_file(chosen.file))
-        return Upscaler(network.to(dtype), policy=policy or chosen.policy, name=name, **options)
+        return Upscaler(network.to(dtype), policy=policy or chosen.policy, name=str(name), **options)
 
     def open(
         self, image: ImageLike, *, folder: str | Path | None = None, progress: Progress = silent

@@ -84,3 +84,6 @@ class Reference:
 
     def set_threads(self, threads: int) -> None:
         """PyTorch's own setting is used."""
+
+    def release(self) -> None:
+        """None is kept."""

@@ -51,6 +51,9 @@ class Backend(Protocol):
     def set_threads(self, threads: int) -> None:
         """Number of threads for the following kernels."""
 
+    def release(self) -> None:
+        """Give memory of dropped recordings back that was kept for the next ones."""
+
 
 def _reference() -> Backend:
     from retouch.kernels.reference import Reference

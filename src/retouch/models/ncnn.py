@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retouch.models.checkpoints import WeightFileError
+
 HALF = 0x01306B47
 """The flag before weights of half precision."""
-
-
-class WeightFileError(ValueError):
-    """A file of weights that is missing, cut, of another kind, or made for another network."""
 
 
 def load(module: nn.Module, file: Path) -> None:

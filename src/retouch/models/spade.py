@@ -7,13 +7,18 @@ checkpoints. Batch norms use their running statistics: the modules are for evalu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from retouch.models import checkpoints
+from retouch.models.checkpoints import WeightFileError
+from retouch.models.weights import without_init
 
 CITYSCAPES = 35
 """Labels of Cityscapes, "unlabelled" included; the network reads the edges of instances as one more channel."""
@@ -149,6 +154,31 @@ def compressed(
         widths.append(Widths(inputs, middle, outputs, 2 * channel, name in SHRINKS))
         inputs = outputs
     return SpadeGenerator(widths, labels, upsamplings, separable=True)
+
+
+def from_checkpoint(file: Path, upsamplings: int = 6) -> SpadeGenerator:
+    """The generator in a published checkpoint, compressed or not; its sizes are read off the tensors.
+
+    Raises WeightFileError when it is none, naming what is missing, extra or misshapen.
+    """
+    state = checkpoints.folded(checkpoints.read(file))
+    try:
+        labels = state["fc.weight"].shape[1]
+        widths = [_widths(state, name) for name in BLOCKS]
+    except (KeyError, IndexError) as error:
+        raise WeightFileError(f"{file} holds no SPADE generator: {error} is missing or misshapen") from error
+    separable = "head_0.norm_0.mlp_gamma.conv.0.weight" in state
+    with without_init():
+        module = SpadeGenerator(widths, labels, upsamplings, separable)
+    checkpoints.fill(module, state)
+    return module.eval().requires_grad_(False)
+
+
+def _widths(state: Mapping[str, Tensor], block: str) -> Widths:
+    middle, inputs = state[f"{block}.conv_0.weight"].shape[:2]
+    outputs = state[f"{block}.conv_1.weight"].shape[0]
+    hidden = state[f"{block}.norm_0.mlp_shared.0.weight"].shape[0]
+    return Widths(inputs, middle, outputs, hidden, f"{block}.conv_s.weight" in state)
 
 
 def semantics(labels: Tensor, count: int, instances: Tensor | None = None) -> Tensor:

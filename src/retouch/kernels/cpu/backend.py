@@ -62,3 +62,6 @@ class Cpu:
 
     def set_threads(self, threads: int) -> None:
         cpu.set_num_threads(threads)
+
+    def release(self) -> None:
+        cpu.release_memory()
