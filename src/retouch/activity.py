@@ -66,13 +66,12 @@ def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, 
         if op.out.grid and not isinstance(op, Lift) and any(np.any(masks[v]) for v in op.dense_operands()):
             mask = np.ones((op.out.batch, op.out.grid.height, op.out.grid.width), np.bool_)
         masks[op.out] = mask
-    unique: dict[bytes, Table] = {}
+    unique: dict[tuple[int, bytes], Table] = {}
     active = {}
     for value in program.values():
         if value.grid:
-            mask = masks[value]
-            key = mask.tobytes() + repr(mask.shape).encode()
-            active[value] = unique.setdefault(key, Table.of_mask(mask, value.batch))
+            table = Table.of_mask(masks[value], value.batch)
+            active[value] = unique.setdefault((table.total, table.array.tobytes()), table)
     return active
 
 

@@ -65,6 +65,11 @@ class AxisMap:
         source = np.append(first.table[:, 0], np.int32(-1))
         return AxisMap(source[self.table], first.inputs)
 
+    def reached(self, changed: npt.NDArray[np.bool_]) -> tuple[int, int]:
+        """First and end of the stretch of outputs with a tap on a changed input, bool `[inputs]`."""
+        hit = np.flatnonzero(np.append(changed, False)[self.table].any(axis=1))
+        return (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 0)
+
     @staticmethod
     def identity(size: int) -> AxisMap:
         return AxisMap(np.arange(size, dtype=np.int32)[:, None], size)
@@ -154,16 +159,23 @@ class Geometry:
         out, grid = self.outputs, self.inputs
         sample, position = np.divmod(rows, np.int32(out.size))
         row, column = np.divmod(position, np.int32(out.width))
-        ys, xs = self.y.table[row][:, :, None], self.x.table[column][:, None, :]
-        source = (sample[:, None, None] * np.int32(grid.height) + ys) * np.int32(grid.width) + xs
-        source[(ys < 0) | (xs < 0)] = -1
+        ys, xs = self.y.table[row], self.x.table[column]
+        lines = ys * np.int32(grid.width) + sample[:, None] * np.int32(grid.size)
+        source = lines[:, :, None] + xs[:, None, :]
+        above, beside = ys < 0, xs < 0
+        if above.any() or beside.any():
+            source[above[:, :, None] | beside[:, None, :]] = -1
         return np.ascontiguousarray(source.reshape(len(rows), self.taps))
 
     def reach(self, changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Output positions bool `[B, H, W]` with a tap on a changed input position bool `[B, H', W']`."""
+        found = np.zeros((len(changed), self.y.outputs, self.x.outputs), np.bool_)
         padded = np.pad(changed, ((0, 0), (0, 1), (0, 1)))
-        rows: npt.NDArray[np.bool_] = np.asarray(padded[:, self.y.table, :].any(axis=2))
-        return np.asarray(rows[:, :, self.x.table].any(axis=3))
+        top, bottom = self.y.reached(np.asarray(changed.any((0, 2))))
+        left, right = self.x.reached(np.asarray(changed.any((0, 1))))
+        rows = np.asarray(padded[:, self.y.table[top:bottom], :].any(axis=2))
+        found[:, top:bottom, left:right] = rows[:, :, self.x.table[left:right]].any(axis=3)
+        return found
 
 
 def conv_geometry(

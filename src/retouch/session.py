@@ -99,9 +99,13 @@ class Calls:
         self.snapshots = dict(snapshots)
         self.added: list[tuple[str, Layer]] = []
         self.bytes_read = 0
+        self._recorded: Incremental | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
         """Run a network whole and keep the recording under `name`; its result."""
+        if self._recorded is not net:
+            net.backend.release()  # memory of another network's recordings does not fit
+            self._recorded = net
         result, recording = net.record(*args, **kwargs)
         self._put(name, Snapshot.of(recording, self.store, self._file(name)))
         return result
