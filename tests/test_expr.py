@@ -54,7 +54,8 @@ def test_substitute_is_evaluation_in_place(data, outer_rows, outer_vectors, inne
 
     merged = substitute(outer, inner, operand, inner_rows, inner_vectors)
     found = _run(merged, [*rows, *others], [*vectors, *other_vectors], acc)
-    assert torch.equal(found, expected)
+    # PyTorch rounds a function of one number and of a row of them differently.
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 @given(st.data())
