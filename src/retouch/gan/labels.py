@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-import retouch.program as program
 from retouch.archive import SOURCE, Archive, ArchiveError, Progress, silent
-from retouch.editor import BaseEditor
+from retouch.gan.editor import GeneratorEditor
 from retouch.gan.session import GeneratorSession
 from retouch.images import ImageError, ImageLike, Pixels, as_integers, as_mask, from_tensor
 from retouch.models import spade
 from retouch.models.spade import SpadeGenerator
 from retouch.program import Incremental
-from retouch.region import Policy
 from retouch.session import Edited, Version
 from retouch.store import Store
 
@@ -167,29 +164,13 @@ class LabelSession(GeneratorSession):
         return torch.from_numpy(source)
 
 
-class LabelEditor(BaseEditor[LabelSession]):
+class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
     """Opens sessions on maps of labels that a SPADE generator (GauGAN) turns into pictures.
 
-    network: a `retouch.models.spade.SpadeGenerator`.
-    policy, backend: as for `retouch.compile`. The rest: as for `BaseEditor`.
+    network: a `retouch.models.spade.SpadeGenerator`. The rest: as for `GeneratorEditor`.
     """
 
     sessions = LabelSession
-
-    def __init__(
-        self,
-        network: SpadeGenerator,
-        *,
-        policy: str | Policy = "balanced",
-        backend: str = "auto",
-        memory: int | None = None,
-        folder: str | Path | None = None,
-        storage: str = "fp32",
-        name: str | None = None,
-    ) -> None:
-        super().__init__(name, memory, folder, storage)
-        self.module, self.policy, self.backend = network.eval(), Policy.named(policy), backend
-        self._compiled: dict[tuple[int, int], Incremental] = {}
 
     @staticmethod
     def from_pretrained(
@@ -204,9 +185,14 @@ class LabelEditor(BaseEditor[LabelSession]):
         return LabelEditor(network, name=str(Path(name).absolute()), **options)
 
     @property
+    def channels(self) -> int:
+        """Labels, and the edges of instances."""
+        return self.module.labels
+
+    @property
     def count(self) -> int:
         """How many labels there are."""
-        return self.module.labels - 1
+        return self.channels - 1
 
     def open(
         self,
@@ -227,43 +213,24 @@ class LabelEditor(BaseEditor[LabelSession]):
         ids = checked_labels(labels, self.count)
         size = (ids.shape[0], ids.shape[1])
         planes = [ids] if instances is None else [ids, as_integers(instances, size)]
-        settings = {
-            "model": self.name,
-            "height": size[0],
-            "width": size[1],
-            "labels": self.count,
-            "instances": instances is not None,
-            "editor": {
-                "policy": asdict(self.policy),
-                "backend": self.backend,
-                "dtype": str(next(self.module.parameters()).dtype).removeprefix("torch."),
-                "upsamplings": self.module.upsamplings,
-            },
-        }
-        session = LabelSession(self._net(size), self._store(), settings)
+        session = self._session(size, labels=self.count, instances=instances is not None)
         source = torch.from_numpy(np.stack(planes))
         return self._recorded(session, folder, lambda: session.record(source, progress))
 
-    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> LabelSession:
-        settings = manifest["settings"]
-        try:
-            size = (int(settings["height"]), int(settings["width"]))
-            known = settings["labels"] == self.count and isinstance(settings["instances"], bool)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
-        if not known:
-            raise ArchiveError(f"the session in {archive.path} was recorded with another network (its labels differ)")
-        return LabelSession(self._net(size), self._store(manifest["storage"]), settings)
-
-    def _net(self, size: tuple[int, int]) -> Incremental:
-        """The network compiled for a size (H, W); once for each."""
+    def check_size(self, size: tuple[int, int]) -> None:
+        """ImageError for a size (H, W) that the network does not divide."""
         step = self.module.multiple
         if size[0] % step or size[1] % step or not all(size):
             raise ImageError(f"a map of {size[1]}x{size[0]} does not fit: width and height must be multiples of {step}")
-        if size not in self._compiled:
-            example = torch.zeros(1, self.module.labels, *size, dtype=next(self.module.parameters()).dtype)
-            self._compiled[size] = program.compile(self.module, example, policy=self.policy, backend=self.backend)
-        return self._compiled[size]
+
+    def _options(self) -> dict[str, Any]:
+        return {"upsamplings": self.module.upsamplings}
+
+    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> LabelSession:
+        session = super()._restored(archive, manifest)
+        if session.count != self.count:
+            raise ArchiveError(f"the session in {archive.path} was recorded with another network (its labels differ)")
+        return session
 
 
 def checked_labels(labels: ImageLike, count: int, size: tuple[int, int] | None = None) -> Labels:

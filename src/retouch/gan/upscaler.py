@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import retouch.program as program
-from retouch.archive import SOURCE, Archive, ArchiveError, Progress, silent
-from retouch.editor import BaseEditor
+from retouch.archive import SOURCE, Progress, silent
+from retouch.gan.editor import GeneratorEditor
 from retouch.gan.session import GeneratorSession
 from retouch.images import MAX_PIXELS, ImageError, ImageLike, Pixels, as_mask, as_pixels, difference
 from retouch.models import ncnn
@@ -90,29 +89,15 @@ class UpscaleSession(GeneratorSession):
         return torch.from_numpy(np.where(changed[..., None], drawn, current))
 
 
-class Upscaler(BaseEditor[UpscaleSession]):
+class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
     """Opens sessions on small pictures that a network enlarges four times.
 
     network: RGB in [0, 1] `[1, 3, H, W]` to `[1, 3, 4H, 4W]`, `RRDBNet` or `SRVGG` for example.
-    policy, backend: as for `retouch.compile`. The rest: as for `BaseEditor`.
+    The rest: as for `GeneratorEditor`.
     """
 
     sessions = UpscaleSession
-
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        policy: str | Policy = "balanced",
-        backend: str = "auto",
-        memory: int | None = None,
-        folder: str | Path | None = None,
-        storage: str = "fp32",
-        name: str | None = None,
-    ) -> None:
-        super().__init__(name, memory, folder, storage)
-        self.module, self.policy, self.backend = network.eval(), Policy.named(policy), backend
-        self._compiled: dict[tuple[int, int], program.Incremental] = {}
+    channels = 3
 
     @staticmethod
     def from_pretrained(
@@ -139,39 +124,15 @@ class Upscaler(BaseEditor[UpscaleSession]):
         StoreError when there is no room.
         """
         pixels = as_pixels(image)
-        size = (pixels.shape[0], pixels.shape[1])
-        settings = {
-            "model": self.name,
-            "height": size[0],
-            "width": size[1],
-            "editor": {
-                "policy": asdict(self.policy),
-                "backend": self.backend,
-                "dtype": str(next(self.module.parameters()).dtype).removeprefix("torch."),
-            },
-        }
-        session = UpscaleSession(self._net(size), self._store(), settings)
+        session = self._session((pixels.shape[0], pixels.shape[1]))
         return self._recorded(session, folder, lambda: session.record(torch.from_numpy(pixels), progress))
 
-    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> UpscaleSession:
-        settings = manifest["settings"]
-        try:
-            size = (int(settings["height"]), int(settings["width"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
-        return UpscaleSession(self._net(size), self._store(manifest["storage"]), settings)
-
-    def _net(self, size: tuple[int, int]) -> program.Incremental:
-        """The network compiled for a size (H, W); once for each."""
-        height, width = size
-        if height * width * SCALE**2 > MAX_PIXELS:
+    def check_size(self, size: tuple[int, int]) -> None:
+        """ImageError for a size (H, W) of which the result would be too large."""
+        if size[0] * size[1] * SCALE**2 > MAX_PIXELS:
             raise ImageError(
-                f"a picture of {width}x{height} pixels would become one of more than {MAX_PIXELS >> 20} megapixels"
+                f"a picture of {size[1]}x{size[0]} pixels would become one of more than {MAX_PIXELS >> 20} megapixels"
             )
-        if size not in self._compiled:
-            example = torch.zeros(1, 3, height, width, dtype=next(self.module.parameters()).dtype)
-            self._compiled[size] = program.compile(self.module, example, policy=self.policy, backend=self.backend)
-        return self._compiled[size]
 
 
 def _weight_file(name: str) -> Path:
