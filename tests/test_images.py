@@ -494,13 +494,14 @@ def test_places_and_formats_that_cannot_be_written(tmp_path):
 # Maps of ids
 
 
-@pytest.mark.parametrize("kind", ["array", "tensor", "grey", "palette", "16 bit", "file", "channels"])
+@pytest.mark.parametrize("kind", ["array", "tensor", "grey", "palette", "16 bit", "file", "array file", "channels"])
 def test_ids_of_any_kind(kind, tmp_path):
     ids = np.random.default_rng(0).integers(0, 30, (6, 9)).astype(np.uint8)
     palette = Image.fromarray(ids, "P") if kind == "palette" else None
     if palette:
         palette.putpalette(list(range(255, -1, -1)) * 3)
     Image.fromarray(ids).save(tmp_path / "ids.png")
+    np.save(tmp_path / "ids.npy", ids)
     made = {
         "array": ids,
         "tensor": torch.from_numpy(ids)[None],
@@ -508,6 +509,7 @@ def test_ids_of_any_kind(kind, tmp_path):
         "palette": palette,
         "16 bit": Image.fromarray(ids.astype(np.uint16)),
         "file": tmp_path / "ids.png",
+        "array file": tmp_path / "ids.npy",
         "channels": np.repeat(ids[..., None], 3, 2),
     }[kind]
     found = as_integers(made)
@@ -529,3 +531,26 @@ def test_ids_of_any_kind(kind, tmp_path):
 def test_what_is_no_map_of_ids(ids, reason):
     with pytest.raises(ImageError, match=reason):
         as_integers(ids, (4, 4))
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_array_files_that_are_none(tmp_path, capsys):
+    np.save(tmp_path / "code.npy", np.array([[Code()]]), allow_pickle=True)
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "cut.npy", np.zeros((4, 4), np.uint8))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-1])
+    np.save(tmp_path / "colours.npy", _noise(4, 4))
+    for name, reason in [
+        ("code", "cannot read .*code.npy"),
+        ("empty", "cannot read .*empty.npy"),
+        ("cut", "cannot read .*cut.npy"),
+        ("colours", "the map of ids .*colours.npy is not one channel"),
+        ("missing", "there is no file .*missing.npy"),
+    ]:
+        with pytest.raises(ImageError, match=reason):
+            as_integers(tmp_path / f"{name}.npy")
+    assert "this ran" not in capsys.readouterr().out

@@ -79,14 +79,17 @@ def as_integers(image: ImageLike, size: tuple[int, int] | None = None) -> npt.ND
     """A map of ids (class labels, instances) as a new array int32 [H, W].
 
     image: the path of a file or a Pillow image of one channel or with a palette, whose indices are the ids; or
-        an array or tensor of integers [H, W], [1, H, W], [H, W, 1], or with equal channels [H, W, 3].
+        an array, its path (.npy) or a tensor of integers [H, W], [1, H, W], [H, W, 1], or with equal
+        channels [H, W, 3].
 
     Raises ImageError for other shapes and types, ids beyond int32, and another size (H, W) than `size`.
     """
+    what = "the map of ids"
     if isinstance(image, Image.Image):
         ids = np.asarray(image)
     elif isinstance(image, str | os.PathLike):
-        ids = _from_file(Path(image), np.asarray)
+        what, path = f"{what} {image}", Path(image)
+        ids = _from_array_file(path) if path.suffix == ".npy" else _from_file(path, np.asarray)
     else:
         ids = _array(image)
     if ids.ndim == 3 and len(ids) == 1:
@@ -95,12 +98,12 @@ def as_integers(image: ImageLike, size: tuple[int, int] | None = None) -> npt.ND
         ids = ids[..., 0]
     if ids.dtype.kind not in "iub" or ids.ndim != 2 or not ids.size:
         raise ImageError(
-            f"a map of ids is one channel of integers [H, W], not {ids.dtype} {list(ids.shape)}; colours are no ids"
+            f"{what} is not one channel of integers [H, W], but {ids.dtype} {list(ids.shape)}; colours are no ids"
         )
-    if ids.min() < -(2**31) or ids.max() >= 2**31:
-        raise ImageError(f"ids of {ids.min()} to {ids.max()} are beyond 32 bits")
     if size is not None and ids.shape != size:
-        raise ImageError(f"the map of ids is {_size(ids)}, but the picture is {_size(size)} (width x height)")
+        raise ImageError(f"{what} is {_size(ids)}, but the picture is {_size(size)} (width x height)")
+    if ids.min() < -(2**31) or ids.max() >= 2**31:
+        raise ImageError(f"{what} holds ids from {ids.min()} to {ids.max()}, beyond 32 bits")
     return ids.astype(np.int32)
 
 
@@ -215,6 +218,21 @@ def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -
     # Readers of headers let through whatever they meet in a broken file.
     except Exception as error:
         raise ImageError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def _from_array_file(path: Path) -> npt.NDArray[Any]:
+    """The array in an .npy file; what would run code is refused."""
+    try:
+        # Mapped, so that a header that lies about the size reserves no memory.
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no file {path}") from error
+    # As for pictures.
+    except Exception as error:
+        raise ImageError(f"cannot read {path}: {_reason(error)}") from error
+    if array.size > MAX_PIXELS:
+        raise ImageError(f"cannot read {path}: it has more than {MAX_PIXELS} pixels")
+    return array
 
 
 def _opened(file: IO[bytes]) -> Image.Image:

@@ -13,7 +13,7 @@ from models.test_super_resolution import written
 from pipelines import painted, picture
 from retouch.gan import upscaler
 from retouch.gan.upscaler import Pretrained
-from retouch.images import as_integers, as_pixels, save_png
+from retouch.images import as_integers, as_pixels, from_tensor, save_png
 from retouch.models import spade
 from retouch.models.super_resolution import SRVGG
 from support import fill
@@ -40,11 +40,19 @@ def street(tmp_path, monkeypatch):
     Image.fromarray(labels).save("a.png")
     labels[10:20, 30:40] = (labels[10:20, 30:40] + 1) % 5
     Image.fromarray(labels).save("b.png")
+    things = np.arange(128).reshape(8, 16).repeat(8, 0).repeat(8, 1).astype(np.int32) + 26000
+    Image.fromarray(things.astype(np.uint16)).save("things.png")
+    things[10:20, 30:40] = 70000
+    np.save("joined.npy", things)
     torch.save(fill(spade.spade(4, 6), 0).state_dict(), "net_G.pth")
 
 
 def edit(*args, original="a.png", edited="b.png", output="out.png"):
     return run("edit", original, edited, "-o", output, *args)
+
+
+AREAS = ("--model", "net_G.pth", "--instances", "areas")
+THINGS = ("--model", "net_G.pth", "--instances", "things.png", "--policy", "exact")
 
 
 def test_an_edit_is_enlarged(small):
@@ -80,7 +88,7 @@ def test_an_upscaled_session_goes_on_and_back(small):
 
 
 def test_labels_become_a_picture(street):
-    result = edit("--model", "net_G.pth", "--preview", "p.png", "--session", "s", "--policy", "exact")
+    result = edit(*AREAS, "--preview", "p.png", "--session", "s", "--policy", "exact")
     assert result.exit_code == 0, result.output
     assert as_pixels("out.png").shape == (64, 128, 3)
     assert "of the picture" in result.stdout
@@ -107,23 +115,104 @@ def test_unknown_built_in_models(small):
     assert "unknown built-in model 'builtin/other'" in said(result).replace("│ ", "")
 
 
-@pytest.mark.parametrize(("label", "message"), [(7, "there is no label 7"), (0, None)])
-def test_labels_that_the_network_does_not_know(street, label, message):
-    ids = as_integers("b.png")
-    ids[0, 0] = label
-    Image.fromarray(ids.astype(np.uint8)).save("b.png")
-    result = edit("--model", "net_G.pth")
-    if message is None:
-        assert result.exit_code == 0
-    else:
-        assert result.exit_code == 1
-        assert message in said(result)
-        assert not Path("out.png").exists()
+def dense(labels, instances):
+    """The picture that a whole run makes of these files."""
+    ids = [torch.from_numpy(as_integers(file)) for file in (labels, instances)]
+    with torch.no_grad():
+        return from_tensor(spade.from_checkpoint(Path("net_G.pth"))(spade.semantics(ids[0], 5, ids[1]))).astype(int)
+
+
+def test_instances_are_read_when_recording_and_when_editing(street):
+    assert edit(*THINGS).exit_code == 0
+    assert np.abs(as_pixels("out.png") - dense("b.png", "things.png")).max() <= 1
+    assert np.abs(as_pixels("out.png") - dense("b.png", "b.png")).max() > 1
+    assert edit(*THINGS, "--instances", "joined.npy").exit_code == 0
+    assert np.abs(as_pixels("out.png") - dense("b.png", "joined.npy")).max() <= 1
+
+
+def test_a_session_keeps_its_instances_and_takes_others(street):
+    assert edit(*THINGS, "--session", "s", edited="a.png").exit_code == 0
+    result = edit("--session", "s", output="one.png")
+    assert result.exit_code == 0, result.output
+    assert np.abs(as_pixels("one.png") - dense("b.png", "things.png")).max() <= 1
+    result = edit("--session", "s", "--instances", "joined.npy", original="b.png", output="two.png")
+    assert result.exit_code == 0, result.output
+    assert np.abs(as_pixels("two.png") - dense("b.png", "joined.npy")).max() <= 1
+    assert len(json.loads(run("info", "s", "--json").stdout)["versions"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model", "net_G.pth"], "net_G.pth reads the edges of instances: name their map with --instances"),
+        ([*THINGS, "--instances", "a.png", "--instances", "b.png"], "names one map for ORIGINAL and one for EDITED"),
+        ([*AREAS, "--instances", "things.png"], "there is no file areas"),
+        (["--model", "net_G.pth", "--instances", "none.png"], "there is no file none.png"),
+        (["--model", "net_G.pth", "--instances", "small.png"], "ids small.png is 64x32, but the picture is 128x64"),
+        ([*THINGS, "--instances", "small.png"], "ids small.png is 64x32, but the picture is 128x64"),
+        (["--model", "net_G.pth", "--instances", "colours.png"], "ids colours.png is not one channel"),
+        ([*THINGS, "-o", "things.png"], "things.png is a file that the edit reads"),
+        (["--model", NAME, "--instances", "things.png"], "goes with models that make pictures from labels"),
+    ],
+)
+def test_instances_that_do_not_fit(street, args, message):
+    Image.fromarray(np.zeros((32, 64), np.uint8)).save("small.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 9, (64, 128, 3)).astype(np.uint8)).save("colours.png")
+    refused(edit(*args), message)
+
+
+def refused(result, message):
+    """The command said so in one line and wrote nothing."""
+    assert result.exit_code == 2
+    assert message in said(result)
+    assert result.stderr.count("\n") == 1
+    assert not Path("out.png").exists()
+
+
+def test_a_session_keeps_to_having_instances_or_none(street):
+    for name, made in (("mapped", THINGS), ("plain", AREAS)):
+        assert edit(*made, "--session", name, edited="a.png", output="first.png").exit_code == 0
+    file = ("--instances", "things.png")
+    refused(edit("--session", "mapped", "--instances", "areas"), "mapped was recorded with a map of instances")
+    refused(edit("--session", "mapped", *file, *file), "names one map for ORIGINAL and one for EDITED")
+    refused(edit("--session", "plain", *file), "plain was recorded without a map of instances")
+    assert edit("--session", "plain", "--instances", "areas").exit_code == 0
+
+
+def unknown_label(name):
+    ids = as_integers(name)
+    ids[3, 6] = 7
+    Image.fromarray(ids.astype(np.uint8)).save(name)
+
+
+@pytest.mark.parametrize(("name", "which"), [("a.png", "ORIGINAL"), ("b.png", "EDITED")])
+def test_labels_that_the_network_does_not_know(street, name, which):
+    unknown_label(name)
+    known = f"{which}: there is no label 7 (at x 6, y 3; 1 pixels in all): the network knows 0 to 4"
+    result = edit(*AREAS)
+    assert result.exit_code == 2
+    assert known in said(result)
+    assert not Path("out.png").exists()
+
+
+def test_labels_that_a_session_does_not_know(street):
+    assert edit(*AREAS, "--session", "s", edited="a.png", output="first.png").exit_code == 0
+    unknown_label("b.png")
+    refused(edit("--session", "s"), "EDITED: there is no label 7")
+
+
+def test_labels_of_a_size_that_the_network_does_not_divide(street):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(as_integers(name)[:63].astype(np.uint8)).save(name)
+    result = edit(*AREAS)
+    assert result.exit_code == 2
+    assert "a map of 128x63 does not fit: width and height must be multiples of 64" in said(result)
+    assert not Path("out.png").exists()
 
 
 def test_a_checkpoint_that_is_none(street):
     Path("net_G.pth").write_bytes(b"no")
-    result = edit("--model", "net_G.pth")
+    result = edit(*AREAS)
     assert result.exit_code in (1, 2)
     assert "net_G.pth" in said(result)
     assert "Traceback" not in result.output

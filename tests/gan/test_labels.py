@@ -9,6 +9,7 @@ import retouch
 from retouch import ArchiveError, ImageError, LabelEditor
 from retouch.images import as_integers
 from retouch.models import spade
+from retouch.models.checkpoints import WeightFileError
 from support import fill
 
 HEIGHT, WIDTH, COUNT = 64, 128, 5
@@ -155,9 +156,46 @@ def test_bad_edits():
         (lambda: session.brush([], 3, 1), "paints nothing"),
         (lambda: session.rectangle((500, 500), (510, 510), 1), "empty"),
         (lambda: session.paste(np.zeros((2, 2), int), (WIDTH, 0)), "outside the map"),
+        (lambda: session.paste(np.full((2, 2), 9), (0, 0)), "no label 9"),
+        (lambda: session.edit(mask=np.zeros((HEIGHT, WIDTH), bool)), "empty"),
     ]:
         with pytest.raises(ImageError, match=reason):
             edit()
     assert len(session.versions) == 1
-    with pytest.raises(ImageError, match=r"128x64|picture is"):
-        editor().open(street(), instances=things()[:8])
+
+
+def test_instances_that_do_not_fit(tmp_path):
+    made = editor()
+    session = made.open(street(), instances=things())
+    for edit, reason in [
+        (lambda: made.open(street(), instances=things()[:8]), "128x8, but the picture is 128x64"),
+        (lambda: made.open(street(), instances=tmp_path / "none.png"), "there is no file .*none.png"),
+        (lambda: made.open(street(), instances=things() / 2), "not one channel of integers"),
+        (lambda: session.edit(instances=things()[:, :8]), "8x64, but the picture is 128x64"),
+        (lambda: session.edit(instances=tmp_path / "none.npy"), "there is no file .*none.npy"),
+        (lambda: session.reference(instances=things()[:8]), "128x8, but the picture is 128x64"),
+    ]:
+        with pytest.raises(ImageError, match=reason):
+            edit()
+    assert len(session.versions) == 1
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_checkpoints_that_do_not_fit(tmp_path, capsys):
+    state = fill(MAKE["full"](), 0).state_dict()
+    lost = {name: tensor for name, tensor in state.items() if name != "fc.bias"}
+    damaged = [
+        (lost, r"missing: fc\.bias"),
+        ({**state, "more": torch.zeros(1)}, "not part of the network: more"),
+        ({**state, "fc.bias": torch.zeros(2)}, r"fc\.bias is \[2\] and should be \[64\]"),
+        ({**state, "code": Code()}, "would run code"),
+    ]
+    for content, reason in damaged:
+        torch.save(content, tmp_path / "net_G.pth")
+        with pytest.raises(WeightFileError, match=reason):
+            LabelEditor.from_pretrained(tmp_path / "net_G.pth")
+    assert "this ran" not in capsys.readouterr().out

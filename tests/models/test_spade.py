@@ -108,6 +108,18 @@ def behead(state):
     del state["head_0.conv_0.weight"]
 
 
+def flatten(state):
+    state["fc.weight"] = state["fc.weight"].flatten()
+
+
+def empty(state):
+    state["up_2.conv_1.weight"] = state["up_2.conv_1.weight"][:0]
+
+
+def count(state):
+    state["fc.bias"] = state["fc.bias"].long()
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -117,6 +129,9 @@ def behead(state):
         (spoil, r"not finite: up_3\.conv_1\.bias"),
         (halve, r"up_0\.conv_0\.weight has a spectral norm without"),
         (behead, r"no SPADE generator: 'head_0\.conv_0\.weight'"),
+        (flatten, r"no SPADE generator: 'fc\.weight' is missing or misshapen"),
+        (empty, r"no SPADE generator: 'up_2\.conv_1\.weight' is missing or misshapen"),
+        (count, r"not floats: fc\.bias"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(damage, reason, tmp_path):
@@ -124,6 +139,15 @@ def test_tensors_that_do_not_fit_are_named(damage, reason, tmp_path):
     damage(state)
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(WeightFileError, match=reason):
+        from_checkpoint(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("vector", ["weight_u", "weight_v", "weight_orig"])
+def test_spectral_norms_that_do_not_fit_are_named(vector, tmp_path):
+    state = published(made("full"))
+    state[f"up_0.conv_0.{vector}"] = torch.ones(3)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightFileError, match=r"up_0\.conv_0\.weight is .* its spectral norm has vectors of"):
         from_checkpoint(tmp_path / "w.pth")
 
 
@@ -149,7 +173,12 @@ def test_files_that_are_none(name, content, tmp_path):
         from_checkpoint(tmp_path / name)
 
 
-def test_lists_are_no_checkpoints(tmp_path):
-    torch.save([torch.zeros(1)], tmp_path / "w.pth")
-    with pytest.raises(WeightFileError, match="does not hold named tensors, but a list"):
+@pytest.mark.parametrize(
+    "content",
+    [[torch.zeros(1)], {"model": {"fc.weight": torch.zeros(1)}}, {3: torch.zeros(1)}, {"a": torch.eye(2).to_sparse()}],
+    ids=["list", "nested", "numbered", "sparse"],
+)
+def test_other_things_are_no_checkpoints(content, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightFileError, match=f"does not hold named tensors, but a {type(content).__name__}"):
         from_checkpoint(tmp_path / "w.pth")

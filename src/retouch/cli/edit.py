@@ -59,6 +59,14 @@ def edit(
     scheduler: Annotated[
         SchedulerName | None, typer.Option("--scheduler", help="Scheduler (the pipeline's own).")
     ] = None,
+    instances: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--instances",
+            metavar="FILE",
+            help="Ids of instances in labels (PNG, .npy); areas: every area of one label. Given twice: EDITED's, too.",
+        ),
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option("--mask", help="Picture, white where edited (where the two differ).")
     ] = None,
@@ -74,7 +82,7 @@ def edit(
     threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite even the files that were read.")] = False,
 ) -> None:
-    """Redraw the edited part of a picture with a diffusion model, or enlarge it again.
+    """Redraw the edited part of a picture: with a diffusion model, enlarged, or from labels.
 
     ORIGINAL is recorded first, which takes about as long as redrawing all of
     it; then only the edit is computed. With --session the recording is kept: an
@@ -82,6 +90,10 @@ def edit(
     (--prompt) too. A recording fixes --steps, --seed, --guidance, --scheduler,
     --policy and --storage. With --mask EDITED may be ORIGINAL itself: that part
     is drawn again.
+
+    A model that makes pictures from labels reads the edges of instances, too. To
+    record, --instances names the map of ORIGINAL, which EDITED keeps unless a
+    second one is named; in a session it names that of EDITED.
     """
     fixed = Fixed(steps, seed, guidance, scheduler, policy, storage)
     with interruptible(session), failures():
@@ -94,6 +106,7 @@ def edit(
                 prompt,
                 negative,
                 strength,
+                instances or [],
                 mask,
                 fixed,
                 memory,
@@ -132,7 +145,11 @@ def _run(request: Request) -> None:
 
 def _edited(session: AnySession, request: Request, progress: Progress) -> Edited:
     from retouch.diffusion import DiffusionSession
+    from retouch.gan.labels import LabelSession
 
+    if isinstance(session, LabelSession):
+        after = request.instances.after
+        return session.edit(request.after, instances=after, mask=request.mask, progress=progress)
     if not isinstance(session, DiffusionSession):
         return session.edit(request.after, mask=request.mask, progress=progress)
     # A new session has these words already.
@@ -153,7 +170,11 @@ def _opened(request: Request, progress: Progress) -> AnySession:
         return upscaler.open(request.before, folder=request.session, progress=progress)
     if request.kind == "labels":
         painter = retouch.LabelEditor.from_pretrained(str(request.model), policy=fixed.policy or POLICY, **kept)
-        return painter.open(request.before, folder=request.session, progress=progress)
+        with usage_errors():
+            request.check_labels(painter.count)
+            painter.check_size(request.before.shape[:2])
+        first = request.instances.before
+        return painter.open(request.before, instances=first, folder=request.session, progress=progress)
     editor = retouch.Editor.from_pretrained(
         str(request.model), policy=fixed.policy or POLICY, scheduler=fixed.scheduler, **kept
     )

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from retouch.cli.common import Storage, byte_count, check_picture_file, known_po
 from retouch.cli.saved import Saved, check_outside
 
 if TYPE_CHECKING:
+    from retouch.gan.labels import Labels
     from retouch.images import Pixels
     from retouch.region import Mask
 
@@ -28,6 +29,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MOST = 0.5
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 """Suffixes of files that hold a generator of pictures from labels."""
+AREAS = "areas"
+"""Instead of a map of instances: every area of one label is one."""
 
 Kind = Literal["diffusion", "upscale", "labels"]
 
@@ -73,6 +76,32 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Instances:
+    """Ids of instances [H, W]. `before` None: the session has them, or there are none; `after`: the same as before."""
+
+    before: Labels | None = None
+    after: Labels | None = None
+
+    @staticmethod
+    def read(files: Sequence[Path], size: tuple[int, int], model: str | None, saved: Saved | None) -> Instances:
+        """From the arguments of --instances, for labels of `size` (H, W). ValueError when they do not fit."""
+        from retouch.images import as_integers
+
+        areas = files == [Path(AREAS)]
+        if saved is None and not files:
+            raise ValueError(
+                f"{model} reads the edges of instances: name their map with --instances, or write "
+                f"--instances {AREAS} where every area of one label is one"
+            )
+        if saved is not None and files:
+            _check_alike(saved, areas)
+        if len(files) > (2 if saved is None else 1):
+            raise ValueError("--instances names one map for ORIGINAL and one for EDITED; a session has ORIGINAL's")
+        maps: list[Labels | None] = [] if areas else [as_integers(file, size) for file in files]
+        return Instances(*maps) if saved is None else Instances(None, *maps)
+
+
+@dataclass(frozen=True)
 class Request:
     """An edit that can be made, as far as can be told without the model. `saved`: the session that exists.
 
@@ -84,6 +113,7 @@ class Request:
     preview: Path | None
     before: Pixels
     after: Pixels
+    instances: Instances
     mask: Mask | None
     model: str | None
     prompt: str | None
@@ -103,6 +133,7 @@ class Request:
         prompt: str | None,
         negative: str | None,
         strength: float | None,
+        instances: Sequence[Path],
         mask: Path | None,
         fixed: Fixed,
         memory: str | None,
@@ -118,7 +149,7 @@ class Request:
         if strength is not None and not 0 < strength <= 1:
             raise ValueError(f"a strength of {strength:g} is not above 0 and at most 1")
         budget = byte_count(memory)
-        _check_outputs([output, preview], [original, edited, mask], session, force)
+        _check_outputs([output, preview], [original, edited, mask, *instances], session, force)
         saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None
         name = _model_name(model, saved)
         kind = _kind(name, saved)
@@ -134,12 +165,18 @@ class Request:
             _check_new(session)
         if kind != "diffusion":
             _refuse_steps(fixed, {"prompt": prompt, "negative": negative, "strength": strength})
-        return Request(
+        things = Instances()
+        if kind == "labels":
+            things = Instances.read(instances, before.shape[:2], model, saved)
+        elif instances:
+            raise ValueError("--instances goes with models that make pictures from labels")
+        request = Request(
             kind,
             output,
             preview,
             before,
             after,
+            things,
             region,
             name,
             prompt,
@@ -150,6 +187,19 @@ class Request:
             session,
             saved,
         )
+        if kind == "labels" and saved is not None:
+            request.check_labels(saved.settings["labels"])
+        return request
+
+    def check_labels(self, count: int) -> None:
+        """ValueError for labels that are not below `count`."""
+        from retouch.gan.labels import checked_labels
+
+        for name, pixels in {"ORIGINAL": self.before, "EDITED": self.after}.items():
+            try:
+                checked_labels(pixels, count)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     @property
     def changed(self) -> Mask:
@@ -228,6 +278,16 @@ def _check_current(saved: Saved, name: Path, before: Pixels) -> None:
     )
 
 
+def _check_alike(saved: Saved, areas: bool) -> None:
+    """ValueError for a map of instances where the session has none, and for none where it has one."""
+    if saved.settings["instances"] == areas:
+        how = "with" if saved.settings["instances"] else "without"
+        raise ValueError(
+            f"--instances: the session {saved.folder} was recorded {how} a map of instances and keeps to it; leave the "
+            "option away, or record the labels in another folder"
+        )
+
+
 def _check_new(folder: Path) -> None:
     """ValueError unless a session can be made there."""
     from retouch.archive import unused
@@ -269,9 +329,7 @@ def _refuse_steps(fixed: Fixed, others: dict[str, object]) -> None:
     given = {"steps": fixed.steps, "seed": fixed.seed, "guidance": fixed.guidance, "scheduler": fixed.scheduler}
     for name, value in {**given, **others}.items():
         if value is not None:
-            raise ValueError(
-                f"--{name} does not go with a super-resolution model: it runs once, without noise or words"
-            )
+            raise ValueError(f"--{name} does not go with a model that runs once, without noise or words")
 
 
 def _model_name(model: str | None, saved: Saved | None) -> str | None:

@@ -76,6 +76,8 @@ class Saved:
             _ = settings["editor"]["policy"]["name"], [settings[key] for key in SETTINGS]
             if manifest["kind"] == "diffusion":
                 _ = settings["scheduler"]["name"], [settings[key] for key in STEPPED]
+            if manifest["kind"] == "labels":
+                settings |= {"labels": int(settings["labels"]), "instances": bool(settings["instances"])}
             return Saved(
                 folder,
                 str(manifest["kind"]),

@@ -36,9 +36,13 @@ def read(file: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightFileError(f"{file} cannot be read: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(_named(*item) for item in state.items()):
         raise WeightFileError(f"{file} does not hold named tensors, but a {type(state).__name__} of other things")
     return state
+
+
+def _named(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,6 +58,9 @@ def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 u, v = state[base + "_u"], state[base + "_v"]
             except KeyError as error:
                 raise WeightFileError(f"{base} has a spectral norm without {error}") from error
+            if tensor.dim() < 2 or u.shape != tensor.shape[:1] or v.shape != tensor.flatten(1).shape[1:]:
+                shapes = " and ".join(str(list(each.shape)) for each in (u, v))
+                raise WeightFileError(f"{base} is {list(tensor.shape)}, but its spectral norm has vectors of {shapes}")
             found[base] = tensor / torch.dot(u, torch.mv(tensor.flatten(1), v))
         elif not name.endswith((".weight_u", ".weight_v", ".num_batches_tracked")):
             found[name] = tensor
@@ -63,8 +70,8 @@ def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy tensors into the parameters and buffers of the same names.
 
-    Raises WeightFileError naming those that are missing, extra or of another shape, or are not finite; the
-    module is then unchanged.
+    Raises WeightFileError naming those that are missing, extra, of another shape, not floats or not finite;
+    the module is then unchanged.
     """
     wanted = {n: t for n, t in module.state_dict().items() if not n.endswith(".num_batches_tracked")}
     shapes = [
@@ -72,12 +79,13 @@ def fill(module: nn.Module, state: dict[str, Tensor]) -> None:
         for name, tensor in wanted.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    values = [n for n in wanted if n in state and state[n].is_floating_point() and not state[n].isfinite().all()]
+    floats = [name for name in wanted if name in state and state[name].is_floating_point()]
     problems = {
         "missing": sorted(wanted.keys() - state.keys()),
         "not part of the network": sorted(state.keys() - wanted.keys()),
         "of another shape": shapes,
-        "not finite": values,
+        "not floats": [name for name in wanted if name in state and not state[name].is_floating_point()],
+        "not finite": [name for name in floats if not state[name].isfinite().all()],
     }
     text = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
     if text:

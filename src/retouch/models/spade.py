@@ -163,9 +163,9 @@ def from_checkpoint(file: Path, upsamplings: int = 6) -> SpadeGenerator:
     """
     state = checkpoints.folded(checkpoints.read(file))
     try:
-        labels = state["fc.weight"].shape[1]
+        labels = _sizes(state, "fc.weight")[1]
         widths = [_widths(state, name) for name in BLOCKS]
-    except (KeyError, IndexError) as error:
+    except KeyError as error:
         raise WeightFileError(f"{file} holds no SPADE generator: {error} is missing or misshapen") from error
     separable = "head_0.norm_0.mlp_gamma.conv.0.weight" in state
     with without_init():
@@ -174,10 +174,18 @@ def from_checkpoint(file: Path, upsamplings: int = 6) -> SpadeGenerator:
     return module.eval().requires_grad_(False)
 
 
+def _sizes(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """Outputs and inputs of a convolution; KeyError when it is missing or none."""
+    kernel = state[name]
+    if kernel.dim() != 4 or 0 in kernel.shape:
+        raise KeyError(name)
+    return kernel.shape[0], kernel.shape[1]
+
+
 def _widths(state: Mapping[str, Tensor], block: str) -> Widths:
-    middle, inputs = state[f"{block}.conv_0.weight"].shape[:2]
-    outputs = state[f"{block}.conv_1.weight"].shape[0]
-    hidden = state[f"{block}.norm_0.mlp_shared.0.weight"].shape[0]
+    middle, inputs = _sizes(state, f"{block}.conv_0.weight")
+    outputs, _ = _sizes(state, f"{block}.conv_1.weight")
+    hidden, _ = _sizes(state, f"{block}.norm_0.mlp_shared.0.weight")
     return Widths(inputs, middle, outputs, hidden, f"{block}.conv_s.weight" in state)
 
 
