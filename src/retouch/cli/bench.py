@@ -172,14 +172,14 @@ def _session_options(
 def _bench_sessions(options: SessionOptions, json: Path | None) -> None:
     from retouch.bench.sessions import measure_sessions, session_table
 
-    results = _collected(lambda tick: measure_sessions(options, tick), options.ticks, json)
+    results = collected(lambda tick: measure_sessions(options, tick), options.ticks, json)
     Console().print(session_table(results))
 
 
 def _bench_networks(options: Options, json: Path | None) -> None:
     from retouch.bench import measure, restless, table
 
-    results = _collected(lambda tick: measure(options, tick), options.steps, json)
+    results = collected(lambda tick: measure(options, tick), options.steps, json)
     Console().print(table(results))
     notes = Console(stderr=True)
     for name in restless(results):
@@ -187,7 +187,7 @@ def _bench_networks(options: Options, json: Path | None) -> None:
     notes.print(_ALLOCATOR_HINT, style="dim")
 
 
-def _collected(measure: Callable[[Tick], Iterator[Result]], ticks: int, json: Path | None) -> list[Result]:
+def collected(measure: Callable[[Tick], Iterator[Result]], ticks: int, json: Path | None) -> list[Result]:
     """All results, with a bar; each is in the file as soon as it is there."""
     from retouch.bench import write_json
 
