@@ -22,6 +22,9 @@ EXACT = Policy("exact", dilate=0, dilate_grid=0, exact=True, crossover=1.0)
 SHARED = Policy("shared", dilate=2, crossover=1.0)
 """Shared regions, all grids sparse, refreshed statistics, no crossover."""
 
+PROBED = Policy("probed", dilate=1, stats="probed", probes=9, probe_distance=1, crossover=1.0)
+"""Like `SHARED`, with probes that find room on tiny grids."""
+
 BACKENDS = ("cpu", "reference")
 
 

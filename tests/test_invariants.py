@@ -9,7 +9,7 @@ from networks import LOCAL, NAMES, TEXT, TIMED, case, compiled, edits, record, u
 from retouch import Policy, Region, models
 from retouch.ops.dense import Dense
 from retouch.schedule import Schedule
-from support import EXACT, SHARED, error, same, state
+from support import EXACT, PROBED, SHARED, error, same, state
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -117,7 +117,7 @@ def test_empty_region_returns_the_recording_and_runs_nothing(name, policy, monke
 # 4. Outside its active rows an operation changes nothing.
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, SHARED], ids=_name)
+@pytest.mark.parametrize("policy", [*POLICIES, SHARED, PROBED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_outside_are_those_of_the_recording(name, policy):
     net, made = compiled(name, policy), case(name)
@@ -135,7 +135,7 @@ def test_rows_outside_are_those_of_the_recording(name, policy):
     producers = net.program.producers()
     for value, table in net.active(region).items():
         if value in before and not isinstance(producers.get(value), Dense):
-            others = np.setdiff1d(np.arange(value.rows), table.array)
+            others = np.setdiff1d(np.arange(value.rows), table.edited.array)
             assert torch.equal(before[value][others], recording.buffers[value][others]), value
 
 
@@ -199,7 +199,7 @@ def test_changed_prompt_changes_the_region_under_shared_regions(name):
 # 6. Edits are undone and redone bit for bit, and add up.
 
 
-@pytest.mark.parametrize("policy", ["balanced", "exact", SHARED], ids=_name)
+@pytest.mark.parametrize("policy", ["balanced", "exact", SHARED, PROBED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_edits_are_undone_and_redone_bit_for_bit(name, policy):
     net, made = compiled(name, policy), case(name)
@@ -233,7 +233,7 @@ def test_edits_in_sequence_stay_near_a_fresh_recording(name):
 # 7. Backends agree.
 
 
-@pytest.mark.parametrize("policy", ["fast", SHARED], ids=_name)
+@pytest.mark.parametrize("policy", ["fast", SHARED, PROBED], ids=_name)
 @pytest.mark.parametrize("name", NAMES)
 def test_backends_agree_in_float32(name, policy):
     made = case(name)
@@ -248,7 +248,7 @@ def test_backends_agree_in_float32(name, policy):
     assert error(updated, updated_reference) < tolerance(name)
 
 
-@pytest.mark.parametrize("policy", [EXACT, SHARED], ids=_name)
+@pytest.mark.parametrize("policy", [EXACT, SHARED, PROBED], ids=_name)
 @pytest.mark.parametrize("name", [n for n in NAMES if "full width" not in n])
 def test_bfloat16_is_as_near_to_float32_as_pytorch_is(name, policy):
     single, made = case(name), case(name, torch.bfloat16)

@@ -9,7 +9,8 @@ from torch import nn
 import retouch
 from networks import case, compiled, record
 from retouch import Region
-from retouch.schedule import ALIGNMENT, Columns, Slot, Temp, _place, columns
+from retouch.operands import Columns, Slot, Temp, columns
+from retouch.schedule import ALIGNMENT, _place
 from support import EXACT, SHARED, edit, error, fill, noise, same, spot, state
 
 

@@ -8,11 +8,11 @@ from networks import NAMES, TEXT, case, compiled, edits, record, update
 from retouch import Policy, Region, UndoError
 from retouch.snapshot import Snapshot, layer_of
 from retouch.store import Store, StoreError, read
-from support import EXACT, SHARED, same
+from support import EXACT, PROBED, SHARED, same
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-POLICIES = ("paper", "balanced", "fast", SHARED, EXACT)
+POLICIES = ("paper", "balanced", "fast", SHARED, PROBED, EXACT)
 
 
 def poison(net) -> None:

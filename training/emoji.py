@@ -70,8 +70,7 @@ class Emoji:
     def mirrors(self, index: int) -> bool:
         """Whether the mirror image still shows what the name says."""
         words = set(self.names[index].split())
-        sided = words & {"left", "right", "leftwards", "rightwards", "oclock", "thirty", "letter", "button", "keycap"}
-        return not sided and self.categories[index] not in ("Symbols", "Flags")
+        return not words & {"left", "right", "leftwards", "rightwards", "oclock", "thirty", "letter", "button"}
 
     def crops(self, indices: list[int], size: int, spread: float, rng: random.Random) -> Tensor:
         """Pictures in [-1, 1], each mirrored, scaled and moved at random; `spread` 0 leaves them as they are.
@@ -92,12 +91,10 @@ class Emoji:
 
 
 def wanted(name: str, category: str | None) -> bool:
-    """Leave out skin tones, near-duplicate people and Japanese lettering."""
-    if category is None or "skin-tone" in name or name.endswith("-facing-right"):
+    """Leave out symbols, flags, skin tones and near-duplicate people."""
+    if category in (None, "Symbols", "Flags") or "skin-tone" in name or name.endswith("-facing-right"):
         return False
-    if category == "People & Body" and name.startswith(("man-", "family-", "couple-with-heart-", "kiss-")):
-        return False
-    return not (name.startswith("japanese-") and name.endswith("-button"))
+    return category != "People & Body" or not name.startswith(("man-", "family-", "couple-with-heart-", "kiss-"))
 
 
 def painted(pictures: Tensor, rng: random.Random, share: float = 0.3) -> Tensor:

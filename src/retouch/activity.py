@@ -9,7 +9,7 @@ import numpy as np
 from retouch.geometry import Grid
 from retouch.ir import Program, Value
 from retouch.ops.dense import Dense, Lift
-from retouch.region import Mask, Policy, Region, spread
+from retouch.region import Mask, Policy, Region, scattered, spread
 from retouch.tables import Table, Tables
 
 
@@ -40,13 +40,19 @@ def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Tabl
         key = (grid, value.batch)
         if key not in tables:
             mask = np.ones((1, grid.height, grid.width), np.bool_) if grid in whole else spread(region, grid, policy)
-            tables[key] = Table.of_mask(_batched(mask, value.batch), value.batch)
+            tables[key] = _with_probes(_batched(mask, value.batch), value.batch, policy)
         active[value] = tables[key]
     producers = program.producers()
     for value in active:
         if isinstance(producers.get(value), Dense):
             active[value] = Table.all(value.rows)
     return active
+
+
+def _with_probes(mask: Mask, batch: int, policy: Policy) -> Table:
+    if policy.stats != "probed":
+        return Table.of_mask(mask, batch)
+    return Table.with_probes(mask, scattered(mask, policy.probes, policy.probe_distance), batch)
 
 
 def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, Table]:

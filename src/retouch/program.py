@@ -57,7 +57,7 @@ class Incremental:
         self.weights = Weights(module, captured, program, kernels)
         self.program = self.weights.without_folded(program)
         self.plan: Plan = plan(
-            self.program, activity.whole_grids(self.program, policy), policy.stats == "refreshed", policy.exact
+            self.program, activity.whole_grids(self.program, policy), policy.stats != "recorded", policy.exact
         )
         self.weights.refresh()
         self.shared = Shared(kernels)
@@ -195,7 +195,7 @@ class Incremental:
 
     def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
-        recording.begin(replace(self._whole(), saves=()))
+        recording.begin(replace(self._whole(), saves=(), stays={}))
         for value in self.plan.kept:
             recording.put_rows(value, self.backend.empty(value.rows, value.channels, value.dtype))
         self._feed(recording, leaves)
@@ -221,7 +221,7 @@ class Incremental:
         if self._full is None:
             active = activity.everything(self.program)
             dirty = dirty_values(self.program, set(self.program.inputs), active)
-            self._full = build(self.plan, active, self.shared, self.policy.stats == "refreshed", dirty)
+            self._full = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
         return self._full
 
     def _idle(self) -> Schedule:
@@ -247,7 +247,7 @@ class Incremental:
         if self._share(active) >= self.policy.crossover:
             return None
         dirty = dirty_values(self.program, set(changed), active)
-        schedule = build(self.plan, active, self.shared, self.policy.stats == "refreshed", dirty)
+        schedule = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
         self._schedules[key] = schedule
         if len(self._schedules) > REMEMBERED:
             self._schedules.popitem(last=False)
@@ -283,7 +283,7 @@ class Incremental:
         if self._share(active) >= self.policy.crossover:
             active = activity.everything(self.program)
         mask: Mask = np.zeros(output.rows, np.bool_)
-        mask[active[output].array] = True
+        mask[active[output].edited.array] = True
         assert output.grid is not None
         return torch.from_numpy(mask.reshape(output.batch, output.grid.height, output.grid.width))
 

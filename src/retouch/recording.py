@@ -12,10 +12,11 @@ from torch import Tensor
 
 from retouch.ir import Value
 from retouch.layout import Ref
+from retouch.operands import Slot
 from retouch.ops.dense import Dense
 from retouch.ops.row_map import Matrix
 from retouch.passes.plan import Plan
-from retouch.schedule import Schedule, Slot, saved_size
+from retouch.schedule import Schedule, saved_size
 from retouch.weights import Weights
 
 if TYPE_CHECKING:
@@ -208,6 +209,13 @@ class Recording:
         if spare is not None and nbytes <= spare.nbytes <= 2 * nbytes:
             return spare
         return Scratch(self.backend, nbytes) if nbytes else None
+
+    def restore(self, value: Value, index: Any, places: Any) -> None:
+        """Put back some saved rows of a value, if they were saved: `index` here, at `places` there."""
+        assert self.pending is not None
+        if value in self.pending.rows:
+            kept = self.resolve(Slot("kept", value, 0, value.channels))
+            self.backend.kernel("copy_rows")(kept, index, self.pending.rows[value][1], places)
 
     def commit(self) -> None:
         """Make the pending update the last one that can be undone."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,11 @@ class Policy:
     dilate: pixels of the mask's own grid by which an edit is grown, in every direction.
     dilate_grid: positions by which it is grown again on every smaller grid.
     dense_below: grids whose height is below this fraction of the largest grid's are computed whole.
-    stats: norm statistics, "recorded" (those of the original) or "refreshed" (old active rows subtracted,
-        new ones added: exact statistics of the updated map).
+    stats: norm statistics, "recorded" (those of the original), "refreshed" (old active rows subtracted,
+        new ones added: exact statistics of the updated map) or "probed" (refreshed, and the rows that are
+        not computed are moved as a few scattered ones are, which are).
+    probes: at most so many scattered rows of every grid, one in each cell of a regular partition.
+    probe_distance: positions between a probe and the active rows.
     exact: follow the receptive field value by value instead; the result equals a fresh recording.
     crossover: active fraction of the largest grid from which an update computes everything.
     """
@@ -36,12 +40,16 @@ class Policy:
     dilate_grid: int = 1
     dense_below: float = 0.0
     stats: str = "refreshed"
+    probes: int = 36
+    probe_distance: int = 4
     exact: bool = False
     crossover: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.stats not in ("recorded", "refreshed"):
-            raise ValueError(f"stats is 'recorded' or 'refreshed', not {self.stats!r}")
+        if self.stats not in ("recorded", "refreshed", "probed"):
+            raise ValueError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
+        if self.probes < 1 or self.probe_distance < 0:
+            raise ValueError("probes is at least 1 and probe_distance at least 0")
         if self.exact and self.stats != "refreshed":
             raise ValueError("an exact policy needs refreshed statistics: recorded ones are those of the original")
         if self.dilate < 0 or self.dilate_grid < 0:
@@ -160,3 +168,25 @@ def spread(region: Region, grid: Grid, policy: Policy) -> Mask:
     if grid == region.grid:
         return grown
     return dilate(Region(grown).on(grid).mask, policy.dilate_grid)
+
+
+def scattered(active: Mask, count: int, distance: int) -> Mask:
+    """Up to `count` positions spread over what is further than `distance` from the active ones, per sample.
+
+    The map is cut into cells of equal size; each gives the position nearest its centre that is free.
+    """
+    free = ~dilate(active, distance)
+    probes = np.zeros_like(free)
+    _, height, width = free.shape
+    rows = max(1, min(height, round((count * height / width) ** 0.5)))
+    columns = max(1, min(width, count // rows))
+    for y0, y1 in pairwise(np.linspace(0, height, rows + 1).astype(int)):
+        for x0, x1 in pairwise(np.linspace(0, width, columns + 1).astype(int)):
+            y, x = np.ogrid[y0:y1, x0:x1]
+            away = (2 * y + 1 - y0 - y1) ** 2 + (2 * x + 1 - x0 - x1) ** 2
+            for sample in range(len(free)):
+                cell = np.where(free[sample, y0:y1, x0:x1], away, np.iinfo(np.int64).max)
+                best = cell.argmin()
+                if free[sample, y0:y1, x0:x1].flat[best]:
+                    probes[sample, y0:y1, x0:x1].flat[best] = True
+    return probes

@@ -7,7 +7,7 @@ dense values) is named by slots and looked up when it runs. Temporary rows share
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from retouch.expr import Expr, Instr, is_row_wise
+from retouch.expr import Expr, is_row_wise
 from retouch.geometry import Geometry
 from retouch.ir import Op, Program, Value
 from retouch.kernels import Backend
 from retouch.layout import Ref
+from retouch.operands import COPY, Columns, Operand, Slot, Temp, columns
 from retouch.ops.dense import Dense, Lift
 from retouch.ops.gemm import Accumulate, Weight
 from retouch.ops.moments import Moments
@@ -27,73 +28,13 @@ from retouch.ops.pool import Pool
 from retouch.ops.row_map import Concat, Map, Matrix, Remap, Slice
 from retouch.ops.shuffle import Shuffle
 from retouch.passes.plan import Plan
+from retouch.statistics import Statistics
 from retouch.tables import Table, Tables
 
 if TYPE_CHECKING:
     from retouch.recording import Recording
 
-COPY: Expr = (Instr("rows", 0),)
 ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Something that a recording or the weights hold, by `kind`.
-
-    kept: rows of a value. saved: its rows before this update. sums: its channel sums. folded: scales and
-    shifts of a norm. matrix: a dense value as a matrix. packed, filters: weights.
-    """
-
-    kind: str
-    key: Any
-    start: int = 0
-    channels: int = 0
-    hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hash", hash((self.kind, self.key, self.start, self.channels)))
-
-    def __hash__(self) -> int:
-        return self.hash
-
-    def columns(self, start: int, channels: int) -> Slot:
-        if self.kind == "matrix":
-            return Slot("matrix", self.key.columns(start, channels))
-        return Slot(self.kind, self.key, self.start + start, channels)
-
-
-@dataclass(frozen=True, eq=False)
-class Temp:
-    """Rows that live during one run only."""
-
-    rows: int
-    channels: int
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return self.rows * self.channels * self.dtype.itemsize
-
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """Some columns of temporary rows."""
-
-    base: Temp
-    start: int
-    channels: int
-
-
-Operand = Slot | Temp | Columns
-
-
-def columns(operand: Operand, start: int, channels: int) -> Operand:
-    """Columns `start` to `start + channels` of an operand."""
-    if isinstance(operand, Slot):
-        return operand.columns(start, channels)
-    if isinstance(operand, Temp):
-        return Columns(operand, start, channels)
-    return Columns(operand.base, operand.start + start, channels)
 
 
 @dataclass(frozen=True)
@@ -110,12 +51,14 @@ class Schedule:
     """Kernel calls ready to run.
 
     `saves` are the kept values this run writes, with the index handle of the rows (None: all of them) and
-    their number; `states` the statistics it writes. `reads` are the rows of kept values it reads;
-    `replaced` the values whose active rows it reads as they were before (statistics subtract them).
+    their number; `stays` the handles of those rows that are no probes; `states` the statistics it writes.
+    `reads` are the rows of kept values it reads; `replaced` the values whose active rows it reads as they
+    were before (statistics subtract them).
     """
 
     calls: tuple[Call, ...]
     saves: tuple[tuple[Value, Any, int], ...]
+    stays: dict[Value, Any]
     states: tuple[Slot, ...]
     active: dict[Value, Table]
     reads: dict[Value, tuple[Table, ...]]
@@ -211,7 +154,7 @@ class Builder:
     ) -> None:
         """`refresh`: statistics follow the active rows; `dirty`: dense values to be computed again."""
         self.plan, self.actives, self.shared, self.backend = plan, active, shared, shared.backend
-        self.refresh, self.dirty = refresh, dirty
+        self.statistics, self.dirty = Statistics(self, refresh), dirty
         self.producers = plan.producers
         self.tables = Tables()
         self.calls: list[Call] = []
@@ -236,6 +179,9 @@ class Builder:
         """Where the rows named by `table` are: an operand and the index table into it (None: in order)."""
         storage = self.plan.storage[value]
         if storage == "kept":
+            if self.statistics.moves(value, table):
+                rows, positions = self.tables.unique(table)
+                return self._corrected(value, rows), positions
             self.read(value, table)
             return Slot("kept", value, 0, value.channels), None if table.full else table
         producer = self.producers[value]
@@ -370,6 +316,15 @@ class Builder:
             self._compute(value, rows, temp, None)
         return self.evaluated[key]
 
+    def _corrected(self, value: Value, rows: Table) -> Temp:
+        """Rows of a kept value; those that are not computed are moved as its probes are."""
+        key = (value, id(rows))
+        if key not in self.evaluated:
+            self.evaluated[key] = Temp(len(rows), value.channels, value.dtype)
+            self.tables.keep(rows)
+            self.statistics.correct(value, rows, self.evaluated[key])
+        return self.evaluated[key]
+
     def _compute(self, value: Value, rows: Table, out: Operand, out_index: Table | None) -> None:
         op = self.producers[value]
         if isinstance(op, Map):
@@ -427,42 +382,7 @@ class Builder:
             return operand, index
         return columns(operand, start, channels), index
 
-    # Statistics and dense values
-
-    def statistics(self, op: Moments) -> None:
-        """Sums of the parts, old rows replaced by new ones, and the norm's scales and shifts."""
-        complete = all(self.active(v).full for v in op.parts)
-        if not complete and not self.refresh:
-            return
-        for part in op.parts:
-            self._sums(part)
-        grid = op.parts[0].grid
-        assert grid is not None
-        self.states[Slot("folded", op.out)] = None
-        vectors = [
-            None if v is None else Slot("matrix", Matrix(v, v.shape, (0,), (1, v.shape[0])))
-            for v in (op.weight, op.bias)
-        ]
-        sums = [Slot("sums", v) for v in op.parts]
-        self.call("fold_norm", Slot("folded", op.out), sums, op.groups, grid.size, op.eps, *vectors)
-
-    def _sums(self, part: Value) -> None:
-        slot = Slot("sums", part)
-        rows = self.active(part)
-        if slot in self.states or not len(rows):
-            return
-        self.states[slot] = None
-        operand, index = self.access(part, rows)
-        bounds = self.bounds(part, rows)
-        if rows.full:
-            self.host(_clear, slot)
-        else:
-            assert isinstance(operand, Slot)
-            saved = Slot("saved", operand.key, operand.start, operand.channels)
-            self.read(operand.key, rows)
-            self.replaced.add(operand.key)
-            self.call("channel_sums", slot, saved, None, bounds, -1)
-        self.call("channel_sums", slot, operand, index, bounds, 1)
+    # Dense values
 
     def dense(self, op: Dense) -> None:
         """Run a dense operation unless its inputs are unchanged."""
@@ -483,6 +403,7 @@ class Builder:
         for output in self.plan.program.outputs:
             if output.ref is not None:
                 self._read_whole(output.ref)
+        self._put_back()
         offsets, size = _place(self.uses)
         memory = self.shared.arena(size)
         handles = {t: memory(o, t.rows, t.channels, t.dtype) for t, o in offsets.items()}
@@ -498,7 +419,18 @@ class Builder:
         dense = {v for v in self.reads if isinstance(self.producers.get(v), Dense)}
         reads = {v: tuple(tables.values()) for v, tables in self.reads.items() if v not in dense & self.dirty}
         before = frozenset(self.replaced | dense - self.dirty)
-        return Schedule(calls, saves, tuple(self.states), self.actives, reads, before)
+        stays = {v: None if (rows := self.actives[v].edited).full else self._index(rows) for v, _, _ in saves}
+        return Schedule(calls, saves, stays, tuple(self.states), self.actives, reads, before)
+
+    def _put_back(self) -> None:
+        """Undo what probes overwrote, in kept rows and in the result."""
+        outputs = {self.plan.place(o.ref.value)[0] for o in self.plan.program.outputs if o.ref is not None}
+        for value, rows in self.actives.items():
+            if rows.probes and self.plan.storage[value] == "kept":
+                places = self.tables.positions(rows.probes, rows)
+                self.host(_restore, value, self._index(rows.probes), self._index(places))
+                if value in outputs:
+                    self.replaced.add(value)
 
     def _placed(self, argument: Any, handles: dict[Temp, Any]) -> Any:
         kind = type(argument)
@@ -513,8 +445,8 @@ class Builder:
         return argument
 
 
-def _clear(recording: Recording, slot: Slot) -> None:
-    recording.state(slot).zero_()
+def _restore(recording: Recording, value: Value, index: Any, places: Any) -> None:
+    recording.restore(value, index, places)
 
 
 def _run_dense(recording: Recording, op: Dense) -> None:

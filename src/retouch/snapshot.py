@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from retouch.ir import Value
+from retouch.operands import Slot
 from retouch.recording import Recording, UndoError, plain_tensors
-from retouch.schedule import Schedule, Slot
+from retouch.schedule import Schedule
 from retouch.store import Block, Spec, Store, StoreError
 from retouch.tables import Table
 
@@ -250,9 +251,9 @@ class Restored(Recording):
         """Put what the update computed, if anything, into a new layer."""
         assert self.pending is not None
         assert self._schedule is not None
-        indices = {value: index for value, index, _ in self._schedule.saves} | dict.fromkeys(self.pending.buffers)
+        indices = self._schedule.stays | dict.fromkeys(self.pending.buffers)
         whole, active = self.snapshot.net.workspace.whole, self._schedule.active
-        rows = [(v, whole(v.rows) if index is None else active[v]) for v, index in indices.items()]
+        rows = [(v, whole(v.rows) if index is None else active[v].edited) for v, index in indices.items()]
         dense = {value: self.values[value] for value in self.pending.dense}
         states = {slot: self.states[slot] for slot in self._schedule.states}
         if rows or dense or states:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,16 +13,24 @@ from retouch.geometry import Geometry, IntArray
 class Table:
     """int32 rows `[M]` or taps `[M, T]` of a map of `total` rows; -1 stands for a row of zeros.
 
-    `ascending` lists hold distinct rows in order, without -1; `full` ones hold every row.
+    `ascending` lists hold distinct rows in order, without -1; `full` ones hold every row. Active rows with
+    `probes` among them have them listed again, and the other ones as `edited`.
     """
 
-    __slots__ = ("array", "ascending", "full", "total")
+    __slots__ = ("_edited", "array", "ascending", "full", "probes", "total")
 
     def __init__(self, array: IntArray, total: int, ascending: bool = False) -> None:
         self.array = array
         self.total = total
         self.ascending = ascending
         self.full = ascending and len(array) == total
+        self.probes: Table | None = None
+        self._edited: Table | None = None
+
+    @property
+    def edited(self) -> Table:
+        """The rows that are no probes."""
+        return self._edited or self
 
     def __len__(self) -> int:
         return len(self.array)
@@ -35,6 +45,29 @@ class Table:
         whole = np.broadcast_to(mask, (batch, *mask.shape[1:]))
         return Table(np.flatnonzero(whole).astype(np.int32), whole.size, ascending=True)
 
+    @staticmethod
+    def with_probes(edited: npt.NDArray[np.bool_], probes: npt.NDArray[np.bool_], batch: int) -> Table:
+        """The rows of both masks `[1 or B, H, W]`."""
+        table = Table.of_mask(edited | probes, batch)
+        if probes.any():
+            table._edited, table.probes = Table.of_mask(edited, batch), Table.of_mask(probes, batch)
+        return table
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some rows of a list, and their places in it."""
+
+    rows: Table
+    places: Table
+
+    @staticmethod
+    def of(rows: Table, hit: npt.NDArray[np.bool_]) -> Some:
+        places = np.flatnonzero(hit).astype(np.int32)
+        return Some(
+            Table(rows.array[places], rows.total, ascending=rows.ascending), Table(places, len(rows), ascending=True)
+        )
+
 
 class Tables:
     """Derives tables and remembers them by the identity of what they came from."""
@@ -45,6 +78,8 @@ class Tables:
         self._unique: dict[int, tuple[Table, Table]] = {}
         self._inverse: dict[int, IntArray] = {}
         self._found: dict[tuple[int, int], Table] = {}
+        self._split: dict[tuple[int, int], tuple[Some, Some]] = {}
+        self._chosen: dict[tuple[int, int], Table] = {}
         self._samples: dict[tuple[int, int], Table] = {}
         self._bounds: dict[tuple[int, int], Table] = {}
         self._alive: list[Table] = []
@@ -111,6 +146,27 @@ class Tables:
             self._found[key] = Table(found, len(rows))
             self.keep(table, rows, self._found[key])
         return self._found[key]
+
+    def split(self, rows: Table, active: Table) -> tuple[Some, Some]:
+        """The rows of a list that are active, and those that are not."""
+        key = (id(rows), id(active))
+        if key not in self._split:
+            inside = np.zeros(active.total, np.bool_)
+            inside[active.array] = True
+            hit = inside[rows.array]
+            self._split[key] = Some.of(rows, hit), Some.of(rows, ~hit)
+            self.keep(rows, active)
+        return self._split[key]
+
+    def chosen(self, index: Table | None, places: Table) -> Table:
+        """The entries of an index at some places (None: the places themselves)."""
+        if index is None:
+            return places
+        key = (id(index), id(places))
+        if key not in self._chosen:
+            self._chosen[key] = Table(index.array[places.array], index.total)
+            self.keep(index, places)
+        return self._chosen[key]
 
     def samples(self, rows: Table, size: int) -> Table | None:
         """The sample of every row of a list; None when there is only one."""

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from retouch.capture import Captured
 from retouch.ir import Program, Value
 from retouch.kernels import Backend
+from retouch.operands import Slot
 from retouch.ops.dense import Dense
 from retouch.ops.depthwise import Depthwise
 from retouch.ops.gemm import Accumulate, Weight
 from retouch.ops.row_map import Matrix
-from retouch.schedule import Slot
 
 SAMPLED = 1024
 """An update hashes one of this many 64-byte lines of every parameter."""

@@ -27,6 +27,8 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "swap_rows": copy.swap_rows,
     "channel_sums": moments.channel_sums,
     "fold_norm": moments.fold_norm,
+    "fit_probes": moments.fit_probes,
+    "move_sums": moments.move_sums,
     "shuffle": shuffle.reference,
     "unshuffle": shuffle.unshuffle,
 }

@@ -41,7 +41,7 @@ class Moments(Op):
         return np.logical_or.reduce([masks[v].any() for v in self.parts])
 
     def emit(self, builder: Builder) -> None:
-        builder.statistics(self)
+        builder.statistics.norm(self)
 
     def describe(self) -> str:
         return f"moments[{self.groups} groups]"
@@ -60,13 +60,22 @@ def channel_sums(sums: Tensor, x: Tensor, index: Tensor | None, bounds: Tensor, 
 
 
 def fold_norm(
-    out: Tensor, parts: list[Tensor], groups: int, count: int, eps: float, gamma: Tensor | None, beta: Tensor | None
+    out: Tensor,
+    parts: list[Tensor],
+    shifts: list[Tensor],
+    groups: int,
+    count: int,
+    eps: float,
+    gamma: Tensor | None,
+    beta: Tensor | None,
 ) -> None:
     """out float32 `[B, 2C]`: scale = gamma * rstd of the group, shift = beta - mean * scale.
 
-    parts: float64 `[B, 2C_i]` channel sums over `count` rows; gamma, beta float32 `[1, C]`. The variance is
-    biased (divided by count) and clamped at zero.
+    parts: float64 `[B, 2C_i]` channel sums over `count` rows; shifts: nothing, or as many of that shape to
+    add; gamma, beta float32 `[1, C]`. The variance is biased (divided by count) and clamped at zero.
     """
+    if shifts:
+        parts = [part + shift for part, shift in zip(parts, shifts, strict=True)]
     total = torch.cat([p.reshape(len(p), 2, -1) for p in parts], dim=2)
     channels = total.shape[2]
     grouped = total.reshape(len(total), 2, groups, -1).sum(3) / (count * channels // groups)
@@ -76,3 +85,38 @@ def fold_norm(
     scale = rstd if gamma is None else rstd * gamma
     shift = -mean * scale if beta is None else beta - mean * scale
     out.copy_(torch.cat([scale, shift], 1))
+
+
+SCALES = 0.25, 4.0
+"""Limits of the scale of a fit: a channel that is constant at the probes says nothing."""
+
+
+def fit_probes(
+    fit: Tensor, old: Tensor, old_index: Tensor | None, new: Tensor, new_index: Tensor | None, bounds: Tensor
+) -> None:
+    """fit float32 `[B, 2C]`: per channel the scale a, then the shift b, with which a * old + b has the mean
+    and the deviation of new over the probes of a sample; 1 and 0 where a sample has no probes.
+
+    old and new are rows `[*, C]` through int32 indices `[M]`; rows bounds[b] to bounds[b + 1] are sample b's.
+    """
+    before, after = fetch(old, old_index).double(), fetch(new, new_index).double()
+    fit.copy_(torch.cat([torch.ones_like(fit[:, ::2]), torch.zeros_like(fit[:, ::2])], 1))
+    for b, (first, last) in enumerate(pairwise(bounds.tolist())):
+        if last > first:
+            x, y = before[first:last], after[first:last]
+            spread = x.var(0, unbiased=False).sqrt() + 1e-12
+            scale = ((y.var(0, unbiased=False).sqrt() + 1e-12) / spread).clamp(*SCALES)
+            fit[b] = torch.cat([scale, y.mean(0) - scale * x.mean(0)])
+
+
+def move_sums(shifts: Tensor, sums: Tensor, scale: Tensor, shift: Tensor, count: int, bounds: Tensor) -> None:
+    """shifts float64 `[B, 2C]`: by how much sums and sums of squares change when x becomes scale * x + shift.
+
+    sums are those of `count` rows of each sample less bounds[b + 1] - bounds[b]; scale, shift float32 `[B, C]`.
+    """
+    rows = (count - bounds.diff()).double()[:, None]
+    total, squares = sums.chunk(2, 1)
+    a, b = scale.double(), shift.double()
+    moved = (a - 1) * total + rows * b
+    moved_squares = (a * a - 1) * squares + 2 * a * b * total + rows * b * b
+    shifts.copy_(torch.cat([moved, moved_squares], 1))

@@ -6,6 +6,7 @@
 #include "dispatch.h"
 #include "fold_norm.h"
 #include "handles.h"
+#include "probes.h"
 #include "shuffle.h"
 
 #include <algorithm>
@@ -119,15 +120,21 @@ void attention(const Rows& out, const Index* out_index, const Rows& q, const Ind
   kernels().attention(args, threads());
 }
 
+int64_t check_bounds(const Index& bounds, const char* kernel) {
+  int64_t samples = bounds.table.count - 1;
+  const int32_t* b = bounds.table.data;
+  bool ordered = samples >= 1 && b[0] == 0;
+  for (int64_t i = 0; ordered && i < samples; ++i) ordered = b[i] <= b[i + 1];
+  if (!ordered) bad_value(std::string(kernel) + ": bounds must start at 0 and must not fall");
+  return samples;
+}
+
 void channel_sums(const Rows& sums, const Rows& x, const Index* index, const Index& bounds,
                   double sign) {
   check_dtype(sums, {DType::f64}, "sums");
   check_float(x, "x");
-  int64_t samples = bounds.table.count - 1;
+  int64_t samples = check_bounds(bounds, "channel_sums");
   const int32_t* b = bounds.table.data;
-  if (samples < 1 || b[0] != 0) bad_value("channel_sums: bounds must start at 0");
-  for (int64_t i = 0; i < samples; ++i)
-    if (b[i + 1] < b[i]) bad_value("channel_sums: bounds must not fall");
   check_same(sums.m.rows, samples, "rows of sums");
   check_same(sums.m.channels, 2 * x.m.channels, "channels of sums");
   ChannelSumsArgs args{sums.m, x.m,     check_gather(x, index, b[samples], 1, "index"),
@@ -145,25 +152,40 @@ const float* norm_vector(const Rows* v, int64_t channels, const char* what) {
   return reinterpret_cast<const float*>(v->m.data);
 }
 
-void fold(const Rows& out, nb::handle parts, int64_t groups, double count, double eps,
-          const Rows* gamma, const Rows* beta) {
-  check_dtype(out, {DType::f32}, "out");
-  int64_t channels = out.m.channels / 2, found = 0;
+// float64 [samples, 2 * channels of the part], the channels of all parts together as given.
+std::vector<Matrix> sums_of(nb::handle parts, int64_t samples, int64_t channels) {
+  int64_t found = 0;
   std::vector<Matrix> list;
   for (nb::handle item : nb::iter(parts)) {
     const Rows& part = as<Rows>(item, "parts: expected a list of Rows");
     check_dtype(part, {DType::f64}, "parts");
-    check_same(part.m.rows, out.m.rows, "rows of a part");
+    check_same(part.m.rows, samples, "rows of a part");
     found += part.m.channels / 2;
     list.push_back(part.m);
   }
-  check_same(found, channels, "channels of the parts together");
+  if (list.size()) check_same(found, channels, "channels of the parts together");
+  return list;
+}
+
+void fold(const Rows& out, nb::handle parts, nb::handle shifts, int64_t groups, double count,
+          double eps, const Rows* gamma, const Rows* beta) {
+  check_dtype(out, {DType::f32}, "out");
+  int64_t channels = out.m.channels / 2;
+  std::vector<Matrix> list = sums_of(parts, out.m.rows, channels);
+  std::vector<Matrix> moved = sums_of(shifts, out.m.rows, channels);
+  if (list.empty()) bad_value("fold_norm: there are no parts");
+  if (!moved.empty()) {
+    check_same(int64_t(moved.size()), int64_t(list.size()), "number of shifts");
+    for (size_t i = 0; i < list.size(); ++i)
+      check_same(moved[i].channels, list[i].channels, "channels of a shift");
+  }
   if (groups < 1 || channels % groups != 0)
     bad_value("fold_norm: " + str(channels) + " channels do not divide into " + str(groups) +
               " groups");
   if (!(count > 0)) bad_value("fold_norm: count must be positive");
   FoldNormArgs args{out.m,
                     list.data(),
+                    moved.empty() ? nullptr : moved.data(),
                     int64_t(list.size()),
                     groups,
                     count,
@@ -172,6 +194,40 @@ void fold(const Rows& out, nb::handle parts, int64_t groups, double count, doubl
                     norm_vector(beta, channels, "channels of beta")};
   nb::gil_scoped_release release;
   fold_norm(args);
+}
+
+void fit(const Rows& out, const Rows& before, const Index* before_index, const Rows& after,
+         const Index* after_index, const Index& bounds) {
+  check_dtype(out, {DType::f32}, "fit");
+  check_float(before, "before");
+  check_float(after, "after");
+  int64_t samples = check_bounds(bounds, "fit_probes"), rows = bounds.table.data[samples];
+  check_same(out.m.rows, samples, "rows of fit");
+  check_same(out.m.channels, 2 * before.m.channels, "channels of fit");
+  check_same(after.m.channels, before.m.channels, "channels of after");
+  FitProbesArgs args{out.m,
+                     {before.m, check_gather(before, before_index, rows, 1, "before_index")},
+                     {after.m, check_gather(after, after_index, rows, 1, "after_index")},
+                     bounds.table.data,
+                     samples};
+  nb::gil_scoped_release release;
+  fit_probes(args);
+}
+
+void move(const Rows& shifts, const Rows& sums, const Rows& scale, const Rows& shift, double count,
+          const Index& bounds) {
+  int64_t samples = check_bounds(bounds, "move_sums");
+  for (const Rows* r : {&shifts, &sums}) {
+    check_dtype(*r, {DType::f64}, "sums");
+    check_same(r->m.channels, 2 * scale.m.channels, "channels of sums");
+  }
+  for (const Rows* r : {&scale, &shift}) check_dtype(*r, {DType::f32}, "fit");
+  check_same(shift.m.channels, scale.m.channels, "channels of shift");
+  for (const Rows* r : {&shifts, &sums, &scale, &shift})
+    check_same(r->m.rows, samples, "rows of sums and fit");
+  MoveSumsArgs args{shifts.m, sums.m, scale.m, shift.m, count, bounds.table.data};
+  nb::gil_scoped_release release;
+  move_sums(args);
 }
 
 void copy(const Rows& dst, const Index* dst_index, const Rows& src, const Index* src_index) {
@@ -252,7 +308,10 @@ void bind_ops(nb::module_& m) {
         "v"_a, "heads"_a, "scale"_a, "bounds"_a);
   m.def("channel_sums", &channel_sums, "sums"_a, "x"_a, "index"_a.none(), "bounds"_a,
         "sign"_a = 1.0);
-  m.def("fold_norm", &fold, "out"_a, "parts"_a, "groups"_a, "count"_a, "eps"_a,
+  m.def("fit_probes", &fit, "fit"_a, "before"_a, "before_index"_a.none(), "after"_a,
+        "after_index"_a.none(), "bounds"_a);
+  m.def("move_sums", &move, "shifts"_a, "sums"_a, "scale"_a, "shift"_a, "count"_a, "bounds"_a);
+  m.def("fold_norm", &fold, "out"_a, "parts"_a, "shifts"_a, "groups"_a, "count"_a, "eps"_a,
         "gamma"_a.none() = none, "beta"_a.none() = none);
   m.def("copy_rows", &copy, "dst"_a, "dst_index"_a.none(), "src"_a, "src_index"_a.none() = none);
   m.def("swap_rows", &swap, "kept"_a, "index"_a.none(), "saved"_a);

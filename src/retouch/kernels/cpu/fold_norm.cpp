@@ -21,6 +21,12 @@ class Parts {
     const Matrix& m = f.parts[part];
     const double* row = reinterpret_cast<const double*>(m.data) + sample * m.ld;
     Moments found{row[channel], row[channel + m.channels / 2]};
+    if (f.shifts) {
+      const Matrix& s = f.shifts[part];
+      const double* shift = reinterpret_cast<const double*>(s.data) + sample * s.ld;
+      found.sum += shift[channel];
+      found.square += shift[channel + m.channels / 2];
+    }
     ++channel;
     return found;
   }

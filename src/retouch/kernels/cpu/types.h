@@ -171,9 +171,28 @@ struct ShuffleArgs {
   int64_t m, outer_stride, channel_stride; // outer: phase (shuffle) or tap (unshuffle)
 };
 
+struct Gathered {
+  Matrix rows;
+  const int32_t* index; // nullptr: in order
+};
+
+struct FitProbesArgs {
+  Matrix fit;
+  Gathered before, after;
+  const int32_t* bounds;
+  int64_t samples;
+};
+
+struct MoveSumsArgs {
+  Matrix shifts, sums, scale, shift;
+  double count;
+  const int32_t* bounds;
+};
+
 struct FoldNormArgs {
   Matrix out;
   const Matrix* parts;
+  const Matrix* shifts; // of each part; nullptr: none
   int64_t part_count, groups;
   double count, eps;
   const float *gamma, *beta; // [channels] or nullptr

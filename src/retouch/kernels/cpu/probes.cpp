@@ -1,0 +1,86 @@
+#include "probes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace retouch {
+
+namespace {
+
+constexpr double lowest_scale = 0.25, highest_scale = 4;
+constexpr double tiny = 1e-12;
+
+double value(const Gathered& x, int64_t line, int64_t channel) {
+  const char* row = x.rows.data + line * x.rows.ld * (x.rows.dtype == DType::f32 ? 4 : 2);
+  if (x.rows.dtype == DType::f32) return reinterpret_cast<const float*>(row)[channel];
+  uint32_t bits = uint32_t(reinterpret_cast<const uint16_t*>(row)[channel]) << 16;
+  float wide;
+  memcpy(&wide, &bits, sizeof(wide));
+  return wide;
+}
+
+struct Summary {
+  std::vector<double> mean, deviation;
+
+  Summary(const Gathered& x, int64_t first, int64_t last)
+      : mean(size_t(x.rows.channels)), deviation(mean.size()) {
+    add(x, first, last, [](double v, double) { return v; }, mean);
+    add(x, first, last, [](double v, double m) { return (v - m) * (v - m); }, deviation);
+    for (double& d : deviation) d = std::sqrt(d) + tiny;
+  }
+
+ private:
+  template <class F>
+  void add(const Gathered& x, int64_t first, int64_t last, F f, std::vector<double>& sums) {
+    double share = 1.0 / double(last - first);
+    std::vector<double> total(mean.size());
+    for (int64_t m = first; m < last; ++m) {
+      int64_t line = x.index ? x.index[m] : m;
+      for (size_t c = 0; c < total.size(); ++c)
+        total[c] += f(line < 0 ? 0.0 : value(x, line, int64_t(c)), mean[c]);
+    }
+    for (size_t c = 0; c < total.size(); ++c) sums[c] = total[c] * share;
+  }
+};
+
+} // namespace
+
+void fit_probes(const FitProbesArgs& f) {
+  int64_t channels = f.before.rows.channels;
+  for (int64_t b = 0; b < f.samples; ++b) {
+    float* scale = reinterpret_cast<float*>(f.fit.data) + b * f.fit.ld;
+    float* shift = scale + channels;
+    std::fill_n(scale, channels, 1.0f);
+    std::fill_n(shift, channels, 0.0f);
+    if (f.bounds[b] == f.bounds[b + 1]) continue;
+    Summary before(f.before, f.bounds[b], f.bounds[b + 1]);
+    Summary after(f.after, f.bounds[b], f.bounds[b + 1]);
+    for (int64_t c = 0; c < channels; ++c) {
+      size_t i = size_t(c);
+      double a =
+          std::clamp(after.deviation[i] / before.deviation[i], lowest_scale, highest_scale);
+      scale[c] = float(a);
+      shift[c] = float(after.mean[i] - a * before.mean[i]);
+    }
+  }
+}
+
+void move_sums(const MoveSumsArgs& s) {
+  int64_t channels = s.scale.channels;
+  for (int64_t sample = 0; sample < s.shifts.rows; ++sample) {
+    double rows = s.count - double(s.bounds[sample + 1] - s.bounds[sample]);
+    double* out = reinterpret_cast<double*>(s.shifts.data) + sample * s.shifts.ld;
+    const double* sums = reinterpret_cast<const double*>(s.sums.data) + sample * s.sums.ld;
+    const float* scale = reinterpret_cast<const float*>(s.scale.data) + sample * s.scale.ld;
+    const float* shift = reinterpret_cast<const float*>(s.shift.data) + sample * s.shift.ld;
+    for (int64_t c = 0; c < channels; ++c) {
+      double a = scale[c], b = shift[c], total = sums[c], squares = sums[channels + c];
+      out[c] = (a - 1) * total + rows * b;
+      out[channels + c] = (a * a - 1) * squares + 2 * a * b * total + rows * b * b;
+    }
+  }
+}
+
+} // namespace retouch
