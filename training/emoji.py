@@ -434,7 +434,7 @@ def caption(name: str, category: str, rng: random.Random) -> str:
     return f"{name}, {category}" if chance < 0.3 else name
 
 
-def unet_stage(work: Path, batch: int = 64, compiled: bool = False) -> Stage:
+def unet_stage(work: Path, batch: int = 32, compiled: bool = False) -> Stage:
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     unet, text_encoder, scheduler = new_unet(), new_text_encoder(tokenizer), new_scheduler()
     captions: list[tuple[str, str]] = json.loads((work / "captions.json").read_text())
@@ -474,11 +474,11 @@ def unet_stage(work: Path, batch: int = 64, compiled: bool = False) -> Stage:
             return error(clean, [emoji.names[i] for i in held_out], steps, noise, unet).item()
 
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    return Stage("unet", work, model, loss, validate, rate=6e-4, decay=0.9995)
+    return Stage("unet", work, model, loss, validate, rate=5e-4, decay=0.999)
 
 
 @app.command()
-def unet(hours: float = 4.5, batch: int = 64, compiled: bool = False, work: Work = DEFAULT_WORK) -> None:
+def unet(hours: float = 4.5, batch: int = 32, compiled: bool = False, work: Work = DEFAULT_WORK) -> None:
     """Train the U-Net and the text encoder until HOURS are used up over all runs."""
     unet_stage(work, batch, compiled).train(hours)
 

@@ -76,6 +76,9 @@ def _value_of(slot: Slot) -> Value:
 class Recording:
     """Everything an update reads besides its own rows. Made by `Incremental.record`.
 
+    `spreads` holds, of every kept value that the last update with probes read beyond its active rows, how far
+    the probes moved and how far their fit misses them: float64 `[B, 2]`, see `retouch.ops.moments.fit_probes`.
+
     A recording belongs to the compiled module that made it. `undo()` takes back the last update, bit for
     bit; `redo()` applies it again. The last `undo_limit` updates can be undone; each holds the rows it
     overwrote.
@@ -87,6 +90,7 @@ class Recording:
         self.buffers: dict[Value, Tensor] = {}
         self.values: dict[Value, Any] = {}
         self.states: dict[Slot, Tensor] = {}
+        self.spreads: dict[Value, Tensor] = {}
         self.undo_limit = UNDO_LIMIT
         self.deltas: list[Delta] = []
         self.undone: list[Delta] = []
@@ -117,6 +121,8 @@ class Recording:
         if slot.kind == "saved":
             assert self.pending is not None
             return self.backend.columns(self.pending.rows[slot.key][1], slot.start, slot.channels)
+        if slot.kind == "spread":
+            return self.backend.rows(self.spreads.setdefault(slot.key, torch.zeros(slot.key.batch, 2).double()))
         if slot.kind in ("sums", "folded"):
             return self.backend.rows(self.state(slot))
         if slot.kind == "matrix":
@@ -266,6 +272,16 @@ class Recording:
         delta = self.undone.pop()
         self._swap(delta)
         self.deltas.append(delta)
+
+    @property
+    def movement(self) -> tuple[float, float] | None:
+        """How far the probes of the last update moved, and how far their fits miss them, both as shares of the
+        rows' deviation and averaged over the values that were read; None without probes.
+        """
+        if not self.spreads:
+            return None
+        moved, missed = torch.stack(list(self.spreads.values())).sqrt().mean((0, 1)).tolist()
+        return moved, missed
 
     @property
     def nbytes(self) -> int:

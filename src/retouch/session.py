@@ -59,11 +59,16 @@ class Version:
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """The result of an edit: the image, its region in pixels, and seconds by what they were spent on."""
+    """The result of an edit: the image, its region in pixels, and seconds by what they were spent on.
+
+    error: an estimate of how far the image is from what the dense model makes of the edit, as the root mean
+        square difference inside the region in grey levels; None where nothing is known to estimate it from.
+    """
 
     image: Image.Image
     region: Region
     seconds: dict[str, float]
+    error: float | None = None
 
     @property
     def changed(self) -> bool:
@@ -99,6 +104,7 @@ class Calls:
         self.snapshots = dict(snapshots)
         self.added: list[tuple[str, Layer]] = []
         self.bytes_read = 0
+        self.movements: dict[str, tuple[float, float]] = {}
         self._recorded: Incremental | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
@@ -116,6 +122,8 @@ class Calls:
         recording.file = self._file(name)
         result = net.update(recording, region, *args, **kwargs)
         self.bytes_read += recording.bytes_read
+        if recording.movement is not None:
+            self.movements[name] = recording.movement
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
         return result
@@ -213,14 +221,14 @@ class Session(ABC):
 
     @contextmanager
     def _making(self) -> Iterator[Calls]:
-        """Network calls for a new version. When anything fails, the session stays as it was."""
-        folder = self.archive.staging(self._next) if self.archive else None
+        """Network calls for a new version. Unless that is put, the session stays as it was."""
+        number = self._next
+        folder = self.archive.staging(number) if self.archive else None
         try:
             yield Calls(self.store, self.version.snapshots if self.versions else {}, folder)
-        except BaseException:
-            if self.archive:
-                self.archive.discard(self._next)
-            raise
+        finally:
+            if self.archive and self._next == number:
+                self.archive.discard(number)
 
     def _put(self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Make what was computed the current version, and keep it in the folder if there is one."""

@@ -229,17 +229,17 @@ def _dense(bench: Bench, recorded: Recorded, case: Case) -> None:
 
 
 def _image_to_image(bench: Bench, recorded: Recorded, case: Case) -> None:
-    case.pictures["img2img"] = case.watch.run("img2img", partial(_redrawn, recorded.session, case.edited))
+    case.pictures["img2img"] = case.watch.run("img2img", partial(redrawn, recorded.session, case.edited))
 
 
 def _crop(bench: Bench, recorded: Recorded, case: Case) -> None:
     session = recorded.session
-    redraw = partial(_redrawn, session)
+    redraw = partial(redrawn, session)
     stitch = partial(crop_and_stitch, case.edited, session.pixels, case.mask, session.size, session.border, redraw)
     case.pictures["crop"] = case.watch.run("crop", stitch)
 
 
-def _redrawn(session: DiffusionSession, pixels: Pixels) -> Pixels:
+def redrawn(session: DiffusionSession, pixels: Pixels) -> Pixels:
     """Dense image to image from the session's noise: with nothing outside the region, nothing is replaced."""
     everything = np.ones(session.size, np.bool_)
     return np.array(session.reference(pixels, mask=everything).image)

@@ -83,6 +83,19 @@ def bench(
     ] = None,
     storage: StorageName = None,
     memory: Memory = None,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Measure how close edits of a trained model come to dense ones.")
+    ] = False,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="With --quality: policy or variant; may be repeated (all).")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="With --quality: folder of PNG files named after their prompts.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="With --quality: number of edits.")] = 100,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="With --quality: Markdown file to write, with a plot beside it.")
+    ] = None,
     list_models: Annotated[
         bool, typer.Option("--list", help="List networks (with --session: pipelines) and policies, and exit.")
     ] = False,
@@ -95,9 +108,18 @@ def bench(
 
     With --session: whole edits of diffusion pipelines, against the dense pipeline,
     plain image to image, and crop and stitch. --storage and --memory are for these.
+
+    With --quality: a fixed set of edits with several methods, on pictures that the
+    built-in model makes or on those of --images, each against the dense model.
     """
     if list_models:
         Console().print(_pipeline_table() if session else _network_table())
+        return
+    if quality:
+        from retouch.cli.quality import bench_quality
+
+        model_name = model[0] if model else None
+        bench_quality(model_name, images, count, method, backend, threads, json, report)
         return
     with usage_errors():
         edits = edits_of(edit or ([] if mask else [EDIT]), mask or [])
@@ -187,8 +209,10 @@ def _bench_networks(options: Options, json: Path | None) -> None:
     notes.print(_ALLOCATOR_HINT, style="dim")
 
 
-def collected(measure: Callable[[Tick], Iterator[Result]], ticks: int, json: Path | None) -> list[Result]:
-    """All results, with a bar; each is in the file as soon as it is there."""
+def collected(
+    measure: Callable[[Tick], Iterator[Result]], ticks: int, json: Path | None, every: int = 1
+) -> list[Result]:
+    """All results, with a bar; they are in the file as soon as `every` more are there."""
     from retouch.bench import write_json
 
     results: list[Result] = []
@@ -204,8 +228,10 @@ def collected(measure: Callable[[Tick], Iterator[Result]], ticks: int, json: Pat
 
         for result in measure(tick):
             results.append(result)
-            if json is not None:
+            if json is not None and len(results) % every == 0:
                 write_json(json, results)
+        if json is not None:
+            write_json(json, results)
         shown.update(task, description="done", completed=ticks)
     return results
 

@@ -153,8 +153,10 @@ def _edited(session: AnySession, request: Request, progress: Progress) -> Edited
     if not isinstance(session, DiffusionSession):
         return session.edit(request.after, mask=request.mask, progress=progress)
     # A new session has these words already.
-    words = {"prompt": request.prompt, "negative": request.negative} if request.saved else {}
-    return session.edit(request.after, mask=request.mask, strength=request.strength, progress=progress, **words)
+    prompt, negative = (request.prompt, request.negative) if request.saved else (None, None)
+    return session.edit(
+        request.after, mask=request.mask, prompt=prompt, negative=negative, strength=request.strength, progress=progress
+    )
 
 
 def _opened(request: Request, progress: Progress) -> AnySession:

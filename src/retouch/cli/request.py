@@ -335,6 +335,7 @@ def _refuse_steps(fixed: Fixed, others: dict[str, object]) -> None:
 def _model_name(model: str | None, saved: Saved | None) -> str | None:
     """A built-in or hub name as it is, a folder as an absolute path. ValueError if it is neither, or missing."""
     from retouch.gan.upscaler import PRETRAINED
+    from retouch.models.builtin import PIPELINES
 
     if model is None:
         if saved is None:
@@ -359,8 +360,9 @@ def _model_name(model: str | None, saved: Saved | None) -> str | None:
         )
     if folder.exists():
         return os.path.abspath(folder)
-    if model.startswith("builtin/") and model not in PRETRAINED:
-        raise ValueError(f"unknown built-in model {model!r}; there are {', '.join(PRETRAINED)}")
+    builtin = (*PIPELINES, *PRETRAINED)
+    if model.startswith("builtin/") and model not in builtin:
+        raise ValueError(f"unknown built-in model {model!r}; there are {', '.join(builtin)}")
     if not HUB_NAME.fullmatch(model):
         raise ValueError(f"there is no folder {model}")
     return model

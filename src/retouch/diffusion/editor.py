@@ -17,6 +17,7 @@ from retouch.editor import BaseEditor
 from retouch.extras import diffusers
 from retouch.gan.upscaler import PRETRAINED, Upscaler, Upscalers
 from retouch.images import ImageLike, as_pixels
+from retouch.models.builtin import PIPELINES
 from retouch.region import Policy
 
 STEPS, STRENGTH, GUIDANCE = 20, 0.6, 7.5
@@ -67,7 +68,8 @@ class Editor(BaseEditor[DiffusionSession]):
             return Upscaler.from_pretrained(name, dtype=dtype, **options)
         library = diffusers()
         try:
-            pipe = library.DiffusionPipeline.from_pretrained(str(name), dtype=dtype, use_safetensors=True)
+            folder = PIPELINES.get(str(name), name)
+            pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
             raise PipelineError(f"no pipeline can be loaded from {str(name)!r}: {_first_line(error)}") from error
         if hasattr(pipe, "set_progress_bar_config"):

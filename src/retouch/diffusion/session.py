@@ -7,7 +7,7 @@ the positions of its region follow their own trajectory and all others are those
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.archive import Progress, silent
+from retouch.diffusion.estimate import Evidence
 from retouch.diffusion.model import Model, Networks, PipelineError, Words
 from retouch.diffusion.sampler import Sampler
 from retouch.geometry import Grid
@@ -27,6 +28,19 @@ from retouch.store import Store
 
 MASK_STEPS = 4
 """Steps at which an automatic difference mask compares the predictions for two prompts."""
+
+
+Growth = Callable[[Region], Region]
+
+WIDER = 16
+"""Pixels by which a region grows when its error may be too large."""
+
+GROWTHS: tuple[Growth, ...] = (
+    lambda region: region,
+    lambda region: region.dilated(WIDER),
+    lambda region: Region(np.ones_like(region.mask)),
+)
+"""What is computed for a region, until the estimate of the error is low enough: it, more, everything."""
 
 
 class Evaluations(Protocol):
@@ -125,6 +139,7 @@ class DiffusionSession(Session):
         prompt: str | None = None,
         negative: str | None = None,
         strength: float | None = None,
+        max_error: float | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
@@ -136,6 +151,8 @@ class DiffusionSession(Session):
             arXiv 2210.11427).
         prompt, negative: new words; the session keeps them. Only the region follows them.
         strength: how much is redrawn, 0 to 1; None: that of the session.
+        max_error: grey levels; when the estimate of the error is above it, more is computed around the region,
+            and in the end everything. It needs a policy with probed statistics.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
         nothing changed. Raises ImageError, PipelineError or SchedulerError for bad input; then, and when it
@@ -145,7 +162,7 @@ class DiffusionSession(Session):
         change = self._change(image, mask, prompt, negative, strength)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress)
+        return self._run(change, clock, progress, max_error)
 
     def inpaint(
         self,
@@ -154,6 +171,7 @@ class DiffusionSession(Session):
         prompt: str | None = None,
         negative: str | None = None,
         strength: float | None = None,
+        max_error: float | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the words. Otherwise like `edit`.
@@ -162,7 +180,7 @@ class DiffusionSession(Session):
         """
         clock = Clock()
         change = self._change(None, mask, prompt, negative, strength)
-        return self._run(replace(change, repaint=True), clock, progress)
+        return self._run(replace(change, repaint=True), clock, progress, max_error)
 
     def reference(
         self,
@@ -216,25 +234,40 @@ class DiffusionSession(Session):
             )
         return start
 
-    def _run(self, change: Change, clock: Clock, progress: Progress) -> Edited:
-        region = Region.from_mask(change.mask)
-        with self._making() as calls:
-            outcome = self._redrawn(change, calls, clock, progress)
-            with clock.of("store"):
-                edit = "inpaint" if change.repaint else "edit"
-                facts = self._facts(edit, region.fraction, change.start, change.words, clock)
-                self._put(calls, _tensors(outcome), facts)
-        return Edited(self.image, region, clock.total())
+    def _run(self, change: Change, clock: Clock, progress: Progress, max_error: float | None) -> Edited:
+        if max_error is not None and self.policy.stats != "probed":
+            raise ValueError(
+                f"max_error needs probed statistics; the policy {self.policy.name} has none to estimate by"
+            )
+        region, inside = Region.from_mask(change.mask), self.latent_mask(Region.from_mask(change.mask))
+        for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
+            with self._making() as calls:
+                outcome = self._redrawn(change, calls, clock, progress, grow)
+                old = self.version.tensors["latents"][-1]
+                evidence = Evidence.of(calls.movements, old, outcome.latents[-1], inside)
+                error = evidence.error if evidence else None
+                if max_error is not None and error is not None and error > max_error and grow is not GROWTHS[-1]:
+                    continue
+                with clock.of("store"):
+                    edit = "inpaint" if change.repaint else "edit"
+                    facts = self._facts(edit, region.fraction, change.start, change.words, clock)
+                    facts["evidence"] = asdict(evidence) if evidence else None
+                    self._put(calls, _tensors(outcome), facts)
+                break
+        return Edited(self.image, region, clock.total(), error)
 
     # What an edit computes
 
-    def _redrawn(self, change: Change, run: Evaluations, clock: Clock, progress: Progress) -> Outcome:
-        region = Region.from_mask(change.mask)
-        inside = self.latent_mask(region)
+    def _redrawn(
+        self, change: Change, run: Evaluations, clock: Clock, progress: Progress, grow: Growth = GROWTHS[0]
+    ) -> Outcome:
+        """Every network computes what `grow` makes of its region; what may change stays the same."""
+        inside = self.latent_mask(Region.from_mask(change.mask))
+        region = grow(Region.from_mask(change.mask))
         total = len(self.sampler) - change.start + 1
         progress(0, total, "encoding")
         with clock.of("encode"):
-            latent, visible, seen = self._encoded(change, inside, run)
+            latent, visible, seen = self._encoded(change, inside, run, grow)
         latents = self._denoised(change, region, inside, latent, visible, run, clock, progress)
         progress(total - 1, total, "decoding")
         with clock.of("decode"):
@@ -254,23 +287,25 @@ class DiffusionSession(Session):
         _, _, height, width = self.model.latent_shape(self.size)
         return torch.from_numpy(spread(region, Grid(height, width), self.policy))[None]
 
-    def _encoded(self, change: Change, inside: Tensor, run: Evaluations) -> tuple[Tensor, Tensor | None, Pixels]:
+    def _encoded(
+        self, change: Change, inside: Tensor, run: Evaluations, grow: Growth
+    ) -> tuple[Tensor, Tensor | None, Pixels]:
         """Latent of the edited image, latent of what is not repainted (inpainting models), the encoder's image."""
         old = self.version.tensors["latents"][-1:]
         seen: Pixels = self.version.tensors["seen"].numpy()
         latent = old
         if not np.array_equal(change.pixels, self.pixels):
-            encoded, seen = self._encode(change.pixels, seen, run)
+            encoded, seen = self._encode(change.pixels, seen, run, grow)
             latent = torch.where(inside, encoded, old)
         if not self.model.inpaints:
             return latent, None, seen
         hidden = np.where(change.mask[..., None], np.uint8(127), change.pixels)
-        encoded, seen = self._encode(hidden, seen, run)
+        encoded, seen = self._encode(hidden, seen, run, grow)
         return latent, torch.where(inside, encoded, old), seen
 
-    def _encode(self, pixels: Pixels, seen: Pixels, run: Evaluations) -> tuple[Tensor, Pixels]:
+    def _encode(self, pixels: Pixels, seen: Pixels, run: Evaluations, grow: Growth) -> tuple[Tensor, Pixels]:
         """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
-        stale = Region.from_mask((pixels != seen).any(-1))
+        stale = grow(Region.from_mask((pixels != seen).any(-1)))
         return self._to_latent(pixels, lambda name, net, *args: run.update(name, net, stale, *args)), pixels
 
     def _denoised(

@@ -12,7 +12,9 @@ namespace {
 constexpr double lowest_scale = 0.25, highest_scale = 4;
 constexpr double tiny = 1e-12;
 
-double value(const Gathered& x, int64_t line, int64_t channel) {
+double at(const Gathered& x, int64_t m, int64_t channel) {
+  int64_t line = x.index ? x.index[m] : m;
+  if (line < 0) return 0;
   const char* row = x.rows.data + line * x.rows.ld * (x.rows.dtype == DType::f32 ? 4 : 2);
   if (x.rows.dtype == DType::f32) return reinterpret_cast<const float*>(row)[channel];
   uint32_t bits = uint32_t(reinterpret_cast<const uint16_t*>(row)[channel]) << 16;
@@ -20,6 +22,11 @@ double value(const Gathered& x, int64_t line, int64_t channel) {
   memcpy(&wide, &bits, sizeof(wide));
   return wide;
 }
+
+// Squared distances of a map's rows from what the fit makes of them, and from where they were.
+struct Distances {
+  double moved = 0, missed = 0, variance = 0;
+};
 
 struct Summary {
   std::vector<double> mean, deviation;
@@ -36,14 +43,25 @@ struct Summary {
   void add(const Gathered& x, int64_t first, int64_t last, F f, std::vector<double>& sums) {
     double share = 1.0 / double(last - first);
     std::vector<double> total(mean.size());
-    for (int64_t m = first; m < last; ++m) {
-      int64_t line = x.index ? x.index[m] : m;
-      for (size_t c = 0; c < total.size(); ++c)
-        total[c] += f(line < 0 ? 0.0 : value(x, line, int64_t(c)), mean[c]);
-    }
+    for (int64_t m = first; m < last; ++m)
+      for (size_t c = 0; c < total.size(); ++c) total[c] += f(at(x, m, int64_t(c)), mean[c]);
     for (size_t c = 0; c < total.size(); ++c) sums[c] = total[c] * share;
   }
 };
+
+Distances distances(const FitProbesArgs& f, int64_t sample, const float* scale, const float* shift,
+                    const Summary& after) {
+  Distances d;
+  int64_t channels = f.before.rows.channels, first = f.bounds[sample], last = f.bounds[sample + 1];
+  for (int64_t m = first; m < last; ++m)
+    for (int64_t c = 0; c < channels; ++c) {
+      double x = at(f.before, m, c), y = at(f.after, m, c), miss = y - (scale[c] * x + shift[c]);
+      d.moved += (y - x) * (y - x);
+      d.missed += miss * miss;
+    }
+  for (double deviation : after.deviation) d.variance += deviation * deviation * double(last - first);
+  return d;
+}
 
 } // namespace
 
@@ -54,9 +72,11 @@ void fit_probes(const FitProbesArgs& f) {
     float* shift = scale + channels;
     std::fill_n(scale, channels, 1.0f);
     std::fill_n(shift, channels, 0.0f);
+    std::fill_n(reinterpret_cast<double*>(f.spread.data) + b * f.spread.ld, 2, 0.0);
     if (f.bounds[b] == f.bounds[b + 1]) continue;
     Summary before(f.before, f.bounds[b], f.bounds[b + 1]);
     Summary after(f.after, f.bounds[b], f.bounds[b + 1]);
+    double* spread = reinterpret_cast<double*>(f.spread.data) + b * f.spread.ld;
     for (int64_t c = 0; c < channels; ++c) {
       size_t i = size_t(c);
       double a =
@@ -64,6 +84,9 @@ void fit_probes(const FitProbesArgs& f) {
       scale[c] = float(a);
       shift[c] = float(after.mean[i] - a * before.mean[i]);
     }
+    Distances d = distances(f, b, scale, shift, after);
+    spread[0] = d.moved / d.variance;
+    spread[1] = d.missed / d.variance;
   }
 }
 

@@ -1,0 +1,327 @@
+"""How close incremental edits come to the dense model: many edits, several methods, the same noise.
+
+Every method edits the same pictures. Its yardstick is the dense model with the same replacement of what is
+outside the region (`session.reference`); crop and stitch is held against that of `balanced`. What an edit
+costs is the time of `session.edit`, index tables of its new region included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from statistics import correlation, median
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.table import Table
+
+from retouch.bench import machine
+from retouch.bench.crop import crop_and_stitch
+from retouch.bench.measure import Result, Tick
+from retouch.bench.perceptual import Perceptual, compare
+from retouch.bench.plot import line_plot
+from retouch.bench.report import compact_table
+from retouch.bench.samples import SampleEdit, sample_edits
+from retouch.bench.sessions import redrawn
+from retouch.diffusion.editor import Editor
+from retouch.diffusion.estimate import Evidence
+from retouch.diffusion.session import DiffusionSession
+from retouch.images import Pixels
+from retouch.region import PRESETS, Policy, Region
+
+Numbers = npt.NDArray[np.float64]
+
+CROP = "crop and stitch"
+SPARSE = Policy("sparse")
+"""Every grid sparse: what the variants of statistics, dilation and low grids start from."""
+
+METHODS: dict[str, Policy | None] = {
+    **PRESETS,
+    CROP: None,
+    "recorded": replace(SPARSE, stats="recorded"),
+    "refreshed": replace(SPARSE, stats="refreshed"),
+    "probed": replace(SPARSE, stats="probed"),
+    **{f"probed, {n} probes": replace(SPARSE, stats="probed", probes=n) for n in (4, 9, 36)},
+    **{f"probed, dilate {n}": replace(SPARSE, stats="probed", dilate=n) for n in (0, 2, 10, 20)},
+    **{f"probed, dense below {x:g}": replace(SPARSE, stats="probed", dense_below=x) for x in (0.3, 0.6)},
+    **{f"refreshed, dense below {x:g}": replace(SPARSE, stats="refreshed", dense_below=x) for x in (0.3, 0.6)},
+}
+"""Policies by the name of the method; None: crop and stitch."""
+
+YARDSTICK = "balanced"
+"""The method whose dense reference crop and stitch is held against."""
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """What to measure.
+
+    pictures: by their prompts; edits are spread over them. count: number of edits. methods: names of METHODS.
+    steps, strength, guidance: of every edit.
+    """
+
+    model: str
+    pictures: Sequence[tuple[str, Pixels]]
+    count: int = 100
+    methods: Sequence[str] = tuple(METHODS)
+    steps: int = 20
+    strength: float = 0.6
+    guidance: float = 3.0
+    backend: str = "auto"
+    lpips: bool = True
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown:
+            raise ValueError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
+
+    @property
+    def ticks(self) -> int:
+        """How often `tick` will be called."""
+        return len(self.methods) * len(self.pictures)
+
+
+@dataclass
+class _Bench:
+    options: QualityOptions
+    edits: Sequence[SampleEdit]
+    perceptual: Perceptual | None
+    references: dict[tuple[int, bytes, int], tuple[Pixels, float]] = field(default_factory=dict)
+
+    def of_picture(self, number: int) -> list[tuple[int, SampleEdit]]:
+        return [(i, edit) for i, edit in enumerate(self.edits) if edit.image == number]
+
+
+def measure_quality(options: QualityOptions, tick: Tick = lambda text: None) -> Iterator[Result]:
+    """Measure every method on every edit; yields a result for each. `tick` is told what comes next."""
+    edits = sample_edits([pixels for _, pixels in options.pictures], options.count)
+    bench = _Bench(options, edits, Perceptual() if options.lpips else None)
+    for name in options.methods:
+        policy = METHODS[name]
+        editor = Editor.from_pretrained(
+            options.model, policy=policy or METHODS[YARDSTICK], backend=options.backend, memory=8 << 30
+        )
+        for number, (prompt, pixels) in enumerate(options.pictures):
+            tick(f"{name}: {prompt}")
+            session = editor.open(
+                pixels, prompt=prompt, steps=options.steps, strength=options.strength, guidance=options.guidance
+            )
+            run = _cropped if policy is None else _updated
+            for index, edit in bench.of_picture(number):
+                yield {
+                    "model": options.model,
+                    "method": name,
+                    **_result(bench, session, index, edit, run),
+                    "machine": machine.facts(),
+                }
+
+
+Run = Callable[[DiffusionSession, SampleEdit], tuple[Pixels, Result]]
+
+
+def _updated(session: DiffusionSession, edit: SampleEdit) -> tuple[Pixels, Result]:
+    edited = session.edit(edit.pixels, mask=edit.mask)
+    facts = dict(session.version.facts)
+    session.undo()
+    found = {"seconds": edited.seconds["total"], "estimate": edited.error, "evidence": facts.get("evidence")}
+    return np.array(edited.image), found
+
+
+def _cropped(session: DiffusionSession, edit: SampleEdit) -> tuple[Pixels, Result]:
+    start = time.perf_counter()
+    redraw = partial(redrawn, session)
+    pixels = crop_and_stitch(edit.pixels, session.pixels, edit.mask, session.size, session.border, redraw)
+    return pixels, {"seconds": time.perf_counter() - start}
+
+
+def _result(bench: _Bench, session: DiffusionSession, index: int, edit: SampleEdit, run: Run) -> Result:
+    picture, found = run(session, edit)
+    truth, dense_s = _reference(bench, session, index, edit)
+    return {
+        "edit": index,
+        "kind": edit.kind,
+        "share": float(edit.mask.mean()),
+        **found,
+        "dense_seconds": dense_s,
+        "macs": _macs(session, edit),
+        **asdict(compare(picture, truth, edit.mask, bench.perceptual)),
+    }
+
+
+def _reference(bench: _Bench, session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[Pixels, float]:
+    """What the dense model makes of an edit, and the seconds; once for all methods that replace the same."""
+    inside = session.latent_mask(Region.from_mask(edit.mask)).numpy().tobytes()
+    key = (index, inside, session.border)
+    if key not in bench.references:
+        dense = session.reference(edit.pixels, mask=edit.mask)
+        bench.references[key] = np.array(dense.image), dense.seconds["total"]
+    return bench.references[key]
+
+
+def _macs(session: DiffusionSession, edit: SampleEdit) -> float:
+    """Share of the denoiser's dense arithmetic that an update computes."""
+    found = session.nets.denoiser.explain(Region.from_mask(edit.mask))
+    return found.macs_active / found.macs_dense
+
+
+# Summaries
+
+SIZES = 5
+"""Groups of edits by their share of the picture: the points of a curve."""
+
+
+def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results of each method, in the order of the edits."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result["method"], []).append(result)
+    return found
+
+
+def summary(results: Sequence[Result]) -> Result:
+    """Medians over the edits of one method, and its worst tenth in dB inside the region."""
+    inside = np.array([each["psnr_inside"] for each in results])
+    return {
+        **{key: float(np.median([each[key] for each in results])) for key in MEDIANS},
+        "worst_tenth_db": float(np.quantile(inside, 0.1)),
+    }
+
+
+MEDIANS = (
+    *("psnr_inside", "ssim_inside", "lpips_inside", "psnr", "ssim", "lpips"),
+    *("seconds", "dense_seconds", "macs"),
+)
+
+
+def gain_of_probes(results: Sequence[Result], limit: float = 40.0) -> tuple[float, int]:
+    """Median dB that `probed` gains over the better of `recorded` and `refreshed`, edit by edit, and the number
+    of edits: those below `limit` dB with the better one.
+    """
+    psnr = {name: {r["edit"]: r["psnr_inside"] for r in part} for name, part in by_method(results).items()}
+    better = {i: max(value, psnr["refreshed"][i]) for i, value in psnr["recorded"].items()}
+    gains = [psnr["probed"][i] - value for i, value in better.items() if value < limit]
+    return (float(np.median(gains)) if gains else float("nan")), len(gains)
+
+
+def rms_error(result: Result) -> float:
+    """Root mean square difference inside the region in grey levels, from the PSNR."""
+    return float(255 * 10 ** (-result["psnr_inside"] / 20))
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's: the correlation of the ranks."""
+    return correlation(*(np.argsort(np.argsort(each)).tolist() for each in (x, y)))
+
+
+def calibrated(results: Sequence[Result]) -> tuple[tuple[float, ...], float]:
+    """Weights of the error estimate that fit these results best, and the rank correlation of estimates with
+    errors when each half of the edits is estimated with the weights of the other half.
+    """
+    known = [each for each in results if each["evidence"]]
+    x = np.array([Evidence(**each["evidence"]).features for each in known])
+    y: Numbers = np.log(np.array([rms_error(each) for each in known]))
+    halves = np.array([each["edit"] % 2 for each in known], np.int64)
+    guessed: list[float] = []
+    true: list[float] = []
+    for half in (0, 1):
+        guessed += (x[halves == half] @ _fitted(x[halves != half], y[halves != half])).tolist()
+        true += y[halves == half].tolist()
+    return tuple(_fitted(x, y).tolist()), rank_correlation(guessed, true)
+
+
+def _fitted(x: Numbers, y: Numbers) -> Numbers:
+    """Least squares with a little ridge, that keeps correlated features from running away."""
+    ridge = 1e-2 * len(y) * np.eye(x.shape[1])
+    ridge[0, 0] = 0
+    return np.asarray(np.linalg.solve(x.T @ x + ridge, x.T @ y))
+
+
+def curves(results: Sequence[Result], methods: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """Median seconds and median root mean square error of each method, from small edits to large ones."""
+    found = {}
+    for name, part in by_method(results).items():
+        if name in methods:
+            ordered = sorted(part, key=lambda each: each["share"])
+            groups = [[ordered[i] for i in places] for places in np.array_split(np.arange(len(ordered)), SIZES)]
+            found[name] = [
+                (median(g["seconds"] for g in group), max(median(map(rms_error, group)), 1e-3))
+                for group in groups
+                if group
+            ]
+    return found
+
+
+def quality_table(results: Sequence[Result]) -> Table:
+    """One row for each method, 80 columns wide."""
+    titles = ("method", "dB", "worst\ntenth", "SSIM", "LPIPS", "image\ndB", "image\nLPIPS", "ms", "GMAC\nshare")
+    rows = ((name, *_figures(summary(part))) for name, part in by_method(results).items())
+    made = compact_table("Edits against the dense model (medians)", titles, rows)
+    dense = median(each["dense_seconds"] for each in results)
+    made.caption = f"dense edit: {dense * 1e3:.0f} ms; dB, SSIM and LPIPS inside the region, then over the image"
+    return made
+
+
+def _figures(found: Result) -> list[str]:
+    return [
+        f"{found['psnr_inside']:.1f}",
+        f"{found['worst_tenth_db']:.1f}",
+        f"{found['ssim_inside']:.4f}",
+        f"{found['lpips_inside']:.4f}",
+        f"{found['psnr']:.1f}",
+        f"{found['lpips']:.4f}",
+        f"{found['seconds'] * 1e3:.0f}",
+        f"{found['macs']:.1%}",
+    ]
+
+
+def markdown(results: Sequence[Result], command: str, plot: str) -> str:
+    """The report as Markdown, with the plot of that file name."""
+    parts = by_method(results)
+    first = results[0]
+    lines = [
+        "# Quality",
+        "",
+        f"`{command}`: {len(next(iter(parts.values())))} edits of {first['model']}, each against the dense model with "
+        "the same noise and the same replacement outside its region. dB (PSNR), SSIM and LPIPS inside the region, "
+        "then over the image; medians, and the worst tenth of the dB. A dense edit takes "
+        f"{median(r['dense_seconds'] for r in results) * 1e3:.0f} ms.",
+        "",
+        "| method | dB | worst tenth | SSIM | LPIPS | image dB | image LPIPS | ms | arithmetic |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(f"| {name} | {' | '.join(_figures(summary(part)))} |" for name, part in parts.items()),
+        "",
+        f"![error against time]({plot})",
+        "",
+        "Median error against median time, from the fifth of the edits that is smallest to the one that is largest.",
+        "",
+        *_by_kind(parts),
+    ]
+    if {"probed", "recorded", "refreshed"} <= set(parts):
+        gain, count = gain_of_probes(results)
+        lines += ["", f"`probed` against the better of `recorded` and `refreshed`: {gain:+.1f} dB in the median of the "
+                  f"{count} edits that the better one leaves below 40 dB."]  # fmt: skip
+    if any(each.get("evidence") for each in parts.get("balanced", ())):
+        weights, found = calibrated(parts["balanced"])
+        shown = ", ".join(f"{w:.3f}" for w in weights)
+        lines += ["", f"Error estimate of `balanced`: rank correlation {found:.2f} with the true error, each "
+                  f"half estimated by the other; weights {shown}."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _by_kind(parts: dict[str, list[Result]]) -> list[str]:
+    """A table of median dB inside the region by kind of edit."""
+    kinds = list(dict.fromkeys(each["kind"] for part in parts.values() for each in part))
+    lines = [f"| dB by kind | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    for name, part in parts.items():
+        shown = [f"{median(r['psnr_inside'] for r in part if r['kind'] == kind):.1f}" for kind in kinds]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return lines
+
+
+def quality_plot(results: Sequence[Result]) -> Image.Image:
+    """Error against time of the presets, the statistics, and crop and stitch; `exact` has its own time only."""
+    shown = [name for name in (*PRESETS, "recorded", "refreshed", "probed", CROP) if name != "exact"]
+    return line_plot(curves(results, shown), "seconds", "error in grey levels", log_x=True, log_y=True, size=(900, 460))
