@@ -13,7 +13,7 @@ CPP_SOURCES := $(shell find src -name '*.cpp' -o -name '*.h' -o -name 'CMakeList
 
 .PHONY: demo test check bench build format clean
 
-demo: $(STAMPS)/runtime $(STAMPS)/build
+demo: $(STAMPS)/runtime $(STAMPS)/build $(STAMPS)/weights
 	$(BIN)/retouch demo
 
 test: check $(STAMPS)/build $(STAMPS)/weights

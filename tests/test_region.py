@@ -143,12 +143,12 @@ def test_presets():
 
 @pytest.mark.parametrize(
     "options",
-    [{"stats": "probed"}, {"dilate": -1}, {"dilate_grid": -1}, {"dense_below": 1.5},
+    [{"stats": "guessed"}, {"probes": 0}, {"probe_distance": -1}, {"dilate": -1}, {"dilate_grid": -1}, {"dense_below": 1.5},
      {"crossover": 0}, {"crossover": 2}],
     ids=str,
 )  # fmt: skip
 def test_policies_are_checked(options):
-    with pytest.raises(ValueError, match=r"stats is|cannot be negative|fractions"):
+    with pytest.raises(ValueError, match=r"stats is|cannot be negative|fractions|probes is"):
         Policy(**options)
 
 

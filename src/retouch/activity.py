@@ -8,7 +8,9 @@ import numpy as np
 
 from retouch.geometry import Grid
 from retouch.ir import Program, Value
+from retouch.ops.attention import Attention
 from retouch.ops.dense import Dense, Lift
+from retouch.ops.moments import Moments
 from retouch.region import Mask, Policy, Region, scattered, spread
 from retouch.tables import Table, Tables
 
@@ -31,6 +33,7 @@ def everything(program: Program) -> dict[Value, Table]:
 def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:
     """One region per grid and batch, for all values of that grid."""
     whole = whole_grids(program, policy)
+    probed = policy.stats == "probed" and _moves_everywhere(program)
     tables: dict[tuple[Grid, int], Table] = {}
     active = {}
     for value in program.values():
@@ -40,7 +43,7 @@ def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Tabl
         key = (grid, value.batch)
         if key not in tables:
             mask = np.ones((1, grid.height, grid.width), np.bool_) if grid in whole else spread(region, grid, policy)
-            tables[key] = _with_probes(_batched(mask, value.batch), value.batch, policy)
+            tables[key] = _rows(_batched(mask, value.batch), value.batch, policy if probed else None)
         active[value] = tables[key]
     producers = program.producers()
     for value in active:
@@ -49,8 +52,14 @@ def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Tabl
     return active
 
 
-def _with_probes(mask: Mask, batch: int, policy: Policy) -> Table:
-    if policy.stats != "probed":
+def _moves_everywhere(program: Program) -> bool:
+    """True when rows far from an edit change, so that probes have something to tell."""
+    return any(isinstance(op, Moments | Attention) for op in program.ops)
+
+
+def _rows(mask: Mask, batch: int, policy: Policy | None) -> Table:
+    """The rows of a mask, with the probes of a policy."""
+    if policy is None:
         return Table.of_mask(mask, batch)
     return Table.with_probes(mask, scattered(mask, policy.probes, policy.probe_distance), batch)
 

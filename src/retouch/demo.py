@@ -1,179 +1,223 @@
-"""`retouch demo`: a real network on an edited photograph, densely and incrementally."""
+"""`retouch demo`: three edits in a row of a photograph that is enlarged and of a picture that is generated."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from statistics import median
+from typing import TypeVar
 
-import torch
+import numpy as np
+from PIL import Image, ImageDraw
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor, nn
 
-import retouch
-from retouch import models, pictures
-from retouch.bench.dense import CHANNELS_LAST, dense_runs, run_dense
-from retouch.bench.edits import square
-from retouch.bench.measure import compare
-from retouch.models import Inputs, tensor_of
+from retouch.archive import Progress
+from retouch.diffusion import Editor
+from retouch.diffusion.session import DiffusionSession
+from retouch.extras import require
+from retouch.gan import Upscaler
+from retouch.gan.upscaler import UpscaleSession
+from retouch.images import Pixels, difference, save_png
+from retouch.region import Mask, Policy
+from retouch.sheets import outlined, side_by_side
 
-NETWORK = "ddpm-256"
-ROUNDS = 3
-SIZES = (0.05, 0.15)
-STEPS = 2 + 2 * ROUNDS + (1 + len(SIZES)) * (1 + ROUNDS)
+UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "dog face"
+PHOTO, TINY = 256, 64
+STEPS, GUIDANCE, SEED = 20, 3.0, 7
+GAIN = 10
+COLUMNS = 6
+
+NEXT = """Next:
+  retouch edit photo.png painted.png -o large.png --model builtin/realesrgan-x4 --session large
+  retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji --prompt "cat face"
+  retouch bench --model sd15-unet      # times of a Stable Diffusion U-Net against torch.compile
+  retouch bench --quality              # how close edits come to the dense model
+and in Python: net = retouch.compile(module, inputs), see README.md."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit of the photograph: a name, the region in pixels [H, W] and the edited input."""
-
-    name: str
-    mask: Tensor
-    inputs: Inputs
+AnySession = DiffusionSession | UpscaleSession
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one edit: its output, the dense one, times in ms and errors."""
+    """One edit: what was drawn, what came of it, the dense result, and the seconds of both."""
 
-    edit: Edit
-    update_ms: float
-    updated: Tensor
-    truth: Tensor
-    active: Tensor
-    info: Any
-    errors: dict[str, Any]
+    name: str
+    before: Pixels
+    drawn: Pixels
+    result: Pixels
+    truth: Pixels
+    update_s: float
+    dense_s: float
 
-
-class Runner:
-    """Times calls and moves a progress bar on."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._task = bar.add_task("starting", total=STEPS)
-
-    def time(self, what: str, call: Callable[[], T]) -> tuple[T, float]:
-        """The result of `call` and its duration in ms."""
-        self._bar.update(self._task, description=what)
-        start = time.perf_counter()
-        result = call()
-        elapsed = (time.perf_counter() - start) * 1e3
-        self._bar.advance(self._task)
-        return result, elapsed
-
-    def repeat(self, what: str, call: Callable[[], T]) -> tuple[T, float]:
-        """The last of `ROUNDS` results and the median duration in ms."""
-        runs = [self.time(f"{what}, {i + 1} of {ROUNDS}", call) for i in range(ROUNDS)]
-        return runs[-1][0], statistics.median(ms for _, ms in runs)
+    @property
+    def mask(self) -> Mask:
+        """Where the edit was drawn, bool [H, W]."""
+        return difference(self.before, self.drawn, 0)
 
 
-def run_demo(folder: Path, policy: str, backend: str, tiny: bool, console: Console) -> None:
-    """Run the demonstration and write its pictures to `folder`.
+@dataclass(frozen=True)
+class Shown:
+    """What became of one session."""
 
-    Raises ImportError naming the extra to install if scikit-image or diffusers is missing.
-    """
-    network = models.get(NETWORK)
-    photo = pictures.photograph(network.image_size(tiny))
-    console.print(_INTRODUCTION)
-    with _progress() as bar:
-        run = Runner(bar)
-        module, _ = run.time("building the network", lambda: network.build(tiny))
-        inputs = network.inputs(tiny).with_image(photo)
-        net, compile_ms = run.time(
-            "compiling", lambda: retouch.compile(module, inputs.args, policy=policy, backend=backend)
-        )
-        dense = dense_runs(module, inputs, compiled=False)[CHANNELS_LAST]
-        before, dense_ms = run.repeat("dense run", dense)
-        (_, recording), record_ms = run.repeat("recording", lambda: net.record(*inputs.args))
-        outcomes = [_outcome(run, module, net, recording, before, edit) for edit in _edits(inputs, photo)]
-    console.print(_table(dense_ms, record_ms, compile_ms, outcomes))
-    written = pictures.write(folder, photo, before, outcomes[0])
-    console.print(f"Pictures in {folder}/: {', '.join(path.name for path in written)}")
+    title: str
+    record_s: float
+    undo_s: float
+    outcomes: list[Outcome]
 
 
-_INTRODUCTION = (
-    f"Network: {NETWORK} (DDPM U-Net, 113.7 M parameters) with random weights. The pictures "
-    "show how it responds to the photograph; it does not generate images. Arithmetic and "
-    "times are those of the real network. `retouch bench` compares with torch.compile too."
-)
+def run_demo(policy: str | Policy, backend: str, tiny: bool, progress: Progress) -> list[Shown]:
+    """Run both sessions. Raises ImportError naming the extra to install when a library or the weights are missing."""
+    photo = photograph(TINY if tiny else PHOTO)
+    return [_upscaled(photo, backend, progress), _generated(4 if tiny else STEPS, policy, backend, progress)]
 
 
-def _edits(inputs: Inputs, photo: Tensor) -> list[Edit]:
-    painted = pictures.paint(photo)
-    size = (photo.shape[-2], photo.shape[-1])
-    mask = (painted != photo).any(1)[0]
-    made = [Edit("star", mask, inputs.with_image(painted))]
-    for fraction in SIZES:
-        edit = square(fraction, size)
-        turned = torch.where(edit.mask, photo.flip(-1), photo)
-        made.append(Edit("square", edit.mask, inputs.with_image(turned)))
-    return made
+def show(sessions: list[Shown], folder: Path, console: Console) -> None:
+    """Print the times and what to try next; write the pictures to `folder`."""
+    console.print(_table(sessions))
+    paths = _write(folder, sessions)
+    console.print(f"Pictures in {folder}/: {', '.join(path.name for path in paths)}")
+    console.print(NEXT, highlight=False)
 
 
-def _outcome(run: Runner, module: nn.Module, net: Any, recording: Any, before: Tensor, edit: Edit) -> Outcome:
-    truth, _ = run.time("dense run of the edit", lambda: run_dense(module, edit.inputs))
-    samples = []
-    for _ in range(ROUNDS):
-        (updated, region), ms = run.time("updating", lambda: _update(net, recording, edit))
-        updated = updated.clone()
-        recording.undo()
-        samples.append(ms)
-    active = net.active_mask(region)
-    return Outcome(
-        edit,
-        statistics.median(samples),
-        updated,
-        truth,
-        active,
-        net.explain(region),
-        compare(before, updated, truth, active.unsqueeze(1).expand_as(truth)),
+def photograph(side: int) -> Pixels:
+    """The face of scikit-image's astronaut (NASA, public domain), [side, side, 3]."""
+    pixels = require("skimage.data", "demo").astronaut()
+    face = Image.fromarray(pixels).crop((96, 0, 352, 256))
+    return np.array(face.resize((side, side), Image.Resampling.LANCZOS))
+
+
+# Edits
+
+
+def stroke(pixels: Pixels) -> Pixels:
+    """A curved brush stroke."""
+    height, width = pixels.shape[:2]
+    points = [(width * (0.30 + 0.4 * t), height * (0.24 - 0.14 * np.sin(np.pi * t))) for t in np.linspace(0, 1, 40)]
+    image = Image.fromarray(pixels)
+    ImageDraw.Draw(image).line(points, (214, 40, 57), max(2, width // 24), "curve")
+    return np.array(image)
+
+
+def pasted(pixels: Pixels) -> Pixels:
+    """A patch of the picture pasted elsewhere."""
+    height, width = pixels.shape[:2]
+    h, w = height // 8, width // 6
+    top, left, y, x = height // 3, width // 3, height * 3 // 4, width // 10
+    drawn = pixels.copy()
+    drawn[y : y + h, x : x + w] = pixels[top : top + h, left : left + w]
+    return drawn
+
+
+def erased(pixels: Pixels) -> Pixels:
+    """A disc of the colour of the upper right corner."""
+    height, width = pixels.shape[:2]
+    corner = tuple(int(v) for v in np.median(pixels[: height // 8, -width // 8 :], (0, 1)))
+    image = Image.fromarray(pixels)
+    y, x, radius = 0.62 * height, 0.72 * width, 0.07 * width
+    ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), corner)
+    return np.array(image)
+
+
+EDITS: dict[str, Callable[[Pixels], Pixels]] = {"stroke": stroke, "patch": pasted, "erasure": erased}
+
+
+# Sessions
+
+
+def _upscaled(photo: Pixels, backend: str, progress: Progress) -> Shown:
+    editor = Upscaler.from_pretrained(UPSCALER, backend=backend)
+    session, record_s = _timed(lambda: editor.open(photo, progress=progress))
+    outcomes = list(_edited(session, lambda: session.source, progress))
+    _, undo_s = _timed(session.undo)
+    return Shown("photograph, 4x enlarged", record_s, undo_s, outcomes)
+
+
+def _generated(steps: int, policy: str | Policy, backend: str, progress: Progress) -> Shown:
+    editor = Editor.from_pretrained(GENERATOR, policy=policy, backend=backend)
+    drawn = editor.generate(PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED, progress=progress).pixels
+    session, record_s = _timed(
+        lambda: editor.open(drawn, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED, progress=progress)
     )
+    outcomes = list(_edited(session, lambda: session.pixels, progress))
+    _, undo_s = _timed(session.undo)
+    return Shown(f"{PROMPT}, {steps} steps", record_s, undo_s, outcomes)
 
 
-def _update(net: Any, recording: Any, edit: Edit) -> tuple[Tensor, Any]:
-    region = retouch.Region.from_mask(edit.mask)
-    return tensor_of(net.update(recording, region, *edit.inputs.args)), region
+def _edited(session: AnySession, source: Callable[[], Pixels], progress: Progress) -> Iterator[Outcome]:
+    """All edits one after the other, each on the result of the one before."""
+    for number, (name, draw) in enumerate(EDITS.items()):
+        progress(number, len(EDITS), f"edit: {name}")
+        before = source()
+        drawn = draw(before)
+        truth, dense_s = _timed(partial(session.reference, drawn))
+        edited, update_s = _timed(partial(session.edit, drawn))
+        yield Outcome(name, before, drawn, np.array(edited.image), np.array(truth.image), update_s, dense_s)
+    progress(len(EDITS), len(EDITS), "edits done")
 
 
-def _table(dense_ms: float, record_ms: float, compile_ms: float, outcomes: list[Outcome]) -> Table:
-    made = Table(title="Medians in milliseconds", box=box.SIMPLE_HEAD)
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    """The result of a call and the seconds it took."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+# What is shown
+
+
+def _table(sessions: list[Shown]) -> Table:
+    made = Table(title="Dense model against updates (one run each, seconds)", box=box.SIMPLE_HEAD)
     made.add_column("run")
-    for title in ("ms", "against dense", "GMAC", "error in region"):
+    for title in ("edited", "dense", "update", "faster", "most different"):
         made.add_column(title, justify="right")
-    gmacs = f"{outcomes[0].info.macs_dense / 1e9:.1f}"
-    made.add_row("dense", f"{dense_ms:.0f}", "", gmacs, "")
-    made.add_row("record", f"{record_ms:.0f}", f"{record_ms / dense_ms:.2f}x the time", gmacs, "")
-    for outcome in outcomes:
-        made.add_row(*_outcome_row(outcome, dense_ms))
-    made.caption = f"compiled in {compile_ms / 1e3:.1f} s, once"
+    for session in sessions:
+        made.add_row(f"[bold]{session.title}", "", "", "", "", "")
+        dense = median(outcome.dense_s for outcome in session.outcomes)
+        made.add_row("record", "", f"{dense:.2f}", f"{session.record_s:.2f}", "", "")
+        for outcome in session.outcomes:
+            made.add_row(*_row(outcome))
+        made.add_row("undo", "", "", f"{session.undo_s:.4f}", "", "")
+    made.caption = "most different: largest difference of update and dense in levels of 0 to 255"
     return made
 
 
-def _outcome_row(outcome: Outcome, dense_ms: float) -> list[str]:
-    share = float(outcome.edit.mask.float().mean())
+def _row(outcome: Outcome) -> list[str]:
+    most = np.abs(outcome.result.astype(int) - outcome.truth).max()
     return [
-        f"update: {outcome.edit.name}, {share:.1%}",
-        f"{outcome.update_ms:.0f}" if outcome.update_ms >= 10 else f"{outcome.update_ms:.1f}",
-        f"{dense_ms / outcome.update_ms:.1f}x faster",
-        f"{outcome.info.macs_active / 1e9:.1f}",
-        f"{outcome.errors['rel_err']:.2g}",
+        outcome.name,
+        f"{outcome.mask.mean():.1%}",
+        f"{outcome.dense_s:.2f}",
+        f"{outcome.update_s:.3f}",
+        f"{outcome.dense_s / outcome.update_s:.1f}x",
+        str(most),
     ]
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+def _write(folder: Path, sessions: list[Shown]) -> list[Path]:
+    """The pictures of both sessions, and one sheet of all edits."""
+    paths = [
+        save_png(sessions[0].outcomes[0].before, folder / "photo.png"),
+        save_png(sessions[0].outcomes[-1].result, folder / "large.png"),
+        save_png(sessions[1].outcomes[0].before, folder / "emoji.png"),
+        save_png(sessions[1].outcomes[-1].result, folder / "edited.png"),
+    ]
+    tiles = [tile for session in sessions for outcome in session.outcomes for tile in _tiles(outcome)]
+    return [*paths, save_png(side_by_side(tiles, COLUMNS), folder / "sheet.png")]
+
+
+def _tiles(outcome: Outcome) -> list[tuple[str, Pixels]]:
+    error = np.abs(outcome.result.astype(int) - outcome.truth) * GAIN
+    return [
+        ("before", outcome.before),
+        (f"edit: {outcome.name}, {outcome.mask.mean():.1%}", outcome.drawn),
+        ("its region", outlined(outcome.drawn, outcome.mask)),
+        (f"update, {outcome.update_s:.2f} s", outcome.result),
+        (f"dense, {outcome.dense_s:.2f} s", outcome.truth),
+        (f"|update - dense| x{GAIN}", error.clip(0, 255).astype(np.uint8)),
+    ]

@@ -40,7 +40,7 @@ class Policy:
     dilate_grid: int = 1
     dense_below: float = 0.0
     stats: str = "refreshed"
-    probes: int = 36
+    probes: int = 16
     probe_distance: int = 4
     exact: bool = False
     crossover: float = 0.7
@@ -69,7 +69,7 @@ class Policy:
 
 PRESETS = {
     "paper": Policy("paper", dense_below=0.25, stats="recorded"),
-    "balanced": Policy("balanced", dense_below=0.0625),
+    "balanced": Policy("balanced", dense_below=0.0625, stats="probed"),
     "fast": Policy("fast", stats="recorded"),
     "exact": Policy("exact", dilate=0, dilate_grid=0, exact=True),
 }
@@ -178,7 +178,7 @@ def scattered(active: Mask, count: int, distance: int) -> Mask:
     free = ~dilate(active, distance)
     probes = np.zeros_like(free)
     _, height, width = free.shape
-    rows = max(1, min(height, round((count * height / width) ** 0.5)))
+    rows = max(1, min(height, count, round((count * height / width) ** 0.5)))
     columns = max(1, min(width, count // rows))
     for y0, y1 in pairwise(np.linspace(0, height, rows + 1).astype(int)):
         for x0, x1 in pairwise(np.linspace(0, width, columns + 1).astype(int)):

@@ -41,15 +41,15 @@ def coloured(ids: npt.NDArray[np.integer[Any]]) -> Pixels:
     return palette[ids]
 
 
-def side_by_side(tiles: Sequence[tuple[str, Pixels]]) -> Image.Image:
-    """Pictures [H, W, 3] under their captions, in rows of up to four, each fitted into a square.
+def side_by_side(tiles: Sequence[tuple[str, Pixels]], most: int = COLUMNS) -> Image.Image:
+    """Pictures [H, W, 3] under their captions, in rows of up to `most`, each fitted into a square.
 
     Raises ImageError if there are none.
     """
     if not tiles:
         raise ImageError("there are no pictures to put side by side")
     pictures = [_fitted(pixels) for _, pixels in tiles]
-    columns = min(len(tiles), COLUMNS)
+    columns = min(len(tiles), most)
     heights = [max(tile.height for tile in pictures[i : i + columns]) for i in range(0, len(tiles), columns)]
     tops = [GAP + sum(height + CAPTION + GAP for height in heights[:row]) for row in range(len(heights) + 1)]
     sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, tops[-1]), "white")

@@ -225,8 +225,9 @@ def test_demo_writes_its_pictures(tmp_path):
     result = run("demo", "--tiny", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert {"photograph.png", "edited.png", "region.png", "after.png", "sheet.png"} <= names
-    assert "random weights" in " ".join(result.stdout.split())
+    assert names == {"photo.png", "large.png", "emoji.png", "edited.png", "sheet.png"}
+    assert {"record", "stroke", "patch", "erasure", "undo"} <= set(result.stdout.split())
+    assert "retouch bench --quality" in result.stdout
 
 
 def test_a_failure_exits_with_one(monkeypatch):

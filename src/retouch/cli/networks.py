@@ -22,6 +22,7 @@ from retouch.cli.common import (
     known_networks,
     known_policies,
     set_threads,
+    steps_bar,
     torch_dtype,
     usage_errors,
 )
@@ -70,19 +71,21 @@ def demo(
     backend: BackendName = "auto",
     tiny: Tiny = False,
 ) -> None:
-    """Edit a photograph, run real networks on it densely and incrementally, write pictures.
+    """Edit a photograph that is enlarged and a generated emoji, densely and incrementally.
 
-    The networks have random weights: the pictures show their response to the
-    photograph, not a generated image. Times are those of the real networks.
+    Three edits each, one on top of the other, with trained networks; prints a table
+    and writes the pictures. --policy is for the emoji: the enlargement is exact.
     """
     with usage_errors():
         known_policies([policy])
         _make_folder(output)
     set_threads(threads)
     with failures():
-        from retouch.demo import run_demo
+        from retouch.demo import run_demo, show
 
-        run_demo(output, policy, backend, tiny, Console())
+        with steps_bar("loading the models") as progress:
+            sessions = run_demo(policy, backend, tiny, progress)
+        show(sessions, output, Console())
 
 
 def _make_folder(folder: Path) -> None:
