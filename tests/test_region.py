@@ -143,8 +143,8 @@ def test_presets():
 
 @pytest.mark.parametrize(
     "options",
-    [{"stats": "guessed"}, {"probes": 0}, {"probe_distance": -1}, {"dilate": -1}, {"dilate_grid": -1}, {"dense_below": 1.5},
-     {"crossover": 0}, {"crossover": 2}],
+    [{"stats": "guessed"}, {"probes": 0}, {"probe_distance": -1}, {"dilate": -1}, {"dilate_grid": -1},
+     {"dense_below": 1.5}, {"crossover": 0}, {"crossover": 2}],
     ids=str,
 )  # fmt: skip
 def test_policies_are_checked(options):
