@@ -33,7 +33,7 @@ from retouch.models import Inputs
 from retouch.models.super_resolution import SCALE
 from retouch.region import Mask, Policy, Region
 
-HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64)
+HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
 SHARE = 0.012
 """Share of the picture that the pasted patch covers; the stroke covers about as much."""
 
@@ -167,6 +167,9 @@ def _round(bench: _Bench, counted: bool) -> None:
         bench.watch.run(kind, run)
     _, recording = bench.watch.run("record", lambda: bench.net.record(*bench.inputs.args))
     for case in bench.cases:
+        # What an update replaces goes into memory that the largest one has touched before.
+        _updating(bench, recording, case, max(bench.options.halos))()
+        recording.undo()
         for halo in bench.options.halos:
             case.updated[halo] = case.watch.run(str(halo), _updating(bench, recording, case, halo)).clone()
             recording.undo()

@@ -29,7 +29,7 @@ def halo(
     ] = "builtin/realesrgan-x4",
     dilate: Annotated[
         list[int] | None,
-        typer.Option("--dilate", min=0, help="Halo in pixels; may be repeated (0 to 64 in twelve steps)."),
+        typer.Option("--dilate", min=0, help="Halo in pixels; may be repeated (0 to 48 in eleven steps)."),
     ] = None,
     policy: Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}, with other halos.")] = "balanced",
     side: Annotated[int, typer.Option("--side", help="Width and height of the photograph in pixels.")] = 256,
