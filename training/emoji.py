@@ -566,6 +566,16 @@ def sheet(kind: str, steps: int = 30, guidance: float = 3.0, seed: int = 0, work
     grid(pictures, 10).save(work / f"{kind}.png")
 
 
+@app.command("held-out")
+def held_out(folder: Path, work: Work = DEFAULT_WORK) -> None:
+    """Write the held-out pictures to FOLDER, named after their captions: for `retouch bench --quality --images`."""
+    emoji = Emoji.load(work)
+    chosen = emoji.split(held_out=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, picture in zip(chosen, emoji.crops(chosen, SIZE, 0, random.Random(0)), strict=True):
+        to_image(picture).save(folder / f"{emoji.names[index].replace(' ', '-')}.png")
+
+
 @app.command()
 def export(folder: Path, work: Work = DEFAULT_WORK) -> None:
     """Write the trained model to FOLDER in half precision, for `StableDiffusionPipeline.from_pretrained`."""
