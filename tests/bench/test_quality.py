@@ -54,7 +54,7 @@ def test_every_method_runs_every_edit_against_one_reference(results):
         of_edit = [r for r in results if r["edit"] == edit]
         assert len({r["share"] for r in of_edit}) == len({r["dense_seconds"] for r in of_edit}) == 1
         assert all(0 < r["psnr_inside"] <= 100 and r["seconds"] > 0 for r in of_edit)
-        probed = [r for r in of_edit if r["method"] == "probed"][0]
+        probed = next(r for r in of_edit if r["method"] == "probed")
         assert probed["macs"] < 1
     json.dumps(results)
 
