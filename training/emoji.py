@@ -359,6 +359,15 @@ def latents(work: Work = DEFAULT_WORK) -> None:
     emoji = Emoji.load(work)
     vae = autoencoder_stage(work, emoji).averaged()
     assert isinstance(vae, AutoencoderKL)
+    variants = encoded(vae, emoji)
+    mean, std = normalise(vae, variants[0])
+    print("mean", mean.tolist(), "std", std.tolist())
+    vae.to(memory_format=torch.contiguous_format).save_pretrained(work / "vae")
+    keep((variants - mean[:, None, None]) / std[:, None, None], work)
+
+
+def encoded(vae: AutoencoderKL, emoji: Emoji) -> Tensor:
+    """Latents of `VARIANTS` versions of every picture, [V, N, 4, 32, 32]; the first is the picture as it is."""
     rng = random.Random(0)
     variants = []
     with torch.inference_mode():
@@ -369,11 +378,12 @@ def latents(work: Work = DEFAULT_WORK) -> None:
                 parts.append(vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mean)
             variants.append(torch.cat(parts))
             print(f"variant {variant + 1} of {VARIANTS}", flush=True)
-    mean, std = normalise(vae, variants[0])
-    print("mean", mean.tolist(), "std", std.tolist())
-    stacked = torch.stack([(part - mean[:, None, None]) / std[:, None, None] for part in variants])
-    vae.to(memory_format=torch.contiguous_format).save_pretrained(work / "vae")
-    save_file({"latents": stacked.bfloat16().contiguous()}, work / "latents.safetensors")
+    return torch.stack(variants)
+
+
+def keep(latents: Tensor, work: Path) -> None:
+    """Store latents, the last thing that the chain of stages looks for before it trains the U-Net."""
+    save_file({"latents": latents.bfloat16().contiguous()}, work / "latents.safetensors")
 
 
 # U-Net
@@ -481,6 +491,20 @@ def unet_stage(work: Path, batch: int = 32, compiled: bool = False) -> Stage:
 def unet(hours: float = 4.5, batch: int = 32, compiled: bool = False, work: Work = DEFAULT_WORK) -> None:
     """Train the U-Net and the text encoder until HOURS are used up over all runs."""
     unet_stage(work, batch, compiled).train(hours)
+
+
+@app.command()
+def resume(folder: Path, work: Work = DEFAULT_WORK) -> None:
+    """Go on from an exported model: its autoencoder and vocabulary are kept, its U-Net and text encoder trained on."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.tokenizer.save_pretrained(work / "tokenizer")
+    pipe.vae.save_pretrained(work / "vae")
+    stage = unet_stage(work)
+    trained = nn.ModuleDict({"unet": pipe.unet, "text_encoder": pipe.text_encoder})
+    stage.model.load_state_dict(trained.state_dict())
+    stage.average = {name: value.detach().clone() for name, value in stage.model.named_parameters()}
+    stage.save()
+    keep(encoded(pipe.vae, Emoji.load(work)), work)
 
 
 # Pictures
