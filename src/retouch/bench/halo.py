@@ -167,12 +167,12 @@ def _round(bench: _Bench, counted: bool) -> None:
         bench.watch.run(kind, run)
     _, recording = bench.watch.run("record", lambda: bench.net.record(*bench.inputs.args))
     for case in bench.cases:
-        # What an update replaces goes into memory that the largest one has touched before.
-        _updating(bench, recording, case, max(bench.options.halos))()
-        recording.undo()
         for halo in bench.options.halos:
-            case.updated[halo] = case.watch.run(str(halo), _updating(bench, recording, case, halo)).clone()
-            recording.undo()
+            # The first touches fresh memory for what it replaces; the last takes over that of the first.
+            for name in ("first", "second", "update"):
+                result = case.watch.run(f"{name}, {halo}", _updating(bench, recording, case, halo))
+                recording.undo()
+            case.updated[halo] = result
 
 
 def _updating(bench: _Bench, recording: Any, case: _Case, halo: int) -> Callable[[], Tensor]:
@@ -195,7 +195,7 @@ def _result(bench: _Bench, case: _Case, halo: int) -> Result:
     info = bench.net.explain(region)
     dense = {kind: bench.watch.median(kind) for kind in bench.dense}
     kind = min(dense, key=lambda each: dense[each])
-    update = case.watch.median(str(halo))
+    update = case.watch.median(f"update, {halo}")
     spread = {name: bench.watch.spread(name) for name in (*dense, "record")}
     return {
         "model": options.model,
@@ -210,8 +210,9 @@ def _result(bench: _Bench, case: _Case, halo: int) -> Result:
         **{f"dense_{each}_ms": ms for each, ms in dense.items()},
         "record_ms": bench.watch.median("record"),
         "update_ms": update,
+        "first_update_ms": case.watch.median(f"first, {halo}"),
         "speedup": dense[kind] / update,
-        "spread": {**spread, "update": case.watch.spread(str(halo))},
+        "spread": {**spread, "update": case.watch.spread(f"update, {halo}")},
         "macs_dense": int(info.macs_dense),
         "macs_active": int(info.macs_active),
         "kept_bytes": int(info.kept_bytes),
