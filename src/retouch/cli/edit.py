@@ -55,6 +55,10 @@ def edit(
         float | None,
         typer.Option("--strength", help=f"How much is redrawn, (0, 1]: the share of steps run ({STRENGTH:g})."),
     ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option("--max-error", min=0, help="Grey levels; compute more when the estimated error is above it."),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help=f"Seed of all noise ({SEED}).")] = None,
     scheduler: Annotated[
         SchedulerName | None, typer.Option("--scheduler", help="Scheduler (the pipeline's own).")
@@ -106,6 +110,7 @@ def edit(
                 prompt,
                 negative,
                 strength,
+                max_error,
                 instances or [],
                 mask,
                 fixed,
@@ -136,6 +141,8 @@ def _run(request: Request) -> None:
     _write(request, as_pixels(result.image), result.region.mask[0])
     if result.changed:
         Console().print(_table(first, last, result.seconds["total"], earlier=request.saved is not None))
+        if result.error is not None:
+            typer.echo(f"estimated difference from the dense result: {result.error:.1f} of 255 levels")
         typer.echo(f"written to {request.output}")
     else:
         typer.echo(f"nothing differs: {request.output} is the picture as it was")
@@ -155,7 +162,13 @@ def _edited(session: AnySession, request: Request, progress: Progress) -> Edited
     # A new session has these words already.
     prompt, negative = (request.prompt, request.negative) if request.saved else (None, None)
     return session.edit(
-        request.after, mask=request.mask, prompt=prompt, negative=negative, strength=request.strength, progress=progress
+        request.after,
+        mask=request.mask,
+        prompt=prompt,
+        negative=negative,
+        strength=request.strength,
+        max_error=request.max_error,
+        progress=progress,
     )
 
 

@@ -119,6 +119,7 @@ class Request:
     prompt: str | None
     negative: str | None
     strength: float | None
+    max_error: float | None
     fixed: Fixed
     memory: int | None
     session: Path | None
@@ -133,6 +134,7 @@ class Request:
         prompt: str | None,
         negative: str | None,
         strength: float | None,
+        max_error: float | None,
         instances: Sequence[Path],
         mask: Path | None,
         fixed: Fixed,
@@ -148,6 +150,8 @@ class Request:
         fixed.check()
         if strength is not None and not 0 < strength <= 1:
             raise ValueError(f"a strength of {strength:g} is not above 0 and at most 1")
+        if max_error is not None and (fixed.policy or POLICY) != "balanced":
+            raise ValueError("--max-error needs the policy balanced: others have nothing to estimate an error by")
         budget = byte_count(memory)
         _check_outputs([output, preview], [original, edited, mask, *instances], session, force)
         saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None
@@ -164,7 +168,7 @@ class Request:
         elif session is not None:
             _check_new(session)
         if kind != "diffusion":
-            _refuse_steps(fixed, {"prompt": prompt, "negative": negative, "strength": strength})
+            _refuse_steps(fixed, {"prompt": prompt, "negative": negative, "strength": strength, "max-error": max_error})
         things = Instances()
         if kind == "labels":
             things = Instances.read(instances, before.shape[:2], model, saved)
@@ -182,6 +186,7 @@ class Request:
             prompt,
             negative,
             strength,
+            max_error,
             fixed,
             budget,
             session,
