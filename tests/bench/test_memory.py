@@ -1,5 +1,6 @@
 """Peaks of resident memory."""
 
+import gc
 import mmap
 import sys
 
@@ -13,12 +14,13 @@ SIZE = 64 << 20
 
 
 def test_memory_taken_inside_counts_though_it_was_given_back():
+    gc.collect()  # what other tests left may be given back in between
     anon, _ = resident()
     with Resident() as memory:
-        taken = np.ones(SIZE, np.uint8)
+        taken = np.ones(4 * SIZE, np.uint8)
         memory._look()
         del taken
-    assert memory.peak_anon - anon > 0.9 * SIZE
+    assert memory.peak_anon - anon > 3 * SIZE
 
 
 def test_mapped_files_count_apart(tmp_path):
