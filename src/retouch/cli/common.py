@@ -109,6 +109,16 @@ def steps_bar(first: str) -> Iterator[Progress]:
         yield show
 
 
+def quiet_libraries() -> None:
+    """Leave the terminal to our own bar and messages while a model is loaded."""
+    from retouch.extras import require
+
+    for name in ("diffusers", "transformers"):
+        logging = require(name, "diffusers").utils.logging
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
 # Arguments
 
 

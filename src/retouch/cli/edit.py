@@ -18,6 +18,7 @@ from retouch.cli.common import (
     Threads,
     failures,
     note,
+    quiet_libraries,
     set_threads,
     steps_bar,
     usage_errors,
@@ -133,7 +134,7 @@ def _run(request: Request) -> None:
     from retouch.diffusion import PipelineError, SchedulerError
     from retouch.images import as_pixels
 
-    _quiet_libraries()
+    quiet_libraries()
     bad_input = usage_errors(PipelineError, SchedulerError)
     with bad_input, steps_bar("loading the model") as progress, _opened(request, progress) as session:
         result = _edited(session, request, progress)
@@ -204,16 +205,6 @@ def _opened(request: Request, progress: Progress) -> AnySession:
         folder=request.session,
         progress=progress,
     )
-
-
-def _quiet_libraries() -> None:
-    """Leave the terminal to our own bar and messages while a model is loaded."""
-    from retouch.extras import require
-
-    for name in ("diffusers", "transformers"):
-        logging = require(name, "diffusers").utils.logging
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
 
 
 # Results

@@ -21,6 +21,7 @@ from retouch.cli.common import (
     failures,
     known_networks,
     known_policies,
+    quiet_libraries,
     set_threads,
     steps_bar,
     torch_dtype,
@@ -83,6 +84,7 @@ def demo(
     with failures():
         from retouch.demo import run_demo, show
 
+        quiet_libraries()
         with steps_bar("loading the models") as progress:
             sessions = run_demo(policy, backend, tiny, progress)
         show(sessions, output, Console())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from retouch.cli.bench import collected
-from retouch.cli.common import failures, set_threads, usage_errors
+from retouch.cli.common import failures, quiet_libraries, set_threads, usage_errors
 
 if TYPE_CHECKING:
     from retouch.images import Pixels
@@ -48,6 +48,7 @@ def bench_quality(
         QualityOptions(MODEL, (), count, methods or tuple(METHODS))
     set_threads(threads)
     with failures():
+        quiet_libraries()
         from retouch.bench.quality import markdown, measure_quality, quality_plot, quality_table
         from retouch.images import save_png
 
