@@ -26,8 +26,8 @@ from retouch.images import Pixels, difference, save_png
 from retouch.region import Mask, Policy
 from retouch.sheets import outlined, side_by_side
 
-UPSCALER, GENERATOR, PROMPT = "builtin/realesrgan-x4", "builtin/emoji", "grinning face"
-PHOTO, TINY = 192, 64
+UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "grinning face"
+PHOTO, TINY = 256, 64
 STEPS, GUIDANCE, SEED = 20, 3.0, 7
 GAIN = 10
 COLUMNS = 6

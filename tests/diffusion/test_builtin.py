@@ -1,0 +1,28 @@
+"""The built-in model."""
+
+import numpy as np
+import pytest
+
+import retouch
+from pipelines import painted
+from retouch.models.builtin import PIPELINES
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def test_it_is_small_and_holds_tensors_only():
+    files = [file for folder in PIPELINES.values() for file in folder.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 40e6
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt"}
+
+
+def test_it_draws_and_edits_without_a_network(monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", None)
+    session = retouch.Editor.from_pretrained("builtin/emoji").generate("red apple", steps=3, guidance=3)
+    before = session.pixels
+    assert before.shape == (128, 128, 3)
+    assert before.std() > 5
+    edited = session.edit(painted(before, 40, 50, 12))
+    assert edited.error is not None
+    assert (np.asarray(edited.image) != before)[40:52, 50:62].any()
+    assert session.info()["settings"]["model"] == "builtin/emoji"
