@@ -17,8 +17,7 @@ class Slot:
     """Something that a recording or the weights hold, by `kind`.
 
     kept: rows of a value. saved: its rows before this update. sums: its channel sums. folded: scales and
-    shifts of a norm. spread: how far the probes of a
-    value moved. matrix: a dense value as a matrix. packed, filters: weights.
+    shifts of a norm. matrix: a dense value as a matrix. packed, filters: weights.
     """
 
     kind: str

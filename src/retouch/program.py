@@ -96,7 +96,7 @@ class Incremental:
             if value not in self.program.inputs:
                 recording.buffers[value] = self.backend.empty(value.rows, value.channels, value.dtype)
         self._feed(recording, leaves)
-        self._whole().run(recording)
+        recording.run(self._whole())
         return self._result(recording), recording
 
     @plain_tensors
@@ -127,7 +127,7 @@ class Incremental:
             else:
                 recording.begin(schedule)
                 self._feed_active(recording, schedule, leaves, changed)
-                schedule.run(recording)
+                recording.run(schedule)
         except BaseException:
             recording.abort()
             raise
@@ -197,9 +197,9 @@ class Incremental:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
         recording.begin(replace(self._whole(), saves=(), stays={}))
         for value in self.plan.kept:
-            recording.put_rows(value, self.backend.empty(value.rows, value.channels, value.dtype))
+            recording.renew(value)
         self._feed(recording, leaves)
-        self._whole().run(recording)
+        recording.run(self._whole())
 
     def _result(self, recording: Recording) -> Any:
         leaves = []

@@ -16,7 +16,7 @@ from retouch.operands import Slot
 from retouch.ops.dense import Dense
 from retouch.ops.row_map import Matrix
 from retouch.passes.plan import Plan
-from retouch.schedule import Schedule, saved_size
+from retouch.schedule import SavedPlace, Schedule, saved_places
 from retouch.weights import Weights
 
 if TYPE_CHECKING:
@@ -76,9 +76,6 @@ def _value_of(slot: Slot) -> Value:
 class Recording:
     """Everything an update reads besides its own rows. Made by `Incremental.record`.
 
-    `spreads` holds, of every kept value that the last update with probes read beyond its active rows, how far
-    the probes moved and how far their fit misses them: float64 `[B, 2]`, see `retouch.ops.moments.fit_probes`.
-
     A recording belongs to the compiled module that made it. `undo()` takes back the last update, bit for
     bit; `redo()` applies it again. The last `undo_limit` updates can be undone; each holds the rows it
     overwrote.
@@ -90,7 +87,6 @@ class Recording:
         self.buffers: dict[Value, Tensor] = {}
         self.values: dict[Value, Any] = {}
         self.states: dict[Slot, Tensor] = {}
-        self.spreads: dict[Value, Tensor] = {}
         self.undo_limit = UNDO_LIMIT
         self.deltas: list[Delta] = []
         self.undone: list[Delta] = []
@@ -121,8 +117,6 @@ class Recording:
         if slot.kind == "saved":
             assert self.pending is not None
             return self.backend.columns(self.pending.rows[slot.key][1], slot.start, slot.channels)
-        if slot.kind == "spread":
-            return self.backend.rows(self.spreads.setdefault(slot.key, torch.zeros(slot.key.batch, 2).double()))
         if slot.kind in ("sums", "folded"):
             return self.backend.rows(self.state(slot))
         if slot.kind == "matrix":
@@ -135,8 +129,11 @@ class Recording:
             return self.backend.columns(self.backend.rows(self.states[folded]), matrix.start, matrix.channels)
         if matrix.value in self.weights.values:
             return self.weights.handle(Slot("matrix", matrix))
-        rows = self.backend.rows(matrix.tensor(self.values[matrix.value]))
-        return self.backend.columns(rows, matrix.start, matrix.channels)
+        return self.backend.columns(self.backend.rows(self.matrix(matrix)), matrix.start, matrix.channels)
+
+    def matrix(self, matrix: Matrix) -> Tensor:
+        """All columns of a dense value as a matrix."""
+        return matrix.tensor(self.values[matrix.value])
 
     def state(self, slot: Slot) -> Tensor:
         """Channel sums float64 `[B, 2C]` of a value, or scales and shifts float32 `[B, 2C]` of a norm."""
@@ -190,24 +187,31 @@ class Recording:
         self.buffers[value] = rows
         self.forget(value)
 
+    def renew(self, value: Value) -> None:
+        """Replace all rows of a kept value by rows of undefined content."""
+        self.put_rows(value, self.backend.empty(value.rows, value.channels, value.dtype))
+
     # Updates
 
     def begin(self, schedule: Schedule) -> None:
         """Save what `schedule` will overwrite."""
-        self.pending = self._saved(schedule.saves)
+        places, size = saved_places(schedule.saves)
+        self.pending = Delta(memory=self._scratch(size))
+        self._save(places, self.pending)
         self.pending.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
 
-    def _saved(self, saves: Sequence[tuple[Value, Any, int]]) -> Delta:
-        delta = Delta(memory=self._scratch(sum(saved_size(v, count) for v, _, count in saves)))
+    def run(self, schedule: Schedule) -> None:
+        """Execute a schedule that was begun."""
+        schedule.run(self)
+
+    def _save(self, saves: Sequence[SavedPlace], delta: Delta) -> None:
+        """Copy the rows that are to be saved to where the memory of `delta` has room for them."""
         copy = self.backend.kernel("copy_rows")
-        offset = 0
-        for value, index, count in saves:
+        for value, index, count, offset in saves:
             assert delta.memory is not None
             handle = delta.memory.place(offset, count, value.channels, value.dtype)
             copy(handle, None, self.resolve(Slot("kept", value, 0, value.channels)), index)
             delta.rows[value] = (index, handle)
-            offset += saved_size(value, count)
-        return delta
 
     def _scratch(self, nbytes: int) -> Scratch | None:
         """Memory for saved rows; that of an update that can no longer be redone, where it is large enough."""
@@ -272,16 +276,6 @@ class Recording:
         delta = self.undone.pop()
         self._swap(delta)
         self.deltas.append(delta)
-
-    @property
-    def movement(self) -> tuple[float, float] | None:
-        """How far the probes of the last update moved, and how far their fits miss them, both as shares of the
-        rows' deviation and averaged over the values that were read; None without probes.
-        """
-        if not self.spreads:
-            return None
-        moved, missed = torch.stack(list(self.spreads.values())).sqrt().mean((0, 1)).tolist()
-        return moved, missed
 
     @property
     def nbytes(self) -> int:

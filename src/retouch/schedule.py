@@ -87,6 +87,22 @@ class Schedule:
             else:
                 call.function(*[_filled(a, resolve) for a in call.args])
 
+    def bound(self, resolve: Callable[[Slot], Any]) -> tuple[Call, ...]:
+        """The calls with slots resolved once, for memory that stays where it is; `execute` runs them."""
+        return tuple(
+            call if call.host else Call(call.function, tuple([_filled(a, resolve) for a in call.args]))
+            for call in self.calls
+        )
+
+
+def execute(calls: Iterable[Call], recording: Recording) -> None:
+    """Run calls without slots."""
+    for call in calls:
+        if call.host:
+            call.function(recording, *call.args)
+        else:
+            call.function(*call.args)
+
 
 def _union(total: int, tables: Iterable[Table], without: Table | None) -> Table:
     """The rows that any of the tables names, except those of `without`."""
@@ -98,10 +114,18 @@ def _union(total: int, tables: Iterable[Table], without: Table | None) -> Table:
     return Table(np.flatnonzero(used[:-1]).astype(np.int32), total, ascending=True)
 
 
-def saved_size(value: Value, count: int) -> int:
-    """Bytes that `count` saved rows take, up to the next aligned address."""
-    nbytes = count * value.channels * value.dtype.itemsize
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+SavedPlace = tuple[Value, Any, int, int]
+"""A value, the index handle of rows to be saved, their number, the byte offset of the place for them."""
+
+
+def saved_places(saves: Iterable[tuple[Value, Any, int]]) -> tuple[list[SavedPlace], int]:
+    """Saved rows laid out one value after the other, and the bytes of all."""
+    places, offset = [], 0
+    for value, index, count in saves:
+        places.append((value, index, count, offset))
+        nbytes = count * value.channels * value.dtype.itemsize
+        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return places, offset
 
 
 def _filled(argument: Any, resolve: Callable[[Slot], Any]) -> Any:

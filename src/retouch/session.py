@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from PIL import Image
 from torch import Tensor
@@ -57,18 +57,31 @@ class Version:
         return sum(layer.nbytes for _, layer in self.added) + sum(t.nbytes for t in self.tensors.values())
 
 
+class Estimate(Protocol):
+    """How far an edit may be from what the dense model makes of it."""
+
+    @property
+    def error(self) -> float:
+        """The estimate in grey levels; it may be computed when it is first asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """The result of an edit: the image, its region in pixels, and seconds by what they were spent on.
-
-    error: an estimate of how far the image is from what the dense model makes of the edit, as the root mean
-        square difference inside the region in grey levels; None where nothing is known to estimate it from.
-    """
+    """The result of an edit: the image, its region in pixels, and seconds by what they were spent on."""
 
     image: Image.Image
     region: Region
     seconds: dict[str, float]
-    error: float | None = None
+    estimate: Estimate | None = None
+
+    @property
+    def error(self) -> float | None:
+        """An estimate of how far the image is from what the dense model makes of the edit: the root mean square
+        difference inside the region in grey levels. None where nothing is known to estimate it from.
+
+        The first look costs what its kind of session says; the edit itself does not wait for it.
+        """
+        return self.estimate.error if self.estimate else None
 
     @property
     def changed(self) -> bool:
@@ -104,7 +117,6 @@ class Calls:
         self.snapshots = dict(snapshots)
         self.added: list[tuple[str, Layer]] = []
         self.bytes_read = 0
-        self.movements: dict[str, tuple[float, float]] = {}
         self._recorded: Incremental | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
@@ -122,8 +134,6 @@ class Calls:
         recording.file = self._file(name)
         result = net.update(recording, region, *args, **kwargs)
         self.bytes_read += recording.bytes_read
-        if recording.movement is not None:
-            self.movements[name] = recording.movement
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
         return result

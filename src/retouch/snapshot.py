@@ -8,11 +8,12 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from retouch.ir import Value
 from retouch.operands import Slot
-from retouch.recording import Recording, UndoError, plain_tensors
-from retouch.schedule import Schedule
+from retouch.ops.row_map import Matrix
+from retouch.recording import Delta, Recording, Scratch, UndoError, plain_tensors
+from retouch.schedule import Call, SavedPlace, Schedule, execute, saved_places
 from retouch.store import Block, Spec, Store, StoreError
 from retouch.tables import Table
 
@@ -64,18 +66,41 @@ class Layer:
 Pick = tuple[int, Any, Any]
 
 
+@dataclass(frozen=True)
+class Binding:
+    """A schedule with the memory of a workspace: its calls, and where it saves rows that it overwrites."""
+
+    calls: list[Call]
+    saves: list[SavedPlace]
+    memory: Scratch
+
+
 class Workspace:
-    """The rows that updates of one compiled module compute in, and where snapshots' rows come from."""
+    """The memory that updates of one compiled module compute in, and where snapshots' rows come from.
+
+    It stays where it is, so the calls of a schedule are resolved once for all snapshots, that is for all
+    steps of a diffusion process. What a snapshot holds is copied in before an update.
+    """
 
     def __init__(self, net: Incremental) -> None:
         self.net = net
         self.backend = net.backend
+        self.states: dict[Slot, Tensor] = {}
+        self.matrices: dict[Value, dict[Matrix, Tensor]] = {}
         self._buffers: dict[Value, Tensor] = {}
         self._handles: dict[Slot, Any] = {}
+        self._bindings: WeakKeyDictionary[Schedule, Binding] = WeakKeyDictionary()
+        self._generation = net.weights.generation
         self._picks: dict[tuple[int, ...], list[Pick]] = {}
         self._alive: list[tuple[Table, ...]] = []
         self._tables: dict[bytes, Table] = {}
         self._whole: dict[int, Table] = {}
+
+    @cached_property
+    def results(self) -> set[Value]:
+        """The kept values that hold what the module returns."""
+        plan = self.net.plan
+        return {plan.place(output.ref.value)[0] for output in plan.program.outputs if output.ref is not None}
 
     @property
     def buffers(self) -> dict[Value, Tensor]:
@@ -87,11 +112,38 @@ class Workspace:
 
     @property
     def handles(self) -> dict[Slot, Any]:
-        """Kernel handles of the buffers."""
-        if not self._handles:
-            slots = {v: Slot("kept", v, 0, v.channels) for v in self.buffers}
-            self._handles = {slots[v]: self.backend.rows(rows) for v, rows in self.buffers.items()}
+        """Kernel handles of this memory and of the weights."""
+        self._forget_old_weights()
         return self._handles
+
+    def binding(self, schedule: Schedule) -> Binding:
+        """The schedule with this memory; calls are resolved when it runs for the first time."""
+        self._forget_old_weights()
+        if schedule not in self._bindings:
+            saves, size = saved_places(s for s in schedule.saves if s[0] in schedule.replaced)
+            self._bindings[schedule] = Binding([], saves, Scratch(self.backend, size))
+        return self._bindings[schedule]
+
+    def _forget_old_weights(self) -> None:
+        if self._generation != self.net.weights.generation:
+            self._generation = self.net.weights.generation
+            self._handles.clear()
+            self._bindings.clear()
+
+    def load(self, states: Mapping[Slot, Tensor], dense: Mapping[Value, Any]) -> None:
+        """Copy statistics and dense values in."""
+        for slot, tensor in states.items():
+            if slot not in self.states:
+                self.states[slot] = torch.empty_like(tensor)
+        if states:
+            torch._foreach_copy_([self.states[slot] for slot in states], list(states.values()))
+        for value in self.matrices:
+            self.put(value, dense[value])
+
+    def put(self, value: Value, content: Any) -> None:
+        """Copy a dense value in, if kernels read it."""
+        for matrix, tensor in self.matrices.get(value, {}).items():
+            tensor.copy_(matrix.tensor(content))
 
     def picks(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
         """Which of `tables`, newest first, hold the rows of `wanted`: number, target index, source index."""
@@ -217,11 +269,10 @@ class Restored(Recording):
         super().__init__(net.backend, net.weights, net.plan, net)
         self.hashes = list(snapshot.hashes)
         self.snapshot = snapshot
-        self.buffers = net.workspace.buffers
-        for slot, handle in net.workspace.handles.items():
-            self.put_handle(slot, handle)
+        self.workspace = net.workspace
+        self.buffers, self._handles = self.workspace.buffers, self.workspace.handles
+        self.states = self.workspace.states
         self.values = dict(snapshot.dense)
-        self.states = dict(snapshot.states)
         self.file: Path | None = None
         self.bytes_read = 0
         self._schedule: Schedule | None = None
@@ -231,19 +282,57 @@ class Restored(Recording):
         if self._schedule is not None:
             raise RuntimeError("a restored recording takes one update; take the next one from its snapshot")
         self._schedule = schedule
+        self.workspace.load(self.snapshot.states, self.snapshot.dense)
         for value, wanted in schedule.needs.items():
             self._load(value, wanted)
-        self.pending = self._saved([s for s in schedule.saves if s[0] in schedule.replaced])
-        for slot in schedule.states:
-            if slot in self.states:
-                self.states[slot] = self.states[slot].clone()
+        binding = self.workspace.binding(schedule)
+        self.pending = Delta(memory=binding.memory)
+        self._save(binding.saves, self.pending)
+
+    def run(self, schedule: Schedule) -> None:
+        """Execute a schedule in the workspace."""
+        calls = self.workspace.binding(schedule).calls
+        if not calls:
+            calls += schedule.bound(self.resolve)
+        execute(calls, self)
+
+    # The workspace's memory is written in place, so that bound calls keep it.
+
+    def put_handle(self, slot: Slot, handle: Any) -> None:
+        """Remember the kernel handle of a slot for all snapshots."""
+        self._handles[slot] = handle
+
+    def put(self, value: Value, content: Any) -> None:
+        """Replace a dense value."""
+        assert self.pending is not None
+        self.pending.dense.setdefault(value, self.values.get(value))
+        self.values[value] = content
+        self.workspace.put(value, content)
+
+    def put_rows(self, value: Value, rows: Tensor) -> None:
+        """Replace all rows of a kept value."""
+        self.renew(value)
+        self.buffers[value].copy_(rows)
+
+    def renew(self, value: Value) -> None:
+        """All rows of a kept value are about to be replaced."""
+        assert self.pending is not None
+        self.pending.buffers[value] = self.buffers[value]
+
+    def matrix(self, matrix: Matrix) -> Tensor:
+        """All columns of a dense value as a matrix of the workspace."""
+        whole = replace(matrix, start=0, channels=matrix.shape[1])
+        known = self.workspace.matrices.setdefault(matrix.value, {})
+        if whole not in known:
+            known[whole] = whole.tensor(self.values[matrix.value]).clone()
+        return known[whole]
 
     def _load(self, value: Value, wanted: Table) -> None:
         layers = self.snapshot.holders(value)
         tables = tuple([x.rows[value][0] for x in layers])
         target = self.resolve(Slot("kept", value, 0, value.channels))
         copy = self.backend.kernel("copy_rows")
-        for number, where, source in self.snapshot.net.workspace.picks(wanted, tables):
+        for number, where, source in self.workspace.picks(wanted, tables):
             copy(target, where, layers[number].handle(value, self.backend), source)
         self.bytes_read += len(wanted) * value.channels * layers[0].rows[value][1].element_size()
 
@@ -252,7 +341,7 @@ class Restored(Recording):
         assert self.pending is not None
         assert self._schedule is not None
         indices = self._schedule.stays | dict.fromkeys(self.pending.buffers)
-        whole, active = self.snapshot.net.workspace.whole, self._schedule.active
+        whole, active = self.workspace.whole, self._schedule.active
         rows = [(v, whole(v.rows) if index is None else active[v].edited) for v, index in indices.items()]
         dense = {value: self.values[value] for value in self.pending.dense}
         states = {slot: self.states[slot] for slot in self._schedule.states}
@@ -260,6 +349,11 @@ class Restored(Recording):
             layer = _written(self, self.snapshot.store, rows, indices, dense, states, self.file)
             self.snapshot = replace(self.snapshot, layers=(*self.snapshot.layers, layer))
         self.pending = None
+
+    def restore(self, value: Value, index: Any, places: Any) -> None:
+        """Put back saved rows, where somebody reads them after the update: in its result."""
+        if value in self.workspace.results:
+            super().restore(value, index, places)
 
     def abort(self) -> None:
         """Forget the update: the snapshot never changed."""
@@ -297,6 +391,7 @@ def _written(
     for value, index in indices.items():
         source = recording.resolve(Slot("kept", value, 0, value.channels))
         copy(recording.backend.rows(block.tensors[f"rows/{value.name}"]), None, source, index)
+    states = {slot: block.tensors[f"{slot.kind}/{slot.key.name}"] for slot in states}
     return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
 
 

@@ -122,8 +122,7 @@ class Statistics:
             assert rows.probes is not None
             self.fits[value] = Temp(value.batch, 2 * value.channels, torch.float32)
             places, bounds = builder.tables.positions(rows.probes, rows), builder.bounds(value, rows.probes)
-            spread, old = Slot("spread", value), self._saved(kept, rows)
-            builder.call("fit_probes", self.fits[value], spread, old, places, kept, rows.probes, bounds)
+            builder.call("fit_probes", self.fits[value], self._saved(kept, rows), places, kept, rows.probes, bounds)
         fit = self.fits[value]
         return Columns(fit, 0, value.channels), Columns(fit, value.channels, value.channels)
 

@@ -33,7 +33,10 @@ class WeightsChangedError(RuntimeError):
 
 
 class Weights:
-    """Parameters, what is computed from them alone, and their packed forms."""
+    """Parameters, what is computed from them alone, and their packed forms.
+
+    `generation` counts how often some changed and handles were made anew.
+    """
 
     def __init__(self, module: nn.Module, captured: Captured, program: Program, backend: Backend) -> None:
         self.module, self.backend = module, backend
@@ -46,19 +49,26 @@ class Weights:
         self.handles: dict[Slot, Any] = {}
         self.slots = _weight_slots(program)
         self.hashes: list[int] = []
+        self.generation = 0
         self._in_order: dict[tuple[int, tuple[int, ...]], int] = {}
-        self.sampled: list[int] = []
+        self._sampler: Callable[[], int] | None = None
+        self._sampled, self._places = 0, [0]
 
     def live(self) -> list[Tensor]:
         """The current parameters and buffers, detached, in the order of `names`."""
-        return [self._read(read, name) for read, name in zip(self.readers, self.names.values(), strict=True)]
+        return [tensor.detach() for tensor in self._tensors()]
 
-    @staticmethod
-    def _read(reader: Callable[[], Tensor], name: str) -> Tensor:
-        try:
-            return reader().detach()
-        except (KeyError, AttributeError):
-            raise WeightsChangedError(f"{name} is no longer a tensor of the module; compile the module again") from None
+    def _tensors(self) -> list[Tensor]:
+        found = []
+        for read, name in zip(self.readers, self.names.values(), strict=True):
+            try:
+                tensor = read()
+            except (KeyError, AttributeError):
+                tensor = None
+            if tensor is None:
+                raise WeightsChangedError(f"{name} is no longer a tensor of the module; compile the module again")
+            found.append(tensor)
+        return found
 
     def _structure(self) -> None:
         for children, name, child in self.edges:
@@ -68,7 +78,7 @@ class Weights:
                     "compile the module again"
                 )
 
-    def _reader(self, name: str) -> Callable[[], Tensor]:
+    def _reader(self, name: str) -> Callable[[], Tensor | None]:
         """A function that looks the parameter, buffer or literal up in its module."""
         if name in self.literals:
             return partial(self.literals.__getitem__, name)
@@ -76,7 +86,7 @@ class Weights:
         owner = self.module.get_submodule(path)
         for table in (owner._parameters, owner._buffers):
             if leaf in table:
-                return partial(table.__getitem__, leaf)  # type: ignore[return-value]
+                return partial(table.__getitem__, leaf)
         return partial(getattr, owner, leaf)
 
     def refresh(self) -> None:
@@ -95,16 +105,17 @@ class Weights:
         self.values.update(zip(self.names, tensors, strict=True))
         if changed:
             self._replace(changed)
-        self.hashes, self.sampled = hashes, self.backend.fingerprint(tensors, SAMPLED)
+        self.hashes = hashes
+        self._sampled = self._sample()
 
     def _contents(self, tensors: list[Tensor]) -> list[int]:
         """Hashes that do not depend on the order of memory, so that channels-last weights are the same weights."""
-        hashes = self.backend.fingerprint(tensors, 1)
+        hashes = self.backend.fingerprint(tensors)
         for i, tensor in enumerate(tensors):
             if not tensor.is_contiguous():
                 key = hashes[i], tensor.stride()
                 if key not in self._in_order:
-                    self._in_order[key] = self.backend.fingerprint([tensor.contiguous()], 1)[0]
+                    self._in_order[key] = self.backend.fingerprint([tensor.contiguous()])[0]
                 hashes[i] = self._in_order[key]
         return hashes
 
@@ -114,6 +125,7 @@ class Weights:
             if not self.hashes or any(v in stale for v in op.dense_operands()):
                 self.values[op.out] = op.run([self.values[v] for v in op.dense_operands()])
                 stale.add(op.out)
+        self.generation += 1
         self.handles = {s: h for s, h in self.handles.items() if s.key.value not in stale}
         for slot in self.slots:
             self.handle(slot)
@@ -121,8 +133,17 @@ class Weights:
     def check(self) -> None:
         """Compare a sample of the live parameters with those packed; WeightsChangedError when they differ."""
         self._structure()
-        if self.backend.fingerprint(self.live(), SAMPLED) != self.sampled:
+        if self._sample() != self._sampled:
             raise WeightsChangedError("the module's weights changed since the recording; record again")
+
+    def _sample(self) -> int:
+        """Hash of a sample of the live parameters, wherever they are now."""
+        tensors = self._tensors()
+        places = [tensor.data_ptr() for tensor in tensors]
+        if self._sampler is None or places != self._places:
+            self._sampler = self.backend.sampler([tensor.detach() for tensor in tensors], SAMPLED)
+            self._places = places
+        return self._sampler()
 
     def handle(self, slot: Slot) -> Any:
         """The handle of packed weights, filters or a matrix of a constant."""

@@ -89,18 +89,19 @@ def test_summaries_hold_medians_and_the_worst_tenth():
     assert found["worst_tenth_db"] == 31
 
 
-def test_an_estimate_that_follows_the_evidence_is_found():
+def test_an_estimate_that_follows_the_disagreement_is_found():
     random = np.random.default_rng(0)
     found = []
-    for edit in range(40):
-        moved, missed, border, share = np.exp(random.normal(size=4))
-        error = 3 * missed * moved**0.5
-        evidence = {"moved": moved, "missed": missed, "border": border, "share": share}
-        found.append(made("balanced", edit, 20 * math.log10(255 / error), evidence=evidence))
+    for edit, disagreement in enumerate(np.exp(random.normal(size=40))):
+        error = 3 * disagreement**0.5
+        found.append(made("balanced", edit, 20 * math.log10(255 / error), disagreement=disagreement))
         assert rms_error(found[-1]) == pytest.approx(error)
-    weights, correlation = calibrated(found)
-    assert correlation > 0.99
-    assert weights == pytest.approx((math.log(3), 0.5, 1, 0, 0), abs=0.05)
+    everything = made("balanced", 40, 100, disagreement=0.0)
+    fit = calibrated([*found, everything])
+    assert (fit.gain, fit.power, fit.factor) == pytest.approx((3, 0.5, 1), abs=1e-6)
+    assert fit.correlation == pytest.approx(1)
+    scrambled = [{**r, "disagreement": other["disagreement"]} for r, other in zip(found, found[::-1], strict=True)]
+    assert abs(calibrated(scrambled).correlation) < 0.5
 
 
 def test_rank_correlation():

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusion.test_session import opened
 from pipelines import painted
-from retouch.diffusion.estimate import Evidence
+from retouch.diffusion.estimate import StepCheck, checked_step, estimated
 from retouch.region import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -14,21 +16,52 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 PROBED = Policy("probed", dilate=2, stats="probed", probes=9, probe_distance=1, crossover=0.9)
 
 
-def test_edits_estimate_their_error_and_remember_the_evidence():
-    session = opened("sd", PROBED)
+@pytest.mark.parametrize("policy", ["paper", "balanced", PROBED], ids=str)
+def test_edits_estimate_their_error(policy):
+    session = opened("sd", policy)
     edited = session.edit(painted(session.pixels))
-    assert edited.error is not None
-    assert edited.error > 0
-    found = Evidence(**session.version.facts["evidence"])
-    assert found.error == edited.error
-    assert found.moved > 0
+    assert 0 < edited.error < 255
+    assert edited.error == estimated(edited.estimate.disagreement)
 
 
-def test_without_probes_there_is_no_estimate():
-    session = opened("sd", "fast")
-    assert session.edit(painted(session.pixels)).error is None
-    with pytest.raises(ValueError, match="needs probed statistics"):
-        session.edit(painted(session.pixels, 30, 30), max_error=3)
+def test_an_exact_edit_has_no_error():
+    session = opened("sd", "exact")
+    assert session.edit(painted(session.pixels)).error < 0.1
+
+
+def test_an_edit_that_changes_nothing_has_no_estimate():
+    session = opened("sd", "balanced")
+    assert session.edit(session.image).error is None
+
+
+def test_the_dense_network_is_asked_once_and_only_when_somebody_looks(monkeypatch):
+    session = opened("sd", "balanced")
+    asked = []
+    module = session.nets.denoiser.module
+    forward = module.forward
+    monkeypatch.setattr(module, "forward", lambda *a, **k: asked.append(1) or forward(*a, **k))
+    edited = session.edit(painted(session.pixels))
+    assert not asked
+    assert edited.error == edited.error
+    assert len(asked) == 1
+
+
+def test_steps_that_disagree_more_mean_more_error():
+    output, inside = torch.zeros(1, 4, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    inside[..., 2:5, 2:5] = True
+    errors = []
+    for far in (0.0, 0.01, 0.1, 1.0):
+        outside = torch.full_like(output, 7.0)
+        check = StepCheck(output, lambda far=far, outside=outside: torch.where(inside, far, outside), inside)
+        assert check.disagreement == pytest.approx(far)
+        errors.append(check.error)
+    assert errors == sorted(errors)
+    assert errors[0] == 0
+
+
+@given(count=st.integers(1, 1000))
+def test_the_checked_step_is_one_of_the_edits(count):
+    assert 0 <= checked_step(count) < count
 
 
 def test_a_limit_that_cannot_be_kept_computes_everything(tmp_path):
@@ -52,16 +85,3 @@ def test_a_generous_limit_changes_nothing():
     free = session.edit(drawn).image
     session.undo()
     assert np.array_equal(session.edit(drawn, max_error=1e9).image, free)
-
-
-def test_more_movement_means_more_error():
-    old, new = torch.zeros(4, 8, 8), torch.full((4, 8, 8), 0.1)
-    inside = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
-    inside[..., 2:5, 2:5] = True
-    errors = []
-    for moved in (0.01, 0.1, 1.0):
-        found = Evidence.of({"step-000": (moved, moved / 10), "decoder": (moved, moved / 10)}, old, new, inside)
-        errors.append(found.error)
-        assert found.border == pytest.approx(0.1)
-    assert errors == sorted(errors)
-    assert Evidence.of({}, old, new, inside) is None

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import cases
-from kernels.cases import Random, assert_close, check, native, on_isa
+from kernels.cases import Random, check, native, on_isa
 from retouch.kernels import cpu
 
 
@@ -58,14 +58,10 @@ def test_probes_tell_scale_and_shift(seed, channels, counts, dtype):
     before = random.rows(total + 5, channels).to(dtype)
     after = (before.float() * 1.5 - 0.25).to(dtype)
     index = torch.arange(total, dtype=torch.int32)
-    fit, spread = torch.empty(len(counts), 2 * channels), torch.empty(len(counts), 2, dtype=torch.float64)
+    fit = torch.empty(len(counts), 2 * channels)
     arguments = (before, index + 5, after, index + 5, bounds)
-    check("fit_probes", fit, spread, *arguments, bound=1e-5)
-    wanted = spread.clone()  # what the reference wrote last
-    found = native("fit_probes", fit, spread, *arguments)
-    assert_close(spread, wanted, 1e-5)
-    if dtype == torch.float32:
-        assert (spread[:, 1] <= 1e-6).all()
+    check("fit_probes", fit, *arguments, bound=1e-5)
+    found = native("fit_probes", fit, *arguments)
     for sample, count in enumerate(counts):
         scale, shift = found[sample].chunk(2)
         if count == 0:

@@ -142,7 +142,7 @@ def _run(request: Request) -> None:
     _write(request, as_pixels(result.image), result.region.mask[0])
     if result.changed:
         Console().print(_table(first, last, result.seconds["total"], earlier=request.saved is not None))
-        if result.error is not None:
+        if request.max_error is not None and result.error is not None:
             typer.echo(f"estimated difference from the dense result: {result.error:.1f} of 255 levels")
         typer.echo(f"written to {request.output}")
     else:

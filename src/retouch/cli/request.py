@@ -150,8 +150,6 @@ class Request:
         fixed.check()
         if strength is not None and not 0 < strength <= 1:
             raise ValueError(f"a strength of {strength:g} is not above 0 and at most 1")
-        if max_error is not None and (fixed.policy or POLICY) != "balanced":
-            raise ValueError("--max-error needs the policy balanced: others have nothing to estimate an error by")
         budget = byte_count(memory)
         _check_outputs([output, preview], [original, edited, mask, *instances], session, force)
         saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None

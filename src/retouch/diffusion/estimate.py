@@ -1,59 +1,55 @@
-"""How far an edit may be from what the dense model makes of it, from what the edit itself shows."""
+"""How far an edit may be from what the dense model makes of it: one denoising step held against the dense network.
+
+Errors of an update come from what it reads outside its region, which is much the same at every step. So one
+step tells, and a quarter of the way, where the picture takes shape, it tells most (`benchmarks/quality.md`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from retouch.region import dilate
+PLACE = 0.25
+"""The step that is checked, as a share of an edit's steps."""
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What an edit shows of its own error.
+@dataclass(frozen=True, eq=False)
+class StepCheck:
+    """What an edit predicted at one step, and how the dense network is asked for the same.
 
-    moved, missed: how far the probes of the networks moved, and how far their fits miss them, as shares of the
-        deviation of the rows (`Recording.movement`), averaged over the denoising steps and over the networks.
-    border: root mean square change of the latent at the region's inner border, where it is cut off.
-    share: of the positions of the latent that the region covers.
+    output: `[1, C, h, w]`; dense: runs the network on the same inputs; inside: bool `[1, 1, h, w]`, the positions
+    of the mask, not grown.
     """
 
-    moved: float
-    missed: float
-    border: float
-    share: float
+    output: Tensor
+    dense: Callable[[], Tensor]
+    inside: Tensor
 
-    @staticmethod
-    def of(movements: Mapping[str, tuple[float, float]], old: Tensor, new: Tensor, inside: Tensor) -> Evidence | None:
-        """From the movement of every network call, and the final latents `[C, h, w]` in the region `[1, 1, h, w]`.
-
-        None where a network ran without probes.
-        """
-        if not movements:
-            return None
-        steps = [found for name, found in movements.items() if name.startswith("step-")]
-        others = [found for name, found in movements.items() if not name.startswith("step-")]
-        means = np.array([np.mean(part, 0) for part in (steps, *([x] for x in others)) if part]).mean(0)
-        mask = inside[0].numpy()
-        rim = torch.from_numpy(mask & dilate(~mask, 1))[0]
-        change = (new - old)[:, rim].square().mean() if rim.any() else torch.zeros(())
-        return Evidence(float(means[0]), float(means[1]), float(change.sqrt()), float(mask.mean()))
-
-    @property
-    def features(self) -> tuple[float, ...]:
-        """Logarithms, and a constant: what the estimate is linear in."""
-        return (1.0, *(math.log(max(x, 1e-6)) for x in (self.moved, self.missed, self.border, self.share)))
+    @cached_property
+    def disagreement(self) -> float:
+        """Root mean square difference of the predictions inside. Takes one dense run when first asked for."""
+        difference = (self.output - self.dense()).square().mean(1, keepdim=True)
+        return float(difference[self.inside].mean().sqrt())
 
     @property
     def error(self) -> float:
         """The estimate: root mean square difference from the dense model inside the region, in grey levels."""
-        return math.exp(sum(a * x for a, x in zip(WEIGHTS, self.features, strict=True)))
+        return estimated(self.disagreement)
 
 
-WEIGHTS = (2.366, -0.169, 0.596, 0.395, -0.151)
-"""Fitted on the quality suite; see benchmarks/quality.md."""
+GAIN, POWER = 30.0, 0.8
+"""Grey levels that a disagreement of one means, and how errors grow with it: fitted on the quality suite."""
+
+
+def estimated(disagreement: float) -> float:
+    """Grey levels for a disagreement between predictions."""
+    return GAIN * disagreement**POWER if disagreement > 0 else 0.0
+
+
+def checked_step(count: int) -> int:
+    """Which of an edit's steps is checked."""
+    return math.floor(PLACE * count)

@@ -7,7 +7,8 @@ the positions of its region follow their own trajectory and all others are those
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.archive import Progress, silent
-from retouch.diffusion.estimate import Evidence
+from retouch.diffusion.estimate import StepCheck, checked_step
 from retouch.diffusion.model import Model, Networks, PipelineError, Words
 from retouch.diffusion.sampler import Sampler
 from retouch.geometry import Grid
@@ -72,11 +73,14 @@ class Change:
 
 @dataclass
 class Outcome:
-    """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image."""
+    """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image, and
+    one of the steps for the estimate of the error (None: nothing to check).
+    """
 
     latents: Tensor
     pixels: Pixels
     seen: Pixels
+    check: StepCheck | None = None
 
 
 class DiffusionSession(Session):
@@ -152,7 +156,7 @@ class DiffusionSession(Session):
         prompt, negative: new words; the session keeps them. Only the region follows them.
         strength: how much is redrawn, 0 to 1; None: that of the session.
         max_error: grey levels; when the estimate of the error is above it, more is computed around the region,
-            and in the end everything. It needs a policy with probed statistics.
+            and in the end everything. Each estimate takes one dense denoising step.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
         nothing changed. Raises ImageError, PipelineError or SchedulerError for bad input; then, and when it
@@ -235,26 +239,21 @@ class DiffusionSession(Session):
         return start
 
     def _run(self, change: Change, clock: Clock, progress: Progress, max_error: float | None) -> Edited:
-        if max_error is not None and self.policy.stats != "probed":
-            raise ValueError(
-                f"max_error needs probed statistics; the policy {self.policy.name} has none to estimate by"
-            )
-        region, inside = Region.from_mask(change.mask), self.latent_mask(Region.from_mask(change.mask))
+        region = Region.from_mask(change.mask)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
             with self._making() as calls:
                 outcome = self._redrawn(change, calls, clock, progress, grow)
-                old = self.version.tensors["latents"][-1]
-                evidence = Evidence.of(calls.movements, old, outcome.latents[-1], inside)
-                error = evidence.error if evidence else None
-                if max_error is not None and error is not None and error > max_error and grow is not GROWTHS[-1]:
-                    continue
+                if max_error is not None and grow is not GROWTHS[-1]:
+                    with clock.of("estimate"):
+                        too_far = outcome.check is not None and outcome.check.error > max_error
+                    if too_far:
+                        continue
                 with clock.of("store"):
                     edit = "inpaint" if change.repaint else "edit"
                     facts = self._facts(edit, region.fraction, change.start, change.words, clock)
-                    facts["evidence"] = asdict(evidence) if evidence else None
                     self._put(calls, _tensors(outcome), facts)
                 break
-        return Edited(self.image, region, clock.total(), error)
+        return Edited(self.image, region, clock.total(), outcome.check)
 
     # What an edit computes
 
@@ -268,14 +267,14 @@ class DiffusionSession(Session):
         progress(0, total, "encoding")
         with clock.of("encode"):
             latent, visible, seen = self._encoded(change, inside, run, grow)
-        latents = self._denoised(change, region, inside, latent, visible, run, clock, progress)
+        latents, check = self._denoised(change, region, inside, latent, visible, run, clock, progress)
         progress(total - 1, total, "decoding")
         with clock.of("decode"):
             decoded = self._to_pixels(latents[-1:], lambda name, net, *args: run.update(name, net, region, *args))
         with clock.of("composite"):
             pixels = blend(self.pixels, from_tensor(decoded), change.mask, self.border)
         progress(total, total, "done")
-        return Outcome(latents, pixels, seen)
+        return Outcome(latents, pixels, seen, check)
 
     @property
     def border(self) -> int:
@@ -318,14 +317,14 @@ class DiffusionSession(Session):
         run: Evaluations,
         clock: Clock,
         progress: Progress,
-    ) -> Tensor:
-        """The latents of all positions, those of the trajectory inside the region replaced."""
+    ) -> tuple[Tensor, StepCheck | None]:
+        """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         old = self.version.tensors["latents"]
         latents = old.clone()
         start, count = change.start, len(self.sampler) - change.start
         x = torch.where(inside, self._noised(change, latent), old[start - self.first][None])
         mask = inside.to(x.dtype) if visible is not None else None
-        trajectory = self.sampler.trajectory(start)
+        trajectory, check = self.sampler.trajectory(start), None
         for i in range(start, len(self.sampler)):
             progress(i - start, count + 1, f"step {i - start + 1} of {count}")
             latents[i - self.first] = x[0]
@@ -336,8 +335,20 @@ class DiffusionSession(Session):
             with clock.of("schedule"):
                 output = self.model.output(result, change.words)
                 x = torch.where(inside, trajectory.advance(output, x), old[i + 1 - self.first][None])
+            if i == start + checked_step(count):
+                check = StepCheck(output, partial(self._predicted, inputs, change.words), self._core(change.mask))
         latents[-1] = x[0]
-        return latents
+        return latents, check
+
+    def _predicted(self, inputs: dict[str, Any], words: Words) -> Tensor:
+        """What the dense denoiser makes of inputs."""
+        with torch.no_grad():
+            return self.model.output(self.nets.denoiser.module(**inputs), words)
+
+    def _core(self, mask: Mask) -> Tensor:
+        """bool `[1, 1, h, w]`: the positions of the noised image that a mask of pixels covers."""
+        _, _, height, width = self.model.latent_shape(self.size)
+        return torch.from_numpy(Region.from_mask(mask).on(Grid(height, width)).mask)[None]
 
     def _noised(self, change: Change, latent: Tensor) -> Tensor:
         """The start of an edit's trajectory, with the noise that the original holds."""
@@ -366,11 +377,7 @@ class DiffusionSession(Session):
         for i in np.unique(np.linspace(self.first, last, MASK_STEPS + 2).astype(int)[1:-1]):
             x = self.model.extended(self.sampler.model_input(latents[i - self.first][None], i), None, None)
             time = self.sampler.times[i : i + 1]
-            with torch.no_grad():
-                old, new = (
-                    self.model.output(self.nets.denoiser.module(**self.model.inputs(x, time, w)), w)
-                    for w in (self.words, words)
-                )
+            old, new = (self._predicted(self.model.inputs(x, time, w), w) for w in (self.words, words))
             differences.append((new - old).abs().mean(1)[0])
         mean = torch.stack(differences).mean(0)
         scaled = mean / mean.quantile(0.99).clamp(min=1e-12)

@@ -34,6 +34,25 @@ _KERNELS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _bytes_of(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8) if flat.numel() else flat
+
+
+def _sampled(data: Tensor, stride: int) -> Tensor:
+    """One of `stride` lines of 64 bytes, and the last 64 bytes."""
+    if data.numel() <= 64:
+        return data
+    return torch.cat([data[: len(data) // 64 * 64].reshape(-1, 64)[::stride].reshape(-1), data[-64:]])
+
+
+def _digest(parts: Sequence[Tensor]) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part.cpu().numpy().tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
 class Reference:
     """Handles are tensors themselves."""
 
@@ -73,16 +92,11 @@ class Reference:
 
         return rows
 
-    def fingerprint(self, tensors: Sequence[Tensor], stride: int) -> list[int]:
-        hashes = []
-        for tensor in tensors:
-            flat = tensor.detach().contiguous().reshape(-1)
-            data = flat.view(torch.uint8) if flat.numel() else flat
-            if stride > 1 and data.numel() > 64:
-                data = torch.cat([data[: len(data) // 64 * 64].reshape(-1, 64)[::stride].reshape(-1), data[-64:]])
-            digest = hashlib.blake2b(data.cpu().numpy().tobytes(), digest_size=8).digest()
-            hashes.append(int.from_bytes(digest, "little"))
-        return hashes
+    def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
+        return [_digest([_bytes_of(t)]) for t in tensors]
+
+    def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
+        return lambda: _digest([_sampled(_bytes_of(t), stride) for t in tensors])
 
     def set_threads(self, threads: int) -> None:
         """PyTorch's own setting is used."""

@@ -45,8 +45,11 @@ class Backend(Protocol):
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
         """Scratch memory; the function makes handles (byte offset, rows, channels, dtype) in it."""
 
-    def fingerprint(self, tensors: Sequence[Tensor], stride: int) -> list[int]:
-        """Hash of the bytes of each tensor; stride > 1 samples one of `stride` lines of 64 bytes."""
+    def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Hash of the bytes of each tensor."""
+
+    def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
+        """A function that hashes one of `stride` lines of 64 bytes of each tensor, every time it is called."""
 
     def set_threads(self, threads: int) -> None:
         """Number of threads for the following kernels."""

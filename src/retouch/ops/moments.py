@@ -92,33 +92,21 @@ SCALES = 0.25, 4.0
 
 
 def fit_probes(
-    fit: Tensor,
-    spread: Tensor,
-    old: Tensor,
-    old_index: Tensor | None,
-    new: Tensor,
-    new_index: Tensor | None,
-    bounds: Tensor,
+    fit: Tensor, old: Tensor, old_index: Tensor | None, new: Tensor, new_index: Tensor | None, bounds: Tensor
 ) -> None:
     """fit float32 `[B, 2C]`: per channel the scale a, then the shift b, with which a * old + b has the mean
     and the deviation of new over the probes of a sample; 1 and 0 where a sample has no probes.
-    spread float64 `[B, 2]`: mean square of new - old, and of what the fit misses, over all channels, as shares
-    of the variance of new.
 
     old and new are rows `[*, C]` through int32 indices `[M]`; rows bounds[b] to bounds[b + 1] are sample b's.
     """
     before, after = fetch(old, old_index).double(), fetch(new, new_index).double()
     fit.copy_(torch.cat([torch.ones_like(fit[:, ::2]), torch.zeros_like(fit[:, ::2])], 1))
-    spread.zero_()
     for b, (first, last) in enumerate(pairwise(bounds.tolist())):
         if last > first:
             x, y = before[first:last], after[first:last]
             deviation = y.var(0, unbiased=False).sqrt() + 1e-12
             scale = (deviation / (x.var(0, unbiased=False).sqrt() + 1e-12)).clamp(*SCALES)
             fit[b] = torch.cat([scale, y.mean(0) - scale * x.mean(0)])
-            missed = y - (x * fit[b, : x.shape[1]] + fit[b, x.shape[1] :])
-            spread[b] = torch.stack([(y - x).square().sum(), missed.square().sum()])
-            spread[b] /= deviation.square().sum() * len(x)
 
 
 def move_sums(shifts: Tensor, sums: Tensor, scale: Tensor, shift: Tensor, count: int, bounds: Tensor) -> None:

@@ -55,10 +55,12 @@ class Cpu:
 
         return rows
 
-    def fingerprint(self, tensors: Sequence[Tensor], stride: int) -> list[int]:
-        if stride > 1:
-            return [cpu.fingerprint_many(list(tensors), stride)]
-        return [cpu.fingerprint(t, stride) for t in tensors]
+    def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
+        return [cpu.fingerprint(t) for t in tensors]
+
+    def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
+        sampler: Callable[[], int] = cpu.Sampler(list(tensors), stride)
+        return sampler
 
     def set_threads(self, threads: int) -> None:
         cpu.set_num_threads(threads)

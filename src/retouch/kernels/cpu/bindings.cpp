@@ -51,24 +51,38 @@ Bytes memory_of(nb::handle tensor) {
   return {t.data(), t.nbytes(), t};
 }
 
-uint64_t fingerprint_one(nb::handle tensor, int64_t stride) {
+uint64_t fingerprint_one(nb::handle tensor) {
   Bytes b = memory_of(tensor);
   nb::gil_scoped_release release;
-  return fingerprint(b.data, b.count, stride, threads());
+  return fingerprint(b.data, b.count, 1, threads());
 }
 
-uint64_t fingerprint_many(nb::handle tensors, int64_t stride) {
+// Hashes a sample of many tensors again and again; holds their memory.
+struct Sampler {
   std::vector<Bytes> list;
-  for (nb::handle tensor : nb::iter(tensors)) list.push_back(memory_of(tensor));
-  uint64_t hash = list.size();
-  std::vector<uint64_t> parts(list.size());
-  nb::gil_scoped_release release;
-#pragma omp parallel for schedule(dynamic, 4) num_threads(list.size() < 16 ? 1 : threads())
-  for (size_t i = 0; i < list.size(); ++i)
-    parts[i] = fingerprint(list[i].data, list[i].count, stride, list.size() < 16 ? threads() : 1);
-  for (uint64_t part : parts) hash = mix_fingerprints(hash, part);
-  return hash;
-}
+  std::vector<nb::object> tensors;
+  int64_t stride;
+
+  Sampler(nb::handle found, int64_t stride) : stride(stride) {
+    if (stride < 1) throw nb::value_error("Sampler: the stride must be positive");
+    for (nb::handle tensor : nb::iter(found)) {
+      list.push_back(memory_of(tensor));
+      tensors.push_back(nb::borrow(tensor));
+    }
+  }
+
+  uint64_t sample() const {
+    uint64_t hash = list.size();
+    std::vector<uint64_t> parts(list.size());
+    int team = list.size() < 16 ? 1 : threads();
+    nb::gil_scoped_release release;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(team)
+    for (size_t i = 0; i < list.size(); ++i)
+      parts[i] = fingerprint(list[i].data, list[i].count, stride, team > 1 ? 1 : threads());
+    for (uint64_t part : parts) hash = mix_fingerprints(hash, part);
+    return hash;
+  }
+};
 
 Packed pack(nb::handle tensor, int64_t groups) {
   Tensor t = import_tensor(tensor, "pack");
@@ -139,8 +153,10 @@ void bind_handles(nb::module_& m) {
   m.def("release_memory", &release_pages,
         "Gives freed memory that is kept for reuse back to the system; returns its bytes.");
   m.def("pack", &pack, "weight"_a, "groups"_a = 1);
-  m.def("fingerprint", &fingerprint_one, "tensor"_a, "stride"_a = 1);
-  m.def("fingerprint_many", &fingerprint_many, "tensors"_a, "stride"_a = 1);
+  nb::class_<Sampler>(m, "Sampler", "Hashes one of `stride` lines of 64 bytes of tensors.")
+      .def(nb::init<nb::handle, int64_t>(), "tensors"_a, "stride"_a)
+      .def("__call__", &Sampler::sample);
+  m.def("fingerprint", &fingerprint_one, "tensor"_a);
   m.def("set_num_threads", &set_threads, "n"_a);
   m.def("num_threads", &threads);
   m.def("set_isa", &set_isa, "name"_a);

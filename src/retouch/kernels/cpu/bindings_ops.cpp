@@ -196,19 +196,16 @@ void fold(const Rows& out, nb::handle parts, nb::handle shifts, int64_t groups, 
   fold_norm(args);
 }
 
-void fit(const Rows& out, const Rows& spread, const Rows& before, const Index* before_index, const Rows& after,
+void fit(const Rows& out, const Rows& before, const Index* before_index, const Rows& after,
          const Index* after_index, const Index& bounds) {
   check_dtype(out, {DType::f32}, "fit");
   check_float(before, "before");
   check_float(after, "after");
   int64_t samples = check_bounds(bounds, "fit_probes"), rows = bounds.table.data[samples];
-  check_dtype(spread, {DType::f64}, "spread");
-  for (const Rows* r : {&out, &spread}) check_same(r->m.rows, samples, "rows of fit and spread");
-  check_same(spread.m.channels, 2, "channels of spread");
+  check_same(out.m.rows, samples, "rows of fit");
   check_same(out.m.channels, 2 * before.m.channels, "channels of fit");
   check_same(after.m.channels, before.m.channels, "channels of after");
   FitProbesArgs args{out.m,
-                     spread.m,
                      {before.m, check_gather(before, before_index, rows, 1, "before_index")},
                      {after.m, check_gather(after, after_index, rows, 1, "after_index")},
                      bounds.table.data,
@@ -311,7 +308,7 @@ void bind_ops(nb::module_& m) {
         "v"_a, "heads"_a, "scale"_a, "bounds"_a);
   m.def("channel_sums", &channel_sums, "sums"_a, "x"_a, "index"_a.none(), "bounds"_a,
         "sign"_a = 1.0);
-  m.def("fit_probes", &fit, "fit"_a, "spread"_a, "before"_a, "before_index"_a.none(), "after"_a,
+  m.def("fit_probes", &fit, "fit"_a, "before"_a, "before_index"_a.none(), "after"_a,
         "after_index"_a.none(), "bounds"_a);
   m.def("move_sums", &move, "shifts"_a, "sums"_a, "scale"_a, "shift"_a, "count"_a, "bounds"_a);
   m.def("fold_norm", &fold, "out"_a, "parts"_a, "shifts"_a, "groups"_a, "count"_a, "eps"_a,

@@ -23,11 +23,6 @@ double at(const Gathered& x, int64_t m, int64_t channel) {
   return wide;
 }
 
-// Squared distances of a map's rows from what the fit makes of them, and from where they were.
-struct Distances {
-  double moved = 0, missed = 0, variance = 0;
-};
-
 struct Summary {
   std::vector<double> mean, deviation;
 
@@ -49,20 +44,6 @@ struct Summary {
   }
 };
 
-Distances distances(const FitProbesArgs& f, int64_t sample, const float* scale, const float* shift,
-                    const Summary& after) {
-  Distances d;
-  int64_t channels = f.before.rows.channels, first = f.bounds[sample], last = f.bounds[sample + 1];
-  for (int64_t m = first; m < last; ++m)
-    for (int64_t c = 0; c < channels; ++c) {
-      double x = at(f.before, m, c), y = at(f.after, m, c), miss = y - (scale[c] * x + shift[c]);
-      d.moved += (y - x) * (y - x);
-      d.missed += miss * miss;
-    }
-  for (double deviation : after.deviation) d.variance += deviation * deviation * double(last - first);
-  return d;
-}
-
 } // namespace
 
 void fit_probes(const FitProbesArgs& f) {
@@ -72,11 +53,9 @@ void fit_probes(const FitProbesArgs& f) {
     float* shift = scale + channels;
     std::fill_n(scale, channels, 1.0f);
     std::fill_n(shift, channels, 0.0f);
-    std::fill_n(reinterpret_cast<double*>(f.spread.data) + b * f.spread.ld, 2, 0.0);
     if (f.bounds[b] == f.bounds[b + 1]) continue;
     Summary before(f.before, f.bounds[b], f.bounds[b + 1]);
     Summary after(f.after, f.bounds[b], f.bounds[b + 1]);
-    double* spread = reinterpret_cast<double*>(f.spread.data) + b * f.spread.ld;
     for (int64_t c = 0; c < channels; ++c) {
       size_t i = size_t(c);
       double a =
@@ -84,9 +63,6 @@ void fit_probes(const FitProbesArgs& f) {
       scale[c] = float(a);
       shift[c] = float(after.mean[i] - a * before.mean[i]);
     }
-    Distances d = distances(f, b, scale, shift, after);
-    spread[0] = d.moved / d.variance;
-    spread[1] = d.missed / d.variance;
   }
 }
 

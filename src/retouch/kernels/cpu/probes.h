@@ -5,8 +5,7 @@
 namespace retouch {
 
 // fit float32 [samples, 2 * channels]: scales, then shifts, that match mean and deviation of `before`
-// with those of `after` over rows bounds[b] to bounds[b + 1]. spread float64 [samples, 2]: how far the
-// rows moved, and how far the fit misses them, as shares of their variance.
+// with those of `after` over rows bounds[b] to bounds[b + 1].
 void fit_probes(const FitProbesArgs& args);
 
 // shifts float64 [samples, 2 * channels]: by how much sums and sums of squares change when x becomes

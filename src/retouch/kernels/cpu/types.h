@@ -177,7 +177,7 @@ struct Gathered {
 };
 
 struct FitProbesArgs {
-  Matrix fit, spread;
+  Matrix fit;
   Gathered before, after;
   const int32_t* bounds;
   int64_t samples;
