@@ -166,8 +166,8 @@ def data(archive: Path, work: Work = DEFAULT_WORK) -> None:
 class Stage:
     """What is trained, on which loss, and where it stands.
 
-    matrices: weights that Muon trains, twice as fast as AdamW does the others: on U-Nets as small as this one it
-        needs about half the steps. Convolutions count as matrices with a row for every output channel.
+    matrices: weights that Muon trains, with twice the rate at which AdamW trains the others. Convolutions count
+        as matrices with a row for every output channel.
     """
 
     name: str
@@ -643,6 +643,9 @@ def export(folder: Path, work: Work = DEFAULT_WORK) -> None:
     pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # for releases that read vocab.json
     settings = folder / "text_encoder" / "config.json"  # loaded, like the other parts, as float32 unless told otherwise
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "dtype": "float32"}, indent=2) + "\n")
+    for config in folder.glob("*/config.json"):  # without the path that it was loaded from
+        kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2) + "\n")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB")
 

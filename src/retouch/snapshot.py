@@ -110,6 +110,11 @@ class Workspace:
             self._buffers = {v: self.backend.empty(v.rows, v.channels, v.dtype) for v in kept}
         return dict(self._buffers)
 
+    def touch(self) -> None:
+        """Bring the memory of all rows in, which the first updates would spend seconds on otherwise."""
+        for rows in self.buffers.values():
+            rows.zero_()
+
     @property
     def handles(self) -> dict[Slot, Any]:
         """Kernel handles of this memory and of the weights."""

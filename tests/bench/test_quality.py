@@ -11,6 +11,7 @@ from pipelines import picture, pipeline
 from retouch.bench.quality import (
     CROP,
     METHODS,
+    Gallery,
     QualityOptions,
     calibrated,
     curves,
@@ -39,11 +40,16 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(model):
+def gallery():
+    return Gallery()
+
+
+@pytest.fixture(scope="module")
+def results(model, gallery):
     pictures = [(name, picture("sd", seed)) for seed, name in enumerate(("a b", "c d"))]
     options = QualityOptions(model, pictures, count=4, methods=SHOWN, steps=3, lpips=False)
     ticks = []
-    found = list(measure_quality(options, ticks.append))
+    found = list(measure_quality(options, ticks.append, gallery))
     assert len(ticks) == options.ticks
     return found
 
@@ -62,13 +68,21 @@ def test_every_method_runs_every_edit_against_one_reference(results):
 def test_reports_are_made_of_them(results, tmp_path):
     assert quality_table(results).row_count == len(SHOWN)
     assert quality_plot(results).size == (900, 460)
-    text = markdown(results, "the command", "plot.png")
-    assert "the command" in text
-    assert "plot.png" in text
+    text = markdown(results, "the command", "plot.png", "sheet.png")
+    assert all(part in text for part in ("the command", "plot.png", "sheet.png", "Error estimate of `balanced`"))
     assert all(f"| {name} |" in text for name in SHOWN)
     assert "dB in the median" in text
     assert all(len(points) for points in curves(results, SHOWN).values())
     write_json(tmp_path / "all.json", results)
+
+
+def test_the_gallery_shows_one_edit_of_each_kind(results, gallery):
+    shown = ("before", "edited", "dense", "balanced", CROP)
+    assert set(gallery.tiles) == {(edit, name) for edit in range(4) for name in shown}
+    assert gallery.sheet().width > len(shown) * 320
+    captions = [gallery.tiles[0, name][0] for name in shown]
+    assert captions[0] == "a b"
+    assert f"{results[0]['psnr_inside']:.0f} dB" in captions[3]
 
 
 def made(method, edit, inside, **others):

@@ -24,13 +24,14 @@ from retouch.bench.measure import Result, Tick
 from retouch.bench.perceptual import Perceptual, compare
 from retouch.bench.plot import line_plot
 from retouch.bench.report import compact_table
-from retouch.bench.samples import SampleEdit, sample_edits
+from retouch.bench.samples import KINDS, SampleEdit, sample_edits
 from retouch.bench.sessions import redrawn
 from retouch.diffusion.editor import Editor
 from retouch.diffusion.estimate import StepCheck
 from retouch.diffusion.session import DiffusionSession
 from retouch.images import Pixels
 from retouch.region import PRESETS, Policy, Region
+from retouch.sheets import side_by_side
 
 Numbers = npt.NDArray[np.float64]
 
@@ -86,20 +87,51 @@ class QualityOptions:
 
 
 @dataclass
+class Gallery:
+    """Pictures of one edit of each kind: as it was, edited, the dense result, and what some methods make of it."""
+
+    methods: tuple[str, ...] = ("balanced", "paper", CROP)
+    tiles: dict[tuple[int, str], tuple[str, Pixels]] = field(default_factory=dict)
+
+    def add(self, index: int, edit: SampleEdit, before: Pixels, truth: Pixels, result: Result, picture: Pixels) -> None:
+        """Take the pictures of an edit that is shown."""
+        method = result["method"]
+        if index >= len(KINDS) or method not in self.methods:
+            return
+        self.tiles.setdefault((index, "before"), (result["prompt"], before))
+        self.tiles.setdefault((index, "edited"), (f"{edit.kind}, {result['share']:.1%}", edit.pixels))
+        self.tiles.setdefault((index, "dense"), (f"dense, {result['dense_seconds'] * 1e3:.0f} ms", truth))
+        caption = f"{method}, {result['psnr_inside']:.0f} dB, {result['seconds'] * 1e3:.0f} ms"
+        self.tiles[index, method] = caption, picture
+
+    def sheet(self) -> Image.Image:
+        """One row for each edit. ImageError when no method is shown."""
+        names = ("before", "edited", "dense", *self.methods)
+        shown = [name for name in names if any(tile == name for _, tile in self.tiles)]
+        edits = sorted({index for index, _ in self.tiles})
+        return side_by_side([self.tiles[index, name] for index in edits for name in shown], len(shown))
+
+
+@dataclass
 class _Bench:
     options: QualityOptions
     edits: Sequence[SampleEdit]
     perceptual: Perceptual | None
+    gallery: Gallery
     references: dict[tuple[int, bytes, int], tuple[Pixels, float]] = field(default_factory=dict)
 
     def of_picture(self, number: int) -> list[tuple[int, SampleEdit]]:
         return [(i, edit) for i, edit in enumerate(self.edits) if edit.image == number]
 
 
-def measure_quality(options: QualityOptions, tick: Tick = lambda text: None) -> Iterator[Result]:
-    """Measure every method on every edit; yields a result for each. `tick` is told what comes next."""
+def measure_quality(
+    options: QualityOptions, tick: Tick = lambda text: None, gallery: Gallery | None = None
+) -> Iterator[Result]:
+    """Measure every method on every edit; yields a result for each. `tick` is told what comes next; `gallery`
+    collects pictures.
+    """
     edits = sample_edits([pixels for _, pixels in options.pictures], options.count)
-    bench = _Bench(options, edits, Perceptual() if options.lpips else None)
+    bench = _Bench(options, edits, Perceptual() if options.lpips else None, gallery or Gallery())
     for name in options.methods:
         policy = METHODS[name]
         editor = Editor.from_pretrained(
@@ -112,12 +144,9 @@ def measure_quality(options: QualityOptions, tick: Tick = lambda text: None) -> 
             )
             run = _cropped if policy is None else _updated
             for index, edit in bench.of_picture(number):
-                yield {
-                    "model": options.model,
-                    "method": name,
-                    **_result(bench, session, index, edit, run),
-                    "machine": machine.facts(),
-                }
+                yield _result(
+                    bench, session, {"model": options.model, "method": name, "prompt": prompt}, index, edit, run
+                )
 
 
 Run = Callable[[DiffusionSession, SampleEdit], tuple[Pixels, Result]]
@@ -140,10 +169,11 @@ def _cropped(session: DiffusionSession, edit: SampleEdit) -> tuple[Pixels, Resul
     return pixels, {"seconds": time.perf_counter() - start}
 
 
-def _result(bench: _Bench, session: DiffusionSession, index: int, edit: SampleEdit, run: Run) -> Result:
+def _result(bench: _Bench, session: DiffusionSession, about: Result, index: int, edit: SampleEdit, run: Run) -> Result:
     picture, found = run(session, edit)
     truth, dense_s = _reference(bench, session, index, edit)
-    return {
+    result = {
+        **about,
         "edit": index,
         "kind": edit.kind,
         "share": float(edit.mask.mean()),
@@ -151,7 +181,10 @@ def _result(bench: _Bench, session: DiffusionSession, index: int, edit: SampleEd
         "dense_seconds": dense_s,
         "macs": _macs(session, edit),
         **asdict(compare(picture, truth, edit.mask, bench.perceptual)),
+        "machine": machine.facts(),
     }
+    bench.gallery.add(index, edit, session.pixels, truth, result, picture)
+    return result
 
 
 def _reference(bench: _Bench, session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[Pixels, float]:
@@ -280,8 +313,8 @@ def _figures(found: Result) -> list[str]:
     ]
 
 
-def markdown(results: Sequence[Result], command: str, plot: str) -> str:
-    """The report as Markdown, with the plot of that file name."""
+def markdown(results: Sequence[Result], command: str, plot: str, sheet: str) -> str:
+    """The report as Markdown, with the plot and the sheet of pictures of these file names."""
     parts = by_method(results)
     first = results[0]
     lines = [
@@ -301,6 +334,8 @@ def markdown(results: Sequence[Result], command: str, plot: str) -> str:
         "Median error against median time, from the fifth of the edits that is smallest to the one that is largest.",
         "",
         *_by_kind(parts),
+        "",
+        f"![one edit of each kind: before, edited, dense, and what methods make of it]({sheet})",
     ]
     if {"probed", "recorded", "refreshed"} <= set(parts):
         gain, count = gain_of_probes(results)

@@ -49,23 +49,26 @@ def bench_quality(
     set_threads(threads)
     with failures():
         quiet_libraries()
-        from retouch.bench.quality import markdown, measure_quality, quality_plot, quality_table
+        from retouch.bench.quality import Gallery, markdown, measure_quality, quality_plot, quality_table
         from retouch.images import save_png
 
         options = QualityOptions(
             model or MODEL, given or _drawn(model or MODEL), count, methods or tuple(METHODS), backend=backend
         )
-        results = collected(lambda tick: measure_quality(options, tick), options.ticks, json, every=JSON_EVERY)
+        gallery = Gallery()
+        results = collected(lambda tick: measure_quality(options, tick, gallery), options.ticks, json, every=JSON_EVERY)
         Console().print(quality_table(results))
         if report is not None:
-            plot = report.with_suffix(".png")
+            plot, sheet = report.with_suffix(".png"), report.with_name(f"{report.stem}-edits.png")
             save_png(quality_plot(results), plot)
-            report.write_text(markdown(results, _command(images, count), plot.name))
+            save_png(gallery.sheet(), sheet)
+            report.write_text(markdown(results, _command(images, count, methods), plot.name, sheet.name))
 
 
-def _command(images: Path | None, count: int) -> str:
+def _command(images: Path | None, count: int, methods: Sequence[str] | None) -> str:
     given = f" --images {images.name}" if images else ""
-    return f"retouch bench --quality --count {count}{given}"
+    chosen = "".join(f" --method {name!r}" if " " in name else f" --method {name}" for name in methods or ())
+    return f"retouch bench --quality --count {count}{given}{chosen}"
 
 
 def _pictures(folder: Path) -> list[tuple[str, Pixels]]:
