@@ -28,7 +28,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -563,11 +563,16 @@ def pipeline(work: Path) -> StableDiffusionPipeline:
     return pipe
 
 
-def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (SIZE + 4), rows * (SIZE + 4)), "#888888")
+def grid(pictures: list[Image.Image], columns: int, captions: list[str]) -> Image.Image:
+    """Pictures in rows, the caption of each below it (none where they end)."""
+    rows, below = -(-len(pictures) // columns), 16 if captions else 0
+    sheet = Image.new("RGB", (columns * (SIZE + 4), rows * (SIZE + 4 + below)), "#ffffff" if captions else "#888888")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * (SIZE + 4) + 2, i // columns * (SIZE + 4) + 2))
+        left, top = i % columns * (SIZE + 4) + 2, i // columns * (SIZE + 4 + below) + 2
+        sheet.paste(picture, (left, top))
+        if i < len(captions):
+            draw.text((left + SIZE // 2, top + SIZE + 8), captions[i][:26], "#000000", font, anchor="mm")
     return sheet
 
 
@@ -582,22 +587,21 @@ def strokes(picture: Image.Image) -> Image.Image:
     return tiny.resize((SIZE, SIZE), Image.Resampling.NEAREST)
 
 
-PROMPTS = """red apple|grinning face|panda|pizza|lion|sunflower|red heart|octopus|birthday cake|crying face
-smiling face with sunglasses|green apple|dog face|hamburger|tomato|tropical fish|frog|watermelon|teapot|ice cream
-animals & nature|food & drink|blue apple|cat face|smiling banana|green heart|robot cat|penguin|donkey|
-""".replace("\n", "|").split("|")[:30]
+UNSEEN = ("cat face", "penguin", "blue apple", "donkey", "blueberries", "animals & nature", "food & drink", "")
 
 
 @app.command()
 def sheet(kind: str, steps: int = 30, guidance: float = 3.0, seed: int = 0, work: Work = DEFAULT_WORK) -> None:
-    """Write KIND.png: `reconstructions` (held-out, above their originals), `prompts` or `strokes`."""
+    """Write KIND.png: `reconstructions` (held-out, above their originals), `prompts` (names drawn by lot, then some
+    that it never saw) or `strokes`.
+    """
     emoji = Emoji.load(work)
     torch.manual_seed(seed)
     some = random.Random(1).sample(emoji.split(held_out=True), 20)
     if kind == "strokes":
         some = some[:10] + random.Random(2).sample(emoji.split(held_out=False), 10)
     originals = emoji.crops(some, SIZE, 0, random.Random(0))
-    pictures = []
+    pictures, captions = [], list[str]()
     if kind == "reconstructions":
         vae = autoencoder_stage(work, emoji).averaged()
         with torch.inference_mode():
@@ -606,7 +610,8 @@ def sheet(kind: str, steps: int = 30, guidance: float = 3.0, seed: int = 0, work
         for top, bottom in zip(groups(list(range(20)), 10), groups(list(range(20)), 10), strict=True):
             pictures += [to_image(again[i]) for i in top] + [to_image(originals[i]) for i in bottom]
     elif kind == "prompts":
-        pictures = pipeline(work)(list(PROMPTS), num_inference_steps=steps, guidance_scale=guidance).images
+        captions = sorted(random.Random(3).sample(DRAWN.read_text().splitlines(), 32)) + list(UNSEEN)
+        pictures = pipeline(work)(captions, num_inference_steps=steps, guidance_scale=guidance).images
     elif kind == "strokes":
         pipe = StableDiffusionImg2ImgPipeline.from_pipe(pipeline(work))
         names = [emoji.names[i] for i in some]
@@ -622,7 +627,7 @@ def sheet(kind: str, steps: int = 30, guidance: float = 3.0, seed: int = 0, work
             ).images
     else:
         raise typer.BadParameter(f"{kind} is none of reconstructions, prompts and strokes")
-    grid(pictures, 10).save(work / f"{kind}.png")
+    grid(pictures, 10, captions).save(work / f"{kind}.png")
 
 
 @app.command("held-out")

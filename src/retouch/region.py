@@ -35,7 +35,7 @@ class Policy:
     crossover: active fraction of the largest grid from which an update computes everything.
     """
 
-    name: str = "balanced"
+    name: str = "custom"
     dilate: int = 5
     dilate_grid: int = 1
     dense_below: float = 0.0

@@ -89,6 +89,7 @@ class Workspace:
         self.matrices: dict[Value, dict[Matrix, Tensor]] = {}
         self._buffers: dict[Value, Tensor] = {}
         self._handles: dict[Slot, Any] = {}
+        self._saved: Scratch | None = None
         self._bindings: WeakKeyDictionary[Schedule, Binding] = WeakKeyDictionary()
         self._generation = net.weights.generation
         self._picks: dict[tuple[int, ...], list[Pick]] = {}
@@ -126,8 +127,14 @@ class Workspace:
         self._forget_old_weights()
         if schedule not in self._bindings:
             saves, size = saved_places(s for s in schedule.saves if s[0] in schedule.replaced)
-            self._bindings[schedule] = Binding([], saves, Scratch(self.backend, size))
+            self._bindings[schedule] = Binding([], saves, self._scratch(size))
         return self._bindings[schedule]
+
+    def _scratch(self, nbytes: int) -> Scratch:
+        """Memory for saved rows. Schedules run one at a time, so they share it."""
+        if self._saved is None or self._saved.nbytes < nbytes:
+            self._saved = Scratch(self.backend, nbytes)
+        return self._saved
 
     def _forget_old_weights(self) -> None:
         if self._generation != self.net.weights.generation:

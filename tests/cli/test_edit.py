@@ -1,5 +1,6 @@
 """`retouch edit` as a user runs it."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -17,7 +18,6 @@ from retouch.cli.edit import dense_estimate
 from retouch.cli.request import GUIDANCE, POLICY, STEPS, STRENGTH, SchedulerName
 from retouch.diffusion import SCHEDULERS, editor
 from retouch.images import as_pixels, save_png
-from retouch.region import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -44,7 +44,7 @@ def no_model(monkeypatch):
 def test_names_and_defaults_are_those_of_the_library():
     assert set(get_args(SchedulerName)) == set(SCHEDULERS)
     assert (STEPS, STRENGTH, GUIDANCE) == (editor.STEPS, editor.STRENGTH, editor.GUIDANCE)
-    assert Policy().name == POLICY
+    assert inspect.signature(editor.Editor).parameters["policy"].default == POLICY
 
 
 # Without a session

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion.test_session import opened
 from pipelines import painted
 from retouch.diffusion.estimate import StepCheck, checked_step, estimated
+from retouch.diffusion.sampler import Sampler
 from retouch.region import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -52,11 +54,22 @@ def test_steps_that_disagree_more_mean_more_error():
     errors = []
     for far in (0.0, 0.01, 0.1, 1.0):
         outside = torch.full_like(output, 7.0)
-        check = StepCheck(output, lambda far=far, outside=outside: torch.where(inside, far, outside), inside)
-        assert check.disagreement == pytest.approx(far)
+        check = StepCheck(output, lambda far=far, outside=outside: torch.where(inside, far, outside), inside, 2.0)
+        assert check.disagreement == pytest.approx(2 * far)
         errors.append(check.error)
     assert errors == sorted(errors)
     assert errors[0] == 0
+
+
+@pytest.mark.parametrize(("kind", "share"), [("epsilon", 4 / 3), ("v_prediction", 0.8), ("sample", 1)])
+def test_predictions_count_as_the_clean_images_they_stand_for(kind, share):
+    sampler = Sampler(DDIMScheduler(prediction_type=kind), 4, 0)
+    sampler.scale[2], sampler.spread[2] = 0.6, 0.8
+    assert sampler.leverage(2) == pytest.approx(share)
+
+
+def test_levels_of_an_image_without_latents():
+    assert opened("ddpm", "balanced")._levels == pytest.approx(127.5, rel=1e-3)
 
 
 @given(count=st.integers(1, 1000))

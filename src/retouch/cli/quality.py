@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 MODEL = "builtin/emoji"
 PICTURES = 20
 PROMPTS = (
-    "red apple", "grinning face", "dog face", "pizza", "rocket", "sunflower", "octopus", "birthday cake", "house",
-    "tropical fish", "crown", "hamburger", "teapot", "fire", "penguin", "light bulb", "donkey", "cat face", "spoon",
-    "racing car",
+    "red apple", "grinning face", "dog face", "pizza", "tiger face", "sunflower", "octopus", "birthday cake",
+    "red heart", "tropical fish", "crying face", "hamburger", "teapot", "watermelon", "panda", "pineapple", "frog",
+    "strawberry", "robot", "ice cream",
 )  # fmt: skip
 """What the model draws when no pictures are given."""
 

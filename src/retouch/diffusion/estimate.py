@@ -22,18 +22,22 @@ class StepCheck:
     """What an edit predicted at one step, and how the dense network is asked for the same.
 
     output: `[1, C, h, w]`; dense: runs the network on the same inputs; inside: bool `[1, 1, h, w]`, the positions
-    of the mask, not grown.
+    of the mask, not grown; levels: grey levels of the clean image that a prediction differs by if it differs by 1.
     """
 
     output: Tensor
     dense: Callable[[], Tensor]
     inside: Tensor
+    levels: float
 
     @cached_property
     def disagreement(self) -> float:
-        """Root mean square difference of the predictions inside. Takes one dense run when first asked for."""
+        """Root mean square difference inside of the clean images that the predictions stand for, in grey levels.
+
+        Takes one dense run when first asked for.
+        """
         difference = (self.output - self.dense()).square().mean(1, keepdim=True)
-        return float(difference[self.inside].mean().sqrt())
+        return self.levels * float(difference[self.inside].mean().sqrt())
 
     @property
     def error(self) -> float:
@@ -41,12 +45,12 @@ class StepCheck:
         return estimated(self.disagreement)
 
 
-GAIN, POWER = 30.0, 0.8
-"""Grey levels that a disagreement of one means, and how errors grow with it: fitted on the quality suite."""
+GAIN, POWER = 1.0, 0.8
+"""Error of an edit whose disagreement is one grey level, and how errors grow with it: fitted on the quality suite."""
 
 
 def estimated(disagreement: float) -> float:
-    """Grey levels for a disagreement between predictions."""
+    """Error in grey levels for a disagreement between predictions in grey levels."""
     return GAIN * disagreement**POWER if disagreement > 0 else 0.0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -112,6 +113,13 @@ class Sampler:
     def noise_of(self, noised: Tensor, image: Tensor, i: int) -> Tensor:
         """The noise that `noised` holds when its image is `image`."""
         return (noised - self.scale[i] * image) / self.spread[i]
+
+    def leverage(self, i: int) -> float:
+        """By how much the clean image that a prediction at step i stands for differs if the prediction differs by 1."""
+        scale, spread, kind = self.scale[i], self.spread[i], self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return spread / max(scale, 1e-3)
+        return spread / math.hypot(scale, spread) if kind == "v_prediction" else 1.0
 
     def model_input(self, x: Tensor, i: int) -> Tensor:
         """What the network reads at step i."""

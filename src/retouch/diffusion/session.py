@@ -336,7 +336,8 @@ class DiffusionSession(Session):
                 output = self.model.output(result, change.words)
                 x = torch.where(inside, trajectory.advance(output, x), old[i + 1 - self.first][None])
             if i == start + checked_step(count):
-                check = StepCheck(output, partial(self._predicted, inputs, change.words), self._core(change.mask))
+                dense = partial(self._predicted, inputs, change.words)
+                check = StepCheck(output, dense, self._core(change.mask), self._levels * self.sampler.leverage(i))
         latents[-1] = x[0]
         return latents, check
 
@@ -344,6 +345,12 @@ class DiffusionSession(Session):
         """What the dense denoiser makes of inputs."""
         with torch.no_grad():
             return self.model.output(self.nets.denoiser.module(**inputs), words)
+
+    @property
+    def _levels(self) -> float:
+        """Grey levels of a difference of one in the clean latent: of the original, by the deviations of both."""
+        tensors = self.versions[0].tensors
+        return float(tensors["image"].float().std() / tensors["latents"][-1].std().clamp(min=1e-3))
 
     def _core(self, mask: Mask) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of the noised image that a mask of pixels covers."""
