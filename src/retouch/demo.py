@@ -26,7 +26,7 @@ from retouch.images import Pixels, difference, save_png
 from retouch.region import Mask, Policy
 from retouch.sheets import outlined, side_by_side
 
-UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "grinning face"
+UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "crying face"
 PHOTO, TINY = 256, 64
 STEPS, GUIDANCE, SEED = 20, 3.0, 7
 GAIN = 10
@@ -34,7 +34,7 @@ COLUMNS = 6
 
 NEXT = """Next:
   retouch edit demo/photo.png painted.png -o large.png --model builtin/realesrgan-x4
-  retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji --prompt "cat face"
+  retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji --prompt "red heart"
   retouch bench --model sd15-unet  # against torch.compile
   retouch bench --quality          # how close edits come to the dense model
 and in Python: net = retouch.compile(module, inputs), see README.md."""

@@ -107,12 +107,12 @@ def test_an_estimate_that_follows_the_disagreement_is_found():
     random = np.random.default_rng(0)
     found = []
     for edit, disagreement in enumerate(np.exp(random.normal(size=40))):
-        error = 3 * disagreement**0.5
+        error = math.hypot(3 * disagreement, 2)
         found.append(made("balanced", edit, 20 * math.log10(255 / error), disagreement=disagreement))
         assert rms_error(found[-1]) == pytest.approx(error)
-    everything = made("balanced", 40, 100, disagreement=0.0)
+    everything = made("balanced", 40, 100.0, disagreement=0.0)
     fit = calibrated([*found, everything])
-    assert (fit.gain, fit.power, fit.factor) == pytest.approx((3, 0.5, 1), abs=1e-6)
+    assert (fit.gain, fit.floor, fit.factor) == pytest.approx((3, 2, 1), rel=0.06)
     assert fit.correlation == pytest.approx(1)
     scrambled = [{**r, "disagreement": other["disagreement"]} for r, other in zip(found, found[::-1], strict=True)]
     assert abs(calibrated(scrambled).correlation) < 0.5

@@ -1,5 +1,8 @@
 """The estimated error of an edit, and edits that keep below a limit."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 from diffusion.test_session import opened
 from pipelines import painted
-from retouch.diffusion.estimate import StepCheck, checked_step, estimated
+from retouch.diffusion.estimate import FLOOR, GAIN, StepCheck, checked_step
 from retouch.diffusion.sampler import Sampler
 from retouch.region import Policy
 
@@ -23,7 +26,7 @@ def test_edits_estimate_their_error(policy):
     session = opened("sd", policy)
     edited = session.edit(painted(session.pixels))
     assert 0 < edited.error < 255
-    assert edited.error == estimated(edited.estimate.disagreement)
+    assert edited.error == pytest.approx(math.hypot(GAIN * edited.estimate.disagreement, FLOOR))
 
 
 def test_an_exact_edit_has_no_error():
@@ -54,11 +57,14 @@ def test_steps_that_disagree_more_mean_more_error():
     errors = []
     for far in (0.0, 0.01, 0.1, 1.0):
         outside = torch.full_like(output, 7.0)
-        check = StepCheck(output, lambda far=far, outside=outside: torch.where(inside, far, outside), inside, 2.0)
+        check = StepCheck(
+            output, lambda far=far, outside=outside: torch.where(inside, far, outside), inside, 2.0, decoded=False
+        )
         assert check.disagreement == pytest.approx(2 * far)
         errors.append(check.error)
     assert errors == sorted(errors)
     assert errors[0] == 0
+    assert replace(check, decoded=True).error > errors[-1]
 
 
 @pytest.mark.parametrize(("kind", "share"), [("epsilon", 4 / 3), ("v_prediction", 0.8), ("sample", 1)])

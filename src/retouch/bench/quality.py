@@ -251,25 +251,36 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the error estimate fits results: its gain and power that fit best, the rank correlation of estimates
-    and errors, and the factor within which nine of ten estimates with that gain and power are right.
+    """How the error estimate fits results: gain and floor that fit best, the rank correlation of estimates and
+    errors, and the factor within which nine of ten estimates with that gain and floor are right.
     """
 
     gain: float
-    power: float
+    floor: float
     correlation: float
     factor: float
 
 
+STEPS = np.geomspace(0.1, 10, 93)
+"""Gains and floors that are tried, 5 % apart."""
+
+
 def calibrated(results: Sequence[Result]) -> Calibration:
-    """The error estimate against the errors, of the edits that did not compute everything."""
-    known = [each for each in results if each.get("disagreement")]
+    """The error estimate against the errors, of the edits that have one."""
+    known = inexact(results)
     seen = np.array([each["disagreement"] for each in known])
-    true: Numbers = np.log(np.array([rms_error(each) for each in known]))
-    power, offset = np.polyfit(np.log(seen), true, 1)
-    missed = np.abs(power * np.log(seen) + offset - true)
-    factor = float(np.exp(np.quantile(missed, 0.9)))
-    return Calibration(float(np.exp(offset)), float(power), rank_correlation(seen.tolist(), true.tolist()), factor)
+    true = np.array([rms_error(each) for each in known])
+    guessed = np.hypot(STEPS[:, None, None] * seen, STEPS[:, None])
+    missed = np.abs(np.log(guessed) - np.log(true))
+    gain, floor = np.unravel_index(missed.mean(-1).argmin(), missed.shape[:2])
+    factor = float(np.exp(np.quantile(missed[gain, floor], 0.9)))
+    correlated = rank_correlation(seen.tolist(), true.tolist())
+    return Calibration(float(STEPS[gain]), float(STEPS[floor]), correlated, factor)
+
+
+def inexact(results: Sequence[Result]) -> list[Result]:
+    """The results of edits whose estimate can be judged: they have one, and an error."""
+    return [each for each in results if each.get("disagreement") is not None and each["psnr_inside"] < 99]
 
 
 def curves(results: Sequence[Result], methods: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
@@ -340,13 +351,13 @@ def markdown(results: Sequence[Result], command: str, plot: str, sheet: str) -> 
                   f"{gain:+.1f} dB in the median of the "
                   f"{count} edits that the better one leaves below 40 dB."]  # fmt: skip
     for name in ("balanced", "paper"):
-        known = [each for each in parts.get(name, ()) if each.get("disagreement")]
+        known = inexact(parts.get(name, ()))
         if len(known) > 2:
             found = calibrated(known)
             cost = median(each["estimate_seconds"] for each in known)
             lines += ["", f"Error estimate of `{name}`: rank correlation {found.correlation:.2f} with the true error; "
-                      f"best gain {found.gain:.1f} and power {found.power:.2f}, nine of ten right within a factor of "
-                      f"{found.factor:.1f}; it takes {cost * 1e3:.0f} ms."]  # fmt: skip
+                      f"best gain {found.gain:.1f} and floor {found.floor:.1f} grey levels, nine of ten right within a "
+                      f"factor of {found.factor:.1f}; it takes {cost * 1e3:.0f} ms."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

@@ -22,13 +22,15 @@ class StepCheck:
     """What an edit predicted at one step, and how the dense network is asked for the same.
 
     output: `[1, C, h, w]`; dense: runs the network on the same inputs; inside: bool `[1, 1, h, w]`, the positions
-    of the mask, not grown; levels: grey levels of the clean image that a prediction differs by if it differs by 1.
+    of the mask, not grown; levels: grey levels of the clean image that a prediction differs by if it differs by 1;
+    decoded: whether a decoder adds an error of its own.
     """
 
     output: Tensor
     dense: Callable[[], Tensor]
     inside: Tensor
     levels: float
+    decoded: bool
 
     @cached_property
     def disagreement(self) -> float:
@@ -42,16 +44,12 @@ class StepCheck:
     @property
     def error(self) -> float:
         """The estimate: root mean square difference from the dense model inside the region, in grey levels."""
-        return estimated(self.disagreement)
+        return math.hypot(GAIN * self.disagreement, FLOOR if self.decoded else 0)
 
 
-GAIN, POWER = 1.0, 0.8
-"""Error of an edit whose disagreement is one grey level, and how errors grow with it: fitted on the quality suite."""
-
-
-def estimated(disagreement: float) -> float:
-    """Error in grey levels for a disagreement between predictions in grey levels."""
-    return GAIN * disagreement**POWER if disagreement > 0 else 0.0
+GAIN, FLOOR = 1.3, 1.3
+"""Error for a disagreement of one grey level, and grey levels that encoder and decoder add: fitted on the quality
+suite."""
 
 
 def checked_step(count: int) -> int:

@@ -337,7 +337,9 @@ class DiffusionSession(Session):
                 x = torch.where(inside, trajectory.advance(output, x), old[i + 1 - self.first][None])
             if i == start + checked_step(count):
                 dense = partial(self._predicted, inputs, change.words)
-                check = StepCheck(output, dense, self._core(change.mask), self._levels * self.sampler.leverage(i))
+                levels = self._levels * self.sampler.leverage(i)
+                decoded = self.nets.decoder is not None and not (self.policy.exact or region.mask.all())
+                check = StepCheck(output, dense, self._core(change.mask), levels, decoded)
         latents[-1] = x[0]
         return latents, check
 
