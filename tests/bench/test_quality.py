@@ -26,6 +26,7 @@ from retouch.bench.quality import (
 )
 from retouch.bench.report import write_json
 from retouch.cli import app
+from retouch.images import save_png
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -83,6 +84,24 @@ def test_the_gallery_shows_one_edit_of_each_kind(results, gallery):
     captions = [gallery.tiles[0, name][0] for name in shown]
     assert captions[0] == "a b"
     assert f"{results[0]['psnr_inside']:.0f} dB" in captions[3]
+
+
+def test_without_shown_methods_there_is_no_sheet(results):
+    refreshed = [r for r in results if r["method"] == "refreshed"]
+    assert "![one edit" not in markdown(refreshed, "the command", "plot.png", None)
+
+
+def test_a_report_of_other_methods_is_written(model, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for seed, name in enumerate(("a b", "c d")):
+        save_png(picture("sd", seed), pictures / f"{name}.png")
+    report = tmp_path / "report.md"
+    arguments = ["--model", model, "--images", str(pictures), "--count", "2", "--method", "refreshed"]
+    result = CliRunner().invoke(app, ["bench", "--quality", *arguments, "--report", str(report)])
+    assert result.exit_code == 0, result.output
+    assert "| refreshed |" in report.read_text()
+    assert sorted(path.name for path in tmp_path.glob("report*")) == ["report.md", "report.png"]
 
 
 def made(method, edit, inside, **others):

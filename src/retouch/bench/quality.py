@@ -14,7 +14,6 @@ from functools import partial
 from statistics import correlation, median
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from rich.table import Table
 
@@ -32,8 +31,6 @@ from retouch.diffusion.session import DiffusionSession
 from retouch.images import Pixels
 from retouch.region import PRESETS, Policy, Region
 from retouch.sheets import side_by_side
-
-Numbers = npt.NDArray[np.float64]
 
 CROP = "crop and stitch"
 BALANCED = PRESETS["balanced"]
@@ -321,8 +318,8 @@ def _figures(found: Result) -> list[str]:
     ]
 
 
-def markdown(results: Sequence[Result], command: str, plot: str, sheet: str) -> str:
-    """The report as Markdown, with the plot and the sheet of pictures of these file names."""
+def markdown(results: Sequence[Result], command: str, plot: str, sheet: str | None) -> str:
+    """The report as Markdown, with the plot and the sheet of pictures of these file names (None: no sheet)."""
     parts = by_method(results)
     first = results[0]
     lines = [
@@ -342,9 +339,9 @@ def markdown(results: Sequence[Result], command: str, plot: str, sheet: str) -> 
         "Median error against median time, from the fifth of the edits that is smallest to the one that is largest.",
         "",
         *_by_kind(parts),
-        "",
-        f"![one edit of each kind: before, edited, dense, and what methods make of it]({sheet})",
     ]
+    if sheet:
+        lines += ["", f"![one edit of each kind: before, edited, dense, and what methods make of it]({sheet})"]
     if {"balanced", "fast", "refreshed"} <= set(parts):
         gain, count = gain_of_probes(results)
         lines += ["", f"Probed statistics (`balanced`) against the better of recorded (`fast`) and refreshed ones: "

@@ -59,10 +59,11 @@ def bench_quality(
         results = collected(lambda tick: measure_quality(options, tick, gallery), options.ticks, json, every=JSON_EVERY)
         Console().print(quality_table(results))
         if report is not None:
-            plot, sheet = report.with_suffix(".png"), report.with_name(f"{report.stem}-edits.png")
-            save_png(quality_plot(results), plot)
-            save_png(gallery.sheet(), sheet)
-            report.write_text(markdown(results, _command(images, count, methods), plot.name, sheet.name))
+            plot = save_png(quality_plot(results), report.with_suffix(".png"))
+            sheet = None
+            if gallery.tiles:
+                sheet = save_png(gallery.sheet(), report.with_name(f"{report.stem}-edits.png")).name
+            report.write_text(markdown(results, _command(images, count, methods), plot.name, sheet))
 
 
 def _command(images: Path | None, count: int, methods: Sequence[str] | None) -> str:
