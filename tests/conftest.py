@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, and PyTorch may do that
+
 import pytest
 import torch
 from hypothesis import settings

@@ -432,7 +432,7 @@ def test_active_mask_is_the_dilated_region(net):
 
 
 def test_repr_names_what_was_compiled(net):
-    assert repr(net) == "Incremental(Small, shared, cpu, grids 16x16)"
+    assert repr(net) == "Incremental(Small, shared, cpu on cpu, grids 16x16)"
 
 
 def test_many_regions_and_two_recordings(net):

@@ -28,12 +28,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A readable report; `str()` gives the table."""
+    """A readable report; `str()` gives the table.
+
+    `kernels` says which backend computes, where, and whether "auto" would take it.
+    """
 
     lines: tuple[Line, ...]
     kept_bytes: int
     recomputed: int = 0
     recomputed_macs: int = 0
+    kernels: str = ""
 
     @property
     def macs_dense(self) -> int:
@@ -70,15 +74,16 @@ class Explanation:
                 f"{self.recomputed} values without a grid depend on the image and are computed again "
                 f"({self.recomputed_macs / 1e9:.3f} GMAC)"
             )
+        text += [self.kernels] if self.kernels else []
         text += [f"runs densely: {reason}" for reason in self.fallbacks] or ["every operation has a rule"]
         return "\n".join(text)
 
 
-def explain(program: Program, plan: Plan, active: dict[Value, Table], backend: str) -> Explanation:
+def explain(program: Program, plan: Plan, active: dict[Value, Table], backend: str, kernels: str = "") -> Explanation:
     """One line for each operation on rows, and each fallback."""
     lines = [_line(op, plan, active, backend) for op in program.ops if op.out.grid or _is_fallback(op)]
     others = [op for op in _recomputed(program) if not _is_fallback(op)]
-    return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.macs for op in others))
+    return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.macs for op in others), kernels)
 
 
 def _is_fallback(op: Op) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from threading import RLock
@@ -44,6 +44,7 @@ class Incremental:
     """A module that can record a run and update it for a region.
 
     Made by `retouch.compile`. Called directly, it is the dense module; attributes are the module's.
+    `backend.name` and `backend.device` say which kernels compute, and where.
     """
 
     def __init__(
@@ -187,11 +188,9 @@ class Incremental:
                     recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
                 continue
             rows = schedule.active[value].array
-            sample, position = np.divmod(rows, value.grid.size)
-            index = torch.from_numpy(rows.astype(np.int64))
-            flat = leaf.detach().flatten(2)
-            taken = flat[torch.from_numpy(sample.astype(np.int64)), :, torch.from_numpy(position.astype(np.int64))]
-            recording.buffers[value][index] = taken
+            tables = (rows, *np.divmod(rows, value.grid.size))
+            index, sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in tables)
+            recording.buffers[value][index] = leaf.detach().flatten(2)[sample, :, position]
 
     def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
@@ -271,7 +270,8 @@ class Incremental:
         if region is not None:
             self._check_region(region)
         active = self.active(region) if region is not None else activity.everything(self.program)
-        return explain(self.program, self.plan, active, self.backend.name)
+        kernels = kernel_table.described(self.backend)
+        return explain(self.program, self.plan, active, self.backend.name, kernels)
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -294,7 +294,8 @@ class Incremental:
 
     def __repr__(self) -> str:
         grids = ", ".join(str(g) for g in self.program.grids())
-        return f"Incremental({type(self.module).__name__}, {self.policy.name}, {self.backend.name}, grids {grids})"
+        kernels = f"{self.backend.name} on {self.backend.device}"
+        return f"Incremental({type(self.module).__name__}, {self.policy.name}, {kernels}, grids {grids})"
 
 
 def compile(
@@ -309,24 +310,38 @@ def compile(
 
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
     are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16.
+    backend: kernels by name; "auto" takes those for the device that module and inputs are on. Which they
+    are is told by `backend.name`, `repr()` and `explain()` of what is returned.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
-    mode), ValueError for an unknown policy or backend.
+    mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
+    for tensors on several devices or without content, ImportError when a backend is not installed.
     """
     positional = (args,) if isinstance(args, Tensor) else tuple(args)
-    kernels = kernel_table.backend(backend)
-    _check_dtypes(module, positional, kwargs or {}, kernels)
+    leaves, _ = pytree.tree_flatten_with_path((positional, kwargs or {}))
+    given = [(f"argument {pytree.keystr(path[1:])}", x) for path, x in leaves if isinstance(x, Tensor)]
+    computed = [*module.named_parameters(), *given]
+    kernels = kernel_table.backend(backend, _device([*computed, *module.named_buffers()]))
+    _check_dtypes(computed, kernels)
     return Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
 
 
-def _check_dtypes(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], kernels: Backend) -> None:
-    tensors = [*module.parameters(), *pytree.tree_leaves((tuple(args), kwargs))]
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            continue
+def _device(named: Iterable[tuple[str, Tensor]]) -> torch.device:
+    """The one device of all tensors; as in PyTorch, numbers without a dimension may stay on the CPU."""
+    placed = [(name, x.device) for name, x in named if x.dim() or x.device.type != "cpu"]
+    first, device = placed[0] if placed else ("", torch.device("cpu"))
+    for name, other in placed:
+        if other.type == "meta":
+            raise InputError(f"{name} is on the meta device and has no content; load it first")
+        if other != device:
+            raise InputError(f"{first} is on {device}, {name} on {other}; move the module and its inputs to one device")
+    return device
+
+
+def _check_dtypes(named: Iterable[tuple[str, Tensor]], kernels: Backend) -> None:
+    for name, tensor in named:
         if tensor.is_floating_point() and tensor.dtype not in kernels.dtypes:
+            known = " or ".join(str(dtype).removeprefix("torch.") for dtype in kernels.dtypes)
             raise InputError(
-                f"the {kernels.name} backend computes in float32 or bfloat16, not {tensor.dtype}; convert the module"
+                f"the {kernels.name} backend computes in {known}, not {tensor.dtype} ({name}); convert the module"
             )
-        if tensor.device.type != "cpu":
-            raise InputError(f"the {kernels.name} backend runs on the CPU, not on {tensor.device}; move the module")

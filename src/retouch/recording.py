@@ -14,6 +14,7 @@ from retouch.ir import Value
 from retouch.layout import Ref
 from retouch.operands import Slot
 from retouch.ops.dense import Dense
+from retouch.ops.moments import sums_width
 from retouch.ops.row_map import Matrix
 from retouch.passes.plan import Plan
 from retouch.schedule import SavedPlace, Schedule, saved_places
@@ -133,16 +134,18 @@ class Recording:
 
     def matrix(self, matrix: Matrix) -> Tensor:
         """All columns of a dense value as a matrix."""
-        return matrix.tensor(self.values[matrix.value])
+        return matrix.tensor(self.values[matrix.value]).to(self.backend.device)
 
     def state(self, slot: Slot) -> Tensor:
-        """Channel sums float64 `[B, 2C]` of a value, or scales and shifts float32 `[B, 2C]` of a norm."""
+        """Channel sums of a value (see `sums_width`), or scales and shifts float32 `[B, 2C]` of a norm."""
         if slot not in self.states:
             value: Value = slot.key
             if slot.kind == "sums":
-                self.states[slot] = torch.zeros(value.batch, 2 * value.channels, dtype=torch.float64)
+                dtype = self.backend.sums_dtype
+                shape: tuple[int, ...] = (value.batch, sums_width(value.channels, dtype))
             else:
-                self.states[slot] = torch.empty(value.shape, dtype=torch.float32)
+                dtype, shape = torch.float32, value.shape
+            self.states[slot] = torch.zeros(shape, dtype=dtype, device=self.backend.device)
         return self.states[slot]
 
     def forget(self, *values: Value) -> None:

@@ -98,7 +98,7 @@ class Region:
             raise ValueError(f"images of different shapes: {list(image.shape)} and {list(edited.shape)}")
         if image.dim() < 3:
             raise ValueError(f"an image is [C, H, W] or [B, C, H, W], not {list(image.shape)}")
-        difference = (edited.double() - image.double()).abs().amax(-3)
+        difference = (edited.cpu().double() - image.cpu().double()).abs().amax(-3)
         return Region.from_mask((~(difference <= eps)).reshape(-1, *difference.shape[-2:]))
 
     @staticmethod

@@ -283,7 +283,7 @@ class Builder:
         return Slot("filters", weight)
 
     def tap_weights(self, op: Pool, rows: Table) -> Any:
-        return self.backend.rows(torch.from_numpy(op.tap_weights(rows.array)))
+        return self.backend.rows(torch.from_numpy(op.tap_weights(rows.array)).to(self.backend.device))
 
     def phases(self, op: Shuffle, rows: Table) -> Table:
         return Table(op.phases(rows.array), op.factor[0] * op.factor[1])

@@ -49,9 +49,12 @@ class Layer:
     _handles: dict[Value, Any] = field(default_factory=dict)
 
     def handle(self, value: Value, backend: Backend) -> Any:
-        """The kernel handle of the rows of a value."""
+        """The kernel handle of the rows of a value; of a copy, if they are in a file and the backend on a device."""
+        rows = self.rows[value][1]
+        if rows.device != backend.device:
+            return backend.rows(rows.to(backend.device))
         if value not in self._handles:
-            self._handles[value] = backend.rows(self.rows[value][1])
+            self._handles[value] = backend.rows(rows)
         return self._handles[value]
 
     def whole(self, kept: Iterable[Value]) -> bool:
@@ -146,7 +149,7 @@ class Workspace:
         """Copy statistics and dense values in."""
         for slot, tensor in states.items():
             if slot not in self.states:
-                self.states[slot] = torch.empty_like(tensor)
+                self.states[slot] = torch.empty_like(tensor, device=self.backend.device)
         if states:
             torch._foreach_copy_([self.states[slot] for slot in states], list(states.values()))
         for value in self.matrices:
@@ -194,7 +197,7 @@ class Workspace:
 
     def table(self, array: Tensor, total: int) -> Table:
         """The table of ascending rows int32 `[M]`; ValueError when they are none."""
-        rows = array.numpy()
+        rows = array.cpu().numpy()
         if rows.dtype != np.int32 or (np.diff(rows) <= 0).any():
             raise ValueError("an index is not ascending")
         if len(rows) and not 0 <= rows[0] <= rows[-1] < total:
@@ -260,7 +263,7 @@ class Snapshot:
         rows = oldest_first[0].rows[value][1].clone()
         for layer in oldest_first[1:]:
             table, part = layer.rows[value]
-            rows[torch.from_numpy(table.array).long()] = part
+            rows[torch.from_numpy(table.array).long().to(rows.device)] = part.to(rows.device)
         return rows
 
     @property
@@ -336,7 +339,7 @@ class Restored(Recording):
         whole = replace(matrix, start=0, channels=matrix.shape[1])
         known = self.workspace.matrices.setdefault(matrix.value, {})
         if whole not in known:
-            known[whole] = whole.tensor(self.values[matrix.value]).clone()
+            known[whole] = super().matrix(whole).clone()
         return known[whole]
 
     def _load(self, value: Value, wanted: Table) -> None:
@@ -399,12 +402,20 @@ def _written(
     block = store.block(specs, _notes(rows, dense), file, base, _allocator(recording.backend))
     for name, tensor in small.items():
         block.tensors[name].copy_(tensor)
-    copy = recording.backend.kernel("copy_rows")
     for value, index in indices.items():
-        source = recording.resolve(Slot("kept", value, 0, value.channels))
-        copy(recording.backend.rows(block.tensors[f"rows/{value.name}"]), None, source, index)
+        _copy_out(recording, value, index, block.tensors[f"rows/{value.name}"])
     states = {slot: block.tensors[f"{slot.kind}/{slot.key.name}"] for slot in states}
     return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
+
+
+def _copy_out(recording: Recording, value: Value, index: Any, target: Tensor) -> None:
+    """Copy rows of a kept value to memory of the backend's device, or to a file."""
+    backend = recording.backend
+    near = target if target.device == backend.device else torch.empty_like(target, device=backend.device)
+    source = recording.resolve(Slot("kept", value, 0, value.channels))
+    backend.kernel("copy_rows")(backend.rows(near), None, source, index)
+    if near is not target:
+        target.copy_(near)
 
 
 def _allocator(backend: Backend) -> Callable[[int], Tensor]:
@@ -459,6 +470,7 @@ def layer_of(net: Incremental, block: Block) -> Layer:
 def _layer_of(net: Incremental, block: Block) -> Layer:
     values = {v.name: v for v in net.program.values()}
     tensors, notes = block.tensors, block.notes
+    device, sums_dtype = net.backend.device, net.backend.sums_dtype
     rows = {}
     for name, number in notes["rows"].items():
         value, part = values[name], tensors[f"rows/{name}"]
@@ -470,12 +482,14 @@ def _layer_of(net: Incremental, block: Block) -> Layer:
         rows[value] = table, part
     dense: dict[Value, Any] = {values[name]: content for name, content in notes["plain"].items()}
     for name, count in notes["lists"].items():
-        dense[values[name]] = [tensors[f"dense/{name}/{i}"] for i in range(count)]
+        dense[values[name]] = [tensors[f"dense/{name}/{i}"].to(device) for i in range(count)]
     states: dict[Slot, Tensor] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
         if kind == "dense" and rest in values:
-            dense[values[rest]] = tensor
+            dense[values[rest]] = tensor.to(device)
         elif kind in ("sums", "folded"):
-            states[Slot(kind, values[rest])] = tensor
+            if kind == "sums" and tensor.dtype != sums_dtype:
+                raise ValueError(f"channel sums are {tensor.dtype}, those of the backend {sums_dtype}")
+            states[Slot(kind, values[rest])] = tensor.to(device)
     return Layer(rows, dense, states, block)

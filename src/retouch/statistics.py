@@ -16,7 +16,7 @@ from retouch.expr import Expr, Instr
 from retouch.ir import Value
 from retouch.operands import COPY, Columns, Slot, Temp, columns
 from retouch.ops.dense import Dense
-from retouch.ops.moments import Moments
+from retouch.ops.moments import Moments, sums_width
 from retouch.ops.row_map import Matrix
 from retouch.tables import Table
 
@@ -86,7 +86,8 @@ class Statistics:
         """By how much the sums of the rows that are not computed change as those rows move."""
         assert part.grid is not None
         scale, shift = (columns(v, operand.start, part.channels) for v in self._fit(operand.key))
-        self.shifts[part] = Temp(part.batch, 2 * part.channels, torch.float64)
+        dtype = self.builder.backend.sums_dtype
+        self.shifts[part] = Temp(part.batch, sums_width(part.channels, dtype), dtype)
         self.builder.call("move_sums", self.shifts[part], sums, scale, shift, part.grid.size, bounds)
 
     # Probes

@@ -99,6 +99,11 @@ class Weights:
                     f"{self.names[value]} is now {list(tensor.shape)} {tensor.dtype}, it was {list(value.shape)} "
                     f"{value.dtype} when compiled; compile the module again"
                 )
+            if value in self.values and tensor.device != self.values[value].device:
+                raise WeightsChangedError(
+                    f"{self.names[value]} is now on {tensor.device}, it was on {self.values[value].device} when "
+                    "compiled; compile the module again"
+                )
         hashes = self._contents(tensors)
         old = self.hashes or [-1] * len(hashes)
         changed = {v for v, a, b in zip(self.names, hashes, old, strict=True) if a != b}
@@ -156,7 +161,7 @@ class Weights:
         key: Weight | Matrix = slot.key
         tensor = self.values[key.value]
         if isinstance(key, Matrix):
-            rows = self.backend.rows(key.tensor(tensor))
+            rows = self.backend.rows(key.tensor(tensor).to(self.backend.device))
             return self.backend.columns(rows, key.start, key.channels)
         matrix = key.matrix(tensor)
         if slot.kind == "packed":

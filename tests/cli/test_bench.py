@@ -19,6 +19,7 @@ KEYS = {
     "edit",
     "policy",
     "dtype",
+    "device",
     "dense_ms",
     "dense_kind",
     "dense_eager_ms",
@@ -80,6 +81,17 @@ def test_list_of_sessions_shows_every_pipeline():
         (["bench", "--memory", "1GB"], "--memory needs --session"),
         (["bench", "--session", "--dtype", "float32"], "--dtype does not go with --session"),
         (["bench", "--session", "--dilate", "3"], "--dilate does not go with --session"),
+        (["bench", "--session", "--device", "cpu"], "--device does not go with --session"),
+        (["bench", "--device", "abacus"], "cannot run on the device 'abacus'"),
+        (["bench", "--dtype", "tf32"], "--dtype tf32 needs --predict"),
+        (["bench", "--predict", "abacus"], "choose from: rtx3090, a100, h100, m1pro"),
+        (["bench", "--predict", "h100", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),
+        (["bench", "--predict", "h100", "--edit", "0"], "above 0 and at most 1"),
+        (["bench", "--predict", "h100", "--mask", "missing.png"], "cannot read the mask"),
+        (["bench", "--predict", "h100", "--repeat", "2"], "--repeat does not go with --predict"),
+        (["bench", "--predict", "h100", "--session"], "--session does not go with --predict"),
+        (["bench", "--predict", "m1pro", "--dtype", "tf32"], "no published peak for tf32"),
+        (["bench", "--predict", "h100", "--report", "missing/out.md"], "cannot write"),
         (["bench", "--session", "--no-compile"], "--no-compile does not go with --session"),
         (["bench", "--session", "--model", "nope"], "choose from: ddpm-256, sd15"),
         (["bench", "--session", "--steps", "0"], "--steps"),
@@ -212,6 +224,23 @@ def test_bench_measures_sessions(tmp_path):
         assert (each["policy"], each["storage"], each["session_memory_bytes"]) == ("paper", "bf16", 0)
     assert "ddpm-256" in result.stdout
     assert "done" in result.stderr
+
+
+def test_bench_predicts_for_every_device_and_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("retouch.compile", None)
+    path, report = tmp_path / "out.json", tmp_path / "out.md"
+    options = ["--predict", "h100", "--predict", "m1pro", "--model", "resnet-generator", "--tiny", "--edit", "0.05"]
+    result = run("bench", *options, "--json", path, "--report", report)
+    assert result.exit_code == 0, result.output
+    found = json.loads(path.read_text())
+    assert [(each["device"], each["policy"], each["edit_label"]) for each in found] == [
+        ("h100", "paper", "0.05"),
+        ("m1pro", "paper", "0.05"),
+    ]
+    assert all(each["predicted"] and each["update_ms"] > 0 for each in found)
+    assert result.stdout.count("PREDICTED, not measured") == 2
+    assert "A prediction is no measurement" in result.stdout
+    assert f"`retouch bench {' '.join(options[:6])} --edit 0.05 --tiny --report {report}`" in report.read_text()
 
 
 def test_explain_prints_a_table():

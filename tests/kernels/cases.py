@@ -96,7 +96,7 @@ def expected(name: str, out: Tensor, *args: Any) -> Tensor:
 def assert_close(got: Tensor, wanted: Tensor, bound: float, scale: float | None = None) -> None:
     """|got - wanted| <= bound * scale (default: the largest magnitude), plus the rounding of got's dtype."""
     size = max(float(wanted.abs().max()), 1e-30) if scale is None and wanted.numel() else scale or 1.0
-    rounding = wanted.abs() * 2.0**-8 if got.dtype == torch.bfloat16 else 0.0
+    rounding = wanted.abs() * torch.finfo(got.dtype).eps / 2 if got.dtype.itemsize == 2 else 0.0
     error = (got.double() - wanted.double()).abs() - rounding
     assert got.shape == wanted.shape
     assert not torch.isnan(got).any() or torch.equal(torch.isnan(got), torch.isnan(wanted))

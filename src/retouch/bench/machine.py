@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 
 
-def facts() -> dict[str, Any]:
-    """Processor, instruction set, threads, versions and commit, ready for JSON."""
+def facts(device: str = "cpu") -> dict[str, Any]:
+    """Processor, GPU (None for "cpu"), instruction set, threads, versions and commit, ready for JSON."""
     return {
         "cpu": _cpu_name(),
+        "gpu": _gpu_name(device),
         "isa": _kernel_isa(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -54,6 +56,31 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
+
+
+def known_device(name: str) -> str:
+    """`name` itself; ValueError unless PyTorch can run on a device of that name."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"cannot run on the device {name!r} ({reason}); name one that this machine has, such as cpu"
+        ) from error
+    return name
+
+
+def waiting(device: str) -> Callable[[], None]:
+    """A function that waits until all work given to the device is done."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return torch.mps.synchronize if kind == "mps" else lambda: None
+
+
+def _gpu_name(device: str) -> str | None:
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else None if kind == "cpu" else kind
 
 
 def _kernel_isa() -> str:

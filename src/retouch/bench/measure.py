@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import retouch
@@ -34,6 +35,7 @@ class Options:
     edits: Callable[[tuple[int, int]], Sequence[Edit]]
     policies: Sequence[str] = ("balanced",)
     dtype: torch.dtype = torch.float32
+    device: str = "cpu"
     backend: str = "auto"
     dilate: int | None = None
     compile_dense: bool = True
@@ -84,9 +86,9 @@ def measure(options: Options, tick: Tick = lambda text: None) -> Iterator[Result
 
 def _measure_model(options: Options, network: Network, tick: Tick) -> Iterator[Result]:
     tick(f"{network.name}: building")
-    module = network.build(options.tiny, options.dtype)
+    module = network.build(options.tiny, options.dtype).to(options.device)
     inputs = network.inputs(options.tiny, options.dtype)
-    dense = dense_runs(module, inputs, options.compile_dense)
+    dense = dense_runs(module, _on(inputs, options.device), options.compile_dense)
     for policy in options.policies:
         machine.reset_peak()
         tick(f"{network.name}, {policy}: compiling")
@@ -110,18 +112,27 @@ def _group(
     inputs: Inputs,
     dense: Mapping[str, Callable[[], Tensor]],
 ) -> Group:
+    moved = _on(inputs, options.device)
     start = time.perf_counter()
     net = retouch.compile(
         module,
-        inputs.args,
-        kwargs=dict(inputs.kwargs) or None,
+        moved.args,
+        kwargs=dict(moved.kwargs) or None,
         policy=chosen_policy(policy, options.dilate),
         backend=options.backend,
     )
     compile_s = time.perf_counter() - start
     edits = options.edits(network.image_size(options.tiny))
-    cases = [Case(edit, network.edited(inputs, edit.mask), Stopwatch()) for edit in edits]
-    return Group(network, policy, net, inputs, dense, cases, Stopwatch(), compile_s)
+    wait = machine.waiting(options.device)
+    edited = [_on(network.edited(inputs, edit.mask), options.device) for edit in edits]
+    cases = [Case(edit, changed, Stopwatch(wait)) for edit, changed in zip(edits, edited, strict=True)]
+    return Group(network, policy, net, moved, dense, cases, Stopwatch(wait), compile_s)
+
+
+def _on(inputs: Inputs, device: str) -> Inputs:
+    """The arguments on a device."""
+    args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to(device), (inputs.args, dict(inputs.kwargs)))
+    return Inputs(args, kwargs)
 
 
 def _rounds(group: Group, repeat: int, tick: Tick) -> None:
@@ -173,6 +184,7 @@ def _result(options: Options, group: Group, case: Case, module: nn.Module) -> Re
         "policy": group.policy,
         "dilate": options.dilate,
         "dtype": str(options.dtype).removeprefix("torch."),
+        "device": options.device,
         "backend": options.backend,
         **_times(group, case),
         "macs_dense": int(info.macs_dense),
@@ -183,7 +195,7 @@ def _result(options: Options, group: Group, case: Case, module: nn.Module) -> Re
         "compile_s": group.compile_s,
         **_errors(group, case, region, module),
         "peak_rss_bytes": machine.peak_rss(),
-        "machine": machine.facts(),
+        "machine": machine.facts(options.device),
     }
 
 
@@ -215,9 +227,9 @@ def _times(group: Group, case: Case) -> Result:
 def _errors(group: Group, case: Case, region: Any, module: nn.Module) -> Result:
     """Errors of the updated output against the dense module on the edited input."""
     before, recording = _record(group)
-    before = tensor_of(before).clone()
-    after = tensor_of(group.net.update(recording, region, *case.edited.args, **case.edited.kwargs))
-    truth = run_dense(module, case.edited)
+    before = tensor_of(before).cpu().clone()
+    after = tensor_of(group.net.update(recording, region, *case.edited.args, **case.edited.kwargs)).cpu()
+    truth = run_dense(module, case.edited).cpu()
     active = group.net.active_mask(region).unsqueeze(1).expand_as(truth)
     return compare(before, after, truth, active)
 

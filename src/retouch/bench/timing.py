@@ -14,11 +14,12 @@ T = TypeVar("T")
 class Stopwatch:
     """Milliseconds of repeated runs under a few names. `on` is false during warm-up.
 
-    `first` holds the very first time under each name, warm-up included.
+    `first` holds the very first time under each name, warm-up included. `wait` returns when a run is done: a
+    GPU's goes on after its call has returned.
     """
 
-    def __init__(self) -> None:
-        self.on = False
+    def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
+        self.on, self._wait = False, wait
         self.first: dict[str, float] = {}
         self._samples: dict[str, list[float]] = defaultdict(list)
 
@@ -26,6 +27,7 @@ class Stopwatch:
         """The result of `call`; its time is kept under `name` unless warming up."""
         start = time.perf_counter()
         result = call()
+        self._wait()
         elapsed = (time.perf_counter() - start) * 1e3
         self.first.setdefault(name, elapsed)
         if self.on:

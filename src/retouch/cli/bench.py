@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,7 +16,6 @@ from retouch.cli.common import (
     POLICY_HELP,
     BackendName,
     Dilate,
-    Dtype,
     Memory,
     StorageName,
     Threads,
@@ -34,8 +34,11 @@ from retouch.cli.common import (
 
 if TYPE_CHECKING:
     from retouch.bench import Options
+    from retouch.bench.forecast import ForecastOptions
     from retouch.bench.measure import Result, Tick
     from retouch.bench.sessions import SessionOptions
+
+Dtype = Literal["float32", "bfloat16", "float16", "tf32"]
 
 NETWORK, PIPELINE, EDIT, ROUNDS, STEPS = "ddpm-256", "ddpm-256", 0.012, 5, (10, 20, 50)
 
@@ -60,9 +63,17 @@ def bench(
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", help=f"{POLICY_HELP}; may be repeated (balanced; fast with --session)."),
+        typer.Option(
+            "--policy", help=f"{POLICY_HELP}; may be repeated (balanced; fast with --session, paper with --predict)."
+        ),
     ] = None,
-    dtype: Annotated[Dtype | None, typer.Option("--dtype", help="Type of weights and activations (float32).")] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option("--dtype", help="Type of weights and activations (float32); float16 and tf32 with --predict."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where to run, as PyTorch names it: cpu, cuda, mps (cpu).")
+    ] = None,
     threads: Threads = None,
     backend: BackendName = "auto",
     dilate: Dilate = None,
@@ -94,7 +105,12 @@ def bench(
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="With --quality: number of edits.")] = 100,
     report: Annotated[
-        Path | None, typer.Option("--report", help="With --quality: Markdown file to write, with a plot beside it.")
+        Path | None,
+        typer.Option("--report", help="Markdown file to write: with --quality (a plot beside it) or --predict."),
+    ] = None,
+    predict: Annotated[
+        list[str] | None,
+        typer.Option("--predict", help="Predict times on rtx3090, a100, h100 or m1pro; may be repeated."),
     ] = None,
     list_models: Annotated[
         bool, typer.Option("--list", help="List networks (with --session: pipelines) and policies, and exit.")
@@ -111,6 +127,9 @@ def bench(
 
     With --quality: a fixed set of edits with several methods, on pictures that the
     built-in model makes or on those of --images, each against the dense model.
+
+    With --predict: nothing is run; a cost model says what dense runs and updates
+    would take on a device, beside SIGE's published measurements.
     """
     if list_models:
         Console().print(_pipeline_table() if session else _network_table())
@@ -121,20 +140,39 @@ def bench(
         model_name = model[0] if model else None
         bench_quality(model_name, images, count, method, backend, threads, json, report)
         return
+    if predict:
+        with usage_errors():
+            _refuse(
+                {"--session": session or None, "--device": device, "--repeat": repeat}, "does not go with --predict"
+            )
+            _refuse({"--no-compile": no_compile or None}, "does not go with --predict")
+            chosen = edits_of(edit or [], mask or []) if edit or mask else None
+            forecasts = _forecast_options(predict, model, chosen, policy, dtype, dilate, tiny)
+            _check_files(json, report)
+        given = {"--predict": predict, "--model": model, "--edit": edit, "--mask": mask, "--policy": policy}
+        command = _command({**given, "--dtype": dtype, "--dilate": dilate, "--tiny": tiny, "--report": report})
+        with failures():
+            _bench_predictions(forecasts, command, json, report)
+        return
     with usage_errors():
         edits = edits_of(edit or ([] if mask else [EDIT]), mask or [])
         if session:
-            _refuse({"--dtype": dtype, "--dilate": dilate, "--no-compile": no_compile or None}, "does not go with")
+            _refuse({"--dtype": dtype, "--device": device, "--dilate": dilate}, "does not go with --session")
+            _refuse({"--no-compile": no_compile or None}, "does not go with --session")
             sessions = _session_options(model, edits, policy, steps, storage, memory, backend, repeat, tiny)
         else:
-            _refuse({"--steps": steps, "--storage": storage, "--memory": memory}, "needs")
+            _refuse({"--steps": steps, "--storage": storage, "--memory": memory}, "needs --session")
+            if dtype == "float16" or dtype == "tf32":
+                raise ValueError(f"--dtype {dtype} needs --predict; measure float32 or bfloat16")
             from retouch.bench import Options
+            from retouch.bench.machine import known_device
 
             options = Options(
                 models=known_networks(model or [NETWORK]),
                 edits=edits,
                 policies=known_policies(policy or ["balanced"]),
                 dtype=torch_dtype(dtype or "float32"),
+                device=known_device(device or "cpu"),
                 backend=backend,
                 dilate=dilate,
                 compile_dense=not no_compile,
@@ -142,10 +180,7 @@ def bench(
                 tiny=tiny,
             )
             check_masks(options)
-        if json is not None:
-            from retouch.bench import check_writable
-
-            check_writable(json)
+        _check_files(json)
     set_threads(threads)
     with failures():
         if session:
@@ -157,7 +192,16 @@ def bench(
 def _refuse(given: dict[str, Any], why: str) -> None:
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"{name} {why} --session")
+            raise ValueError(f"{name} {why}")
+
+
+def _check_files(*files: Path | None) -> None:
+    """ValueError unless all can be written."""
+    from retouch.bench import check_writable
+
+    for file in files:
+        if file is not None:
+            check_writable(file)
 
 
 def _session_options(
@@ -189,6 +233,56 @@ def _session_options(
     )
     _ = options.ticks  # reads every mask
     return options
+
+
+def _forecast_options(
+    devices: list[str],
+    model: list[str] | None,
+    edits: Callable[[tuple[int, int]], list[Any]] | None,
+    policy: list[str] | None,
+    dtype: Dtype | None,
+    dilate: int | None,
+    tiny: bool,
+) -> ForecastOptions:
+    from retouch.bench.forecast import ForecastOptions
+
+    options = ForecastOptions(
+        models=known_networks(model or [NETWORK]),
+        devices=devices,
+        edits=edits,
+        edit=EDIT,
+        policies=known_policies(policy or ["paper"]),
+        dtype=dtype or "float32",
+        dilate=dilate,
+        tiny=tiny,
+    )
+    options.check_edits()
+    return options
+
+
+def _command(given: dict[str, Any]) -> str:
+    """The command line with these options, without those that were not given."""
+    words = ["retouch", "bench"]
+    for name, value in given.items():
+        if value is True:
+            words.append(name)
+        elif value is not None and value is not False:
+            for each in value if isinstance(value, list) else [value]:
+                words += [name, str(each)]
+    return shlex.join(words)
+
+
+def _bench_predictions(options: ForecastOptions, command: str, json: Path | None, report: Path | None) -> None:
+    from retouch.bench.forecast import assumptions, forecast, forecast_markdown, forecast_tables
+
+    results = collected(lambda tick: forecast(options, tick), options.steps, json)
+    console = Console()
+    for each in forecast_tables(results):
+        console.print(each)
+    for text in assumptions(results):
+        console.print(f"- {text}", style="dim", markup=False, highlight=False)
+    if report is not None:
+        report.write_text(forecast_markdown(results, command))
 
 
 def _bench_sessions(options: SessionOptions, json: Path | None) -> None:

@@ -1,5 +1,5 @@
-"""Kernels by backend. `backend(name)` gives the table of one; see `retouch.kernels.table`."""
+"""Kernels by backend. `backend(name, device)` gives the table of one; see `retouch.kernels.table`."""
 
-from retouch.kernels.table import Backend, available, backend
+from retouch.kernels.table import Backend, available, backend, described
 
-__all__ = ["Backend", "available", "backend"]
+__all__ = ["Backend", "available", "backend", "described"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,19 +18,23 @@ class Backend(Protocol):
     """One implementation of every kernel, and the handles its kernels take."""
 
     name: str
+    device: torch.device
+    """Where everything that handles stand for lies."""
     dtypes: tuple[torch.dtype, ...]
+    sums_dtype: torch.dtype
+    """Of channel sums: float64, or float32 where there is none (see `retouch.ops.moments.sums_width`)."""
 
     def kernel(self, name: str) -> Callable[..., Any]:
         """The kernel of that name; names and argument order are those of the references in `retouch.ops`."""
 
     def rows(self, tensor: Tensor) -> Any:
-        """Handle of a row matrix `[rows, channels]` with unit channel stride; shares its memory."""
+        """Handle of a row matrix `[rows, channels]` on the device with unit channel stride; shares its memory."""
 
     def columns(self, rows: Any, start: int, channels: int) -> Any:
         """Handle of some columns of a row matrix."""
 
     def index(self, array: IntArray) -> Any:
-        """Handle of an int32 index table."""
+        """Handle of an int32 index table. What kernels need of it on the host they find there."""
 
     def program(self, expr: Expr) -> Any:
         """Handle of a pointwise expression."""
@@ -49,7 +55,10 @@ class Backend(Protocol):
         """Hash of the bytes of each tensor."""
 
     def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
-        """A function that hashes one of `stride` lines of 64 bytes of each tensor, every time it is called."""
+        """A function that hashes one of `stride` lines of 64 bytes of each tensor, every time it is called.
+
+        It waits for the device once.
+        """
 
     def set_threads(self, threads: int) -> None:
         """Number of threads for the following kernels."""
@@ -58,20 +67,39 @@ class Backend(Protocol):
         """Give memory of dropped recordings back that was kept for the next ones."""
 
 
-def _reference() -> Backend:
-    from retouch.kernels.reference import Reference
-
-    return Reference()
-
-
-def _cpu() -> Backend:
+def _cpu(device: torch.device) -> Backend:
     from retouch.kernels.cpu.backend import Cpu
 
     return Cpu()
 
 
-_BACKENDS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "reference": _reference}
-_made: dict[str, Backend] = {}
+def _triton(device: torch.device) -> Backend:
+    from retouch.kernels.triton.backend import Triton
+
+    return Triton(device)
+
+
+def _reference(device: torch.device) -> Backend:
+    from retouch.kernels.reference import Reference
+
+    return Reference(device)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a backend is made, the devices it runs on (none named: all), and what to do when it is missing."""
+
+    make: Callable[[torch.device], Backend]
+    devices: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+_BACKENDS = {
+    "cpu": Entry(_cpu, ("cpu",), "reinstall retouch with a C++ compiler at hand"),
+    "triton": Entry(_triton, ("cuda", "xpu"), "pip install triton==3.7.1"),
+    "reference": Entry(_reference),
+}
+_made: dict[tuple[str, torch.device], Backend] = {}
 
 
 def available() -> list[str]:
@@ -79,20 +107,55 @@ def available() -> list[str]:
     return list(_BACKENDS)
 
 
-def backend(name: str = "auto") -> Backend:
-    """The backend of that name; "auto" is the compiled CPU kernels.
+def preferred(device: torch.device) -> str:
+    """The backend that "auto" takes for a device: the first one that is written for it."""
+    return next((name for name, entry in _BACKENDS.items() if device.type in entry.devices), "reference")
 
-    Raises ValueError for an unknown name and ImportError, with the remedy, when it cannot be loaded.
+
+def described(kernels: Backend) -> str:
+    """Which backend computes, where, and whether "auto" would take it."""
+    first = preferred(kernels.device)
+    chosen = f'chosen by "auto" for {kernels.device.type}' if kernels.name == first else f'"auto" would take {first}'
+    return f"{kernels.name} kernels on {kernels.device} ({chosen})"
+
+
+def backend(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
+    """The backend of that name for a device, made once; "auto" is the `preferred` one.
+
+    Raises ValueError for an unknown name, for a device that is not there or that the backend does not run on, and
+    ImportError, with the remedy, when the backend cannot be loaded.
     """
-    chosen = "cpu" if name == "auto" else name
-    if chosen not in _BACKENDS:
+    if name != "auto" and name not in _BACKENDS:
         raise ValueError(f"unknown backend {name!r}; there are auto, {', '.join(_BACKENDS)}")
-    if chosen not in _made:
-        try:
-            _made[chosen] = _BACKENDS[chosen]()
-        except ImportError as error:
-            raise ImportError(
-                f"the {chosen} backend is not built ({error}); reinstall retouch with a C++ compiler at hand, "
-                'or pass backend="reference"'
-            ) from error
-    return _made[chosen]
+    place = _place(device)
+    chosen = preferred(place) if name == "auto" else name
+    if (chosen, place) not in _made:
+        _made[chosen, place] = _make(chosen, place)
+    return _made[chosen, place]
+
+
+def _place(device: torch.device | str) -> torch.device:
+    """The device with its number, as tensors name it."""
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    if place.type == "meta":
+        raise ValueError("nothing can be computed on the meta device; load the module onto another one")
+    return place
+
+
+def _make(name: str, device: torch.device) -> Backend:
+    entry = _BACKENDS[name]
+    interpreted = name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if entry.devices and device.type not in entry.devices and not interpreted:
+        raise ValueError(
+            f"the {name} backend runs on {' and '.join(entry.devices)}, and the module is on {device}; "
+            f'move the module and its inputs, or pass backend="{preferred(device)}"'
+        )
+    try:
+        return entry.make(device)
+    except ImportError as error:
+        raise ImportError(
+            f'the {name} backend cannot be loaded ({error}); {entry.remedy}, or pass backend="reference"'
+        ) from error

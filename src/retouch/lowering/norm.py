@@ -60,14 +60,15 @@ def instance_norm(context: Context, node: Node) -> Item:
 
 
 def batch_norm_affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """float32 `[1, 2C]`: scale and shift of a batch norm in evaluation, computed in float64."""
-    scale = (var.double() + eps).rsqrt()
+    """float32 `[1, 2C]`: scale and shift of a batch norm in evaluation, computed in float64, which the CPU has."""
+    device = mean.device
+    scale = (var.cpu().double() + eps).rsqrt()
     if weight is not None:
-        scale = scale * weight.double()
-    shift = -mean.double() * scale
+        scale = scale * weight.cpu().double()
+    shift = -mean.cpu().double() * scale
     if bias is not None:
-        shift = shift + bias.double()
-    return torch.cat([scale, shift]).float()[None]
+        shift = shift + bias.cpu().double()
+    return torch.cat([scale, shift]).float()[None].to(device)
 
 
 def _batch_affine(

@@ -81,12 +81,11 @@ def reference(
     `[B + 1]`, out `[rows, heads * dv]`. Computed in float32.
     """
     queries = fetch(q, q_index).float()
-    edges = bounds.tolist()
-    samples = len(edges) - 1
+    samples = len(bounds) - 1
     keys = k.float().reshape(samples, -1, heads, k.shape[1] // heads).transpose(1, 2)
     values = v.float().reshape(samples, -1, heads, v.shape[1] // heads).transpose(1, 2)
     parts = []
-    for b, (first, last) in enumerate(pairwise(edges)):
+    for b, (first, last) in enumerate(pairwise(bounds.tolist())):
         part = queries[first:last].reshape(last - first, heads, q.shape[1] // heads).transpose(0, 1)
         weights = torch.softmax(part @ keys[b].transpose(1, 2) * scale, dim=-1)
         parts.append((weights @ values[b]).transpose(0, 1).reshape(last - first, out.shape[1]))

@@ -1,7 +1,8 @@
 """Statistics of whole maps: group, instance and batch-free norms as a per-channel scale and shift.
 
-Per-channel sums in float64 belong to the normalised value, so that a norm over a concatenation adds up
-those of its parts, and an update can subtract the old active rows and add the new ones.
+Per-channel sums belong to the normalised value, so that a norm over a concatenation adds up those of its
+parts, and an update can subtract the old active rows and add the new ones. They are float64; `pivoted.py` has
+those of devices without.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from retouch.ops.row_map import fetch
 
 if TYPE_CHECKING:
     from retouch.schedule import Builder
+
+
+def sums_width(channels: int, dtype: torch.dtype) -> int:
+    """Numbers that the channel sums of one sample take: two for each channel, or four (`pivoted.py`)."""
+    return (2 if dtype == torch.float64 else 4) * channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +58,8 @@ def channel_sums(sums: Tensor, x: Tensor, index: Tensor | None, bounds: Tensor, 
 
     sums float64 `[B, 2C]`, x `[rows, C]`, index int32 `[M]` or None, bounds int32 `[B + 1]`.
     """
-    edges = bounds.tolist()
     rows = fetch(x, index).double()
-    for b, (first, last) in enumerate(pairwise(edges)):
+    for b, (first, last) in enumerate(pairwise(bounds.tolist())):
         part = rows[first:last]
         sums[b] += sign * torch.cat([part.sum(0), part.square().sum(0)])
 
@@ -80,8 +85,16 @@ def fold_norm(
     channels = total.shape[2]
     grouped = total.reshape(len(total), 2, groups, -1).sum(3) / (count * channels // groups)
     mean = grouped[:, 0]
-    rstd = (grouped[:, 1] - mean.square()).clamp(min=0).add(eps).rsqrt()
-    mean, rstd = (s.repeat_interleave(channels // groups, 1) for s in (mean, rstd))
+    put_affine(out, mean, grouped[:, 1] - mean.square(), eps, gamma, beta)
+
+
+def put_affine(
+    out: Tensor, mean: Tensor, variance: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None
+) -> None:
+    """Scales and shifts `[B, 2C]` of a norm whose groups have this mean and variance `[B, groups]`."""
+    rstd = variance.clamp(min=0).add(eps).rsqrt()
+    per_group = out.shape[1] // 2 // mean.shape[1]
+    mean, rstd = (s.repeat_interleave(per_group, 1) for s in (mean, rstd))
     scale = rstd if gamma is None else rstd * gamma
     shift = -mean * scale if beta is None else beta - mean * scale
     out.copy_(torch.cat([scale, shift], 1))
@@ -92,14 +105,21 @@ SCALES = 0.25, 4.0
 
 
 def fit_probes(
-    fit: Tensor, old: Tensor, old_index: Tensor | None, new: Tensor, new_index: Tensor | None, bounds: Tensor
+    fit: Tensor,
+    old: Tensor,
+    old_index: Tensor | None,
+    new: Tensor,
+    new_index: Tensor | None,
+    bounds: Tensor,
+    dtype: torch.dtype = torch.float64,
 ) -> None:
     """fit float32 `[B, 2C]`: per channel the scale a, then the shift b, with which a * old + b has the mean
     and the deviation of new over the probes of a sample; 1 and 0 where a sample has no probes.
 
     old and new are rows `[*, C]` through int32 indices `[M]`; rows bounds[b] to bounds[b + 1] are sample b's.
+    Computed in `dtype`.
     """
-    before, after = fetch(old, old_index).double(), fetch(new, new_index).double()
+    before, after = fetch(old, old_index).to(dtype), fetch(new, new_index).to(dtype)
     fit.copy_(torch.cat([torch.ones_like(fit[:, ::2]), torch.zeros_like(fit[:, ::2])], 1))
     for b, (first, last) in enumerate(pairwise(bounds.tolist())):
         if last > first:
@@ -116,7 +136,9 @@ def move_sums(shifts: Tensor, sums: Tensor, scale: Tensor, shift: Tensor, count:
     """
     rows = (count - bounds.diff()).double()[:, None]
     total, squares = sums.chunk(2, 1)
-    a, b = scale.double(), shift.double()
-    moved = (a - 1) * total + rows * b
-    moved_squares = (a * a - 1) * squares + 2 * a * b * total + rows * b * b
-    shifts.copy_(torch.cat([moved, moved_squares], 1))
+    shifts.copy_(torch.cat(moved(total, squares, rows, scale.double(), shift.double()), 1))
+
+
+def moved(total: Tensor, squares: Tensor, rows: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much sums and sums of squares of `rows` rows change when x becomes a * x + b."""
+    return (a - 1) * total + rows * b, (a * a - 1) * squares + 2 * a * b * total + rows * b * b

@@ -196,9 +196,15 @@ def store(out: Tensor, out_index: Tensor | None, rows: Tensor) -> None:
 
 
 def evaluate(
-    expr: Expr, count: int, rows: RowOperands, vectors: list[Tensor], sample: Tensor | None, acc: Tensor | None = None
+    expr: Expr,
+    count: int,
+    rows: RowOperands,
+    vectors: list[Tensor],
+    sample: Tensor | None,
+    acc: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """The value of `expr` for `count` rows, float32 `[count, C]`."""
+    """The value of `expr` for `count` rows, float32 `[count, C]`; constants are made on `device`."""
     registers: list[Tensor] = []
 
     def load(ins: Instr) -> Tensor:
@@ -206,7 +212,7 @@ def evaluate(
             assert acc is not None
             return acc
         if ins.op == "const":
-            return torch.full((1, 1), ins.imm)
+            return torch.full((1, 1), ins.imm, device=device)
         if ins.op == "rows":
             return fetch(*rows[ins.a])[:count].float()
         vector = vectors[ins.a].float()
@@ -237,7 +243,7 @@ def reference(
     An out of one channel takes channel 0 of the result (a mean over wider rows).
     """
     count = len(out) if out_index is None else len(out_index)
-    result = evaluate(program, count, rows, vectors, sample)
+    result = evaluate(program, count, rows, vectors, sample, device=out.device)
     if out.shape[1] == 1:
         result = result[:, :1]
     store(out, out_index, result.expand(count, out.shape[1]))
@@ -254,5 +260,5 @@ def finish(
 ) -> None:
     """The epilogue shared by the accumulating kernels: `program` on float32 `acc`, then the store."""
     if program is not None:
-        acc = evaluate(program, len(acc), rows, vectors, sample, acc).expand_as(acc)
+        acc = evaluate(program, len(acc), rows, vectors, sample, acc, acc.device).expand_as(acc)
     store(out, out_index, acc)

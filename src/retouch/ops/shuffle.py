@@ -104,7 +104,7 @@ def reference(
 ) -> None:
     """`out[m, c] = a[index[m], phase[m] * phase_stride + c * channel_stride]`; index int32 `[M]` or `[M, 1]`."""
     rows = fetch(a, index.reshape(-1))
-    columns = phase.long()[:, None] * phase_stride + torch.arange(out.shape[1]) * channel_stride
+    columns = phase.long()[:, None] * phase_stride + torch.arange(out.shape[1], device=a.device) * channel_stride
     store(out, out_index, rows.gather(1, columns))
 
 
@@ -114,7 +114,8 @@ def unshuffle(
     """`out[m, t * tap_stride + c * channel_stride] = a[index[m, t], c]`; index int32 `[M, T]`."""
     taken = fetch(a, index)
     count, taps, channels = taken.shape
-    columns = torch.arange(taps)[:, None] * tap_stride + torch.arange(channels) * channel_stride
-    result = torch.empty(count, taps * channels, dtype=a.dtype)
+    tap, channel = (torch.arange(n, device=a.device) for n in (taps, channels))
+    columns = tap[:, None] * tap_stride + channel * channel_stride
+    result = taken.new_empty(count, taps * channels)
     result[:, columns.reshape(-1)] = taken.reshape(count, -1)
     store(out, out_index, result)

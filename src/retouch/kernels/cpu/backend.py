@@ -19,6 +19,8 @@ class Cpu:
     """Handles are objects of the extension; they share the memory of the tensors they were made from."""
 
     name = "cpu"
+    device = torch.device("cpu")
+    sums_dtype = torch.float64
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
     def kernel(self, name: str) -> Callable[..., Any]:

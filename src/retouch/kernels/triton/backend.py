@@ -1,0 +1,63 @@
+"""The Triton backend for the kernel table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from retouch.expr import Expr
+from retouch.kernels.tensors import TensorBackend
+from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
+from retouch.kernels.triton.handles import Code, code_of
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "row_map": row_map.row_map,
+    "gemm": gemm.gemm,
+    "depthwise": depthwise.depthwise,
+    "pool": pool.pool,
+    "attention": attention.attention,
+    "copy_rows": copy.copy_rows,
+    "swap_rows": copy.swap_rows,
+    "channel_sums": moments.channel_sums,
+    "fold_norm": moments.fold_norm,
+    "fit_probes": moments.fit_probes,
+    "move_sums": moments.move_sums,
+    "shuffle": shuffle.shuffle,
+    "unshuffle": shuffle.unshuffle,
+}
+
+
+class Triton(TensorBackend):
+    """Kernels compiled for the GPU of `device` when they are first launched.
+
+    Raises ImportError when Triton finds no driver for the device.
+    """
+
+    name = "triton"
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    sums_dtype = torch.float64
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        if triton.knobs.runtime.interpret:
+            return
+        try:
+            triton.runtime.driver.active.get_current_target()
+        except RuntimeError as error:
+            raise ImportError(f"Triton {triton.__version__} finds no driver for {device}: {error}") from error
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        return _KERNELS[name]
+
+    def program(self, expr: Expr) -> Code:
+        return code_of(expr)
+
+    def pack(self, weight: Tensor, groups: int) -> gemm.Packed:
+        return gemm.Packed.of(weight, groups)
+
+    def packed_bytes(self, packed: gemm.Packed) -> int:
+        return packed.weight.numel() * packed.weight.element_size()

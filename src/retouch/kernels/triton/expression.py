@@ -1,0 +1,187 @@
+"""Pointwise expressions inside kernels: unrolled when a kernel is compiled, one register per instruction."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.constexpr_function
+def length(code):
+    return len(code)
+
+
+@triton.constexpr_function
+def field(code, i, j):
+    return code[i][j]
+
+
+@triton.constexpr_function
+def is_whole(x):
+    return x == int(x)
+
+
+@triton.jit
+def _tanh(x):
+    """A series near zero, where the quotient of exponentials cancels."""
+    s = x * x
+    near = x * (1.0 + s * (-1.0 / 3 + s * (2.0 / 15 + s * (-17.0 / 315 + s * (62.0 / 2835)))))
+    e = tl.exp(-2.0 * tl.abs(x))
+    far = (1.0 - e) / (1.0 + e)
+    return tl.where(tl.abs(x) < 0.25, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def _power(x, exponent: tl.constexpr):
+    if exponent == 0.5:
+        y = tl.sqrt(x)
+    else:
+        y = tl.exp(exponent * tl.log(tl.abs(x)))
+        y = tl.where(x == 0, 0.0 if exponent > 0 else float("inf"), y)
+        negative = -y
+        if not is_whole(exponent):
+            negative = tl.full(y.shape, float("nan"), tl.float32)
+        elif exponent % 2 == 0:
+            negative = y
+        y = tl.where(x < 0, negative, y)
+    return y
+
+
+@triton.jit
+def _square_or_power(x, exponent: tl.constexpr):
+    if exponent == 2:
+        y = x * x
+    elif exponent == 3:
+        y = x * x * x
+    else:
+        y = _power(x, exponent)
+    return y
+
+
+@triton.jit
+def _activation(op: tl.constexpr, x, imm: tl.constexpr):
+    if op == "silu":
+        y = x * tl.sigmoid(x)
+    elif op == "gelu":
+        y = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    elif op == "gelu_tanh":
+        y = 0.5 * x * (1.0 + _tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+    elif op == "relu":
+        y = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif op == "leaky_relu":
+        y = tl.where(x > 0, x, x * imm)
+    elif op == "sigmoid":
+        y = tl.sigmoid(x)
+    elif op == "hardswish":
+        y = x * tl.minimum(tl.maximum(x + 3.0, 0.0), 6.0) / 6.0
+    elif op == "hardsigmoid":
+        y = tl.minimum(tl.maximum(x + 3.0, 0.0), 6.0) / 6.0
+    elif op == "elu":
+        y = tl.where(x > 0, x, imm * (tl.exp(tl.minimum(x, 0.0)) - 1.0))
+    elif op == "softplus":
+        y = tl.where(x > 20.0, x, tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))))
+    else:
+        tl.static_assert(op == "tanh", "an instruction without a Triton form")
+        y = _tanh(x)
+    return y
+
+
+@triton.jit
+def _unary(op: tl.constexpr, x, imm: tl.constexpr):
+    if op == "neg":
+        y = -x
+    elif op == "abs":
+        y = tl.abs(x)
+    elif op == "reciprocal":
+        y = 1.0 / x
+    elif op == "sqrt":
+        y = tl.sqrt(x)
+    elif op == "rsqrt":
+        y = 1.0 / tl.sqrt(x)
+    elif op == "exp":
+        y = tl.exp(x)
+    elif op == "log":
+        y = tl.log(x)
+    elif op == "pow":
+        y = _square_or_power(x, imm)
+    else:
+        y = _activation(op, x, imm)
+    return y
+
+
+@triton.jit
+def _row_wise(op: tl.constexpr, x, imm: tl.constexpr, inside, width):
+    """`x` holds whole rows of `width` channels; `inside` is False in the columns beyond."""
+    held = tl.where(inside, x, 0.0)
+    if op == "rms_norm":
+        y = x / tl.sqrt(tl.sum(held * held, 1) / width + imm)[:, None]
+    else:
+        mean = (tl.sum(held, 1) / width)[:, None]
+        if op == "layer_norm":
+            centred = tl.where(inside, x - mean, 0.0)
+            y = centred / tl.sqrt(tl.sum(centred * centred, 1) / width + imm)[:, None]
+        else:
+            y = mean + tl.zeros_like(x)
+    return y
+
+
+@triton.jit
+def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, width, rows, vectors, sample):
+    op: tl.constexpr = field(code, i, 0)
+    a: tl.constexpr = field(code, i, 1)
+    b: tl.constexpr = field(code, i, 2)
+    imm: tl.constexpr = field(code, i, 3)
+    if op == "acc":
+        y = acc
+    elif op == "const":
+        y = tl.full(inside.shape, imm, tl.float32)
+    elif op == "rows":
+        x, stride, step, index = rows[a]
+        valid = inside
+        row = m.to(tl.int64)
+        if index is not None:
+            found = tl.load(index + m, mask=tl.max(inside.to(tl.int32), 1) > 0, other=-1)
+            valid = inside & (found >= 0)[:, None]
+            row = found.to(tl.int64)
+        y = tl.load(x + row[:, None] * stride + c[None, :] * step, mask=valid, other=0.0).to(tl.float32)
+    elif op == "vector":
+        x, stride, step = vectors[a]
+        row = tl.zeros_like(m).to(tl.int64)
+        if sample is not None:
+            row = tl.load(sample + m, mask=tl.max(inside.to(tl.int32), 1) > 0, other=0).to(tl.int64)
+        y = tl.load(x + row[:, None] * stride + c[None, :] * step, mask=inside, other=0.0).to(tl.float32)
+    elif op == "add":
+        y = registers[a] + registers[b]
+    elif op == "sub":
+        y = registers[a] - registers[b]
+    elif op == "mul":
+        y = registers[a] * registers[b]
+    elif op == "div":
+        y = registers[a] / registers[b]
+    elif op == "maximum":
+        y = tl.maximum(registers[a], registers[b], propagate_nan=tl.PropagateNan.ALL)
+    elif op == "minimum":
+        y = tl.minimum(registers[a], registers[b], propagate_nan=tl.PropagateNan.ALL)
+    elif op == "layer_norm" or op == "rms_norm" or op == "row_mean":
+        y = _row_wise(op, registers[a], imm, inside, width)
+    else:
+        y = _unary(op, registers[a], imm)
+    return y
+
+
+@triton.jit
+def evaluate(code: tl.constexpr, acc, m, c, inside, width, rows, vectors, sample):
+    """The value of an expression for output rows `m` and columns `c`, float32 of the shape of `inside`."""
+    registers = tl.tuple([])
+    for i in tl.static_range(length(code)):
+        registers += (_step(code, i, registers, acc, m, c, inside, width, rows, vectors, sample),)
+    return registers[length(code) - 1]
+
+
+@triton.jit
+def store(out, stride, index, m, c, inside, y):
+    """`out[index[m], c] = y`, rounded to the dtype of `out`."""
+    row = m.to(tl.int64)
+    if index is not None:
+        row = tl.load(index + m, mask=tl.max(inside.to(tl.int32), 1) > 0, other=0).to(tl.int64)
+    tl.store(out + row[:, None] * stride + c[None, :], y.to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,50 @@
+"""What kernels take: row matrices as tensors, index tables, expressions, and how they become launch arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from retouch.expr import Expr
+from retouch.kernels.tensors import Index
+
+Code = tuple[tuple[str, int, int, float], ...]
+"""An expression as a compile-time constant of a kernel: (op, a, b, imm) for every instruction."""
+
+IDENTITY: Code = (("acc", 0, 0, 0.0),)
+
+
+RowOperand = tuple[Tensor, Index | None]
+
+
+def code_of(expr: Expr) -> Code:
+    """The expression as a compile-time constant."""
+    return tuple((i.op, i.a, i.b, float(i.imm)) for i in expr)
+
+
+def count_of(out: Tensor, index: Index | None) -> int:
+    """The number of rows that a kernel writes."""
+    return len(out) if index is None else len(index)
+
+
+def taps_of(index: Index | None) -> int:
+    """Taps of an index table; rows in order are one."""
+    return 1 if index is None or index.dim() == 1 else index.shape[1]
+
+
+def row_arguments(rows: list[RowOperand]) -> tuple[tuple[Any, ...], ...]:
+    """(rows, row stride, channel stride, index) of every row operand; one channel is read for all."""
+    return tuple((x, x.stride(0), int(x.shape[1] > 1), index) for x, index in rows)
+
+
+def vector_arguments(vectors: list[Tensor], sample: Index | None) -> tuple[tuple[Any, ...], ...]:
+    """(vectors, stride between samples, channel stride) of every vector operand."""
+    return tuple((v, v.stride(0) if len(v) > 1 and sample is not None else 0, int(v.shape[1] > 1)) for v in vectors)
+
+
+def check_widths(operands: list[Tensor], width: int) -> None:
+    """ValueError unless every operand has one channel or `width`."""
+    for x in operands:
+        if x.shape[1] not in (1, width):
+            raise ValueError(f"an operand has {x.shape[1]} channels; expected {width}, or one for all")

@@ -1,0 +1,207 @@
+"""Statistics of whole maps, in float64."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from retouch.kernels.tensors import Index
+from retouch.ops.moments import SCALES
+
+STRETCH = 256
+"""Rows that one program of `channel_sums` adds up; the stretches are added in order."""
+
+
+@triton.jit
+def channel_sums_kernel(
+    partial, x, x_stride, index, bounds, C, STRETCH: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr
+):
+    """partial float64 `[stretches, B, 2C]`."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    sample, stretch = tl.program_id(1), tl.program_id(2)
+    last = tl.load(bounds + sample + 1)
+    start = tl.load(bounds + sample) + stretch * STRETCH
+    total, squares = tl.zeros((BC,), tl.float64), tl.zeros((BC,), tl.float64)
+    for offset in range(0, STRETCH, BM):
+        m = start + offset + tl.arange(0, BM)
+        row, here = m, m < last
+        if index is not None:
+            row = tl.load(index + m, mask=here, other=-1)
+            here = here & (row >= 0)
+        place = row.to(tl.int64)[:, None] * x_stride + c[None, :]
+        y = tl.load(x + place, mask=here[:, None] & (c < C)[None, :], other=0.0).to(tl.float64)
+        total += tl.sum(y, 0)
+        squares += tl.sum(y * y, 0)
+    base = partial + (stretch * tl.num_programs(1) + sample).to(tl.int64) * 2 * C
+    tl.store(base + c, total, mask=c < C)
+    tl.store(base + C + c, squares, mask=c < C)
+
+
+@triton.jit
+def add_sums_kernel(sums, sums_stride, partial, WIDTH, stretches, SIGN: tl.constexpr, BC: tl.constexpr):
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    sample = tl.program_id(1)
+    total = tl.zeros((BC,), tl.float64)
+    for stretch in range(stretches):
+        base = (stretch * tl.num_programs(1) + sample).to(tl.int64) * WIDTH
+        total += tl.load(partial + base + c, mask=c < WIDTH, other=0.0)
+    place = sums + sample * sums_stride + c
+    tl.store(place, tl.load(place, mask=c < WIDTH) + SIGN * total, mask=c < WIDTH)
+
+
+@triton.jit
+def fold_norm_kernel(
+    out, parts, shifts, gamma, beta, channels, per_group, count, eps,
+    GAMMA: tl.constexpr, BETA: tl.constexpr, PARTS: tl.constexpr, SHIFTS: tl.constexpr, BG: tl.constexpr,
+):  # fmt: skip
+    """One program folds one group of one sample; a group may reach over several parts."""
+    group, sample = tl.program_id(0), tl.program_id(1)
+    c = group * per_group + tl.arange(0, BG)
+    inside = tl.arange(0, BG) < per_group
+    total, squares = tl.zeros((BG,), tl.float64), tl.zeros((BG,), tl.float64)
+    start = group * 0
+    for i in tl.static_range(PARTS):
+        sums, stride, width = parts[i]
+        here = inside & (c >= start) & (c < start + width)
+        base = sums + sample * stride + c - start
+        total += tl.load(base, mask=here, other=0.0)
+        squares += tl.load(base + width, mask=here, other=0.0)
+        if SHIFTS:
+            moved, step, _ = shifts[i]
+            base = moved + sample * step + c - start
+            total += tl.load(base, mask=here, other=0.0)
+            squares += tl.load(base + width, mask=here, other=0.0)
+        start += width
+    size = (count * per_group).to(tl.float64)
+    mean = tl.sum(total, 0) / size
+    variance = tl.maximum(tl.sum(squares, 0) / size - mean * mean, 0.0)
+    rstd = 1.0 / tl.sqrt(variance + eps)
+    scale = tl.zeros((BG,), tl.float64) + rstd
+    if GAMMA:
+        scale = scale * tl.load(gamma + c, mask=inside, other=0.0).to(tl.float64)
+    shift = -mean * scale
+    if BETA:
+        shift += tl.load(beta + c, mask=inside, other=0.0).to(tl.float64)
+    place = out + sample * 2 * channels + c
+    tl.store(place, scale.to(tl.float32), mask=inside)
+    tl.store(place + channels, shift.to(tl.float32), mask=inside)
+
+
+@triton.jit
+def fit_probes_kernel(
+    fit, old, old_stride, old_index, new, new_stride, new_index, bounds, C,
+    LEAST: tl.constexpr, MOST: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    sample = tl.program_id(1)
+    first, last = tl.load(bounds + sample), tl.load(bounds + sample + 1)
+    n = tl.maximum(last - first, 1).to(tl.float64)
+    mean_x, mean_y = tl.zeros((BC,), tl.float64), tl.zeros((BC,), tl.float64)
+    for m in range(first, last):
+        mean_x += _probe(old, old_stride, old_index, m, c, C)
+        mean_y += _probe(new, new_stride, new_index, m, c, C)
+    mean_x, mean_y = mean_x / n, mean_y / n
+    var_x, var_y = tl.zeros((BC,), tl.float64), tl.zeros((BC,), tl.float64)
+    for m in range(first, last):
+        x = _probe(old, old_stride, old_index, m, c, C) - mean_x
+        y = _probe(new, new_stride, new_index, m, c, C) - mean_y
+        var_x += x * x
+        var_y += y * y
+    scale = (tl.sqrt(var_y / n) + 1e-12) / (tl.sqrt(var_x / n) + 1e-12)
+    scale = tl.minimum(tl.maximum(scale, LEAST), MOST)
+    shift = mean_y - scale * mean_x
+    some = last > first
+    place = fit + sample * 2 * C + c
+    tl.store(place, tl.where(some, scale, 1.0).to(tl.float32), mask=c < C)
+    tl.store(place + C, tl.where(some, shift, 0.0).to(tl.float32), mask=c < C)
+
+
+@triton.jit
+def _probe(x, stride, index, m, c, C):
+    row = m
+    if index is not None:
+        row = tl.load(index + m)
+    return tl.load(x + row.to(tl.int64) * stride + c, mask=c < C, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def move_sums_kernel(
+    shifts, sums, sums_stride, scale, scale_stride, shift, shift_stride, count, bounds, C, BC: tl.constexpr
+):
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    sample, inside = tl.program_id(1), c < C
+    rows = (count - (tl.load(bounds + sample + 1) - tl.load(bounds + sample))).to(tl.float64)
+    total = tl.load(sums + sample * sums_stride + c, mask=inside, other=0.0)
+    squares = tl.load(sums + sample * sums_stride + C + c, mask=inside, other=0.0)
+    a = tl.load(scale + sample * scale_stride + c, mask=inside, other=0.0).to(tl.float64)
+    b = tl.load(shift + sample * shift_stride + c, mask=inside, other=0.0).to(tl.float64)
+    place = shifts + sample * 2 * C + c
+    tl.store(place, (a - 1.0) * total + rows * b, mask=inside)
+    tl.store(place + C, (a * a - 1.0) * squares + 2.0 * a * b * total + rows * b * b, mask=inside)
+
+
+def _columns(channels: int, most: int = 64) -> int:
+    return min(most, triton.next_power_of_2(channels))
+
+
+def channel_sums(sums: Tensor, x: Tensor, index: Index | None, bounds: Index, sign: int) -> None:
+    """See `retouch.ops.moments.channel_sums`."""
+    samples, channels = len(sums), x.shape[1]
+    edges = bounds.host
+    stretches = triton.cdiv(int((edges[1:] - edges[:-1]).max()), STRETCH)
+    if stretches == 0:
+        return
+    partial = torch.empty(stretches, samples, 2 * channels, dtype=torch.float64, device=sums.device)
+    block = _columns(channels)
+    channel_sums_kernel[(triton.cdiv(channels, block), samples, stretches)](
+        partial, x, x.stride(0), index, bounds, channels, STRETCH=STRETCH, BM=32, BC=block
+    )
+    wide = _columns(2 * channels, 128)
+    add_sums_kernel[(triton.cdiv(2 * channels, wide), samples)](
+        sums, sums.stride(0), partial, 2 * channels, stretches, SIGN=sign, BC=wide
+    )
+
+
+def fold_norm(
+    out: Tensor,
+    parts: list[Tensor],
+    shifts: list[Tensor],
+    groups: int,
+    count: int,
+    eps: float,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+) -> None:
+    """See `retouch.ops.moments.fold_norm`."""
+    channels = out.shape[1] // 2
+    per_group = channels // groups
+    described = [tuple((p, p.stride(0), p.shape[1] // 2) for p in some) for some in (parts, shifts)]
+    fold_norm_kernel[(groups, len(out))](
+        out, *described, gamma, beta, channels, per_group, float(count), eps,
+        GAMMA=gamma is not None, BETA=beta is not None, PARTS=len(parts), SHIFTS=bool(shifts),
+        BG=triton.next_power_of_2(per_group),
+    )  # fmt: skip
+
+
+def fit_probes(
+    fit: Tensor, old: Tensor, old_index: Index | None, new: Tensor, new_index: Index | None, bounds: Index
+) -> None:
+    """See `retouch.ops.moments.fit_probes`."""
+    channels = old.shape[1]
+    block = _columns(channels)
+    fit_probes_kernel[(triton.cdiv(channels, block), len(fit))](
+        fit, old, old.stride(0), old_index, new, new.stride(0), new_index, bounds, channels,
+        LEAST=SCALES[0], MOST=SCALES[1], BC=block,
+    )  # fmt: skip
+
+
+def move_sums(shifts: Tensor, sums: Tensor, scale: Tensor, shift: Tensor, count: int, bounds: Index) -> None:
+    """See `retouch.ops.moments.move_sums`."""
+    channels = scale.shape[1]
+    block = _columns(channels)
+    move_sums_kernel[(triton.cdiv(channels, block), len(shifts))](
+        shifts, sums, sums.stride(0), scale, scale.stride(0), shift, shift.stride(0), count, bounds, channels,
+        BC=block,
+    )  # fmt: skip

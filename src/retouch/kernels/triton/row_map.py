@@ -1,0 +1,52 @@
+"""Pointwise chains over rows."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from retouch.expr import ROW_WISE
+from retouch.kernels.tensors import Index
+from retouch.kernels.triton.expression import evaluate, store
+from retouch.kernels.triton.handles import Code, RowOperand, check_widths, count_of, row_arguments, vector_arguments
+
+TILE = 4096
+"""Numbers that a program computes, as long as a row fits."""
+
+
+@triton.jit
+def row_map_kernel(
+    out, out_stride, out_index, M, width, channels, rows, vectors, sample,
+    CODE: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    inside = (m < M)[:, None] & (c < width)[None, :]
+    y = evaluate(CODE, None, m, c, inside, width, rows, vectors, sample)
+    store(out, out_stride, out_index, m, c, inside & (c < channels)[None, :], y)
+
+
+def row_map(
+    out: Tensor,
+    out_index: Index | None,
+    program: Code,
+    rows: list[RowOperand],
+    vectors: list[Tensor],
+    sample: Index | None,
+) -> None:
+    """See `retouch.ops.row_map.reference`."""
+    count, channels = count_of(out, out_index), out.shape[1]
+    if count == 0:
+        return
+    operands = [*(x for x, _ in rows), *vectors]
+    width = max([channels, *(x.shape[1] for x in operands)]) if channels == 1 else channels
+    check_widths(operands, width)
+    whole = any(op in ROW_WISE for op, *_ in program)
+    columns = triton.next_power_of_2(width) if whole else min(triton.next_power_of_2(width), 128)
+    tile = max(1, min(TILE // columns, 64))
+    grid = triton.cdiv(count, tile), triton.cdiv(width if whole else channels, columns)
+    row_map_kernel[grid](
+        out, out.stride(0), out_index, count, width, channels,
+        row_arguments(rows), vector_arguments(vectors, sample), sample, CODE=program, BM=tile, BC=columns,
+    )  # fmt: skip

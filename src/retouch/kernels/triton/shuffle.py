@@ -1,0 +1,73 @@
+"""Moves between channels and positions."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from retouch.kernels.tensors import Index
+from retouch.kernels.triton.expression import store
+from retouch.kernels.triton.handles import count_of, taps_of
+
+
+@triton.jit
+def shuffle_kernel(
+    out, out_stride, out_index, a, a_stride, index, phase, M, C, phase_stride, channel_stride,
+    BM: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    inside = (m < M)[:, None] & (c < C)[None, :]
+    row = tl.load(index + m, mask=m < M, other=-1)
+    start = tl.load(phase + m, mask=m < M, other=0) * phase_stride
+    place = row.to(tl.int64)[:, None] * a_stride + start[:, None] + c[None, :] * channel_stride
+    store(out, out_stride, out_index, m, c, inside, tl.load(a + place, mask=inside & (row >= 0)[:, None], other=0.0))
+
+
+@triton.jit
+def unshuffle_kernel(
+    out, out_stride, out_index, a, a_stride, index, M, C, TAPS, tap_stride, channel_stride,
+    BM: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    tap = tl.program_id(2)
+    inside = (m < M)[:, None] & (c < C)[None, :]
+    row = tl.load(index + m * TAPS + tap, mask=m < M, other=-1)
+    x = tl.load(a + row.to(tl.int64)[:, None] * a_stride + c[None, :], mask=inside & (row >= 0)[:, None], other=0.0)
+    store(out, out_stride, out_index, m, tap * tap_stride + c * channel_stride, inside, x)
+
+
+def shuffle(
+    out: Tensor, out_index: Index | None, a: Tensor, index: Index, phase: Index, phase_stride: int, channel_stride: int
+) -> None:
+    """See `retouch.ops.shuffle.reference`."""
+    count, channels = count_of(out, out_index), out.shape[1]
+    if count == 0:
+        return
+    last = int(phase.host.max()) * phase_stride + (channels - 1) * channel_stride
+    if last >= a.shape[1]:
+        raise ValueError(f"channel {last} is outside a row of {a.shape[1]}")
+    columns = min(128, triton.next_power_of_2(channels))
+    shuffle_kernel[(triton.cdiv(count, 16), triton.cdiv(channels, columns))](
+        out, out.stride(0), out_index, a, a.stride(0), index, phase, count, channels,
+        phase_stride, channel_stride, BM=16, BC=columns,
+    )  # fmt: skip
+
+
+def unshuffle(
+    out: Tensor, out_index: Index | None, a: Tensor, index: Index, tap_stride: int, channel_stride: int
+) -> None:
+    """See `retouch.ops.shuffle.unshuffle`."""
+    count, channels = count_of(out, out_index), a.shape[1]
+    last = (taps_of(index) - 1) * tap_stride + (channels - 1) * channel_stride
+    if last >= out.shape[1]:
+        raise ValueError(f"channel {last} is outside a row of {out.shape[1]}")
+    if count == 0:
+        return
+    columns = min(128, triton.next_power_of_2(channels))
+    unshuffle_kernel[(triton.cdiv(count, 16), triton.cdiv(channels, columns), taps_of(index))](
+        out, out.stride(0), out_index, a, a.stride(0), index, count, channels, taps_of(index),
+        tap_stride, channel_stride, BM=16, BC=columns,
+    )  # fmt: skip

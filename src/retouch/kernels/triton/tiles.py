@@ -1,0 +1,74 @@
+"""Sizes of tiles by architecture. They follow from the weights' shape and the dtype, never from the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from triton.runtime import driver
+
+TARGET_TILES = 128
+"""A product of one tile of rows is split over K until it has about this many tiles."""
+SHORTEST = 512
+"""Least length of K that a split sums."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of `rows x columns` outputs that sums `depth` inputs at a time."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+_HALF = Tile(64, 64, 64, 4, 3)
+_SINGLE = Tile(64, 64, 16, 4, 3)
+TILES: dict[str, dict[int, Tile]] = {
+    "sm_80": {2: Tile(64, 128, 32, 4, 4), 4: _SINGLE},
+    "sm_86": {2: Tile(64, 64, 32, 4, 4), 4: _SINGLE},
+    "sm_90": {2: Tile(64, 128, 64, 4, 3), 4: _SINGLE},
+    "gfx942": {2: _HALF, 4: _SINGLE},
+    "other": {2: Tile(64, 64, 32, 4, 2), 4: Tile(64, 64, 16, 4, 2)},
+}
+"""By architecture, then by bytes of a number. Chosen from compiled kernels (registers, shared memory), not timed."""
+
+
+def tile(name: str, dtype: torch.dtype, columns: int) -> Tile:
+    """The tile for matrix products with `columns` outputs."""
+    table = TILES.get(name, TILES["other"])
+    found = table[dtype.itemsize]
+    narrow = max(16, triton.next_power_of_2(columns))
+    return Tile(found.rows, min(found.columns, narrow), found.depth, found.warps, found.stages)
+
+
+def split(columns: int, taps: int, channels: int, size: Tile) -> int:
+    """Into how many parts the sum over channels is split: a power of two, from the weights' shape alone."""
+    tiles = triton.cdiv(columns, size.columns)
+    steps = triton.cdiv(channels, size.depth)
+    parts = 1
+    while tiles * parts * 2 <= TARGET_TILES and parts * 2 <= steps and taps * channels // (parts * 2) >= SHORTEST:
+        parts *= 2
+    return parts
+
+
+def attention_tile(name: str, dtype: torch.dtype) -> tuple[int, int]:
+    """Queries and keys that a program of attention takes at a time."""
+    if dtype == torch.float32:
+        return 16, 16
+    return (64, 32) if name == "sm_90" else (32, 32)
+
+
+def architecture() -> str:
+    """The name in `TILES` of the architecture in use: the newest that it can run, "other" where there is none."""
+    if triton.knobs.runtime.interpret:
+        return "other"
+    target = driver.active.get_current_target()
+    if target.backend != "cuda":
+        return str(target.arch)
+    known = sorted(int(name[3:]) for name in TILES if name.startswith("sm_"))
+    fitting = [x for x in known if x <= target.arch]
+    return f"sm_{fitting[-1]}" if fitting else "other"
