@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retouch.bench import Options
     from retouch.bench.edits import Edit
 
-Backend = Literal["auto", "cpu", "reference"]
+Backend = Literal["auto", "cpu", "triton", "reference"]
 Dtype = Literal["float32", "bfloat16"]
 Storage = Literal["fp32", "bf16", "fp16"]
 
