@@ -194,11 +194,12 @@ class Incremental:
 
     def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
-        recording.begin(replace(self._whole(), saves=(), stays={}))
+        schedule = self._again
+        recording.begin(schedule)
         for value in self.plan.kept:
             recording.renew(value)
         self._feed(recording, leaves)
-        recording.run(self._whole())
+        recording.run(schedule)
 
     def _result(self, recording: Recording) -> Any:
         leaves = []
@@ -222,6 +223,11 @@ class Incremental:
             dirty = dirty_values(self.program, set(self.program.inputs), active)
             self._full = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
         return self._full
+
+    @cached_property
+    def _again(self) -> Schedule:
+        """The schedule of an update that computes everything: it saves no rows, as whole buffers are replaced."""
+        return replace(self._whole(), saves=(), stays={})
 
     def _idle(self) -> Schedule:
         """The schedule that computes nothing and returns the recorded result."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +93,16 @@ class Schedule:
             call if call.host else Call(call.function, tuple([_filled(a, resolve) for a in call.args]))
             for call in self.calls
         )
+
+
+def replayed(calls: Sequence[Call], backend: Backend) -> list[Call]:
+    """Calls without slots that have run once, those of kernels in a row as one where the backend can repeat them."""
+    found: list[Call] = []
+    for host, group in groupby(calls, key=lambda call: call.host):
+        part = list(group)
+        again = None if host else backend.graph([(call.function, call.args) for call in part])
+        found += part if again is None else [Call(again, ())]
+    return found
 
 
 def execute(calls: Iterable[Call], recording: Recording) -> None:

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 import retouch.store as blocks
 from retouch.archive import PICTURE, Archive, ArchiveError, Progress, silent
+from retouch.devices import HOST, moved
 from retouch.images import Pixels, save_png
 from retouch.ops.attention import Attention
 from retouch.program import Incremental
@@ -110,7 +112,7 @@ class Clock:
 
 
 class Calls:
-    """The recorded network calls of a version that is being made."""
+    """The recorded network calls of a version that is being made. Arguments and results are on the host."""
 
     def __init__(self, store: Store, snapshots: Mapping[str, Snapshot], folder: Path | None) -> None:
         self.store, self.folder = store, folder
@@ -124,15 +126,17 @@ class Calls:
         if self._recorded is not net:
             net.backend.release()  # memory of another network's recordings does not fit
             self._recorded = net
+        args, kwargs = moved((args, kwargs), net.backend.device)
         result, recording = net.record(*args, **kwargs)
         self._put(name, Snapshot.of(recording, self.store, self._file(name)))
-        return result
+        return moved(result, HOST)
 
     def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
         """Run a network for a region, from the snapshot `name`; its result."""
         recording = self.snapshots[name].recording()
         recording.file = self._file(name)
-        result = net.update(recording, region, *args, **kwargs)
+        args, kwargs = moved((args, kwargs), net.backend.device)
+        result = moved(net.update(recording, region, *args, **kwargs), HOST)
         self.bytes_read += recording.bytes_read
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
@@ -144,6 +148,13 @@ class Calls:
 
     def _file(self, name: str) -> Path | None:
         return self.folder / layer_file(name, len(self.added)) if self.folder else None
+
+
+def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
+    """The module's own result, densely. Arguments and results are on the host."""
+    args, kwargs = moved((args, kwargs), net.backend.device)
+    with torch.no_grad():
+        return moved(net.module(*args, **kwargs), HOST)
 
 
 def layer_file(name: str, place: int) -> str:

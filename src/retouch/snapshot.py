@@ -23,7 +23,7 @@ from retouch.ir import Value
 from retouch.operands import Slot
 from retouch.ops.row_map import Matrix
 from retouch.recording import Delta, Recording, Scratch, UndoError, plain_tensors
-from retouch.schedule import Call, SavedPlace, Schedule, execute, saved_places
+from retouch.schedule import Call, SavedPlace, Schedule, execute, replayed, saved_places
 from retouch.store import Block, Spec, Store, StoreError
 from retouch.tables import Table
 
@@ -69,13 +69,18 @@ class Layer:
 Pick = tuple[int, Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Binding:
-    """A schedule with the memory of a workspace: its calls, and where it saves rows that it overwrites."""
+    """A schedule with the memory of a workspace: its calls, and where it saves rows that it overwrites.
 
-    calls: list[Call]
+    `bound` are the calls as they first ran; `calls` what runs from the second time on (see `replayed`). The first
+    ones keep the memory of the second.
+    """
+
     saves: list[SavedPlace]
     memory: Scratch
+    bound: tuple[Call, ...] = ()
+    calls: Sequence[Call] = ()
 
 
 class Workspace:
@@ -130,7 +135,7 @@ class Workspace:
         self._forget_old_weights()
         if schedule not in self._bindings:
             saves, size = saved_places(s for s in schedule.saves if s[0] in schedule.replaced)
-            self._bindings[schedule] = Binding([], saves, self._scratch(size))
+            self._bindings[schedule] = Binding(saves, self._scratch(size))
         return self._bindings[schedule]
 
     def _scratch(self, nbytes: int) -> Scratch:
@@ -306,10 +311,15 @@ class Restored(Recording):
 
     def run(self, schedule: Schedule) -> None:
         """Execute a schedule in the workspace."""
-        calls = self.workspace.binding(schedule).calls
-        if not calls:
-            calls += schedule.bound(self.resolve)
-        execute(calls, self)
+        binding = self.workspace.binding(schedule)
+        if not binding.bound:
+            bound = schedule.bound(self.resolve)
+            execute(bound, self)
+            binding.bound = bound
+            return
+        if not binding.calls:
+            binding.calls = replayed(binding.bound, self.backend)
+        execute(binding.calls, self)
 
     # The workspace's memory is written in place, so that bound calls keep it.
 

@@ -264,3 +264,9 @@ def test_bad_arguments():
     bounds = torch.tensor([0, 5], dtype=torch.int32)
     with pytest.raises(ValueError, match="3 heads"):
         native("attention", out, None, a, index, a, a, 3, 1.0, bounds)
+
+
+def test_without_graphs_kernels_are_launched_one_by_one(monkeypatch):
+    monkeypatch.setattr(backend, "device", torch.device("cuda"))
+    with pytest.warns(UserWarning, match="launched one by one"):
+        assert backend.graph([]) is None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import retouch.program as program
+from retouch.devices import HOST, device_of, moved
 from retouch.images import MAX_PIXELS
 from retouch.models.vae import Chain
 from retouch.program import Incremental
@@ -119,6 +120,7 @@ class Model:
 
     def compile(self, module: nn.Module, *args: Any, **kwargs: Any) -> Incremental:
         """A module compiled with the editor's policy and backend."""
+        args, kwargs = moved((args, kwargs), device_of(module))
         return program.compile(module.eval(), args, kwargs, policy=self.policy, backend=self.backend)
 
     # One evaluation
@@ -234,10 +236,10 @@ class LatentModel(Model):
     @torch.no_grad()
     def _embeddings(self, words: Words, size: tuple[int, int]) -> dict[str, Any]:
         embeddings, negatives = self.pipe.encode_prompt(
-            words.prompt, torch.device("cpu"), 1, words.guided, negative_prompt=words.negative
+            words.prompt, device_of(self.pipe.text_encoder), 1, words.guided, negative_prompt=words.negative
         )[:2]
         both = torch.cat([negatives, embeddings]) if words.guided else embeddings
-        return {"encoder_hidden_states": both.to(self.dtype)}
+        return {"encoder_hidden_states": both.to(HOST, self.dtype)}
 
 
 class LatentModelXL(LatentModel):
@@ -253,7 +255,7 @@ class LatentModelXL(LatentModel):
         texts, negatives, pooled, pooled_negatives = self.pipe.encode_prompt(
             prompt=words.prompt,
             negative_prompt=words.negative or None,  # SDXL was trained with zeros, not with the empty text
-            device=torch.device("cpu"),
+            device=device_of(self.pipe.text_encoder),
             num_images_per_prompt=1,
             do_classifier_free_guidance=words.guided,
         )
@@ -261,8 +263,8 @@ class LatentModelXL(LatentModel):
             texts, pooled = torch.cat([negatives, texts]), torch.cat([pooled_negatives, pooled])
         times = torch.tensor([[*size, 0, 0, *size]], dtype=self.dtype).repeat(len(pooled), 1)
         return {
-            "encoder_hidden_states": texts.to(self.dtype),
-            "added_cond_kwargs": {"text_embeds": pooled.to(self.dtype), "time_ids": times},
+            "encoder_hidden_states": texts.to(HOST, self.dtype),
+            "added_cond_kwargs": {"text_embeds": pooled.to(HOST, self.dtype), "time_ids": times},
         }
 
 

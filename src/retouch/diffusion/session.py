@@ -24,7 +24,7 @@ from retouch.geometry import Grid
 from retouch.images import ImageLike, Pixels, as_mask, as_pixels, blend, difference, from_tensor, to_tensor
 from retouch.program import Incremental
 from retouch.region import Mask, Region, spread
-from retouch.session import Calls, Clock, Edited, Session, Version
+from retouch.session import Calls, Clock, Edited, Session, Version, run_whole
 from retouch.store import Store
 
 MASK_STEPS = 4
@@ -56,8 +56,7 @@ class Dense:
 
     def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
         """The module's own result."""
-        with torch.no_grad():
-            return net.module(*args, **kwargs)
+        return run_whole(net, *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -345,8 +344,7 @@ class DiffusionSession(Session):
 
     def _predicted(self, inputs: dict[str, Any], words: Words) -> Tensor:
         """What the dense denoiser makes of inputs."""
-        with torch.no_grad():
-            return self.model.output(self.nets.denoiser.module(**inputs), words)
+        return self.model.output(run_whole(self.nets.denoiser, **inputs), words)
 
     @property
     def _levels(self) -> float:

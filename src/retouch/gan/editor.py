@@ -12,6 +12,7 @@ from torch import nn
 
 import retouch.program as program
 from retouch.archive import Archive, ArchiveError
+from retouch.devices import device_of
 from retouch.editor import BaseEditor
 from retouch.gan.session import GeneratorSession
 from retouch.region import Policy
@@ -80,5 +81,6 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         self.check_size(size)
         if size not in self._compiled:
             example = torch.zeros(1, self.channels, *size, dtype=self.dtype)
+            example = example.to(device_of(self.module))
             self._compiled[size] = program.compile(self.module, example, policy=self.policy, backend=self.backend)
         return self._compiled[size]

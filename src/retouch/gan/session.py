@@ -14,7 +14,7 @@ from retouch.archive import Progress, silent
 from retouch.images import Pixels
 from retouch.program import Incremental
 from retouch.region import Region
-from retouch.session import Clock, Edited, Session, Version
+from retouch.session import Clock, Edited, Session, Version, run_whole
 from retouch.store import Store
 
 CALL = "network"
@@ -106,8 +106,8 @@ class GeneratorSession(Session):
         """What a whole run makes of a source; the session stays as it is."""
         clock = Clock()
         old, new = self.read(self.version.tensors["source"]), self.read(source)
-        with torch.no_grad(), clock.of("network"):
-            pixels = self.shown(self.net.module(new))
+        with clock.of("network"):
+            pixels = self.shown(run_whole(self.net, new))
         region = Region.from_mask((old != new).any(1)[0].numpy())
         return Edited(Image.fromarray(pixels), region, clock.total())
 

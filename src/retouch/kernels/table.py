@@ -60,6 +60,12 @@ class Backend(Protocol):
         It waits for the device once.
         """
 
+    def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
+        """A function that repeats these kernel calls, whose memory stays where it is, in one launch.
+
+        None where there is no such thing.
+        """
+
     def set_threads(self, threads: int) -> None:
         """Number of threads for the following kernels."""
 

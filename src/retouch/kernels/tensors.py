@@ -64,6 +64,10 @@ class TensorBackend:
     def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
         return lambda: checksum.sample(tensors, stride, self.device)
 
+    def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
+        """None."""
+        return None
+
     def set_threads(self, threads: int) -> None:
         """PyTorch's own setting is used."""
 

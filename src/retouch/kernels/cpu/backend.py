@@ -64,6 +64,10 @@ class Cpu:
         sampler: Callable[[], int] = cpu.Sampler(list(tensors), stride)
         return sampler
 
+    def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
+        """None: a call costs a few microseconds."""
+        return None
+
     def set_threads(self, threads: int) -> None:
         cpu.set_num_threads(threads)
 

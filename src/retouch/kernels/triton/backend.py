@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,21 @@ class Triton(TensorBackend):
             triton.runtime.driver.active.get_current_target()
         except RuntimeError as error:
             raise ImportError(f"Triton {triton.__version__} finds no driver for {device}: {error}") from error
+
+    def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
+        """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured."""
+        if self.device.type != "cuda":
+            return None
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.device(self.device), torch.cuda.graph(graph):
+                for function, arguments in launches:
+                    function(*arguments)
+        except RuntimeError as error:
+            warnings.warn(f"kernels are launched one by one, as CUDA graphs fail here: {error}", stacklevel=2)
+            return None
+        replay: Callable[[], None] = graph.replay
+        return replay
 
     def kernel(self, name: str) -> Callable[..., Any]:
         return _KERNELS[name]
