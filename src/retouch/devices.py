@@ -16,6 +16,6 @@ def device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), HOST)
 
 
-def moved(tree: Any, device: torch.device) -> Any:
+def moved(tree: Any, device: torch.device | str) -> Any:
     """`tree` (nested tuples, lists, dicts, dataclasses of results) with all its tensors on `device`."""
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import retouch
@@ -18,6 +17,7 @@ from retouch.bench import machine
 from retouch.bench.dense import CHANNELS_LAST, COMPILED, EAGER, dense_runs, run_dense
 from retouch.bench.edits import Edit
 from retouch.bench.timing import Stopwatch
+from retouch.devices import moved
 from retouch.models import Inputs, Network, tensor_of
 
 Tick = Callable[[str], None]
@@ -112,12 +112,12 @@ def _group(
     inputs: Inputs,
     dense: Mapping[str, Callable[[], Tensor]],
 ) -> Group:
-    moved = _on(inputs, options.device)
+    given = _on(inputs, options.device)
     start = time.perf_counter()
     net = retouch.compile(
         module,
-        moved.args,
-        kwargs=dict(moved.kwargs) or None,
+        given.args,
+        kwargs=dict(given.kwargs) or None,
         policy=chosen_policy(policy, options.dilate),
         backend=options.backend,
     )
@@ -126,13 +126,12 @@ def _group(
     wait = machine.waiting(options.device)
     edited = [_on(network.edited(inputs, edit.mask), options.device) for edit in edits]
     cases = [Case(edit, changed, Stopwatch(wait)) for edit, changed in zip(edits, edited, strict=True)]
-    return Group(network, policy, net, moved, dense, cases, Stopwatch(wait), compile_s)
+    return Group(network, policy, net, given, dense, cases, Stopwatch(wait), compile_s)
 
 
 def _on(inputs: Inputs, device: str) -> Inputs:
     """The arguments on a device."""
-    args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to(device), (inputs.args, dict(inputs.kwargs)))
-    return Inputs(args, kwargs)
+    return Inputs(*moved((inputs.args, dict(inputs.kwargs)), device))
 
 
 def _rounds(group: Group, repeat: int, tick: Tick) -> None:

@@ -15,11 +15,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from retouch import activity
 from retouch.capture import capture
+from retouch.devices import moved
 from retouch.expr import Expr
 from retouch.ir import Program, Value
 from retouch.kernels import Backend
@@ -106,7 +106,7 @@ def lowered(network: Network, image: tuple[int, int], tiny: bool, dtype: torch.d
     with torch.device("meta"):
         module = nn.Module.to(network.make_module(tiny).eval().requires_grad_(False), dtype)
     inputs = _resized(network.inputs(tiny, dtype), network.image_size(tiny), image)
-    example = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (inputs.args, dict(inputs.kwargs)))
+    example = moved((inputs.args, dict(inputs.kwargs)), "meta")
     captured = capture(module, *Signature(module, *example).example)
     program = fuse(lower(captured))
     return Weights(module, captured, program, _sizes()).without_folded(program)

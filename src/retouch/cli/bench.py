@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +22,7 @@ from retouch.cli.common import (
     bar,
     byte_count,
     check_masks,
+    command_line,
     edits_of,
     failures,
     known_networks,
@@ -150,7 +150,7 @@ def bench(
             forecasts = _forecast_options(predict, model, chosen, policy, dtype, dilate, tiny)
             _check_files(json, report)
         given = {"--predict": predict, "--model": model, "--edit": edit, "--mask": mask, "--policy": policy}
-        command = _command({**given, "--dtype": dtype, "--dilate": dilate, "--tiny": tiny, "--report": report})
+        command = command_line({**given, "--dtype": dtype, "--dilate": dilate, "--tiny": tiny, "--report": report})
         with failures():
             _bench_predictions(forecasts, command, json, report)
         return
@@ -258,18 +258,6 @@ def _forecast_options(
     )
     options.check_edits()
     return options
-
-
-def _command(given: dict[str, Any]) -> str:
-    """The command line with these options, without those that were not given."""
-    words = ["retouch", "bench"]
-    for name, value in given.items():
-        if value is True:
-            words.append(name)
-        elif value is not None and value is not False:
-            for each in value if isinstance(value, list) else [value]:
-                words += [name, str(each)]
-    return shlex.join(words)
 
 
 def _bench_predictions(options: ForecastOptions, command: str, json: Path | None, report: Path | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -196,3 +197,15 @@ def check_masks(options: Options) -> None:
 
     for name in options.models:
         options.edits(models.get(name).image_size(options.tiny))
+
+
+def command_line(given: dict[str, Any]) -> str:
+    """`retouch bench` with these options, without those that were not given; lists repeat theirs."""
+    words = ["retouch", "bench"]
+    for name, value in given.items():
+        if value is True:
+            words.append(name)
+        elif value is not None and value is not False:
+            for each in value if isinstance(value, list) else [value]:
+                words += [name, str(each)]
+    return shlex.join(words)

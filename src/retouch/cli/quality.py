@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from retouch.cli.bench import collected
-from retouch.cli.common import failures, quiet_libraries, set_threads, usage_errors
+from retouch.cli.common import command_line, failures, quiet_libraries, set_threads, usage_errors
 
 if TYPE_CHECKING:
     from retouch.images import Pixels
@@ -63,13 +63,9 @@ def bench_quality(
             sheet = None
             if gallery.tiles:
                 sheet = save_png(gallery.sheet(), report.with_name(f"{report.stem}-edits.png")).name
-            report.write_text(markdown(results, _command(images, count, methods), plot.name, sheet))
-
-
-def _command(images: Path | None, count: int, methods: Sequence[str] | None) -> str:
-    given = f" --images {images.name}" if images else ""
-    chosen = "".join(f" --method {name!r}" if " " in name else f" --method {name}" for name in methods or ())
-    return f"retouch bench --quality --count {count}{given}{chosen}"
+            folder = images.name if images else None
+            command = command_line({"--quality": True, "--count": count, "--images": folder, "--method": methods})
+            report.write_text(markdown(results, command, plot.name, sheet))
 
 
 def _pictures(folder: Path) -> list[tuple[str, Pixels]]:

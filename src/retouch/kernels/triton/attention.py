@@ -13,8 +13,7 @@ from torch import Tensor
 
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import store
-from retouch.kernels.triton.gemm import precision
+from retouch.kernels.triton.expression import look_up, store
 
 
 @triton.jit
@@ -29,9 +28,7 @@ def attention_kernel(
     m = tl.load(bounds + sample) + tl.program_id(0) * BM + tl.arange(0, BM)
     here = m < last
     dv = tl.program_id(1) % panels * BV + tl.arange(0, BV)
-    row = m
-    if q_index is not None:
-        row = tl.load(q_index + m, mask=here, other=0)
+    row = look_up(q_index, m, here)
     queries = q + row.to(tl.int64)[:, None] * q_stride + head * DK
     valid = (here & (row >= 0))[:, None]
     top = tl.full((BM,), float("-inf"), tl.float32)
@@ -91,5 +88,5 @@ def attention(
     attention_kernel[grid](
         out, out.stride(0), out_index, q, q.stride(0), q_index, k, k.stride(0), v, v.stride(0),
         bounds, len(k) // samples, scale * 1.4426950408889634, dk, dv,
-        PRECISION=precision(), BM=rows, BS=run, BK=depth, BV=columns, num_warps=4, num_stages=2,
+        PRECISION=tiles.precision(), BM=rows, BS=run, BK=depth, BV=columns, num_warps=4, num_stages=2,
     )  # fmt: skip

@@ -7,31 +7,24 @@ import triton.language as tl
 from torch import Tensor
 
 from retouch.kernels.tensors import Index
-from retouch.kernels.triton.expression import store
+from retouch.kernels.triton import tiles
+from retouch.kernels.triton.expression import block, look_up, store
 from retouch.kernels.triton.handles import count_of
 
 
 @triton.jit
 def copy_rows_kernel(dst, dst_stride, dst_index, src, src_stride, src_index, M, C, BM: tl.constexpr, BC: tl.constexpr):
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = (m < M)[:, None] & (c < C)[None, :]
-    row, made = m, inside
-    if src_index is not None:
-        row = tl.load(src_index + m, mask=m < M, other=-1)
-        made = inside & (row >= 0)[:, None]
+    m, c, inside = block(M, C, BM, BC)
+    row = look_up(src_index, m, m < M)
+    made = inside & (row >= 0)[:, None]
     x = tl.load(src + row.to(tl.int64)[:, None] * src_stride + c[None, :], mask=made, other=0.0)
     store(dst, dst_stride, dst_index, m, c, inside, x)
 
 
 @triton.jit
 def swap_rows_kernel(kept, kept_stride, index, saved, saved_stride, M, C, BM: tl.constexpr, BC: tl.constexpr):
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = (m < M)[:, None] & (c < C)[None, :]
-    row = m
-    if index is not None:
-        row = tl.load(index + m, mask=m < M, other=0)
+    m, c, inside = block(M, C, BM, BC)
+    row = look_up(index, m, m < M)
     here = kept + row.to(tl.int64)[:, None] * kept_stride + c[None, :]
     there = saved + m.to(tl.int64)[:, None] * saved_stride + c[None, :]
     x, y = tl.load(here, mask=inside), tl.load(there, mask=inside)
@@ -40,7 +33,7 @@ def swap_rows_kernel(kept, kept_stride, index, saved, saved_stride, M, C, BM: tl
 
 
 def _launch(count: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
-    columns = min(128, triton.next_power_of_2(channels))
+    columns = tiles.columns(channels)
     rows = max(1, 2048 // columns)
     return (triton.cdiv(count, rows), triton.cdiv(channels, columns)), {"BM": rows, "BC": columns}
 

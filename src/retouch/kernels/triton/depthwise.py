@@ -7,7 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from retouch.kernels.tensors import Index
-from retouch.kernels.triton.expression import evaluate, store
+from retouch.kernels.triton import tiles
+from retouch.kernels.triton.expression import block, evaluate, look_up, store
 from retouch.kernels.triton.handles import (
     IDENTITY,
     Code,
@@ -25,14 +26,10 @@ def depthwise_kernel(
     out, out_stride, out_index, a, a_stride, index, weight, M, C, TAPS, rows, vectors, sample,
     CODE: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = (m < M)[:, None] & (c < C)[None, :]
+    m, c, inside = block(M, C, BM, BC)
     acc = tl.zeros((BM, BC), tl.float32)
     for tap in range(TAPS):
-        row = m
-        if index is not None:
-            row = tl.load(index + m * TAPS + tap, mask=m < M, other=-1)
+        row = look_up(index, m * TAPS + tap, m < M)
         place = row.to(tl.int64)[:, None] * a_stride + c[None, :]
         x = tl.load(a + place, mask=inside & (row >= 0)[:, None], other=0.0).to(tl.float32)
         acc += x * tl.load(weight + tap * C + c, mask=c < C, other=0.0)[None, :]
@@ -55,12 +52,12 @@ def depthwise(
     count, (taps, channels) = count_of(out, out_index), weight.shape
     if a.shape[1] != channels or out.shape[1] != channels:
         raise ValueError(f"the filters have {channels} channels, a {a.shape[1]}, out {out.shape[1]}")
-    if (taps_of(index)) != taps:
+    if taps_of(index) != taps:
         raise ValueError(f"the filters have {taps} taps, the index {taps_of(index)}")
     check_widths([*(x for x, _ in rows), *vectors], channels)
     if count == 0:
         return
-    columns = min(128, max(16, triton.next_power_of_2(channels)))
+    columns = max(16, tiles.columns(channels))
     depthwise_kernel[(triton.cdiv(count, 16), triton.cdiv(channels, columns))](
         out, out.stride(0), out_index, a, a.stride(0), index, weight, count, channels, taps,
         row_arguments(rows), vector_arguments(vectors, sample), sample,

@@ -126,6 +126,23 @@ def _row_wise(op: tl.constexpr, x, imm: tl.constexpr, inside, width):
 
 
 @triton.jit
+def block(M, C, BM: tl.constexpr, BC: tl.constexpr):
+    """Rows `m` and columns `c` of a program of a two-dimensional grid, and which of them there are."""
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    return m, c, (m < M)[:, None] & (c < C)[None, :]
+
+
+@triton.jit
+def look_up(index, at, here):
+    """The rows that entries `at` of an index name, -1 where not `here`; without an index `at` itself."""
+    row = at
+    if index is not None:
+        row = tl.load(index + at, mask=here, other=-1)
+    return row
+
+
+@triton.jit
 def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, width, rows, vectors, sample):
     op: tl.constexpr = field(code, i, 0)
     a: tl.constexpr = field(code, i, 1)
@@ -137,12 +154,8 @@ def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, wid
         y = tl.full(inside.shape, imm, tl.float32)
     elif op == "rows":
         x, stride, step, index = rows[a]
-        valid = inside
-        row = m.to(tl.int64)
-        if index is not None:
-            found = tl.load(index + m, mask=tl.max(inside.to(tl.int32), 1) > 0, other=-1)
-            valid = inside & (found >= 0)[:, None]
-            row = found.to(tl.int64)
+        row = look_up(index, m, tl.max(inside.to(tl.int32), 1) > 0).to(tl.int64)
+        valid = inside & (row >= 0)[:, None]
         y = tl.load(x + row[:, None] * stride + c[None, :] * step, mask=valid, other=0.0).to(tl.float32)
     elif op == "vector":
         x, stride, step = vectors[a]
@@ -181,7 +194,5 @@ def evaluate(code: tl.constexpr, acc, m, c, inside, width, rows, vectors, sample
 @triton.jit
 def store(out, stride, index, m, c, inside, y):
     """`out[index[m], c] = y`, rounded to the dtype of `out`."""
-    row = m.to(tl.int64)
-    if index is not None:
-        row = tl.load(index + m, mask=tl.max(inside.to(tl.int32), 1) > 0, other=0).to(tl.int64)
+    row = look_up(index, m, tl.max(inside.to(tl.int32), 1) > 0).to(tl.int64)
     tl.store(out + row[:, None] * stride + c[None, :], y.to(out.dtype.element_ty), mask=inside)

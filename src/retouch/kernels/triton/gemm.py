@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import evaluate, store
+from retouch.kernels.triton.expression import block, evaluate, look_up, store
 from retouch.kernels.triton.handles import (
     IDENTITY,
     Code,
@@ -66,9 +66,7 @@ def gemm_kernel(
     first = tl.program_id(2) * share
     acc = tl.zeros((BM, BN), tl.float32)
     for tap in range(TAPS):
-        row = m
-        if index is not None:
-            row = tl.load(index + m * TAPS + tap, mask=m < M, other=-1)
+        row = look_up(index, m * TAPS + tap, m < M)
         valid = ((m < M) & (row >= 0))[:, None]
         source = a + row.to(tl.int64)[:, None] * a_stride + group * C
         panel = weight + (group * TAPS + tap).to(tl.int64) * C * N
@@ -94,20 +92,13 @@ def join_kernel(
     CODE: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The parts of the sums added in order, then the epilogue."""
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BN + tl.arange(0, BN)
-    inside = (m < M)[:, None] & (c < N)[None, :]
+    m, c, inside = block(M, N, BM, BN)
     acc = tl.zeros((BM, BN), tl.float32)
     for part in range(SPLIT):
         row = (m + part * M).to(tl.int64)
         acc += tl.load(partial + row[:, None] * N + c[None, :], mask=inside, other=0.0)
     y = evaluate(CODE, acc, m, c, inside, N, rows, vectors, sample)
     store(out, out_stride, out_index, m, c, inside, y)
-
-
-def precision() -> str:
-    """How float32 is multiplied: IEEE, unless PyTorch is told that TF32 is enough."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def _check(out: Tensor, a: Tensor, index: Index | None, packed: Packed, count: int) -> None:
@@ -118,7 +109,7 @@ def _check(out: Tensor, a: Tensor, index: Index | None, packed: Packed, count: i
         raise ValueError(
             f"the weights take {groups * inputs} channels to {groups * outputs}; a has {a.shape[1]}, out {out.shape[1]}"
         )
-    if (taps_of(index)) != taps or (index is not None and len(index) != count):
+    if taps_of(index) != taps or (index is not None and len(index) != count):
         shape = None if index is None else list(index.shape)
         raise ValueError(f"index of shape {shape}, expected {[count, taps]}")
 
@@ -151,7 +142,7 @@ def gemm(
     row_tiles = triton.cdiv(count, tile.rows)
     gemm_kernel[(row_tiles, groups * triton.cdiv(outputs, tile.columns), parts)](
         *target, a, a.stride(0), index, packed.weight, count, outputs, inputs, taps, *tail,
-        CODE=code, PRECISION=precision(), SPLIT=parts, BM=tile.rows, BN=tile.columns, BK=tile.depth,
+        CODE=code, PRECISION=tiles.precision(), SPLIT=parts, BM=tile.rows, BN=tile.columns, BK=tile.depth,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     if parts > 1:

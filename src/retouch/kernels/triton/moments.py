@@ -8,6 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from retouch.kernels.tensors import Index
+from retouch.kernels.triton import tiles
+from retouch.kernels.triton.expression import look_up
 from retouch.ops.moments import SCALES
 
 STRETCH = 256
@@ -26,10 +28,8 @@ def channel_sums_kernel(
     total, squares = tl.zeros((BC,), tl.float64), tl.zeros((BC,), tl.float64)
     for offset in range(0, STRETCH, BM):
         m = start + offset + tl.arange(0, BM)
-        row, here = m, m < last
-        if index is not None:
-            row = tl.load(index + m, mask=here, other=-1)
-            here = here & (row >= 0)
+        row = look_up(index, m, m < last)
+        here = (m < last) & (row >= 0)
         place = row.to(tl.int64)[:, None] * x_stride + c[None, :]
         y = tl.load(x + place, mask=here[:, None] & (c < C)[None, :], other=0.0).to(tl.float64)
         total += tl.sum(y, 0)
@@ -120,9 +120,7 @@ def fit_probes_kernel(
 
 @triton.jit
 def _probe(x, stride, index, m, c, C):
-    row = m
-    if index is not None:
-        row = tl.load(index + m)
+    row = look_up(index, m, True)
     return tl.load(x + row.to(tl.int64) * stride + c, mask=c < C, other=0.0).to(tl.float64)
 
 
@@ -142,10 +140,6 @@ def move_sums_kernel(
     tl.store(place + C, (a * a - 1.0) * squares + 2.0 * a * b * total + rows * b * b, mask=inside)
 
 
-def _columns(channels: int, most: int = 64) -> int:
-    return min(most, triton.next_power_of_2(channels))
-
-
 def channel_sums(sums: Tensor, x: Tensor, index: Index | None, bounds: Index, sign: int) -> None:
     """See `retouch.ops.moments.channel_sums`."""
     samples, channels = len(sums), x.shape[1]
@@ -154,11 +148,11 @@ def channel_sums(sums: Tensor, x: Tensor, index: Index | None, bounds: Index, si
     if stretches == 0:
         return
     partial = torch.empty(stretches, samples, 2 * channels, dtype=torch.float64, device=sums.device)
-    block = _columns(channels)
+    block = tiles.columns(channels, 64)
     channel_sums_kernel[(triton.cdiv(channels, block), samples, stretches)](
         partial, x, x.stride(0), index, bounds, channels, STRETCH=STRETCH, BM=32, BC=block
     )
-    wide = _columns(2 * channels, 128)
+    wide = tiles.columns(2 * channels)
     add_sums_kernel[(triton.cdiv(2 * channels, wide), samples)](
         sums, sums.stride(0), partial, 2 * channels, stretches, SIGN=sign, BC=wide
     )
@@ -190,7 +184,7 @@ def fit_probes(
 ) -> None:
     """See `retouch.ops.moments.fit_probes`."""
     channels = old.shape[1]
-    block = _columns(channels)
+    block = tiles.columns(channels, 64)
     fit_probes_kernel[(triton.cdiv(channels, block), len(fit))](
         fit, old, old.stride(0), old_index, new, new.stride(0), new_index, bounds, channels,
         LEAST=SCALES[0], MOST=SCALES[1], BC=block,
@@ -200,7 +194,7 @@ def fit_probes(
 def move_sums(shifts: Tensor, sums: Tensor, scale: Tensor, shift: Tensor, count: int, bounds: Index) -> None:
     """See `retouch.ops.moments.move_sums`."""
     channels = scale.shape[1]
-    block = _columns(channels)
+    block = tiles.columns(channels, 64)
     move_sums_kernel[(triton.cdiv(channels, block), len(shifts))](
         shifts, sums, sums.stride(0), scale, scale.stride(0), shift, shift.stride(0), count, bounds, channels,
         BC=block,

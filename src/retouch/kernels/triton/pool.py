@@ -7,7 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from retouch.kernels.tensors import Index
-from retouch.kernels.triton.expression import store
+from retouch.kernels.triton import tiles
+from retouch.kernels.triton.expression import block, look_up, store
 from retouch.kernels.triton.handles import count_of, taps_of
 
 
@@ -15,12 +16,10 @@ from retouch.kernels.triton.handles import count_of, taps_of
 def pool_kernel(
     out, out_stride, out_index, a, a_stride, index, weights, M, C, TAPS, BM: tl.constexpr, BC: tl.constexpr
 ):  # fmt: skip
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = (m < M)[:, None] & (c < C)[None, :]
+    m, c, inside = block(M, C, BM, BC)
     acc = tl.full((BM, BC), 0.0 if weights is not None else float("-inf"), tl.float32)
     for tap in range(TAPS):
-        row = tl.load(index + m * TAPS + tap, mask=m < M, other=-1)
+        row = look_up(index, m * TAPS + tap, m < M)
         place = row.to(tl.int64)[:, None] * a_stride + c[None, :]
         made = inside & (row >= 0)[:, None]
         if weights is not None:
@@ -43,7 +42,7 @@ def pool(out: Tensor, out_index: Index | None, a: Tensor, index: Index, weights:
         weights = weights.contiguous()
     if count == 0:
         return
-    columns = min(128, triton.next_power_of_2(channels))
+    columns = tiles.columns(channels)
     pool_kernel[(triton.cdiv(count, 16), triton.cdiv(channels, columns))](
         out, out.stride(0), out_index, a, a.stride(0), index, weights, count, channels, taps_of(index),
         BM=16, BC=columns,

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from retouch.expr import ROW_WISE
 from retouch.kernels.tensors import Index
-from retouch.kernels.triton.expression import evaluate, store
+from retouch.kernels.triton import tiles
+from retouch.kernels.triton.expression import block, evaluate, store
 from retouch.kernels.triton.handles import Code, RowOperand, check_widths, count_of, row_arguments, vector_arguments
 
 TILE = 4096
@@ -20,9 +21,7 @@ def row_map_kernel(
     out, out_stride, out_index, M, width, channels, rows, vectors, sample,
     CODE: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = (m < M)[:, None] & (c < width)[None, :]
+    m, c, inside = block(M, width, BM, BC)
     y = evaluate(CODE, None, m, c, inside, width, rows, vectors, sample)
     store(out, out_stride, out_index, m, c, inside & (c < channels)[None, :], y)
 
@@ -43,7 +42,7 @@ def row_map(
     width = max([channels, *(x.shape[1] for x in operands)]) if channels == 1 else channels
     check_widths(operands, width)
     whole = any(op in ROW_WISE for op, *_ in program)
-    columns = triton.next_power_of_2(width) if whole else min(triton.next_power_of_2(width), 128)
+    columns = triton.next_power_of_2(width) if whole else tiles.columns(width)
     tile = max(1, min(TILE // columns, 64))
     grid = triton.cdiv(count, tile), triton.cdiv(width if whole else channels, columns)
     row_map_kernel[grid](

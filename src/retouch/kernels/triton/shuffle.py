@@ -7,7 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from retouch.kernels.tensors import Index
-from retouch.kernels.triton.expression import store
+from retouch.kernels.triton import tiles
+from retouch.kernels.triton.expression import block, look_up, store
 from retouch.kernels.triton.handles import count_of, taps_of
 
 
@@ -16,11 +17,9 @@ def shuffle_kernel(
     out, out_stride, out_index, a, a_stride, index, phase, M, C, phase_stride, channel_stride,
     BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = (m < M)[:, None] & (c < C)[None, :]
-    row = tl.load(index + m, mask=m < M, other=-1)
-    start = tl.load(phase + m, mask=m < M, other=0) * phase_stride
+    m, c, inside = block(M, C, BM, BC)
+    row = look_up(index, m, m < M)
+    start = look_up(phase, m, m < M) * phase_stride
     place = row.to(tl.int64)[:, None] * a_stride + start[:, None] + c[None, :] * channel_stride
     store(out, out_stride, out_index, m, c, inside, tl.load(a + place, mask=inside & (row >= 0)[:, None], other=0.0))
 
@@ -30,11 +29,9 @@ def unshuffle_kernel(
     out, out_stride, out_index, a, a_stride, index, M, C, TAPS, tap_stride, channel_stride,
     BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    m, c, inside = block(M, C, BM, BC)
     tap = tl.program_id(2)
-    inside = (m < M)[:, None] & (c < C)[None, :]
-    row = tl.load(index + m * TAPS + tap, mask=m < M, other=-1)
+    row = look_up(index, m * TAPS + tap, m < M)
     x = tl.load(a + row.to(tl.int64)[:, None] * a_stride + c[None, :], mask=inside & (row >= 0)[:, None], other=0.0)
     store(out, out_stride, out_index, m, tap * tap_stride + c * channel_stride, inside, x)
 
@@ -49,7 +46,7 @@ def shuffle(
     last = int(phase.host.max()) * phase_stride + (channels - 1) * channel_stride
     if last >= a.shape[1]:
         raise ValueError(f"channel {last} is outside a row of {a.shape[1]}")
-    columns = min(128, triton.next_power_of_2(channels))
+    columns = tiles.columns(channels)
     shuffle_kernel[(triton.cdiv(count, 16), triton.cdiv(channels, columns))](
         out, out.stride(0), out_index, a, a.stride(0), index, phase, count, channels,
         phase_stride, channel_stride, BM=16, BC=columns,
@@ -66,7 +63,7 @@ def unshuffle(
         raise ValueError(f"channel {last} is outside a row of {out.shape[1]}")
     if count == 0:
         return
-    columns = min(128, triton.next_power_of_2(channels))
+    columns = tiles.columns(channels)
     unshuffle_kernel[(triton.cdiv(count, 16), triton.cdiv(channels, columns), taps_of(index))](
         out, out.stride(0), out_index, a, a.stride(0), index, count, channels, taps_of(index),
         tap_stride, channel_stride, BM=16, BC=columns,

@@ -55,11 +55,21 @@ def split(columns: int, taps: int, channels: int, size: Tile) -> int:
     return parts
 
 
+def columns(channels: int, most: int = 128) -> int:
+    """Columns of a program that is no matrix product."""
+    return min(most, triton.next_power_of_2(channels))
+
+
 def attention_tile(name: str, dtype: torch.dtype) -> tuple[int, int]:
     """Queries and keys that a program of attention takes at a time."""
     if dtype == torch.float32:
         return 16, 16
     return (64, 32) if name == "sm_90" else (32, 32)
+
+
+def precision() -> str:
+    """How float32 is multiplied: IEEE, unless PyTorch is told that TF32 is enough."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def architecture() -> str:
