@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
-from retouch.devices import HOST, device_of, moved
+from retouch.devices import HOST, device_of, moved, usable
 from retouch.session import run_whole
 
 META = torch.device("meta")
@@ -35,3 +36,37 @@ def test_a_network_is_given_tensors_on_its_device():
     net = SimpleNamespace(backend=SimpleNamespace(device=META), module=module)
     assert run_whole(net, torch.zeros(1), scale=torch.ones(1)).device == HOST
     assert seen == [META, META]
+
+
+def test_a_device_that_is_there_gets_its_number():
+    assert usable("cpu") == usable(HOST) == HOST
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AssertionError("Torch not compiled with CUDA enabled"), "Torch not compiled with CUDA enabled.*such as cpu"),
+        (
+            RuntimeError("CUDA error: invalid device ordinal\nMore."),
+            r"\(CUDA error: invalid device ordinal\); name one",
+        ),
+        (
+            RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nSee the web."),
+            r"'cuda:1' \(.* too old \(found version 11040\).\); update its driver, or use the CPU",
+        ),
+        (RuntimeError("Found no NVIDIA driver on your system."), "Found no NVIDIA driver.*update its driver"),
+        (ModuleNotFoundError("No module named 'torch.cuda'"), "No module named 'torch.cuda'.*such as cpu"),
+    ],
+)
+def test_why_a_device_cannot_be_used(monkeypatch, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(ValueError, match=f"cannot compute on the device.*{message}"):
+        usable("cuda:1")
+
+
+def test_nothing_is_computed_on_the_meta_device():
+    with pytest.raises(ValueError, match="nothing can be computed on the meta device"):
+        usable("meta")

@@ -316,12 +316,14 @@ def compile(
 
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
     are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16.
-    backend: kernels by name; "auto" takes those for the device that module and inputs are on. Which they
-    are is told by `backend.name`, `repr()` and `explain()` of what is returned.
+    backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
+    it has to take the slower reference ones, as the others cannot be used there. Which they are is told by
+    `backend.name`, `repr()` and `explain()` of what is returned.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
     mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
-    for tensors on several devices or without content, ImportError when a backend is not installed.
+    for tensors on several devices or without content. For a backend that is named raises ImportError when it
+    is not installed, and RuntimeError when it cannot use the device.
     """
     positional = (args,) if isinstance(args, Tensor) else tuple(args)
     leaves, _ = pytree.tree_flatten_with_path((positional, kwargs or {}))

@@ -82,7 +82,7 @@ def test_list_of_sessions_shows_every_pipeline():
         (["bench", "--session", "--dtype", "float32"], "--dtype does not go with --session"),
         (["bench", "--session", "--dilate", "3"], "--dilate does not go with --session"),
         (["bench", "--session", "--device", "cpu"], "--device does not go with --session"),
-        (["bench", "--device", "abacus"], "cannot run on the device 'abacus'"),
+        (["bench", "--device", "abacus"], "cannot compute on the device 'abacus'"),
         (["bench", "--dtype", "tf32"], "--dtype tf32 needs --predict"),
         (["bench", "--predict", "abacus"], "choose from: rtx3090, a100, h100, m1pro"),
         (["bench", "--predict", "h100", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),

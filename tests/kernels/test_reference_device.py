@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import cache
+from subprocess import CalledProcessError
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -291,30 +293,106 @@ def test_checksums_tell_changes_and_exchanges():
 # Choosing a backend
 
 
-def test_one_backend_for_each_device():
+def failing(error):
+    """A backend that cannot be made."""
+
+    def make(*_):
+        raise error
+
+    return kernel_table.Entry(make, ("cuda", "xpu"), "pip install triton==3.7.1")
+
+
+@pytest.fixture
+def on_gpus(monkeypatch):
+    """Every device is there; returns a function that gives the table another entry for Triton."""
+    monkeypatch.setattr(kernel_table, "usable", torch.device)
+    monkeypatch.setattr(kernel_table, "_made", {})
+    return lambda entry: monkeypatch.setitem(kernel_table._BACKENDS, "triton", entry)
+
+
+def test_one_backend_for_each_device(on_gpus):
     assert kernel_table.backend("auto", "cpu").name == "cpu"
     assert kernel_table.backend("reference", "cpu") is kernel_table.backend("reference", CPU)
     assert kernel_table.backend("reference").device == CPU
-    assert [kernel_table.preferred(torch.device(d)) for d in ("cpu", "mps", "cuda:1", "xpu", "privateuseone")] == [
+    on_gpus(kernel_table.Entry(lambda device: SimpleNamespace(name="triton", device=device), ("cuda", "xpu")))
+    assert [kernel_table.backend("auto", d).name for d in ("cpu", "mps", "cuda:1", "xpu", "privateuseone")] == [
         "cpu", "reference", "triton", "triton", "reference"
     ]  # fmt: skip
+    assert kernel_table.described(kernel_table.backend("reference", "cuda:1")) == (
+        'reference kernels on cuda:1 ("auto" would take triton)'
+    )
 
 
-def test_backends_that_cannot_be_had(monkeypatch):
+def test_backends_on_devices_they_are_not_for(on_gpus, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(kernel_table, "_made", {})
     with pytest.raises(ValueError, match=r"triton backend runs on cuda and xpu, and the module is on cpu.*\"cpu\""):
         kernel_table.backend("triton")
+    on_gpus(failing(ImportError("No module named 'triton'")))
+    with pytest.raises(ValueError, match=r"cpu backend runs on cpu, and the module is on cuda:0.*\"reference\""):
+        kernel_table.backend("cpu", "cuda:0")
+
+
+def test_devices_that_are_not_there():
     with pytest.raises(ValueError, match="nothing can be computed on the meta device"):
         kernel_table.backend("reference", "meta")
-    with pytest.raises(ValueError, match="device mps cannot be used"):
+    with pytest.raises(ValueError, match="cannot compute on the device 'mps'"):
         kernel_table.backend("auto", "mps")
-    monkeypatch.setattr(kernel_table, "_place", torch.device)
-    with pytest.raises(ValueError, match=r"cpu backend runs on cpu.*\"triton\""):
-        kernel_table.backend("cpu", "cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "remedy"),
+    [
+        (ImportError("No module named 'triton'"), "be loaded.*No module named", "pip install triton==3.7.1"),
+        (
+            kernel_table.BackendError("Triton finds no driver; update it"),
+            "be used: Triton finds no driver",
+            "update it",
+        ),
+    ],
+)
+def test_auto_takes_what_works_and_says_why(on_gpus, error, reason, remedy):
+    on_gpus(failing(error))
+    with pytest.raises(type(error), match=f'triton backend cannot {reason}.*{remedy}, or pass backend="reference"'):
+        kernel_table.backend("triton", "cuda:0")
+    with pytest.warns(UserWarning, match=f'{reason}.*{remedy}.*"auto" takes the reference backend on cuda:0') as seen:
+        chosen = kernel_table.backend("auto", "cuda:0")
+    assert len(seen) == 1
+    assert kernel_table.described(chosen) == (
+        'reference kernels on cuda:0 (chosen by "auto" for cuda, as triton cannot be used)'
+    )
+
+
+def test_a_missing_triton_is_told_from_a_missing_driver(on_gpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "retouch.kernels.triton.backend", None)
     with pytest.raises(ImportError, match=r"triton backend cannot be loaded.*pip install triton==3.7.1"):
-        kernel_table.backend("auto", "cuda:0")
+        kernel_table.backend("triton", "cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("0 active drivers ([])."),
+            "finds no driver for cuda:0, or one that is too old .*update the GPU's",
+        ),
+        (RuntimeError("Failed to retrieve f from libcuda.so.1"), "one that is too old .*libcuda.*update the GPU's"),
+        (AssertionError("libcuda.so cannot found!"), "finds no driver for cuda:0.*libcuda.*update the GPU's driver"),
+        (RuntimeError("Failed to find C compiler."), "cannot build its launcher.*install a C compiler"),
+        (CalledProcessError(1, "gcc"), "cannot build its launcher.*gcc.*install a C compiler and Python's headers"),
+    ],
+)
+def test_what_keeps_triton_from_a_device_is_told(on_gpus, monkeypatch, error, message):
+    triton = pytest.importorskip("triton")
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    driver = SimpleNamespace(active=SimpleNamespace(get_current_target=fail))
+    monkeypatch.setattr(triton.runtime, "driver", driver)
+    with pytest.raises(kernel_table.BackendError, match=f'{message}.*or pass backend="reference"') as raised:
+        kernel_table.backend("triton", "cuda:0")
+    assert "pip" not in str(raised.value)
 
 
 def test_modules_on_devices_that_cannot_be_used():

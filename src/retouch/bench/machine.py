@@ -58,18 +58,6 @@ def reset_peak() -> None:
         return
 
 
-def known_device(name: str) -> str:
-    """`name` itself; ValueError unless PyTorch can run on a device of that name."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"cannot run on the device {name!r} ({reason}); name one that this machine has, such as cpu"
-        ) from error
-    return name
-
-
 def waiting(device: str) -> Callable[[], None]:
     """A function that waits until all work given to the device is done."""
     kind = torch.device(device).type

@@ -165,14 +165,14 @@ def bench(
             if dtype == "float16" or dtype == "tf32":
                 raise ValueError(f"--dtype {dtype} needs --predict; measure float32 or bfloat16")
             from retouch.bench import Options
-            from retouch.bench.machine import known_device
+            from retouch.devices import usable
 
             options = Options(
                 models=known_networks(model or [NETWORK]),
                 edits=edits,
                 policies=known_policies(policy or ["balanced"]),
                 dtype=torch_dtype(dtype or "float32"),
-                device=known_device(device or "cpu"),
+                device=str(usable(device or "cpu")),
                 backend=backend,
                 dilate=dilate,
                 compile_dense=not no_compile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,8 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from retouch.devices import usable
 from retouch.expr import Expr
 from retouch.geometry import IntArray
+
+
+class BackendError(RuntimeError):
+    """A backend is installed, but cannot compute on the device; the message says what to do."""
 
 
 class Backend(Protocol):
@@ -114,41 +120,62 @@ def available() -> list[str]:
 
 
 def preferred(device: torch.device) -> str:
-    """The backend that "auto" takes for a device: the first one that is written for it."""
-    return next((name for name, entry in _BACKENDS.items() if device.type in entry.devices), "reference")
+    """The backend that "auto" takes for a device: the one that is written for it, or reference if that fails."""
+    first = _written_for(device)
+    return "reference" if _trouble(first, device) else first
 
 
 def described(kernels: Backend) -> str:
     """Which backend computes, where, and whether "auto" would take it."""
-    first = preferred(kernels.device)
-    chosen = f'chosen by "auto" for {kernels.device.type}' if kernels.name == first else f'"auto" would take {first}'
-    return f"{kernels.name} kernels on {kernels.device} ({chosen})"
+    device = kernels.device
+    first, written = preferred(device), _written_for(device)
+    because = f", as {written} cannot be used" if first != written else ""
+    chosen = f'chosen by "auto" for {device.type}' if kernels.name == first else f'"auto" would take {first}'
+    return f"{kernels.name} kernels on {device} ({chosen}{because})"
 
 
 def backend(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
     """The backend of that name for a device, made once; "auto" is the `preferred` one.
 
-    Raises ValueError for an unknown name, for a device that is not there or that the backend does not run on, and
-    ImportError, with the remedy, when the backend cannot be loaded.
+    "auto" warns, with the reason and the remedy, when it has to take the reference backend for another one.
+
+    Raises ValueError for an unknown name, for a device that is not there or that the backend does not run on. When
+    a backend that is named cannot be loaded, raises ImportError, and BackendError when it cannot use the device,
+    both with the remedy.
     """
     if name != "auto" and name not in _BACKENDS:
         raise ValueError(f"unknown backend {name!r}; there are auto, {', '.join(_BACKENDS)}")
-    place = _place(device)
-    chosen = preferred(place) if name == "auto" else name
-    if (chosen, place) not in _made:
-        _made[chosen, place] = _make(chosen, place)
-    return _made[chosen, place]
+    place = usable(device)
+    return _once(_automatic(place) if name == "auto" else name, place)
 
 
-def _place(device: torch.device | str) -> torch.device:
-    """The device with its number, as tensors name it."""
+def _automatic(device: torch.device) -> str:
+    first = _written_for(device)
+    trouble = _trouble(first, device)
+    if trouble is None:
+        return first
+    # Shown where `retouch.compile` is called.
+    warnings.warn(f'{trouble}; "auto" takes the reference backend on {device}, which is slower', stacklevel=4)
+    return "reference"
+
+
+def _written_for(device: torch.device) -> str:
+    return next((name for name, entry in _BACKENDS.items() if device.type in entry.devices), "reference")
+
+
+def _trouble(name: str, device: torch.device) -> Exception | None:
+    """Why the backend cannot be used on a device that it is written for."""
     try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
-    if place.type == "meta":
-        raise ValueError("nothing can be computed on the meta device; load the module onto another one")
-    return place
+        _once(name, device)
+    except (ImportError, BackendError) as error:
+        return error
+    return None
+
+
+def _once(name: str, device: torch.device) -> Backend:
+    if (name, device) not in _made:
+        _made[name, device] = _make(name, device)
+    return _made[name, device]
 
 
 def _make(name: str, device: torch.device) -> Backend:
@@ -165,3 +192,5 @@ def _make(name: str, device: torch.device) -> Backend:
         raise ImportError(
             f'the {name} backend cannot be loaded ({error}); {entry.remedy}, or pass backend="reference"'
         ) from error
+    except BackendError as error:
+        raise BackendError(f'the {name} backend cannot be used: {error}, or pass backend="reference"') from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import triton
 from torch import Tensor
 
 from retouch.expr import Expr
+from retouch.kernels.table import BackendError
 from retouch.kernels.tensors import TensorBackend
 from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
 from retouch.kernels.triton.handles import Code, code_of
@@ -35,7 +37,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
 class Triton(TensorBackend):
     """Kernels compiled for the GPU of `device` when they are first launched.
 
-    Raises ImportError when Triton finds no driver for the device.
+    Raises BackendError when Triton cannot use the device.
     """
 
     name = "triton"
@@ -48,8 +50,14 @@ class Triton(TensorBackend):
             return
         try:
             triton.runtime.driver.active.get_current_target()
-        except RuntimeError as error:
-            raise ImportError(f"Triton {triton.__version__} finds no driver for {device}: {error}") from error
+        except (RuntimeError, AssertionError, OSError, SubprocessError) as error:
+            unbuilt = isinstance(error, SubprocessError) or "compiler" in str(error)
+            what, remedy = (
+                ("cannot build its launcher", "install a C compiler and Python's headers")
+                if unbuilt
+                else (f"finds no driver for {device}, or one that is too old", "update the GPU's driver")
+            )
+            raise BackendError(f"Triton {triton.__version__} {what} ({error}); {remedy}") from error
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured."""
