@@ -1,12 +1,13 @@
 """`retouch bench`, `explain` and `demo`: bad input, and the shape of what is written."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from commands import run
+from commands import run, said
 from retouch.bench import Edit, read_mask, restless, square
 from retouch.bench.measure import compare
 from retouch.models.pipelines import PIPELINES
@@ -84,6 +85,8 @@ def test_list_of_sessions_shows_every_pipeline():
         (["bench", "--session", "--device", "cpu"], "--device does not go with --session"),
         (["bench", "--device", "abacus"], "cannot compute on the device 'abacus'"),
         (["bench", "--dtype", "tf32"], "--dtype tf32 needs --predict"),
+        (["bench", "--dtype", "float16"], "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
+        (["explain", "dit", "--dtype", "float16", "--backend", "reference"], "the reference backend computes in"),
         (["bench", "--predict", "abacus"], "choose from: rtx3090, a100, h100, m1pro"),
         (["bench", "--predict", "h100", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),
         (["bench", "--predict", "h100", "--edit", "0"], "above 0 and at most 1"),
@@ -209,6 +212,30 @@ def test_bench_measures_bfloat16_and_a_mask(tmp_path):
     assert result.exit_code == 0, result.output
     (found,) = json.loads(path.read_text())
     assert (found["dtype"], found["edit_label"]) == ("bfloat16", "mask.png")
+
+
+def test_bench_measures_float16_where_the_backend_computes_in_it(monkeypatch):
+    seen = []
+
+    def measure(options, tick):
+        seen.append(options.dtype)
+        raise RuntimeError("seen")
+
+    halves = SimpleNamespace(name="halves", device="cpu", dtypes=(torch.float16,))
+    monkeypatch.setattr("retouch.kernels.backend", lambda *_: halves)
+    monkeypatch.setattr("retouch.bench.measure", measure)
+    assert run("bench", *TINY, "--dtype", "float16").exit_code == 1
+    assert seen == [torch.float16]
+
+
+def test_a_backend_that_cannot_be_loaded_is_no_traceback(monkeypatch):
+    def fail(*_):
+        raise ImportError("the triton backend cannot be loaded")
+
+    monkeypatch.setattr("retouch.kernels.backend", fail)
+    for command in (["bench"], ["explain", "dit"]):
+        result = run(*command, "--backend", "triton")
+        assert (result.exit_code, said(result)) == (1, "retouch: the triton backend cannot be loaded")
 
 
 def test_bench_measures_sessions(tmp_path):

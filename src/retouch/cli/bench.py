@@ -15,6 +15,7 @@ from retouch.cli.common import (
     POLICY_HELP,
     BackendName,
     Dilate,
+    Dtype,
     Memory,
     StorageName,
     Threads,
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from retouch.bench.measure import Result, Tick
     from retouch.bench.sessions import SessionOptions
 
-Dtype = Literal["float32", "bfloat16", "float16", "tf32"]
+Products = Literal[Dtype, "tf32"]
+"""Types of products that peaks are published for."""
 
 NETWORK, PIPELINE, EDIT, ROUNDS, STEPS = "ddpm-256", "ddpm-256", 0.012, 5, (10, 20, 50)
 
@@ -68,8 +70,7 @@ def bench(
         ),
     ] = None,
     dtype: Annotated[
-        Dtype | None,
-        typer.Option("--dtype", help="Type of weights and activations (float32); float16 and tf32 with --predict."),
+        Products | None, typer.Option("--dtype", help="Type of weights and activations (float32); tf32 with --predict.")
     ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Where to run, as PyTorch names it: cpu, cuda, mps (cpu).")
@@ -154,7 +155,7 @@ def bench(
         with failures():
             _bench_predictions(forecasts, command, json, report)
         return
-    with usage_errors():
+    with failures(), usage_errors():
         edits = edits_of(edit or ([] if mask else [EDIT]), mask or [])
         if session:
             _refuse({"--dtype": dtype, "--device": device, "--dilate": dilate}, "does not go with --session")
@@ -162,17 +163,18 @@ def bench(
             sessions = _session_options(model, edits, policy, steps, storage, memory, backend, repeat, tiny)
         else:
             _refuse({"--steps": steps, "--storage": storage, "--memory": memory}, "needs --session")
-            if dtype == "float16" or dtype == "tf32":
-                raise ValueError(f"--dtype {dtype} needs --predict; measure float32 or bfloat16")
+            if dtype == "tf32":
+                raise ValueError("--dtype tf32 needs --predict; measure another one")
             from retouch.bench import Options
             from retouch.devices import usable
 
+            place = str(usable(device or "cpu"))
             options = Options(
                 models=known_networks(model or [NETWORK]),
                 edits=edits,
                 policies=known_policies(policy or ["balanced"]),
-                dtype=torch_dtype(dtype or "float32"),
-                device=str(usable(device or "cpu")),
+                dtype=torch_dtype(dtype or "float32", backend, place),
+                device=place,
                 backend=backend,
                 dilate=dilate,
                 compile_dense=not no_compile,
@@ -240,7 +242,7 @@ def _forecast_options(
     model: list[str] | None,
     edits: Callable[[tuple[int, int]], list[Any]] | None,
     policy: list[str] | None,
-    dtype: Dtype | None,
+    dtype: Products | None,
     dilate: int | None,
     tiny: bool,
 ) -> ForecastOptions:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from retouch.bench.edits import Edit
 
 Backend = Literal["auto", "cpu", "triton", "reference"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Storage = Literal["fp32", "bf16", "fp16"]
 
 POLICY_HELP = "paper, balanced, fast or exact (see README)"
@@ -165,10 +165,16 @@ def known_policies(names: Sequence[str]) -> list[str]:
     return [Policy.named(name).name for name in names]
 
 
-def torch_dtype(name: Dtype) -> Any:
-    """The `torch.dtype` of that name."""
+def torch_dtype(name: Dtype, backend: Backend, device: str = "cpu") -> Any:
+    """The `torch.dtype` of that name; ValueError unless the backend computes in it on the device."""
     import torch
 
+    from retouch import kernels
+
+    chosen = kernels.backend(backend, device)
+    if getattr(torch, name) not in chosen.dtypes:
+        known = " or ".join(str(dtype).removeprefix("torch.") for dtype in chosen.dtypes)
+        raise ValueError(f"--dtype {name}: the {chosen.name} backend computes in {known} on {chosen.device}")
     return getattr(torch, name)
 
 

@@ -47,12 +47,12 @@ def explain(
     """Print what an update computes: each op with its grid, rows, arithmetic and backend."""
     from retouch.bench import Options
 
-    with usage_errors():
+    with failures(), usage_errors():
         options = Options(
             models=known_networks([model]),
             edits=edits_of([] if mask else [edit], [mask] if mask else []),
             policies=known_policies([policy]),
-            dtype=torch_dtype(dtype),
+            dtype=torch_dtype(dtype, backend),
             backend=backend,
             dilate=dilate,
             tiny=tiny,
