@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from retouch.devices import HOST, device_of, moved, usable
+from retouch.devices import HOST, device_of, lacks_memory, moved, usable
 from retouch.session import run_whole
 
 META = torch.device("meta")
@@ -70,3 +70,17 @@ def test_why_a_device_cannot_be_used(monkeypatch, error, message):
 def test_nothing_is_computed_on_the_meta_device():
     with pytest.raises(ValueError, match="nothing can be computed on the meta device"):
         usable("meta")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("Tried to allocate 20.00 MiB."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_what_is_a_want_of_memory(error, expected):
+    assert lacks_memory(error) == expected

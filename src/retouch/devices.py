@@ -33,3 +33,9 @@ def usable(device: torch.device | str) -> torch.device:
     if place.type == "meta":
         raise ValueError("nothing can be computed on the meta device; load the module onto another one")
     return place
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """True for the errors that PyTorch and Python raise when memory, of the host or a device, does not suffice."""
+    texts = ("out of memory", "can't allocate memory")  # MPS and the CPU have no type of their own
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)

@@ -112,28 +112,28 @@ class Incremental:
         leaves = self.signature.flatten(args, kwargs)
         with self._lock:
             self._check(recording, region)
+            recording.abort()  # of an update that failed and could not be taken back
             return self._update(recording, region, leaves)
 
     def _update(self, recording: Recording, region: Region, leaves: list[Any]) -> Any:
         changed = self._changed(recording, leaves)
-        if not region.mask.any() and not changed:
-            recording.begin(self._idle())
-            recording.commit()
-            return self._result(recording)
+        idle = not region.mask.any() and not changed
         self.backend.set_threads(torch.get_num_threads())
-        schedule = self._schedule(region, changed)
+        schedule = self._idle() if idle else self._schedule(region, changed)
         try:
             if schedule is None:
                 self._rerun(recording, leaves)
             else:
                 recording.begin(schedule)
-                self._feed_active(recording, schedule, leaves, changed)
-                recording.run(schedule)
+                if not idle:
+                    self._feed_active(recording, schedule, leaves, changed)
+                    recording.run(schedule)
+            result = self._result(recording)
         except BaseException:
             recording.abort()
             raise
         recording.commit()
-        return self._result(recording)
+        return result
 
     def _check(self, recording: Recording, region: Region) -> None:
         if not isinstance(recording, Recording):

@@ -242,10 +242,19 @@ class Recording:
         self.pending = None
 
     def abort(self) -> None:
-        """Take back the pending update."""
-        if self.pending is not None:
-            self._swap(self.pending)
-            self.pending = None
+        """Take back the pending update, if there is one. When this fails, for want of memory, it can be repeated."""
+        delta = self.pending
+        if delta is None:
+            return
+        self.buffers.update(delta.buffers)
+        self.values.update(delta.dense)
+        self.forget(*delta.buffers, *delta.dense)
+        copy = self.backend.kernel("copy_rows")
+        for value, (index, handle) in delta.rows.items():
+            copy(self.resolve(Slot("kept", value, 0, value.channels)), index, handle, None)
+        for slot, saved in delta.states.items():
+            self.states[slot].copy_(saved)
+        self.pending = None
 
     def _swap(self, delta: Delta) -> None:
         swap = self.backend.kernel("swap_rows")
@@ -265,6 +274,7 @@ class Recording:
     @plain_tensors
     def undo(self) -> None:
         """Take back the last update; UndoError when there is none."""
+        self.abort()
         if not self.deltas:
             raise UndoError("nothing to undo: no update since the recording was made")
         delta = self.deltas.pop()
@@ -274,6 +284,7 @@ class Recording:
     @plain_tensors
     def redo(self) -> None:
         """Apply the update that was last undone; UndoError when there is none."""
+        self.abort()
         if not self.undone:
             raise UndoError("nothing to redo: no update was undone, or a new one came after it")
         delta = self.undone.pop()

@@ -10,6 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from commands import EDIT, run, said
@@ -18,6 +19,7 @@ from retouch.cli.edit import dense_estimate
 from retouch.cli.request import GUIDANCE, POLICY, STEPS, STRENGTH, SchedulerName
 from retouch.diffusion import SCHEDULERS, editor
 from retouch.images import as_pixels, save_png
+from retouch.program import Incremental
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -408,3 +410,26 @@ def test_dense_is_estimated_from_the_recording():
     recorded = {"steps": 10, "seconds": {"encode": 1.0, "denoise": 20.0, "decode": 2.0, "other": 0.5, "total": 23.5}}
     assert dense_estimate(recorded, 10) == 23.5
     assert dense_estimate(recorded, 5) == 13.5
+
+
+def test_a_want_of_memory_is_one_line_and_loses_nothing(folder, model, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nOf it 1 GiB is reserved.")
+
+    before = edits("house")
+    monkeypatch.setattr(Incremental, "_result", fail)
+    save_png(painted(as_pixels("one.png"), top=20), "two.png")
+    result = edit("--session", "house", original="one.png", edited="two.png")
+    assert result.exit_code == 1
+    assert "did not suffice (CUDA out of memory. Tried to allocate 20.00 MiB.); nothing that was saved is lost" in said(
+        result
+    )
+    for word in ("a smaller picture", "a narrower type", "--memory"):
+        assert word in said(result)
+    assert "Traceback" not in result.output
+    assert "reserved" not in result.output
+    assert edits("house") == before
+    assert not Path("out.png").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert edit("--session", "house", original="one.png", edited="two.png").exit_code == 0

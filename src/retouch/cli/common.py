@@ -45,6 +45,11 @@ _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNOREC
 
 # Errors
 
+_MEMORY = (
+    "the device's memory did not suffice ({}); nothing that was saved is lost. Take a smaller picture, a narrower type "
+    "(--dtype, --storage), or a smaller share of memory for recordings (--memory)"
+)
+
 
 @contextmanager
 def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
@@ -65,6 +70,11 @@ def failures() -> Iterator[None]:
     except typer.Exit:
         raise
     except (ValueError, RuntimeError, ImportError, OSError, MemoryError) as error:
+        from retouch.devices import lacks_memory
+
+        if lacks_memory(error):
+            note(_MEMORY.format((str(error) or type(error).__name__).splitlines()[0]))
+            raise typer.Exit(1) from error
         _stop(error, 1)
 
 
