@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -137,28 +137,34 @@ def _variants(dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
 
 
 def compile_all(name: str) -> dict[str, Resources]:
-    """Every kernel compiled for one of `TARGETS`, by its name and the variant that launched it.
+    """Every kernel compiled for one of `TARGETS`, by its name and the variant that launched it."""
+    return compiled(TARGETS[name], _launches())
+
+
+def compiled(target: GPUTarget, launches: Iterable[tuple[str, Callable[[], None]]]) -> dict[str, Resources]:
+    """What the kernels of named launches take on `target`, by the launch's name and the kernel's.
 
     Raises RuntimeError under `TRITON_INTERPRET`, where nothing is compiled.
     """
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set, so kernels are interpreted; unset it to compile them")
-    target, run, made = TARGETS[name], JITFunction.run, {}
+    run, made = JITFunction.run, {}
     read = _amd if target.backend == "hip" else _cuda
     variant = ""  # of the launch that `compile_only` sees
 
     def compile_only(self: Any, *args: Any, **kwargs: Any) -> Any:
-        compiled = run(self, *args, **{**kwargs, "warmup": True})
-        made[f"{variant} ({self.fn.__name__})"] = read(compiled)
-        return compiled
+        kernel = run(self, *args, **{**kwargs, "warmup": True})
+        made[f"{variant} ({self.fn.__name__})"] = read(kernel)
+        return kernel
 
     driver.set_active(_Driver(target))
     JITFunction.run = compile_only
     try:
-        for variant, launch in _launches():  # noqa: B007
+        for variant, launch in launches:  # noqa: B007
             launch()
     finally:
         JITFunction.run = run
+        driver.set_active(None)
     return made
 
 

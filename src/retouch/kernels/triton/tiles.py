@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -14,8 +14,7 @@ SHORTEST = 512
 """Least length of K that a split sums."""
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A tile of `rows x columns` outputs that sums `depth` inputs at a time."""
 
     rows: int
@@ -23,6 +22,13 @@ class Tile:
     depth: int
     warps: int
     stages: int
+
+
+class AttentionTile(NamedTuple):
+    """Queries and keys that a program of attention takes at a time."""
+
+    queries: int
+    keys: int
 
 
 _HALF = Tile(64, 64, 64, 4, 3)
@@ -34,7 +40,16 @@ TILES: dict[str, dict[int, Tile]] = {
     "gfx942": {2: _HALF, 4: _SINGLE},
     "other": {2: Tile(64, 64, 32, 4, 2), 4: Tile(64, 64, 16, 4, 2)},
 }
-"""By architecture, then by bytes of a number. Chosen from compiled kernels (registers, shared memory), not timed."""
+_ATTENTION = {2: AttentionTile(32, 32), 4: AttentionTile(16, 16)}
+ATTENTION_TILES: dict[str, dict[int, AttentionTile]] = {
+    "sm_80": _ATTENTION,
+    "sm_86": _ATTENTION,
+    "sm_90": {2: AttentionTile(64, 32), 4: AttentionTile(16, 16)},
+    "gfx942": _ATTENTION,
+    "other": _ATTENTION,
+}
+"""Both tables go by architecture, then by bytes of a number. Chosen from compiled kernels (registers, shared memory),
+not timed: `python -m retouch.kernels.triton.tune` times them."""
 
 
 def tile(name: str, dtype: torch.dtype, columns: int) -> Tile:
@@ -60,11 +75,9 @@ def columns(channels: int, most: int = 128) -> int:
     return min(most, triton.next_power_of_2(channels))
 
 
-def attention_tile(name: str, dtype: torch.dtype) -> tuple[int, int]:
-    """Queries and keys that a program of attention takes at a time."""
-    if dtype == torch.float32:
-        return 16, 16
-    return (64, 32) if name == "sm_90" else (32, 32)
+def attention_tile(name: str, dtype: torch.dtype) -> AttentionTile:
+    """The tile for attention."""
+    return ATTENTION_TILES.get(name, ATTENTION_TILES["other"])[dtype.itemsize]
 
 
 def precision() -> str:

@@ -1,0 +1,381 @@
+"""Time tiles on the GPU at hand, and say which to put into `tiles.py`.
+
+    python -m retouch.kernels.triton.tune                # tables, and lines for `tiles.py`
+    python -m retouch.kernels.triton.tune --json FILE    # writes all times as well
+    python -m retouch.kernels.triton.tune --list sm_90   # the candidates for an architecture; needs no GPU
+
+Candidates that spill registers, need more shared memory than there is or multiply 16-bit numbers without tensor cores
+are left out before anything is timed. One tile serves every shape: a row's value must not depend on how many rows are
+active, so no tile may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.errors import OutOfResources
+from triton.testing import do_bench
+
+from retouch.bench import machine
+from retouch.bench.report import check_writable, compact_table
+from retouch.geometry import IntArray
+from retouch.kernels.tensors import Index
+from retouch.kernels.triton import ahead, attention, gemm, tiles
+
+Tile = tiles.Tile | tiles.AttentionTile
+Timer = Callable[[Callable[[], Any]], float]
+
+DTYPES = {2: (torch.float16, torch.bfloat16), 4: (torch.float32,)}
+"""By bytes of a number, as the tables of tiles."""
+DEVICE = torch.device("cuda")
+SIDE = 128
+"""Of the square image whose rows products read."""
+SAMPLES, HEADS = 2, 8
+SHOWN = 5
+"""Candidates in a table, the best ones."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution (9 taps) or linear layer (one) of the first `rows` positions of an image."""
+
+    taps: int
+    channels: int
+    rows: int
+
+    def launch(self, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+        """A function that runs it on random numbers and returns the output."""
+        x, out = (torch.randn(SIDE**2, self.channels, dtype=dtype, device=device) for _ in range(2))
+        weight = torch.randn(self.channels, self.taps, self.channels, dtype=dtype, device=device)
+        bias = torch.randn(1, self.channels, device=device)
+        here = np.arange(self.rows, dtype=np.int32)
+        row = Index.of(here, device)
+        index = row if self.taps == 1 else Index.of(_neighbours(here), device)
+        packed = gemm.Packed.of(weight, 1)
+
+        def run() -> Tensor:
+            gemm.gemm(out, row, x, index, packed, ahead.EPILOGUE, [(x, row)], [bias], None)
+            return out
+
+        return run
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of the first `queries` positions of each sample over all `keys` of it, in heads of `size` channels."""
+
+    size: int
+    queries: int
+    keys: int
+
+    def launches(self, dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        """The kernel, and PyTorch's attention of the queries that it gathers; each returns the output in rows."""
+        width = HEADS * self.size
+        q, k, v = (torch.randn(SAMPLES * self.keys, width, dtype=dtype, device=device) for _ in range(3))
+        first = np.arange(SAMPLES)[:, None] * self.keys
+        index = Index.of((first + np.arange(self.queries)).reshape(-1).astype(np.int32), device)
+        bounds = Index.of((np.arange(SAMPLES + 1) * self.queries).astype(np.int32), device)
+        out = torch.empty(SAMPLES * self.queries, width, dtype=dtype, device=device)
+
+        def run() -> Tensor:
+            attention.attention(out, None, q, index, k, v, HEADS, self.size**-0.5, bounds)
+            return out
+
+        def heads(x: Tensor) -> Tensor:
+            return x.view(SAMPLES, -1, HEADS, self.size).transpose(1, 2)
+
+        def sdpa() -> Tensor:
+            made = scaled_dot_product_attention(heads(q.index_select(0, index)), heads(k), heads(v))
+            return made.transpose(1, 2).reshape(-1, width)
+
+        return run, sdpa
+
+    def launch(self, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+        """A function that runs it on random numbers and returns the output."""
+        return self.launches(dtype, device)[0]
+
+
+Shape = Product | Attention
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A table of tiles: the kernel that uses it, candidates by bytes of a number, shapes to compile and to time."""
+
+    table: str
+    kernel: str
+    candidates: Mapping[int, Sequence[Tile]]
+    compiled: Sequence[Shape]
+    timed: Sequence[Shape]
+
+    @property
+    def tiles(self) -> dict[str, dict[int, Any]]:
+        found: dict[str, dict[int, Any]] = getattr(tiles, self.table)
+        return found
+
+    @property
+    def used(self) -> dict[int, Any]:
+        """The tiles in use, by bytes of a number."""
+        return self.tiles.get(tiles.architecture(), self.tiles["other"])
+
+    @contextmanager
+    def using(self, tile: Tile, size: int) -> Iterator[None]:
+        """Launch with `tile` for numbers of `size` bytes on the architecture in use; weights must be packed inside."""
+        kept = dict(self.tiles)
+        self.tiles[tiles.architecture()] = {**self.used, size: tile}
+        try:
+            yield
+        finally:
+            self.tiles.clear()
+            self.tiles.update(kept)
+
+
+_BLOCKS = (
+    (32, 64, 4),
+    (32, 128, 4),
+    (64, 64, 4),
+    (64, 128, 4),
+    (64, 128, 8),
+    (128, 64, 4),
+    (128, 64, 8),
+    (128, 128, 8),
+)
+"""Rows, columns and warps; 128 x 128 with 4 warps spills everywhere."""
+PRODUCTS = Kind(
+    "TILES",
+    "gemm_kernel",
+    {
+        2: [tiles.Tile(m, n, k, w, s) for (m, n, w), k, s in product(_BLOCKS, (32, 64), (2, 3, 4))],
+        4: [tiles.Tile(m, n, k, w, s) for (m, n, w), k, s in product(_BLOCKS, (16, 32), (2, 3))],
+    },
+    # A sum that is split, and one that is not and has its epilogue in the kernel.
+    (Product(9, 640, 64), Product(1, 320, 64)),
+    tuple(Product(*x) for x in product((9, 1), (320, 640, 1280), (64, 256, 1024, SIDE**2))),
+)
+ATTENTION = Kind(
+    "ATTENTION_TILES",
+    "attention_kernel",
+    {
+        2: [tiles.AttentionTile(*x) for x in product((16, 32, 64, 128), (16, 32, 64))],
+        4: [tiles.AttentionTile(*x) for x in product((16, 32), (16, 32, 64))],
+    },
+    # Triton compiles head sizes apart that 16 divides and that it does not.
+    (Attention(64, 64, 1024), Attention(40, 64, 1024)),
+    tuple(Attention(*x) for x in product((40, 64, 80, 160), (64, 256), (1024, 4096))),
+)
+KINDS = PRODUCTS, ATTENTION
+
+
+class Gpu(NamedTuple):
+    """A GPU, and the bytes of shared memory that one block may have on it."""
+
+    target: GPUTarget
+    shared: int
+
+    @property
+    def name(self) -> str:
+        """As in `tiles.TILES`."""
+        return f"sm_{self.target.arch}" if self.target.backend == "cuda" else str(self.target.arch)
+
+
+def named(name: str) -> Gpu:
+    """The GPU of one of `ahead.TARGETS`."""
+    return Gpu(ahead.TARGETS[name], 1024 * ahead.SHARED_LIMIT[name])
+
+
+def present() -> Gpu:
+    """The GPU in use. Raises RuntimeError without one."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("this needs a GPU of NVIDIA or AMD that PyTorch can use; only --list works without")
+    current = driver.active
+    properties = current.utils.get_device_properties(current.get_current_device())
+    return Gpu(current.get_current_target(), properties["max_shared_mem"])
+
+
+def runs_well(taken: ahead.Resources, size: int, shared: int) -> bool:
+    """Whether a kernel for numbers of `size` bytes neither spills nor exceeds `shared`, nor misses tensor cores."""
+    return not taken.spilled and taken.shared <= shared and (taken.matrix or size > 2)
+
+
+def fits(kind: Kind, size: int, gpu: Gpu, tile: Tile) -> bool:
+    """Whether all that is compiled with `tile` runs well."""
+
+    def launch(shape: Shape, dtype: torch.dtype) -> None:
+        with kind.using(tile, size):
+            shape.launch(dtype, torch.device("meta"))()
+
+    pairs = product(kind.compiled, DTYPES[size])
+    found = ahead.compiled(gpu.target, ((f"{shape} {dtype}", partial(launch, shape, dtype)) for shape, dtype in pairs))
+    return all(runs_well(x, size, gpu.shared) for name, x in found.items() if name.endswith(f" ({kind.kernel})"))
+
+
+def fitting(kind: Kind, size: int, gpu: Gpu) -> list[Tile]:
+    """The candidates that run well on a GPU."""
+    what = f"Compiling {kind.table}, {size} bytes"
+    return [tile for tile in _track(kind.candidates[size], what) if fits(kind, size, gpu, tile)]
+
+
+Case = tuple[Shape, torch.dtype]
+
+
+def measure(
+    kind: Kind, size: int, candidates: Sequence[Tile], timer: Timer, device: torch.device
+) -> dict[Tile, dict[Case, float]]:
+    """Milliseconds of every shape and dtype with every candidate, without those that the GPU refuses.
+
+    Raises RuntimeError when it refuses all.
+    """
+    found: dict[Tile, dict[Case, float]] = {}
+    for tile in _track(candidates, f"Timing {kind.table}, {size} bytes"):
+        with kind.using(tile, size):
+            try:
+                found[tile] = {
+                    (shape, dtype): timer(shape.launch(dtype, device))
+                    for shape, dtype in product(kind.timed, DTYPES[size])
+                }
+            except OutOfResources:
+                continue
+    if not found:
+        raise RuntimeError(f"no candidate of {kind.table} for numbers of {size} bytes runs on this GPU")
+    return found
+
+
+def ranked(times: Mapping[Tile, Mapping[Case, float]]) -> list[tuple[Tile, float]]:
+    """Tiles by the geometric mean of their times, each relative to the best time of the same case; the best first."""
+    best = [min(case) for case in zip(*(x.values() for x in times.values()), strict=True)]
+    scores = {
+        tile: geometric_mean(time / least for time, least in zip(taken.values(), best, strict=True))
+        for tile, taken in times.items()
+    }
+    return sorted(scores.items(), key=lambda x: x[1])
+
+
+def source(tile: Tile) -> str:
+    """As it is written in `tiles.py`."""
+    return f"{type(tile).__name__}({', '.join(map(str, tile))})"
+
+
+def line(name: str, chosen: Mapping[int, Tile]) -> str:
+    """The line of a table in `tiles.py`."""
+    return f'    "{name}": {{{", ".join(f"{size}: {source(tile)}" for size, tile in chosen.items())}}},'
+
+
+def ranking(kind: Kind, size: int, scores: Sequence[tuple[Tile, float]]) -> Table:
+    """The best candidates and the tile in use."""
+    used = kind.used[size]
+    shown = [x for place, x in enumerate(scores) if place < SHOWN or x[0] == used]
+    rows = [(source(tile) + (" (in use)" if tile == used else ""), f"{score:.3f}") for tile, score in shown]
+    if used not in dict(scores):
+        rows.append((f"{source(used)} (in use)", "left out"))
+    return compact_table(f"{kind.table}, {size} bytes", ("tile", "time over best"), rows)
+
+
+def comparison(times: Mapping[Case, float], others: Mapping[Case, float]) -> Table:
+    """Attention beside PyTorch's."""
+    rows = []
+    for (shape, dtype), time in times.items():
+        figures = *asdict(shape).values(), f"{time:.3f}", f"{others[shape, dtype]:.3f}"
+        rows.append([str(dtype).removeprefix("torch."), *map(str, figures)])
+    titles = "dtype", "head", "queries", "keys", "kernel", "SDPA"
+    return compact_table("Attention, and PyTorch's (medians, ms)", titles, rows)
+
+
+def tune(gpu: Gpu, timer: Timer, console: Console) -> list[dict[str, Any]]:
+    """Time all candidates, print what is best, and return every time."""
+    entries: list[dict[str, Any]] = []
+    lines = []
+    for kind in KINDS:
+        chosen = {size: _tune(kind, size, gpu, timer, console, entries) for size in DTYPES}
+        lines += [f"{kind.table}:", line(gpu.name, chosen)]
+    console.print("For src/retouch/kernels/triton/tiles.py:", *lines, sep="\n", highlight=False, soft_wrap=True)
+    return entries
+
+
+def _tune(kind: Kind, size: int, gpu: Gpu, timer: Timer, console: Console, entries: list[dict[str, Any]]) -> Tile:
+    times = measure(kind, size, fitting(kind, size, gpu), timer, DEVICE)
+    entries += [_entry(kind.kernel, case, ms, tile) for tile, taken in times.items() for case, ms in taken.items()]
+    scores = ranked(times)
+    console.print(ranking(kind, size, scores))
+    chosen = scores[0][0]
+    cases = product(kind.timed, DTYPES[size])
+    others: dict[Case, float] = {
+        (x, dtype): timer(x.launches(dtype, DEVICE)[1]) for x, dtype in cases if isinstance(x, Attention)
+    }
+    if others:
+        entries += [_entry("sdpa", case, ms) for case, ms in others.items()]
+        console.print(comparison(times[chosen], others))
+    return chosen
+
+
+def _neighbours(rows: IntArray) -> IntArray:
+    """The 3 x 3 positions around each, -1 outside the image."""
+    y, x = rows[:, None] // SIDE + np.repeat((-1, 0, 1), 3), rows[:, None] % SIDE + np.tile((-1, 0, 1), 3)
+    inside = (y >= 0) & (y < SIDE) & (x >= 0) & (x < SIDE)
+    return np.where(inside, y * SIDE + x, -1).astype(np.int32)
+
+
+def _entry(kernel: str, case: Case, ms: float, tile: Tile | None = None) -> dict[str, Any]:
+    shape, dtype = case
+    return {"kernel": kernel, **asdict(shape), "dtype": str(dtype), "tile": tile and tile._asdict(), "ms": ms}
+
+
+def _track(candidates: Sequence[Tile], what: str) -> Iterator[Tile]:
+    """The candidates one by one, with a bar on stderr."""
+    yield from track(candidates, what, console=Console(stderr=True), transient=True)
+
+
+def _print_fitting(gpu: Gpu) -> None:
+    for kind, size in product(KINDS, DTYPES):
+        kept = fitting(kind, size, gpu)
+        print(f"{kind.table}, {size} bytes, {gpu.name}: {len(kept)} of {len(kind.candidates[size])}")
+        for tile in kept:
+            print(f"    {source(tile)}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m retouch.kernels.triton.tune", description="Choose tiles by timing."
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all times to this file")
+    parser.add_argument("--list", choices=ahead.TARGETS, help="print the candidates for an architecture; needs no GPU")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Tune, or list candidates; exit with 1 and a message where that is impossible."""
+    options = _options()
+    try:
+        if options.list:
+            _print_fitting(named(options.list))
+            return
+        gpu = present()
+        if options.json:
+            check_writable(options.json)
+        entries = tune(gpu, partial(do_bench, return_mode="median"), Console())
+        if options.json:
+            options.json.write_text(json.dumps({"machine": machine.facts("cuda"), "times": entries}, indent=1) + "\n")
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"tune: {error}")
+
+
+if __name__ == "__main__":
+    main()
