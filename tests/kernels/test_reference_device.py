@@ -1,4 +1,4 @@
-"""The reference backend as on a device: without float64, and without waiting for the device in an update."""
+"""The reference backend as on a device: without float64, without waiting for it, with what MPS has kernels for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from subprocess import CalledProcessError
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+import torchgen
+import yaml
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,6 +48,33 @@ BEFORE = (
 """What reads tensors on the host before the calls: the mask, arguments that are compared, weights."""
 
 
+ANYWHERE = {"MPS", "CompositeImplicitAutograd", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional"}
+"""What an operator dispatches to that runs on MPS, by a kernel of its own or by others."""
+INSTEAD = {"_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_attention_math_for_mps"}
+"""What runs on MPS where this is chosen for the CPU."""
+
+
+@cache
+def operators() -> dict[str, dict[str, Any]]:
+    """What PyTorch's operators dispatch to, by name and overload."""
+    found = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    entries = yaml.load(found.read_text(), yaml.CSafeLoader)
+    return {entry["func"].partition("(")[0]: entry for entry in entries}
+
+
+def on_mps(name: str) -> bool:
+    """True when PyTorch has a kernel of that operator for MPS; one made of others must have those that write `out`."""
+    name = INSTEAD.get(name, name)
+    entry = operators()[name]
+    if "structured_delegate" in entry:
+        return on_mps(entry["structured_delegate"])
+    keys = {key for keys in entry.get("dispatch", ()) for key in keys.split(", ")}
+    if "MPS" in keys or not keys:
+        return True
+    writing = [n for n in operators() if n.startswith(f"{name.partition('.')[0]}.") and "out" in n and n != name]
+    return not keys.isdisjoint(ANYWHERE) and all(on_mps(n) for n in writing)
+
+
 class FarAway:
     """What is asked of a tensor on a GPU."""
 
@@ -54,7 +85,7 @@ class FarAway:
 
 
 class Guard(TorchDispatchMode):
-    """Raises on what a device without float64 cannot do, and on what waits for the device, unless lifted."""
+    """Raises on what a device without float64, or MPS, cannot do, and on what waits for it, unless lifted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,6 +101,7 @@ class Guard(TorchDispatchMode):
 
     def _check(self, func, args, tensors):
         name = func.overloadpacket.__name__
+        assert on_mps(func.name().removeprefix("aten::")), f"{func} has no kernel for MPS"
         assert name not in WAITING, f"{func} waits for the device"
         assert not any(x.dtype in WIDE for x in tensors), f"{func} computes in float64"
         indices = pytree.tree_leaves(args[1:]) if name.startswith(("index", "_index", "_unsafe_index")) else []
@@ -167,6 +199,8 @@ def test_snapshots_without_float64_and_without_waiting(name, tmp_path):
         lambda x: x.masked_select(x > 0),
         lambda x: torch.equal(x, x),
         lambda x: x.tolist(),
+        lambda x: x.mode(),
+        lambda x: x.frexp(),
     ],
 )
 def test_the_guard_sees_what_it_should(refused):
@@ -288,6 +322,14 @@ def test_checksums_tell_changes_and_exchanges():
     assert checksum.sample(tensors, 4, CPU) != part
     assert checksum.fingerprint([], CPU) == []
     assert isinstance(checksum.sample([], 4, CPU), int)
+
+
+def test_checksums_are_computed_on_the_device():
+    tensor = noise(33, 7)
+    with guarded():
+        checksum._checksum(checksum._words(tensor))
+        lines = torch.cat(list(checksum._lines(checksum._in_order(tensor).view(torch.uint8), 4)))
+        checksum._checksum(lines.view(torch.int32).reshape(-1))
 
 
 # Choosing a backend
