@@ -150,16 +150,10 @@ class Kind:
 
 
 _BLOCKS = (
-    (32, 64, 4),
-    (32, 128, 4),
-    (64, 64, 4),
-    (64, 128, 4),
-    (64, 128, 8),
-    (128, 64, 4),
-    (128, 64, 8),
+    (32, 64, 4), (32, 128, 4), (64, 64, 4), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8), (128, 128, 4),
     (128, 128, 8),
-)
-"""Rows, columns and warps; 128 x 128 with 4 warps spills everywhere."""
+)  # fmt: skip
+"""Rows, columns and warps."""
 PRODUCTS = Kind(
     "TILES",
     "gemm_kernel",
