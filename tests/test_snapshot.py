@@ -150,32 +150,3 @@ def test_region_of_another_grid_is_refused():
     snapshot = Snapshot.of(record(net, made)[1], Store())
     with pytest.raises(ValueError, match="the region is"):
         net.update(snapshot.recording(), Region.from_mask(torch.ones(5, 5, dtype=torch.bool)), *made.args)
-
-
-def test_calls_that_the_backend_repeats_in_one_launch(monkeypatch):
-    """From the second run of a schedule on, for any snapshot."""
-    net, made = compiled("ddpm-256", PROBED), case("ddpm-256")
-    region, launches, replays = Region.from_mask(made.spot()), [], []
-
-    def graph(calls):
-        launches.append(len(calls))
-
-        def replay():
-            replays.append(len(calls))
-            for function, arguments in calls:
-                function(*arguments)
-
-        return replay
-
-    def results():
-        poison(net)
-        for seed in (3, 4, 5):
-            yield net.update(snapshot.recording(), region, *made.edited(made.spot(), seed).args).sample
-
-    snapshot = Snapshot.of(record(net, made)[1], Store())
-    wanted = list(results())
-    net._schedules.clear()
-    monkeypatch.setattr(net.backend, "graph", graph)
-    assert same(list(results()), wanted)
-    assert sum(launches) > 50
-    assert replays == 2 * launches

@@ -92,7 +92,8 @@ def test_of_mask(batch, seed):
     table = Table.of_mask(mask, batch)
     assert table.total == batch * 20
     assert np.array_equal(table.array, np.flatnonzero(np.repeat(mask, batch, 0)))
-    assert table.full == mask.all()
+    assert table.complete == mask.all()
+    assert not table.full
 
 
 def test_tables_of_different_lists_of_the_same_length_are_apart():

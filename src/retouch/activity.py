@@ -41,9 +41,11 @@ def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Tabl
         if grid is None:
             continue
         key = (grid, value.batch)
-        if key not in tables:
-            mask = np.ones((1, grid.height, grid.width), np.bool_) if grid in whole else spread(region, grid, policy)
-            tables[key] = _rows(_batched(mask, value.batch), value.batch, policy if probed else None)
+        if key not in tables and grid in whole:
+            tables[key] = Table.all(value.rows)
+        elif key not in tables:
+            mask = _batched(spread(region, grid, policy), value.batch)
+            tables[key] = _rows(mask, value.batch, policy if probed else None)
         active[value] = tables[key]
     producers = program.producers()
     for value in active:

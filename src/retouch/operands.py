@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from retouch.expr import Expr, Instr
+from retouch.tables import Table
 
 COPY: Expr = (Instr("rows", 0),)
 
@@ -40,15 +41,17 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Temp:
-    """Rows that live during one run only."""
+    """Rows that live during one run only; one for each entry of `table`, if that is named."""
 
     rows: int
     channels: int
     dtype: torch.dtype
+    table: Table | None = None
 
-    @property
-    def nbytes(self) -> int:
-        return self.rows * self.channels * self.dtype.itemsize
+    @staticmethod
+    def of(table: Table, channels: int, dtype: torch.dtype) -> Temp:
+        """Rows for the entries of a table."""
+        return Temp(len(table), channels, dtype, table)
 
 
 @dataclass(frozen=True, eq=False)

@@ -227,7 +227,7 @@ class Incremental:
     @cached_property
     def _again(self) -> Schedule:
         """The schedule of an update that computes everything: it saves no rows, as whole buffers are replaced."""
-        return replace(self._whole(), saves=(), stays={})
+        return replace(self._whole(), saves={}, stays={})
 
     def _idle(self) -> Schedule:
         """The schedule that computes nothing and returns the recorded result."""

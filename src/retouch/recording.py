@@ -17,7 +17,7 @@ from retouch.ops.dense import Dense
 from retouch.ops.moments import sums_width
 from retouch.ops.row_map import Matrix
 from retouch.passes.plan import Plan
-from retouch.schedule import SavedPlace, Schedule, saved_places
+from retouch.schedule import SavedPlace, Schedule
 from retouch.weights import Weights
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Recording:
 
     def begin(self, schedule: Schedule) -> None:
         """Save what `schedule` will overwrite."""
-        places, size = saved_places(schedule.saves)
+        places, size = schedule.saved_places(schedule.saves)
         self.pending = Delta(memory=self._scratch(size))
         self._save(places, self.pending)
         self.pending.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}

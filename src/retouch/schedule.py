@@ -7,20 +7,21 @@ dense values) is named by slots and looked up when it runs. Temporary rows share
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from retouch.calls import ALIGNMENT, Call, execute, filled, placed
 from retouch.expr import Expr, is_row_wise
 from retouch.geometry import Geometry
 from retouch.ir import Op, Program, Value
 from retouch.kernels import Backend
 from retouch.layout import Ref
-from retouch.operands import COPY, Columns, Operand, Slot, Temp, columns
+from retouch.operands import COPY, Operand, Slot, Temp, columns
 from retouch.ops.dense import Dense, Lift
 from retouch.ops.gemm import Accumulate, Weight
 from retouch.ops.moments import Moments
@@ -28,41 +29,36 @@ from retouch.ops.pool import Pool
 from retouch.ops.row_map import Concat, Map, Matrix, Remap, Slice
 from retouch.ops.shuffle import Shuffle
 from retouch.passes.plan import Plan
+from retouch.pattern import Outline
 from retouch.statistics import Statistics
-from retouch.tables import Table, Tables
+from retouch.tables import Factors, Table, Tables
 
 if TYPE_CHECKING:
     from retouch.recording import Recording
 
-ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class Call:
-    """One step: a kernel, or a function of the recording (`host`)."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    host: bool = False
+SavedPlace = tuple[Value, Any, int, int]
+"""A value, the index handle of rows to be saved, room for that many rows, the byte offset of the place for them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Kernel calls ready to run.
+    """What a run does, before it has memory.
 
-    `saves` are the kept values this run writes, with the index handle of the rows (None: all of them) and
-    their number; `stays` the handles of those rows that are no probes; `states` the statistics it writes.
-    `reads` are the rows of kept values it reads; `replaced` the values whose active rows it reads as they
-    were before (statistics subtract them).
+    `steps` are its calls. `saves` are the kept values this run writes, with the rows (None: all of them);
+    `stays` those rows that are no probes; `states` the statistics it writes. `reads` are the rows of kept
+    values it reads; `replaced` the values whose active rows it reads as they were before (statistics
+    subtract them).
     """
 
-    calls: tuple[Call, ...]
-    saves: tuple[tuple[Value, Any, int], ...]
-    stays: dict[Value, Any]
+    shared: Shared
+    steps: tuple[Call, ...]
+    saves: dict[Value, Table | None]
+    stays: dict[Value, Table | None]
     states: tuple[Slot, ...]
     active: dict[Value, Table]
     reads: dict[Value, tuple[Table, ...]]
     replaced: frozenset[Value]
+    _handles: dict[Table | Factors, Any] = field(default_factory=dict)
 
     @cached_property
     def needs(self) -> dict[Value, Table]:
@@ -78,40 +74,46 @@ class Schedule:
                 found[value] = made[key]
         return found
 
+    @cached_property
+    def calls(self) -> list[Call]:
+        """The calls with tables and temporaries in memory, slots by name."""
+        return placed(self.steps, self.shared, self.handle)
+
+    @cached_property
+    def host_calls(self) -> list[Call]:
+        """The functions of the recording among the calls."""
+        return placed([call for call in self.steps if call.host], self.shared, self.handle)
+
+    @cached_property
+    def outline(self) -> Outline:
+        """What schedules that may share a pattern have in common."""
+        return Outline(self.steps, [(value, self.active[value]) for value in self.overwritten])
+
+    @property
+    def overwritten(self) -> list[Value]:
+        """Kept values whose old rows the run reads after it wrote new ones."""
+        return [value for value in self.saves if value in self.replaced]
+
+    def handle(self, table: Table | Factors | None) -> Any:
+        """The handle of a table; None for all rows."""
+        if table is None:
+            return None
+        if table not in self._handles:
+            self._handles[table] = self.shared.handle(table)
+        return self._handles[table]
+
+    def saved_places(self, values: Iterable[Value], room: Callable[[Table], int] = len) -> tuple[list[SavedPlace], int]:
+        """Places for the rows of some values that this run overwrites, one after the other, and the bytes of all."""
+        found, offset = [], 0
+        for value in values:
+            rows = room(self.active[value])
+            found.append((value, self.handle(self.saves[value]), rows, offset))
+            offset += -(-rows * value.channels * value.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        return found, offset
+
     def run(self, recording: Recording) -> None:
         """Execute all calls on a recording."""
-        resolve = recording.resolve
-        for call in self.calls:
-            if call.host:
-                call.function(recording, *call.args)
-            else:
-                call.function(*[_filled(a, resolve) for a in call.args])
-
-    def bound(self, resolve: Callable[[Slot], Any]) -> tuple[Call, ...]:
-        """The calls with slots resolved once, for memory that stays where it is; `execute` runs them."""
-        return tuple(
-            call if call.host else Call(call.function, tuple([_filled(a, resolve) for a in call.args]))
-            for call in self.calls
-        )
-
-
-def replayed(calls: Sequence[Call], backend: Backend) -> list[Call]:
-    """Calls without slots that have run once, those of kernels in a row as one where the backend can repeat them."""
-    found: list[Call] = []
-    for host, group in groupby(calls, key=lambda call: call.host):
-        part = list(group)
-        again = None if host else backend.graph([(call.function, call.args) for call in part])
-        found += part if again is None else [Call(again, ())]
-    return found
-
-
-def execute(calls: Iterable[Call], recording: Recording) -> None:
-    """Run calls without slots."""
-    for call in calls:
-        if call.host:
-            call.function(recording, *call.args)
-        else:
-            call.function(*call.args)
+        execute((filled(call, recording.resolve) for call in self.calls), recording)
 
 
 def _union(total: int, tables: Iterable[Table], without: Table | None) -> Table:
@@ -122,35 +124,6 @@ def _union(total: int, tables: Iterable[Table], without: Table | None) -> Table:
     if without is not None:
         used[without.array] = False
     return Table(np.flatnonzero(used[:-1]).astype(np.int32), total, ascending=True)
-
-
-SavedPlace = tuple[Value, Any, int, int]
-"""A value, the index handle of rows to be saved, their number, the byte offset of the place for them."""
-
-
-def saved_places(saves: Iterable[tuple[Value, Any, int]]) -> tuple[list[SavedPlace], int]:
-    """Saved rows laid out one value after the other, and the bytes of all."""
-    places, offset = [], 0
-    for value, index, count in saves:
-        places.append((value, index, count, offset))
-        nbytes = count * value.channels * value.dtype.itemsize
-        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
-    return places, offset
-
-
-def _filled(argument: Any, resolve: Callable[[Slot], Any]) -> Any:
-    """A call's argument with slots resolved.
-
-    No closure over the recording: a cycle would keep its memory until the next garbage collection.
-    """
-    kind = type(argument)
-    if kind is Slot:
-        return resolve(argument)
-    if kind is list:
-        return [_filled(a, resolve) for a in argument]
-    if kind is tuple:
-        return tuple([_filled(a, resolve) for a in argument])
-    return argument
 
 
 class Shared:
@@ -173,6 +146,12 @@ class Shared:
             self._arena_bytes, self._arena = nbytes, self.backend.arena(nbytes)
         return self._arena
 
+    def handle(self, table: Table | Factors) -> Any:
+        """A new handle of a table."""
+        if isinstance(table, Table):
+            return self.backend.index(table.array)
+        return self.backend.rows(torch.from_numpy(table.array).to(self.backend.device))
+
     def program(self, expr: Expr) -> Any:
         found = self._programs.get(id(expr))
         if found is None:
@@ -191,11 +170,9 @@ class Builder:
         self.statistics, self.dirty = Statistics(self, refresh), dirty
         self.producers = plan.producers
         self.tables = Tables()
-        self.calls: list[Call] = []
+        self.steps: list[Call] = []
         self.temps: dict[Value, Temp] = {}
         self.evaluated: dict[tuple[Value, int], Temp] = {}
-        self.uses: list[list[Temp]] = []
-        self.indices: dict[int, Any] = {}
         self.states: dict[Slot, None] = {}
         self.reads: dict[Value, dict[int, Table]] = {}
         self.replaced: set[Value] = set()
@@ -252,7 +229,7 @@ class Builder:
         for operand, count in zip(operands, rows, strict=True):
             part = np.arange(count // batch, dtype=np.int32) + np.int32(start)
             index = (np.arange(batch, dtype=np.int32)[:, None] * np.int32(length) + part).reshape(-1)
-            self.call("copy_rows", joined, Table(index, sum(rows)), operand, None)
+            self.call("copy_rows", joined, Table(index, sum(rows), fixed=True), operand, None)
             start += count // batch
         return joined
 
@@ -268,7 +245,7 @@ class Builder:
         rows = self.active(value)
         if self.plan.storage[value] == "kept":
             return Slot("kept", value, 0, value.channels), None if rows.full else rows
-        self.temps[value] = Temp(len(rows), value.channels, value.dtype)
+        self.temps[value] = Temp.of(rows, value.channels, value.dtype)
         return self.temps[value], None
 
     def epilogue(self, op: Accumulate, rows: Table) -> tuple[Any, ...]:
@@ -292,49 +269,23 @@ class Builder:
     def filters(self, weight: Weight) -> Slot:
         return Slot("filters", weight)
 
-    def tap_weights(self, op: Pool, rows: Table) -> Any:
-        return self.backend.rows(torch.from_numpy(op.tap_weights(rows.array)).to(self.backend.device))
+    def tap_weights(self, op: Pool, rows: Table) -> Factors:
+        return Factors(op.tap_weights(rows.array), rows.fixed)
 
     def phases(self, op: Shuffle, rows: Table) -> Table:
-        return Table(op.phases(rows.array), op.factor[0] * op.factor[1])
+        return Table(op.phases(rows.array), op.factor[0] * op.factor[1], fixed=rows.fixed, fill=0)
 
     def call(self, kernel: str, *args: Any) -> None:
-        """Append a kernel call; tables become handles, temporaries do when their place is known."""
-        used: list[Temp] = []
-        self.calls.append(Call(self.backend.kernel(kernel), tuple([self._lowered(a, used) for a in args])))
-        self.uses.append(used)
+        """Append a kernel call."""
+        self.steps.append(Call(self.backend.kernel(kernel), args))
 
     def host(self, function: Callable[..., Any], *args: Any) -> None:
         """Append a function of the recording."""
-        self.calls.append(Call(function, args, host=True))
-        self.uses.append([])
+        self.steps.append(Call(function, args, host=True))
 
     def program(self, expr: Expr | None) -> Any:
         """Handle of an expression."""
         return None if expr is None else self.shared.program(expr)
-
-    def _lowered(self, argument: Any, used: list[Temp]) -> Any:
-        kind = type(argument)
-        if kind is Slot:
-            return self.shared.slots.setdefault(argument, argument)
-        if kind is Table:
-            return self._index(argument)
-        if kind is Temp:
-            used.append(argument)
-        elif kind is Columns:
-            used.append(argument.base)
-        elif kind is list:
-            return [self._lowered(a, used) for a in argument]
-        elif kind is tuple:
-            return tuple([self._lowered(a, used) for a in argument])
-        return argument
-
-    def _index(self, table: Table) -> Any:
-        key = id(table)
-        if key not in self.indices:
-            self.indices[key] = self.backend.index(table.array)
-            self.tables.keep(table)
-        return self.indices[key]
 
     # Maps
 
@@ -345,7 +296,7 @@ class Builder:
     def _evaluated(self, value: Value, rows: Table) -> Temp:
         key = (value, id(rows))
         if key not in self.evaluated:
-            temp = Temp(len(rows), value.channels, value.dtype)
+            temp = Temp.of(rows, value.channels, value.dtype)
             self.evaluated[key] = temp
             self._compute(value, rows, temp, None)
         return self.evaluated[key]
@@ -354,7 +305,7 @@ class Builder:
         """Rows of a kept value; those that are not computed are moved as its probes are."""
         key = (value, id(rows))
         if key not in self.evaluated:
-            self.evaluated[key] = Temp(len(rows), value.channels, value.dtype)
+            self.evaluated[key] = Temp.of(rows, value.channels, value.dtype)
             self.tables.keep(rows)
             self.statistics.correct(value, rows, self.evaluated[key])
         return self.evaluated[key]
@@ -433,28 +384,22 @@ class Builder:
     # The result
 
     def finish(self) -> Schedule:
-        """Place temporaries in the arena."""
+        """The schedule of everything that was emitted."""
         for output in self.plan.program.outputs:
             if output.ref is not None:
                 self._read_whole(output.ref)
         self._put_back()
-        offsets, size = _place(self.uses)
-        memory = self.shared.arena(size)
-        handles = {t: memory(o, t.rows, t.channels, t.dtype) for t, o in offsets.items()}
-        calls = tuple(
-            Call(call.function, tuple([self._placed(a, handles) for a in call.args]), call.host) if used else call
-            for call, used in zip(self.calls, self.uses, strict=True)
-        )
-        saves = tuple(
-            (v, None if rows.full else self._index(rows), len(rows))
+        written = {
+            v: rows
             for v, rows in self.actives.items()
             if self.plan.storage[v] == "kept" and len(rows) and not isinstance(self.producers.get(v), Dense)
-        )
+        }
+        saves = {v: None if rows.full else rows for v, rows in written.items()}
+        stays = {v: None if rows.edited.full else rows.edited for v, rows in written.items()}
         dense = {v for v in self.reads if isinstance(self.producers.get(v), Dense)}
         reads = {v: tuple(tables.values()) for v, tables in self.reads.items() if v not in dense & self.dirty}
         before = frozenset(self.replaced | dense - self.dirty)
-        stays = {v: None if (rows := self.actives[v].edited).full else self._index(rows) for v, _, _ in saves}
-        return Schedule(calls, saves, stays, tuple(self.states), self.actives, reads, before)
+        return Schedule(self.shared, tuple(self.steps), saves, stays, tuple(self.states), self.actives, reads, before)
 
     def _put_back(self) -> None:
         """Undo what probes overwrote, in kept rows and in the result."""
@@ -462,21 +407,9 @@ class Builder:
         for value, rows in self.actives.items():
             if rows.probes and self.plan.storage[value] == "kept":
                 places = self.tables.positions(rows.probes, rows)
-                self.host(_restore, value, self._index(rows.probes), self._index(places))
+                self.host(_restore, value, rows.probes, places)
                 if value in outputs:
                     self.replaced.add(value)
-
-    def _placed(self, argument: Any, handles: dict[Temp, Any]) -> Any:
-        kind = type(argument)
-        if kind is Temp:
-            return handles[argument]
-        if kind is Columns:
-            return self.backend.columns(handles[argument.base], argument.start, argument.channels)
-        if kind is list:
-            return [self._placed(a, handles) for a in argument]
-        if kind is tuple:
-            return tuple([self._placed(a, handles) for a in argument])
-        return argument
 
 
 def _restore(recording: Recording, value: Value, index: Any, places: Any) -> None:
@@ -485,31 +418,6 @@ def _restore(recording: Recording, value: Value, index: Any, places: Any) -> Non
 
 def _run_dense(recording: Recording, op: Dense) -> None:
     recording.compute(op)
-
-
-def _place(uses: Sequence[Sequence[Temp]]) -> tuple[dict[Temp, int], int]:
-    """Byte offsets of the temporaries each call uses, first fit over their lifetimes, and the arena's size."""
-    first: dict[Temp, int] = {}
-    last: dict[Temp, int] = {}
-    for i, used in enumerate(uses):
-        for temp in used:
-            first.setdefault(temp, i)
-            last[temp] = i
-    placed: dict[Temp, int] = {}
-    living: list[Temp] = []
-    size = 0
-    for temp, start in first.items():
-        living = [t for t in living if last[t] >= start]
-        offset, position = 0, 0
-        for other in living:
-            if offset + temp.nbytes <= placed[other]:
-                break
-            offset = max(offset, -(-(placed[other] + other.nbytes) // ALIGNMENT) * ALIGNMENT)
-            position += 1
-        placed[temp] = offset
-        living.insert(position, temp)
-        size = max(size, offset + temp.nbytes)
-    return placed, size
 
 
 def build(plan: Plan, active: dict[Value, Table], shared: Shared, refresh: bool, dirty: set[Value]) -> Schedule:

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retouch.calls import Call, execute, filled
 from retouch.ir import Value
 from retouch.operands import Slot
 from retouch.ops.row_map import Matrix
+from retouch.pattern import Pattern
 from retouch.recording import Delta, Recording, Scratch, UndoError, plain_tensors
-from retouch.schedule import Call, SavedPlace, Schedule, execute, replayed, saved_places
+from retouch.schedule import SavedPlace, Schedule
 from retouch.store import Block, Spec, Store, StoreError
 from retouch.tables import Table
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 PICKS = 4096
 """Remembered choices of the layer that a row is read from."""
+
+PATTERNS = 8
+"""Remembered patterns: regions of as many sizes keep their CUDA graphs."""
 
 
 @dataclass(eq=False)
@@ -71,16 +76,23 @@ Pick = tuple[int, Any, Any]
 
 @dataclass(eq=False)
 class Binding:
-    """A schedule with the memory of a workspace: its calls, and where it saves rows that it overwrites.
+    """A schedule with the memory of a workspace: where it saves rows that it overwrites, and its calls.
 
-    `bound` are the calls as they first ran; `calls` what runs from the second time on (see `replayed`). The first
-    ones keep the memory of the second.
+    `calls` are found in the first run; with a `pattern` that has them.
     """
 
     saves: list[SavedPlace]
     memory: Scratch
-    bound: tuple[Call, ...] = ()
+    pattern: Pattern | None = None
     calls: Sequence[Call] = ()
+
+    def run(self, schedule: Schedule, recording: Recording) -> None:
+        """Execute the schedule."""
+        if self.pattern is not None:
+            self.pattern.run(schedule, recording)
+            return
+        self.calls = self.calls or [filled(call, recording.resolve) for call in schedule.calls]
+        execute(self.calls, recording)
 
 
 class Workspace:
@@ -99,6 +111,7 @@ class Workspace:
         self._handles: dict[Slot, Any] = {}
         self._saved: Scratch | None = None
         self._bindings: WeakKeyDictionary[Schedule, Binding] = WeakKeyDictionary()
+        self.patterns: list[Pattern] = []
         self._generation = net.weights.generation
         self._picks: dict[tuple[int, ...], list[Pick]] = {}
         self._alive: list[tuple[Table, ...]] = []
@@ -131,12 +144,25 @@ class Workspace:
         return self._handles
 
     def binding(self, schedule: Schedule) -> Binding:
-        """The schedule with this memory; calls are resolved when it runs for the first time."""
+        """The schedule with this memory."""
         self._forget_old_weights()
         if schedule not in self._bindings:
-            saves, size = saved_places(s for s in schedule.saves if s[0] in schedule.replaced)
-            self._bindings[schedule] = Binding(saves, self._scratch(size))
+            self._bindings[schedule] = self._bound(schedule)
         return self._bindings[schedule]
+
+    def _bound(self, schedule: Schedule) -> Binding:
+        if self.backend.graphs:
+            pattern = self._pattern(schedule)
+            return Binding(pattern.saved_places(schedule)[0], pattern.memory, pattern)
+        saves, size = schedule.saved_places(schedule.overwritten)
+        return Binding(saves, self._scratch(size))
+
+    def _pattern(self, schedule: Schedule) -> Pattern:
+        """The smallest pattern that the schedule fits, made if there is none; the last `PATTERNS` used are kept."""
+        fitting = [pattern for pattern in self.patterns if pattern.fits(schedule)]
+        found = min(fitting, key=lambda p: p.size) if fitting else Pattern(schedule, self._scratch)
+        self.patterns = [*(p for p in self.patterns if p is not found), found][-PATTERNS:]
+        return found
 
     def _scratch(self, nbytes: int) -> Scratch:
         """Memory for saved rows. Schedules run one at a time, so they share it."""
@@ -149,6 +175,7 @@ class Workspace:
             self._generation = self.net.weights.generation
             self._handles.clear()
             self._bindings.clear()
+            self.patterns.clear()
 
     def load(self, states: Mapping[Slot, Tensor], dense: Mapping[Value, Any]) -> None:
         """Copy statistics and dense values in."""
@@ -311,15 +338,7 @@ class Restored(Recording):
 
     def run(self, schedule: Schedule) -> None:
         """Execute a schedule in the workspace."""
-        binding = self.workspace.binding(schedule)
-        if not binding.bound:
-            bound = schedule.bound(self.resolve)
-            execute(bound, self)
-            binding.bound = bound
-            return
-        if not binding.calls:
-            binding.calls = replayed(binding.bound, self.backend)
-        execute(binding.calls, self)
+        self.workspace.binding(schedule).run(schedule, self)
 
     # The workspace's memory is written in place, so that bound calls keep it.
 
@@ -365,7 +384,8 @@ class Restored(Recording):
         """Put what the update computed, if anything, into a new layer."""
         assert self.pending is not None
         assert self._schedule is not None
-        indices = self._schedule.stays | dict.fromkeys(self.pending.buffers)
+        stays = {v: self._schedule.handle(rows) for v, rows in self._schedule.stays.items()}
+        indices = stays | dict.fromkeys(self.pending.buffers)
         whole, active = self.workspace.whole, self._schedule.active
         rows = [(v, whole(v.rows) if index is None else active[v].edited) for v, index in indices.items()]
         dense = {value: self.values[value] for value in self.pending.dense}

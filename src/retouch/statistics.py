@@ -41,7 +41,7 @@ class Statistics:
     def norm(self, op: Moments) -> None:
         """Sums of the parts, old rows replaced by new ones, and the norm's scales and shifts."""
         builder = self.builder
-        if not self.refresh and not all(builder.active(v).full for v in op.parts):
+        if not self.refresh and not all(builder.active(v).complete for v in op.parts):
             return
         for part in op.parts:
             self._sums(part)
@@ -65,7 +65,7 @@ class Statistics:
         builder.states[slot] = None
         operand, index = builder.access(part, rows)
         bounds = builder.bounds(part, rows.edited)
-        if rows.full:
+        if rows.complete:
             builder.host(_clear, slot)
         else:
             assert isinstance(operand, Slot)

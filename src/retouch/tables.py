@@ -13,19 +13,33 @@ from retouch.geometry import Geometry, IntArray
 class Table:
     """int32 rows `[M]` or taps `[M, T]` of a map of `total` rows; -1 stands for a row of zeros.
 
-    `ascending` lists hold distinct rows in order, without -1; `full` ones hold every row. Active rows with
-    `probes` among them have them listed again, and the other ones as `edited`.
+    `ascending` lists hold distinct rows in order, without -1. `fixed` tables have the same length for every
+    region; `fill` is what others are padded with (see `retouch.pattern`). Active rows with `probes` among them
+    have them listed again, and the other ones as `edited`.
     """
 
-    __slots__ = ("_edited", "array", "ascending", "full", "probes", "total")
+    __slots__ = ("_edited", "array", "ascending", "fill", "fixed", "probes", "total")
 
-    def __init__(self, array: IntArray, total: int, ascending: bool = False) -> None:
+    def __init__(
+        self, array: IntArray, total: int, ascending: bool = False, fixed: bool = False, fill: int = -1
+    ) -> None:
         self.array = array
         self.total = total
         self.ascending = ascending
-        self.full = ascending and len(array) == total
+        self.fixed = fixed
+        self.fill = fill
         self.probes: Table | None = None
         self._edited: Table | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Every row is listed, in order."""
+        return self.ascending and len(self.array) == self.total
+
+    @property
+    def full(self) -> bool:
+        """Every row is listed, in order, for every region: nobody needs to look there."""
+        return self.fixed and self.complete
 
     @property
     def edited(self) -> Table:
@@ -37,7 +51,7 @@ class Table:
 
     @staticmethod
     def all(total: int) -> Table:
-        return Table(np.arange(total, dtype=np.int32), total, ascending=True)
+        return Table(np.arange(total, dtype=np.int32), total, ascending=True, fixed=True)
 
     @staticmethod
     def of_mask(mask: npt.NDArray[np.bool_], batch: int) -> Table:
@@ -52,6 +66,18 @@ class Table:
         if probes.any():
             table._edited, table.probes = Table.of_mask(edited, batch), Table.of_mask(probes, batch)
         return table
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Weights float32 `[M, T]` of the taps of a table; `fixed` as there."""
+
+    array: npt.NDArray[np.float32]
+    fixed: bool
+    fill: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.array)
 
 
 @dataclass(frozen=True)
@@ -100,7 +126,7 @@ class Tables:
         if key not in self._taps:
             total = rows.total // geometry.outputs.size * geometry.inputs.size
             array = geometry.rows(rows.array)
-            self._taps[key] = Table(array[:, 0].copy() if geometry.taps == 1 else array, total)
+            self._taps[key] = Table(array[:, 0].copy() if geometry.taps == 1 else array, total, fixed=rows.fixed)
             self.keep(rows, self._taps[key])
         return self._taps[key]
 
@@ -112,7 +138,7 @@ class Tables:
             source = geometry.rows(np.maximum(flat, 0))[:, 0]
             source[flat < 0] = -1
             total = table.total // geometry.outputs.size * geometry.inputs.size
-            self._taps[key] = Table(source.reshape(table.array.shape), total)
+            self._taps[key] = Table(source.reshape(table.array.shape), total, fixed=table.fixed)
             self.keep(table, self._taps[key])
         return self._taps[key]
 
@@ -124,7 +150,7 @@ class Tables:
             used = np.zeros(table.total + 1, dtype=np.bool_)
             used[table.array] = True
             used[-1] = False
-            rows = Table(np.flatnonzero(used).astype(np.int32), table.total, ascending=True)
+            rows = Table(np.flatnonzero(used).astype(np.int32), table.total, ascending=True, fixed=table.fixed)
             self._unique[id(table)] = rows, self.positions(table, rows)
             self.keep(table, rows)
         return self._unique[id(table)]
@@ -143,7 +169,7 @@ class Tables:
             found = self._inverse[id(rows)][table.array]
             if found.min(initial=0) < -1:
                 raise ValueError("rows are read that were not computed")
-            self._found[key] = Table(found, len(rows))
+            self._found[key] = Table(found, len(rows), fixed=table.fixed)
             self.keep(table, rows, self._found[key])
         return self._found[key]
 
@@ -164,7 +190,7 @@ class Tables:
             return places
         key = (id(index), id(places))
         if key not in self._chosen:
-            self._chosen[key] = Table(index.array[places.array], index.total)
+            self._chosen[key] = Table(index.array[places.array], index.total, fixed=places.fixed)
             self.keep(index, places)
         return self._chosen[key]
 
@@ -174,7 +200,8 @@ class Tables:
             return None
         key = (id(rows), size)
         if key not in self._samples:
-            self._samples[key] = Table(rows.array // np.int32(size), rows.total // size)
+            sample = rows.array // np.int32(size)
+            self._samples[key] = Table(sample, rows.total // size, fixed=rows.fixed, fill=0)
             self.keep(rows, self._samples[key])
         return self._samples[key]
 
@@ -183,6 +210,6 @@ class Tables:
         key = (id(rows), size)
         if key not in self._bounds:
             edges = np.searchsorted(rows.array, np.arange(0, rows.total + size, size)).astype(np.int32)
-            self._bounds[key] = Table(edges, len(rows) + 1)
+            self._bounds[key] = Table(edges, len(rows) + 1, fixed=True)
             self.keep(rows, self._bounds[key])
         return self._bounds[key]

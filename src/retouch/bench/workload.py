@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from retouch import activity
+from retouch.calls import Call
 from retouch.capture import capture
 from retouch.devices import moved
 from retouch.expr import Expr
@@ -30,7 +31,7 @@ from retouch.operands import Slot
 from retouch.ops.dense import Dense
 from retouch.passes import Plan, fuse, plan
 from retouch.region import Policy, Region
-from retouch.schedule import Call, Schedule, Shared, build, dirty_values
+from retouch.schedule import Schedule, Shared, build, dirty_values
 from retouch.signature import Signature
 from retouch.tables import Table
 from retouch.weights import Weights
@@ -160,8 +161,8 @@ def _schedule(planned: Plan, active: dict[Value, Table], policy: Policy, changed
 
 
 def _saves(schedule: Schedule) -> Iterator[Work]:
-    for value, _, count in schedule.saves:
-        yield _copy(value, count)
+    for value in schedule.saves:
+        yield _copy(value, len(schedule.active[value]))
 
 
 def _copy(value: Value, count: int) -> Work:

@@ -30,6 +30,10 @@ class Backend(Protocol):
     sums_dtype: torch.dtype
     """Of channel sums: float64, or float32 where there is none (see `retouch.ops.moments.sums_width`)."""
 
+    @property
+    def graphs(self) -> bool:
+        """True where `graph` pays. Index tables are padded then (see `retouch.pattern`): kernels write no row -1."""
+
     def kernel(self, name: str) -> Callable[..., Any]:
         """The kernel of that name; names and argument order are those of the references in `retouch.ops`."""
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from retouch.geometry import IntArray
 from retouch.kernels import checksum
+
+LINE = 16
+"""Entries that a padded table begins at a multiple of: 64 bytes."""
 
 
 class Index(Tensor):
@@ -21,7 +28,12 @@ class Index(Tensor):
     @staticmethod
     def of(array: IntArray, device: torch.device) -> Index:
         """The table of an array int32 `[M]` or `[M, T]`."""
-        index = torch.from_numpy(array).to(device).as_subclass(Index)
+        return Index.over(torch.from_numpy(array).to(device), array)
+
+    @staticmethod
+    def over(tensor: Tensor, array: IntArray) -> Index:
+        """The table in a tensor, and its copy on the host."""
+        index = tensor.as_subclass(Index)
         index.host = array
         return index
 
@@ -31,8 +43,40 @@ class Index(Tensor):
         return entries
 
 
+class PaddedTables:
+    """Tables int32 (`Index`) and float32 (tensors) in one piece of memory of a device, where they stay."""
+
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[npt.DTypeLike], device: torch.device
+    ) -> None:
+        sizes = [-(-math.prod(shape) // LINE) * LINE for shape in shapes]
+        starts = list(accumulate(sizes, initial=0))
+        self._host = np.zeros(starts[-1], np.int32)
+        self._memory = torch.zeros(starts[-1], dtype=torch.int32, device=device)
+        self._arrays: list[npt.NDArray[Any]] = []
+        self.handles: list[Tensor] = []
+        for shape, dtype, start in zip(shapes, dtypes, starts, strict=False):
+            end = start + math.prod(shape)
+            array, tensor = self._host[start:end].reshape(shape), self._memory[start:end].reshape(shape)
+            if dtype == np.float32:
+                array, handle = array.view(np.float32), tensor.view(torch.float32)
+            else:
+                handle = Index.over(tensor, array)
+            self._arrays.append(array)
+            self.handles.append(handle)
+
+    def fill(self, tables: Sequence[npt.NDArray[Any]], fills: Sequence[float]) -> None:
+        """Replace the content of all by tables that may be shorter, followed by one of `fills` each."""
+        for array, table, rest in zip(self._arrays, tables, fills, strict=True):
+            array[: len(table)] = table
+            array[len(table) :] = rest
+        self._memory.copy_(torch.from_numpy(self._host))
+
+
 class TensorBackend:
     """Rows and columns are tensors, index tables `Index`; checksums are computed on the device."""
+
+    graphs = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -65,7 +109,7 @@ class TensorBackend:
         return lambda: checksum.sample(tensors, stride, self.device)
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
-        """None."""
+        """None: calls are made one by one."""
         return None
 
     def set_threads(self, threads: int) -> None:

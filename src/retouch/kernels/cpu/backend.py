@@ -21,6 +21,7 @@ class Cpu:
     name = "cpu"
     device = torch.device("cpu")
     sums_dtype = torch.float64
+    graphs = False
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
     def kernel(self, name: str) -> Callable[..., Any]:

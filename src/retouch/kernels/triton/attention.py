@@ -6,7 +6,6 @@ Source of the running softmax: Milakov and Gimelshein, "Online normalizer calcul
 
 from __future__ import annotations
 
-import numpy as np
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -24,8 +23,10 @@ def attention_kernel(
     """`scale` is in units of log 2; one program computes BM queries and BV columns of one head of one sample."""
     panels = tl.cdiv(DV, BV)
     head, sample = tl.program_id(1) // panels, tl.program_id(2)
-    last = tl.load(bounds + sample + 1)
-    m = tl.load(bounds + sample) + tl.program_id(0) * BM + tl.arange(0, BM)
+    first, last = tl.load(bounds + sample) + tl.program_id(0) * BM, tl.load(bounds + sample + 1)
+    if first >= last:
+        return
+    m = first + tl.arange(0, BM)
     here = m < last
     dv = tl.program_id(1) % panels * BV + tl.arange(0, BV)
     row = look_up(q_index, m, here)
@@ -39,8 +40,8 @@ def attention_kernel(
         at = sample.to(tl.int64) * keys + s
         known = s < keys
         score = tl.zeros((BM, BS), tl.float32)
-        for first in range(0, DK, BK):
-            dk = first + tl.arange(0, BK)
+        for part in range(0, DK, BK):
+            dk = part + tl.arange(0, BK)
             query = tl.load(queries + dk[None, :], mask=valid & (dk < DK)[None, :], other=0.0)
             key = tl.load(k + at[None, :] * k_stride + (head * DK + dk)[:, None],
                           mask=known[None, :] & (dk < DK)[:, None], other=0.0)  # fmt: skip
@@ -78,7 +79,7 @@ def attention(
         raise TypeError(f"queries, keys and values need one dtype, not {q.dtype}, {k.dtype}, {v.dtype}")
     if len(k) % samples:
         raise ValueError(f"{len(k)} keys do not divide into {samples} samples")
-    most = int(np.diff(bounds.host).max())
+    most = len(q) if q_index is None else len(q_index)
     if most == 0:
         return
     dk, dv = q.shape[1] // heads, v.shape[1] // heads

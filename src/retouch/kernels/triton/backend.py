@@ -59,10 +59,13 @@ class Triton(TensorBackend):
             )
             raise BackendError(f"Triton {triton.__version__} {what} ({error}); {remedy}") from error
 
+    @property
+    def graphs(self) -> bool:  # type: ignore[override]
+        """True on CUDA and ROCm."""
+        return self.device.type == "cuda"
+
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured."""
-        if self.device.type != "cuda":
-            return None
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.device(self.device), torch.cuda.graph(graph):

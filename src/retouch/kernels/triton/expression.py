@@ -193,6 +193,7 @@ def evaluate(code: tl.constexpr, acc, m, c, inside, width, rows, vectors, sample
 
 @triton.jit
 def store(out, stride, index, m, c, inside, y):
-    """`out[index[m], c] = y`, rounded to the dtype of `out`."""
+    """`out[index[m], c] = y`, rounded to the dtype of `out`; nothing where the index is -1."""
     row = look_up(index, m, tl.max(inside.to(tl.int32), 1) > 0).to(tl.int64)
-    tl.store(out + row[:, None] * stride + c[None, :], y.to(out.dtype.element_ty), mask=inside)
+    here = inside & (row >= 0)[:, None]
+    tl.store(out + row[:, None] * stride + c[None, :], y.to(out.dtype.element_ty), mask=here)

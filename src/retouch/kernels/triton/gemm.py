@@ -70,11 +70,12 @@ def gemm_kernel(
         valid = ((m < M) & (row >= 0))[:, None]
         source = a + row.to(tl.int64)[:, None] * a_stride + group * C
         panel = weight + (group * TAPS + tap).to(tl.int64) * C * N
-        for start in range(first, tl.minimum(first + share, C), BK):
-            k = start + tl.arange(0, BK)
-            x = tl.load(source + k[None, :], mask=valid & (k < C)[None, :], other=0.0)
-            w = tl.load(panel + k[:, None] * N + n[None, :], mask=(k < C)[:, None] & (n < N)[None, :], other=0.0)
-            acc = tl.dot(x, w, acc, input_precision=PRECISION)
+        if tl.max(row) >= 0:  # rows of zeros add nothing
+            for start in range(first, tl.minimum(first + share, C), BK):
+                k = start + tl.arange(0, BK)
+                x = tl.load(source + k[None, :], mask=valid & (k < C)[None, :], other=0.0)
+                w = tl.load(panel + k[:, None] * N + n[None, :], mask=(k < C)[:, None] & (n < N)[None, :], other=0.0)
+                acc = tl.dot(x, w, acc, input_precision=PRECISION)
     c = group * N + n
     inside = (m < M)[:, None] & (n < N)[None, :]
     width = N * (tl.num_programs(1) // blocks)

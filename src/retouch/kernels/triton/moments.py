@@ -143,8 +143,7 @@ def move_sums_kernel(
 def channel_sums(sums: Tensor, x: Tensor, index: Index | None, bounds: Index, sign: int) -> None:
     """See `retouch.ops.moments.channel_sums`."""
     samples, channels = len(sums), x.shape[1]
-    edges = bounds.host
-    stretches = triton.cdiv(int((edges[1:] - edges[:-1]).max()), STRETCH)
+    stretches = triton.cdiv(len(x) if index is None else len(index), STRETCH)
     if stretches == 0:
         return
     partial = torch.empty(stretches, samples, 2 * channels, dtype=torch.float64, device=sums.device)
