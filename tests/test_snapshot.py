@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from networks import NAMES, TEXT, case, compiled, edits, record, update
-from retouch import Policy, Region, UndoError
+from retouch import Policy, Region, UndoError, kernels
+from retouch.kernels.transfers import Transfers
 from retouch.snapshot import Snapshot, layer_of
 from retouch.store import Store, StoreError, read
 from support import EXACT, PROBED, SHARED, same
@@ -102,6 +103,73 @@ def test_storage(dtype, bound, budget, tmp_path):
     del snapshot
     assert store.in_files == store.in_memory == 0
     assert list(tmp_path.iterdir()) == []
+
+
+class Counted(Transfers):
+    """Counts the bytes that are sent, and notes when it is waited for."""
+
+    def __init__(self):
+        super().__init__(torch.device("cpu"))
+        self.sent, self.settled = [], 0
+
+    def send(self, parts):
+        sent = super().send(parts)
+        self.sent.append(sum(tensor.nbytes for tensor in sent.tensors))
+        return sent
+
+    def settle(self):
+        self.settled += 1
+
+
+@pytest.fixture
+def transfers(monkeypatch):
+    """The reference backend as one of a device: what is in no memory of the device has to be brought."""
+    found = Counted()
+    monkeypatch.setattr(kernels.backend("reference"), "transfers", found)
+    return found
+
+
+@pytest.mark.parametrize("place", ["device", "device and host", "host", "files"])
+@pytest.mark.parametrize(("name", "policy"), [("ddpm-256", "balanced"), ("sd15-unet", PROBED), ("taesd", EXACT)])
+def test_rows_that_a_device_has_no_memory_for(name, policy, place, transfers, tmp_path):
+    net, made = compiled(name, policy, "reference"), case(name)
+    _, recording = record(net, made)
+    size = recording.nbytes
+    budgets = {"device": (0, 4 * size), "device and host": (4 * size, size), "host": (4 * size, 0)}
+    budget, device_budget = budgets.get(place, (0, 0))
+    store = Store(budget, tmp_path, device_budget=device_budget)
+    snapshot = Snapshot.of(record(net, made)[1], store)
+    read = 0
+    for mask, edited in edits(made, 4, seed=3):
+        expected = update(net, recording, mask, edited)
+        result, snapshot = step(net, snapshot, mask, edited)
+        assert torch.equal(result, expected)
+        read += sum(transfers.sent)
+    assert (store.on_device > 0) == (place in ("device", "device and host"))
+    assert (store.in_memory > 0) == (place in ("device and host", "host"))
+    assert (store.in_files > 0) == (place == "files")
+    assert (read > 0) == (place != "device")
+    assert all(torch.equal(snapshot.rows(v), rows) for v, rows in recording.buffers.items())
+
+
+def test_rows_that_were_fetched_before_the_update(transfers):
+    """They are not fetched again; an update of another region brings its own."""
+    net, made = compiled("ddpm-256", "balanced", "reference"), case("ddpm-256")
+    _, recording = record(net, made)
+    snapshot = Snapshot.of(record(net, made)[1], Store(device_budget=0))
+    masks = made.spot(), made.spot(0.6, 0.1)
+    regions = [Region.from_mask(mask) for mask in masks]
+    schedule = net._schedule(regions[0], frozenset())
+    for region, mask, sends in zip(regions, masks, (1, 2), strict=True):
+        restored = snapshot.recording()
+        transfers.sent.clear()
+        restored.fetch(schedule)
+        poison(net)
+        found = net.update(restored, region, *made.edited(mask).args).sample
+        assert len(transfers.sent) == sends
+        assert torch.equal(found, net.update(recording, region, *made.edited(mask).args).sample)
+        assert restored.bytes_read == transfers.sent[-1]
+        recording.undo()
 
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet", "dit", "sd3"])

@@ -16,7 +16,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from retouch import StoreError, store
-from retouch.store import ALIGNMENT, DTYPES, EDIT_SHARE, Block, Spec, Store, header, layout, read, write
+from retouch.store import (
+    ALIGNMENT,
+    DTYPES,
+    EDIT_SHARE,
+    UNNAMED,
+    Block,
+    Memory,
+    Spec,
+    Store,
+    header,
+    layout,
+    read,
+    write,
+)
 
 TYPES = (
     torch.float64,
@@ -174,8 +187,38 @@ def test_memory_comes_from_where_it_is_asked():
         return torch.zeros(nbytes, dtype=torch.uint8)
 
     specs = some_specs()
-    assert holds(filled(Store(10**6).block(specs, {}, allocate=allocate), specs), specs)
+    assert holds(filled(Store(10**6).block(specs, {}, memories=[Memory(allocate=allocate)]), specs), specs)
     assert asked == [layout(specs)[1]]
+
+
+def test_a_device_comes_first_then_the_host_then_files(tmp_path):
+    held = Store(1500, tmp_path, device_budget=1000)
+    memories = [Memory(near=True), Memory(taken=lambda nbytes: 2 * nbytes)]
+    specs = [Spec("a", (100,), torch.float32)]
+    blocks = [held.block(specs, {}, memories=memories) for _ in range(4)]
+    assert [(block.near, block.file) for block in blocks] == [(True, None)] * 2 + [(False, None), (False, UNNAMED)]
+    assert (held.on_device, held.in_memory, held.in_files) == (800, 800, 400)
+    assert held.block(specs, {}, tmp_path / "named", memories=memories).near is False
+    assert not held.fits(800, near=True)
+    assert held.fits(200, near=True)
+    assert not held.fits(200, base=True, near=True)
+    blocks.clear()
+    gc.collect()
+    assert (held.on_device, held.in_memory, held.in_files) == (0, 0, 0)
+    adopted = held.adopt({"a": torch.zeros(5)}, {}, near=True)
+    assert (adopted.near, held.on_device) == (True, 20)
+
+
+def test_the_budget_of_a_device_is_a_share_of_what_is_free_there(monkeypatch):
+    assert Store().device_budget == 0
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (600, 1000))
+    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda device: 100)
+    assert Store(device=torch.device("cuda")).device_budget == 400
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1000)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 500)
+    assert Store(device=torch.device("mps")).device_budget == 200
+    assert Store(device_budget=7, device=torch.device("cuda")).device_budget == 7
 
 
 def test_options():
@@ -184,6 +227,8 @@ def test_options():
         Store(dtype="int4")
     with pytest.raises(ValueError, match="negative"):
         Store(-1)
+    with pytest.raises(ValueError, match="negative"):
+        Store(device_budget=-1)
     for name, dtype in DTYPES.items():
         held = Store(0, dtype=name)
         assert held.stored(torch.float32) == dtype

@@ -27,7 +27,7 @@ from retouch.ops.attention import Attention
 from retouch.program import Incremental
 from retouch.recording import UndoError
 from retouch.region import Region
-from retouch.snapshot import Layer, Snapshot, layer_of
+from retouch.snapshot import Layer, Restored, Snapshot, layer_of
 from retouch.store import Block, Store
 
 TENSORS = "tensors.safetensors"
@@ -112,7 +112,11 @@ class Clock:
 
 
 class Calls:
-    """The recorded network calls of a version that is being made. Arguments and results are on the host."""
+    """The recorded network calls of a version that is being made. Arguments and results are on the host.
+
+    Calls of one network follow each other in the order of their snapshots, so while the device computes one, what
+    the next one reads is brought there.
+    """
 
     def __init__(self, store: Store, snapshots: Mapping[str, Snapshot], folder: Path | None) -> None:
         self.store, self.folder = store, folder
@@ -120,6 +124,7 @@ class Calls:
         self.added: list[tuple[str, Layer]] = []
         self.bytes_read = 0
         self._recorded: Incremental | None = None
+        self._coming: tuple[str, Restored] | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
         """Run a network whole and keep the recording under `name`; its result."""
@@ -133,14 +138,29 @@ class Calls:
 
     def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
         """Run a network for a region, from the snapshot `name`; its result."""
-        recording = self.snapshots[name].recording()
+        recording = self._opened(name)
         recording.file = self._file(name)
         args, kwargs = moved((args, kwargs), net.backend.device)
-        result = moved(net.update(recording, region, *args, **kwargs), HOST)
+        result = net.update(recording, region, *args, **kwargs)
+        self._fetch_following(name, recording)
+        result = moved(result, HOST)
         self.bytes_read += recording.bytes_read
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
         return result
+
+    def _opened(self, name: str) -> Restored:
+        coming, self._coming = self._coming, None
+        return coming[1] if coming and coming[0] == name else self.snapshots[name].recording()
+
+    def _fetch_following(self, name: str, recording: Restored) -> None:
+        """Begin to bring what the next call of the network reads, if it computes what this one did."""
+        names, net = list(self.snapshots), self.snapshots[name].net
+        following = next((n for n in names[names.index(name) + 1 :] if self.snapshots[n].net is net), None)
+        if following and recording.schedule and net.backend.transfers:
+            restored = self.snapshots[following].recording()
+            restored.fetch(recording.schedule)
+            self._coming = following, restored
 
     def _put(self, name: str, snapshot: Snapshot) -> None:
         self.snapshots[name] = snapshot
@@ -375,7 +395,7 @@ class Session(ABC):
     # Reports
 
     def info(self) -> dict[str, Any]:
-        """What the session holds: bytes stored (memory, files, per network call), and read by each edit."""
+        """What the session holds: bytes stored (device, memory, files, per network call), and read by each edit."""
         return {
             "kind": self.kind,
             "folder": str(self.folder) if self.folder else None,
@@ -383,6 +403,7 @@ class Session(ABC):
             "storage": self.store.dtype_name,
             "bytes": {
                 "total": sum(version.nbytes for version in self.versions),
+                "device": self.store.on_device,
                 "memory": self.store.in_memory,
                 "temporary_files": self.store.in_files,
                 "calls": {name: snapshot.nbytes for name, snapshot in self.version.snapshots.items()},

@@ -8,7 +8,7 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +26,12 @@ from retouch.ops.row_map import Matrix
 from retouch.pattern import Pattern
 from retouch.recording import Delta, Recording, Scratch, UndoError, plain_tensors
 from retouch.schedule import SavedPlace, Schedule
-from retouch.store import Block, Spec, Store, StoreError
+from retouch.store import Block, Memory, Spec, Store, StoreError
 from retouch.tables import Table
 
 if TYPE_CHECKING:
     from retouch.kernels import Backend
+    from retouch.kernels.transfers import Sent
     from retouch.program import Incremental
 
 PICKS = 4096
@@ -53,13 +54,14 @@ class Layer:
     block: Block
     _handles: dict[Value, Any] = field(default_factory=dict)
 
+    def near(self, backend: Backend) -> bool:
+        """True when the backend's kernels read the rows where they are."""
+        return backend.transfers is None or self.block.near
+
     def handle(self, value: Value, backend: Backend) -> Any:
-        """The kernel handle of the rows of a value; of a copy, if they are in a file and the backend on a device."""
-        rows = self.rows[value][1]
-        if rows.device != backend.device:
-            return backend.rows(rows.to(backend.device))
+        """The kernel handle of the rows of a value, which are `near`."""
         if value not in self._handles:
-            self._handles[value] = backend.rows(rows)
+            self._handles[value] = backend.rows(self.rows[value][1])
         return self._handles[value]
 
     def whole(self, kept: Iterable[Value]) -> bool:
@@ -257,7 +259,7 @@ class Snapshot:
         net: Any = recording.owner
         rows = [(value, net.workspace.whole(value.rows)) for value in recording.buffers]
         same = all(store.stored(v.dtype) == v.dtype for v, _ in rows)
-        if file is None and same and store.fits(recording.nbytes, base=True):
+        if file is None and same and store.fits(recording.nbytes, base=True, near=net.backend.transfers is not None):
             layer = _adopted(recording, store, rows)
         else:
             whole = dict.fromkeys(recording.buffers)
@@ -322,16 +324,32 @@ class Restored(Recording):
         self.values = dict(snapshot.dense)
         self.file: Path | None = None
         self.bytes_read = 0
-        self._schedule: Schedule | None = None
+        self.schedule: Schedule | None = None
+        self._fetched: tuple[Schedule, Sent] | None = None
+
+    def fetch(self, schedule: Schedule) -> None:
+        """Begin to bring rows that `schedule` will read from the host's memory, if any of them are there.
+
+        An update with another schedule brings its own.
+        """
+        transfers = self.backend.transfers
+        if transfers is not None:
+            parts = [
+                (layer.rows[value][1], None if source is None else source.host)
+                for value, layer, _, source in self._picks(schedule)
+                if not layer.near(self.backend)
+            ]
+            self._fetched = schedule, transfers.send(parts)
 
     def begin(self, schedule: Schedule) -> None:
         """Read the rows that `schedule` reads and does not compute."""
-        if self._schedule is not None:
+        if self.schedule is not None:
             raise RuntimeError("a restored recording takes one update; take the next one from its snapshot")
-        self._schedule = schedule
+        if self._fetched is None or self._fetched[0] is not schedule:
+            self.fetch(schedule)
+        self.schedule = schedule
         self.workspace.load(self.snapshot.states, self.snapshot.dense)
-        for value, wanted in schedule.needs.items():
-            self._load(value, wanted)
+        self._load(schedule)
         binding = self.workspace.binding(schedule)
         self.pending = Delta(memory=binding.memory)
         self._save(binding.saves, self.pending)
@@ -371,25 +389,39 @@ class Restored(Recording):
             known[whole] = super().matrix(whole).clone()
         return known[whole]
 
-    def _load(self, value: Value, wanted: Table) -> None:
-        layers = self.snapshot.holders(value)
-        tables = tuple([x.rows[value][0] for x in layers])
-        target = self.resolve(Slot("kept", value, 0, value.channels))
-        copy = self.backend.kernel("copy_rows")
-        for number, where, source in self.workspace.picks(wanted, tables):
-            copy(target, where, layers[number].handle(value, self.backend), source)
-        self.bytes_read += len(wanted) * value.channels * layers[0].rows[value][1].element_size()
+    def _picks(self, schedule: Schedule) -> Iterator[tuple[Value, Layer, Any, Any]]:
+        """Value, layer, and indices into workspace and layer (None: all rows), for all rows that are needed."""
+        for value, wanted in schedule.needs.items():
+            layers = self.snapshot.holders(value)
+            tables = tuple([x.rows[value][0] for x in layers])
+            for number, where, source in self.workspace.picks(wanted, tables):
+                yield value, layers[number], where, source
+
+    def _load(self, schedule: Schedule) -> None:
+        """Copy the rows that are needed into the workspace."""
+        copy, backend = self.backend.kernel("copy_rows"), self.backend
+        arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
+        for value, layer, where, source in self._picks(schedule):
+            target = self.resolve(Slot("kept", value, 0, value.channels))
+            if layer.near(backend):
+                copy(target, where, layer.handle(value, backend), source)
+            else:
+                copy(target, where, backend.rows(next(arrived)), None)
+        self._fetched = None
+        for value, wanted in schedule.needs.items():
+            stored = self.snapshot.store.stored(value.dtype).itemsize
+            self.bytes_read += len(wanted) * value.channels * stored
 
     def commit(self) -> None:
         """Put what the update computed, if anything, into a new layer."""
         assert self.pending is not None
-        assert self._schedule is not None
-        stays = {v: self._schedule.handle(rows) for v, rows in self._schedule.stays.items()}
+        assert self.schedule is not None
+        stays = {v: self.schedule.handle(rows) for v, rows in self.schedule.stays.items()}
         indices = stays | dict.fromkeys(self.pending.buffers)
-        whole, active = self.workspace.whole, self._schedule.active
+        whole, active = self.workspace.whole, self.schedule.active
         rows = [(v, whole(v.rows) if index is None else active[v].edited) for v, index in indices.items()]
         dense = {value: self.values[value] for value in self.pending.dense}
-        states = {slot: self.states[slot] for slot in self._schedule.states}
+        states = {slot: self.states[slot] for slot in self.schedule.states}
         if rows or dense or states:
             layer = _written(self, self.snapshot.store, rows, indices, dense, states, self.file)
             self.snapshot = replace(self.snapshot, layers=(*self.snapshot.layers, layer))
@@ -429,34 +461,41 @@ def _written(
     types = {v: store.stored(v.dtype) for v, _ in rows}
     specs = [Spec(f"rows/{v.name}", (len(table), v.channels), types[v]) for v, table in rows]
     specs += [Spec.of(name, tensor) for name, tensor in small.items()]
-    block = store.block(specs, _notes(rows, dense), file, base, _allocator(recording.backend))
+    block = store.block(specs, _notes(rows, dense), file, base, _memories(recording.backend))
     for name, tensor in small.items():
-        block.tensors[name].copy_(tensor)
+        block.tensors[name].copy_(tensor, non_blocking=True)
     for value, index in indices.items():
         _copy_out(recording, value, index, block.tensors[f"rows/{value.name}"])
-    states = {slot: block.tensors[f"{slot.kind}/{slot.key.name}"] for slot in states}
+    if recording.backend.transfers is not None:
+        recording.backend.transfers.settle()
+    device = recording.backend.device
+    states = {slot: block.tensors[f"{slot.kind}/{slot.key.name}"].to(device) for slot in states}
     return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
 
 
 def _copy_out(recording: Recording, value: Value, index: Any, target: Tensor) -> None:
-    """Copy rows of a kept value to memory of the backend's device, or to a file."""
+    """Copy rows of a kept value to a block, on the backend's device or not."""
     backend = recording.backend
     near = target if target.device == backend.device else torch.empty_like(target, device=backend.device)
     source = recording.resolve(Slot("kept", value, 0, value.channels))
     backend.kernel("copy_rows")(backend.rows(near), None, source, index)
     if near is not target:
-        target.copy_(near)
+        target.copy_(near, non_blocking=True)
 
 
-def _allocator(backend: Backend) -> Callable[[int], Tensor]:
-    return lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0]
+def _memories(backend: Backend) -> list[Memory]:
+    """Where layers go: where kernels read them, and else the host's memory."""
+    transfers = backend.transfers
+    near = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
+    return [near] if transfers is None else [near, Memory(False, transfers.empty, transfers.taken)]
 
 
 def _adopted(recording: Recording, store: Store, rows: Sequence[tuple[Value, Table]]) -> Layer:
     """A layer that takes the recording's tensors as they are."""
     tensors = {f"rows/{value.name}": recording.buffers[value] for value, _ in rows}
     small = _small(rows, recording.values, recording.states)
-    block = store.adopt({**tensors, **small}, _notes(rows, recording.values))
+    near = recording.backend.transfers is not None
+    block = store.adopt({**tensors, **small}, _notes(rows, recording.values), near)
     found = {v: (t, recording.buffers[v]) for v, t in rows}
     return Layer(found, dict(recording.values), dict(recording.states), block)
 

@@ -1,4 +1,4 @@
-"""Where snapshots keep their tensors: memory up to a budget, memory-mapped files beyond it.
+"""Where snapshots keep their tensors: a device's memory and the host's up to budgets, mapped files beyond them.
 
 A block is a set of named tensors in one piece. In a file it has the safetensors layout
 (https://github.com/huggingface/safetensors: eight bytes of header length, a JSON header, the tensors), so
@@ -22,11 +22,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from retouch.devices import HOST
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Storage types of float32 rows, by their names."""
 
 MEMORY_SHARE = 0.4
-"""Share of the free memory that a store takes unless it is told otherwise."""
+"""Share of the free memory, of the host and of a device, that a store takes unless it is told otherwise."""
 
 EDIT_SHARE = 0.2
 """Share of a budget that recordings leave to edits, which are small and should be quick."""
@@ -78,12 +80,14 @@ class Spec:
 class Block:
     """Named tensors that are not written again once they are filled.
 
-    `file` is where they are mapped from; None: memory. `notes` are plain data that belong to them.
+    `file` is where they are mapped from; None: memory, on a device if `near`. `notes` are plain data that belong
+    to them.
     """
 
     tensors: dict[str, Tensor]
     notes: dict[str, Any]
     file: Path | None = None
+    near: bool = False
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +98,18 @@ def _allocate(nbytes: int) -> Tensor:
     return torch.empty(nbytes, dtype=torch.uint8)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Memory for blocks: of a device (`near`) or the host. `allocate` gives bytes as uint8 and takes `taken` of it."""
+
+    near: bool = False
+    allocate: Callable[[int], Tensor] = _allocate
+    taken: Callable[[int], int] = int
+
+
+HOST_MEMORY = (Memory(),)
+
+
 class Store:
     """Memory and disk for blocks.
 
@@ -101,16 +117,27 @@ class Store:
     folder: where those files go (without a name, so they vanish with the process); None: a folder for
         temporary files on a disk.
     dtype: how float32 rows are stored, "fp32" (as they are), "bf16" or "fp16".
+    device_budget: bytes of the memory of `device` to use before blocks go to the host's; None: 40 % of what is free.
     """
 
-    def __init__(self, budget: int | None = None, folder: Path | None = None, dtype: str = "fp32") -> None:
+    def __init__(
+        self,
+        budget: int | None = None,
+        folder: Path | None = None,
+        dtype: str = "fp32",
+        device_budget: int | None = None,
+        device: torch.device = HOST,
+    ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"unknown storage type {dtype!r}; there are {', '.join(DTYPES)}")
-        if budget is not None and budget < 0:
-            raise ValueError(f"a budget of {budget} bytes is negative")
+        for given in (budget, device_budget):
+            if given is not None and given < 0:
+                raise ValueError(f"a budget of {given} bytes is negative")
         self.budget = int(MEMORY_SHARE * free_memory()) if budget is None else budget
+        self.device_budget = int(MEMORY_SHARE * free_on(device)) if device_budget is None else device_budget
         self.folder = folder
         self.dtype_name, self.dtype = dtype, DTYPES[dtype]
+        self.on_device = 0
         self.in_memory = 0
         self.in_files = 0
 
@@ -118,10 +145,13 @@ class Store:
         """The type that rows of `dtype` are stored in."""
         return self.dtype if dtype == torch.float32 else dtype
 
-    def fits(self, nbytes: int, base: bool = False) -> bool:
-        """True while `nbytes` more (of a whole recording: `base`) stay inside the memory budget."""
-        limit = (1 - EDIT_SHARE) * self.budget if base else self.budget
-        return self.in_memory + nbytes <= limit
+    def fits(self, nbytes: int, base: bool = False, near: bool = False) -> bool:
+        """True while `nbytes` more stay inside the budget of the host's memory, or the device's (`near`).
+
+        A whole recording (`base`) leaves some of it to edits.
+        """
+        budget, used = (self.device_budget, self.on_device) if near else (self.budget, self.in_memory)
+        return used + nbytes <= ((1 - EDIT_SHARE) * budget if base else budget)
 
     def block(
         self,
@@ -129,27 +159,31 @@ class Store:
         notes: dict[str, Any],
         file: Path | None = None,
         base: bool = False,
-        allocate: Callable[[int], Tensor] = _allocate,
+        memories: Sequence[Memory] = HOST_MEMORY,
     ) -> Block:
-        """A block to be filled: at `file` if one is named, else in memory, else in a file without a name.
+        """A block to be filled: at `file` if one is named, else in the first of `memories` that has room for it,
+        else in a file without a name.
 
-        base: it holds a whole recording. `allocate` gives that many bytes of memory as uint8.
-        Raises StoreError when the disk is full.
+        base: it holds a whole recording. Raises StoreError when the disk is full.
         """
         offsets, size = layout(specs)
-        if file is None and self.fits(size, base):
-            return self._counted(Block(_views(allocate(size), specs, offsets), notes))
+        if file is None:
+            for memory in memories:
+                if self.fits(memory.taken(size), base, memory.near):
+                    tensors = _views(memory.allocate(size), specs, offsets)
+                    return self._counted(Block(tensors, notes, near=memory.near), memory.taken(size))
         tensors = _in_file(specs, notes, file, self.folder or spill_folder())
-        return self._counted(Block(tensors, notes, file or UNNAMED))
+        return self._counted(Block(tensors, notes, file or UNNAMED), size)
 
-    def adopt(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> Block:
-        """A block of tensors that exist already and that nobody writes any more."""
-        return self._counted(Block(tensors, notes))
+    def adopt(self, tensors: dict[str, Tensor], notes: dict[str, Any], near: bool = False) -> Block:
+        """A block of tensors that exist already, on a device if `near`, and that nobody writes any more."""
+        block = Block(tensors, notes, near=near)
+        return self._counted(block, block.nbytes)
 
-    def _counted(self, block: Block) -> Block:
-        count = "in_memory" if block.file is None else "in_files"
-        setattr(self, count, getattr(self, count) + block.nbytes)
-        weakref.finalize(block, _uncount, weakref.ref(self), count, block.nbytes)
+    def _counted(self, block: Block, taken: int) -> Block:
+        count = "on_device" if block.near else "in_memory" if block.file is None else "in_files"
+        setattr(self, count, getattr(self, count) + taken)
+        weakref.finalize(block, _uncount, weakref.ref(self), count, taken)
         return block
 
 
@@ -284,3 +318,13 @@ def free_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):
         return 4 << 30
+
+
+def free_on(device: torch.device) -> int:
+    """Bytes that are free on a device; none on the host, whose memory is no device's."""
+    if device.type == "cpu":
+        return 0
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    free, _ = torch.accelerator.get_memory_info(device)
+    return free + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)

@@ -14,6 +14,7 @@ from torch import Tensor
 from retouch.devices import usable
 from retouch.expr import Expr
 from retouch.geometry import IntArray
+from retouch.kernels.transfers import Transfers
 
 
 class BackendError(RuntimeError):
@@ -29,6 +30,10 @@ class Backend(Protocol):
     dtypes: tuple[torch.dtype, ...]
     sums_dtype: torch.dtype
     """Of channel sums: float64, or float32 where there is none (see `retouch.ops.moments.sums_width`)."""
+
+    @property
+    def transfers(self) -> Transfers | None:
+        """How rows come from the host's memory; None where kernels read it."""
 
     @property
     def graphs(self) -> bool:

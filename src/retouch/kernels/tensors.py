@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retouch.geometry import IntArray
 from retouch.kernels import checksum
+from retouch.kernels.transfers import Transfers
 
 LINE = 16
 """Entries that a padded table begins at a multiple of: 64 bytes."""
@@ -77,9 +78,11 @@ class TensorBackend:
     """Rows and columns are tensors, index tables `Index`; checksums are computed on the device."""
 
     graphs = False
+    transfers: Transfers | None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.transfers = None if device.type == "cpu" else Transfers(device)
 
     def rows(self, tensor: Tensor) -> Tensor:
         return tensor

@@ -22,6 +22,7 @@ class Cpu:
     device = torch.device("cpu")
     sums_dtype = torch.float64
     graphs = False
+    transfers = None
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
     def kernel(self, name: str) -> Callable[..., Any]:
