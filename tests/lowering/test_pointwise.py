@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import retouch
 from support import check_rule, compile_all, error, noise
 
 ACTIVATIONS = {
@@ -174,3 +175,20 @@ def test_means_keep_their_dtype(dtype):
         for found, other in zip(net.record(x)[0], expected, strict=True):
             assert found.dtype == other.dtype
             assert error(found, other) < (1e-2 if other.dtype == torch.bfloat16 else 1e-6)
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return x.half() * 3
+
+
+def test_rows_are_float16_where_kernels_take_it():
+    """Elsewhere the operation runs densely: a float32 module may compute in float16 inside."""
+    x = noise(1, 3, 4, 4)
+    for backend in ("cpu", "reference", "triton"):
+        net = retouch.compile(Halves().eval(), x, backend=backend)
+        assert bool(net.explain().fallbacks) == (backend != "triton"), backend
+        assert error(net.record(x)[0], x.half() * 3) < 1e-3
+    net = retouch.compile(Halves().eval(), x.half(), backend="triton")
+    assert net.program.inputs[0].grid
+    assert not net.explain().fallbacks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from retouch.ops.row_map import Concat, Map, Matrix, Remap, Slice, deduplicate
 from retouch.ops.shuffle import Shuffle, Unshuffle
 
 ROW_DTYPES = (torch.float32, torch.bfloat16)
+"""Types of rows that the kernels of every backend take."""
 
 
 class NoRule(Exception):
@@ -86,8 +87,8 @@ IDENTITIES = frozenset(
 class Context:
     """State of one lowering: what each node became and the operations so far."""
 
-    def __init__(self, captured: Captured) -> None:
-        self.captured = captured
+    def __init__(self, captured: Captured, dtypes: Collection[torch.dtype]) -> None:
+        self.captured, self.dtypes = captured, dtypes
         self.items: dict[Node, Item] = {}
         self.ops: list[Op] = []
         self.producers: dict[Value, Op] = {}
@@ -331,7 +332,7 @@ class Context:
     def _result_layout(self, node: Node, sources: Sequence[Value | Ref]) -> Ref | None:
         """Rows for the result of a fallback: an operand's arrangement, an image on a known grid, or one resized."""
         meta = node.meta.get("val")
-        if not isinstance(meta, torch.Tensor) or meta.dtype not in ROW_DTYPES:
+        if not isinstance(meta, torch.Tensor) or meta.dtype not in self.dtypes:
             return None
         shape = tuple(meta.shape)
         for source in sources:
@@ -405,9 +406,9 @@ SKIPPED = (
 )
 
 
-def lower(captured: Captured) -> Program:
-    """The rows program of a captured module, before fusion."""
-    context = Context(captured)
+def lower(captured: Captured, dtypes: Collection[torch.dtype] = ROW_DTYPES) -> Program:
+    """The rows program of a captured module, before fusion; `dtypes` are those that kernels take."""
+    context = Context(captured, dtypes)
     inputs, constants = [], {}
     outputs: tuple[Output, ...] = ()
     for node in captured.graph.nodes:
@@ -433,7 +434,7 @@ def _placeholder(context: Context, node: Node) -> Value:
         node not in context.captured.constants
         and isinstance(meta, torch.Tensor)
         and meta.dim() == 4
-        and meta.dtype in ROW_DTYPES
+        and meta.dtype in context.dtypes
         and meta.shape[2] * meta.shape[3] > 1
     )
     if not spatial:

@@ -11,7 +11,7 @@ from torch.fx import Node
 from retouch.expr import Instr
 from retouch.ir import Value
 from retouch.layout import Ref, axis
-from retouch.lowering.context import ROW_DTYPES, Context, Item, NoRule, Scores, instr, rule
+from retouch.lowering.context import Context, Item, NoRule, Scores, instr, rule
 from retouch.ops.row_map import Map, Matrix
 
 
@@ -108,7 +108,7 @@ def apply(context: Context, node: Node, items: list[Item], tail: list[Instr]) ->
     if any(isinstance(i, Scores) for i in items):
         raise NoRule("attention scores are read")
     dtype = node.meta["val"].dtype
-    if dtype not in ROW_DTYPES:
+    if dtype not in context.dtypes:
         raise NoRule(f"the result is {dtype}")
     operands = _Operands(context, node, _template(context, node, items))
     registers = [operands.load(i) for i in items]
