@@ -20,6 +20,12 @@ settings.register_profile("retouch", deadline=None)
 settings.load_profile("retouch")
 
 
+@pytest.fixture(autouse=True)
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "auto" is the CPU on every machine, as results are compared with those of modules there."""
+    monkeypatch.setattr("retouch.devices._accelerator", lambda: None)
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retouch.archive import Progress
+from retouch.devices import selected
 from retouch.diffusion import Editor
 from retouch.diffusion.session import DiffusionSession
 from retouch.extras import require
@@ -66,20 +67,26 @@ class Shown:
     """What became of one session."""
 
     title: str
+    kernels: str
     record_s: float
     undo_s: float
     outcomes: list[Outcome]
 
 
-def run_demo(policy: str | Policy, backend: str, tiny: bool, progress: Progress) -> list[Shown]:
+def run_demo(policy: str | Policy, device: str, backend: str, tiny: bool, progress: Progress) -> list[Shown]:
     """Run both sessions. Raises ImportError naming the extra to install when a library or the weights are missing."""
     photo = photograph(TINY if tiny else PHOTO)
-    return [_upscaled(photo, backend, progress), _generated(4 if tiny else STEPS, policy, backend, progress)]
+    place = selected(device, backend)
+    upscaler = Upscaler.from_pretrained(UPSCALER, device=place, backend=backend)
+    generator = Editor.from_pretrained(GENERATOR, device=place, backend=backend, policy=policy)
+    return [_upscaled(upscaler, photo, progress), _generated(generator, 4 if tiny else STEPS, progress)]
 
 
 def show(sessions: list[Shown], folder: Path, console: Console) -> None:
     """Print the times and what to try next; write the pictures to `folder`."""
     console.print(_table(sessions))
+    for kernels in dict.fromkeys(session.kernels for session in sessions):
+        console.print(f"Computed with {kernels}", highlight=False)
     paths = _write(folder, sessions)
     console.print(f"Pictures in {folder}/: {', '.join(path.name for path in paths)}")
     console.print(NEXT, highlight=False)
@@ -130,23 +137,21 @@ EDITS: dict[str, Callable[[Pixels], Pixels]] = {"stroke": stroke, "patch": paste
 # Sessions
 
 
-def _upscaled(photo: Pixels, backend: str, progress: Progress) -> Shown:
-    editor = Upscaler.from_pretrained(UPSCALER, backend=backend)
+def _upscaled(editor: Upscaler, photo: Pixels, progress: Progress) -> Shown:
     session, record_s = _timed(lambda: editor.open(photo, progress=progress))
     outcomes = list(_edited(session, lambda: session.source, progress))
     _, undo_s = _timed(session.undo)
-    return Shown("photograph, 4x enlarged", record_s, undo_s, outcomes)
+    return Shown("photograph, 4x enlarged", editor.kernels, record_s, undo_s, outcomes)
 
 
-def _generated(steps: int, policy: str | Policy, backend: str, progress: Progress) -> Shown:
-    editor = Editor.from_pretrained(GENERATOR, policy=policy, backend=backend)
+def _generated(editor: Editor, steps: int, progress: Progress) -> Shown:
     drawn = editor.generate(PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED, progress=progress).pixels
     session, record_s = _timed(
         lambda: editor.open(drawn, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED, progress=progress)
     )
     outcomes = list(_edited(session, lambda: session.pixels, progress))
     _, undo_s = _timed(session.undo)
-    return Shown(f"{PROMPT}, {steps} steps", record_s, undo_s, outcomes)
+    return Shown(f"{PROMPT}, {steps} steps", editor.kernels, record_s, undo_s, outcomes)
 
 
 def _edited(session: AnySession, source: Callable[[], Pixels], progress: Progress) -> Iterator[Outcome]:

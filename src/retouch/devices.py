@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +11,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 HOST = torch.device("cpu")
+
+_ABSENT = re.compile(r"\bno ([\w-]+ )?(driver|gpu|device)", re.IGNORECASE)
+"""In what PyTorch says where it could use an accelerator and the machine has none."""
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -21,10 +26,33 @@ def moved(tree: Any, device: torch.device | str) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
 
 
+def selected(device: torch.device | str = "auto", backend: str = "auto") -> torch.device:
+    """Where a model goes: the device that is named, which must be `usable`, or for "auto" what works.
+
+    That is the accelerator that PyTorch sees, or the CPU: where there is none, for the "cpu" backend, and, with a
+    warning, where the accelerator cannot be used.
+    """
+    if device != "auto":
+        return usable(device)
+    return HOST if backend == "cpu" else _accelerator() or HOST
+
+
+def _accelerator() -> torch.device | None:
+    seen = torch.accelerator.current_accelerator()
+    try:
+        return None if seen is None else usable(seen)
+    except ValueError as error:
+        if not _ABSENT.search(str(error)):
+            # Shown where an editor is made.
+            warnings.warn(f'{error}; "auto" takes the CPU', stacklevel=4)
+        return None
+
+
 def usable(device: torch.device | str) -> torch.device:
     """The device with its number, as tensors name it; ValueError that says why PyTorch cannot compute there."""
     try:
-        place = torch.empty(0, device=device).device
+        # Kernels must run there, which PyTorch may lack for a device that it can use memory of.
+        place = torch.ones(1, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         outdated = "driver" in reason.lower()

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from retouch.archive import Archive, ArchiveError, Progress, silent
+from retouch.kernels.table import backend, described, preferred
 from retouch.session import Session
 from retouch.store import Store
 
@@ -18,6 +21,7 @@ class BaseEditor(ABC, Generic[S]):
     """Opens sessions of one kind with one model.
 
     name: how the model is named in saved sessions, so that `retouch.open` finds it again.
+    backend: kernels, as for `retouch.compile`.
     memory: bytes that the recordings of a session may take before they go to files; None: 40 % of what is
         free. folder: where those files are; None: a folder for temporary files.
     storage: "fp32", "bf16" or "fp16": how recorded float32 rows are kept.
@@ -25,10 +29,23 @@ class BaseEditor(ABC, Generic[S]):
 
     sessions: type[S]
 
-    def __init__(self, name: str | None, memory: int | None, folder: str | Path | None, storage: str) -> None:
-        self.name, self.memory, self.storage = name, memory, storage
+    def __init__(
+        self, name: str | None, backend: str, memory: int | None, folder: str | Path | None, storage: str
+    ) -> None:
+        self.name, self.backend, self.memory, self.storage = name, backend, memory, storage
         self.folder = None if folder is None else Path(folder)
         self._store()  # refuses what is wrong now, not after the model has run
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the networks are, and so where edits are computed."""
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels compute, where, and whether "auto" would take them."""
+        name = preferred(self.device) if self.backend == "auto" else self.backend
+        return described(backend(name, self.device))
 
     def restore(self, path: str | Path, progress: Progress = silent) -> S:
         """Open a saved session; see `retouch.open`."""
@@ -69,7 +86,8 @@ def _prepared(session: S) -> S:
     nets = list(session.networks().values())
     for net in nets:
         net.backend.release()  # of recordings that went to files: edits touch few rows of theirs
-    if session.store.fits(sum(net.plan.kept_bytes for net in nets)):
+    near = any(net.backend.transfers for net in nets)
+    if session.store.fits(sum(net.plan.kept_bytes for net in nets), near=near):
         for net in nets:
             net.workspace.touch()
     return session

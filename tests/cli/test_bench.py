@@ -69,6 +69,7 @@ def test_list_of_sessions_shows_every_pipeline():
         (["explain", "nope"], "choose from: ddpm-256, sd15-unet"),
         (["bench", "--policy", "nope"], "balanced"),
         (["demo", "--policy", "nope"], "balanced"),
+        (["demo", "--device", "abacus"], "cannot compute on the device 'abacus'"),
         (["bench", "--edit", "0"], "above 0 and at most 1"),
         (["explain", "dit", "--edit", "1.5"], "above 0 and at most 1"),
         (["bench", "--edit", "nan"], "above 0 and at most 1"),
@@ -284,6 +285,7 @@ def test_demo_writes_its_pictures(tmp_path):
     assert names == {"photo.png", "large.png", "emoji.png", "edited.png", "sheet.png"}
     assert {"record", "stroke", "patch", "erasure", "undo"} <= set(result.stdout.split())
     assert "retouch bench --quality" in result.stdout
+    assert "Computed with cpu kernels on cpu" in result.stdout
 
 
 def test_a_failure_exits_with_one(monkeypatch):

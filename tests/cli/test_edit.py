@@ -125,6 +125,42 @@ def test_transparency_is_white(folder, model):
     assert "nothing differs" in result.stdout
 
 
+def test_says_what_computed_where(folder, model):
+    expected = 'computed with cpu kernels on cpu (chosen by "auto" for cpu)'
+    for args in (["--model", model, *EDIT], ["--model", model, *EDIT, "--device", "cpu", "--session", "s"]):
+        assert expected in edit(*args).stdout.splitlines()
+    again = edit("--session", "s", original="out.png", edited="a.png", output="two.png")
+    assert expected in again.stdout.splitlines()
+
+
+def options_of(monkeypatch, name):
+    """The options that a function of the library is called with; it fails then."""
+    seen = {}
+
+    def fail(*_, **options):
+        seen.update(options)
+        raise OSError("enough")
+
+    monkeypatch.setattr(name, fail)
+    return seen
+
+
+def test_an_editor_is_told_about_the_machine(folder, model, monkeypatch):
+    seen = options_of(monkeypatch, "retouch.Editor.from_pretrained")
+    edit("--model", model)
+    assert (seen["device"], seen["memory"]) == ("auto", None)
+    edit("--model", model, "--device", "cpu", "--memory", "1GB")
+    assert (seen["device"], seen["memory"]) == ("cpu", 10**9)
+
+
+def test_a_session_is_told_about_the_machine(folder, monkeypatch):
+    seen = options_of(monkeypatch, "retouch.open")
+    edit("--session", "house", original="one.png")
+    assert (seen["device"], seen["memory"]) == ("auto", None)
+    edit("--session", "house", "--device", "cpu", "--memory", "1GB", original="one.png")
+    assert (seen["device"], seen["memory"]) == ("cpu", 10**9)
+
+
 # With a session
 
 
@@ -240,6 +276,7 @@ def test_other_words(tmp_path, monkeypatch):
         (["--scheduler", "nope"], "euler-a"),
         (["--storage", "fp8"], "bf16"),
         (["--memory", "much"], "is no size"),
+        (["--device", "abacus"], "cannot compute on the device 'abacus'"),
         (["--mask", "missing.png"], "missing.png"),
         (["--mask", "text.png"], "not an image"),
         (["--mask", "small.png"], "16x16"),

@@ -135,7 +135,7 @@ def measure_halo(options: HaloOptions, tick: Tick = lambda text: None) -> Iterat
     and a recording; the first round warms up and is not counted.
     """
     tick(f"{options.model}: building")
-    module = Upscaler.from_pretrained(options.model, backend=options.backend).module
+    module = Upscaler.from_pretrained(options.model, device="cpu").module
     photo = photograph(options.side)
     inputs = _inputs(photo)
     tick(f"{options.model}: compiling")

@@ -129,7 +129,7 @@ def measure_quality(
     for name in options.methods:
         policy = METHODS[name]
         editor = Editor.from_pretrained(
-            options.model, policy=policy or METHODS[YARDSTICK], backend=options.backend, memory=8 << 30
+            options.model, device="cpu", policy=policy or METHODS[YARDSTICK], backend=options.backend, memory=8 << 30
         )
         for number, (prompt, pixels) in enumerate(options.pictures):
             tick(f"{name}: {prompt}")

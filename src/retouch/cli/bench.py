@@ -12,6 +12,7 @@ from rich.table import Table
 
 from retouch.cli.app import app
 from retouch.cli.common import (
+    DEVICE_HELP,
     POLICY_HELP,
     BackendName,
     Dilate,
@@ -72,9 +73,7 @@ def bench(
     dtype: Annotated[
         Products | None, typer.Option("--dtype", help="Type of weights and activations (float32); tf32 with --predict.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="Where to run, as PyTorch names it: cpu, cuda, mps (cpu).")
-    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help=f"{DEVICE_HELP} (cpu).")] = None,
     threads: Threads = None,
     backend: BackendName = "auto",
     dilate: Dilate = None,
@@ -166,9 +165,9 @@ def bench(
             if dtype == "tf32":
                 raise ValueError("--dtype tf32 needs --predict; measure another one")
             from retouch.bench import Options
-            from retouch.devices import usable
+            from retouch.devices import selected
 
-            place = str(usable(device or "cpu"))
+            place = str(selected(device or "cpu", backend))
             options = Options(
                 models=known_networks(model or [NETWORK]),
                 edits=edits,

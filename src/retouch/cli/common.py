@@ -30,8 +30,10 @@ Storage = Literal["fp32", "bf16", "fp16"]
 
 POLICY_HELP = "paper, balanced, fast or exact (see README)"
 STORAGE_HELP = "How recorded float32 rows are kept (fp32)."
+DEVICE_HELP = "Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu"
 MEMORY_HELP = "Memory for recordings before they go to files, such as 4GB (40 % of what is free)."
 
+AutomaticDevice = Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels to use.")]
 Dilate = Annotated[int | None, typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels.")]
 DtypeName = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
@@ -173,6 +175,14 @@ def known_policies(names: Sequence[str]) -> list[str]:
     from retouch.region import Policy
 
     return [Policy.named(name).name for name in names]
+
+
+def check_device(name: str) -> None:
+    """ValueError for a device that cannot be used; "auto" takes one that can."""
+    from retouch.devices import usable
+
+    if name != "auto":
+        usable(name)
 
 
 def torch_dtype(name: Dtype, backend: Backend, device: str = "cpu") -> Any:

@@ -13,6 +13,7 @@ from rich.table import Table
 from retouch.cli.app import app
 from retouch.cli.common import (
     POLICY_HELP,
+    AutomaticDevice,
     Memory,
     StorageName,
     Threads,
@@ -78,6 +79,7 @@ def edit(
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,
     memory: Memory = None,
+    device: AutomaticDevice = "auto",
     session: Annotated[
         Path | None, typer.Option("--session", help="Folder that keeps the recording and every edit; made if missing.")
     ] = None,
@@ -116,6 +118,7 @@ def edit(
                 mask,
                 fixed,
                 memory,
+                device,
                 session,
                 preview,
                 force,
@@ -139,6 +142,7 @@ def _run(request: Request) -> None:
     with bad_input, steps_bar("loading the model") as progress, _opened(request, progress) as session:
         result = _edited(session, request, progress)
         first, last, number = session.versions[0].facts, session.version.facts, session.version.number
+        kernels = _kernels(session)
     _write(request, as_pixels(result.image), result.region.mask[0])
     if result.changed:
         Console().print(_table(first, last, result.seconds["total"], earlier=request.saved is not None))
@@ -147,6 +151,7 @@ def _run(request: Request) -> None:
         typer.echo(f"written to {request.output}")
     else:
         typer.echo(f"nothing differs: {request.output} is the picture as it was")
+    typer.echo(f"computed with {kernels}")
     if request.session:
         typer.echo(f"the session {request.session} is at version {number}")
 
@@ -178,9 +183,9 @@ def _opened(request: Request, progress: Progress) -> AnySession:
     import retouch
 
     if request.saved and request.session:
-        return retouch.open(request.session, model=request.model, progress=progress, memory=request.memory)
+        return retouch.open(request.session, model=request.model, progress=progress, **request.machine)
     fixed = request.fixed
-    kept: dict[str, Any] = {"memory": request.memory, "storage": fixed.storage or "fp32"}
+    kept: dict[str, Any] = {**request.machine, "storage": fixed.storage or "fp32"}
     if request.kind == "upscale":
         upscaler = retouch.Upscaler.from_pretrained(str(request.model), policy=fixed.policy, **kept)
         return upscaler.open(request.before, folder=request.session, progress=progress)
@@ -208,6 +213,12 @@ def _opened(request: Request, progress: Progress) -> AnySession:
 
 
 # Results
+
+
+def _kernels(session: AnySession) -> str:
+    from retouch.kernels import described
+
+    return described(next(iter(session.networks().values())).backend)
 
 
 def dense_estimate(recorded: Mapping[str, Any], steps: int) -> float:

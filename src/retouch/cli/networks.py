@@ -10,12 +10,14 @@ from rich.console import Console
 
 from retouch.cli.app import app
 from retouch.cli.common import (
+    AutomaticDevice,
     BackendName,
     Dilate,
     DtypeName,
     PolicyName,
     Threads,
     Tiny,
+    check_device,
     check_masks,
     edits_of,
     failures,
@@ -69,6 +71,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", help="Folder for the pictures; made if missing.")] = Path("demo"),
     policy: PolicyName = "balanced",
     threads: Threads = None,
+    device: AutomaticDevice = "auto",
     backend: BackendName = "auto",
     tiny: Tiny = False,
 ) -> None:
@@ -79,6 +82,7 @@ def demo(
     """
     with usage_errors():
         known_policies([policy])
+        check_device(device)
         _make_folder(output)
     set_threads(threads)
     with failures():
@@ -86,7 +90,7 @@ def demo(
 
         quiet_libraries()
         with steps_bar("loading the models") as progress:
-            sessions = run_demo(policy, backend, tiny, progress)
+            sessions = run_demo(policy, device, backend, tiny, progress)
         show(sessions, output, Console())
 
 

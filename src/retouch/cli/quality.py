@@ -82,7 +82,7 @@ def _drawn(model: str) -> list[tuple[str, Pixels]]:
     """Pictures that the model itself makes of the prompts."""
     from retouch.diffusion import Editor
 
-    editor = Editor.from_pretrained(model, policy="fast")
+    editor = Editor.from_pretrained(model, device="cpu", policy="fast")
     return [
         (prompt, editor.generate(prompt, steps=20, guidance=3.0, seed=seed).pixels)
         for seed, prompt in enumerate(PROMPTS)

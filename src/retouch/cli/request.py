@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 import typer
 
-from retouch.cli.common import Storage, byte_count, check_picture_file, known_policies, note
+from retouch.cli.common import Storage, byte_count, check_device, check_picture_file, known_policies, note
 from retouch.cli.saved import Saved, check_outside
 
 if TYPE_CHECKING:
@@ -75,6 +75,13 @@ class Fixed:
                 )
 
 
+class Machine(TypedDict):
+    """What editors are told about the machine, as they name it."""
+
+    memory: int | None
+    device: str
+
+
 @dataclass(frozen=True)
 class Instances:
     """Ids of instances [H, W]. `before` None: the session has them, or there are none; `after`: the same as before."""
@@ -121,7 +128,7 @@ class Request:
     strength: float | None
     max_error: float | None
     fixed: Fixed
-    memory: int | None
+    machine: Machine
     session: Path | None
     saved: Saved | None
 
@@ -139,6 +146,7 @@ class Request:
         mask: Path | None,
         fixed: Fixed,
         memory: str | None,
+        device: str,
         session: Path | None,
         preview: Path | None,
         force: bool,
@@ -150,7 +158,8 @@ class Request:
         fixed.check()
         if strength is not None and not 0 < strength <= 1:
             raise ValueError(f"a strength of {strength:g} is not above 0 and at most 1")
-        budget = byte_count(memory)
+        check_device(device)
+        machine: Machine = {"memory": byte_count(memory), "device": device}
         _check_outputs([output, preview], [original, edited, mask, *instances], session, force)
         saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None
         name = _model_name(model, saved)
@@ -186,7 +195,7 @@ class Request:
             strength,
             max_error,
             fixed,
-            budget,
+            machine,
             session,
             saved,
         )

@@ -10,6 +10,7 @@ from typing import Any, overload
 import torch
 
 from retouch.archive import Archive, ArchiveError, Progress, silent
+from retouch.devices import device_of, selected
 from retouch.diffusion.model import PipelineError, Words, model_of
 from retouch.diffusion.sampler import Sampler, chosen, name_of
 from retouch.diffusion.session import DiffusionSession
@@ -27,9 +28,9 @@ class Editor(BaseEditor[DiffusionSession]):
     """Opens editing sessions on the images of one diffusers pipeline. The pipeline itself is not changed.
 
     pipe: DDPMPipeline, DDIMPipeline (also v-prediction and few-step checkpoints), Stable Diffusion 1.x or
-        2.x (text to image, image to image, inpainting), or SDXL base, on the CPU.
+        2.x (text to image, image to image, inpainting), or SDXL base, on any one device.
     scheduler: one of `retouch.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
-    policy, backend: as for `retouch.compile`. The rest: as for `BaseEditor`.
+    policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
 
     Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
     """
@@ -48,24 +49,40 @@ class Editor(BaseEditor[DiffusionSession]):
         storage: str = "fp32",
         name: str | None = None,
     ) -> None:
-        super().__init__(name, memory, folder, storage)
         self.model = model_of(pipe, Policy.named(policy), backend)
         self.scheduler = chosen(scheduler, pipe.scheduler)
+        super().__init__(name, backend, memory, folder, storage)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return device_of(self.model.unet)
 
     @overload
     @staticmethod
-    def from_pretrained(name: Upscalers, *, dtype: torch.dtype = ..., **options: Any) -> Upscaler: ...
+    def from_pretrained(
+        name: Upscalers, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+    ) -> Upscaler: ...
     @overload
     @staticmethod
-    def from_pretrained(name: str | Path, *, dtype: torch.dtype = ..., **options: Any) -> Editor: ...
+    def from_pretrained(
+        name: str | Path, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+    ) -> Editor: ...
     @staticmethod
-    def from_pretrained(name: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Editor | Upscaler:
+    def from_pretrained(
+        name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", **options: Any
+    ) -> Editor | Upscaler:
         """An editor for a pipeline in a local folder (`save_pretrained`), on the hub, or a built-in model.
 
-        Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read.
+        device: where it goes; "auto": to the accelerator that PyTorch sees, if that can be used, else the CPU.
+            `kernels` of the editor says which.
+
+        Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read,
+        ValueError for a device that cannot be used.
         """
         if name in PRETRAINED:
-            return Upscaler.from_pretrained(name, dtype=dtype, **options)
+            return Upscaler.from_pretrained(name, dtype=dtype, device=device, **options)
+        place = selected(device, options.get("backend", "auto"))
         library = diffusers()
         try:
             folder = PIPELINES.get(str(name), name)
@@ -74,7 +91,7 @@ class Editor(BaseEditor[DiffusionSession]):
             raise PipelineError(f"no pipeline can be loaded from {str(name)!r}: {_first_line(error)}") from error
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
-        return Editor(pipe, name=str(name), **options)
+        return Editor(pipe.to(place), name=str(name), **options)
 
     # Sessions
 
@@ -176,7 +193,7 @@ class Editor(BaseEditor[DiffusionSession]):
             "scheduler": self._scheduler_facts(),
             "editor": {
                 "policy": asdict(self.model.policy),
-                "backend": self.model.backend,
+                "backend": self.backend,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "scheduler": name_of(self.scheduler),
             },

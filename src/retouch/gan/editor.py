@@ -24,7 +24,7 @@ N = TypeVar("N", bound=nn.Module)
 class GeneratorEditor(BaseEditor[G], Generic[G, N]):
     """Opens sessions of one generator.
 
-    policy, backend: as for `retouch.compile`. The rest: as for `BaseEditor`.
+    policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
     """
 
     def __init__(
@@ -38,11 +38,16 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         storage: str = "fp32",
         name: str | None = None,
     ) -> None:
-        super().__init__(name, memory, folder, storage)
         self.module: N = network.eval()
-        self.policy, self.backend = Policy.named(policy), backend
+        self.policy = Policy.named(policy)
+        super().__init__(name, backend, memory, folder, storage)
         self.dtype = next(network.parameters()).dtype
         self._compiled: dict[tuple[int, int], program.Incremental] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return device_of(self.module)
 
     @property
     @abstractmethod
@@ -80,7 +85,6 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         """The network compiled for a size (H, W); once for each."""
         self.check_size(size)
         if size not in self._compiled:
-            example = torch.zeros(1, self.channels, *size, dtype=self.dtype)
-            example = example.to(device_of(self.module))
+            example = torch.zeros(1, self.channels, *size, dtype=self.dtype, device=self.device)
             self._compiled[size] = program.compile(self.module, example, policy=self.policy, backend=self.backend)
         return self._compiled[size]

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from retouch.archive import SOURCE, Archive, ArchiveError, Progress, silent
+from retouch.devices import selected
 from retouch.gan.editor import GeneratorEditor
 from retouch.gan.session import GeneratorSession
 from retouch.images import ImageError, ImageLike, Pixels, as_integers, as_mask, from_tensor
@@ -174,15 +175,23 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
 
     @staticmethod
     def from_pretrained(
-        name: str | Path, *, upsamplings: int = 6, dtype: torch.dtype = torch.float32, **options: Any
+        name: str | Path,
+        *,
+        upsamplings: int = 6,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "auto",
+        **options: Any,
     ) -> LabelEditor:
         """An editor with the generator of a checkpoint, compressed (GAN Compression) or not.
 
         name: a file as published (a PyTorch state dictionary, spectral norms included) or in safetensors.
-        upsamplings: 6 ("more"), or 5 ("normal"). Raises WeightFileError when it does not fit.
+        upsamplings: 6 ("more"), or 5 ("normal"). device: as for `Editor.from_pretrained`.
+
+        Raises WeightFileError when the file does not fit, ValueError for a device that cannot be used.
         """
-        network = spade.from_checkpoint(Path(name), upsamplings).to(dtype)
-        return LabelEditor(network, name=str(Path(name).absolute()), **options)
+        place = selected(device, options.get("backend", "auto"))
+        network = spade.from_checkpoint(Path(name), upsamplings)
+        return LabelEditor(network.to(place, dtype), name=str(Path(name).absolute()), **options)
 
     @property
     def channels(self) -> int:

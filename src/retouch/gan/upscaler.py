@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from retouch.archive import SOURCE, Progress, silent
+from retouch.devices import selected
 from retouch.gan.editor import GeneratorEditor
 from retouch.gan.session import GeneratorSession
 from retouch.images import MAX_PIXELS, ImageError, ImageLike, Pixels, as_mask, as_pixels, difference
@@ -104,19 +105,26 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
 
     @staticmethod
     def from_pretrained(
-        name: str | Path, *, dtype: torch.dtype = torch.float32, policy: str | Policy | None = None, **options: Any
+        name: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "auto",
+        policy: str | Policy | None = None,
+        **options: Any,
     ) -> Upscaler:
         """An upscaler with the weights of one of `PRETRAINED`.
 
-        policy: None takes what suits the network. Raises ImportError when the package with the weights is
-        missing, WeightFileError when its file is not what it should be, ValueError for another name.
+        device: as for `Editor.from_pretrained`. policy: None takes what suits the network. Raises ImportError when
+        the package with the weights is missing, WeightFileError when its file is not what it should be, ValueError
+        for another name, or a device that cannot be used.
         """
         chosen = next((made for known, made in PRETRAINED.items() if known == name), None)
         if chosen is None:
             raise ValueError(f"unknown upscaler {str(name)!r}; there are {', '.join(PRETRAINED)}")
+        place = selected(device, options.get("backend", "auto"))
         network = chosen.make().requires_grad_(False)
         ncnn.load(network, _weight_file(chosen.file))
-        return Upscaler(network.to(dtype), policy=policy or chosen.policy, name=str(name), **options)
+        return Upscaler(network.to(place, dtype), policy=policy or chosen.policy, name=str(name), **options)
 
     def open(
         self, image: ImageLike, *, folder: str | Path | None = None, progress: Progress = silent
