@@ -46,7 +46,7 @@ def tensors(editor):
 
 @pytest.mark.parametrize("name", LOADED)
 def test_a_model_goes_to_the_accelerator(name, models, accelerator):
-    editor = LOADED[name].from_pretrained(name)
+    editor = LOADED[name].from_pretrained(name, device_memory=0)
     assert editor.device == META
     assert {x.device for x in tensors(editor)} == {META}
 
@@ -59,7 +59,7 @@ def test_a_model_stays_on_the_cpu_where_that_is_asked_for(name, options, models,
 
 
 def test_an_upscaler_is_placed_by_either_name(models, accelerator):
-    assert Editor.from_pretrained(SMALL).device == META
+    assert Editor.from_pretrained(SMALL, device_memory=0).device == META
     assert Editor.from_pretrained(SMALL, device="cpu").device.type == "cpu"
 
 
@@ -75,6 +75,22 @@ def test_editors_say_which_kernels_compute_where(name, models):
     assert editor.kernels == 'cpu kernels on cpu (chosen by "auto" for cpu)'
     named = LOADED[name].from_pretrained(name, backend="reference")
     assert named.kernels == 'reference kernels on cpu ("auto" would take cpu)'
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_store_is_told_how_much_memory_to_take_of_which_device(name, models, accelerator, monkeypatch):
+    made = []
+    monkeypatch.setattr("retouch.editor.Store", lambda *arguments: made.append(arguments))
+    LOADED[name].from_pretrained(name, memory=5, device_memory=7, storage="bf16")
+    LOADED[name].from_pretrained(name, device="cpu")
+    assert made == [(5, None, "bf16", 7, META), (None, None, "fp32", None, torch.device("cpu"))]
+
+
+@pytest.mark.parametrize("option", ["memory", "device_memory"])
+@pytest.mark.parametrize("name", LOADED)
+def test_less_than_no_memory_is_refused(name, option, models):
+    with pytest.raises(ValueError, match="a budget of -1 bytes is negative"):
+        LOADED[name].from_pretrained(name, **{option: -1})
 
 
 # Sessions
@@ -97,7 +113,7 @@ def test_a_session_of_other_kernels_goes_to_the_accelerator(models, accelerator,
     Upscaler.from_pretrained(SMALL, device="cpu", backend="reference").open(picture("ddpm"), folder="s").close()
     asked = []
     monkeypatch.setattr(Upscaler, "restore", lambda editor, path, progress: asked.append(editor.device))
-    retouch.open("s")
+    retouch.open("s", device_memory=0)
     retouch.open("s", device="cpu")
     assert asked == [META, torch.device("cpu")]
 

@@ -24,15 +24,24 @@ class BaseEditor(ABC, Generic[S]):
     backend: kernels, as for `retouch.compile`.
     memory: bytes that the recordings of a session may take before they go to files; None: 40 % of what is
         free. folder: where those files are; None: a folder for temporary files.
+    device_memory: bytes of the device's memory that they may take before they go to the host's; None: 40 % of
+        what is free there. Of no account on the CPU.
     storage: "fp32", "bf16" or "fp16": how recorded float32 rows are kept.
     """
 
     sessions: type[S]
 
     def __init__(
-        self, name: str | None, backend: str, memory: int | None, folder: str | Path | None, storage: str
+        self,
+        name: str | None,
+        backend: str,
+        memory: int | None,
+        device_memory: int | None,
+        folder: str | Path | None,
+        storage: str,
     ) -> None:
-        self.name, self.backend, self.memory, self.storage = name, backend, memory, storage
+        self.name, self.backend, self.storage = name, backend, storage
+        self.memory, self.device_memory = memory, device_memory
         self.folder = None if folder is None else Path(folder)
         self._store()  # refuses what is wrong now, not after the model has run
 
@@ -66,7 +75,7 @@ class BaseEditor(ABC, Generic[S]):
         """A session without versions that is set up as a manifest says; ArchiveError when that cannot be."""
 
     def _store(self, storage: str | None = None) -> Store:
-        return Store(self.memory, self.folder, storage or self.storage)
+        return Store(self.memory, self.folder, storage or self.storage, self.device_memory, self.device)
 
     def _recorded(self, session: S, folder: str | Path | None, record: Callable[[], None]) -> S:
         """The session after `record`, in `folder` if one is named; nothing is left there when that fails."""

@@ -145,20 +145,27 @@ def options_of(monkeypatch, name):
     return seen
 
 
+MACHINE = ("--device", "cpu", "--memory", "1GB", "--device-memory", "2GB")
+
+
+def asked(options):
+    return options["device"], options["memory"], options["device_memory"]
+
+
 def test_an_editor_is_told_about_the_machine(folder, model, monkeypatch):
     seen = options_of(monkeypatch, "retouch.Editor.from_pretrained")
     edit("--model", model)
-    assert (seen["device"], seen["memory"]) == ("auto", None)
-    edit("--model", model, "--device", "cpu", "--memory", "1GB")
-    assert (seen["device"], seen["memory"]) == ("cpu", 10**9)
+    assert asked(seen) == ("auto", None, None)
+    edit("--model", model, *MACHINE)
+    assert asked(seen) == ("cpu", 10**9, 2 * 10**9)
 
 
 def test_a_session_is_told_about_the_machine(folder, monkeypatch):
     seen = options_of(monkeypatch, "retouch.open")
     edit("--session", "house", original="one.png")
-    assert (seen["device"], seen["memory"]) == ("auto", None)
-    edit("--session", "house", "--device", "cpu", "--memory", "1GB", original="one.png")
-    assert (seen["device"], seen["memory"]) == ("cpu", 10**9)
+    assert asked(seen) == ("auto", None, None)
+    edit("--session", "house", *MACHINE, original="one.png")
+    assert asked(seen) == ("cpu", 10**9, 2 * 10**9)
 
 
 # With a session
@@ -276,6 +283,7 @@ def test_other_words(tmp_path, monkeypatch):
         (["--scheduler", "nope"], "euler-a"),
         (["--storage", "fp8"], "bf16"),
         (["--memory", "much"], "is no size"),
+        (["--device-memory", "much"], "is no size"),
         (["--device", "abacus"], "cannot compute on the device 'abacus'"),
         (["--mask", "missing.png"], "missing.png"),
         (["--mask", "text.png"], "not an image"),

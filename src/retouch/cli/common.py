@@ -32,9 +32,13 @@ POLICY_HELP = "paper, balanced, fast or exact (see README)"
 STORAGE_HELP = "How recorded float32 rows are kept (fp32)."
 DEVICE_HELP = "Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu"
 MEMORY_HELP = "Memory for recordings before they go to files, such as 4GB (40 % of what is free)."
+DEVICE_MEMORY_HELP = (
+    "Memory of an accelerator for recordings before they go to the host's (40 % of what is free there)."
+)
 
 AutomaticDevice = Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels to use.")]
+DeviceMemory = Annotated[str | None, typer.Option("--device-memory", help=DEVICE_MEMORY_HELP)]
 Dilate = Annotated[int | None, typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels.")]
 DtypeName = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
 Memory = Annotated[str | None, typer.Option("--memory", help=MEMORY_HELP)]
@@ -49,7 +53,7 @@ _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNOREC
 
 _MEMORY = (
     "the device's memory did not suffice ({}); nothing that was saved is lost. Take a smaller picture, a narrower type "
-    "(--dtype, --storage), or a smaller share of memory for recordings (--memory)"
+    "(--dtype, --storage), or a smaller share of memory for recordings (--memory, --device-memory)"
 )
 
 

@@ -14,6 +14,7 @@ from retouch.cli.app import app
 from retouch.cli.common import (
     POLICY_HELP,
     AutomaticDevice,
+    DeviceMemory,
     Memory,
     StorageName,
     Threads,
@@ -79,6 +80,7 @@ def edit(
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,
     memory: Memory = None,
+    device_memory: DeviceMemory = None,
     device: AutomaticDevice = "auto",
     session: Annotated[
         Path | None, typer.Option("--session", help="Folder that keeps the recording and every edit; made if missing.")
@@ -118,6 +120,7 @@ def edit(
                 mask,
                 fixed,
                 memory,
+                device_memory,
                 device,
                 session,
                 preview,

@@ -79,6 +79,7 @@ class Machine(TypedDict):
     """What editors are told about the machine, as they name it."""
 
     memory: int | None
+    device_memory: int | None
     device: str
 
 
@@ -146,6 +147,7 @@ class Request:
         mask: Path | None,
         fixed: Fixed,
         memory: str | None,
+        device_memory: str | None,
         device: str,
         session: Path | None,
         preview: Path | None,
@@ -159,7 +161,7 @@ class Request:
         if strength is not None and not 0 < strength <= 1:
             raise ValueError(f"a strength of {strength:g} is not above 0 and at most 1")
         check_device(device)
-        machine: Machine = {"memory": byte_count(memory), "device": device}
+        machine: Machine = {"memory": byte_count(memory), "device_memory": byte_count(device_memory), "device": device}
         _check_outputs([output, preview], [original, edited, mask, *instances], session, force)
         saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None
         name = _model_name(model, saved)

@@ -45,13 +45,14 @@ class Editor(BaseEditor[DiffusionSession]):
         policy: str | Policy = "balanced",
         backend: str = "auto",
         memory: int | None = None,
+        device_memory: int | None = None,
         folder: str | Path | None = None,
         storage: str = "fp32",
         name: str | None = None,
     ) -> None:
         self.model = model_of(pipe, Policy.named(policy), backend)
         self.scheduler = chosen(scheduler, pipe.scheduler)
-        super().__init__(name, backend, memory, folder, storage)
+        super().__init__(name, backend, memory, device_memory, folder, storage)
 
     @property
     def device(self) -> torch.device:

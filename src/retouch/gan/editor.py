@@ -34,13 +34,14 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         policy: str | Policy = "balanced",
         backend: str = "auto",
         memory: int | None = None,
+        device_memory: int | None = None,
         folder: str | Path | None = None,
         storage: str = "fp32",
         name: str | None = None,
     ) -> None:
         self.module: N = network.eval()
         self.policy = Policy.named(policy)
-        super().__init__(name, backend, memory, folder, storage)
+        super().__init__(name, backend, memory, device_memory, folder, storage)
         self.dtype = next(network.parameters()).dtype
         self._compiled: dict[tuple[int, int], program.Incremental] = {}
 
