@@ -209,12 +209,14 @@ class Recording:
 
     def _save(self, saves: Sequence[SavedPlace], delta: Delta) -> None:
         """Copy the rows that are to be saved to where the memory of `delta` has room for them."""
-        copy = self.backend.kernel("copy_rows")
+        copies, rows = [], {}
         for value, index, count, offset in saves:
             assert delta.memory is not None
             handle = delta.memory.place(offset, count, value.channels, value.dtype)
-            copy(handle, None, self.resolve(Slot("kept", value, 0, value.channels)), index)
-            delta.rows[value] = (index, handle)
+            copies.append((handle, None, self.resolve(Slot("kept", value, 0, value.channels)), index))
+            rows[value] = (index, handle)
+        self.backend.kernel("copy_many")(copies)
+        delta.rows.update(rows)
 
     def _scratch(self, nbytes: int) -> Scratch | None:
         """Memory for saved rows; that of an update that can no longer be redone, where it is large enough."""

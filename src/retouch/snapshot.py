@@ -399,14 +399,15 @@ class Restored(Recording):
 
     def _load(self, schedule: Schedule) -> None:
         """Copy the rows that are needed into the workspace."""
-        copy, backend = self.backend.kernel("copy_rows"), self.backend
+        backend, copies = self.backend, []
         arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
         for value, layer, where, source in self._picks(schedule):
             target = self.resolve(Slot("kept", value, 0, value.channels))
             if layer.near(backend):
-                copy(target, where, layer.handle(value, backend), source)
+                copies.append((target, where, layer.handle(value, backend), source))
             else:
-                copy(target, where, backend.rows(next(arrived)), None)
+                copies.append((target, where, backend.rows(next(arrived)), None))
+        backend.kernel("copy_many")(copies)
         self._fetched = None
         for value, wanted in schedule.needs.items():
             stored = self.snapshot.store.stored(value.dtype).itemsize
@@ -464,8 +465,7 @@ def _written(
     block = store.block(specs, _notes(rows, dense), file, base, _memories(recording.backend))
     for name, tensor in small.items():
         block.tensors[name].copy_(tensor, non_blocking=True)
-    for value, index in indices.items():
-        _copy_out(recording, value, index, block.tensors[f"rows/{value.name}"])
+    _copy_out(recording, {block.tensors[f"rows/{v.name}"]: (v, index) for v, index in indices.items()})
     if recording.backend.transfers is not None:
         recording.backend.transfers.settle()
     device = recording.backend.device
@@ -473,13 +473,17 @@ def _written(
     return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
 
 
-def _copy_out(recording: Recording, value: Value, index: Any, target: Tensor) -> None:
-    """Copy rows of a kept value to a block, on the backend's device or not."""
-    backend = recording.backend
-    near = target if target.device == backend.device else torch.empty_like(target, device=backend.device)
-    source = recording.resolve(Slot("kept", value, 0, value.channels))
-    backend.kernel("copy_rows")(backend.rows(near), None, source, index)
-    if near is not target:
+def _copy_out(recording: Recording, targets: dict[Tensor, tuple[Value, Any]]) -> None:
+    """Copy rows of kept values, those of an index handle, to tensors on the backend's device or not."""
+    backend, copies, far = recording.backend, [], []
+    for target, (value, index) in targets.items():
+        near = target
+        if target.device != backend.device:
+            near = torch.empty_like(target, device=backend.device)
+            far.append((target, near))
+        copies.append((backend.rows(near), None, recording.resolve(Slot("kept", value, 0, value.channels)), index))
+    backend.kernel("copy_many")(copies)
+    for target, near in far:
         target.copy_(near, non_blocking=True)
 
 

@@ -248,7 +248,7 @@ def test_everything_lies_on_the_device(without_contents, name, policy):
         _, recording = net.record(*args, **kwargs)
         result = models.tensor_of(net.update(recording, region, *args, **kwargs))
         recording.undo()
-        restored = Snapshot.of(recording, Store()).recording()
+        restored = Snapshot.of(recording, Store(device_budget=1 << 40)).recording()
         net.update(restored, region, *args, **kwargs)
         net.update(restored.snapshot.recording(), other, *args, **kwargs)
     assert result.device == meta

@@ -128,6 +128,23 @@ def test_copy(seed, m, width, pair):
 
 
 @few
+@given(seed=cases.seeds, sizes=st.lists(st.tuples(st.integers(0, 40), st.sampled_from([1, 3, 130, 256])), max_size=5),
+       pairs=st.lists(st.tuples(dtypes, dtypes), min_size=1, max_size=2))  # fmt: skip
+def test_many_copies_in_one_launch(seed, sizes, pairs):
+    random, copies, wanted = Random(seed), [], []
+    for number, (m, width) in enumerate(sizes):
+        to, of = pairs[number % len(pairs)]
+        dst, src = random.rows(50, width + 2, to)[:, 1 : 1 + width], random.rows(45, width, of)
+        where, source = random.distinct(m, 50), random.index(-1, 45, m)
+        indices = [(where, source), (None, source), (None, None), (where, None)][number % 4]
+        src = src[:m] if indices[1] is None and indices[0] is not None else src
+        copies.append((dst.clone(), indices[0], src, indices[1]))
+        wanted.append(expected("copy_rows", *copies[-1]))
+    backend.kernel("copy_many")([tuple(map(handle, each)) for each in copies])
+    assert all(torch.equal(result, each) for (result, *_), each in zip(copies, wanted, strict=True))
+
+
+@few
 @given(seed=cases.seeds, m=st.integers(0, 40), width=cases.channels)
 def test_swapping_twice_restores(seed, m, width):
     random = Random(seed)

@@ -26,6 +26,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "pool": pool.reference,
     "attention": attention.reference,
     "copy_rows": copy.copy_rows,
+    "copy_many": copy.copy_many,
     "swap_rows": copy.swap_rows,
     "channel_sums": moments.channel_sums,
     "fold_norm": moments.fold_norm,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from retouch.ops.row_map import fetch, store
+
+Copy = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+"""Arguments of `copy_rows`."""
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
@@ -13,6 +18,12 @@ def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Ten
     Of one dtype, or of two among float32, bfloat16 and float16: the copy then rounds to the nearest, ties to even.
     """
     store(dst, dst_index, fetch(src, src_index))
+
+
+def copy_many(copies: Iterable[Copy]) -> None:
+    """`copy_rows` for each; none reads or writes what another one writes."""
+    for each in copies:
+        copy_rows(*each)
 
 
 def swap_rows(kept: Tensor, index: Tensor | None, saved: Tensor) -> None:

@@ -6,6 +6,9 @@ in float32 (sums in float64) and rounds once, at the store. A row's value depend
 only, never on the number of rows, on the other rows or on the number of threads.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 # PyTorch comes first: its OpenMP runtime is then the one the extension finds, and both share a pool.
 import torch
 
@@ -50,6 +53,7 @@ __all__ = [
     "attention",
     "available_isas",
     "channel_sums",
+    "copy_many",
     "copy_rows",
     "depthwise",
     "empty",
@@ -72,3 +76,9 @@ __all__ = [
 ]
 
 set_num_threads(torch.get_num_threads())
+
+
+def copy_many(copies: Iterable[tuple[Any, ...]]) -> None:
+    """See `retouch.ops.copy.copy_many`."""
+    for each in copies:
+        copy_rows(*each)

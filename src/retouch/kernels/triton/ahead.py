@@ -129,6 +129,7 @@ def _variants(dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
     yield "layer norm", row_map.row_map, out, None, LAYER_NORM, [(x, None)], [], None
     yield "pool", pool.pool, out, None, x, TAPS, torch.zeros(ROWS, 9)
     yield "copy", copy.copy_rows, out, ROW, x, ROW
+    yield "copies", copy.copy_many, [(out, ROW, x, ROW), (out, None, x, None)]
     yield "swap", copy.swap_rows, out, ROW, x
     yield "shuffle", shuffle.shuffle, out[:, :160], None, x, ROW, ROW, 1, 1
     yield "unshuffle", shuffle.unshuffle, out, None, x[:, :70], TAPS, 70, 1
