@@ -1,19 +1,16 @@
 """Patterns: regions of about the same size share one graph, and get what they get on their own."""
 
-from unittest.mock import patch
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from triton.runtime.interpreter import InterpretedFunction
 
 import retouch
 from kernels import interpreter
+from kernels.interpreter import CPU, Graphs
 from retouch import Region, kernels
-from retouch.kernels.triton.backend import Triton
 from retouch.pattern import LEAST, roomy
 from retouch.snapshot import PATTERNS, Snapshot
 from retouch.store import Store
@@ -22,33 +19,7 @@ from support import PROBED, SHARED, edit, error, fill, noise, same, spot
 interpreter.correct_bfloat16()
 pytestmark = pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
 
-CPU = torch.device("cpu")
 SIDE = 16
-
-
-class Graphs(Triton):
-    """The interpreter, with launches that can be captured as a CUDA graph does it: with grid and arguments."""
-
-    graphs = True
-
-    def __init__(self):
-        super().__init__(CPU)
-        self.captured = []
-        self.replayed = 0
-
-    def graph(self, launches):
-        taken = []
-        with patch.object(InterpretedFunction, "run", lambda *args, **options: taken.append((args, options))):
-            for function, arguments in launches:
-                function(*arguments)
-        self.captured.append(len(taken))
-
-        def replay():
-            self.replayed += 1
-            for args, options in taken:
-                InterpretedFunction.run(*args, **options)
-
-        return replay
 
 
 class Whole(nn.Module):

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from commands import run, said
+from kernels.interpreter import CPU, Graphs
+from retouch import kernels, models
 from retouch.bench import Edit, read_mask, restless, square
-from retouch.bench.measure import compare
+from retouch.bench.measure import UPDATES_PER_ROUND, compare
 from retouch.models.pipelines import PIPELINES
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -30,6 +33,8 @@ KEYS = {
     "record_over_dense",
     "update_ms",
     "update_cached_ms",
+    "update_replayed_ms",
+    "speedup_replayed",
     "undo_ms",
     "speedup",
     "macs_dense",
@@ -306,3 +311,21 @@ def test_uneven_dense_times_are_noticed():
 
 def test_edit_fraction_is_that_of_its_mask():
     assert Edit("half", torch.tensor([[True, False]])).fraction == 0.5
+
+
+def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch, tmp_path):
+    backend, file, size = Graphs(), tmp_path / "found.json", (16, 16)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+    inputs = models.Inputs((torch.zeros(1, 3, *size),), {})
+    network = models.Network("small", "", size, size, lambda tiny: module, lambda *_: inputs)
+    monkeypatch.setattr(models, "get", lambda name: network)
+    monkeypatch.setitem(kernels.table._made, ("triton", CPU), backend)
+    arguments = ["--no-compile", "--repeat", "1", "--edit", "0.05", "--policy", "exact", "--backend", "triton"]
+    shown = run("bench", "--model", "srvgg", *arguments, "--json", str(file))
+    assert shown.exit_code == 0, said(shown)
+    (result,) = json.loads(file.read_text())
+    assert result["update_replayed_ms"] > 0
+    assert result["speedup_replayed"] == pytest.approx(result["dense_ms"] / result["update_replayed_ms"])
+    assert result["outside_unchanged"]
+    assert (len(backend.captured), backend.replayed) == (1, 2 * UPDATES_PER_ROUND - 1)
+    assert "graph" in shown.output

@@ -1,4 +1,4 @@
-"""Triton's interpreter, with bfloat16 as GPUs have it.
+"""Triton's interpreter, with bfloat16 as GPUs have it, and with graphs.
 
 Triton 3.7's truncates where GPUs round to the nearest, and multiplies matrices of the bits of bfloat16.
 """
@@ -6,12 +6,16 @@ Triton 3.7's truncates where GPUs round to the nearest, and multiplies matrices 
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
+from retouch.kernels.triton.backend import Triton
+
+CPU = torch.device("cpu")
 _Builder = interpreter.InterpreterBuilder
 _cast, _dot = _Builder.cast_impl, _Builder.create_dot
 
@@ -39,3 +43,30 @@ def _widening_dot(self: Any, a: Any, b: Any, d: Any, *args: Any) -> Any:
 def correct_bfloat16() -> None:
     """Correct the interpreter of this process."""
     _Builder.cast_impl, _Builder.create_dot = _rounding_cast, _widening_dot
+
+
+class Graphs(Triton):
+    """The interpreter, with launches that can be captured as a CUDA graph does it: with grid and arguments."""
+
+    graphs = True
+
+    def __init__(self):
+        super().__init__(CPU)
+        self.captured = []
+        self.replayed = 0
+
+    def graph(self, launches):
+        taken = []
+        with patch.object(
+            interpreter.InterpretedFunction, "run", lambda *args, **options: taken.append((args, options))
+        ):
+            for function, arguments in launches:
+                function(*arguments)
+        self.captured.append(len(taken))
+
+        def replay():
+            self.replayed += 1
+            for args, options in taken:
+                interpreter.InterpretedFunction.run(*args, **options)
+
+        return replay

@@ -19,6 +19,8 @@ from retouch.bench.edits import Edit
 from retouch.bench.timing import Stopwatch
 from retouch.devices import moved
 from retouch.models import Inputs, Network, tensor_of
+from retouch.snapshot import Snapshot
+from retouch.store import Store
 
 Tick = Callable[[str], None]
 Result = dict[str, Any]
@@ -50,16 +52,22 @@ class Options:
 
 @dataclass
 class Case:
-    """One edit of one network: what is passed to update, and where its times go."""
+    """One edit of one network: what is passed to update, the region where that is always the same one, and where
+    its times go.
+    """
 
     edit: Edit
     edited: Inputs
+    region: retouch.Region
     watch: Stopwatch
 
 
 @dataclass
 class Group:
-    """One network under one policy, with everything its rounds run."""
+    """One network under one policy, with everything its rounds run.
+
+    `snapshot` is what sessions update, on backends that repeat calls in one launch for them; else None.
+    """
 
     network: Network
     policy: str
@@ -69,6 +77,7 @@ class Group:
     cases: Sequence[Case]
     watch: Stopwatch
     compile_s: float
+    snapshot: Snapshot | None = None
 
 
 def measure(options: Options, tick: Tick = lambda text: None) -> Iterator[Result]:
@@ -125,8 +134,14 @@ def _group(
     edits = options.edits(network.image_size(options.tiny))
     wait = machine.waiting(options.device)
     edited = [_on(network.edited(inputs, edit.mask), options.device) for edit in edits]
-    cases = [Case(edit, changed, Stopwatch(wait)) for edit, changed in zip(edits, edited, strict=True)]
-    return Group(network, policy, net, given, dense, cases, Stopwatch(wait), compile_s)
+    cases = [
+        Case(edit, changed, retouch.Region.from_mask(edit.mask), Stopwatch(wait))
+        for edit, changed in zip(edits, edited, strict=True)
+    ]
+    group = Group(network, policy, net, given, dense, cases, Stopwatch(wait), compile_s)
+    if net.backend.graphs:
+        group.snapshot = Snapshot.of(_record(group)[1], Store(device=net.backend.device))
+    return group
 
 
 def _on(inputs: Inputs, device: str) -> Inputs:
@@ -150,6 +165,8 @@ def _round(group: Group) -> None:
     for case in group.cases:
         for _ in range(UPDATES_PER_ROUND):
             _time_update(group.net, recording, case)
+            if group.snapshot:
+                _time_replay(group.net, group.snapshot, case)
 
 
 def _record(group: Group) -> tuple[Any, Any]:
@@ -170,6 +187,12 @@ def _time_update(net: Any, recording: Any, case: Case) -> None:
     case.watch.run("undo", recording.undo)
     case.watch.run("update_cached", lambda: net.update(recording, region, *args, **kwargs))
     recording.undo()
+
+
+def _time_replay(net: Any, snapshot: Snapshot, case: Case) -> None:
+    """An update as sessions make it, with the same region every time."""
+    args, kwargs = case.edited.args, case.edited.kwargs
+    case.watch.run("update_replayed", lambda: net.update(snapshot.recording(), case.region, *args, **kwargs))
 
 
 def _result(options: Options, group: Group, case: Case, module: nn.Module) -> Result:
@@ -203,6 +226,7 @@ def _times(group: Group, case: Case) -> Result:
     kind = min(dense, key=lambda each: dense[each])
     record = group.watch.median("record")
     update = case.watch.median("update")
+    replayed = case.watch.median("update_replayed") if group.snapshot else None
     spread = {name: group.watch.spread(name) for name in (*dense, "record")}
     spread |= {name: case.watch.spread(name) for name in ("update", "update_cached", "undo")}
     return {
@@ -215,10 +239,12 @@ def _times(group: Group, case: Case) -> Result:
         "record_over_dense": record / dense[kind],
         "update_ms": update,
         "update_cached_ms": case.watch.median("update_cached"),
+        "update_replayed_ms": replayed,
         "first_record_ms": group.watch.first["record"],
         "first_update_ms": case.watch.first["update"],
         "undo_ms": case.watch.median("undo"),
         "speedup": dense[kind] / update,
+        "speedup_replayed": dense[kind] / replayed if replayed else None,
         "spread": spread,
     }
 

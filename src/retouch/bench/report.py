@@ -68,12 +68,16 @@ def _unevenness(result: Result) -> float:
 def _row(result: Result) -> list[str]:
     outside = "" if result["outside_unchanged"] else "\noutside\nchanged!"
     dtype = "" if result["dtype"] == "float32" else f"\n{result['dtype']}"
+    replayed, faster = "", ""
+    if result["update_replayed_ms"] is not None:
+        replayed = f"\n{_ms(result['update_replayed_ms'])} graph"
+        faster = f"\n{result['speedup_replayed']:.1f}x"
     return [
         f"{result['model']}\n{result['policy']}, {result['edit_label']}{dtype}",
         f"{_ms(result['dense_ms'])}\n{result['dense_kind'].removeprefix('channels_')}",
         f"{_ms(result['record_ms'])}\n{result['record_over_dense']:.2f}x",
-        _ms(result["update_ms"]),
-        f"{result['speedup']:.1f}x",
+        f"{_ms(result['update_ms'])}{replayed}",
+        f"{result['speedup']:.1f}x{faster}",
         f"{_giga(result['macs_active'])}\nof {_giga(result['macs_dense'])}",
         size_text(result["kept_bytes"]),
         f"{result['rel_err']:.2g}{outside}",
