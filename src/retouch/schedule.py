@@ -137,6 +137,7 @@ class Shared:
         self.backend = backend
         self.slots: dict[Slot, Slot] = {}
         self._programs: dict[int, tuple[Expr, Any]] = {}
+        self._zeros: dict[tuple[int, int], Any] = {}
         self._arena_bytes = -1
         self._arena: Callable[..., Any] | None = None
 
@@ -151,6 +152,13 @@ class Shared:
         if isinstance(table, Table):
             return self.backend.index(table.array)
         return self.backend.rows(torch.from_numpy(table.array).to(self.backend.device))
+
+    def zeros(self, rows: int, channels: int) -> Any:
+        """The handle of zeros in the type of sums."""
+        if (rows, channels) not in self._zeros:
+            memory = self.backend.empty(rows, channels, self.backend.sums_dtype)
+            self._zeros[rows, channels] = self.backend.rows(memory.zero_())
+        return self._zeros[rows, channels]
 
     def program(self, expr: Expr) -> Any:
         found = self._programs.get(id(expr))

@@ -21,7 +21,6 @@ from retouch.ops.row_map import Matrix
 from retouch.tables import Table
 
 if TYPE_CHECKING:
-    from retouch.recording import Recording
     from retouch.schedule import Builder
 
 MOVE: Expr = (Instr("rows", 0), Instr("vector", 0), Instr("mul", 0, 1), Instr("vector", 1), Instr("add", 2, 3))
@@ -66,7 +65,8 @@ class Statistics:
         operand, index = builder.access(part, rows)
         bounds = builder.bounds(part, rows.edited)
         if rows.complete:
-            builder.host(_clear, slot)
+            zeros = builder.shared.zeros(part.batch, sums_width(part.channels, builder.backend.sums_dtype))
+            builder.call("copy_rows", slot, None, zeros, None)
         else:
             assert isinstance(operand, Slot)
             index = rows.edited
@@ -126,7 +126,3 @@ class Statistics:
             builder.call("fit_probes", self.fits[value], self._saved(kept, rows), places, kept, rows.probes, bounds)
         fit = self.fits[value]
         return Columns(fit, 0, value.channels), Columns(fit, value.channels, value.channels)
-
-
-def _clear(recording: Recording, slot: Slot) -> None:
-    recording.state(slot).zero_()

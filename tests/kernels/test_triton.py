@@ -1,5 +1,8 @@
 """The Triton kernels in Triton's interpreter against their references."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from kernels.test_gemm import product
 from retouch.expr import UNARY, Instr
 from retouch.kernels import backend as kernels_named
 from retouch.kernels.tensors import Index
+from retouch.kernels.triton.backend import Triton
 from retouch.kernels.triton.gemm import Packed
 from retouch.kernels.triton.handles import code_of
 
@@ -287,3 +291,46 @@ def test_without_graphs_kernels_are_launched_one_by_one(monkeypatch):
     monkeypatch.setattr(backend, "device", torch.device("cuda"))
     with pytest.warns(UserWarning, match="launched one by one"):
         assert backend.graph([]) is None
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """PyTorch as it is on a machine with two GPUs, of which the second computes; what is done to them, in order."""
+    log = []
+
+    @contextmanager
+    def within(*what):
+        log.append(("enter", *what))
+        yield
+        log.append(("leave", *what))
+
+    graph = SimpleNamespace(replay=lambda: log.append("replay"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, capture_error_mode: within("graph", pool))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: within("device", device.index))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "device_index", lambda index: within("index", index))
+    found = Triton(torch.device("cpu"))
+    found.device = torch.device("cuda", 1)
+    return found, log
+
+
+def test_launches_are_captured_and_replayed(cuda):
+    found, log = cuda
+    again = found.graph([(log.append, ("a",)), (log.append, ("b",))])
+    device, pool = ("device", 1), ("graph", "pool")
+    assert log == [("enter", *device), ("enter", *pool), "a", "b", ("leave", *pool), ("leave", *device)]
+    log.clear()
+    again()
+    assert log == ["replay"]
+
+
+def test_kernels_run_on_their_device_whichever_is_the_current_one(cuda):
+    found, log = cuda
+    copy = found.kernel("copy_rows")
+    dst, src = torch.zeros(3, 2), torch.ones(3, 2)
+    copy(dst, None, src, None)
+    assert torch.equal(dst, src)
+    assert log == [("enter", "index", 1), ("leave", "index", 1)]
+    assert found.kernel("copy_rows") is copy

@@ -82,6 +82,9 @@ class Sizes:
     def kernel(self, name: str) -> str:
         return name
 
+    def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(rows, channels, dtype=dtype, device="meta")
+
     def rows(self, tensor: Tensor) -> Rows:
         count, channels = tensor.shape
         return Rows(count, channels, tensor.dtype)
@@ -253,11 +256,9 @@ def _product(kernel: str, args: Sequence[Any], schedule: Schedule) -> dict[str, 
 
 
 def _host(call: Call) -> Work:
-    """A function of the recording: a dense operation, rows put back, or sums cleared."""
+    """A function of the recording: a dense operation, or rows put back."""
     first, *others = call.args
-    if isinstance(first, Dense):
-        return _dense(first)
-    return _copy(first, len(others[0])) if isinstance(first, Value) else Work("clear", 0)
+    return _dense(first) if isinstance(first, Dense) else _copy(first, len(others[0]))
 
 
 def _dense(op: Dense) -> Work:

@@ -47,6 +47,8 @@ class Triton(TensorBackend):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
+        self._pool: Any = None
+        self._here: dict[str, Callable[..., Any]] = {}
         if triton.knobs.runtime.interpret:
             return
         try:
@@ -66,10 +68,15 @@ class Triton(TensorBackend):
         return self.device.type == "cuda"
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
-        """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured."""
+        """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured.
+
+        Graphs run one at a time and nothing of theirs outlives a run, so they share the memory of what kernels
+        allocate.
+        """
         try:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.device(self.device), torch.cuda.graph(graph):
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            with torch.cuda.device(self.device), torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
                 for function, arguments in launches:
                     function(*arguments)
         except RuntimeError as error:
@@ -79,7 +86,13 @@ class Triton(TensorBackend):
         return replay
 
     def kernel(self, name: str) -> Callable[..., Any]:
-        return _KERNELS[name]
+        """The kernel, launched on the device of this backend whichever is the current one."""
+        kernel = _KERNELS[name]
+        if self.device.type == "cpu" or torch.accelerator.device_count() == 1:
+            return kernel
+        if name not in self._here:
+            self._here[name] = _on(self.device, kernel)
+        return self._here[name]
 
     def program(self, expr: Expr) -> Code:
         return code_of(expr)
@@ -89,3 +102,11 @@ class Triton(TensorBackend):
 
     def packed_bytes(self, packed: gemm.Packed) -> int:
         return packed.weight.numel() * packed.weight.element_size()
+
+
+def _on(device: torch.device, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any) -> None:
+        with torch.accelerator.device_index(device.index):
+            kernel(*args)
+
+    return run
