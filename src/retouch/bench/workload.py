@@ -148,7 +148,7 @@ def update_work(planned: Plan, policy: Policy, region: Region) -> list[Work]:
     if _share(program, active) >= policy.crossover:
         return dense_work(planned, policy)
     schedule = _schedule(planned, active, policy, set())
-    return [*_saves(schedule), *_work(schedule)]
+    return [_saves(schedule), *_work(schedule)]
 
 
 def _share(program: Program, active: dict[Value, Table]) -> float:
@@ -163,13 +163,14 @@ def _schedule(planned: Plan, active: dict[Value, Table], policy: Policy, changed
     return build(planned, active, Shared(_sizes()), policy.stats != "recorded", dirty)
 
 
-def _saves(schedule: Schedule) -> Iterator[Work]:
-    for value in schedule.saves:
-        yield _copy(value, len(schedule.active[value]))
+def _saves(schedule: Schedule) -> Work:
+    """The rows that are saved, in one launch."""
+    return Work("copy_many", sum(_copied(value, len(schedule.active[value])) for value in schedule.saves))
 
 
-def _copy(value: Value, count: int) -> Work:
-    return Work("copy_rows", 2 * count * value.channels * value.dtype.itemsize)
+def _copied(value: Value, count: int) -> int:
+    """Bytes that a copy of some rows reads and writes."""
+    return 2 * count * value.channels * value.dtype.itemsize
 
 
 def _work(schedule: Schedule) -> list[Work]:
@@ -258,7 +259,7 @@ def _product(kernel: str, args: Sequence[Any], schedule: Schedule) -> dict[str, 
 def _host(call: Call) -> Work:
     """A function of the recording: a dense operation, or rows put back."""
     first, *others = call.args
-    return _dense(first) if isinstance(first, Dense) else _copy(first, len(others[0]))
+    return _dense(first) if isinstance(first, Dense) else Work("copy_rows", _copied(first, len(others[0])))
 
 
 def _dense(op: Dense) -> Work:
