@@ -10,6 +10,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from retouch.fallback import FallbackWarning
+
 HOST = torch.device("cpu")
 
 _ABSENT = re.compile(r"\bno ([\w-]+ )?(driver|gpu|device)", re.IGNORECASE)
@@ -44,7 +46,7 @@ def _accelerator() -> torch.device | None:
     except ValueError as error:
         if not _ABSENT.search(str(error)):
             # Shown where an editor is made.
-            warnings.warn(f'{error}; "auto" takes the CPU', stacklevel=4)
+            warnings.warn(f'{error}; "auto" takes the CPU', FallbackWarning, stacklevel=4)
         return None
 
 

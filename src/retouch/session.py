@@ -453,11 +453,14 @@ _DIFFERENT = {
     "program": "another network, or one captured by other versions of PyTorch or diffusers",
     "weights": "other weights",
     "policy": "another policy",
-    "backend": "another backend",
+    "backend": 'the backend "{saved}", not "{found}": name that one, and a device that it runs on',
 }
 
 
 def _check_identity(name: str, saved: Any, found: dict[str, Any]) -> None:
+    if not isinstance(saved, dict):
+        raise ArchiveError(f"the session was recorded without a network for the {name}; record it again")
     for part, meaning in _DIFFERENT.items():
-        if not isinstance(saved, dict) or saved.get(part) != found[part]:
-            raise ArchiveError(f"the session was recorded with {meaning} (the {name}); record it again")
+        if saved.get(part) != found[part]:
+            different = meaning.format(saved=saved.get(part), found=found[part])
+            raise ArchiveError(f"the session was recorded with {different} (the {name}); or record it again")

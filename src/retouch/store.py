@@ -321,8 +321,8 @@ def free_memory() -> int:
 
 
 def free_on(device: torch.device) -> int:
-    """Bytes that are free on a device; none on the host, whose memory is no device's."""
-    if device.type == "cpu":
+    """Bytes that are free on a device; none where it has no memory but the host's."""
+    if device.type in ("cpu", "meta"):
         return 0
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()

@@ -1,8 +1,12 @@
 """Sizes as users write them, and where pictures can be written."""
 
+import warnings
+
 import pytest
 
+from commands import run
 from retouch.cli.common import byte_count, check_picture_file
+from retouch.fallback import FallbackWarning
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,23 @@ def test_picture_files(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=message):
             check_picture_file(tmp_path / name)
+
+
+def test_a_fallback_is_noted_and_other_warnings_are_left_alone(monkeypatch):
+    shown, before = [], warnings.showwarning
+    monkeypatch.setattr(warnings, "showwarning", lambda *args, **options: shown.append(args[1]))
+
+    def warned():
+        warnings.warn("the GPU cannot be used", FallbackWarning, stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return "1"
+
+    monkeypatch.setattr("retouch.bench.machine.package_version", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = run("--version")
+    assert result.exit_code == 0
+    assert "retouch: the GPU cannot be used" in result.stderr
+    assert shown == [DeprecationWarning]
+    monkeypatch.undo()
+    assert warnings.showwarning is before

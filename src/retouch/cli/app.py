@@ -5,9 +5,15 @@ Exit codes: 0 done, 2 wrong usage, 1 anything that failed, 130 interrupted; mess
 
 from __future__ import annotations
 
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+
+from retouch.cli.common import note
+from retouch.fallback import FallbackWarning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +29,7 @@ def main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     """Record a run once, then compute only what an edit touches."""
+    context.with_resource(_noted_fallbacks())
     if version:
         from retouch.bench.machine import package_version
 
@@ -30,3 +37,21 @@ def main(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@contextmanager
+def _noted_fallbacks() -> Iterator[None]:
+    """Show warnings of fallbacks as notes of the command."""
+    real = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, FallbackWarning):
+            note(str(message))
+        else:
+            real(message, category, *where, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = real

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retouch.devices import usable
 from retouch.expr import Expr
+from retouch.fallback import FallbackWarning
 from retouch.geometry import IntArray
 from retouch.kernels.transfers import Transfers
 
@@ -164,7 +165,8 @@ def _automatic(device: torch.device) -> str:
     if trouble is None:
         return first
     # Shown where `retouch.compile` is called.
-    warnings.warn(f'{trouble}; "auto" takes the reference backend on {device}, which is slower', stacklevel=4)
+    slower = f'"auto" takes the reference backend on {device}, which is slower'
+    warnings.warn(f"{trouble}; {slower}", FallbackWarning, stacklevel=4)
     return "reference"
 
 

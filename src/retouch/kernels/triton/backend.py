@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 
 from retouch.expr import Expr
+from retouch.fallback import FallbackWarning
 from retouch.kernels.table import BackendError
 from retouch.kernels.tensors import TensorBackend
 from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
@@ -80,7 +81,8 @@ class Triton(TensorBackend):
                 for function, arguments in launches:
                     function(*arguments)
         except RuntimeError as error:
-            warnings.warn(f"kernels are launched one by one, as CUDA graphs fail here: {error}", stacklevel=2)
+            text = f"kernels are launched one by one, as CUDA graphs fail here: {error}"
+            warnings.warn(text, FallbackWarning, stacklevel=2)
             return None
         replay: Callable[[], None] = graph.replay
         return replay
