@@ -11,7 +11,7 @@ from torch import nn
 from commands import run, said
 from kernels.interpreter import CPU, Graphs
 from retouch import kernels, models
-from retouch.bench import Edit, read_mask, restless, square
+from retouch.bench import Edit, markdown, read_mask, restless, square
 from retouch.bench.measure import UPDATES_PER_ROUND, compare
 from retouch.models.pipelines import PIPELINES
 
@@ -81,6 +81,8 @@ def test_list_of_sessions_shows_every_pipeline():
         (["bench", "--mask", "missing.png"], "cannot read the mask"),
         (["bench", "--json", "missing/out.json"], "cannot write"),
         (["bench", "--dtype", "int8"], "bfloat16"),
+        (["bench", "--predict", "h100", "--dtype", "tf32", "--dtype", "float32"], "takes one --dtype"),
+        (["bench", "--session", "--report", "a.md"], "does not go with --session"),
         (["bench", "--backend", "nope"], "reference"),
         (["bench", "--repeat", "0"], "--repeat"),
         (["bench", "--steps", "3"], "--steps needs --session"),
@@ -211,6 +213,27 @@ def test_bench_writes_a_result_for_every_edit_and_policy(tmp_path):
     assert "resnet-generator" in result.output
 
 
+def test_bench_reports_types_and_edits_beside_what_was_published(tmp_path):
+    report, path = tmp_path / "gpu.md", tmp_path / "out.json"
+    arguments = ["--model", "ddpm-256", *TINY[2:], "--dtype", "float32", "--dtype", "bfloat16", "--edit", "0.05"]
+    result = run("bench", *arguments, "--report", report, "--json", path)
+    assert result.exit_code == 0, result.output
+    found = json.loads(path.read_text())
+    assert [each["dtype"] for each in found] == ["float32", "bfloat16"]
+    text = report.read_text()
+    assert "`retouch bench --model ddpm-256 --edit 0.05 --dtype float32 --dtype bfloat16" in text
+    assert cells(text)[0][-4:] == ["-", "-", "-", "- |"]
+    rows = cells(markdown([{**each, "tiny": False} for each in found], "retouch bench"))
+    assert [row[1] for row in rows] == ["float32", "bfloat16"]
+    assert rows[0][-4:] == ["0.0378", "37.5", "13.5", "2.8x |"]
+    assert {len(row) for row in rows} == {17}
+
+
+def cells(report):
+    """The rows of a report's table."""
+    return [line.split(" | ") for line in report.splitlines() if line.startswith("| ddpm-256")]
+
+
 def test_bench_measures_bfloat16_and_a_mask(tmp_path):
     mask, path = tmp_path / "mask.png", tmp_path / "out.json"
     Image.fromarray(square(0.05, (64, 64)).mask.byte().mul(255).numpy()).save(mask)
@@ -224,7 +247,7 @@ def test_bench_measures_float16_where_the_backend_computes_in_it(monkeypatch):
     seen = []
 
     def measure(options, tick):
-        seen.append(options.dtype)
+        seen.extend(options.dtypes)
         raise RuntimeError("seen")
 
     halves = SimpleNamespace(name="halves", device="cpu", dtypes=(torch.float16,))

@@ -2,6 +2,17 @@
 
 from retouch.bench.edits import Edit, read_mask, square
 from retouch.bench.measure import Options, measure
-from retouch.bench.report import check_writable, restless, table, write_json
+from retouch.bench.report import check_writable, markdown, restless, table, write_json
 
-__all__ = ["Edit", "Options", "check_writable", "measure", "read_mask", "restless", "square", "table", "write_json"]
+__all__ = [
+    "Edit",
+    "Options",
+    "check_writable",
+    "markdown",
+    "measure",
+    "read_mask",
+    "restless",
+    "square",
+    "table",
+    "write_json",
+]

@@ -21,15 +21,12 @@ from retouch.bench.predict import (
     fitted_efficiency,
     predict,
 )
-from retouch.bench.published import SIGE, Published
-from retouch.bench.report import compact_table
+from retouch.bench.published import REFERENCE, SIGE, Published, measured
+from retouch.bench.report import compact_table, figure, markdown_table, times
 from retouch.bench.workload import Work, dense_work, lowered, planned, update_work
 from retouch.ir import Program
 from retouch.models import Network
 from retouch.region import Policy, Region
-
-REFERENCE = "rtx3090"
-"""Its fitted efficiency stands in for that of devices without published dense times."""
 
 STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.bfloat16}
 """The type that rows and weights are stored in, by the type that products are computed in.
@@ -168,7 +165,7 @@ def _result(options: ForecastOptions, runs: Runs, model: Model) -> Result:
         "speedup": dense.ms / update.ms,
         **_with_graphs(runs, model),
         "bounds": update.shares,
-        "sige": _sige(options, runs, model.device.name),
+        "sige": measured(options.published(network), runs.edit.fraction, model.device.name),
     }
 
 
@@ -178,21 +175,6 @@ def _with_graphs(runs: Runs, model: Model) -> Result:
     replayed = replace(model, graphs=True)
     dense, update = predict(runs.dense, replayed), predict(runs.update, replayed)
     return {"update_graph_ms": update.ms, "speedup_graph": dense.ms / update.ms}
-
-
-def _sige(options: ForecastOptions, runs: Runs, on: str) -> Result:
-    """SIGE's measurements, as far as published."""
-    published = options.published(runs.network)
-    update = published.update(runs.edit.fraction) if published else None
-    dense_ms = published.dense_ms.get(on) if published else None
-    update_ms = update.ms.get(on) if update else None
-    return {
-        "gmacs_dense": published.gmacs if published else None,
-        "gmacs_active": update.gmacs if update else None,
-        "dense_ms": dense_ms,
-        "update_ms": update_ms,
-        "speedup": dense_ms / update_ms if dense_ms and update_ms else None,
-    }
 
 
 # Tables
@@ -229,27 +211,16 @@ def _row(result: Result) -> list[str]:
     return [
         f"{result['model']}\n{result['policy']}, {result['edit_label']}",
         f"{_giga(result['macs_active'])}\nof {_giga(result['macs_dense'])}",
-        f"{_figure(result['dense_ms'])}\n{_figure(sige['dense_ms'])}",
-        f"{_figure(result['update_ms'])}\n{_figure(result['update_graph_ms'])}",
-        f"{_times(result['speedup'])}\n{_times(result['speedup_graph'])}",
+        f"{figure(result['dense_ms'])}\n{figure(sige['dense_ms'])}",
+        f"{figure(result['update_ms'])}\n{figure(result['update_graph_ms'])}",
+        f"{times(result['speedup'])}\n{times(result['speedup_graph'])}",
         "\n".join(f"{share:.0%}" for share in result["bounds"].values()),
-        f"{_figure(sige['gmacs_active'], ' GMAC')}\n{_figure(sige['update_ms'], ' ms')}\n{_times(sige['speedup'])}",
+        f"{figure(sige['gmacs_active'], ' GMAC')}\n{figure(sige['update_ms'], ' ms')}\n{times(sige['speedup'])}",
     ]
 
 
 def _giga(macs: int) -> str:
-    return _figure(macs / 1e9)
-
-
-def _figure(value: float | None, unit: str = "") -> str:
-    """Three figures; a dash where nothing was published."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"
-
-
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}x"
+    return figure(macs / 1e9)
 
 
 def assumptions(results: Sequence[Result]) -> list[str]:
@@ -303,8 +274,7 @@ def forecast_markdown(results: Sequence[Result], command: str) -> str:
     parts = ["# Predictions", f"`{command}`: a cost model's figures, beside what SIGE's authors measured."]
     parts += ["Speed-ups and shares are of the predicted update; *in graphs*: replayed from CUDA graphs."]
     for on, lines in _by_device(results):
-        rows = [_COLUMNS, ["---"] * len(_COLUMNS), *map(_cells, lines)]
-        parts += [f"## {_title(on, lines)}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
+        parts += [f"## {_title(on, lines)}", markdown_table(_COLUMNS, map(_cells, lines))]
     parts += ["## Assumptions", "\n".join(f"- {each}" for each in assumptions(results))]
     return "\n\n".join(parts) + "\n"
 
@@ -317,10 +287,10 @@ def _cells(result: Result) -> list[str]:
         result["edit_label"],
         _giga(result["macs_dense"]),
         _giga(result["macs_active"]),
-        *map(_figure, (result["dense_ms"], result["update_ms"], result["update_graph_ms"])),
-        _times(result["speedup"]),
-        _times(result["speedup_graph"]),
+        *map(figure, (result["dense_ms"], result["update_ms"], result["update_graph_ms"])),
+        times(result["speedup"]),
+        times(result["speedup_graph"]),
         " / ".join(f"{share:.0%}" for share in result["bounds"].values()),
-        *map(_figure, (sige["gmacs_dense"], sige["gmacs_active"], sige["dense_ms"], sige["update_ms"])),
-        _times(sige["speedup"]),
+        *map(figure, (sige["gmacs_dense"], sige["gmacs_active"], sige["dense_ms"], sige["update_ms"])),
+        times(sige["speedup"]),
     ]

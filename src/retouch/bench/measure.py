@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Options:
     models: Sequence[str]
     edits: Callable[[tuple[int, int]], Sequence[Edit]]
     policies: Sequence[str] = ("balanced",)
-    dtype: torch.dtype = torch.float32
+    dtypes: Sequence[torch.dtype] = (torch.float32,)
     device: str = "cpu"
     backend: str = "auto"
     dilate: int | None = None
@@ -47,7 +48,7 @@ class Options:
     @property
     def steps(self) -> int:
         """How often `tick` will be called: for each build, compilation and round."""
-        return len(self.models) * (1 + len(self.policies) * (self.repeat + 2))
+        return len(self.dtypes) * len(self.models) * (1 + len(self.policies) * (self.repeat + 2))
 
 
 @dataclass
@@ -81,22 +82,22 @@ class Group:
 
 
 def measure(options: Options, tick: Tick = lambda text: None) -> Iterator[Result]:
-    """Measure every model under every policy with every edit; yields a result for each.
+    """Measure every model in every type under every policy with every edit; yields a result for each.
 
     `tick` is told what comes next. Each round runs everything once, one after the
     other, so that a slow moment of the machine meets all of them; the first round
     warms up and is not counted.
     """
-    for name in options.models:
-        yield from _measure_model(options, models.get(name), tick)
+    for name, dtype in product(options.models, options.dtypes):
+        yield from _measure_model(options, models.get(name), dtype, tick)
         torch._dynamo.reset()
         gc.collect()
 
 
-def _measure_model(options: Options, network: Network, tick: Tick) -> Iterator[Result]:
+def _measure_model(options: Options, network: Network, dtype: torch.dtype, tick: Tick) -> Iterator[Result]:
     tick(f"{network.name}: building")
-    module = network.build(options.tiny, options.dtype).to(options.device)
-    inputs = network.inputs(options.tiny, options.dtype)
+    module = network.build(options.tiny, dtype).to(options.device)
+    inputs = network.inputs(options.tiny, dtype)
     dense = dense_runs(module, _on(inputs, options.device), options.compile_dense)
     for policy in options.policies:
         machine.reset_peak()
@@ -205,7 +206,7 @@ def _result(options: Options, group: Group, case: Case, module: nn.Module) -> Re
         "edit_label": case.edit.label,
         "policy": group.policy,
         "dilate": options.dilate,
-        "dtype": str(options.dtype).removeprefix("torch."),
+        "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
         "device": options.device,
         "backend": options.backend,
         **_times(group, case),
@@ -283,9 +284,9 @@ def _ratio(error: Tensor, reference: Tensor) -> float:
 
 
 def explanation(options: Options) -> Any:
-    """`explain` of the first model, policy and edit in `options`; nothing is timed."""
+    """`explain` of the first model, type, policy and edit in `options`; nothing is timed."""
     network = models.get(options.models[0])
-    module = network.build(options.tiny, options.dtype)
-    inputs = network.inputs(options.tiny, options.dtype)
+    module = network.build(options.tiny, options.dtypes[0])
+    inputs = network.inputs(options.tiny, options.dtypes[0])
     group = _group(options, network, options.policies[0], module, inputs, {})
     return group.net.explain(retouch.Region.from_mask(group.cases[0].edit.mask))

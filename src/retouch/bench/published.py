@@ -38,6 +38,11 @@ class Published:
         """The update of about that share of the image, within 5 %."""
         return next((each for each in self.updates if abs(each.edit - edit) <= 0.05 * each.edit), None)
 
+    def nearest(self, edit: float) -> Update:
+        """The update whose time is published for the share of the image that is nearest by its factor."""
+        timed = [each for each in self.updates if each.ms]
+        return min(timed, key=lambda each: max(each.edit / edit, edit / each.edit))
+
 
 def _sd(gmacs: float, ms: float, *updates: tuple[float, float, float], dilate: int = 5) -> Published:
     """Stable Diffusion 1.4. The arithmetic is that of 512x1024 pixels, twice the usual 512x512."""
@@ -81,3 +86,20 @@ SIGE = {
     ),
 }
 """By network of `retouch bench`."""
+
+REFERENCE = "rtx3090"
+"""The device that every published time is of."""
+
+
+def measured(published: Published | None, edit: float, device: str) -> dict[str, float | None]:
+    """What SIGE's authors measured on a device for a network and an edit, as far as they did; times in ms."""
+    update = published.update(edit) if published else None
+    dense_ms = published.dense_ms.get(device) if published else None
+    update_ms = update.ms.get(device) if update else None
+    return {
+        "gmacs_dense": published.gmacs if published else None,
+        "gmacs_active": update.gmacs if update else None,
+        "dense_ms": dense_ms,
+        "update_ms": update_ms,
+        "speedup": dense_ms / update_ms if dense_ms and update_ms else None,
+    }

@@ -10,7 +10,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from retouch.bench.devices import device
 from retouch.bench.measure import Result
+from retouch.bench.published import REFERENCE, SIGE, measured
 
 
 def check_writable(path: Path) -> None:
@@ -95,3 +97,62 @@ def _giga(count: int) -> str:
 def size_text(count: int) -> str:
     """Bytes as MB or GB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+# Markdown
+
+_COLUMNS = (
+    "network", "type", "policy", "edit", "GMAC dense", "active", "dense ms", "record ms", "update ms", "in graphs",
+    "speed-up", "in graphs", "error", "SIGE: edit", "dense ms", "update ms", "speed-up",
+)  # fmt: skip
+
+
+def markdown(results: Sequence[Result], command: str) -> str:
+    """The report of measurements on one machine, beside SIGE's on its reference device."""
+    machine = results[0]["machine"]
+    where = f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}"
+    parts = [
+        f"# Measured: {where}",
+        f"`{command}`, commit {machine['commit']}.",
+        "Times are medians. *Dense* is the best of eager NCHW, eager channels-last and `torch.compile`; *in graphs*: "
+        "as editing sessions update, replayed from a CUDA graph; *error*: relative L2 in the active rows, random "
+        f"weights. SIGE's figures are of the {device(REFERENCE).title} (arXiv 2211.02048) for the edit nearest in "
+        "size, for Stable Diffusion of twice the pixels.",
+        markdown_table(_COLUMNS, map(_cells, results)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(result: Result) -> list[str]:
+    published = None if result["tiny"] else SIGE.get(result["model"])
+    update = published.nearest(result["edit"]) if published else None
+    sige = measured(published, update.edit if update else 0.0, REFERENCE)
+    return [
+        *(result[name] for name in ("model", "dtype", "policy", "edit_label")),
+        _giga(result["macs_dense"]),
+        _giga(result["macs_active"]),
+        f"{figure(result['dense_ms'])} ({result['dense_kind']})",
+        *(figure(result[name]) for name in ("record_ms", "update_ms", "update_replayed_ms")),
+        *(times(result[name]) for name in ("speedup", "speedup_replayed")),
+        f"{result['rel_err']:.2g}",
+        f"{update.edit:g}" if update else "-",
+        *(figure(sige[name]) for name in ("dense_ms", "update_ms")),
+        times(sige["speedup"]),
+    ]
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+
+
+def figure(value: float | None, unit: str = "") -> str:
+    """Three figures; a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"
+
+
+def times(value: float | None) -> str:
+    """A factor; a dash where there is none."""
+    return "-" if value is None else f"{value:.1f}x"

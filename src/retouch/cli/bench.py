@@ -71,7 +71,11 @@ def bench(
         ),
     ] = None,
     dtype: Annotated[
-        Products | None, typer.Option("--dtype", help="Type of weights and activations (float32); tf32 with --predict.")
+        list[str] | None,
+        typer.Option(
+            "--dtype",
+            help="Type of weights and activations: float32, bfloat16, float16; tf32 with --predict; repeatable.",
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help=f"{DEVICE_HELP} (cpu).")] = None,
     threads: Threads = None,
@@ -105,8 +109,7 @@ def bench(
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="With --quality: number of edits.")] = 100,
     report: Annotated[
-        Path | None,
-        typer.Option("--report", help="Markdown file to write: with --quality (a plot beside it) or --predict."),
+        Path | None, typer.Option("--report", help="Markdown file to write (with --quality a plot beside it).")
     ] = None,
     predict: Annotated[
         list[str] | None,
@@ -147,7 +150,10 @@ def bench(
             )
             _refuse({"--no-compile": no_compile or None}, "does not go with --predict")
             chosen = edits_of(edit or [], mask or []) if edit or mask else None
-            forecasts = _forecast_options(predict, model, chosen, policy, dtype, dilate, tiny)
+            types = _types(dtype)
+            if len(types) > 1:
+                raise ValueError("--predict takes one --dtype")
+            forecasts = _forecast_options(predict, model, chosen, policy, types[0], dilate, tiny)
             _check_files(json, report)
         given = {"--predict": predict, "--model": model, "--edit": edit, "--mask": mask, "--policy": policy}
         command = command_line({**given, "--dtype": dtype, "--dilate": dilate, "--tiny": tiny, "--report": report})
@@ -158,12 +164,12 @@ def bench(
         edits = edits_of(edit or ([] if mask else [EDIT]), mask or [])
         if session:
             _refuse({"--dtype": dtype, "--device": device, "--dilate": dilate}, "does not go with --session")
+            _refuse({"--report": report}, "does not go with --session")
             _refuse({"--no-compile": no_compile or None}, "does not go with --session")
             sessions = _session_options(model, edits, policy, steps, storage, memory, backend, repeat, tiny)
         else:
             _refuse({"--steps": steps, "--storage": storage, "--memory": memory}, "needs --session")
-            if dtype == "tf32":
-                raise ValueError("--dtype tf32 needs --predict; measure another one")
+            stored = _measurable(_types(dtype))
             from retouch.bench import Options
             from retouch.devices import selected
 
@@ -172,7 +178,7 @@ def bench(
                 models=known_networks(model or [NETWORK]),
                 edits=edits,
                 policies=known_policies(policy or ["balanced"]),
-                dtype=torch_dtype(dtype or "float32", backend, place),
+                dtypes=[torch_dtype(name, backend, place) for name in stored],
                 device=place,
                 backend=backend,
                 dilate=dilate,
@@ -181,13 +187,40 @@ def bench(
                 tiny=tiny,
             )
             check_masks(options)
-        _check_files(json)
+        _check_files(json, report)
     set_threads(threads)
+    named: dict[str, Any] = {
+        "--device": device,
+        "--model": model,
+        "--edit": edit,
+        "--mask": mask,
+        "--policy": policy,
+        "--dtype": dtype,
+    }
+    command = command_line(
+        {**named, "--backend": backend, "--no-compile": no_compile, "--tiny": tiny, "--report": report}
+    )
     with failures():
         if session:
             _bench_sessions(sessions, json)
         else:
-            _bench_networks(options, json)
+            _bench_networks(options, command, json, report)
+
+
+def _types(names: list[str] | None) -> list[Products]:
+    """Types by name; ValueError for an unknown one."""
+    known: dict[str, Products] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "tf32": "tf32"}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"unknown --dtype {name!r}; there are {', '.join(known)}")
+    return [known[name] for name in names or ["float32"]]
+
+
+def _measurable(types: list[Products]) -> list[Dtype]:
+    """The types, which weights can have; ValueError for others."""
+    if "tf32" in types:
+        raise ValueError("--dtype tf32 needs --predict; measure another one")
+    return [name for name in types if name != "tf32"]
 
 
 def _refuse(given: dict[str, Any], why: str) -> None:
@@ -241,7 +274,7 @@ def _forecast_options(
     model: list[str] | None,
     edits: Callable[[tuple[int, int]], list[Any]] | None,
     policy: list[str] | None,
-    dtype: Products | None,
+    dtype: Products,
     dilate: int | None,
     tiny: bool,
 ) -> ForecastOptions:
@@ -253,7 +286,7 @@ def _forecast_options(
         edits=edits,
         edit=EDIT,
         policies=known_policies(policy or ["paper"]),
-        dtype=dtype or "float32",
+        dtype=dtype,
         dilate=dilate,
         tiny=tiny,
     )
@@ -281,11 +314,13 @@ def _bench_sessions(options: SessionOptions, json: Path | None) -> None:
     Console().print(session_table(results))
 
 
-def _bench_networks(options: Options, json: Path | None) -> None:
-    from retouch.bench import measure, restless, table
+def _bench_networks(options: Options, command: str, json: Path | None, report: Path | None) -> None:
+    from retouch.bench import markdown, measure, restless, table
 
     results = collected(lambda tick: measure(options, tick), options.steps, json)
     Console().print(table(results))
+    if report is not None:
+        report.write_text(markdown(results, command))
     notes = Console(stderr=True)
     for name in restless(results):
         notes.print(_RESTLESS.format(name), style="yellow")

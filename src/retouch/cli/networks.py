@@ -54,7 +54,7 @@ def explain(
             models=known_networks([model]),
             edits=edits_of([] if mask else [edit], [mask] if mask else []),
             policies=known_policies([policy]),
-            dtype=torch_dtype(dtype, backend),
+            dtypes=[torch_dtype(dtype, backend)],
             backend=backend,
             dilate=dilate,
             tiny=tiny,
