@@ -18,6 +18,14 @@ _ABSENT = re.compile(r"\bno ([\w-]+ )?(driver|gpu|device)", re.IGNORECASE)
 """In what PyTorch says where it could use an accelerator and the machine has none."""
 
 
+_OTHERS = "name one that this machine has, such as cpu"
+_REMEDIES = {
+    "driver": "update its driver, or use the CPU",
+    "not compiled with": f"install a PyTorch that is made for it (https://pytorch.org/get-started), or {_OTHERS}",
+}
+"""What to do about a device that cannot be used, by what PyTorch says of it."""
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's parameters are; the host for a module without any."""
     return next((p.device for p in module.parameters()), HOST)
@@ -57,8 +65,7 @@ def usable(device: torch.device | str) -> torch.device:
         place = torch.ones(1, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        outdated = "driver" in reason.lower()
-        remedy = "update its driver, or use the CPU" if outdated else "name one that this machine has, such as cpu"
+        remedy = next((what for sign, what in _REMEDIES.items() if sign in reason.lower()), _OTHERS)
         raise ValueError(f"cannot compute on the device {str(device)!r} ({reason}); {remedy}") from error
     if place.type == "meta":
         raise ValueError("nothing can be computed on the meta device; load the module onto another one")

@@ -9,10 +9,15 @@ from torch import Tensor
 from retouch.expr import Expr
 from retouch.kernels.tensors import Index
 
-Code = tuple[tuple[str, int, int, float], ...]
-"""An expression as a compile-time constant of a kernel: (op, a, b, imm) for every instruction."""
 
-IDENTITY: Code = (("acc", 0, 0, 0.0),)
+class Code(tuple[tuple[str, int, int, float], ...]):
+    """An expression as a compile-time constant of a kernel: (op, a, b, imm) for every instruction.
+
+    A type of its own, as the arguments of calls are searched through plain tuples.
+    """
+
+
+IDENTITY = Code((("acc", 0, 0, 0.0),))
 
 
 RowOperand = tuple[Tensor, Index | None]
@@ -20,7 +25,7 @@ RowOperand = tuple[Tensor, Index | None]
 
 def code_of(expr: Expr) -> Code:
     """The expression as a compile-time constant."""
-    return tuple((i.op, i.a, i.b, float(i.imm)) for i in expr)
+    return Code((i.op, i.a, i.b, float(i.imm)) for i in expr)
 
 
 def count_of(out: Tensor, index: Index | None) -> int:
