@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from triton.runtime.interpreter import InterpretedFunction
 
 import retouch
 from kernels import interpreter
 from kernels.interpreter import CPU, Graphs
 from retouch import Region, kernels
+from retouch.kernels.tensors import PaddedTables
 from retouch.pattern import LEAST, roomy
 from retouch.snapshot import PATTERNS, Snapshot
 from retouch.store import Store
@@ -98,12 +100,74 @@ def test_regions_of_a_size_share_a_graph(graphs, monkeypatch):
 def test_a_region_of_another_size_gets_a_graph_of_its_own(graphs):
     module, x = fill(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))), noise(1, 3, 64, 64)
     net = retouch.compile(module, (x,), policy=SHARED, backend="triton")
+    net.record(x)
     small, large = (Region.from_mask(spot(64, 64, 9, 9, size)) for size in (2, 30))
     bindings = [net.workspace.binding(net._schedule(r, frozenset())) for r in (small, large, small)]
-    assert bindings[0].pattern is bindings[2].pattern is not bindings[1].pattern
+    assert bindings[1].calls is not bindings[2].calls
     for size in range(1, 40, 4):
         net.workspace.binding(net._schedule(Region.from_mask(spot(64, 64, 5, 5, size)), frozenset()))
     assert 3 < len(net.workspace.patterns) <= PATTERNS
+
+
+def small(policy=SHARED):
+    """A network, an image, regions of two edits, and what an update gives on its own."""
+    module = fill(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1)))
+    x, masks = noise(1, 3, SIDE, SIDE), [spot(SIDE, SIDE), spot(SIDE, SIDE, 9, 8)]
+    net = retouch.compile(module, (x,), policy=policy, backend="triton")
+    return net, x, [Region.from_mask(m) for m in masks], [edit(x, m) for m in masks]
+
+
+@pytest.mark.parametrize("runs", [0, 1, 2], ids=["eager", "capture", "replay"])
+def test_a_run_that_fails_leaves_the_pattern_as_it_was(runs, graphs, monkeypatch):
+    net, x, (region, _), (edited, _) = small()
+    snapshot = Snapshot.of(net.record(x)[1], Store())
+    wanted = net.update(net.record(x)[1], region, edited)
+    for _ in range(runs):
+        net.update(snapshot.recording(), region, edited)
+    (segment,) = net.workspace.binding(net._schedule(region, frozenset())).calls.segments
+    real = InterpretedFunction.run
+
+    def interrupted(self, *args, **options):
+        if self.fn.__name__ == "gemm_kernel":
+            raise KeyboardInterrupt
+        return real(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InterpretedFunction, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            net.update(snapshot.recording(), region, edited)
+    assert segment._runs == runs
+    for _ in range(3):
+        assert torch.equal(net.update(snapshot.recording(), region, edited), wanted)
+    assert len(graphs.captured) == (2 if runs == 1 else 1)
+
+
+def test_tables_whose_upload_was_interrupted_are_uploaded_again(graphs, monkeypatch):
+    net, x, regions, images = small()
+    snapshot = Snapshot.of(net.record(x)[1], Store())
+    wanted = net.update(snapshot.recording(), regions[0], images[0])
+    real = PaddedTables.fill
+
+    def fill(self, *args):
+        real(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PaddedTables, "fill", fill)
+        with pytest.raises(KeyboardInterrupt):
+            net.update(snapshot.recording(), regions[1], images[1])
+    assert torch.equal(net.update(snapshot.recording(), regions[0], images[0]), wanted)
+
+
+def test_patterns_of_an_outgrown_arena_end(graphs):
+    net, *_ = small()
+    binding = net.workspace.binding
+    schedules = [net._schedule(Region.from_mask(spot(SIDE, SIDE, 1, 1, size)), frozenset()) for size in (1, 12)]
+    first = binding(schedules[0]).calls
+    assert binding(schedules[0]).calls is first
+    grown = binding(schedules[1]).calls
+    assert net.workspace.patterns == [grown]
+    assert binding(schedules[0]).calls is not first
 
 
 def test_new_weights_end_the_graphs(graphs):

@@ -211,10 +211,11 @@ def test_a_device_comes_first_then_the_host_then_files(tmp_path):
 
 def test_the_budget_of_a_device_is_a_share_of_what_is_free_there(monkeypatch):
     assert Store().device_budget == 0
-    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (600, 1000))
-    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda device: 500)
-    monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda device: 100)
-    assert Store(device=torch.device("cuda")).device_budget == 400
+    for library in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(library, "mem_get_info", lambda device: (600, 1000))
+        monkeypatch.setattr(library, "memory_reserved", lambda device: 500)
+        monkeypatch.setattr(library, "memory_allocated", lambda device: 100)
+    assert Store(device=torch.device("cuda")).device_budget == Store(device=torch.device("xpu")).device_budget == 400
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1000)
     monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 500)
     assert Store(device=torch.device("mps")).device_budget == 200

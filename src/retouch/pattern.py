@@ -8,7 +8,7 @@ for it. So a backend that can repeat calls in one launch (a CUDA graph) is asked
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class Outline:
         self._temps: dict[Temp, int] = {}
         calls = [(call.function, changed(call.args, _content if call.host else self._described)) for call in steps]
         saved = [(value, self._described(rows)) for value, rows in overwritten]
-        self.key: Hashable = _hashable((calls, saved))
+        self.key = calls, saved
 
     def _described(self, leaf: Any) -> Any:
         kind = type(leaf)
@@ -69,31 +69,25 @@ def _content(leaf: Any) -> Any:
     return Table if type(leaf) is Table else leaf
 
 
-def _hashable(tree: Any) -> Any:
-    if isinstance(tree, list | tuple):
-        return tuple([_hashable(part) for part in tree])
-    return tree
-
-
 @dataclass(eq=False)
 class Segment:
     """Kernel calls between two of the host's: launched one by one at first, then repeated where that works."""
 
     calls: Sequence[Call]
     _runs: int = field(default=0, init=False)
-    _again: Callable[[], None] | None = field(default=None, init=False)
+    _replay: Callable[[], None] | None = field(default=None, init=False)
 
     def run(self, recording: Recording) -> None:
         """Run all; the first run finds the memory of all slots, and compiles kernels."""
         if self._runs == 0:
             self.calls = [filled(call, recording.resolve) for call in self.calls]
         elif self._runs == 1:
-            self._again = recording.backend.graph([(call.function, call.args) for call in self.calls])
-        self._runs += 1
-        if self._again is None:
+            self._replay = recording.backend.graph([(call.function, call.args) for call in self.calls])
+        if self._replay is None:
             execute(self.calls, recording)
         else:
-            self._again()
+            self._replay()
+        self._runs += 1  # a run that fails may have left kernels uncompiled
 
 
 class Pattern:
@@ -118,7 +112,7 @@ class Pattern:
         flat = placed([call for group in kernels for call in group], shared, handle, rows)
         ends = list(accumulate(map(len, kernels), initial=0))
         self.segments = [Segment(flat[start:end]) for start, end in pairwise(ends)]
-        self._loaded: Callable[[], Schedule | None] = lambda: None
+        self._loaded: Callable[[], Schedule | None] = _nothing
 
     def saved_places(self, schedule: Schedule) -> tuple[list[SavedPlace], int]:
         """Where the rows that a schedule overwrites and reads are saved, and the bytes of all."""
@@ -129,19 +123,19 @@ class Pattern:
         """True when the schedule can run here, without much waste."""
         if schedule.outline.key != self.key:
             return False
-        tables = schedule.outline.numbers
-        own = sum(len(t) if t.fixed else roomy(len(t)) for t in tables)
-        enough = all(len(t) <= room for t, room in zip(tables, self.room, strict=True))
-        return enough and self.size <= WASTE * own
+        pairs = [(t, room) for t, room in zip(schedule.outline.numbers, self.room, strict=True) if not t.fixed]
+        enough = all(len(t) <= room for t, room in pairs)
+        return enough and sum(room for _, room in pairs) <= WASTE * sum(roomy(len(t)) for t, _ in pairs)
 
     @property
     def size(self) -> int:
-        """Entries of all tables."""
+        """Room of all tables, in rows."""
         return sum(self.room)
 
     def run(self, schedule: Schedule, recording: Recording) -> None:
         """Execute a schedule that fits."""
         if self._loaded() is not schedule:
+            self._loaded = _nothing
             self.tables.fill([t.array for t in schedule.outline.numbers], [t.fill for t in schedule.outline.numbers])
             self._loaded = weakref.ref(schedule)
         segments, host = iter(self.segments), iter(schedule.host_calls)
@@ -150,3 +144,7 @@ class Pattern:
                 execute([next(host) for _ in group], recording)
             else:
                 next(segments).run(recording)
+
+
+def _nothing() -> None:
+    """No schedule: what a pattern has loaded at first, and while it loads."""

@@ -138,13 +138,13 @@ class Shared:
         self.slots: dict[Slot, Slot] = {}
         self._programs: dict[int, tuple[Expr, Any]] = {}
         self._zeros: dict[tuple[int, int], Any] = {}
-        self._arena_bytes = -1
+        self.arena_bytes = -1
         self._arena: Callable[..., Any] | None = None
 
     def arena(self, nbytes: int) -> Callable[..., Any]:
         """Scratch memory of at least `nbytes`; see `Backend.arena`."""
-        if self._arena is None or nbytes > self._arena_bytes:
-            self._arena_bytes, self._arena = nbytes, self.backend.arena(nbytes)
+        if self._arena is None or nbytes > self.arena_bytes:
+            self.arena_bytes, self._arena = nbytes, self.backend.arena(nbytes)
         return self._arena
 
     def handle(self, table: Table | Factors) -> Any:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 import retouch.store as blocks
 from retouch.archive import PICTURE, Archive, ArchiveError, Progress, silent
-from retouch.devices import HOST, moved
+from retouch.devices import HOST, lacks_memory, moved
 from retouch.images import Pixels, save_png
 from retouch.ops.attention import Attention
 from retouch.program import Incremental
@@ -124,7 +125,7 @@ class Calls:
         self.added: list[tuple[str, Layer]] = []
         self.bytes_read = 0
         self._recorded: Incremental | None = None
-        self._coming: tuple[str, Restored] | None = None
+        self._coming: Restored | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
         """Run a network whole and keep the recording under `name`; its result."""
@@ -140,10 +141,9 @@ class Calls:
         """Run a network for a region, from the snapshot `name`; its result."""
         recording = self._opened(name)
         recording.file = self._file(name)
+        recording.meanwhile = partial(self._fetch_following, name)
         args, kwargs = moved((args, kwargs), net.backend.device)
-        result = net.update(recording, region, *args, **kwargs)
-        self._fetch_following(name, recording)
-        result = moved(result, HOST)
+        result = moved(net.update(recording, region, *args, **kwargs), HOST)
         self.bytes_read += recording.bytes_read
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
@@ -151,7 +151,8 @@ class Calls:
 
     def _opened(self, name: str) -> Restored:
         coming, self._coming = self._coming, None
-        return coming[1] if coming and coming[0] == name else self.snapshots[name].recording()
+        known = coming is not None and coming.snapshot is self.snapshots[name]
+        return coming if coming is not None and known else self.snapshots[name].recording()
 
     def _fetch_following(self, name: str, recording: Restored) -> None:
         """Begin to bring what the next call of the network reads, if it computes what this one did."""
@@ -159,8 +160,13 @@ class Calls:
         following = next((n for n in names[names.index(name) + 1 :] if self.snapshots[n].net is net), None)
         if following and recording.schedule and net.backend.transfers:
             restored = self.snapshots[following].recording()
-            restored.fetch(recording.schedule)
-            self._coming = following, restored
+            try:
+                restored.fetch(recording.schedule)
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                return  # there may be room when the call begins, which fetches for itself
+            self._coming = restored
 
     def _put(self, name: str, snapshot: Snapshot) -> None:
         self.snapshots[name] = snapshot

@@ -8,7 +8,7 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,11 +31,14 @@ from retouch.tables import Table
 
 if TYPE_CHECKING:
     from retouch.kernels import Backend
-    from retouch.kernels.transfers import Sent
+    from retouch.kernels.transfers import Sent, Transfers
     from retouch.program import Incremental
 
 PICKS = 4096
 """Remembered choices of the layer that a row is read from."""
+
+PORTION = 64 << 20
+"""Bytes of the device's memory that rows on their way to the host may take, about."""
 
 PATTERNS = 8
 """Remembered patterns: regions of as many sizes keep their CUDA graphs."""
@@ -76,25 +79,25 @@ class Layer:
 Pick = tuple[int, Any, Any]
 
 
-@dataclass(eq=False)
-class Binding:
-    """A schedule with the memory of a workspace: where it saves rows that it overwrites, and its calls.
+class Own:
+    """The calls of one schedule, found in the first run."""
 
-    `calls` are found in the first run; with a `pattern` that has them.
-    """
-
-    saves: list[SavedPlace]
-    memory: Scratch
-    pattern: Pattern | None = None
-    calls: Sequence[Call] = ()
+    def __init__(self) -> None:
+        self._calls: list[Call] = []
 
     def run(self, schedule: Schedule, recording: Recording) -> None:
         """Execute the schedule."""
-        if self.pattern is not None:
-            self.pattern.run(schedule, recording)
-            return
-        self.calls = self.calls or [filled(call, recording.resolve) for call in schedule.calls]
-        execute(self.calls, recording)
+        self._calls = self._calls or [filled(call, recording.resolve) for call in schedule.calls]
+        execute(self._calls, recording)
+
+
+@dataclass(eq=False)
+class Binding:
+    """A schedule with the memory of a workspace: where it saves rows that it overwrites, and what runs it."""
+
+    saves: list[SavedPlace]
+    memory: Scratch
+    calls: Pattern | Own
 
 
 class Workspace:
@@ -153,18 +156,27 @@ class Workspace:
         return self._bindings[schedule]
 
     def _bound(self, schedule: Schedule) -> Binding:
-        if self.backend.graphs:
+        if self.backend.graphs and schedule.steps:
             pattern = self._pattern(schedule)
             return Binding(pattern.saved_places(schedule)[0], pattern.memory, pattern)
         saves, size = schedule.saved_places(schedule.overwritten)
-        return Binding(saves, self._scratch(size))
+        return Binding(saves, self._scratch(size), Own())
 
     def _pattern(self, schedule: Schedule) -> Pattern:
-        """The smallest pattern that the schedule fits, made if there is none; the last `PATTERNS` used are kept."""
+        """The smallest pattern that the schedule fits, made if there is none; the last `PATTERNS` asked for stay."""
         fitting = [pattern for pattern in self.patterns if pattern.fits(schedule)]
-        found = min(fitting, key=lambda p: p.size) if fitting else Pattern(schedule, self._scratch)
+        found = min(fitting, key=lambda p: p.size) if fitting else self._made(schedule)
         self.patterns = [*(p for p in self.patterns if p is not found), found][-PATTERNS:]
         return found
+
+    def _made(self, schedule: Schedule) -> Pattern:
+        """A new pattern. When it needs a larger arena, those in the old one end, which would else be kept for them."""
+        before = self.net.shared.arena_bytes
+        made = Pattern(schedule, self._scratch)
+        if self.net.shared.arena_bytes != before:
+            self.patterns.clear()
+            self._bindings.clear()
+        return made
 
     def _scratch(self, nbytes: int) -> Scratch:
         """Memory for saved rows. Schedules run one at a time, so they share it."""
@@ -310,7 +322,8 @@ class Restored(Recording):
     """A recording whose rows are read from a snapshot as an update asks for them. It takes one update.
 
     After it `snapshot` is the new state; the old one is untouched, and undo is going back to it. `file`
-    names where the new layer goes (None: wherever the store has room).
+    names where the new layer goes (None: wherever the store has room); `meanwhile` is called when the kernels of the
+    update are launched.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -325,6 +338,7 @@ class Restored(Recording):
         self.file: Path | None = None
         self.bytes_read = 0
         self.schedule: Schedule | None = None
+        self.meanwhile: Callable[[Restored], None] | None = None
         self._fetched: tuple[Schedule, Sent] | None = None
 
     def fetch(self, schedule: Schedule) -> None:
@@ -356,7 +370,9 @@ class Restored(Recording):
 
     def run(self, schedule: Schedule) -> None:
         """Execute a schedule in the workspace."""
-        self.workspace.binding(schedule).run(schedule, self)
+        self.workspace.binding(schedule).calls.run(schedule, self)
+        if self.meanwhile is not None:
+            self.meanwhile(self)
 
     # The workspace's memory is written in place, so that bound calls keep it.
 
@@ -464,27 +480,44 @@ def _written(
     specs += [Spec.of(name, tensor) for name, tensor in small.items()]
     block = store.block(specs, _notes(rows, dense), file, base, _memories(recording.backend))
     for name, tensor in small.items():
-        block.tensors[name].copy_(tensor, non_blocking=True)
-    _copy_out(recording, {block.tensors[f"rows/{v.name}"]: (v, index) for v, index in indices.items()})
-    if recording.backend.transfers is not None:
-        recording.backend.transfers.settle()
+        block.tensors[name].copy_(tensor)
+    targets = [(block.tensors[f"rows/{v.name}"], v, index) for v, index in indices.items()]
+    transfers = recording.backend.transfers
+    if transfers is None or block.near:
+        _copy_out(recording, targets)
+    else:
+        _receive(recording, targets, transfers)
     device = recording.backend.device
     states = {slot: block.tensors[f"{slot.kind}/{slot.key.name}"].to(device) for slot in states}
     return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
 
 
-def _copy_out(recording: Recording, targets: dict[Tensor, tuple[Value, Any]]) -> None:
-    """Copy rows of kept values, those of an index handle, to tensors on the backend's device or not."""
-    backend, copies, far = recording.backend, [], []
-    for target, (value, index) in targets.items():
-        near = target
-        if target.device != backend.device:
-            near = torch.empty_like(target, device=backend.device)
-            far.append((target, near))
-        copies.append((backend.rows(near), None, recording.resolve(Slot("kept", value, 0, value.channels)), index))
-    backend.kernel("copy_many")(copies)
-    for target, near in far:
-        target.copy_(near, non_blocking=True)
+Target = tuple[Tensor, Value, Any]
+"""Memory for rows of a kept value, and their index handle (None: all)."""
+
+
+def _copy_out(recording: Recording, targets: Iterable[Target]) -> None:
+    """Copy rows to memory that kernels write."""
+    rows, resolve = recording.backend.rows, recording.resolve
+    copies = [(rows(t), None, resolve(Slot("kept", v, 0, v.channels)), index) for t, v, index in targets]
+    recording.backend.kernel("copy_many")(copies)
+
+
+def _receive(recording: Recording, targets: Sequence[Target], transfers: Transfers) -> None:
+    """Copy rows to the host's memory: as they are, or gathered on the device, a portion at a time."""
+    device = recording.backend.device
+    staged: list[tuple[Tensor, Tensor, Value, Any]] = []
+    for number, (target, value, index) in enumerate(targets):
+        if index is None and target.dtype == value.dtype:
+            transfers.receive(target, recording.buffers[value])
+        else:
+            staged.append((target, torch.empty_like(target, device=device), value, index))
+        if number == len(targets) - 1 or sum(near.nbytes for _, near, _, _ in staged) > PORTION:
+            _copy_out(recording, [each[1:] for each in staged])
+            for far, near, *_ in staged:
+                transfers.receive(far, near)
+            staged.clear()
+    transfers.settle()
 
 
 def _memories(backend: Backend) -> list[Memory]:

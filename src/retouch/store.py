@@ -326,5 +326,6 @@ def free_on(device: torch.device) -> int:
         return 0
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    free, _ = torch.accelerator.get_memory_info(device)
-    return free + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+    library = getattr(torch, device.type)  # torch.accelerator has no figures before PyTorch 2.10
+    free, _ = library.mem_get_info(device)
+    return int(free + library.memory_reserved(device) - library.memory_allocated(device))

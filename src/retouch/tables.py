@@ -105,7 +105,6 @@ class Tables:
         self._inverse: dict[int, IntArray] = {}
         self._found: dict[tuple[int, int], Table] = {}
         self._split: dict[tuple[int, int], tuple[Some, Some]] = {}
-        self._chosen: dict[tuple[int, int], Table] = {}
         self._samples: dict[tuple[int, int], Table] = {}
         self._bounds: dict[tuple[int, int], Table] = {}
         self._alive: list[Table] = []
@@ -183,16 +182,6 @@ class Tables:
             self._split[key] = Some.of(rows, hit), Some.of(rows, ~hit)
             self.keep(rows, active)
         return self._split[key]
-
-    def chosen(self, index: Table | None, places: Table) -> Table:
-        """The entries of an index at some places (None: the places themselves)."""
-        if index is None:
-            return places
-        key = (id(index), id(places))
-        if key not in self._chosen:
-            self._chosen[key] = Table(index.array[places.array], index.total, fixed=places.fixed)
-            self.keep(index, places)
-        return self._chosen[key]
 
     def samples(self, rows: Table, size: int) -> Table | None:
         """The sample of every row of a list; None when there is only one."""

@@ -1,4 +1,4 @@
-"""Sessions whose recordings a device has no memory for: each step's rows are brought while the one before computes."""
+"""Sessions whose recordings a device has no memory for: each step's rows are sent before the one before is done."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from pipelines import painted, picture, pipeline
 from retouch import Editor, kernels
 from retouch.kernels.transfers import Transfers
 from retouch.program import Incremental
+from retouch.snapshot import Restored
 from retouch.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -30,7 +31,7 @@ def log(monkeypatch):
     def update(self, *args, **kwargs):
         found.append("update")
         result = real(self, *args, **kwargs)
-        found.append("launched")
+        found.append("done")
         return result
 
     monkeypatch.setattr(kernels.backend("reference"), "transfers", Logged(CPU))
@@ -56,10 +57,10 @@ def test_the_next_step_is_fetched_while_one_computes(name, log, monkeypatch):
         assert np.array_equal(far.edit(drawn).image, expected.image)
     steps = [far.network(f"step-{i:03d}") for i in range(STEPS)]
     assert len(set(map(id, steps))) == 1
-    first = ["update", "send", "launched"]
-    following = ["send", "update", "launched"]
-    encoder, decoder = [first] * 2 if name == "sd" else [[], []]
-    assert log == [*encoder, *first, *following * (STEPS - 1), *decoder]
+    alone, first, last = ["update", "send", "done"], ["update", "send", "send", "done"], ["update", "done"]
+    between = ["update", "send", "done"] * (STEPS - 2)
+    outside = alone if name == "sd" else []
+    assert log == [*outside, *first, *between, *last, *outside]
 
 
 def test_an_edit_with_other_words_brings_its_own(log, monkeypatch):
@@ -70,3 +71,21 @@ def test_an_edit_with_other_words_brings_its_own(log, monkeypatch):
         expected = near.edit(mask=mask, prompt=words)
         assert np.array_equal(far.edit(mask=mask, prompt=words).image, expected.image)
         assert torch.equal(far.version.tensors["latents"], near.version.tensors["latents"])
+
+
+def test_what_there_is_no_memory_to_fetch_ahead_is_fetched_in_time(log, monkeypatch):
+    near, far = session(monkeypatch, "ddpm", device_budget=1 << 40), session(monkeypatch, "ddpm", device_budget=0)
+    real = Restored.fetch
+
+    def fetch(self, schedule):
+        if log[-1] != "update":
+            log.append("full")
+            raise torch.OutOfMemoryError("out of memory")
+        real(self, schedule)
+
+    monkeypatch.setattr(Restored, "fetch", fetch)
+    drawn = painted(near.pixels)
+    expected = near.edit(drawn)
+    log.clear()
+    assert np.array_equal(far.edit(drawn).image, expected.image)
+    assert log == [*["update", "send", "full", "done"] * (STEPS - 1), "update", "send", "done"]

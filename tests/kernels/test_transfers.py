@@ -88,8 +88,18 @@ def test_copies_run_beside_the_kernels_and_are_waited_for(stream):
     assert torch.equal(arrived[0], pinned)
     assert torch.equal(arrived[1], pinned[[1, 5]])
     assert torch.equal(arrived[2], mapped)
+    log.clear()
+    far = torch.zeros(8, 4)
+    transfers.receive(far, pinned)
     transfers.settle()
-    assert log[-1] == ("settled",)
+    assert torch.equal(far, pinned)
+    assert log == [("settled",)]
+
+
+def test_nothing_to_send_is_nothing_to_wait_for(stream):
+    transfers, log = stream
+    assert transfers.arrived(transfers.send([])) == []
+    assert log == []
 
 
 def test_memory_that_is_pinned_takes_a_power_of_two():

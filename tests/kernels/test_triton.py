@@ -13,6 +13,7 @@ from kernels.cases import EPILOGUES, Random, assert_close, epilogue, expected
 from kernels.test_attention import BOUNDS, query
 from kernels.test_gemm import product
 from retouch.expr import UNARY, Instr
+from retouch.fallback import FallbackWarning
 from retouch.kernels import backend as kernels_named
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton.backend import Triton
@@ -287,12 +288,6 @@ def test_bad_arguments():
         native("attention", out, None, a, index, a, a, 3, 1.0, bounds)
 
 
-def test_without_graphs_kernels_are_launched_one_by_one(monkeypatch):
-    monkeypatch.setattr(backend, "device", torch.device("cuda"))
-    with pytest.warns(UserWarning, match="launched one by one"):
-        assert backend.graph([]) is None
-
-
 @pytest.fixture
 def cuda(monkeypatch):
     """PyTorch as it is on a machine with two GPUs, of which the second computes; what is done to them, in order."""
@@ -307,7 +302,10 @@ def cuda(monkeypatch):
     graph = SimpleNamespace(replay=lambda: log.append("replay"))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, capture_error_mode: within("graph", pool))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"side of {device.index}")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"main of {device.index}")
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: log.append(stream))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream, **_: within("graph", pool, stream))
     monkeypatch.setattr(torch.cuda, "device", lambda device: within("device", device.index))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch.accelerator, "device_index", lambda index: within("index", index))
@@ -319,11 +317,41 @@ def cuda(monkeypatch):
 def test_launches_are_captured_and_replayed(cuda):
     found, log = cuda
     again = found.graph([(log.append, ("a",)), (log.append, ("b",))])
-    device, pool = ("device", 1), ("graph", "pool")
-    assert log == [("enter", *device), ("enter", *pool), "a", "b", ("leave", *pool), ("leave", *device)]
+    device, side = ("device", 1), ("graph", "pool", "side of 1")
+    captured = [("enter", *device), ("enter", *side), "a", "b", ("leave", *side), ("leave", *device)]
+    assert log == [*captured, "main of 1"]
     log.clear()
     again()
     assert log == ["replay"]
+
+
+def raising(error):
+    def launch():
+        raise error
+
+    return launch, ()
+
+
+def test_without_graphs_kernels_are_launched_one_by_one(cuda):
+    """The stream is the caller's again, and nobody tries another time."""
+    found, log = cuda
+    assert found.graphs
+    with pytest.warns(FallbackWarning, match="launched one by one, as CUDA graphs fail here: not permitted"):
+        assert found.graph([raising(RuntimeError("not permitted"))]) is None
+    assert log[-1] == "main of 1"
+    assert not found.graphs
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("out of memory"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
+)
+def test_a_capture_that_is_cut_short_is_tried_again(cuda, error):
+    found, log = cuda
+    with pytest.raises(type(error)):
+        found.graph([raising(error)])
+    assert log[-1] == "main of 1"
+    assert found.graphs
+    assert found.graph([(log.append, ("a",))]) is not None
 
 
 def test_kernels_run_on_their_device_whichever_is_the_current_one(cuda):

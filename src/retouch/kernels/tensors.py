@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retouch.geometry import IntArray
 from retouch.kernels import checksum
-from retouch.kernels.transfers import Transfers
+from retouch.kernels.transfers import Transfers, uploadable
 
 LINE = 16
 """Entries that a padded table begins at a multiple of: 64 bytes."""
@@ -71,18 +71,22 @@ class PaddedTables:
         for array, table, rest in zip(self._arrays, tables, fills, strict=True):
             array[: len(table)] = table
             array[len(table) :] = rest
-        self._memory.copy_(torch.from_numpy(self._host))
+        self._memory.copy_(uploadable(self._host, self._memory.device), non_blocking=True)
 
 
 class TensorBackend:
     """Rows and columns are tensors, index tables `Index`; checksums are computed on the device."""
 
-    graphs = False
     transfers: Transfers | None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.transfers = None if device.type == "cpu" else Transfers(device)
+
+    @property
+    def graphs(self) -> bool:
+        """False: calls are made one by one."""
+        return False
 
     def rows(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -112,7 +116,7 @@ class TensorBackend:
         return lambda: checksum.sample(tensors, stride, self.device)
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
-        """None: calls are made one by one."""
+        """None."""
         return None
 
     def set_threads(self, threads: int) -> None:

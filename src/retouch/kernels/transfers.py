@@ -1,4 +1,4 @@
-"""Rows on their way from the host's memory to a device's."""
+"""Rows on their way between the host's memory and a device's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +17,12 @@ from retouch.geometry import IntArray
 ALIGNMENT = 64
 STREAMS = ("cuda", "xpu")
 """Types of devices that copy from pinned memory while they compute."""
+
+
+def uploadable(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A copy of an array that goes to the device without waiting for it; the array itself where nothing runs beside."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory() if device.type in STREAMS else tensor
 
 
 @dataclass(eq=False)
@@ -54,7 +61,7 @@ class Transfers:
 
         Whole ones in pinned memory go as they are, everything else in one piece.
         """
-        if not self.streams:
+        if not parts or not self.streams:
             return Sent(self._copied(parts))
         if self._stream is None:
             self._stream = torch.Stream(self.device)
@@ -65,9 +72,9 @@ class Transfers:
     def _copied(self, parts: Sequence[tuple[Tensor, IntArray | None]]) -> list[Tensor]:
         direct = [index is None and matrix.is_pinned() == self.streams for matrix, index in parts]
         packed = [part for part, whole in zip(parts, direct, strict=True) if not whole]
-        gathered = iter(self._gathered(packed))
+        gathered = iter(self._gathered(packed) if packed else ())
         return [
-            matrix.to(self.device, non_blocking=True) if whole else next(gathered)
+            matrix.to(self.device, non_blocking=self.streams) if whole else next(gathered)
             for (matrix, _), whole in zip(parts, direct, strict=True)
         ]
 
@@ -88,7 +95,7 @@ class Transfers:
                 view.copy_(matrix)
             else:
                 torch.index_select(matrix, 0, torch.from_numpy(index), out=view)
-        return views(near.to(self.device, non_blocking=True))
+        return views(near.to(self.device, non_blocking=self.streams))
 
     def arrived(self, sent: Sent) -> list[Tensor]:
         """The tensors, for kernels that are launched from now on."""
@@ -99,7 +106,11 @@ class Transfers:
                 tensor.record_stream(stream)
         return sent.tensors
 
+    def receive(self, target: Tensor, source: Tensor) -> None:
+        """Copy a tensor of the device to the host; it is there after `settle`."""
+        target.copy_(source, non_blocking=self.streams)
+
     def settle(self) -> None:
-        """Wait for copies to the host that do not wait themselves."""
+        """Wait for what is received."""
         if self.streams:
             torch.accelerator.current_stream(self.device).synchronize()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from subprocess import SubprocessError
+from threading import Lock
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from retouch.devices import lacks_memory
 from retouch.expr import Expr
 from retouch.fallback import FallbackWarning
 from retouch.kernels.table import BackendError
@@ -36,6 +38,10 @@ _KERNELS: dict[str, Callable[..., Any]] = {
 }
 
 
+_CAPTURE = Lock()
+"""A process captures one graph at a time."""
+
+
 class Triton(TensorBackend):
     """Kernels compiled for the GPU of `device` when they are first launched.
 
@@ -48,7 +54,9 @@ class Triton(TensorBackend):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
+        self._refused = False
         self._pool: Any = None
+        self._stream: Any = None
         self._here: dict[str, Callable[..., Any]] = {}
         if triton.knobs.runtime.interpret:
             return
@@ -64,26 +72,38 @@ class Triton(TensorBackend):
             raise BackendError(f"Triton {triton.__version__} {what} ({error}); {remedy}") from error
 
     @property
-    def graphs(self) -> bool:  # type: ignore[override]
-        """True on CUDA and ROCm."""
-        return self.device.type == "cuda"
+    def graphs(self) -> bool:
+        """True on CUDA and ROCm, until a graph could not be captured."""
+        return self.device.type == "cuda" and not self._refused
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured.
 
-        Graphs run one at a time and nothing of theirs outlives a run, so they share the memory of what kernels
-        allocate.
+        Graphs share the memory of what kernels allocate, as nothing of theirs outlives a run. So those of a device
+        must be replayed on one stream: its default one, unless the caller chooses another one for all threads.
         """
+        previous = torch.cuda.current_stream(self.device)
         try:
-            graph = torch.cuda.CUDAGraph()
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            with torch.cuda.device(self.device), torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
-                for function, arguments in launches:
-                    function(*arguments)
-        except RuntimeError as error:
-            text = f"kernels are launched one by one, as CUDA graphs fail here: {error}"
+            return self._captured(launches)
+        except BaseException as error:
+            self._pool = None
+            if not isinstance(error, RuntimeError) or lacks_memory(error):
+                raise
+            self._refused = True
+            text = f"kernels are launched one by one, as CUDA graphs fail here: {error.__context__ or error}"
             warnings.warn(text, FallbackWarning, stacklevel=2)
             return None
+        finally:
+            torch.cuda.set_stream(previous)  # a capture that fails leaves its own stream current
+
+    def _captured(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        self._stream = self._stream or torch.cuda.Stream(self.device)
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with _CAPTURE, torch.cuda.device(self.device), capture:
+            for function, arguments in launches:
+                function(*arguments)
         replay: Callable[[], None] = graph.replay
         return replay
 

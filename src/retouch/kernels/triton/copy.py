@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from retouch.kernels.tensors import Index
+from retouch.kernels.transfers import uploadable
 from retouch.kernels.triton import tiles
 from retouch.kernels.triton.expression import block, look_up, store
 from retouch.kernels.triton.handles import count_of
@@ -120,7 +121,7 @@ def _copy_group(copies: Sequence[tuple[Any, ...]]) -> None:
     number = np.repeat(np.arange(len(copies)), counts)
     first = (np.arange(len(number)) - np.repeat(np.cumsum(counts) - counts, counts)) * MANY_ROWS
     table = np.concatenate([fields.reshape(-1), np.stack([number, first], 1).reshape(-1)])
-    sent = torch.from_numpy(table).to(dst.device)
+    sent = uploadable(table, dst.device).to(dst.device, non_blocking=True)
     copy_many_kernel[(len(number),)](
         sent, sent[fields.size :], dst, src, FIELDS=fields.shape[1], BM=MANY_ROWS, BC=MANY_COLUMNS
     )
