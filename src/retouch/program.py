@@ -315,8 +315,7 @@ def compile(
     """Turn a module in evaluation mode into an incremental one.
 
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
-    are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton
-    also float16.
+    are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton also float16.
     backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
     it has to take the slower reference ones, as the others cannot be used there. Which they are is told by
     `backend.name`, `repr()` and `explain()` of what is returned.

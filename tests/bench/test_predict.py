@@ -13,9 +13,11 @@ from retouch.bench.devices import DEVICES, device
 from retouch.bench.forecast import ForecastOptions, assumptions, forecast, forecast_markdown
 from retouch.bench.predict import Model, fitted_efficiency, predict
 from retouch.bench.published import SIGE
-from retouch.bench.workload import Work, dense_work, lowered, planned, update_work
+from retouch.bench.workload import Work, dense_work, lowered, planned, read_bytes, update_work
 from retouch.explain import explain
 from retouch.region import Policy, Region
+from retouch.snapshot import Snapshot
+from retouch.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -139,6 +141,21 @@ def test_launches_are_the_calls_of_the_schedule():
     assert len(found) == len(schedule.calls) + 1
     assert found[0].kernel == "copy_many"
     assert found[0].nbytes > 0
+
+
+def test_an_update_reads_what_its_snapshot_copies_in():
+    network, fast = models.get("sd15-unet"), Policy.named("fast")
+    inputs = network.inputs(True)
+    net = retouch.compile(network.build(True), inputs.args, dict(inputs.kwargs), policy=fast)
+    _, recording = net.record(*inputs.args, **inputs.kwargs)
+    restored = Snapshot.of(recording, Store()).recording()
+    edit = region("sd15-unet", 0.02)
+    net.update(restored, edit, *inputs.args, **inputs.kwargs)
+    found = read_bytes(planned(program("sd15-unet"), fast), fast, edit)
+    assert found == restored.bytes_read > 0
+    assert read_bytes(planned(program("sd15-unet"), fast), fast, region("sd15-unet", 1.0)) == 0
+    assert Model(device("h100")).transfer(found) == pytest.approx(Model(device("a100")).transfer(found) / 2)
+    assert Model(device("m1pro")).transfer(found) == 0
 
 
 def test_an_edit_of_everything_is_a_dense_run():

@@ -17,6 +17,7 @@ class Device:
     processors: streaming multiprocessors, or GPU cores.
     launch_us, graph_us: microseconds from one kernel to the next, launched one by one and replayed from a
         CUDA graph (None: there are none).
+    host: GB/s from the host's memory, one way (None: it is the device's).
     """
 
     name: str
@@ -26,6 +27,7 @@ class Device:
     processors: int
     launch_us: float
     graph_us: float | None
+    host: float | None
     source: str
 
     def rate(self, dtype: str) -> float:
@@ -35,19 +37,33 @@ class Device:
         return self.tflops[dtype] * 1e12
 
 
+PCIE_4, PCIE_5 = 31.5, 63.0
+"""GB/s of sixteen lanes, one way (PCI-SIG, PCI Express base specifications 4.0 and 5.0)."""
+
+
 def _nvidia(
-    name: str, title: str, float32: float, tf32: float, half: float, bandwidth: float, processors: int, source: str
+    name: str,
+    title: str,
+    float32: float,
+    tf32: float,
+    half: float,
+    bandwidth: float,
+    processors: int,
+    host: float,
+    source: str,
 ) -> Device:
     peaks = {"float32": float32, "tf32": tf32, "bfloat16": half, "float16": half}
-    return Device(name, title, peaks, bandwidth, processors, launch_us=5.0, graph_us=1.5, source=source)
+    return Device(name, title, peaks, bandwidth, processors, launch_us=5.0, graph_us=1.5, host=host, source=source)
 
 
 DEVICES = {
     device.name: device
     for device in (
-        _nvidia("rtx3090", "NVIDIA GeForce RTX 3090", 35.6, 35.6, 71, 936, 82, "NVIDIA, GA102 whitepaper, 2021"),
-        _nvidia("a100", "NVIDIA A100 80GB SXM", 19.5, 156, 312, 2039, 108, "NVIDIA, A100 datasheet, 2021"),
-        _nvidia("h100", "NVIDIA H100 SXM", 67, 495, 989, 3350, 132, "NVIDIA, H100 datasheet, 2023"),
+        _nvidia(
+            "rtx3090", "NVIDIA GeForce RTX 3090", 35.6, 35.6, 71, 936, 82, PCIE_4, "NVIDIA, GA102 whitepaper, 2021"
+        ),
+        _nvidia("a100", "NVIDIA A100 80GB SXM", 19.5, 156, 312, 2039, 108, PCIE_4, "NVIDIA, A100 datasheet, 2021"),
+        _nvidia("h100", "NVIDIA H100 SXM", 67, 495, 989, 3350, 132, PCIE_5, "NVIDIA, H100 datasheet, 2023"),
         Device(
             "m1pro",
             "Apple M1 Pro, 16 GPU cores",
@@ -56,6 +72,7 @@ DEVICES = {
             16,
             launch_us=10.0,
             graph_us=None,
+            host=None,
             source="Apple, M1 Pro announcement, 2021",
         ),
     )

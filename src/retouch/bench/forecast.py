@@ -23,7 +23,7 @@ from retouch.bench.predict import (
 )
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
 from retouch.bench.report import compact_table, figure, markdown_table, times
-from retouch.bench.workload import Work, dense_work, lowered, planned, update_work
+from retouch.bench.workload import Work, dense_work, lowered, planned, read_bytes, update_work
 from retouch.ir import Program
 from retouch.models import Network
 from retouch.region import Policy, Region
@@ -100,13 +100,14 @@ def forecast(options: ForecastOptions, tick: Tick = lambda text: None) -> Iterat
 
 @dataclass(frozen=True)
 class Runs:
-    """The work of a dense run and of one update."""
+    """The work of a dense run and of one update, and the bytes of a recording that the update reads."""
 
     network: Network
     policy: str
     edit: Edit
     dense: Sequence[Work]
     update: Sequence[Work]
+    read: int
 
 
 def _forecast_network(options: ForecastOptions, network: Network, tick: Tick) -> Iterator[Result]:
@@ -125,7 +126,9 @@ def _runs(options: ForecastOptions, network: Network, program: Program, name: st
     plan = planned(program, policy)
     dense = dense_work(plan, policy)
     for edit in options.edits_of(network):
-        yield Runs(network, name, edit, dense, update_work(plan, policy, Region.from_mask(edit.mask)))
+        region = Region.from_mask(edit.mask)
+        update, read = update_work(plan, policy, region), read_bytes(plan, policy, region)
+        yield Runs(network, name, edit, dense, update, read)
 
 
 def _efficiencies(options: ForecastOptions, network: Network, program: Program) -> dict[str, float]:
@@ -164,6 +167,8 @@ def _result(options: ForecastOptions, runs: Runs, model: Model) -> Result:
         "update_ms": update.ms,
         "speedup": dense.ms / update.ms,
         **_with_graphs(runs, model),
+        "read_bytes": runs.read,
+        "transfer_ms": model.transfer(runs.read) * 1e3 if model.device.host else None,
         "bounds": update.shares,
         "sige": measured(options.published(network), runs.edit.fraction, model.device.name),
     }
@@ -243,6 +248,9 @@ def assumptions(results: Sequence[Result]) -> list[str]:
         "optimistic for tensor cores, which are harder to keep busy.",
         "The dense run is this package's own program with all rows active; updates include the copies that make them "
         "undoable. Making regions and index tables on the CPU is left out.",
+        f"*Read* is what an update reads of the recording; *from host*: its way from pinned memory at "
+        f"{BANDWIDTH_EFFICIENCY:g} of the peak of sixteen lanes of PCI Express, where the device's memory does not "
+        "suffice. Sessions send it while the step before computes, so it counts only as far as it takes longer.",
         "Edits are squares of the given share; SIGE's have other shapes, and often more active rows. Under `paper` "
         "dilation and the grids that are computed whole are those of SIGE's authors for the network.",
         "Stable Diffusion is predicted at 512x1024 pixels, whose arithmetic SIGE's published figures have.",
@@ -255,17 +263,19 @@ def _facts(on: Device, results: Sequence[Result]) -> str:
     fitted = {each["model"]: each["efficiency"] for each in results}
     shares = ", ".join(f"{name} {share:.2f}" for name, share in fitted.items())
     launches = f"{on.launch_us:g} us a launch"
+    link = f" ({on.host:g} from the host)" if on.host else ""
     if on.graph_us is not None:
         launches += f", {on.graph_us:g} us in a CUDA graph"
     return (
-        f"{on.title}: {on.tflops[dtype]:g} TFLOP/s {dtype}, {on.bandwidth:g} GB/s, {on.processors} processors "
+        f"{on.title}: {on.tflops[dtype]:g} TFLOP/s {dtype}, {on.bandwidth:g} GB/s{link}, {on.processors} processors "
         f"({on.source}); assumed: {launches}. Efficiency: {shares}."
     )
 
 
 _COLUMNS = (
     "network", "policy", "edit", "GMAC dense", "active", "dense ms", "update ms", "in graphs", "speed-up", "in graphs",
-    "arithmetic / bytes / launches", "SIGE: GMAC dense", "active", "dense ms", "update ms", "speed-up",
+    "arithmetic / bytes / launches", "read MB", "from host ms", "SIGE: GMAC dense", "active", "dense ms",
+    "update ms", "speed-up",
 )  # fmt: skip
 
 
@@ -291,6 +301,8 @@ def _cells(result: Result) -> list[str]:
         times(result["speedup"]),
         times(result["speedup_graph"]),
         " / ".join(f"{share:.0%}" for share in result["bounds"].values()),
+        figure(result["read_bytes"] / 1e6),
+        figure(result["transfer_ms"]),
         *map(figure, (sige["gmacs_dense"], sige["gmacs_active"], sige["dense_ms"], sige["update_ms"])),
         times(sige["speedup"]),
     ]

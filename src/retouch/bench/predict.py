@@ -65,6 +65,10 @@ class Model:
         """Bytes per second."""
         return self.device.bandwidth * 1e9 * BANDWIDTH_EFFICIENCY
 
+    def transfer(self, nbytes: int) -> float:
+        """Seconds that bytes take from the host's memory; none where that is the device's."""
+        return nbytes / (self.device.host * 1e9 * BANDWIDTH_EFFICIENCY) if self.device.host else 0.0
+
     def cost(self, work: Work) -> Cost:
         """The cost of one kernel."""
         arithmetic = min(self._tilings(work)) if work.macs else 0.0

@@ -143,12 +143,24 @@ def dense_work(planned: Plan, policy: Policy) -> list[Work]:
 
 def update_work(planned: Plan, policy: Policy, region: Region) -> list[Work]:
     """The work of an update for a region, with the copies that make it undoable."""
+    schedule = _update(planned, policy, region)
+    return [_saves(schedule), *_work(schedule)] if schedule else dense_work(planned, policy)
+
+
+def read_bytes(planned: Plan, policy: Policy, region: Region) -> int:
+    """Bytes of a recording that an update reads: rows near the edit, keys and values."""
+    schedule = _update(planned, policy, region)
+    needs = schedule.needs if schedule else {}
+    return sum(len(rows) * value.channels * value.dtype.itemsize for value, rows in needs.items())
+
+
+def _update(planned: Plan, policy: Policy, region: Region) -> Schedule | None:
+    """The schedule of an update; None when everything is computed."""
     program = planned.program
     active = activity.exact(program, region, set()) if policy.exact else activity.shared(program, region, policy)
     if _share(program, active) >= policy.crossover:
-        return dense_work(planned, policy)
-    schedule = _schedule(planned, active, policy, set())
-    return [_saves(schedule), *_work(schedule)]
+        return None
+    return _schedule(planned, active, policy, set())
 
 
 def _share(program: Program, active: dict[Value, Table]) -> float:
