@@ -17,7 +17,7 @@ from retouch.kernels.triton import tiles
 from retouch.kernels.triton.expression import block, look_up, store
 from retouch.kernels.triton.handles import count_of
 
-MANY_ROWS, MANY_COLUMNS = 8, 128
+MANY_ROWS, MANY_COLUMNS = 16, 64
 """Rows and columns that a program of `copy_many` copies at a time."""
 
 
