@@ -30,6 +30,20 @@ def everything(program: Program) -> dict[Value, Table]:
     return {v: tables.all(v.rows) for v in program.values() if v.grid}
 
 
+def of_update(
+    program: Program, region: Region, policy: Policy, changed: frozenset[Value] = frozenset()
+) -> dict[Value, Table]:
+    """The rows that an update computes; `changed` as for `exact`."""
+    return exact(program, region, set(changed)) if policy.exact else shared(program, region, policy)
+
+
+def share(program: Program, active: dict[Value, Table]) -> float:
+    """Active share of the multiply-accumulates."""
+    dense = sum(op.macs_per_row() * op.out.rows for op in program.ops)
+    part = sum(op.macs_per_row() * len(active[op.out]) for op in program.ops if op.out.grid)
+    return part / dense if dense else 1.0
+
+
 def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:
     """One region per grid and batch, for all values of that grid."""
     whole = whole_grids(program, policy)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from retouch.expr import Expr, Instr
+from retouch.ir import Value
 from retouch.tables import Table
 
 COPY: Expr = (Instr("rows", 0),)
@@ -32,6 +33,11 @@ class Slot:
 
     def __hash__(self) -> int:
         return self.hash
+
+    @staticmethod
+    def kept(value: Value) -> Slot:
+        """The rows of a value."""
+        return Slot("kept", value, 0, value.channels)
 
     def columns(self, start: int, channels: int) -> Slot:
         if self.kind == "matrix":

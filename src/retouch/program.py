@@ -19,7 +19,7 @@ from retouch import activity
 from retouch import kernels as kernel_table
 from retouch.capture import capture
 from retouch.explain import Explanation, explain
-from retouch.ir import Value
+from retouch.ir import Program, Value
 from retouch.kernels import Backend
 from retouch.layout import image
 from retouch.lowering import lower
@@ -57,9 +57,7 @@ class Incremental:
         self.out_spec = captured.out_spec
         self.weights = Weights(module, captured, program, kernels)
         self.program = self.weights.without_folded(program)
-        self.plan: Plan = plan(
-            self.program, activity.whole_grids(self.program, policy), policy.stats != "recorded", policy.exact
-        )
+        self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)
         self._lock = RLock()
@@ -238,9 +236,7 @@ class Incremental:
 
     def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
         """Active rows of every value for a region."""
-        if self.policy.exact:
-            return activity.exact(self.program, region, set(changed))
-        return activity.shared(self.program, region, self.policy)
+        return activity.of_update(self.program, region, self.policy, changed)
 
     def _schedule(self, region: Region, changed: frozenset[Value]) -> Schedule | None:
         """The schedule of an update; None when so much is active that everything is computed."""
@@ -249,7 +245,7 @@ class Incremental:
             self._schedules.move_to_end(key)
             return self._schedules[key]
         active = self.active(region, changed)
-        if self._share(active) >= self.policy.crossover:
+        if activity.share(self.program, active) >= self.policy.crossover:
             return None
         dirty = dirty_values(self.program, set(changed), active)
         schedule = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
@@ -257,12 +253,6 @@ class Incremental:
         if len(self._schedules) > REMEMBERED:
             self._schedules.popitem(last=False)
         return schedule
-
-    def _share(self, active: dict[Value, Table]) -> float:
-        """Active share of the multiply-accumulates."""
-        dense = sum(op.macs_per_row() * op.out.rows for op in self.program.ops)
-        part = sum(op.macs_per_row() * len(active[op.out]) for op in self.program.ops if op.out.grid)
-        return part / dense if dense else 1.0
 
     # Reports
 
@@ -286,7 +276,7 @@ class Incremental:
         if output is None:
             raise RegionError("the module returns no image")
         active = self.active(region)
-        if self._share(active) >= self.policy.crossover:
+        if activity.share(self.program, active) >= self.policy.crossover:
             active = activity.everything(self.program)
         mask: Mask = np.zeros(output.rows, np.bool_)
         mask[active[output].edited.array] = True
@@ -302,6 +292,11 @@ class Incremental:
         grids = ", ".join(str(g) for g in self.program.grids())
         kernels = f"{self.backend.name} on {self.backend.device}"
         return f"Incremental({type(self.module).__name__}, {self.policy.name}, {kernels}, grids {grids})"
+
+
+def planned(program: Program, policy: Policy) -> Plan:
+    """The storage plan of a program under a policy."""
+    return plan(program, activity.whole_grids(program, policy), policy.stats != "recorded", policy.exact)
 
 
 def compile(

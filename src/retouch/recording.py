@@ -213,7 +213,7 @@ class Recording:
         for value, index, count, offset in saves:
             assert delta.memory is not None
             handle = delta.memory.place(offset, count, value.channels, value.dtype)
-            copies.append((handle, None, self.resolve(Slot("kept", value, 0, value.channels)), index))
+            copies.append((handle, None, self.resolve(Slot.kept(value)), index))
             rows[value] = (index, handle)
         self.backend.kernel("copy_many")(copies)
         delta.rows.update(rows)
@@ -229,7 +229,7 @@ class Recording:
         """Put back some saved rows of a value, if they were saved: `index` here, at `places` there."""
         assert self.pending is not None
         if value in self.pending.rows:
-            kept = self.resolve(Slot("kept", value, 0, value.channels))
+            kept = self.resolve(Slot.kept(value))
             self.backend.kernel("copy_rows")(kept, index, self.pending.rows[value][1], places)
 
     def commit(self) -> None:
@@ -253,7 +253,7 @@ class Recording:
         self.forget(*delta.buffers, *delta.dense)
         copy = self.backend.kernel("copy_rows")
         for value, (index, handle) in delta.rows.items():
-            copy(self.resolve(Slot("kept", value, 0, value.channels)), index, handle, None)
+            copy(self.resolve(Slot.kept(value)), index, handle, None)
         for slot, saved in delta.states.items():
             self.states[slot].copy_(saved)
         self.pending = None
@@ -261,7 +261,7 @@ class Recording:
     def _swap(self, delta: Delta) -> None:
         swap = self.backend.kernel("swap_rows")
         for value, (index, handle) in delta.rows.items():
-            swap(self.resolve(Slot("kept", value, 0, value.channels)), index, handle)
+            swap(self.resolve(Slot.kept(value)), index, handle)
         for slot, saved in delta.states.items():
             current = self.states[slot].clone()
             self.states[slot].copy_(saved)

@@ -202,7 +202,7 @@ class Builder:
                 rows, positions = self.tables.unique(table)
                 return self._corrected(value, rows), positions
             self.read(value, table)
-            return Slot("kept", value, 0, value.channels), None if table.full else table
+            return Slot.kept(value), None if table.full else table
         producer = self.producers[value]
         if storage == "lifted":
             assert isinstance(producer, Lift)
@@ -252,7 +252,7 @@ class Builder:
         """Where an operation writes its active rows: an operand and the row index (None: in order)."""
         rows = self.active(value)
         if self.plan.storage[value] == "kept":
-            return Slot("kept", value, 0, value.channels), None if rows.full else rows
+            return Slot.kept(value), None if rows.full else rows
         self.temps[value] = Temp.of(rows, value.channels, value.dtype)
         return self.temps[value], None
 

@@ -418,7 +418,7 @@ class Restored(Recording):
         backend, copies = self.backend, []
         arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
         for value, layer, where, source in self._picks(schedule):
-            target = self.resolve(Slot("kept", value, 0, value.channels))
+            target = self.resolve(Slot.kept(value))
             if layer.near(backend):
                 copies.append((target, where, layer.handle(value, backend), source))
             else:
@@ -499,7 +499,7 @@ Target = tuple[Tensor, Value, Any]
 def _copy_out(recording: Recording, targets: Iterable[Target]) -> None:
     """Copy rows to memory that kernels write."""
     rows, resolve = recording.backend.rows, recording.resolve
-    copies = [(rows(t), None, resolve(Slot("kept", v, 0, v.channels)), index) for t, v, index in targets]
+    copies = [(rows(t), None, resolve(Slot.kept(v)), index) for t, v, index in targets]
     recording.backend.kernel("copy_many")(copies)
 
 

@@ -107,7 +107,7 @@ class Statistics:
         """out: the rows of a kept value, moved where they are not computed."""
         builder = self.builder
         builder.read(value, rows)
-        kept = Slot("kept", value, 0, value.channels)
+        kept = Slot.kept(value)
         active, others = builder.tables.split(rows, builder.active(value))
         if len(active.rows):
             builder.call("row_map", out, active.places, builder.program(COPY), [(kept, active.rows)], [], None)
@@ -118,7 +118,7 @@ class Statistics:
     def _fit(self, value: Value) -> tuple[Columns, Columns]:
         """Scales and shifts `[B, C]` of the rows of a kept value that are not computed."""
         if value not in self.fits:
-            builder, kept = self.builder, Slot("kept", value, 0, value.channels)
+            builder, kept = self.builder, Slot.kept(value)
             rows = builder.active(value)
             assert rows.probes is not None
             self.fits[value] = Temp(value.batch, 2 * value.channels, torch.float32)

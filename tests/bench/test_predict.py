@@ -13,8 +13,9 @@ from retouch.bench.devices import DEVICES, device
 from retouch.bench.forecast import ForecastOptions, assumptions, forecast, forecast_markdown
 from retouch.bench.predict import Model, fitted_efficiency, predict
 from retouch.bench.published import SIGE
-from retouch.bench.workload import Work, dense_work, lowered, planned, read_bytes, update_work
+from retouch.bench.workload import Work, dense_work, lowered, update_work
 from retouch.explain import explain
+from retouch.program import planned
 from retouch.region import Policy, Region
 from retouch.snapshot import Snapshot
 from retouch.store import Store
@@ -108,7 +109,7 @@ def test_arithmetic_is_that_of_explain(name):
     dense = explain(plan.program, plan, activity.everything(plan.program), "")
     assert sum(work.macs for work in dense_work(plan, PAPER)) == dense.macs_dense
     update = explain(plan.program, plan, activity.shared(plan.program, region(name, 0.02), PAPER), "")
-    assert sum(work.macs for work in update_work(plan, PAPER, region(name, 0.02))) == update.macs_active
+    assert sum(work.macs for work in update_work(plan, PAPER, region(name, 0.02)).work) == update.macs_active
 
 
 def test_a_linear_layer_moves_its_rows_and_weights_once():
@@ -137,7 +138,7 @@ def test_launches_are_the_calls_of_the_schedule():
     net = retouch.compile(network.build(True), network.inputs(True).args, policy="fast")
     fast = Policy.named("fast")
     schedule = net._schedule(region("resnet-generator", 0.02), frozenset())
-    found = update_work(planned(program("resnet-generator"), fast), fast, region("resnet-generator", 0.02))
+    found = update_work(planned(program("resnet-generator"), fast), fast, region("resnet-generator", 0.02)).work
     assert len(found) == len(schedule.calls) + 1
     assert found[0].kernel == "copy_many"
     assert found[0].nbytes > 0
@@ -151,16 +152,16 @@ def test_an_update_reads_what_its_snapshot_copies_in():
     restored = Snapshot.of(recording, Store()).recording()
     edit = region("sd15-unet", 0.02)
     net.update(restored, edit, *inputs.args, **inputs.kwargs)
-    found = read_bytes(planned(program("sd15-unet"), fast), fast, edit)
+    found = update_work(planned(program("sd15-unet"), fast), fast, edit).read
     assert found == restored.bytes_read > 0
-    assert read_bytes(planned(program("sd15-unet"), fast), fast, region("sd15-unet", 1.0)) == 0
+    assert update_work(planned(program("sd15-unet"), fast), fast, region("sd15-unet", 1.0)).read == 0
     assert Model(device("h100")).transfer(found) == pytest.approx(Model(device("a100")).transfer(found) / 2)
     assert Model(device("m1pro")).transfer(found) == 0
 
 
 def test_an_edit_of_everything_is_a_dense_run():
     plan = planned(program("ddpm-256"), PAPER)
-    assert update_work(plan, PAPER, region("ddpm-256", 1.0)) == dense_work(plan, PAPER)
+    assert update_work(plan, PAPER, region("ddpm-256", 1.0)).work == dense_work(plan, PAPER)
 
 
 # Predictions
@@ -173,7 +174,7 @@ def test_larger_edits_compute_more_and_none_beats_its_roofline(on, policy):
     plan = planned(program("resnet-generator"), chosen)
     model = Model(on)
     updates = [
-        predict(update_work(plan, chosen, region("resnet-generator", edit)), model) for edit in (0.002, 0.02, 0.2)
+        predict(update_work(plan, chosen, region("resnet-generator", edit)).work, model) for edit in (0.002, 0.02, 0.2)
     ]
     assert [each.macs for each in updates] == sorted(each.macs for each in updates)
     for each in updates:

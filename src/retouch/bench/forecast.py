@@ -23,16 +23,14 @@ from retouch.bench.predict import (
 )
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
 from retouch.bench.report import compact_table, figure, markdown_table, times
-from retouch.bench.workload import Work, dense_work, lowered, planned, read_bytes, update_work
+from retouch.bench.workload import Update, Work, dense_work, lowered, update_work
 from retouch.ir import Program
 from retouch.models import Network
+from retouch.program import planned
 from retouch.region import Policy, Region
 
-STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.bfloat16}
-"""The type that rows and weights are stored in, by the type that products are computed in.
-
-Lowering knows one type of 16 bits; the other is as large.
-"""
+STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The type that rows and weights are stored in, by the type that products are computed in."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +98,13 @@ def forecast(options: ForecastOptions, tick: Tick = lambda text: None) -> Iterat
 
 @dataclass(frozen=True)
 class Runs:
-    """The work of a dense run and of one update, and the bytes of a recording that the update reads."""
+    """The work of a dense run and of one update."""
 
     network: Network
     policy: str
     edit: Edit
     dense: Sequence[Work]
-    update: Sequence[Work]
-    read: int
+    update: Update
 
 
 def _forecast_network(options: ForecastOptions, network: Network, tick: Tick) -> Iterator[Result]:
@@ -126,9 +123,7 @@ def _runs(options: ForecastOptions, network: Network, program: Program, name: st
     plan = planned(program, policy)
     dense = dense_work(plan, policy)
     for edit in options.edits_of(network):
-        region = Region.from_mask(edit.mask)
-        update, read = update_work(plan, policy, region), read_bytes(plan, policy, region)
-        yield Runs(network, name, edit, dense, update, read)
+        yield Runs(network, name, edit, dense, update_work(plan, policy, Region.from_mask(edit.mask)))
 
 
 def _efficiencies(options: ForecastOptions, network: Network, program: Program) -> dict[str, float]:
@@ -147,7 +142,7 @@ def _efficiencies(options: ForecastOptions, network: Network, program: Program) 
 
 
 def _result(options: ForecastOptions, runs: Runs, model: Model) -> Result:
-    network, dense, update = runs.network, predict(runs.dense, model), predict(runs.update, model)
+    network, dense, update = runs.network, predict(runs.dense, model), predict(runs.update.work, model)
     return {
         "predicted": True,
         "device": model.device.name,
@@ -167,8 +162,8 @@ def _result(options: ForecastOptions, runs: Runs, model: Model) -> Result:
         "update_ms": update.ms,
         "speedup": dense.ms / update.ms,
         **_with_graphs(runs, model),
-        "read_bytes": runs.read,
-        "transfer_ms": model.transfer(runs.read) * 1e3 if model.device.host else None,
+        "read_bytes": runs.update.read,
+        "transfer_ms": model.transfer(runs.update.read) * 1e3 if model.device.host else None,
         "bounds": update.shares,
         "sige": measured(options.published(network), runs.edit.fraction, model.device.name),
     }
@@ -178,7 +173,7 @@ def _with_graphs(runs: Runs, model: Model) -> Result:
     if model.device.graph_us is None:
         return {"update_graph_ms": None, "speedup_graph": None}
     replayed = replace(model, graphs=True)
-    dense, update = predict(runs.dense, replayed), predict(runs.update, replayed)
+    dense, update = predict(runs.dense, replayed), predict(runs.update.work, replayed)
     return {"update_graph_ms": update.ms, "speedup_graph": dense.ms / update.ms}
 
 

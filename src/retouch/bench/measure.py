@@ -197,8 +197,7 @@ def _time_replay(net: Any, snapshot: Snapshot, case: Case) -> None:
 
 
 def _result(options: Options, group: Group, case: Case, module: nn.Module) -> Result:
-    region = retouch.Region.from_mask(case.edit.mask)
-    info = group.net.explain(region)
+    info = group.net.explain(case.region)
     return {
         "model": group.network.name,
         "tiny": options.tiny,
@@ -216,7 +215,7 @@ def _result(options: Options, group: Group, case: Case, module: nn.Module) -> Re
         "kept_bytes": int(info.kept_bytes),
         "packed_bytes": getattr(group.net, "packed_bytes", None),
         "compile_s": group.compile_s,
-        **_errors(group, case, region, module),
+        **_errors(group, case, module),
         "peak_rss_bytes": machine.peak_rss(),
         "machine": machine.facts(options.device),
     }
@@ -250,13 +249,13 @@ def _times(group: Group, case: Case) -> Result:
     }
 
 
-def _errors(group: Group, case: Case, region: Any, module: nn.Module) -> Result:
+def _errors(group: Group, case: Case, module: nn.Module) -> Result:
     """Errors of the updated output against the dense module on the edited input."""
     before, recording = _record(group)
     before = tensor_of(before).cpu().clone()
-    after = tensor_of(group.net.update(recording, region, *case.edited.args, **case.edited.kwargs)).cpu()
+    after = tensor_of(group.net.update(recording, case.region, *case.edited.args, **case.edited.kwargs)).cpu()
     truth = run_dense(module, case.edited).cpu()
-    active = group.net.active_mask(region).unsqueeze(1).expand_as(truth)
+    active = group.net.active_mask(case.region).unsqueeze(1).expand_as(truth)
     return compare(before, after, truth, active)
 
 
@@ -289,4 +288,4 @@ def explanation(options: Options) -> Any:
     module = network.build(options.tiny, options.dtypes[0])
     inputs = network.inputs(options.tiny, options.dtypes[0])
     group = _group(options, network, options.policies[0], module, inputs, {})
-    return group.net.explain(retouch.Region.from_mask(group.cases[0].edit.mask))
+    return group.net.explain(group.cases[0].region)

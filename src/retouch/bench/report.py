@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -72,22 +71,18 @@ def _row(result: Result) -> list[str]:
     dtype = "" if result["dtype"] == "float32" else f"\n{result['dtype']}"
     replayed, faster = "", ""
     if result["update_replayed_ms"] is not None:
-        replayed = f"\n{_ms(result['update_replayed_ms'])} graph"
+        replayed = f"\n{figure(result['update_replayed_ms'])} graph"
         faster = f"\n{result['speedup_replayed']:.1f}x"
     return [
         f"{result['model']}\n{result['policy']}, {result['edit_label']}{dtype}",
-        f"{_ms(result['dense_ms'])}\n{result['dense_kind'].removeprefix('channels_')}",
-        f"{_ms(result['record_ms'])}\n{result['record_over_dense']:.2f}x",
-        f"{_ms(result['update_ms'])}{replayed}",
+        f"{figure(result['dense_ms'])}\n{result['dense_kind'].removeprefix('channels_')}",
+        f"{figure(result['record_ms'])}\n{result['record_over_dense']:.2f}x",
+        f"{figure(result['update_ms'])}{replayed}",
         f"{result['speedup']:.1f}x{faster}",
         f"{_giga(result['macs_active'])}\nof {_giga(result['macs_dense'])}",
         size_text(result["kept_bytes"]),
         f"{result['rel_err']:.2g}{outside}",
     ]
-
-
-def _ms(value: Any) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _giga(count: int) -> str:

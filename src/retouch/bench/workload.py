@@ -29,7 +29,7 @@ from retouch.lowering import lower
 from retouch.models import Inputs, Network
 from retouch.operands import Slot
 from retouch.ops.dense import Dense
-from retouch.passes import Plan, fuse, plan
+from retouch.passes import Plan, fuse
 from retouch.region import Policy, Region
 from retouch.schedule import Schedule, Shared, build, dirty_values
 from retouch.signature import Signature
@@ -77,6 +77,7 @@ class Sizes:
 
     name = "sizes"
     device = torch.device("cpu")
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
     sums_dtype = torch.float64
 
     def kernel(self, name: str) -> str:
@@ -112,7 +113,7 @@ def lowered(network: Network, image: tuple[int, int], tiny: bool, dtype: torch.d
     inputs = _resized(network.inputs(tiny, dtype), network.image_size(tiny), image)
     example = moved((inputs.args, dict(inputs.kwargs)), "meta")
     captured = capture(module, *Signature(module, *example).example)
-    program = fuse(lower(captured))
+    program = fuse(lower(captured, Sizes.dtypes))
     return Weights(module, captured, program, _sizes()).without_folded(program)
 
 
@@ -127,11 +128,6 @@ def _resized(inputs: Inputs, old: tuple[int, int], new: tuple[int, int]) -> Inpu
     return inputs.with_image(inputs.args[0].new_zeros((*shape[:2], *sides)))
 
 
-def planned(program: Program, policy: Policy) -> Plan:
-    """The storage plan of a program, as `retouch.compile` makes it."""
-    return plan(program, activity.whole_grids(program, policy), policy.stats != "recorded", policy.exact)
-
-
 # Runs
 
 
@@ -141,33 +137,25 @@ def dense_work(planned: Plan, policy: Policy) -> list[Work]:
     return _work(_schedule(planned, active, policy, set(planned.program.inputs)))
 
 
-def update_work(planned: Plan, policy: Policy, region: Region) -> list[Work]:
-    """The work of an update for a region, with the copies that make it undoable."""
-    schedule = _update(planned, policy, region)
-    return [_saves(schedule), *_work(schedule)] if schedule else dense_work(planned, policy)
+@dataclass(frozen=True)
+class Update:
+    """The work of an update, with the copies that make it undoable.
+
+    `read` are the bytes of a recording that it reads: rows near the edit, keys and values.
+    """
+
+    work: Sequence[Work]
+    read: int
 
 
-def read_bytes(planned: Plan, policy: Policy, region: Region) -> int:
-    """Bytes of a recording that an update reads: rows near the edit, keys and values."""
-    schedule = _update(planned, policy, region)
-    needs = schedule.needs if schedule else {}
-    return sum(len(rows) * value.channels * value.dtype.itemsize for value, rows in needs.items())
-
-
-def _update(planned: Plan, policy: Policy, region: Region) -> Schedule | None:
-    """The schedule of an update; None when everything is computed."""
-    program = planned.program
-    active = activity.exact(program, region, set()) if policy.exact else activity.shared(program, region, policy)
-    if _share(program, active) >= policy.crossover:
-        return None
-    return _schedule(planned, active, policy, set())
-
-
-def _share(program: Program, active: dict[Value, Table]) -> float:
-    """Active share of the arithmetic."""
-    dense = sum(op.macs_per_row() * op.out.rows for op in program.ops)
-    part = sum(op.macs_per_row() * len(active[op.out]) for op in program.ops if op.out.grid)
-    return part / dense if dense else 1.0
+def update_work(planned: Plan, policy: Policy, region: Region) -> Update:
+    """The update for a region; a dense run where most would be computed."""
+    active = activity.of_update(planned.program, region, policy)
+    if activity.share(planned.program, active) >= policy.crossover:
+        return Update(dense_work(planned, policy), 0)
+    schedule = _schedule(planned, active, policy, set())
+    read = sum(len(rows) * value.channels * value.dtype.itemsize for value, rows in schedule.needs.items())
+    return Update([_saves(schedule), *_work(schedule)], read)
 
 
 def _schedule(planned: Plan, active: dict[Value, Table], policy: Policy, changed: set[Value]) -> Schedule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from rich.console import Console
@@ -143,6 +143,24 @@ def bench(
         model_name = model[0] if model else None
         bench_quality(model_name, images, count, method, backend, threads, json, report)
         return
+    command = command_line(
+        {
+            "--predict": predict,
+            "--device": device,
+            "--model": model,
+            "--edit": edit,
+            "--mask": mask,
+            "--policy": policy,
+            "--dtype": dtype,
+            "--dilate": dilate,
+            "--backend": backend if backend != "auto" else None,
+            "--repeat": repeat,
+            "--threads": threads,
+            "--no-compile": no_compile,
+            "--tiny": tiny,
+            "--report": report,
+        }
+    )
     if predict:
         with usage_errors():
             _refuse(
@@ -155,8 +173,6 @@ def bench(
                 raise ValueError("--predict takes one --dtype")
             forecasts = _forecast_options(predict, model, chosen, policy, types[0], dilate, tiny)
             _check_files(json, report)
-        given = {"--predict": predict, "--model": model, "--edit": edit, "--mask": mask, "--policy": policy}
-        command = command_line({**given, "--dtype": dtype, "--dilate": dilate, "--tiny": tiny, "--report": report})
         with failures():
             _bench_predictions(forecasts, command, json, report)
         return
@@ -189,17 +205,6 @@ def bench(
             check_masks(options)
         _check_files(json, report)
     set_threads(threads)
-    named: dict[str, Any] = {
-        "--device": device,
-        "--model": model,
-        "--edit": edit,
-        "--mask": mask,
-        "--policy": policy,
-        "--dtype": dtype,
-    }
-    command = command_line(
-        {**named, "--backend": backend, "--no-compile": no_compile, "--tiny": tiny, "--report": report}
-    )
     with failures():
         if session:
             _bench_sessions(sessions, json)
@@ -209,11 +214,11 @@ def bench(
 
 def _types(names: list[str] | None) -> list[Products]:
     """Types by name; ValueError for an unknown one."""
-    known: dict[str, Products] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "tf32": "tf32"}
+    known = get_args(Products)
     for name in names or ():
         if name not in known:
             raise ValueError(f"unknown --dtype {name!r}; there are {', '.join(known)}")
-    return [known[name] for name in names or ["float32"]]
+    return cast(list[Products], names or ["float32"])
 
 
 def _measurable(types: list[Products]) -> list[Dtype]:
