@@ -23,7 +23,7 @@ settings.load_profile("retouch")
 @pytest.fixture(autouse=True)
 def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """ "auto" is the CPU on every machine, as results are compared with those of modules there."""
-    monkeypatch.setattr("retouch.devices._accelerator", lambda: None)
+    monkeypatch.setattr("retouch.kernels.devices._accelerator", lambda: None)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -12,8 +12,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from retouch import Policy, Region, compile, models, program
-from retouch.capture import capture
+from retouch import Policy, Region, compile, incremental, models
+from retouch.frontend.capture import capture
 from retouch.models.registry import on_grid
 from support import noise
 
@@ -95,14 +95,14 @@ def case(name: str, dtype: torch.dtype = torch.float32) -> Case:
 @cache
 def _captured(name: str, dtype: torch.dtype) -> Any:
     made = case(name, dtype)
-    return capture(made.module, *program.Signature(made.module, made.args, made.kwargs).example)
+    return capture(made.module, *incremental.Signature(made.module, made.args, made.kwargs).example)
 
 
 @cache
 def compiled(name: str, policy: str | Policy, backend: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The compiled network; the capture is shared."""
     made = case(name, dtype)
-    with patch.object(program, "capture", lambda *_: _captured(name, dtype)):
+    with patch.object(incremental, "capture", lambda *_: _captured(name, dtype)):
         return compile(made.module, made.args, made.kwargs, policy=policy, backend=backend)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import retouch
-from retouch import Policy, Region, program
-from retouch.capture import capture
+from retouch import Policy, Region, incremental
+from retouch.frontend.capture import capture
 
 torch.set_num_threads(2)
 
@@ -124,8 +124,8 @@ def same(a: list[Any], b: list[Any]) -> bool:
 
 def compile_all(module: nn.Module, args: Sequence[Any], policy: Policy = EXACT) -> list[Any]:
     """The module compiled for every backend, captured once: capturing takes most of the time."""
-    found = capture(module, *program.Signature(module, args, {}).example)
-    with patch.object(program, "capture", lambda *_: found):
+    found = capture(module, *incremental.Signature(module, args, {}).example)
+    with patch.object(incremental, "capture", lambda *_: found):
         return [retouch.compile(module, tuple(args), policy=policy, backend=b) for b in BACKENDS]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from networks import LOCAL, NAMES, TEXT, TIMED, case, compiled, edits, record, update
 from retouch import Policy, Region, models
 from retouch.ops.dense import Dense
-from retouch.schedule import Schedule
+from retouch.runtime.schedule import Schedule
 from support import EXACT, PROBED, SHARED, error, same, state
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -8,53 +8,53 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retouch.archive import ArchiveError as ArchiveError
-    from retouch.capture import CaptureError as CaptureError
-    from retouch.diffusion import Editor as Editor
-    from retouch.diffusion import PipelineError as PipelineError
-    from retouch.diffusion import SchedulerError as SchedulerError
-    from retouch.explain import Explanation as Explanation
-    from retouch.gan import LabelEditor as LabelEditor
-    from retouch.gan import Upscaler as Upscaler
-    from retouch.images import ImageError as ImageError
-    from retouch.opening import open as open
-    from retouch.program import Incremental as Incremental
-    from retouch.program import InputError as InputError
-    from retouch.program import RegionError as RegionError
-    from retouch.program import compile as compile
-    from retouch.recording import Recording as Recording
-    from retouch.recording import UndoError as UndoError
-    from retouch.region import Policy as Policy
-    from retouch.region import Region as Region
-    from retouch.session import Session as Session
-    from retouch.store import StoreError as StoreError
-    from retouch.weights import WeightsChangedError as WeightsChangedError
+    from retouch.editing.archive import ArchiveError as ArchiveError
+    from retouch.editing.diffusion import Editor as Editor
+    from retouch.editing.diffusion import PipelineError as PipelineError
+    from retouch.editing.diffusion import SchedulerError as SchedulerError
+    from retouch.editing.gan import LabelEditor as LabelEditor
+    from retouch.editing.gan import Upscaler as Upscaler
+    from retouch.editing.images import ImageError as ImageError
+    from retouch.editing.opening import open as open
+    from retouch.editing.session import Session as Session
+    from retouch.frontend.capture import CaptureError as CaptureError
+    from retouch.incremental import Incremental as Incremental
+    from retouch.incremental import InputError as InputError
+    from retouch.incremental import RegionError as RegionError
+    from retouch.incremental import compile as compile
+    from retouch.plan.explain import Explanation as Explanation
+    from retouch.plan.region import Policy as Policy
+    from retouch.plan.region import Region as Region
+    from retouch.runtime.state.in_place import Recording as Recording
+    from retouch.runtime.state.in_place import UndoError as UndoError
+    from retouch.runtime.store import StoreError as StoreError
+    from retouch.runtime.weights import WeightsChangedError as WeightsChangedError
 
 __version__ = version("retouch")
 
 # Names are imported when they are first used: the command line answers without loading PyTorch.
 _HOMES = {
-    "ArchiveError": "archive",
-    "CaptureError": "capture",
-    "Editor": "diffusion",
-    "Explanation": "explain",
-    "ImageError": "images",
-    "Incremental": "program",
-    "InputError": "program",
-    "LabelEditor": "gan",
-    "PipelineError": "diffusion",
-    "Policy": "region",
-    "Recording": "recording",
-    "Region": "region",
-    "RegionError": "program",
-    "SchedulerError": "diffusion",
-    "Session": "session",
-    "StoreError": "store",
-    "UndoError": "recording",
-    "Upscaler": "gan",
-    "WeightsChangedError": "weights",
-    "compile": "program",
-    "open": "opening",
+    "ArchiveError": "editing.archive",
+    "CaptureError": "frontend.capture",
+    "Editor": "editing.diffusion",
+    "Explanation": "plan.explain",
+    "ImageError": "editing.images",
+    "Incremental": "incremental",
+    "InputError": "incremental",
+    "LabelEditor": "editing.gan",
+    "PipelineError": "editing.diffusion",
+    "Policy": "plan.region",
+    "Recording": "runtime.state.in_place",
+    "Region": "plan.region",
+    "RegionError": "incremental",
+    "SchedulerError": "editing.diffusion",
+    "Session": "editing.session",
+    "StoreError": "runtime.store",
+    "UndoError": "runtime.state.in_place",
+    "Upscaler": "editing.gan",
+    "WeightsChangedError": "runtime.weights",
+    "compile": "incremental",
+    "open": "editing.opening",
 }
 
 __all__ = [*_HOMES]

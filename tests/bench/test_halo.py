@@ -14,9 +14,9 @@ import retouch
 from commands import run, said
 from models.test_super_resolution import written
 from retouch.bench.halo import HALOS, HaloOptions, drawn_edits, errors, halo_plot, halo_table, measure_halo, photograph
-from retouch.gan import upscaler
-from retouch.gan.upscaler import Pretrained
-from retouch.images import as_pixels
+from retouch.editing.gan import upscaler
+from retouch.editing.gan.upscaler import Pretrained
+from retouch.editing.images import as_pixels
 from retouch.models.super_resolution import SRVGG
 from support import fill
 

@@ -11,7 +11,7 @@ import torch
 
 from retouch.bench import perceptual
 from retouch.bench.perceptual import MAX_PSNR, Perceptual, compare, psnr, read_weights
-from retouch.images import ImageError
+from retouch.editing.images import ImageError
 from retouch.models.checkpoints import WeightFileError
 
 KERNEL = "AlexNet_0", "Conv_0", "kernel"

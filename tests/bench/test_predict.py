@@ -7,18 +7,19 @@ import pytest
 import torch
 
 import retouch
-from retouch import activity, models
+from retouch import models
 from retouch.bench import square
 from retouch.bench.devices import DEVICES, device
 from retouch.bench.forecast import ForecastOptions, assumptions, forecast, forecast_markdown
 from retouch.bench.predict import Model, fitted_efficiency, predict
 from retouch.bench.published import SIGE
 from retouch.bench.workload import Work, dense_work, lowered, update_work
-from retouch.explain import explain
-from retouch.program import planned
-from retouch.region import Policy, Region
-from retouch.snapshot import Snapshot
-from retouch.store import Store
+from retouch.incremental import planned
+from retouch.plan import activity
+from retouch.plan.explain import explain
+from retouch.plan.region import Policy, Region
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

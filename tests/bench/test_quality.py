@@ -26,7 +26,7 @@ from retouch.bench.quality import (
 )
 from retouch.bench.report import write_json
 from retouch.cli import app
-from retouch.images import save_png
+from retouch.editing.images import save_png
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retouch.bench.samples import KINDS, LEAST, MOST, THRESHOLD, TOLERANCE, sample_edits, target_fraction
-from retouch.images import ImageError
+from retouch.editing.images import ImageError
 
 COUNT = 50
 

@@ -9,7 +9,7 @@ import pytest
 
 from commands import EDIT, run
 from pipelines import painted, picture, pipeline
-from retouch.images import save_png
+from retouch.editing.images import save_png
 
 
 @pytest.fixture(scope="session")

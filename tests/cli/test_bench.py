@@ -342,7 +342,7 @@ def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch, tmp_pa
     inputs = models.Inputs((torch.zeros(1, 3, *size),), {})
     network = models.Network("small", "", size, size, lambda tiny: module, lambda *_: inputs)
     monkeypatch.setattr(models, "get", lambda name: network)
-    monkeypatch.setitem(kernels.table._made, ("triton", CPU), backend)
+    monkeypatch.setitem(kernels.registry._made, ("triton", CPU), backend)
     arguments = ["--no-compile", "--repeat", "1", "--edit", "0.05", "--policy", "exact", "--backend", "triton"]
     shown = run("bench", "--model", "srvgg", *arguments, "--json", str(file))
     assert shown.exit_code == 0, said(shown)

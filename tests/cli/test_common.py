@@ -6,7 +6,7 @@ import pytest
 
 from commands import run
 from retouch.cli.common import byte_count, check_picture_file
-from retouch.fallback import FallbackWarning
+from retouch.errors import FallbackWarning
 
 
 @pytest.mark.parametrize(

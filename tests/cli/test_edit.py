@@ -17,9 +17,9 @@ from commands import EDIT, run, said
 from pipelines import painted, picture, pipeline
 from retouch.cli.edit import dense_estimate
 from retouch.cli.request import GUIDANCE, POLICY, STEPS, STRENGTH, SchedulerName
-from retouch.diffusion import SCHEDULERS, editor
-from retouch.images import as_pixels, save_png
-from retouch.program import Incremental
+from retouch.editing.diffusion import SCHEDULERS, editor
+from retouch.editing.images import as_pixels, save_png
+from retouch.incremental import Incremental
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -396,7 +396,7 @@ SCRIPT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
 from retouch.cli import app
-from retouch.session import Calls
+from retouch.editing.session import Calls
 def press(method, count=[]):
     def pressed(*args, **kwargs):
         count.append(1)

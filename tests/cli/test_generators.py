@@ -11,9 +11,9 @@ from PIL import Image
 from commands import run, said
 from models.test_super_resolution import written
 from pipelines import painted, picture
-from retouch.gan import upscaler
-from retouch.gan.upscaler import Pretrained
-from retouch.images import as_integers, as_pixels, from_tensor, save_png
+from retouch.editing.gan import upscaler
+from retouch.editing.gan.upscaler import Pretrained
+from retouch.editing.images import as_integers, as_pixels, from_tensor, save_png
 from retouch.models import spade
 from retouch.models.super_resolution import SRVGG
 from support import fill

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from commands import run, said
-from retouch.archive import Archive
-from retouch.images import as_pixels
+from retouch.editing.archive import Archive
+from retouch.editing.images import as_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

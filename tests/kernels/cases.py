@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retouch.expr import Instr
+from retouch.ir.expr import Instr
 from retouch.kernels import cpu
-from retouch.kernels.table import backend
+from retouch.kernels.registry import backend
 
 settings.register_profile("kernels", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("kernels")

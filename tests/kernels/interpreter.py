@@ -1,6 +1,7 @@
-"""Triton's interpreter, with bfloat16 as GPUs have it, and with graphs.
+"""Triton's interpreter, with products and bfloat16 as GPUs have them, and with graphs.
 
-Triton 3.7's truncates where GPUs round to the nearest, and multiplies matrices of the bits of bfloat16.
+Triton 3.7's truncates where GPUs round to the nearest, multiplies matrices of the bits of bfloat16, and leaves
+products to BLAS, where the order of a row's sum can depend on its place in the tile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from retouch.kernels.triton.backend import Triton
 
 CPU = torch.device("cpu")
 _Builder = interpreter.InterpreterBuilder
-_cast, _dot = _Builder.cast_impl, _Builder.create_dot
+_cast = _Builder.cast_impl
 
 
 def _narrowed(data: np.ndarray) -> np.ndarray:
@@ -34,15 +35,15 @@ def _rounding_cast(self: Any, src: Any, dst_type: Any) -> Any:
     return _cast(self, src, dst_type)
 
 
-def _widening_dot(self: Any, a: Any, b: Any, d: Any, *args: Any) -> Any:
-    if a.dtype.scalar == tl.bfloat16:
-        a, b = (interpreter.TensorHandle(_widened(x.data), tl.float32) for x in (a, b))
-    return _dot(self, a, b, d, *args)
+def _row_wise_dot(self: Any, a: Any, b: Any, d: Any, *args: Any) -> Any:
+    left, right = (_widened(x.data) if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b))
+    product = np.einsum("...mk,...kn->...mn", left, np.ascontiguousarray(right), dtype=d.data.dtype)
+    return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
 
-def correct_bfloat16() -> None:
+def correct() -> None:
     """Correct the interpreter of this process."""
-    _Builder.cast_impl, _Builder.create_dot = _rounding_cast, _widening_dot
+    _Builder.cast_impl, _Builder.create_dot = _rounding_cast, _row_wise_dot
 
 
 class Graphs(Triton):

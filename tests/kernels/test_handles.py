@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import cases
-from retouch.expr import Instr
+from retouch.ir.expr import Instr
 from retouch.kernels import cpu
 
 

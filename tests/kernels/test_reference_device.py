@@ -23,16 +23,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import retouch
 from networks import case, compiled, edits, record, update
-from retouch import Policy, Region, models, program, signature
+from retouch import Policy, Region, incremental, models
+from retouch.frontend import signature
+from retouch.frontend.signature import Signature
+from retouch.incremental import Incremental, InputError
 from retouch.kernels import checksum
-from retouch.kernels import table as kernel_table
+from retouch.kernels import registry as kernel_table
 from retouch.kernels.reference import Reference
 from retouch.ops import moments, pivoted
-from retouch.program import Incremental, InputError
-from retouch.signature import Signature
-from retouch.snapshot import Snapshot, layer_of
-from retouch.store import Store, StoreError
-from retouch.weights import Weights
+from retouch.runtime.state.layered import Snapshot, layer_of
+from retouch.runtime.store import Store, StoreError
+from retouch.runtime.weights import Weights
 from support import EXACT, PROBED, SHARED, error, noise, same, state
 
 CPU = torch.device("cpu")
@@ -229,7 +230,7 @@ def without_contents(monkeypatch):
     monkeypatch.setattr(checksum, "fingerprint", lambda tensors, device: [1] * len(tensors))
     monkeypatch.setattr(checksum, "sample", lambda tensors, stride, device: 1)
     monkeypatch.setattr(signature, "_check_leaf", lambda name, leaf, example: None)
-    monkeypatch.setattr(program, "same_tensor", lambda a, b: False)
+    monkeypatch.setattr(incremental, "same_tensor", lambda a, b: False)
 
 
 @pytest.mark.parametrize(
@@ -442,12 +443,12 @@ def test_modules_on_devices_that_cannot_be_used():
     with pytest.raises(InputError, match="weight is on the meta device"):
         retouch.compile(nn.Conv2d(3, 4, 3, device="meta").eval(), (x,))
     with pytest.raises(InputError, match=r"weight is on cpu, argument .* on cuda:0; move the module"):
-        program._device([("weight", x), ("argument [0]", FarAway(1)), ("argument [1]", x)])
+        incremental._device([("weight", x), ("argument [0]", FarAway(1)), ("argument [1]", x)])
 
 
 def test_numbers_without_a_dimension_may_be_elsewhere():
-    assert program._device([("time", torch.tensor(1.0)), ("weight", FarAway(4))]) == FarAway.device
-    assert program._device([("time", torch.tensor(1.0))]) == CPU
+    assert incremental._device([("time", torch.tensor(1.0)), ("weight", FarAway(4))]) == FarAway.device
+    assert incremental._device([("time", torch.tensor(1.0))]) == CPU
 
 
 def test_what_was_chosen_is_told():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernels import cases
 from kernels.cases import Random, assert_close, check, native, on_isa
-from retouch.expr import BINARY, ROW_WISE, UNARY, Instr
+from retouch.ir.expr import BINARY, ROW_WISE, UNARY, Instr
 from retouch.kernels import cpu
 
 IMM = {"leaky_relu": 0.1, "pow": 2.0, "elu": 1.3, "layer_norm": 1e-5, "rms_norm": 1e-6}

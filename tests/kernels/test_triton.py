@@ -12,15 +12,15 @@ from kernels import cases, interpreter
 from kernels.cases import EPILOGUES, Random, assert_close, epilogue, expected
 from kernels.test_attention import BOUNDS, query
 from kernels.test_gemm import product
-from retouch.expr import UNARY, Instr
-from retouch.fallback import FallbackWarning
+from retouch.errors import FallbackWarning
+from retouch.ir.expr import UNARY, Instr
 from retouch.kernels import backend as kernels_named
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton.backend import Triton
 from retouch.kernels.triton.gemm import Packed
 from retouch.kernels.triton.handles import code_of
 
-interpreter.correct_bfloat16()
+interpreter.correct()
 backend = kernels_named("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
 few = settings(max_examples=8)

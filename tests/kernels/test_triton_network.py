@@ -5,10 +5,10 @@ import torch
 
 from kernels import interpreter
 from networks import case, compiled, record, update
-from retouch.region import Region
+from retouch.plan.region import Region
 from support import EXACT, PROBED, error, same, state
 
-interpreter.correct_bfloat16()
+interpreter.correct()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),

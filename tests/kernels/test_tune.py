@@ -18,7 +18,7 @@ from retouch.kernels.triton import tiles, tune
 from retouch.kernels.triton.ahead import Resources
 from retouch.kernels.triton.tiles import AttentionTile, Tile
 
-interpreter.correct_bfloat16()
+interpreter.correct()
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 CPU = torch.device("cpu")
 SMALL, LARGE = tune.Product(9, 8, 20), tune.Product(1, 8, 40)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from retouch.diffusion.model import model_of
+from retouch.editing.diffusion.model import model_of
 from retouch.models import pipelines
 from retouch.models.vae import autoencoder_kl
-from retouch.region import Policy
+from retouch.plan.region import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from retouch.capture import capture
-from retouch.ir import Program, VerificationError, verify
-from retouch.lowering import lower
+from retouch.frontend.capture import capture
+from retouch.frontend.lowering import lower
+from retouch.ir.program import Program, VerificationError, verify
 from retouch.ops.gemm import Gemm
 from retouch.ops.moments import Moments
 from retouch.ops.pool import Pool

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-from retouch.images import Pixels
-from retouch.region import Mask
+from retouch.editing.images import Pixels
+from retouch.plan.region import Mask
 
 GROWTH = 1.5
 """The rectangle's sides over those of the mask's bounding box: what is around an edit guides it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from retouch.images import as_mask
+from retouch.editing.images import as_mask
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from retouch.bench.predict import (
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
 from retouch.bench.report import compact_table, figure, markdown_table, times
 from retouch.bench.workload import Update, Work, dense_work, lowered, update_work
-from retouch.ir import Program
+from retouch.incremental import planned
+from retouch.ir.program import Program
 from retouch.models import Network
-from retouch.program import planned
-from retouch.region import Policy, Region
+from retouch.plan.region import Policy, Region
 
 STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The type that rows and weights are stored in, by the type that products are computed in."""

@@ -26,12 +26,12 @@ from retouch.bench.plot import Point, line_plot
 from retouch.bench.report import compact_table
 from retouch.bench.sessions import psnr
 from retouch.bench.timing import Stopwatch
-from retouch.extras import require
-from retouch.gan.upscaler import PRETRAINED, Upscaler
-from retouch.images import Pixels
+from retouch.editing.gan.upscaler import PRETRAINED, Upscaler
+from retouch.editing.images import Pixels
 from retouch.models import Inputs
+from retouch.models.extras import require
 from retouch.models.super_resolution import SCALE
-from retouch.region import Mask, Policy, Region
+from retouch.plan.region import Mask, Policy, Region
 
 HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
 SHARE = 0.012

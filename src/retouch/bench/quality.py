@@ -25,12 +25,12 @@ from retouch.bench.plot import line_plot
 from retouch.bench.report import compact_table
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
 from retouch.bench.sessions import redrawn
-from retouch.diffusion.editor import Editor
-from retouch.diffusion.estimate import StepCheck
-from retouch.diffusion.session import DiffusionSession
-from retouch.images import Pixels
-from retouch.region import PRESETS, Policy, Region
-from retouch.sheets import side_by_side
+from retouch.editing.diffusion.editor import Editor
+from retouch.editing.diffusion.estimate import StepCheck
+from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.images import Pixels
+from retouch.editing.sheets import side_by_side
+from retouch.plan.region import PRESETS, Policy, Region
 
 CROP = "crop and stitch"
 BALANCED = PRESETS["balanced"]

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from retouch.images import ImageError, Pixels
-from retouch.region import Mask
+from retouch.editing.images import ImageError, Pixels
+from retouch.plan.region import Mask
 
 LEAST, MOST = 0.005, 0.30
 """Shares of a picture that edits change."""

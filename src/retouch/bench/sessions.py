@@ -30,14 +30,14 @@ from retouch.bench.measure import Result, Tick
 from retouch.bench.memory import Resident
 from retouch.bench.report import compact_table, size_text
 from retouch.bench.timing import Stopwatch
-from retouch.diffusion.editor import GUIDANCE, Editor
-from retouch.diffusion.session import DiffusionSession
-from retouch.images import Pixels
+from retouch.editing.diffusion.editor import GUIDANCE, Editor
+from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.images import Pixels
+from retouch.editing.session import Edited
+from retouch.incremental import Incremental
 from retouch.models import Inputs, pipelines
 from retouch.models.pipelines import PIPELINES, Pipeline
-from retouch.program import Incremental
-from retouch.region import Mask, Region
-from retouch.session import Edited
+from retouch.plan.region import Mask, Region
 
 __all__ = ["PIPELINES", "SessionOptions", "break_even", "measure_sessions", "session_table"]
 

@@ -17,24 +17,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from retouch import activity
-from retouch.calls import Call
-from retouch.capture import capture
-from retouch.devices import moved
-from retouch.expr import Expr
-from retouch.ir import Program, Value
+from retouch.frontend.capture import capture
+from retouch.frontend.lowering import lower
+from retouch.frontend.signature import Signature
+from retouch.ir.expr import Expr
+from retouch.ir.layout import Ref
+from retouch.ir.operands import Slot
+from retouch.ir.program import Program, Value
+from retouch.ir.tables import Table
 from retouch.kernels import Backend
-from retouch.layout import Ref
-from retouch.lowering import lower
+from retouch.kernels.devices import moved
 from retouch.models import Inputs, Network
-from retouch.operands import Slot
 from retouch.ops.dense import Dense
 from retouch.passes import Plan, fuse
-from retouch.region import Policy, Region
-from retouch.schedule import Schedule, Shared, build, dirty_values
-from retouch.signature import Signature
-from retouch.tables import Table
-from retouch.weights import Weights
+from retouch.plan import activity
+from retouch.plan.region import Policy, Region
+from retouch.runtime.calls import Call
+from retouch.runtime.schedule import Schedule, Shared, build, dirty_values
+from retouch.runtime.weights import Weights
 
 Index = npt.NDArray[np.int32]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from retouch.cli.common import note
-from retouch.fallback import FallbackWarning
+from retouch.errors import FallbackWarning
 
 app = typer.Typer(
     no_args_is_help=True,

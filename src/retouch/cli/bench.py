@@ -187,7 +187,7 @@ def bench(
             _refuse({"--steps": steps, "--storage": storage, "--memory": memory}, "needs --session")
             stored = _measurable(_types(dtype))
             from retouch.bench import Options
-            from retouch.devices import selected
+            from retouch.kernels.devices import selected
 
             place = str(selected(device or "cpu", backend))
             options = Options(

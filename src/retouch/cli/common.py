@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from retouch.archive import Progress
     from retouch.bench import Options
     from retouch.bench.edits import Edit
+    from retouch.editing.archive import Progress
 
 Backend = Literal["auto", "cpu", "triton", "reference"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -76,7 +76,7 @@ def failures() -> Iterator[None]:
     except typer.Exit:
         raise
     except (ValueError, RuntimeError, ImportError, OSError, MemoryError) as error:
-        from retouch.devices import lacks_memory
+        from retouch.kernels.devices import lacks_memory
 
         if lacks_memory(error):
             note(_MEMORY.format((str(error) or type(error).__name__).splitlines()[0]))
@@ -128,7 +128,7 @@ def steps_bar(first: str) -> Iterator[Progress]:
 
 def quiet_libraries() -> None:
     """Leave the terminal to our own bar and messages while a model is loaded."""
-    from retouch.extras import require
+    from retouch.models.extras import require
 
     for name in ("diffusers", "transformers"):
         logging = require(name, "diffusers").utils.logging
@@ -176,14 +176,14 @@ def check_picture_file(path: Path) -> None:
 
 def known_policies(names: Sequence[str]) -> list[str]:
     """The names; ValueError listing the presets if one is none of them."""
-    from retouch.region import Policy
+    from retouch.plan.region import Policy
 
     return [Policy.named(name).name for name in names]
 
 
 def check_device(name: str) -> None:
     """ValueError for a device that cannot be used; "auto" takes one that can."""
-    from retouch.devices import usable
+    from retouch.kernels.devices import usable
 
     if name != "auto":
         usable(name)

@@ -28,11 +28,11 @@ from retouch.cli.common import (
 from retouch.cli.request import GUIDANCE, POLICY, SEED, STEPS, STRENGTH, Fixed, Request, SchedulerName, interruptible
 
 if TYPE_CHECKING:
-    from retouch.archive import Progress
-    from retouch.images import Pixels
-    from retouch.opening import AnySession
-    from retouch.region import Mask
-    from retouch.session import Edited
+    from retouch.editing.archive import Progress
+    from retouch.editing.images import Pixels
+    from retouch.editing.opening import AnySession
+    from retouch.editing.session import Edited
+    from retouch.plan.region import Mask
 
 
 @app.command()
@@ -137,8 +137,8 @@ def edit(
 
 
 def _run(request: Request) -> None:
-    from retouch.diffusion import PipelineError, SchedulerError
-    from retouch.images import as_pixels
+    from retouch.editing.diffusion import PipelineError, SchedulerError
+    from retouch.editing.images import as_pixels
 
     quiet_libraries()
     bad_input = usage_errors(PipelineError, SchedulerError)
@@ -160,8 +160,8 @@ def _run(request: Request) -> None:
 
 
 def _edited(session: AnySession, request: Request, progress: Progress) -> Edited:
-    from retouch.diffusion import DiffusionSession
-    from retouch.gan.labels import LabelSession
+    from retouch.editing.diffusion import DiffusionSession
+    from retouch.editing.gan.labels import LabelSession
 
     if isinstance(session, LabelSession):
         after = request.instances.after
@@ -243,8 +243,8 @@ def _table(recorded: Mapping[str, Any], version: Mapping[str, Any], update: floa
 
 
 def _write(request: Request, result: Pixels, region: Mask | None = None) -> None:
-    from retouch.images import save_png
-    from retouch.sheets import coloured, outlined, side_by_side
+    from retouch.editing.images import save_png
+    from retouch.editing.sheets import coloured, outlined, side_by_side
 
     save_png(result, request.output)
     if request.preview is not None:

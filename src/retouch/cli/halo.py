@@ -64,7 +64,7 @@ def halo(
     set_threads(threads)
     with failures():
         from retouch.bench.halo import halo_plot, halo_table, measure_halo
-        from retouch.images import save_png
+        from retouch.editing.images import save_png
 
         results = collected(lambda tick: measure_halo(options, tick), options.ticks, json)
         Console().print(halo_table(results))

@@ -86,7 +86,7 @@ def demo(
         _make_folder(output)
     set_threads(threads)
     with failures():
-        from retouch.demo import run_demo, show
+        from retouch.cli.demo import run_demo, show
 
         quiet_libraries()
         with steps_bar("loading the models") as progress:

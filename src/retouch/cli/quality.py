@@ -12,7 +12,7 @@ from retouch.cli.bench import collected
 from retouch.cli.common import command_line, failures, quiet_libraries, set_threads, usage_errors
 
 if TYPE_CHECKING:
-    from retouch.images import Pixels
+    from retouch.editing.images import Pixels
 
 MODEL = "builtin/emoji"
 PICTURES = 20
@@ -50,7 +50,7 @@ def bench_quality(
     with failures():
         quiet_libraries()
         from retouch.bench.quality import Gallery, markdown, measure_quality, quality_plot, quality_table
-        from retouch.images import save_png
+        from retouch.editing.images import save_png
 
         options = QualityOptions(
             model or MODEL, given or _drawn(model or MODEL), count, methods or tuple(METHODS), backend=backend
@@ -70,7 +70,7 @@ def bench_quality(
 
 def _pictures(folder: Path) -> list[tuple[str, Pixels]]:
     """The first PNG files of a folder, by their names as prompts. ValueError when there are none."""
-    from retouch.images import as_pixels
+    from retouch.editing.images import as_pixels
 
     files = sorted(folder.glob("*.png"))[:PICTURES]
     if len(files) < 2:
@@ -80,7 +80,7 @@ def _pictures(folder: Path) -> list[tuple[str, Pixels]]:
 
 def _drawn(model: str) -> list[tuple[str, Pixels]]:
     """Pictures that the model itself makes of the prompts."""
-    from retouch.diffusion import Editor
+    from retouch.editing.diffusion import Editor
 
     editor = Editor.from_pretrained(model, device="cpu", policy="fast")
     return [

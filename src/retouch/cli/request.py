@@ -18,9 +18,9 @@ from retouch.cli.common import Storage, byte_count, check_device, check_picture_
 from retouch.cli.saved import Saved, check_outside
 
 if TYPE_CHECKING:
-    from retouch.gan.labels import Labels
-    from retouch.images import Pixels
-    from retouch.region import Mask
+    from retouch.editing.gan.labels import Labels
+    from retouch.editing.images import Pixels
+    from retouch.plan.region import Mask
 
 SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
 
@@ -57,7 +57,7 @@ class Fixed:
 
     def check_against(self, saved: Saved) -> None:
         """ValueError for what is not as the session was recorded."""
-        from retouch.region import Policy
+        from retouch.plan.region import Policy
 
         editor = saved.settings["editor"]
         recorded = {**saved.settings, **editor, "policy": editor["policy"]["name"], "storage": saved.storage}
@@ -93,7 +93,7 @@ class Instances:
     @staticmethod
     def read(files: Sequence[Path], size: tuple[int, int], model: str | None, saved: Saved | None) -> Instances:
         """From the arguments of --instances, for labels of `size` (H, W). ValueError when they do not fit."""
-        from retouch.images import as_integers
+        from retouch.editing.images import as_integers
 
         areas = files == [Path(AREAS)]
         if saved is None and not files:
@@ -154,8 +154,8 @@ class Request:
         force: bool,
     ) -> Request:
         """From the command's arguments. ValueError for wrong ones, ArchiveError for a session that is damaged."""
-        from retouch.archive import MANIFEST
-        from retouch.images import as_mask, as_pixels
+        from retouch.editing.archive import MANIFEST
+        from retouch.editing.images import as_mask, as_pixels
 
         fixed.check()
         if strength is not None and not 0 < strength <= 1:
@@ -207,7 +207,7 @@ class Request:
 
     def check_labels(self, count: int) -> None:
         """ValueError for labels that are not below `count`."""
-        from retouch.gan.labels import checked_labels
+        from retouch.editing.gan.labels import checked_labels
 
         for name, pixels in {"ORIGINAL": self.before, "EDITED": self.after}.items():
             try:
@@ -218,7 +218,7 @@ class Request:
     @property
     def changed(self) -> Mask:
         """Where the two differ: in pictures visibly, in labels at all."""
-        from retouch.images import difference
+        from retouch.editing.images import difference
 
         return (
             difference(self.before, self.after, 0.0) if self.kind == "labels" else difference(self.before, self.after)
@@ -249,7 +249,7 @@ def interruptible(session: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        from retouch.archive import MANIFEST
+        from retouch.editing.archive import MANIFEST
 
         kept = session is not None and (session / MANIFEST).exists()
         note(f"interrupted; {f'the session {session} keeps its last state' if kept else 'nothing is kept'}")
@@ -271,7 +271,7 @@ def _check_outputs(outputs: list[Path | None], inputs: list[Path | None], sessio
 def _check_current(saved: Saved, name: Path, before: Pixels) -> None:
     import numpy as np
 
-    from retouch.images import as_pixels
+    from retouch.editing.images import as_pixels
 
     def same(place: int) -> bool:
         return np.array_equal(as_pixels(saved.versions[place].source), before)
@@ -304,7 +304,7 @@ def _check_alike(saved: Saved, areas: bool) -> None:
 
 def _check_new(folder: Path) -> None:
     """ValueError unless a session can be made there."""
-    from retouch.archive import unused
+    from retouch.editing.archive import unused
 
     if folder.is_dir() and not unused(folder):
         raise ValueError(f"the folder {folder} holds no session and is not empty; name a new one")
@@ -315,7 +315,7 @@ def _check_new(folder: Path) -> None:
 
 def _kind(model: str | None, saved: Saved | None) -> Kind:
     """What kind of session a model makes, or the saved one is. ValueError for one that this version does not know."""
-    from retouch.gan.upscaler import PRETRAINED
+    from retouch.editing.gan.upscaler import PRETRAINED
 
     if saved is not None:
         if saved.kind not in get_args(Kind):
@@ -330,7 +330,7 @@ def _grey_labels(path: Path) -> Pixels:
     """A map of labels as a grey picture. ValueError for labels that are not 0 to 255."""
     import numpy as np
 
-    from retouch.images import as_integers
+    from retouch.editing.images import as_integers
 
     ids = as_integers(path)
     if ids.min() < 0 or ids.max() > 255:
@@ -348,7 +348,7 @@ def _refuse_steps(fixed: Fixed, others: dict[str, object]) -> None:
 
 def _model_name(model: str | None, saved: Saved | None) -> str | None:
     """A built-in or hub name as it is, a folder as an absolute path. ValueError if it is neither, or missing."""
-    from retouch.gan.upscaler import PRETRAINED
+    from retouch.editing.gan.upscaler import PRETRAINED
     from retouch.models.builtin import PIPELINES
 
     if model is None:

@@ -34,7 +34,7 @@ class SavedVersion:
     @staticmethod
     def of(folder: Path, entry: dict[str, Any]) -> SavedVersion:
         """From an entry of a manifest; whatever an entry without sense makes Python raise."""
-        from retouch.archive import PICTURE, SOURCE, version_folder
+        from retouch.editing.archive import PICTURE, SOURCE, version_folder
 
         facts, number = entry["facts"], int(entry["number"])
         words = (facts.get("prompt"), facts.get("negative"))
@@ -69,7 +69,7 @@ class Saved:
     @staticmethod
     def of(folder: Path, manifest: dict[str, Any]) -> Saved:
         """From the manifest. Raises ArchiveError when something is missing in it."""
-        from retouch.archive import ArchiveError
+        from retouch.editing.archive import ArchiveError
 
         try:
             settings = dict(manifest["settings"])
@@ -92,7 +92,7 @@ class Saved:
     @staticmethod
     def read(folder: Path) -> Saved:
         """From the folder. Raises ArchiveError when it holds no session that can be read."""
-        from retouch.archive import read_manifest
+        from retouch.editing.archive import read_manifest
 
         return Saved.of(folder, read_manifest(folder))
 

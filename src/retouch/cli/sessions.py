@@ -98,9 +98,9 @@ def move(folder: Path, by: int, output: Path | None = None) -> SavedVersion:
 
     Raises UndoError when there is none, ArchiveError when the folder is no session, damaged or in use.
     """
-    from retouch.archive import PICTURE, Archive, ArchiveError
-    from retouch.images import as_pixels, save_png
-    from retouch.recording import UndoError
+    from retouch.editing.archive import PICTURE, Archive, ArchiveError
+    from retouch.editing.images import as_pixels, save_png
+    from retouch.runtime.state.in_place import UndoError
 
     archive, manifest = Archive.open(folder)
     try:

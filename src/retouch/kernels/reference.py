@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch.expr import Expr
+from retouch.ir.expr import Expr
 from retouch.kernels.tensors import TensorBackend
 from retouch.ops import attention, copy, depthwise, gemm, moments, pivoted, pool, row_map, shuffle
 

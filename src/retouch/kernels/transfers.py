@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from retouch.geometry import IntArray
+from retouch.ir.geometry import IntArray
 
 ALIGNMENT = 64
 STREAMS = ("cuda", "xpu")

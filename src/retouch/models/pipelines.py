@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from retouch.extras import diffusers, require
 from retouch.models import unet, vae
+from retouch.models.extras import diffusers, require
 from retouch.models.weights import fill, without_init
 
 

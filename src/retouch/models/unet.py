@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from retouch.extras import diffusers
+from retouch.models.extras import diffusers
 
 
 def ddpm(tiny: bool = False) -> nn.Module:

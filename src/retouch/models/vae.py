@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from retouch.extras import diffusers
+from retouch.models.extras import diffusers
 
 
 class Chain(nn.Module):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from retouch.ir import Op, Value
+from retouch.ir.program import Op, Value
 from retouch.ops.row_map import Matrix, fetch, store
 
 if TYPE_CHECKING:
-    from retouch.schedule import Builder
+    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True, eq=False)

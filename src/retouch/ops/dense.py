@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch.utils._pytree as pytree
 
-from retouch.ir import Op, Value
-from retouch.layout import Ref
+from retouch.ir.layout import Ref
+from retouch.ir.program import Op, Value
 from retouch.ops.row_map import Matrix
 
 if TYPE_CHECKING:
-    from retouch.schedule import Builder
+    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from retouch.expr import Expr
+from retouch.ir.expr import Expr
 from retouch.ops.gemm import Accumulate
 from retouch.ops.row_map import RowOperands, fetch, finish
 
 if TYPE_CHECKING:
-    from retouch.schedule import Builder
+    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True, eq=False)

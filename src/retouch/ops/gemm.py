@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from retouch.expr import Expr, show
-from retouch.geometry import Geometry
-from retouch.ir import Op, Value
+from retouch.ir.expr import Expr, show
+from retouch.ir.geometry import Geometry
+from retouch.ir.program import Op, Value
 from retouch.ops.row_map import Matrix, RowOperands, fetch, finish
 
 if TYPE_CHECKING:
-    from retouch.schedule import Builder
+    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True)

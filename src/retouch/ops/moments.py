@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch.ir import Op, Value
+from retouch.ir.program import Op, Value
 from retouch.ops.row_map import fetch
 
 if TYPE_CHECKING:
-    from retouch.schedule import Builder
+    from retouch.runtime.schedule import Builder
 
 
 def sums_width(channels: int, dtype: torch.dtype) -> int:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retouch.expr import BINARY, Expr, Instr, show
-from retouch.geometry import Geometry
-from retouch.ir import Op, Value
+from retouch.ir.expr import BINARY, Expr, Instr, show
+from retouch.ir.geometry import Geometry
+from retouch.ir.program import Op, Value
 
 if TYPE_CHECKING:
-    from retouch.schedule import Builder
+    from retouch.runtime.schedule import Builder
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
 

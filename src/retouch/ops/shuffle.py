@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch.geometry import AxisMap, Geometry
-from retouch.ir import Op, Value
+from retouch.ir.geometry import AxisMap, Geometry
+from retouch.ir.program import Op, Value
 from retouch.ops.row_map import fetch, store
 
 if TYPE_CHECKING:
-    from retouch.schedule import Builder
+    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from retouch.expr import Expr, Instr, is_row_wise, substitute
-from retouch.ir import Op, Program, Value, verify
+from retouch.ir.expr import Expr, Instr, is_row_wise, substitute
+from retouch.ir.program import Op, Program, Value, verify
 from retouch.ops.gemm import Accumulate
 from retouch.ops.pool import Pool
 from retouch.ops.row_map import Map, Remap, deduplicate

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch.expr import Expr
-from retouch.geometry import IntArray
+from retouch.ir.expr import Expr
+from retouch.ir.geometry import IntArray
 from retouch.kernels import cpu
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}

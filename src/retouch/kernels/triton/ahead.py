@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from retouch.expr import Instr
+from retouch.ir.expr import Instr
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
 from retouch.kernels.triton.handles import code_of

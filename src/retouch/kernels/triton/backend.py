@@ -12,10 +12,10 @@ import torch
 import triton
 from torch import Tensor
 
-from retouch.devices import lacks_memory
-from retouch.expr import Expr
-from retouch.fallback import FallbackWarning
-from retouch.kernels.table import BackendError
+from retouch.errors import FallbackWarning
+from retouch.ir.expr import Expr
+from retouch.kernels.devices import lacks_memory
+from retouch.kernels.registry import BackendError
 from retouch.kernels.tensors import TensorBackend
 from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
 from retouch.kernels.triton.handles import Code, code_of

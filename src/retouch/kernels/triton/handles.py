@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from retouch.expr import Expr
+from retouch.ir.expr import Expr
 from retouch.kernels.tensors import Index
 
 

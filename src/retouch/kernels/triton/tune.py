@@ -37,7 +37,7 @@ from triton.testing import do_bench
 
 from retouch.bench import machine
 from retouch.bench.report import check_writable, compact_table
-from retouch.geometry import IntArray
+from retouch.ir.geometry import IntArray
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import ahead, attention, gemm, tiles
 

@@ -1,0 +1,1 @@
+"""What a person does: sessions on pictures, by diffusion models and generators."""

@@ -1,0 +1,274 @@
+"""Folders that hold saved sessions: versions as files that are never changed, named by one small manifest.
+
+A version is written beside the others under a temporary name, flushed and renamed; then the manifest is
+replaced, which is the moment it counts. A process that dies before leaves files that no manifest names, and
+the next one removes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from retouch.runtime.store import StoreError
+
+FORMAT = 1
+MANIFEST, UNFINISHED, LOCK = "manifest.json", "manifest.json.new", "lock"
+PICTURE, SOURCE = "image.png", "source.png"
+"""The files of a version that show its image, and what edits are drawn on where that is another picture."""
+MAX_MANIFEST = 64 << 20
+VERSION = re.compile(r"\d+(\.part)?")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(safetensors|png)")
+
+Progress = Callable[[int, int, str], None]
+"""Told the steps done, the steps in all, and what comes next."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """A progress that nobody sees."""
+
+
+class ArchiveError(StoreError):
+    """A session folder cannot be opened or written: not one, altered, of a newer format, or in use."""
+
+
+class Archive:
+    """One session folder, locked while it is open."""
+
+    def __init__(self, path: Path, made: bool = False) -> None:
+        self.path, self._made = path, made
+        self._lock = _locked(path)
+
+    @staticmethod
+    def create(path: Path) -> Archive:
+        """A new session folder; ArchiveError when it is not `unused`."""
+        made = not path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not unused(path):
+                what = "holds a session already" if (path / MANIFEST).exists() else "is not empty"
+                raise ArchiveError(f"{path} {what}; choose another folder")
+            (path / "versions").mkdir(exist_ok=True)
+            archive = Archive(path, made)
+            archive.clean(())
+        except OSError as error:
+            raise ArchiveError(f"cannot make the session folder {path}: {error.strerror or error}") from error
+        return archive
+
+    @staticmethod
+    def open(path: Path) -> tuple[Archive, dict[str, Any]]:
+        """A session folder and its manifest. Raises ArchiveError."""
+        if not (path / MANIFEST).is_file():
+            raise ArchiveError(f"{path} holds no session ({MANIFEST} is missing)")
+        archive = Archive(path)
+        try:
+            manifest = read_manifest(path)
+            archive.clean(entry["number"] for entry in manifest["versions"])
+            return archive, manifest
+        except BaseException:
+            archive.close()
+            raise
+
+    def close(self) -> None:
+        """Let other processes open the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def abandon(self) -> None:
+        """Close a folder from `create` that holds no session yet, as if it had never been one."""
+        self.close()
+        if not (self.path / MANIFEST).exists():
+            shutil.rmtree(self.path / "versions", ignore_errors=True)
+            for name in (LOCK, UNFINISHED):
+                (self.path / name).unlink(missing_ok=True)
+            if self._made:
+                with suppress(OSError):
+                    self.path.rmdir()
+
+    # Writing
+
+    def staging(self, number: int) -> Path:
+        """An empty folder for the files of a version that is being made."""
+        folder = self.staged(number)
+        try:
+            for old in (folder, self.folder(number)):
+                shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir()
+        except OSError as error:
+            raise ArchiveError(f"cannot write to {folder}: {error.strerror or error}") from error
+        return folder
+
+    def seal(self, number: int) -> dict[str, dict[str, Any]]:
+        """Flush the files of a version and give it its name; their sizes and checksums."""
+        staging = self.staged(number)
+        try:
+            with ThreadPoolExecutor() as pool:
+                files = sorted(staging.iterdir())
+                entries = dict(zip([f.name for f in files], pool.map(_sealed, files), strict=True))
+            _flush(staging)
+            staging.rename(self.folder(number))
+            _flush(self.path / "versions")
+        except OSError as error:
+            raise ArchiveError(f"cannot write {staging}: {error.strerror or error}") from error
+        return entries
+
+    def discard(self, number: int) -> None:
+        """Remove what was written of a version."""
+        shutil.rmtree(self.staged(number), ignore_errors=True)
+
+    def commit(self, manifest: dict[str, Any]) -> None:
+        """Replace the manifest at once, and remove versions that it does not name."""
+        new = self.path / UNFINISHED
+        try:
+            with new.open("w") as stream:
+                json.dump({"format": FORMAT, **manifest}, stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            new.replace(self.path / MANIFEST)
+            _flush(self.path)
+        except OSError as error:
+            raise ArchiveError(f"cannot write {new}: {error.strerror or error}; the last state stays") from error
+        self.clean(entry["number"] for entry in manifest["versions"])
+
+    def clean(self, numbers: Iterable[int]) -> None:
+        """Remove the folders of versions other than these: what a stopped process or an undo left."""
+        known = {self.folder(number).name for number in numbers}
+        for found in (self.path / "versions").iterdir():
+            if found.name not in known and VERSION.fullmatch(found.name):
+                shutil.rmtree(found, ignore_errors=True)
+
+    def staged(self, number: int) -> Path:
+        """Where the files of a version are until it has its name."""
+        return self.path / "versions" / f"{number:04d}.part"
+
+    # Reading
+
+    def folder(self, number: int) -> Path:
+        """Where the files of a version are."""
+        return version_folder(self.path, number)
+
+    def file(self, number: int, name: str) -> Path:
+        """A file of a version; ArchiveError for a name that a session does not use."""
+        if not isinstance(number, int) or number < 0 or not NAME.fullmatch(name):
+            raise ArchiveError(f"{self.path / MANIFEST} names a file that no session has: {number!r}, {name!r}")
+        return self.folder(number) / name
+
+    def verify(self, manifest: dict[str, Any], progress: Progress = silent) -> None:
+        """Compare sizes and checksums of all files with the manifest; ArchiveError at the first that differs."""
+        wanted = [
+            (self.file(entry["number"], name), facts)
+            for entry in manifest["versions"]
+            for name, facts in entry["files"].items()
+        ]
+        with ThreadPoolExecutor() as pool:
+            for done, problem in enumerate(pool.map(_problem, wanted)):
+                progress(done, len(wanted), f"checking {wanted[done][0].name}")
+                if problem:
+                    raise ArchiveError(f"{problem}; the session cannot be trusted")
+
+
+def version_folder(path: Path, number: int) -> Path:
+    """Where a session folder keeps the files of a version."""
+    return path / "versions" / f"{number:04d}"
+
+
+def unused(path: Path) -> bool:
+    """True for a folder that is empty but for what a process left that was stopped before its first version."""
+    versions = path / "versions"
+    inside = [found.name for found in versions.iterdir()] if versions.is_dir() else []
+    ours = {LOCK, UNFINISHED, *(["versions"] if versions.is_dir() else [])}
+    return {found.name for found in path.iterdir()} <= ours and all(map(VERSION.fullmatch, inside))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a session folder. Raises ArchiveError when it is altered or of a newer format."""
+    file = path / MANIFEST
+    try:
+        if file.stat().st_size > MAX_MANIFEST:
+            raise ArchiveError(f"{file} is larger than a manifest can be")
+        manifest = json.loads(file.read_text())
+        version = manifest["format"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArchiveError(f"{path} holds no session ({MANIFEST} is missing)") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArchiveError(f"{file} is damaged: {error}") from error
+    if version != FORMAT:
+        raise ArchiveError(f"{path} has the session format {version}, this version reads {FORMAT}; update retouch")
+    _check_manifest(file, manifest)
+    return dict(manifest)
+
+
+def _check_manifest(file: Path, manifest: dict[str, Any]) -> None:
+    try:
+        numbers = [entry["number"] for entry in manifest["versions"]]
+        sound = all(isinstance(n, int) and n >= 0 for n in numbers) and len(set(numbers)) == len(numbers)
+        sound &= manifest["current"] in range(len(numbers))
+        for entry in manifest["versions"]:
+            names = {name for _, name in entry["layers"]}
+            sound &= names <= set(entry["files"]) and isinstance(entry["facts"], dict)
+            sound &= all(isinstance(f["bytes"], int) for f in entry["files"].values())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArchiveError(f"{file} is damaged: {error!r}") from error
+    if not sound:
+        raise ArchiveError(f"{file} is damaged: its versions contradict each other")
+
+
+def _sealed(file: Path) -> dict[str, Any]:
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    return _facts(file)
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
+        return {"bytes": os.fstat(stream.fileno()).st_size, "blake2b": digest.hexdigest()}
+
+
+def _problem(wanted: tuple[Path, dict[str, Any]]) -> str:
+    file, expected = wanted
+    try:
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            return f"{file} has {size} bytes instead of {expected['bytes']}"
+        return "" if _facts(file) == expected else f"{file} was altered: its checksum differs"
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror or error}"
+
+
+def _flush(folder: Path) -> None:
+    """Make renames in a folder last, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """Hold the folder's lock; ArchiveError when another process does. None where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ArchiveError(f"cannot open the session folder {path}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ArchiveError(f"{path} is in use by another process") from error
+    return descriptor

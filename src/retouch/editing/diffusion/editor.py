@@ -1,0 +1,212 @@
+"""Editors: a diffusers pipeline made incremental, and the sessions it opens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from retouch.editing.archive import Archive, ArchiveError, Progress, silent
+from retouch.editing.diffusion.model import PipelineError, Words, model_of
+from retouch.editing.diffusion.sampler import Sampler, chosen, name_of
+from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.editor import BaseEditor
+from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers
+from retouch.editing.images import ImageLike, as_pixels
+from retouch.kernels.devices import device_of, selected
+from retouch.models.builtin import PIPELINES
+from retouch.models.extras import diffusers
+from retouch.plan.region import Policy
+
+STEPS, STRENGTH, GUIDANCE = 20, 0.6, 7.5
+
+
+class Editor(BaseEditor[DiffusionSession]):
+    """Opens editing sessions on the images of one diffusers pipeline. The pipeline itself is not changed.
+
+    pipe: DDPMPipeline, DDIMPipeline (also v-prediction and few-step checkpoints), Stable Diffusion 1.x or
+        2.x (text to image, image to image, inpainting), or SDXL base, on any one device.
+    scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
+    policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
+
+    Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
+    """
+
+    sessions = DiffusionSession
+
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        scheduler: str | None = None,
+        policy: str | Policy = "balanced",
+        backend: str = "auto",
+        memory: int | None = None,
+        device_memory: int | None = None,
+        folder: str | Path | None = None,
+        storage: str = "fp32",
+        name: str | None = None,
+    ) -> None:
+        self.model = model_of(pipe, Policy.named(policy), backend)
+        self.scheduler = chosen(scheduler, pipe.scheduler)
+        super().__init__(name, backend, memory, device_memory, folder, storage)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return device_of(self.model.unet)
+
+    @overload
+    @staticmethod
+    def from_pretrained(
+        name: Upscalers, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+    ) -> Upscaler: ...
+    @overload
+    @staticmethod
+    def from_pretrained(
+        name: str | Path, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+    ) -> Editor: ...
+    @staticmethod
+    def from_pretrained(
+        name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", **options: Any
+    ) -> Editor | Upscaler:
+        """An editor for a pipeline in a local folder (`save_pretrained`), on the hub, or a built-in model.
+
+        device: where it goes; "auto": to the accelerator that PyTorch sees, if that can be used, else the CPU.
+            `kernels` of the editor says which.
+
+        Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read,
+        ValueError for a device that cannot be used.
+        """
+        if name in PRETRAINED:
+            return Upscaler.from_pretrained(name, dtype=dtype, device=device, **options)
+        place = selected(device, options.get("backend", "auto"))
+        library = diffusers()
+        try:
+            folder = PIPELINES.get(str(name), name)
+            pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+            raise PipelineError(f"no pipeline can be loaded from {str(name)!r}: {_first_line(error)}") from error
+        if hasattr(pipe, "set_progress_bar_config"):
+            pipe.set_progress_bar_config(disable=True)
+        return Editor(pipe.to(place), name=str(name), **options)
+
+    # Sessions
+
+    def open(
+        self,
+        image: ImageLike,
+        *,
+        prompt: str | None = None,
+        negative: str | None = None,
+        guidance: float = GUIDANCE,
+        strength: float = STRENGTH,
+        steps: int = STEPS,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        progress: Progress = silent,
+    ) -> DiffusionSession:
+        """Record a photograph (or any picture), to edit it.
+
+        image: path, PIL image, array or tensor, see `retouch.editing.images.as_pixels`; its size must be one that
+            the network divides.
+        prompt, negative, guidance: words and classifier-free guidance, for models that read them.
+        strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
+        folder: keep the session there, every edit as it is made; None: `Session.save` does later.
+
+        Raises ImageError, PipelineError, SchedulerError for bad input, StoreError when there is no room.
+        """
+        pixels = as_pixels(image)
+        size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+        self.model.check_size(size)
+        words = self.model.encode_words(prompt, negative, guidance, size)
+        session = self._session(size, words, guidance, steps, seed, strength, generated=False)
+        return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress))
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        negative: str | None = None,
+        guidance: float = GUIDANCE,
+        strength: float = STRENGTH,
+        steps: int = STEPS,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        progress: Progress = silent,
+    ) -> DiffusionSession:
+        """Generate an image of `size` (H, W) and record the trajectory that makes it, to edit it.
+
+        strength: that of edits which do not say another. Otherwise like `open`.
+        """
+        size = size or self.model.default_size
+        self.model.check_size(size)
+        words = self.model.encode_words(prompt, negative, guidance, size)
+        session = self._session(size, words, guidance, steps, seed, strength, generated=True)
+        return self._recorded(session, folder, lambda: session.record_generated(progress))
+
+    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> DiffusionSession:
+        settings = manifest["settings"]
+        try:
+            facts = manifest["versions"][manifest["current"]]["facts"]
+            size = (int(settings["height"]), int(settings["width"]))
+            words = self.model.encode_words(facts["prompt"], facts["negative"], float(settings["guidance"]), size)
+            steps, seed, first = int(settings["steps"]), int(settings["seed"]), int(settings["first"])
+            scheduler = settings["scheduler"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
+        if scheduler != self._scheduler_facts():
+            raise ArchiveError(
+                f"the session was recorded with {scheduler.get('name')} and its settings; "
+                "open it with an editor that has the same scheduler"
+            )
+        store = self._store(manifest["storage"])
+        sampler = Sampler(self.scheduler, steps, seed)
+        if not 0 <= first < len(sampler):
+            raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {first}")
+        return DiffusionSession(self.model, sampler, words, store, settings)
+
+    def _session(
+        self,
+        size: tuple[int, int],
+        words: Words,
+        guidance: float,
+        steps: int,
+        seed: int,
+        strength: float,
+        generated: bool,
+    ) -> DiffusionSession:
+        sampler = Sampler(self.scheduler, steps, seed)
+        start = sampler.start(strength)
+        settings = {
+            "model": self.name,
+            "height": size[0],
+            "width": size[1],
+            "steps": steps,
+            "seed": seed,
+            "strength": strength,
+            "guidance": guidance,
+            "first": 0 if generated else start,
+            "scheduler": self._scheduler_facts(),
+            "editor": {
+                "policy": asdict(self.model.policy),
+                "backend": self.backend,
+                "dtype": str(self.model.dtype).removeprefix("torch."),
+                "scheduler": name_of(self.scheduler),
+            },
+        }
+        return DiffusionSession(self.model, sampler, words, self._store(), settings)
+
+    def _scheduler_facts(self) -> dict[str, Any]:
+        """Name and settings of the scheduler as plain data."""
+        config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
+        name = type(self.scheduler).__name__
+        return {"name": name, "config": json.loads(json.dumps(config, default=repr, sort_keys=True))}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

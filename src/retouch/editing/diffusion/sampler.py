@@ -1,0 +1,160 @@
+"""Time steps, noising and the steps of a trajectory, by diffusers' schedulers.
+
+All of it acts on every position alone, which is what lets a region follow its own trajectory.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retouch.models.extras import diffusers
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+}
+"""Supported schedulers by the names that users give them."""
+
+
+class SchedulerError(ValueError):
+    """A scheduler that is unknown or not supported, or a number of steps that it cannot take."""
+
+
+def chosen(name: str | None, current: Any) -> Any:
+    """The scheduler of that name with the settings of `current`; None: `current` itself.
+
+    Raises SchedulerError when it is none of `SCHEDULERS`.
+    """
+    if name is None:
+        if type(current).__name__ not in SCHEDULERS.values():
+            raise SchedulerError(
+                f"the pipeline's {type(current).__name__} is not supported; choose one of {', '.join(SCHEDULERS)}"
+            )
+        if not current.config.get("skip_prk_steps", True):
+            raise SchedulerError("PNDM with Runge-Kutta steps cannot start in the middle; set skip_prk_steps")
+        return current
+    if name not in SCHEDULERS:
+        raise SchedulerError(f"unknown scheduler {name!r}; there are {', '.join(SCHEDULERS)}")
+    options = {"skip_prk_steps": True} if name == "pndm" else {}
+    return getattr(diffusers(), SCHEDULERS[name]).from_config(current.config, **options)
+
+
+def name_of(scheduler: Any) -> str:
+    """The name in `SCHEDULERS` of a scheduler."""
+    return next(name for name, kind in SCHEDULERS.items() if kind == type(scheduler).__name__)
+
+
+class Sampler:
+    """A schedule of time steps. Position i is before step i; position `len(sampler)` is the finished image.
+
+    At position i an image z that is noised by n is `scale[i] * z + spread[i] * n`.
+    """
+
+    def __init__(self, scheduler: Any, steps: int, seed: int) -> None:
+        if steps < 1:
+            raise SchedulerError(f"{steps} steps are too few; take at least 1")
+        self.scheduler = copy.deepcopy(scheduler)
+        self.steps, self.seed = steps, seed
+        try:
+            self.scheduler.set_timesteps(steps)
+            self._tabulate()
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise SchedulerError(f"{type(scheduler).__name__} cannot take {steps} steps: {error}") from error
+
+    def _tabulate(self) -> None:
+        self.times: Tensor = self.scheduler.timesteps
+        one, zero = torch.ones(1), torch.zeros(1)
+        self.scale = [*(self._mixed(one, zero, i) for i in range(len(self))), 1.0]
+        self.spread = [*(self._mixed(zero, one, i) for i in range(len(self))), 0.0]
+        self.input_scale = [self._input_scale(i) for i in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def _mixed(self, image: Tensor, noise: Tensor, i: int) -> float:
+        return float(copy.copy(self.scheduler).add_noise(image, noise, self.times[i : i + 1]))
+
+    def _input_scale(self, i: int) -> float:
+        return float(copy.copy(self.scheduler).scale_model_input(torch.ones(1), self.times[i]))
+
+    def start(self, strength: float) -> int:
+        """The first step of an edit that changes an image by `strength` (0 to 1), as in diffusers' img2img."""
+        if not 0 < strength <= 1:
+            raise SchedulerError(f"a strength of {strength:g} is not above 0 and at most 1")
+        count = int(self.steps * strength)
+        if count < 1:
+            raise SchedulerError(
+                f"a strength of {strength:g} leaves none of {self.steps} steps; take at least {1 / self.steps:.2g}"
+            )
+        return self.steps - count
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """float32 noise that depends on the seed alone."""
+        return torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
+
+    def initial(self, noise: Tensor) -> Tensor:
+        """What free sampling starts from."""
+        return noise * float(self.scheduler.init_noise_sigma)
+
+    def noised(self, image: Tensor, noise: Tensor, i: int) -> Tensor:
+        """`image` at position i."""
+        return self.scale[i] * image + self.spread[i] * noise
+
+    def noise_of(self, noised: Tensor, image: Tensor, i: int) -> Tensor:
+        """The noise that `noised` holds when its image is `image`."""
+        return (noised - self.scale[i] * image) / self.spread[i]
+
+    def leverage(self, i: int) -> float:
+        """By how much the clean image that a prediction at step i stands for differs if the prediction differs by 1."""
+        scale, spread, kind = self.scale[i], self.spread[i], self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return spread / max(scale, 1e-3)
+        return spread / math.hypot(scale, spread) if kind == "v_prediction" else 1.0
+
+    def model_input(self, x: Tensor, i: int) -> Tensor:
+        """What the network reads at step i."""
+        return x if self.input_scale[i] == 1.0 else x * self.input_scale[i]
+
+    def trajectory(self, start: int) -> Trajectory:
+        """A run from position `start`."""
+        return Trajectory(self, start)
+
+
+class Trajectory:
+    """One run of a scheduler, which remembers earlier steps where its method needs them."""
+
+    def __init__(self, sampler: Sampler, start: int) -> None:
+        self.sampler, self.at = sampler, start
+        self.scheduler = copy.deepcopy(sampler.scheduler)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(start)
+        self.takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+
+    def advance(self, output: Tensor, x: Tensor) -> Tensor:
+        """The next position from the network's output at this one.
+
+        A stochastic scheduler's noise depends on seed and step alone, so original and edit share it.
+        """
+        time = self.sampler.times[self.at]
+        self.scheduler.scale_model_input(x[:1, :1, :1, :1], time)  # Euler finds its place there
+        options = {}
+        if self.takes_generator:
+            options["generator"] = torch.Generator().manual_seed(_mix(self.sampler.seed, self.at))
+        result: Tensor = self.scheduler.step(output, time, x, return_dict=False, **options)[0]
+        self.at += 1
+        return result
+
+
+def _mix(seed: int, step: int) -> int:
+    """A seed for one step, far from those of other steps and of the first noise."""
+    return (seed * 0x9E3779B97F4A7C15 + (step + 1) * 0xD6E8FEB86659FD93) % (1 << 63)

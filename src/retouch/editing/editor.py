@@ -1,0 +1,102 @@
+"""What all editors share: where recordings are kept, and sessions in folders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from retouch.editing.archive import Archive, ArchiveError, Progress, silent
+from retouch.editing.session import Session
+from retouch.kernels.registry import backend, described, preferred
+from retouch.runtime.store import Store
+
+S = TypeVar("S", bound=Session)
+
+
+class BaseEditor(ABC, Generic[S]):
+    """Opens sessions of one kind with one model.
+
+    name: how the model is named in saved sessions, so that `retouch.open` finds it again.
+    backend: kernels, as for `retouch.compile`.
+    memory: bytes that the recordings of a session may take before they go to files; None: 40 % of what is
+        free. folder: where those files are; None: a folder for temporary files.
+    device_memory: bytes of the device's memory that they may take before they go to the host's; None: 40 % of
+        what is free there. Of no account on the CPU.
+    storage: "fp32", "bf16" or "fp16": how recorded float32 rows are kept.
+    """
+
+    sessions: type[S]
+
+    def __init__(
+        self,
+        name: str | None,
+        backend: str,
+        memory: int | None,
+        device_memory: int | None,
+        folder: str | Path | None,
+        storage: str,
+    ) -> None:
+        self.name, self.backend, self.storage = name, backend, storage
+        self.memory, self.device_memory = memory, device_memory
+        self.folder = None if folder is None else Path(folder)
+        self._store()  # refuses what is wrong now, not after the model has run
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the networks are, and so where edits are computed."""
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels compute, where, and whether "auto" would take them."""
+        name = preferred(self.device) if self.backend == "auto" else self.backend
+        return described(backend(name, self.device))
+
+    def restore(self, path: str | Path, progress: Progress = silent) -> S:
+        """Open a saved session; see `retouch.open`."""
+        archive, manifest = Archive.open(Path(path))
+        try:
+            if manifest.get("kind") != self.sessions.kind:
+                raise ArchiveError(f"{path} holds a session of the kind {manifest.get('kind')!r}")
+            archive.verify(manifest, progress)
+            session = self._restored(archive, manifest)
+            session.load(archive, manifest)
+        except BaseException:
+            archive.close()
+            raise
+        return _prepared(session)
+
+    @abstractmethod
+    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> S:
+        """A session without versions that is set up as a manifest says; ArchiveError when that cannot be."""
+
+    def _store(self, storage: str | None = None) -> Store:
+        return Store(self.memory, self.folder, storage or self.storage, self.device_memory, self.device)
+
+    def _recorded(self, session: S, folder: str | Path | None, record: Callable[[], None]) -> S:
+        """The session after `record`, in `folder` if one is named; nothing is left there when that fails."""
+        if folder is not None:
+            session.archive = Archive.create(Path(folder))
+        try:
+            record()
+        except BaseException:
+            if session.archive is not None:
+                session.archive.abandon()
+            raise
+        return _prepared(session)
+
+
+def _prepared(session: S) -> S:
+    """A session whose first edit will not be slower than the others, if memory allows."""
+    nets = list(session.networks().values())
+    for net in nets:
+        net.backend.release()  # of recordings that went to files: edits touch few rows of theirs
+    near = any(net.backend.transfers for net in nets)
+    if session.store.fits(sum(net.plan.kept_bytes for net in nets), near=near):
+        for net in nets:
+            net.workspace.touch()
+    return session

@@ -1,0 +1,91 @@
+"""What editors of generators share: one network, compiled for every size that is opened."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+import retouch.incremental as incremental
+from retouch.editing.archive import Archive, ArchiveError
+from retouch.editing.editor import BaseEditor
+from retouch.editing.gan.session import GeneratorSession
+from retouch.kernels.devices import device_of
+from retouch.plan.region import Policy
+
+G = TypeVar("G", bound=GeneratorSession)
+N = TypeVar("N", bound=nn.Module)
+
+
+class GeneratorEditor(BaseEditor[G], Generic[G, N]):
+    """Opens sessions of one generator.
+
+    policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
+    """
+
+    def __init__(
+        self,
+        network: N,
+        *,
+        policy: str | Policy = "balanced",
+        backend: str = "auto",
+        memory: int | None = None,
+        device_memory: int | None = None,
+        folder: str | Path | None = None,
+        storage: str = "fp32",
+        name: str | None = None,
+    ) -> None:
+        self.module: N = network.eval()
+        self.policy = Policy.named(policy)
+        super().__init__(name, backend, memory, device_memory, folder, storage)
+        self.dtype = next(network.parameters()).dtype
+        self._compiled: dict[tuple[int, int], incremental.Incremental] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return device_of(self.module)
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels that the network reads."""
+
+    @abstractmethod
+    def check_size(self, size: tuple[int, int]) -> None:
+        """ImageError for a size (H, W) that the network does not take."""
+
+    def _session(self, size: tuple[int, int], **facts: Any) -> G:
+        """A session without versions; `facts` are settings of its kind."""
+        editor = {
+            "policy": asdict(self.policy),
+            "backend": self.backend,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            **self._options(),
+        }
+        settings = {"model": self.name, "height": size[0], "width": size[1], **facts, "editor": editor}
+        return self.sessions(self._net(size), self._store(), settings)
+
+    def _options(self) -> dict[str, Any]:
+        """Further arguments that `from_pretrained` needs to make the same editor."""
+        return {}
+
+    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> G:
+        settings = manifest["settings"]
+        try:
+            size = (int(settings["height"]), int(settings["width"]))
+            return self.sessions(self._net(size), self._store(manifest["storage"]), settings)
+        except (KeyError, TypeError) as error:
+            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
+
+    def _net(self, size: tuple[int, int]) -> incremental.Incremental:
+        """The network compiled for a size (H, W); once for each."""
+        self.check_size(size)
+        if size not in self._compiled:
+            example = torch.zeros(1, self.channels, *size, dtype=self.dtype, device=self.device)
+            self._compiled[size] = incremental.compile(self.module, example, policy=self.policy, backend=self.backend)
+        return self._compiled[size]

@@ -1,0 +1,116 @@
+"""Sessions on the source of a generator: an edit of the source updates the picture made of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from retouch.editing.archive import Progress, silent
+from retouch.editing.images import Pixels
+from retouch.editing.session import Clock, Edited, Session, Version, run_whole
+from retouch.incremental import Incremental
+from retouch.plan.region import Region
+from retouch.runtime.store import Store
+
+CALL = "network"
+"""The name of the one recorded call."""
+
+
+class GeneratorSession(Session):
+    """A picture made by one run of a network, and the source that the network read.
+
+    Outside the rows that an edit activates the picture stays bit for bit; under the policy `exact` it is the
+    picture that a whole run would make.
+    """
+
+    def __init__(self, net: Incremental, store: Store, settings: dict[str, Any]) -> None:
+        super().__init__(store, settings)
+        self.net = net
+        self.size: tuple[int, int] = (settings["height"], settings["width"])
+
+    # What a kind of source says
+
+    @abstractmethod
+    def read(self, source: Tensor) -> Tensor:
+        """What the network reads `[1, C, h, w]`, from a source."""
+
+    @abstractmethod
+    def shown(self, result: Tensor) -> Pixels:
+        """The picture in what the network returned."""
+
+    @property
+    @abstractmethod
+    def source_spec(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and dtype of a source."""
+
+    # A session's networks
+
+    def network(self, name: str) -> Incremental:
+        """The one network."""
+        return self.networks()[name]
+
+    def networks(self) -> dict[str, Incremental]:
+        """The one network."""
+        return {CALL: self.net}
+
+    def sound(self, version: Version) -> bool:
+        """True when picture, source and the recorded call are there."""
+        image, source = version.tensors.get("image"), version.tensors.get("source")
+        if image is None or source is None or set(version.snapshots) != {CALL}:
+            return False
+        shape, dtype = self.source_spec
+        pictures = image.dtype == torch.uint8 and image.dim() == 3 and image.shape[2] == 3
+        return pictures and tuple(source.shape) == shape and source.dtype == dtype
+
+    # Recording and editing
+
+    def record(self, source: Tensor, progress: Progress = silent) -> None:
+        """Run the network on a source and make that the first version."""
+        clock = Clock()
+        progress(0, 1, "recording")
+        with self._making() as calls:
+            with clock.of("network"):
+                result = calls.record(CALL, self.net, self.read(source))
+            tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
+            self._put(calls, tensors, _facts("original", 1.0, clock))
+        progress(1, 1, "recorded")
+
+    @property
+    def source(self) -> npt.NDArray[Any]:
+        """The current source; a copy."""
+        return self.version.tensors["source"].numpy().copy()
+
+    def _edited(self, source: Tensor, progress: Progress) -> Edited:
+        """Make another source the current one."""
+        clock = Clock()
+        old, new = self.read(self.version.tensors["source"]), self.read(source)
+        region = Region.from_mask((old != new).any(1)[0].numpy())
+        if not region.mask.any():
+            return Edited(self.image, region, clock.total())
+        progress(0, 1, "updating")
+        with self._making() as calls:
+            with clock.of("network"):
+                result = calls.update(CALL, self.net, region, new)
+            with clock.of("store"):
+                tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
+                self._put(calls, tensors, _facts("edit", region.fraction, clock))
+        progress(1, 1, "done")
+        return Edited(self.image, region, clock.total())
+
+    def _dense(self, source: Tensor) -> Edited:
+        """What a whole run makes of a source; the session stays as it is."""
+        clock = Clock()
+        old, new = self.read(self.version.tensors["source"]), self.read(source)
+        with clock.of("network"):
+            pixels = self.shown(run_whole(self.net, new))
+        region = Region.from_mask((old != new).any(1)[0].numpy())
+        return Edited(Image.fromarray(pixels), region, clock.total())
+
+
+def _facts(edit: str, region: float, clock: Clock) -> dict[str, Any]:
+    return {"edit": edit, "region": region, "seconds": clock.total()}

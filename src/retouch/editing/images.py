@@ -1,0 +1,412 @@
+"""Pictures of an editing session as uint8 RGB arrays, from files, Pillow, NumPy or PyTorch."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from retouch.plan.region import Mask, dilate
+
+Pixels = npt.NDArray[np.uint8]
+"""[H, W, 3], RGB from 0 to 255."""
+
+ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
+
+MAX_PIXELS = 64 * 2**20
+"""Files and Pillow images with more pixels are refused before they are decoded."""
+
+WHITE, BLACK = 255, 0
+
+# Python keeps one list of warning filters for all threads.
+_filters = threading.Lock()
+
+
+class ImageError(ValueError):
+    """A picture or mask that cannot be read, used or written; the message says why."""
+
+
+def as_pixels(image: ImageLike) -> Pixels:
+    """The picture as a new contiguous array [H, W, 3].
+
+    image: one of
+        - the path of a file that Pillow reads (of an animation, the first frame), or a Pillow image;
+        - an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or floats in 0..1;
+        - a tensor [3, H, W] or [1, 3, H, W] of these types.
+
+    EXIF rotation is applied. Transparency is composited on white. 16-bit levels are divided by 257
+    and rounded, floats multiplied by 255 and rounded half to even.
+
+    Raises ImageError for a missing, broken or too large file, for other shapes and types, and for
+    values that are NaN or outside 0..1.
+    """
+    return _pixels(image, WHITE)
+
+
+def as_mask(mask: ImageLike, size: tuple[int, int]) -> Mask:
+    """The edited positions as a new bool array of `size` (H, W): those brighter than half.
+
+    mask: a path or a Pillow image, read as in `as_pixels` with transparency as black; or an array or tensor
+        [H, W], [H, W, 1], [1, H, W], [1, 1, H, W] of bool (True: edited), uint8, uint16 or floats in 0..1, or an
+        RGB or RGBA array. Colours count by their luma.
+
+    Raises ImageError as `as_pixels` does, when the mask has another size, and when nothing is edited.
+    """
+    name = f"the mask {mask}" if isinstance(mask, str | os.PathLike) else "the mask"
+    if isinstance(mask, Tensor | np.ndarray):
+        bright = _bright(_one_channel(_array(mask), size))
+    else:
+        bright = _luma(_levels(mask)) > 127
+    if bright.shape != size:
+        raise ImageError(f"{name} is {_size(bright)} pixels, but the picture is {_size(size)} (width x height)")
+    if not bright.any():
+        raise ImageError(f"{name} is empty: paint the edited pixels white")
+    return bright
+
+
+def as_integers(image: ImageLike, size: tuple[int, int] | None = None) -> npt.NDArray[np.int32]:
+    """A map of ids (class labels, instances) as a new array int32 [H, W].
+
+    image: the path of a file or a Pillow image of one channel or with a palette, whose indices are the ids; or
+        an array, its path (.npy) or a tensor of integers [H, W], [1, H, W], [H, W, 1], or with equal
+        channels [H, W, 3].
+
+    Raises ImageError for other shapes and types, ids beyond int32, and another size (H, W) than `size`.
+    """
+    what = "the map of ids"
+    if isinstance(image, Image.Image):
+        ids = np.asarray(image)
+    elif isinstance(image, str | os.PathLike):
+        what, path = f"{what} {image}", Path(image)
+        ids = _from_array_file(path) if path.suffix == ".npy" else _from_file(path, np.asarray)
+    else:
+        ids = _array(image)
+    if ids.ndim == 3 and len(ids) == 1:
+        ids = ids[0]
+    elif ids.ndim == 3 and ids.shape[2] in (1, 3) and (ids == ids[..., :1]).all():
+        ids = ids[..., 0]
+    if ids.dtype.kind not in "iub" or ids.ndim != 2 or not ids.size:
+        raise ImageError(
+            f"{what} is not one channel of integers [H, W], but {ids.dtype} {list(ids.shape)}; colours are no ids"
+        )
+    if size is not None and ids.shape != size:
+        raise ImageError(f"{what} is {_size(ids)}, but the picture is {_size(size)} (width x height)")
+    if ids.min() < -(2**31) or ids.max() >= 2**31:
+        raise ImageError(f"{what} holds ids from {ids.min()} to {ids.max()}, beyond 32 bits")
+    return ids.astype(np.int32)
+
+
+def difference(before: Pixels, after: Pixels, eps: float = 0.01) -> Mask:
+    """Where any channel differs by more than `eps` (1 is full scale), bool [H, W].
+
+    Raises ImageError if the pictures [H, W, 3] have different sizes.
+    """
+    check_same(before, after, "pictures")
+    red, green, blue = np.moveaxis(np.maximum(before, after) - np.minimum(before, after), 2, 0)
+    return (np.arange(256) / 255 > eps)[np.maximum(np.maximum(red, green), blue)]
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """The picture [H, W, 3] as float32 [1, 3, H, W] in [-1, 1]."""
+    planes = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
+    planes /= 127.5
+    planes -= 1
+    return torch.from_numpy(planes[None])
+
+
+def from_tensor(picture: Tensor) -> Pixels:
+    """The inverse of `to_tensor`, for floats [1, 3, H, W] or [3, H, W]: clamped to [-1, 1], rounded half to even.
+
+    Raises ImageError for another shape or type, and for NaN.
+    """
+    if not picture.is_floating_point():
+        raise ImageError(f"a picture in [-1, 1] is a float tensor, not {picture.dtype}")
+    planes = _planes(_array(picture))
+    if np.isnan(planes).any():
+        raise ImageError("the picture holds NaN")
+    return np.rint((planes.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5).astype(np.uint8, order="C")
+
+
+def blend(current: Pixels, new: Pixels, mask: Mask, border: int) -> Pixels:
+    """`new` inside `mask` [H, W], `current` further than `border` pixels from it, a linear ramp between.
+
+    At distance k, counted in squares as `retouch.plan.region.dilate` grows them, `new` has the weight
+    1 - k / (border + 1). Inside and beyond the ramp pixels are copied. Returns a new array [H, W, 3].
+
+    Raises ImageError for different sizes or a negative border.
+    """
+    check_same(current, new, "pictures")
+    check_same(current, mask, "picture and mask")
+    if border < 0:
+        raise ImageError(f"a border counts pixels and cannot be {border}")
+    blended = np.array(current, order="C")
+    if mask.any():
+        box = _box(mask, border)
+        distance = _distance(mask[box], border + 1)
+        _mix(blended[box], new[box], distance, border + 1)
+    return blended
+
+
+def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str]) -> Path:
+    """Write the picture in the format that the suffix of `path` names; returns the path.
+
+    The file appears complete or not at all: it is written beside its place and then moved there.
+
+    Raises ImageError for a suffix that Pillow does not write, and when writing fails.
+    """
+    path = Path(path)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ImageError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(as_pixels(image))
+    try:
+        with _replacing(path) as file:
+            picture.save(file, format=kind)
+    # What formats raise for modes and sizes that they cannot hold has no common type.
+    except Exception as error:
+        raise ImageError(f"cannot write {path}: {_reason(error)}") from error
+    return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` when the block ends, or goes away if it fails."""
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _pixels(image: ImageLike, ground: int) -> Pixels:
+    """The picture composited on the grey level `ground`."""
+    if isinstance(image, Image.Image):
+        return _from_image(image, ground)
+    if isinstance(image, str | os.PathLike):
+        return _from_file(Path(image), lambda opened: _from_image(opened, ground))
+    if isinstance(image, Tensor):
+        return _rgb(_planes(_array(image)).transpose(1, 2, 0), ground)
+    if isinstance(image, np.ndarray):
+        return _rgb(image, ground)
+    raise ImageError(f"a picture is a path, a Pillow image, an array or a tensor, not {type(image).__name__}")
+
+
+def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    try:
+        with path.open("rb") as file, _opened(file) as image:
+            return convert(image)
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no file {path}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image in a format that Pillow reads") from error
+    except ImageError as error:
+        raise ImageError(f"cannot read {path}: {error}") from error
+    # Readers of headers let through whatever they meet in a broken file.
+    except Exception as error:
+        raise ImageError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def _from_array_file(path: Path) -> npt.NDArray[Any]:
+    """The array in an .npy file; what would run code is refused."""
+    try:
+        # Mapped, so that a header that lies about the size reserves no memory.
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no file {path}") from error
+    # As for pictures.
+    except Exception as error:
+        raise ImageError(f"cannot read {path}: {_reason(error)}") from error
+    if array.size > MAX_PIXELS:
+        raise ImageError(f"cannot read {path}: it has more than {MAX_PIXELS} pixels")
+    return array
+
+
+def _opened(file: IO[bytes]) -> Image.Image:
+    try:
+        with _filters, warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(file)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ImageError(f"it has more than {MAX_PIXELS} pixels") from error
+
+
+def _from_image(image: Image.Image, ground: int) -> Pixels:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"it is {image.width}x{image.height}, more than {MAX_PIXELS} pixels")
+    try:
+        channels = _channels(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    # As for headers: decoders raise anything.
+    except Exception as error:
+        raise ImageError(f"the image cannot be decoded: {_reason(error)}") from error
+    return _rgb(channels, ground)
+
+
+def _channels(image: Image.Image) -> npt.NDArray[Any]:
+    """The levels [H, W] or [H, W, 3 or 4] in a form that `_rgb` takes."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _deep(image)
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+
+
+def _deep(image: Image.Image) -> npt.NDArray[np.uint16]:
+    """A grey image of 16-bit levels: [H, W], or [H, W, 4] if one level is declared transparent."""
+    levels = np.asarray(image)
+    if levels.size and not 0 <= levels.min() <= levels.max() <= 65535:
+        raise ImageError(f"16-bit levels are 0 to 65535, these are {levels.min()} to {levels.max()}")
+    grey = levels.astype(np.uint16)
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    return np.stack([grey, grey, grey, np.where(levels == transparent, 0, 65535).astype(np.uint16)], 2)
+
+
+def _array(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if isinstance(values, np.ndarray):
+        return values
+    values = values.detach().cpu()
+    # NumPy has no bfloat16.
+    return (values.float() if values.is_floating_point() and values.itemsize < 4 else values).numpy()
+
+
+def _planes(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[3, H, W] from that or [1, 3, H, W]."""
+    planes = array[0] if array.ndim == 4 and len(array) == 1 else array
+    if planes.ndim != 3 or len(planes) != 3:
+        raise ImageError(f"a picture as a tensor is [3, H, W] or [1, 3, H, W], not {list(array.shape)}")
+    return planes
+
+
+def _rgb(array: npt.NDArray[Any], ground: int) -> Pixels:
+    """A new [H, W, 3] from [H, W] or [H, W, 1, 3 or 4]."""
+    channels = array[..., None] if array.ndim == 2 else array
+    if channels.ndim != 3 or channels.shape[2] not in (1, 3, 4):
+        raise ImageError(f"a picture is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {list(array.shape)}")
+    if 0 in channels.shape:
+        raise ImageError(f"a picture of {_size(channels)} pixels is empty")
+    levels = _eight_bit(channels)
+    if levels.shape[2] == 4:
+        return _over(levels, ground)
+    return np.array(np.broadcast_to(levels, (*levels.shape[:2], 3)), order="C")
+
+
+def _over(rgba: Pixels, ground: int) -> Pixels:
+    """[H, W, 4] composited on a grey level, rounded to nearest."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + ground * (255 - alpha) + 127) // 255).astype(np.uint8, order="C")
+
+
+def _eight_bit(array: npt.NDArray[Any]) -> Pixels:
+    kind = array.dtype.kind, array.dtype.itemsize
+    if kind == ("u", 1):
+        return array
+    if kind == ("u", 2):
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if kind == ("b", 1):
+        return array.astype(np.uint8) * np.uint8(255)
+    _check_unit(array)
+    return np.rint(np.multiply(array, 255, dtype=np.result_type(array, np.float32))).astype(np.uint8)
+
+
+def _check_unit(array: npt.NDArray[Any]) -> None:
+    if array.dtype.kind != "f":
+        raise ImageError(f"values are uint8, uint16, bool or floats in 0..1, not {array.dtype}")
+    if np.isnan(array).any():
+        raise ImageError("some values are NaN")
+    low, high = array.min(), array.max()
+    if low < 0 or high > 1:
+        raise ImageError(f"values as floats are in 0..1, these are in {low:g}..{high:g}")
+
+
+def _one_channel(array: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """The levels of a mask, [H, W]. ImageError if the shape is none that a mask of `size` has."""
+    if array.shape in (size, (1, *size), (1, 1, *size), (*size, 1)):
+        return array.reshape(size)
+    if array.shape in ((*size, 3), (*size, 4)):
+        return _luma(_rgb(array, BLACK))
+    raise ImageError(f"the mask is {list(array.shape)}, but the picture is {list(size)} [H, W]")
+
+
+def _levels(mask: ImageLike) -> Pixels:
+    try:
+        return _pixels(mask, BLACK)
+    except ImageError as error:
+        raise ImageError(f"cannot read the mask: {error}") from error
+
+
+def _bright(array: npt.NDArray[Any]) -> Mask:
+    if array.dtype.kind != "f":
+        return _eight_bit(array) > 127
+    # Before rounding, which would lift 0.5 above half.
+    _check_unit(array)
+    return array > 0.5
+
+
+def _luma(pixels: Pixels) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def _box(mask: Mask, border: int) -> tuple[slice, slice]:
+    """The rows and columns of a mask that is not empty, with `border` more on every side."""
+    spans = []
+    for axis in (1, 0):
+        found = np.flatnonzero(mask.any(axis))
+        spans.append(slice(max(0, int(found[0]) - border), int(found[-1]) + 1 + border))
+    return spans[0], spans[1]
+
+
+def _distance(mask: Mask, limit: int) -> npt.NDArray[np.int64]:
+    """Squares around `mask` [H, W] that a position lies outside of: its distance, at most `limit`."""
+    distance = np.zeros(mask.shape, dtype=np.int64)
+    reached = mask[None]
+    for _ in range(limit):
+        if reached.all():
+            break
+        distance += ~reached[0]
+        reached = dilate(reached, 1)
+    return distance
+
+
+def _mix(blended: Pixels, new: Pixels, distance: npt.NDArray[np.int64], limit: int) -> None:
+    """Write `new` into `blended` where the distance is 0, and part of it where it is below `limit`."""
+    ramp = (distance > 0) & (distance < limit)
+    weight = 1 - distance[ramp, None] / limit
+    old = blended[ramp].astype(np.float64)
+    blended[ramp] = np.rint(old + weight * (new[ramp] - old))
+    inside = distance == 0
+    blended[inside] = new[inside]
+
+
+def check_same(one: npt.NDArray[Any], other: npt.NDArray[Any], what: str) -> None:
+    """ImageError unless both have the same height and width."""
+    if one.shape[:2] != other.shape[:2]:
+        raise ImageError(f"{what} of different sizes: {_size(one)} and {_size(other)} (width x height)")
+
+
+def _size(of: npt.NDArray[Any] | tuple[int, int]) -> str:
+    height, width = of if isinstance(of, tuple) else of.shape[:2]
+    return f"{width}x{height}"
+
+
+def _reason(error: BaseException) -> str:
+    # The text of an OSError names the temporary file.
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""PyTorch in: capturing a module, its arguments, and lowering its graph to rows."""

@@ -1,0 +1,461 @@
+"""The driver of lowering and what rules share: values, operands and the dense fallback."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch.fx import Node
+from torch.utils.flop_counter import FlopCounterMode
+
+from retouch.frontend.capture import Captured
+from retouch.ir.expr import Expr, Instr
+from retouch.ir.geometry import Geometry, Grid
+from retouch.ir.layout import LayoutError, Ref, axis, image, like
+from retouch.ir.program import Op, Program, Value, verify
+from retouch.ops.dense import Arg, Dense, Lift
+from retouch.ops.row_map import Concat, Map, Matrix, Remap, Slice, deduplicate
+from retouch.ops.shuffle import Shuffle, Unshuffle
+
+ROW_DTYPES = (torch.float32, torch.bfloat16)
+"""Types of rows that the kernels of every backend take."""
+
+
+class NoRule(Exception):
+    """The node has no expression in rows; the text says why."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Attention written by hand, not yet complete: scale * q k^T, softmaxed or not."""
+
+    q: Ref
+    k: Ref | Value
+    scale: float
+    softmaxed: bool
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Rows of a map and dense tokens (text) side by side in dimension `dim` of one tensor."""
+
+    parts: tuple[Ref | Value, ...]
+    dim: int
+
+    def sizes(self) -> list[int]:
+        """Length of each part along `dim`."""
+        return [p.shape[self.dim] for p in self.parts]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One flat output of the module: rows in a layout, a dense value, or a constant of the graph."""
+
+    value: Value | None
+    ref: Ref | None = None
+    constant: Any = None
+
+
+Item = Any
+Rule = Callable[["Context", Node], Item]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*targets: str) -> Callable[[Rule], Rule]:
+    """Register a lowering rule for ATen overloads such as "conv2d.default"."""
+
+    def register(function: Rule) -> Rule:
+        for target in targets:
+            RULES[f"aten.{target}"] = function
+        return function
+
+    return register
+
+
+IDENTITIES = frozenset(
+    f"aten.{name}"
+    for name in ("clone.default", "contiguous.default", "alias.default", "detach.default", "lift_fresh_copy.default")
+) | {"aten.dropout.default", "aten.feature_dropout.default", "aten.alias_copy.default", "aten.detach_.default"}
+
+
+class Context:
+    """State of one lowering: what each node became and the operations so far."""
+
+    def __init__(self, captured: Captured, dtypes: Collection[torch.dtype]) -> None:
+        self.captured, self.dtypes = captured, dtypes
+        self.items: dict[Node, Item] = {}
+        self.ops: list[Op] = []
+        self.producers: dict[Value, Op] = {}
+        self.constant: set[Value] = set()
+        self.names: set[str] = set()
+        self.grids: set[tuple[int, Grid]] = set()
+        self.recomputed: set[Value] = set()
+
+    # Operands of a node
+
+    def arg(self, node: Node, position: int, name: str | None = None, default: Any = None) -> Any:
+        """Raw argument of a node by position or keyword."""
+        if position < len(node.args):
+            return node.args[position]
+        return node.kwargs.get(name, default) if name else default
+
+    def option(self, node: Node, name: str, default: Any = None) -> Any:
+        """A keyword argument of a node."""
+        return node.kwargs.get(name, default)
+
+    def item(self, argument: Any) -> Item:
+        """What an argument became: Ref, Value, Scores, or the Python constant itself."""
+        return self.items[argument] if isinstance(argument, Node) else argument
+
+    def ref(self, argument: Any) -> Ref:
+        """The argument as rows, with channels apart from positions."""
+        item = self.item(argument)
+        if not isinstance(item, Ref):
+            raise NoRule("an operand has no grid")
+        return self.regular(item)
+
+    def parameter(self, argument: Any) -> Value | None:
+        """A weight: a value that depends on the module's parameters only."""
+        if argument is None:
+            return None
+        item = self.item(argument)
+        if not isinstance(item, Value) or item not in self.constant:
+            raise NoRule("a weight is computed from the inputs")
+        return item
+
+    # New values and operations
+
+    def value(
+        self, node: Node, grid: Grid | None, batch: int, channels: int, dtype: torch.dtype | None = None
+    ) -> Value:
+        """A fresh value named after the node."""
+        meta = node.meta.get("val")
+        shape = tuple(meta.shape) if isinstance(meta, torch.Tensor) else ()
+        found = dtype or (meta.dtype if isinstance(meta, torch.Tensor) else torch.float32)
+        if grid:
+            self.grids.add((batch, grid))
+        return Value(self.unique(node.name), shape, found, grid, batch, channels)
+
+    def unique(self, name: str) -> str:
+        candidate, i = name, 1
+        while candidate in self.names:
+            candidate, i = f"{name}.{i}", i + 1
+        self.names.add(candidate)
+        return candidate
+
+    def rows_like(self, node: Node, ref: Ref, channels: int | None = None) -> Value:
+        value = ref.value
+        return self.value(node, value.grid, value.batch, channels or value.channels)
+
+    def add(self, op: Op) -> Value:
+        """Append an operation; its value."""
+        self.ops.append(op)
+        self.producers[op.out] = op
+        return op.out
+
+    def dense_call(
+        self, name: str, shape: Sequence[int], dtype: torch.dtype, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Value:
+        """A dense operation made by a rule; Refs and Values in `args` become its sources."""
+        sources: list[Value | Ref] = []
+        placed = pytree.tree_map_only((Ref, Value), lambda x: self._place(x, sources), args)
+        out = Value(self.unique(name), tuple(shape), dtype)
+        self.recomputed.add(out)
+        return self.add(Dense(out, function, placed, {}, tuple(sources), None))
+
+    def dense_value(self, node: Node) -> Value:
+        return self.value(node, None, 1, 0)
+
+    def map(self, node: Node, ref: Ref, expr: Expr, rows: Sequence[Value], vectors: Sequence[Matrix] = ()) -> Ref:
+        """A pointwise operation in the arrangement of `ref`."""
+        out = self.add(deduplicate(Map(self.rows_like(node, ref), expr, tuple(rows), tuple(vectors))))
+        return Ref(out, ref.dims)
+
+    def remap(self, node: Node, ref: Ref, geometry: Geometry) -> Ref:
+        """Rows moved by a one-tap geometry; `ref` is an image."""
+        if geometry.is_identity:
+            return ref
+        value = self.value(node, geometry.outputs, ref.value.batch, ref.value.channels)
+        return image(self.add(Remap(value, ref.value, geometry)))
+
+    def channels(self, node: Node, ref: Ref, start: int, count: int) -> Ref:
+        """Channels `start` to `start + count` of a layout whose channels stand in one dimension."""
+        if start == 0 and count == ref.value.channels:
+            return ref
+        return like(ref, self.slice(node, ref.value, start, count))
+
+    def slice(self, node: Node, source: Value, start: int, count: int) -> Value:
+        """Channels `start` to `start + count` of a value; a slice of a slice reads the source."""
+        producer = self.producers.get(source)
+        if isinstance(producer, Slice):
+            source, start = producer.src, start + producer.start
+        value = self.value(node, source.grid, source.batch, count, source.dtype)
+        return self.add(Slice(value, source, start))
+
+    def concat(self, node: Node, refs: Sequence[Ref]) -> Ref:
+        """Channel concatenation, nested ones flattened."""
+        parts: list[Value] = []
+        for ref in refs:
+            producer = self.producers.get(ref.value)
+            parts.extend(producer.parts if isinstance(producer, Concat) else (ref.value,))
+        value = self.rows_like(node, refs[0], sum(p.channels for p in parts))
+        return like(refs[0], self.add(Concat(value, tuple(parts))))
+
+    def channel_vector(self, value: Value, channels: int) -> Matrix:
+        """A weight `[C]` as a vector operand."""
+        return Matrix(value, value.shape, tuple(range(len(value.shape))), (1, channels))
+
+    # Regular layouts
+
+    def regular(self, ref: Ref) -> Ref:
+        """`ref` with positions and channels in dimensions of their own, moving data where they are mixed."""
+        if any(sum(a.axis == "c" for a in d) > 1 and len(d) == sum(a.axis == "c" for a in d) for d in ref.dims):
+            raise NoRule("channels in another order")
+        mixed = [d for d in ref.dims if {a.axis for a in d} & set("hw") and any(a.axis == "c" for a in d)]
+        if not mixed:
+            return ref
+        grid = ref.value.grid
+        assert grid is not None
+        whole = {"h": grid.height, "w": grid.width}
+        if any(a.size < whole[a.axis] for d in ref.dims for a in d if a.axis in "hw"):
+            return self._space_to_depth(ref)
+        return self._depth_to_space(ref)
+
+    def _depth_to_space(self, ref: Ref) -> Ref:
+        value, grid = ref.value, ref.value.grid
+        assert grid is not None
+        factor = {"h": 1, "w": 1}
+        stride = {"h": 0, "w": 0}
+        dims, rest = [], []
+        whole = {"h": grid.height, "w": grid.width}
+        for dim in ref.dims:
+            kept: list[Any] = []
+            for atom in dim:
+                previous = kept[-1] if kept else None
+                if atom.axis == "c" and previous in ("h", "w"):
+                    factor[previous], stride[previous] = atom.size, atom.stride
+                elif atom.axis in "hw":
+                    if atom.size != whole[atom.axis]:
+                        raise NoRule("a view mixes parts of positions with channels")
+                    kept.append(atom.axis)
+                else:
+                    kept.append(atom)
+                    rest += [atom] if atom.axis == "c" else []
+            dims.append(kept)
+        if len(rest) > 1 or (factor["h"] > 1 and factor["w"] > 1 and stride["h"] != stride["w"] * factor["w"]):
+            raise NoRule("channels move to positions in an unsupported order")
+        fy, fx = factor["h"], factor["w"]
+        channels = rest[0].size if rest else 1
+        out = Value(self.unique(value.name + ".shuffle"), (), value.dtype,
+                    Grid(grid.height * fy, grid.width * fx), value.batch, channels)  # fmt: skip
+        phase_stride = stride["w"] if fx > 1 else stride["h"]
+        self.add(Shuffle(out, value, (fy, fx), phase_stride, rest[0].stride if rest else 1))
+        sizes = {"h": grid.height * fy, "w": grid.width * fx}
+        moved = [
+            [
+                a
+                for x in d
+                for a in (axis(x, sizes[x]) if isinstance(x, str) else axis("c", channels) if x.axis == "c" else (x,))
+            ]
+            for d in dims
+        ]
+        return Ref(out, tuple(tuple(d) for d in moved))
+
+    def _space_to_depth(self, ref: Ref) -> Ref:
+        value, grid = ref.value, ref.value.grid
+        assert grid is not None
+        inner = {a.axis: a for d in ref.dims for a in d if a.axis in "hw" and a.stride == 1}
+        outer = {a.axis: a for d in ref.dims for a in d if a.axis in "hw" and a.stride > 1}
+        if set(inner) != {"h", "w"} or any(outer[x].stride != inner[x].size for x in outer):
+            raise NoRule("positions move to channels in an unsupported order")
+        fy, fx = inner["h"].size, inner["w"].size
+        order = [a.axis for d in ref.dims if any(a.axis == "c" for a in d) for a in d]
+        strides = {"chw": (1, fy * fx), "hwc": (value.channels, 1)}.get("".join(order))
+        if strides is None:
+            raise NoRule("positions move to channels in an unsupported order")
+        small = Grid(grid.height // fy, grid.width // fx)
+        out = Value(
+            self.unique(value.name + ".unshuffle"), (), value.dtype, small, value.batch, value.channels * fy * fx
+        )
+        self.add(Unshuffle(out, value, (fy, fx), *strides))
+        sizes = {"h": small.height, "w": small.width}
+        dims = []
+        for dim in ref.dims:
+            if any(a.axis == "c" for a in dim):
+                dims.append(axis("c", out.channels))
+            else:
+                dims.append(tuple(a for x in dim for a in (axis(x.axis, sizes[x.axis]) if x.axis in "hw" else (x,))))
+        return Ref(out, tuple(dims))
+
+    # Dense values
+
+    def dense(self, node: Node, reason: str = "") -> Item:
+        """Run the node through PyTorch on whole tensors."""
+        sources: list[Value | Ref] = []
+
+        def place(argument: Node) -> Any:
+            item = self.items[argument]
+            if isinstance(item, Scores | Joint):
+                item = self.items[argument] = self.dense(argument, "scores or joined tokens are read")
+            if not isinstance(item, Ref | Value):
+                return torch.fx.node.map_aggregate(item, lambda x: self._place(x, sources))
+            return self._place(item, sources)
+
+        args = torch.fx.node.map_arg(node.args, place)
+        kwargs = torch.fx.node.map_arg(node.kwargs, place)
+        depends = any(isinstance(s, Ref) or s in self.recomputed for s in sources)
+        result = self._result_layout(node, sources) if depends else None
+        out = result.value if result else self.dense_value(node)
+        if depends and not result:
+            self.recomputed.add(out)
+        if not isinstance(node.target, Callable):  # type: ignore[arg-type]
+            raise NoRule(f"cannot run {node.target}")
+        macs = count_macs(node) if depends else 0
+        self.add(Dense(out, node.target, args, dict(kwargs), tuple(sources), result, reason, macs))  # type: ignore[arg-type]
+        if all(isinstance(s, Value) and s in self.constant for s in sources):
+            self.constant.add(out)
+        return result or out
+
+    @staticmethod
+    def _place(item: Any, sources: list[Value | Ref]) -> Any:
+        if not isinstance(item, Ref | Value):
+            return item
+        sources.append(item)
+        return Arg(len(sources) - 1)
+
+    def _result_layout(self, node: Node, sources: Sequence[Value | Ref]) -> Ref | None:
+        """Rows for the result of a fallback: an operand's arrangement, an image on a known grid, or one resized."""
+        meta = node.meta.get("val")
+        if not isinstance(meta, torch.Tensor) or meta.dtype not in self.dtypes:
+            return None
+        shape = tuple(meta.shape)
+        for source in sources:
+            if isinstance(source, Ref) and source.shape == shape and self._whole(source):
+                return Ref(self.value(node, source.value.grid, source.value.batch, source.value.channels), source.dims)
+        images = [s for s in sources if isinstance(s, Ref) and s.is_image]
+        resized = any(s.shape[:2] == shape[:2] for s in images)
+        if len(shape) == 4 and (resized or (shape[0], Grid(shape[2], shape[3])) in self.grids):
+            return image(self.value(node, Grid(shape[2], shape[3]), shape[0], shape[1]))
+        return None
+
+    @staticmethod
+    def _whole(ref: Ref) -> bool:
+        return math.prod(ref.shape) == ref.value.rows * ref.value.channels
+
+    def lift(self, node: Node, value: Value, template: Ref) -> Value:
+        """A dense value of the shape of a map as rows in the arrangement of `template`."""
+        atoms = [a for d in template.dims for a in d]
+        rank = {"b": 0, "h": 1, "w": 2, "c": 3}
+        order = tuple(sorted(range(len(atoms)), key=lambda i: (rank[atoms[i].axis], -atoms[i].stride)))
+        sizes = tuple(a.size for a in atoms)
+        target = template.value
+        out = Value(self.unique(value.name + ".rows"), (), target.dtype, target.grid, target.batch, target.channels)
+        shape = (target.rows, target.channels)
+        matrix = Matrix(value, template.shape, order, shape, target.dtype, split=sizes)
+        return self.add(Lift(out, matrix))
+
+    # The driver
+
+    def lower_node(self, node: Node) -> Item:
+        if node.target is operator.getitem:
+            source = self.item(node.args[0])
+            if isinstance(source, Value):
+                return self.dense(node)
+            return source[node.args[1]]
+        inputs = [self.items[n] for n in node.all_input_nodes]
+        flat = [x for item in inputs for x in (item if isinstance(item, list | tuple) else [item])]
+        if not any(isinstance(x, Ref | Scores | Joint) for x in flat):
+            return self.dense(node)
+        name = str(node.target)
+        if name in IDENTITIES:
+            return inputs[0]
+        found = RULES.get(name)
+        if found is None:
+            return self.dense(node, f"no rule for {name}")
+        mark = len(self.ops)
+        try:
+            return found(self, node)
+        except (NoRule, LayoutError) as error:
+            for op in self.ops[mark:]:
+                self.producers.pop(op.out, None)
+            del self.ops[mark:]
+            return self.dense(node, f"{name}: {error}")
+
+
+def count_macs(node: Node) -> int:
+    """Multiply-accumulates of one captured operation, from its shapes."""
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    try:
+        with FlopCounterMode(display=False) as counter:
+            node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception:  # an estimate for a report must not fail the lowering
+        return 0
+    return int(counter.get_total_flops()) // 2
+
+
+SKIPPED = (
+    "aten._assert_tensor_metadata.default",
+    "aten._assert_scalar.default",
+    "aten.sym_constrain_range_for_size.default",
+)
+
+
+def lower(captured: Captured, dtypes: Collection[torch.dtype] = ROW_DTYPES) -> Program:
+    """The rows program of a captured module, before fusion; `dtypes` are those that kernels take."""
+    context = Context(captured, dtypes)
+    inputs, constants = [], {}
+    outputs: tuple[Output, ...] = ()
+    for node in captured.graph.nodes:
+        if node.op == "placeholder":
+            value = _placeholder(context, node)
+            if node in captured.constants:
+                constants[value] = captured.constants[node]
+                context.constant.add(value)
+            else:
+                inputs.append(value)
+            context.items[node] = image(value) if value.grid else value
+        elif node.op == "call_function":
+            if str(node.target) not in SKIPPED:
+                context.items[node] = context.lower_node(node)
+        elif node.op == "output":
+            outputs = tuple(_output(context, argument) for argument in node.args[0])
+    return verify(Program(tuple(inputs), constants, tuple(context.ops), outputs), "lowering")
+
+
+def _placeholder(context: Context, node: Node) -> Value:
+    meta = node.meta.get("val")
+    spatial = (
+        node not in context.captured.constants
+        and isinstance(meta, torch.Tensor)
+        and meta.dim() == 4
+        and meta.dtype in context.dtypes
+        and meta.shape[2] * meta.shape[3] > 1
+    )
+    if not spatial:
+        return context.dense_value(node)
+    batch, channels, height, width = meta.shape  # type: ignore[union-attr]
+    return context.value(node, Grid(height, width), batch, channels)
+
+
+def _output(context: Context, argument: Any) -> Output:
+    if not isinstance(argument, Node):
+        return Output(None, constant=argument)
+    item = context.items[argument]
+    if isinstance(item, Scores | Joint):
+        item = context.dense(argument, "scores or joined tokens are returned")
+    if isinstance(item, Ref):
+        with suppress(NoRule):  # a mixed layout can be returned; only reading it as rows needs a rule
+            item = context.regular(item)
+        return Output(item.value, item)
+    return Output(item)
+
+
+def instr(*code: tuple[Any, ...]) -> Expr:
+    """Shorthand for an expression."""
+    return tuple(Instr(*c) for c in code)

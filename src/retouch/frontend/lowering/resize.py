@@ -1,0 +1,188 @@
+"""Padding, resizing and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.fx import Node
+
+from retouch.frontend.lowering.context import Context, Item, NoRule, rule
+from retouch.frontend.lowering.conv import pair
+from retouch.ir.geometry import AxisMap, Geometry, conv_geometry
+from retouch.ir.layout import Ref, image
+from retouch.ops.pool import Pool
+
+Taps = tuple[AxisMap, npt.NDArray[np.float32]]
+
+
+def _image(context: Context, node: Node) -> Ref:
+    ref = context.ref(context.arg(node, 0))
+    if not ref.is_image:
+        raise NoRule("the input is not an image (B, C, H, W)")
+    return ref
+
+
+def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str) -> Item:
+    ref = _image(context, node)
+    grid = ref.value.grid
+    assert grid is not None
+    if any(sizes[4:]):
+        raise NoRule("padding of channels or samples")
+    left, right, top, bottom = (*sizes[:4], 0, 0)[:4]
+    if (mode == "reflect" and max(left, right) >= grid.width + 0) or (
+        mode == "reflect" and max(top, bottom) >= grid.height
+    ):
+        raise NoRule("reflection wider than the image")
+    y, x = AxisMap.pad(grid.height, top, bottom, mode), AxisMap.pad(grid.width, left, right, mode)
+    return context.remap(node, ref, Geometry(y, x))
+
+
+@rule("pad.default")
+def pad(context: Context, node: Node) -> Item:
+    mode, value = str(context.arg(node, 2, "mode", "constant")), context.arg(node, 3, "value")
+    if mode == "constant" and value:
+        raise NoRule("padding with a value other than zero")
+    return _pad(context, node, context.arg(node, 1), mode)
+
+
+@rule("constant_pad_nd.default")
+def constant_pad(context: Context, node: Node) -> Item:
+    if context.arg(node, 2, "value", 0):
+        raise NoRule("padding with a value other than zero")
+    return _pad(context, node, context.arg(node, 1), "constant")
+
+
+@rule("reflection_pad2d.default")
+def reflection_pad(context: Context, node: Node) -> Item:
+    return _pad(context, node, context.arg(node, 1), "reflect")
+
+
+@rule("replication_pad2d.default")
+def replication_pad(context: Context, node: Node) -> Item:
+    return _pad(context, node, context.arg(node, 1), "replicate")
+
+
+def _scales(context: Context, node: Node, position: int) -> tuple[float | None, float | None]:
+    """Scale factors (height, width) when the resize was asked for by scale."""
+    scales: Any = context.arg(node, position, "scale_factors")
+    return (float(scales[0]), float(scales[1])) if scales else (None, None)
+
+
+@rule("upsample_nearest2d.vec")
+def nearest(context: Context, node: Node) -> Item:
+    ref = _image(context, node)
+    height, width = node.meta["val"].shape[2:]
+    sy, sx = _scales(context, node, 2)
+    y, x = AxisMap.nearest(ref.shape[2], height, sy), AxisMap.nearest(ref.shape[3], width, sx)
+    return context.remap(node, ref, Geometry(y, x))
+
+
+def _positions(size: int, outputs: int, align: bool, scale: float | None) -> npt.NDArray[np.float32]:
+    """Fractional input coordinate of each output, as PyTorch computes it."""
+    out = np.arange(outputs, dtype=np.float32)
+    if align:
+        return out * np.float32((size - 1) / (outputs - 1) if outputs > 1 else 0.0)
+    step = np.float32(1.0 / scale if scale else size / outputs)
+    return (out + np.float32(0.5)) * step - np.float32(0.5)
+
+
+def linear_taps(size: int, outputs: int, align: bool, scale: float | None) -> Taps:
+    """Two taps of linear interpolation along an axis."""
+    position = np.maximum(_positions(size, outputs, align, scale), 0)
+    low = np.minimum(np.floor(position).astype(np.int64), size - 1)
+    high = np.minimum(low + 1, size - 1)
+    fraction = np.clip(position - low, 0, 1).astype(np.float32)
+    return AxisMap(np.stack([low, high], 1), size), np.stack([1 - fraction, fraction], 1).astype(np.float32)
+
+
+def cubic_taps(size: int, outputs: int, align: bool, scale: float | None) -> Taps:
+    """Four taps of cubic convolution (Keys 1981, a = -0.75 as in PyTorch) along an axis."""
+    position = _positions(size, outputs, align, scale)
+    base = np.floor(position).astype(np.int64)
+    offsets = np.arange(-1, 3)
+    distance = np.abs(position[:, None] - (base[:, None] + offsets)).astype(np.float64)
+    a = -0.75
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    weights = np.where(distance <= 1, near, far).astype(np.float32)
+    return AxisMap(np.clip(base[:, None] + offsets, 0, size - 1), size), weights
+
+
+def _resize(context: Context, node: Node, taps: Callable[[int, int, bool, float | None], Taps]) -> Item:
+    ref = _image(context, node)
+    height, width = node.meta["val"].shape[2:]
+    align = bool(context.arg(node, 2, "align_corners", False))
+    sy, sx = _scales(context, node, 3)
+    (y, wy), (x, wx) = taps(ref.shape[2], height, align, sy), taps(ref.shape[3], width, align, sx)
+    out = context.value(node, Geometry(y, x).outputs, ref.value.batch, ref.value.channels)
+    return image(context.add(Pool(out, ref.value, Geometry(y, x), (wy, wx))))
+
+
+@rule("upsample_bilinear2d.vec")
+def bilinear(context: Context, node: Node) -> Item:
+    return _resize(context, node, linear_taps)
+
+
+@rule("upsample_bicubic2d.vec")
+def bicubic(context: Context, node: Node) -> Item:
+    return _resize(context, node, cubic_taps)
+
+
+def _pooled(context: Context, node: Node, ref: Ref, geometry: Geometry, weights: Any) -> Ref:
+    if geometry.outputs.height != node.meta["val"].shape[2] or geometry.outputs.width != node.meta["val"].shape[3]:
+        raise NoRule("pooling with a rounded-up size")
+    out = context.value(node, geometry.outputs, ref.value.batch, ref.value.channels)
+    return image(context.add(Pool(out, ref.value, geometry, weights)))
+
+
+@rule("avg_pool2d.default")
+def avg_pool(context: Context, node: Node) -> Item:
+    ref = _image(context, node)
+    kernel = pair(context.arg(node, 1))
+    stride = pair(context.arg(node, 2, "stride") or kernel)
+    padding = pair(context.arg(node, 3, "padding", 0))
+    counted, divisor = (context.arg(node, 5, "count_include_pad", True), context.arg(node, 6, "divisor_override"))
+    if divisor is not None:
+        raise NoRule("average pooling with its own divisor")
+    assert ref.value.grid is not None
+    geometry = conv_geometry(ref.value.grid, kernel, stride, padding, (1, 1))
+    return _pooled(context, node, ref, geometry, tuple(_average(a, bool(counted)) for a in (geometry.y, geometry.x)))
+
+
+def _average(axis: AxisMap, counted: bool) -> npt.NDArray[np.float32]:
+    valid = axis.table >= 0
+    count = np.full(axis.outputs, axis.taps) if counted else valid.sum(1)
+    return (valid / count[:, None]).astype(np.float32)
+
+
+@rule("max_pool2d.default")
+def max_pool(context: Context, node: Node) -> Item:
+    ref = _image(context, node)
+    kernel = pair(context.arg(node, 1))
+    stride, padding = (pair(context.arg(node, 2, "stride") or kernel), pair(context.arg(node, 3, "padding", 0)))
+    dilation = pair(context.arg(node, 4, "dilation", 1))
+    assert ref.value.grid is not None
+    return _pooled(context, node, ref, conv_geometry(ref.value.grid, kernel, stride, padding, dilation), None)
+
+
+@rule("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
+def adaptive_avg_pool(context: Context, node: Node) -> Item:
+    ref = _image(context, node)
+    height, width = node.meta["val"].shape[2:]
+    if height * width == 1:
+        raise NoRule("a mean over all positions")
+    (y, wy), (x, wx) = _adaptive(ref.shape[2], height), _adaptive(ref.shape[3], width)
+    return _pooled(context, node, ref, Geometry(y, x), (wy, wx))
+
+
+def _adaptive(size: int, outputs: int) -> Taps:
+    start = [i * size // outputs for i in range(outputs)]
+    stop = [-(-(i + 1) * size // outputs) for i in range(outputs)]
+    taps = max(b - a for a, b in zip(start, stop, strict=True))
+    table, weights = np.full((outputs, taps), -1), np.zeros((outputs, taps), np.float32)
+    for i, (a, b) in enumerate(zip(start, stop, strict=True)):
+        table[i, : b - a], weights[i, : b - a] = np.arange(a, b), 1 / (b - a)
+    return AxisMap(table, size), weights

@@ -1,0 +1,87 @@
+"""Arguments of the module's forward: bound by name, flattened, checked against the example inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from retouch.runtime.weights import same_tensor
+
+
+class InputError(ValueError):
+    """Arguments differ from the example inputs in what a recording cannot follow."""
+
+
+class Signature:
+    """Arguments of the module's forward as one flat list in the order of the example inputs."""
+
+    def __init__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        self.forward = inspect.signature(module.forward)
+        kinds = {p.kind for p in self.forward.parameters.values()}
+        self.named = not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}
+        self.example = self.canonical(args, kwargs)
+        self.leaves, self.spec = pytree.tree_flatten(self.example)
+        self.names = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(self.example)[0]]
+
+    def canonical(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments by name, without those equal to their default."""
+        if not self.named:
+            return tuple(args), dict(kwargs)
+        try:
+            bound = self.forward.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InputError(f"arguments do not fit the module's forward: {error}") from None
+        given: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            parameter = self.forward.parameters[name]
+            if parameter.kind == inspect.Parameter.VAR_KEYWORD:
+                given.update(value)
+            elif not _is_default(value, parameter.default):
+                given[name] = value
+        return (), given
+
+    def flatten(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+        """Flat arguments; InputError when they differ from the example in kind, shape, dtype or device."""
+        positional, named = self.canonical(args, kwargs)
+        if set(named) == set(self.example[1]):
+            named = {k: named[k] for k in self.example[1]}
+        leaves, spec = pytree.tree_flatten((positional, named))
+        if spec != self.spec:
+            raise InputError(
+                f"arguments {_names(positional, named)} differ from the example's {_names(*self.example)}; "
+                "compile again for other arguments"
+            )
+        for name, leaf, example in zip(self.names, leaves, self.leaves, strict=True):
+            _check_leaf(name, leaf, example)
+        return leaves
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, bool | int | float | str) and value == default)
+
+
+def _names(positional: Sequence[Any], named: dict[str, Any]) -> str:
+    return f"({', '.join([*(['...'] if positional else []), *named])})"
+
+
+def _check_leaf(name: str, leaf: Any, example: Any) -> None:
+    if not isinstance(example, Tensor):
+        if not same_tensor(leaf, example):
+            raise InputError(
+                f"argument {name} is {leaf!r}; it was {example!r} when compiled and is fixed; compile again"
+            )
+        return
+    if not isinstance(leaf, Tensor):
+        raise InputError(f"argument {name} is a {type(leaf).__name__}; the example was a tensor")
+    for what in ("shape", "dtype", "device"):
+        found, expected = getattr(leaf, what), getattr(example, what)
+        if found != expected:
+            shown = (list(found), list(expected)) if what == "shape" else (found, expected)
+            raise InputError(f"argument {name} has {what} {shown[0]}; compiled for {shown[1]}")
+    if leaf.is_floating_point() and not torch.isfinite(leaf).all():
+        raise InputError(f"argument {name} holds NaN or infinite numbers")

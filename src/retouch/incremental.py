@@ -1,0 +1,350 @@
+"""The compiled module: record, update, explain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from retouch import kernels as kernel_table
+from retouch.frontend.capture import capture
+from retouch.frontend.lowering import lower
+from retouch.frontend.signature import InputError, Signature
+from retouch.ir.layout import image
+from retouch.ir.program import Program, Value
+from retouch.ir.tables import Table
+from retouch.kernels import Backend
+from retouch.passes import Plan, fuse, plan
+from retouch.plan import activity
+from retouch.plan.explain import Explanation, explain
+from retouch.plan.region import Mask, Policy, Region
+from retouch.runtime.schedule import Schedule, Shared, build, dirty_values
+from retouch.runtime.state.in_place import Recording, plain_tensors
+from retouch.runtime.state.layered import Workspace
+from retouch.runtime.weights import Weights, WeightsChangedError, same_tensor
+
+REMEMBERED = 4
+"""Schedules of this many regions are kept for their next update."""
+
+
+class RegionError(ValueError):
+    """A region does not fit the network's grids."""
+
+
+class Incremental:
+    """A module that can record a run and update it for a region.
+
+    Made by `retouch.compile`. Called directly, it is the dense module; attributes are the module's.
+    `backend.name` and `backend.device` say which kernels compute, and where.
+    """
+
+    def __init__(
+        self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], policy: Policy, kernels: Backend
+    ) -> None:
+        self.module, self.policy, self.backend = module, policy, kernels
+        self.signature = Signature(module, args, kwargs)
+        captured = capture(module, *self.signature.example)
+        program = fuse(lower(captured, kernels.dtypes))
+        self.out_spec = captured.out_spec
+        self.weights = Weights(module, captured, program, kernels)
+        self.program = self.weights.without_folded(program)
+        self.plan: Plan = planned(self.program, policy)
+        self.weights.refresh()
+        self.shared = Shared(kernels)
+        self._lock = RLock()
+        self._full: Schedule | None = None
+        self._nothing: Schedule | None = None
+        self.workspace = Workspace(self)
+        self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "module":
+            raise AttributeError(name)
+        return getattr(self.module, name)
+
+    # Recording and updating
+
+    @plain_tensors
+    def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Recording]:
+        """Run the whole module; its result, and the recording that updates start from.
+
+        Raises InputError when arguments differ from the example inputs in shape, dtype, device or in
+        values that are no tensors, or hold NaN or infinity.
+        """
+        leaves = self.signature.flatten(args, kwargs)
+        with self._lock:
+            return self._record(leaves)
+
+    def _record(self, leaves: list[Any]) -> tuple[Any, Recording]:
+        self.backend.set_threads(torch.get_num_threads())
+        self.weights.refresh()
+        recording = Recording(self.backend, self.weights, self.plan, self)
+        for value in self.plan.kept:
+            if value not in self.program.inputs:
+                recording.buffers[value] = self.backend.empty(value.rows, value.channels, value.dtype)
+        self._feed(recording, leaves)
+        recording.run(self._whole())
+        return self._result(recording), recording
+
+    @plain_tensors
+    def update(self, recording: Recording, region: Region, *args: Any, **kwargs: Any) -> Any:
+        """The module's result with the rows of `region` computed from the arguments, others as recorded.
+
+        `region` is on the grid of the network's largest input, of its output, or on one a whole number of
+        times finer than the input's (pixels, for a latent model). Inputs without a grid (time step, text)
+        are compared with the recorded ones, and what depends on them is computed again. The recording
+        then holds the edit; when anything fails it is left as it was.
+        """
+        leaves = self.signature.flatten(args, kwargs)
+        with self._lock:
+            self._check(recording, region)
+            recording.abort()  # of an update that failed and could not be taken back
+            return self._update(recording, region, leaves)
+
+    def _update(self, recording: Recording, region: Region, leaves: list[Any]) -> Any:
+        changed = self._changed(recording, leaves)
+        idle = not region.mask.any() and not changed
+        self.backend.set_threads(torch.get_num_threads())
+        schedule = self._idle() if idle else self._schedule(region, changed)
+        try:
+            if schedule is None:
+                self._rerun(recording, leaves)
+            else:
+                recording.begin(schedule)
+                if not idle:
+                    self._feed_active(recording, schedule, leaves, changed)
+                    recording.run(schedule)
+            result = self._result(recording)
+        except BaseException:
+            recording.abort()
+            raise
+        recording.commit()
+        return result
+
+    def _check(self, recording: Recording, region: Region) -> None:
+        if not isinstance(recording, Recording):
+            raise TypeError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
+        if recording.owner is not self:
+            raise InputError("the recording was made by another compiled module; record with this one")
+        if not isinstance(region, Region):
+            raise TypeError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
+        self._check_region(region)
+        self.weights.check()
+        if recording.hashes != self.weights.hashes:
+            raise WeightsChangedError("the recording was made with other weights; record again")
+
+    def _check_region(self, region: Region) -> None:
+        grid = region.grid
+        sources = [v.grid for v in self.program.inputs if v.grid]
+        if not sources:
+            raise RegionError("the module has no image input (B, C, H, W), so there is nothing to update by region")
+        largest = max(sources, key=lambda g: g.size)
+        outputs = [o.value.grid for o in self.program.outputs if o.value is not None and o.value.grid]
+        finer = grid.height % largest.height == 0 and grid.width % largest.width == 0
+        if not (finer and grid.height * largest.width == grid.width * largest.height) and grid not in outputs:
+            raise RegionError(
+                f"the region is {grid}; this network takes {largest} (its input), a multiple of it"
+                + "".join(f", or {g} (its output)" for g in dict.fromkeys(outputs) if g != largest)
+            )
+        batch = max(v.batch for v in self.program.inputs if v.grid)
+        if len(region.mask) not in (1, batch):
+            raise RegionError(
+                f"the region has {len(region.mask)} samples and the batch {batch}; give one mask or one each"
+            )
+
+    def _changed(self, recording: Recording, leaves: list[Any]) -> frozenset[Value]:
+        pairs = zip(self.program.inputs, leaves, strict=True)
+        return frozenset(v for v, leaf in pairs if v.grid is None and not same_tensor(recording.values[v], leaf))
+
+    def _feed(self, recording: Recording, leaves: list[Any]) -> None:
+        """Put all inputs into the recording."""
+        for value, leaf in zip(self.program.inputs, leaves, strict=True):
+            if value.grid:
+                recording.put_rows(value, image(value).rows(leaf.detach()).clone())
+            else:
+                recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+
+    def _feed_active(
+        self, recording: Recording, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]
+    ) -> None:
+        """Put the active rows of image inputs, and the dense inputs that changed, into the recording."""
+        for value, leaf in zip(self.program.inputs, leaves, strict=True):
+            if value.grid is None:
+                if value in changed:
+                    recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+                continue
+            rows = schedule.active[value].array
+            tables = (rows, *np.divmod(rows, value.grid.size))
+            index, sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in tables)
+            recording.buffers[value][index] = leaf.detach().flatten(2)[sample, :, position]
+
+    def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
+        """Compute everything into fresh buffers; the old ones are what undo brings back."""
+        schedule = self._again
+        recording.begin(schedule)
+        for value in self.plan.kept:
+            recording.renew(value)
+        self._feed(recording, leaves)
+        recording.run(schedule)
+
+    def _result(self, recording: Recording) -> Any:
+        leaves = []
+        for output in self.program.outputs:
+            if output.value is None:
+                leaves.append(output.constant)
+            elif output.ref is not None:
+                tensor = recording.tensor(output.ref)
+                leaves.append(tensor.clone(memory_format=torch.contiguous_format))
+            else:
+                found = recording.values.get(output.value, self.weights.values.get(output.value))
+                leaves.append(found.clone() if isinstance(found, Tensor) else found)
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    # Schedules
+
+    def _whole(self) -> Schedule:
+        """The schedule of a recording: all rows, all dense values."""
+        if self._full is None:
+            active = activity.everything(self.program)
+            dirty = dirty_values(self.program, set(self.program.inputs), active)
+            self._full = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
+        return self._full
+
+    @cached_property
+    def _again(self) -> Schedule:
+        """The schedule of an update that computes everything: it saves no rows, as whole buffers are replaced."""
+        return replace(self._whole(), saves={}, stays={})
+
+    def _idle(self) -> Schedule:
+        """The schedule that computes nothing and returns the recorded result."""
+        if self._nothing is None:
+            none = {v: Table(np.empty(0, np.int32), v.rows, ascending=True) for v in self.program.values() if v.grid}
+            self._nothing = build(self.plan, none, self.shared, False, set())
+        return self._nothing
+
+    def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
+        """Active rows of every value for a region."""
+        return activity.of_update(self.program, region, self.policy, changed)
+
+    def _schedule(self, region: Region, changed: frozenset[Value]) -> Schedule | None:
+        """The schedule of an update; None when so much is active that everything is computed."""
+        key = (region, changed)
+        if key in self._schedules:
+            self._schedules.move_to_end(key)
+            return self._schedules[key]
+        active = self.active(region, changed)
+        if activity.share(self.program, active) >= self.policy.crossover:
+            return None
+        dirty = dirty_values(self.program, set(changed), active)
+        schedule = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
+        self._schedules[key] = schedule
+        if len(self._schedules) > REMEMBERED:
+            self._schedules.popitem(last=False)
+        return schedule
+
+    # Reports
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the program: equal for networks that compute the same from weights of the same shapes."""
+        return hashlib.blake2b(str(self.program).encode(), digest_size=16).hexdigest()
+
+    def explain(self, region: Region | None = None) -> Explanation:
+        """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks."""
+        if region is not None:
+            self._check_region(region)
+        active = self.active(region) if region is not None else activity.everything(self.program)
+        kernels = kernel_table.described(self.backend)
+        return explain(self.program, self.plan, active, self.backend.name, kernels)
+
+    def active_mask(self, region: Region) -> Tensor:
+        """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
+        self._check_region(region)
+        output = next((o.value for o in self.program.outputs if o.value is not None and o.value.grid), None)
+        if output is None:
+            raise RegionError("the module returns no image")
+        active = self.active(region)
+        if activity.share(self.program, active) >= self.policy.crossover:
+            active = activity.everything(self.program)
+        mask: Mask = np.zeros(output.rows, np.bool_)
+        mask[active[output].edited.array] = True
+        assert output.grid is not None
+        return torch.from_numpy(mask.reshape(output.batch, output.grid.height, output.grid.width))
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of packed weights, beside the module's own parameters."""
+        return self.weights.packed_bytes
+
+    def __repr__(self) -> str:
+        grids = ", ".join(str(g) for g in self.program.grids())
+        kernels = f"{self.backend.name} on {self.backend.device}"
+        return f"Incremental({type(self.module).__name__}, {self.policy.name}, {kernels}, grids {grids})"
+
+
+def planned(program: Program, policy: Policy) -> Plan:
+    """The storage plan of a program under a policy."""
+    return plan(program, activity.whole_grids(program, policy), policy.stats != "recorded", policy.exact)
+
+
+def compile(
+    module: nn.Module,
+    args: Sequence[Any] | Tensor = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    policy: str | Policy = "balanced",
+    backend: str = "auto",
+) -> Incremental:
+    """Turn a module in evaluation mode into an incremental one.
+
+    args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
+    are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton also float16.
+    backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
+    it has to take the slower reference ones, as the others cannot be used there. Which they are is told by
+    `backend.name`, `repr()` and `explain()` of what is returned.
+
+    Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
+    mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
+    for tensors on several devices or without content. For a backend that is named raises ImportError when it
+    is not installed, and RuntimeError when it cannot use the device.
+    """
+    positional = (args,) if isinstance(args, Tensor) else tuple(args)
+    leaves, _ = pytree.tree_flatten_with_path((positional, kwargs or {}))
+    given = [(f"argument {pytree.keystr(path[1:])}", x) for path, x in leaves if isinstance(x, Tensor)]
+    computed = [*module.named_parameters(), *given]
+    kernels = kernel_table.backend(backend, _device([*computed, *module.named_buffers()]))
+    _check_dtypes(computed, kernels)
+    return Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
+
+
+def _device(named: Iterable[tuple[str, Tensor]]) -> torch.device:
+    """The one device of all tensors; as in PyTorch, numbers without a dimension may stay on the CPU."""
+    placed = [(name, x.device) for name, x in named if x.dim() or x.device.type != "cpu"]
+    first, device = placed[0] if placed else ("", torch.device("cpu"))
+    for name, other in placed:
+        if other.type == "meta":
+            raise InputError(f"{name} is on the meta device and has no content; load it first")
+        if other != device:
+            raise InputError(f"{first} is on {device}, {name} on {other}; move the module and its inputs to one device")
+    return device
+
+
+def _check_dtypes(named: Iterable[tuple[str, Tensor]], kernels: Backend) -> None:
+    for name, tensor in named:
+        if tensor.is_floating_point() and tensor.dtype not in kernels.dtypes:
+            known = " or ".join(str(dtype).removeprefix("torch.") for dtype in kernels.dtypes)
+            raise InputError(
+                f"the {kernels.name} backend computes in {known}, not {tensor.dtype} ({name}); convert the module"
+            )

@@ -1,0 +1,1 @@
+"""Values and programs as immutable data: what every other room speaks."""

@@ -1,0 +1,146 @@
+"""Layouts: how a tensor of the captured graph looks at rows, so that views and transposes cost nothing.
+
+Every tensor dimension is a product of atoms. An atom is a run of one of the four axes of a value: batch,
+height, width or channels, with the stride it steps along that axis. An image (B, C, H, W) is
+[(b), (c), (h), (w)]; tokens (B, H*W, C) are [(b), (h w), (c)]; heads (B, heads, H*W, d) are
+[(b), (c stride d), (h w), (c stride 1)]. Axes of size 1 have no atom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from retouch.ir.program import Value
+
+
+@dataclass(frozen=True)
+class Atom:
+    """`size` steps of `stride` along `axis` ("b", "h", "w" or "c")."""
+
+    axis: str
+    stride: int
+    size: int
+
+
+Dims = tuple[tuple[Atom, ...], ...]
+
+
+class LayoutError(ValueError):
+    """A view or transpose that rows cannot express."""
+
+
+def axis(name: str, size: int) -> tuple[Atom, ...]:
+    return (Atom(name, 1, size),) if size > 1 else ()
+
+
+def merge(atoms: Sequence[Atom]) -> tuple[Atom, ...]:
+    """Join neighbouring atoms that together are one run of their axis."""
+    joined: list[Atom] = []
+    for atom in atoms:
+        last = joined[-1] if joined else None
+        if last and last.axis == atom.axis and last.stride == atom.stride * atom.size:
+            joined[-1] = Atom(atom.axis, atom.stride, last.size * atom.size)
+        else:
+            joined.append(atom)
+    return tuple(joined)
+
+
+def split(atoms: Sequence[Atom], sizes: Sequence[int]) -> Dims:
+    """Regroup a run of atoms into dimensions of the given sizes."""
+    pending = list(atoms)
+    groups = []
+    for size in sizes:
+        group: list[Atom] = []
+        while size > 1:
+            if not pending:
+                raise LayoutError("view changes the number of elements")
+            atom = pending.pop(0)
+            if size % atom.size == 0:
+                group.append(atom)
+                size //= atom.size
+            elif atom.size % size == 0:
+                inner = atom.size // size
+                group.append(Atom(atom.axis, atom.stride * inner, size))
+                pending.insert(0, Atom(atom.axis, atom.stride, inner))
+                size = 1
+            else:
+                raise LayoutError(f"view cuts {atom} into {size}")
+        groups.append(merge(group))
+    if pending:
+        raise LayoutError("view changes the number of elements")
+    return tuple(groups)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of the graph as a layout of a value's rows."""
+
+    value: Value
+    dims: Dims
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(math.prod(a.size for a in dim) for dim in self.dims)
+
+    def permute(self, order: Sequence[int]) -> Ref:
+        return replace(self, dims=tuple(self.dims[i] for i in order))
+
+    def view(self, shape: Sequence[int]) -> Ref:
+        """The layout after `tensor.reshape(shape)` (one -1 allowed); LayoutError when rows cannot express it."""
+        total = math.prod(self.shape)
+        known = math.prod(s for s in shape if s != -1)
+        sizes = [total // known if s == -1 else s for s in shape]
+        return replace(self, dims=split([a for dim in self.dims for a in dim], sizes))
+
+    def tensor(self, rows: Tensor) -> Tensor:
+        """The graph's tensor from rows `[B*H*W, C]` (a view where strides allow)."""
+        grid = self.value.grid
+        assert grid is not None
+        row = rows.stride(0)
+        step = {"b": row * grid.size, "h": row * grid.width, "w": row, "c": 1}
+        atoms = [a for dim in self.dims for a in dim]
+        strides = [a.stride * step[a.axis] for a in atoms]
+        return rows.as_strided([a.size for a in atoms], strides, rows.storage_offset()).reshape(self.shape)
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """Rows `[B*H*W, C]`, contiguous, from the graph's tensor: the inverse of `tensor`."""
+        atoms = [a for dim in self.dims for a in dim]
+        rank = {"b": 0, "h": 1, "w": 2, "c": 3}
+        order = sorted(range(len(atoms)), key=lambda i: (rank[atoms[i].axis], -atoms[i].stride))
+        parts = tensor.reshape([a.size for a in atoms]).permute(order)
+        return parts.reshape(self.value.rows, self.value.channels).contiguous()
+
+    @property
+    def is_image(self) -> bool:
+        return self.dims == image(self.value).dims
+
+    def channels_at(self, dim: int) -> bool:
+        """Whether dimension `dim` is all channels of the value, in order."""
+        return self.dims[dim] == axis("c", self.value.channels) and self.channel_dims() in ([dim % len(self.dims)], [])
+
+    def spatial_dims(self) -> list[int]:
+        """Dimensions with an atom of height or width."""
+        return [i for i, dim in enumerate(self.dims) if any(a.axis in "hw" for a in dim)]
+
+    def channel_dims(self) -> list[int]:
+        """Dimensions with a channel atom."""
+        return [i for i, dim in enumerate(self.dims) if any(a.axis == "c" for a in dim)]
+
+
+def image(value: Value) -> Ref:
+    """The layout (B, C, H, W)."""
+    grid = value.grid
+    assert grid is not None
+    return Ref(
+        value, (axis("b", value.batch), axis("c", value.channels), axis("h", grid.height), axis("w", grid.width))
+    )
+
+
+def like(ref: Ref, value: Value) -> Ref:
+    """`value` in the arrangement of `ref`: same grid and batch, whole channels in place of ref's."""
+    dims = tuple(axis("c", value.channels) if any(a.axis == "c" for a in dim) else dim for dim in ref.dims)
+    return Ref(value, dims)

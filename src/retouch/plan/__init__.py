@@ -1,0 +1,1 @@
+"""What an edit computes: regions and policies, active rows, statistics, and the report of it."""

@@ -1,0 +1,120 @@
+"""Active rows of every value: shared per grid, or propagated value by value (`exact`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from retouch.ir.geometry import Grid
+from retouch.ir.program import Program, Value
+from retouch.ir.tables import Table, Tables
+from retouch.ops.attention import Attention
+from retouch.ops.dense import Dense, Lift
+from retouch.ops.moments import Moments
+from retouch.plan.region import Mask, Policy, Region, scattered, spread
+
+
+def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
+    """Grids that the policy always computes whole."""
+    grids = program.grids()
+    if policy.exact or not grids:
+        return frozenset()
+    limit = policy.dense_below * max(g.height for g in grids)
+    return frozenset(g for g in grids if g.height < limit)
+
+
+def everything(program: Program) -> dict[Value, Table]:
+    """All rows of every value: what recording computes."""
+    tables = Tables()
+    return {v: tables.all(v.rows) for v in program.values() if v.grid}
+
+
+def of_update(
+    program: Program, region: Region, policy: Policy, changed: frozenset[Value] = frozenset()
+) -> dict[Value, Table]:
+    """The rows that an update computes; `changed` as for `exact`."""
+    return exact(program, region, set(changed)) if policy.exact else shared(program, region, policy)
+
+
+def share(program: Program, active: dict[Value, Table]) -> float:
+    """Active share of the multiply-accumulates."""
+    dense = sum(op.macs_per_row() * op.out.rows for op in program.ops)
+    part = sum(op.macs_per_row() * len(active[op.out]) for op in program.ops if op.out.grid)
+    return part / dense if dense else 1.0
+
+
+def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:
+    """One region per grid and batch, for all values of that grid."""
+    whole = whole_grids(program, policy)
+    probed = policy.stats == "probed" and _moves_everywhere(program)
+    tables: dict[tuple[Grid, int], Table] = {}
+    active = {}
+    for value in program.values():
+        grid = value.grid
+        if grid is None:
+            continue
+        key = (grid, value.batch)
+        if key not in tables and grid in whole:
+            tables[key] = Table.all(value.rows)
+        elif key not in tables:
+            mask = _batched(spread(region, grid, policy), value.batch)
+            tables[key] = _rows(mask, value.batch, policy if probed else None)
+        active[value] = tables[key]
+    producers = program.producers()
+    for value in active:
+        if isinstance(producers.get(value), Dense):
+            active[value] = Table.all(value.rows)
+    return active
+
+
+def _moves_everywhere(program: Program) -> bool:
+    """True when rows far from an edit change, so that probes have something to tell."""
+    return any(isinstance(op, Moments | Attention) for op in program.ops)
+
+
+def _rows(mask: Mask, batch: int, policy: Policy | None) -> Table:
+    """The rows of a mask, with the probes of a policy."""
+    if policy is None:
+        return Table.of_mask(mask, batch)
+    return Table.with_probes(mask, scattered(mask, policy.probes, policy.probe_distance), batch)
+
+
+def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, Table]:
+    """Rows that can differ from the recording, op by op through the index tables.
+
+    `changed` are the inputs without a grid that changed; what depends on them changes everywhere.
+    """
+    masks: dict[Value, Any] = dict.fromkeys(program.constants, False)
+    for value in program.inputs:
+        if value.grid:
+            drawn = _batched(region.on(value.grid).mask, value.batch)
+            masks[value] = np.broadcast_to(drawn, (value.batch, *drawn.shape[1:]))
+        else:
+            masks[value] = value in changed
+    for op in program.ops:
+        mask: Any = _dense_changed(op.inputs(), masks) if _is_dense(op) else op.changed(masks)
+        if op.out.grid and not isinstance(op, Lift) and any(np.any(masks[v]) for v in op.dense_operands()):
+            mask = np.ones((op.out.batch, op.out.grid.height, op.out.grid.width), np.bool_)
+        masks[op.out] = mask
+    unique: dict[tuple[int, bytes], Table] = {}
+    active = {}
+    for value in program.values():
+        if value.grid:
+            table = Table.of_mask(masks[value], value.batch)
+            active[value] = unique.setdefault((table.total, table.array.tobytes()), table)
+    return active
+
+
+def _is_dense(op: Any) -> bool:
+    return isinstance(op, Dense) and op.out.grid is None
+
+
+def _dense_changed(inputs: tuple[Value, ...], masks: dict[Value, Any]) -> bool:
+    return any(bool(np.any(masks[v])) for v in inputs)
+
+
+def _batched(mask: Mask, batch: int) -> Mask:
+    if len(mask) not in (1, batch):
+        raise ValueError(f"the region has {len(mask)} samples and the batch {batch}; give one mask or one per sample")
+    return mask

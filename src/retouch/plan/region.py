@@ -1,0 +1,192 @@
+"""What an edit changed: regions, and the policy that says how much around it is computed.
+
+Regions follow Li et al., "Efficient Spatially Sparse Inference for Conditional GANs and Diffusion Models"
+(arXiv 2211.02048), section 3: difference over a threshold, dilation, reduction to every resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from retouch.ir.geometry import Grid
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an edit spreads.
+
+    dilate: pixels of the mask's own grid by which an edit is grown, in every direction.
+    dilate_grid: positions by which it is grown again on every smaller grid.
+    dense_below: grids whose height is below this fraction of the largest grid's are computed whole.
+    stats: norm statistics, "recorded" (those of the original), "refreshed" (old active rows subtracted,
+        new ones added: exact statistics of the updated map) or "probed" (refreshed, and the rows that are
+        not computed are moved as a few scattered ones are, which are).
+    probes: at most so many scattered rows of every grid, one in each cell of a regular partition.
+    probe_distance: positions between a probe and the active rows.
+    exact: follow the receptive field value by value instead; the result equals a fresh recording.
+    crossover: active fraction of the largest grid from which an update computes everything.
+    """
+
+    name: str = "custom"
+    dilate: int = 5
+    dilate_grid: int = 1
+    dense_below: float = 0.0
+    stats: str = "refreshed"
+    probes: int = 16
+    probe_distance: int = 4
+    exact: bool = False
+    crossover: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.stats not in ("recorded", "refreshed", "probed"):
+            raise ValueError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
+        if self.probes < 1 or self.probe_distance < 0:
+            raise ValueError("probes is at least 1 and probe_distance at least 0")
+        if self.exact and self.stats != "refreshed":
+            raise ValueError("an exact policy needs refreshed statistics: recorded ones are those of the original")
+        if self.dilate < 0 or self.dilate_grid < 0:
+            raise ValueError("dilate and dilate_grid count positions and cannot be negative")
+        if not 0 <= self.dense_below <= 1 or not 0 < self.crossover <= 1:
+            raise ValueError("dense_below and crossover are fractions between 0 and 1")
+
+    @staticmethod
+    def named(name: str | Policy) -> Policy:
+        """The preset of that name: paper, balanced, fast or exact. A policy is returned as it is."""
+        if isinstance(name, Policy):
+            return name
+        if name not in PRESETS:
+            raise ValueError(f"unknown policy {name!r}; presets are {', '.join(PRESETS)}")
+        return PRESETS[name]
+
+
+PRESETS = {
+    "paper": Policy("paper", dense_below=0.25, stats="recorded"),
+    "balanced": Policy("balanced", dense_below=0.0625, stats="probed"),
+    "fast": Policy("fast", stats="recorded"),
+    "exact": Policy("exact", dilate=0, dilate_grid=0, exact=True),
+}
+
+
+class Region:
+    """The active positions of an edit as a boolean mask `[1 or B, H, W]` on the grid it was drawn on."""
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
+
+    @staticmethod
+    def from_mask(mask: Tensor | Mask) -> Region:
+        """From bool `[H, W]` (all samples alike) or `[B, H, W]`; True where the image was edited."""
+        array = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+        if array.dtype != np.bool_:
+            raise TypeError(f"a mask is boolean, not {array.dtype}; compare with a threshold first")
+        if array.ndim not in (2, 3) or 0 in array.shape:
+            raise ValueError(f"a mask is [H, W] or [B, H, W], not {list(array.shape)}")
+        return Region(np.array(array if array.ndim == 3 else array[None]))
+
+    @staticmethod
+    def from_images(image: Tensor, edited: Tensor, eps: float = 0.01) -> Region:
+        """Where two images `[..., C, H, W]` differ by more than `eps` in any channel (in their own units)."""
+        if image.shape != edited.shape:
+            raise ValueError(f"images of different shapes: {list(image.shape)} and {list(edited.shape)}")
+        if image.dim() < 3:
+            raise ValueError(f"an image is [C, H, W] or [B, C, H, W], not {list(image.shape)}")
+        difference = (edited.cpu().double() - image.cpu().double()).abs().amax(-3)
+        return Region.from_mask((~(difference <= eps)).reshape(-1, *difference.shape[-2:]))
+
+    @staticmethod
+    def from_rows(rows: Iterable[int], height: int, width: int) -> Region:
+        """From flat positions `y * width + x` of one grid."""
+        mask = np.zeros(height * width, dtype=np.bool_)
+        index = np.fromiter(rows, dtype=np.int64)
+        if len(index) and (index.min() < 0 or index.max() >= mask.size):
+            raise ValueError(f"rows of a {height}x{width} grid are 0 to {mask.size - 1}")
+        mask[index] = True
+        return Region(mask.reshape(1, height, width))
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(*self.mask.shape[1:])
+
+    @property
+    def fraction(self) -> float:
+        """Share of the positions that are active."""
+        return float(self.mask.mean())
+
+    def __repr__(self) -> str:
+        samples = f", {len(self.mask)} samples" if len(self.mask) > 1 else ""
+        return f"Region({self.grid}{samples}, {self.fraction:.2%} active)"
+
+    def dilated(self, radius: int) -> Region:
+        """Grown by `radius` positions in every direction, diagonals included."""
+        return Region(dilate(self.mask, radius))
+
+    def on(self, grid: Grid) -> Region:
+        """On another grid: a position is active when any that it covers, or that covers it, is."""
+        return Region(_cover(_cover(self.mask, 1, grid.height), 2, grid.width))
+
+
+def dilate(mask: Mask, radius: int) -> Mask:
+    """`mask` `[B, H, W]` grown by a square of `radius` positions."""
+    for axis in (1, 2):
+        grown = mask.copy()
+        for step in range(1, min(radius, mask.shape[axis] - 1) + 1):
+            low, high = [slice(None)] * 3, [slice(None)] * 3
+            low[axis], high[axis] = slice(None, -step), slice(step, None)
+            grown[tuple(high)] |= mask[tuple(low)]
+            grown[tuple(low)] |= mask[tuple(high)]
+        mask = grown
+    return mask
+
+
+def _cover(mask: Mask, axis: int, size: int) -> Mask:
+    """Maximum over the interval of the axis that each of `size` positions covers."""
+    old = mask.shape[axis]
+    if old == size:
+        return mask
+    if old % size == 0:
+        split = mask.reshape(*mask.shape[:axis], size, old // size, *mask.shape[axis + 1 :])
+        return np.asarray(split.any(axis + 1))
+    if size % old == 0:
+        return mask.repeat(size // old, axis)
+    start = np.arange(size) * old // size
+    stop = -(-np.arange(1, size + 1) * old // size)
+    counts = np.insert(np.cumsum(mask, axis=axis, dtype=np.int64), 0, 0, axis=axis)
+    return np.asarray(counts.take(stop, axis) > counts.take(start, axis))
+
+
+def spread(region: Region, grid: Grid, policy: Policy) -> Mask:
+    """The active positions of one grid under a policy with shared regions, `[1 or B, H, W]`."""
+    grown = dilate(region.mask, policy.dilate)
+    if grid == region.grid:
+        return grown
+    return dilate(Region(grown).on(grid).mask, policy.dilate_grid)
+
+
+def scattered(active: Mask, count: int, distance: int) -> Mask:
+    """Up to `count` positions spread over what is further than `distance` from the active ones, per sample.
+
+    The map is cut into cells of equal size; each gives the position nearest its centre that is free.
+    """
+    free = ~dilate(active, distance)
+    probes = np.zeros_like(free)
+    _, height, width = free.shape
+    rows = max(1, min(height, count, round((count * height / width) ** 0.5)))
+    columns = max(1, min(width, count // rows))
+    for y0, y1 in pairwise(np.linspace(0, height, rows + 1).astype(int)):
+        for x0, x1 in pairwise(np.linspace(0, width, columns + 1).astype(int)):
+            y, x = np.ogrid[y0:y1, x0:x1]
+            away = (2 * y + 1 - y0 - y1) ** 2 + (2 * x + 1 - x0 - x1) ** 2
+            for sample in range(len(free)):
+                cell = np.where(free[sample, y0:y1, x0:x1], away, np.iinfo(np.int64).max)
+                best = cell.argmin()
+                if free[sample, y0:y1, x0:x1].flat[best]:
+                    probes[sample, y0:y1, x0:x1].flat[best] = True
+    return probes

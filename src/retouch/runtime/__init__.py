@@ -1,0 +1,1 @@
+"""Doing it: kernel calls for a plan, the state they read and write, packed weights, stores."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind, changed in place or in layers."""

@@ -1,0 +1,331 @@
+"""Where snapshots keep their tensors: a device's memory and the host's up to budgets, mapped files beyond them.
+
+A block is a set of named tensors in one piece. In a file it has the safetensors layout
+(https://github.com/huggingface/safetensors: eight bytes of header length, a JSON header, the tensors), so
+that a block written once is both the mapping that updates read and the file that a saved session keeps.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from retouch.kernels.devices import HOST
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Storage types of float32 rows, by their names."""
+
+MEMORY_SHARE = 0.4
+"""Share of the free memory, of the host and of a device, that a store takes unless it is told otherwise."""
+
+EDIT_SHARE = 0.2
+"""Share of a budget that recordings leave to edits, which are small and should be quick."""
+
+ALIGNMENT = 64
+UNNAMED = Path()
+"""Stands for a file that has no name any more."""
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class StoreError(RuntimeError):
+    """Tensors cannot be kept or read back: disk full, file truncated or altered, memory exhausted."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Name, shape and dtype of one tensor of a block."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        size = self.dtype.itemsize
+        for dimension in self.shape:
+            size *= dimension
+        return size
+
+    @staticmethod
+    def of(name: str, tensor: Tensor) -> Spec:
+        """The specification of a tensor."""
+        return Spec(name, tuple(tensor.shape), tensor.dtype)
+
+
+@dataclass(eq=False)
+class Block:
+    """Named tensors that are not written again once they are filled.
+
+    `file` is where they are mapped from; None: memory, on a device if `near`. `notes` are plain data that belong
+    to them.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]
+    file: Path | None = None
+    near: bool = False
+    nbytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nbytes = sum(Spec.of(n, t).nbytes for n, t in self.tensors.items())
+
+
+def _allocate(nbytes: int) -> Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory for blocks: of a device (`near`) or the host. `allocate` gives bytes as uint8 and takes `taken` of it."""
+
+    near: bool = False
+    allocate: Callable[[int], Tensor] = _allocate
+    taken: Callable[[int], int] = int
+
+
+HOST_MEMORY = (Memory(),)
+
+
+class Store:
+    """Memory and disk for blocks.
+
+    budget: bytes of memory to use before blocks go to files; None: 40 % of what is free now.
+    folder: where those files go (without a name, so they vanish with the process); None: a folder for
+        temporary files on a disk.
+    dtype: how float32 rows are stored, "fp32" (as they are), "bf16" or "fp16".
+    device_budget: bytes of the memory of `device` to use before blocks go to the host's; None: 40 % of what is free.
+    """
+
+    def __init__(
+        self,
+        budget: int | None = None,
+        folder: Path | None = None,
+        dtype: str = "fp32",
+        device_budget: int | None = None,
+        device: torch.device = HOST,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"unknown storage type {dtype!r}; there are {', '.join(DTYPES)}")
+        for given in (budget, device_budget):
+            if given is not None and given < 0:
+                raise ValueError(f"a budget of {given} bytes is negative")
+        self.budget = int(MEMORY_SHARE * free_memory()) if budget is None else budget
+        self.device_budget = int(MEMORY_SHARE * free_on(device)) if device_budget is None else device_budget
+        self.folder = folder
+        self.dtype_name, self.dtype = dtype, DTYPES[dtype]
+        self.on_device = 0
+        self.in_memory = 0
+        self.in_files = 0
+
+    def stored(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that rows of `dtype` are stored in."""
+        return self.dtype if dtype == torch.float32 else dtype
+
+    def fits(self, nbytes: int, base: bool = False, near: bool = False) -> bool:
+        """True while `nbytes` more stay inside the budget of the host's memory, or the device's (`near`).
+
+        A whole recording (`base`) leaves some of it to edits.
+        """
+        budget, used = (self.device_budget, self.on_device) if near else (self.budget, self.in_memory)
+        return used + nbytes <= ((1 - EDIT_SHARE) * budget if base else budget)
+
+    def block(
+        self,
+        specs: Sequence[Spec],
+        notes: dict[str, Any],
+        file: Path | None = None,
+        base: bool = False,
+        memories: Sequence[Memory] = HOST_MEMORY,
+    ) -> Block:
+        """A block to be filled: at `file` if one is named, else in the first of `memories` that has room for it,
+        else in a file without a name.
+
+        base: it holds a whole recording. Raises StoreError when the disk is full.
+        """
+        offsets, size = layout(specs)
+        if file is None:
+            for memory in memories:
+                if self.fits(memory.taken(size), base, memory.near):
+                    tensors = _views(memory.allocate(size), specs, offsets)
+                    return self._counted(Block(tensors, notes, near=memory.near), memory.taken(size))
+        tensors = _in_file(specs, notes, file, self.folder or spill_folder())
+        return self._counted(Block(tensors, notes, file or UNNAMED), size)
+
+    def adopt(self, tensors: dict[str, Tensor], notes: dict[str, Any], near: bool = False) -> Block:
+        """A block of tensors that exist already, on a device if `near`, and that nobody writes any more."""
+        block = Block(tensors, notes, near=near)
+        return self._counted(block, block.nbytes)
+
+    def _counted(self, block: Block, taken: int) -> Block:
+        count = "on_device" if block.near else "in_memory" if block.file is None else "in_files"
+        setattr(self, count, getattr(self, count) + taken)
+        weakref.finalize(block, _uncount, weakref.ref(self), count, taken)
+        return block
+
+
+def _uncount(store: weakref.ref[Store], count: str, nbytes: int) -> None:
+    alive = store()
+    if alive is not None:
+        setattr(alive, count, getattr(alive, count) - nbytes)
+
+
+def layout(specs: Sequence[Spec]) -> tuple[list[int], int]:
+    """The offset of every tensor, and the bytes of all.
+
+    Tensors lie one after the other without gaps, as the format asks; the widest types come first, so that
+    each is aligned to its items.
+    """
+    offsets = [0] * len(specs)
+    end = 0
+    for i in sorted(range(len(specs)), key=lambda i: -specs[i].dtype.itemsize):
+        offsets[i] = end
+        end += specs[i].nbytes
+    return offsets, end
+
+
+def header(specs: Sequence[Spec], offsets: Sequence[int], notes: dict[str, Any]) -> bytes:
+    """The header of a safetensors file, padded so that tensors begin at an aligned address."""
+    entries: dict[str, Any] = {"__metadata__": {"notes": json.dumps(notes)}}
+    for spec, start in zip(specs, offsets, strict=True):
+        entries[spec.name] = {
+            "dtype": _NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [start, start + spec.nbytes],
+        }
+    if len(entries) != len(specs) + 1:
+        raise ValueError("two tensors of a block have the same name")
+    text = json.dumps(entries).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _in_file(specs: Sequence[Spec], notes: dict[str, Any], file: Path | None, folder: Path) -> dict[str, Tensor]:
+    """Views of a new mapped file with the header written."""
+    offsets, size = layout(specs)
+    head = header(specs, offsets, notes)
+    memory = _mapped(len(head) + size, file, folder)
+    memory[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+    return _views(memory[len(head) :], specs, offsets)
+
+
+def _views(memory: Tensor, specs: Sequence[Spec], offsets: Sequence[int]) -> dict[str, Tensor]:
+    found = {}
+    for spec, offset in zip(specs, offsets, strict=True):
+        part = memory[offset : offset + spec.nbytes]
+        found[spec.name] = part.view(spec.dtype).reshape(spec.shape)
+    return found
+
+
+def _mapped(size: int, file: Path | None, folder: Path) -> Tensor:
+    """Writable shared mapping of a new file; one without a name in `folder` when `file` is None."""
+    try:
+        descriptor = _created(file, folder)
+        try:
+            # A full disk must be an error here: under a mapping it would be a SIGBUS.
+            _reserve(descriptor, size)
+            mapping = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if file is not None and not isinstance(error, FileExistsError):
+            file.unlink(missing_ok=True)
+        where = file.parent if file else folder
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(
+                f"no space left in {where}: {size / 1e6:.0f} MB are needed; free some, or choose another folder"
+            ) from error
+        raise StoreError(f"cannot keep {size / 1e6:.0f} MB in {where}: {error.strerror or error}") from error
+    return torch.frombuffer(mapping, dtype=torch.uint8)
+
+
+def _created(file: Path | None, folder: Path) -> int:
+    if file is not None:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix="retouch-", dir=folder)
+    os.unlink(name)
+    return descriptor
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    chunk = bytes(1 << 20)
+    for start in range(0, size, len(chunk)):
+        os.write(descriptor, chunk[: size - start])
+
+
+def write(file: Path, block: Block) -> None:
+    """Write a block to a new file. Raises StoreError when that fails; nothing is left behind then."""
+    specs = [Spec.of(name, tensor) for name, tensor in block.tensors.items()]
+    for name, target in _in_file(specs, block.notes, file, file.parent).items():
+        target.copy_(block.tensors[name])
+
+
+def read(file: Path) -> Block:
+    """Map a block that was written; StoreError when the file is missing, truncated or no block."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            notes = json.loads((opened.metadata() or {})["notes"])
+            return Block({name: opened.get_tensor(name) for name in opened.keys()}, notes, file)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read: {error}") from error
+
+
+def spill_folder() -> Path:
+    """A folder for temporary files that is on a disk where the system has one."""
+    chosen = os.environ.get("RETOUCH_SPILL") or os.environ.get("TMPDIR")
+    if chosen:
+        return Path(chosen)
+    large = Path("/var/tmp")
+    return large if large.is_dir() and os.access(large, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be used without swapping, as far as the system tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30
+
+
+def free_on(device: torch.device) -> int:
+    """Bytes that are free on a device; none where it has no memory but the host's."""
+    if device.type in ("cpu", "meta"):
+        return 0
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    library = getattr(torch, device.type)  # torch.accelerator has no figures before PyTorch 2.10
+    free, _ = library.mem_get_info(device)
+    return int(free + library.memory_reserved(device) - library.memory_allocated(device))

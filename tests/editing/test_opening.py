@@ -1,0 +1,137 @@
+"""Models loaded by name: where they go, what says so, and which of it saved sessions come back to."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import retouch
+from models.test_super_resolution import written
+from pipelines import painted, picture, pipeline
+from retouch import Editor, LabelEditor, Upscaler
+from retouch.editing.gan import upscaler
+from retouch.editing.gan.upscaler import Pretrained
+from retouch.kernels import backend, described
+from retouch.models import spade
+from retouch.models.super_resolution import SRVGG
+from support import fill
+
+META = torch.device("meta")
+SMALL = "builtin/realesr-animevideov3-x4"
+LOADED = {"ddpm": Editor, SMALL: Upscaler, "net_G.pth": LabelEditor}
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """The models of `LOADED` in the working directory, small ones."""
+    monkeypatch.chdir(tmp_path)
+    pipeline("ddpm").save_pretrained("ddpm")
+    Path("tiny.bin").write_bytes(written(fill(SRVGG(3, 8), 0)))
+    monkeypatch.setitem(upscaler.PRETRAINED, SMALL, Pretrained(lambda: SRVGG(3, 8), "tiny.bin", "exact"))
+    monkeypatch.setattr(upscaler, "_weight_file", lambda name: tmp_path / name)
+    torch.save(fill(spade.spade(4, 6), 0).state_dict(), "net_G.pth")
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """The machine has a device that works, and holds no numbers."""
+    monkeypatch.setattr("retouch.kernels.devices._accelerator", lambda: META)
+
+
+def tensors(editor):
+    modules = editor.model.pipe.components.values() if isinstance(editor, Editor) else [editor.module]
+    return [x for module in modules if isinstance(module, torch.nn.Module) for x in module.state_dict().values()]
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_model_goes_to_the_accelerator(name, models, accelerator):
+    editor = LOADED[name].from_pretrained(name, device_memory=0)
+    assert editor.device == META
+    assert {x.device for x in tensors(editor)} == {META}
+
+
+@pytest.mark.parametrize("options", [{"device": "cpu"}, {"backend": "cpu"}])
+@pytest.mark.parametrize("name", LOADED)
+def test_a_model_stays_on_the_cpu_where_that_is_asked_for(name, options, models, accelerator):
+    editor = LOADED[name].from_pretrained(name, **options)
+    assert {x.device.type for x in tensors(editor)} == {editor.device.type} == {"cpu"}
+
+
+def test_an_upscaler_is_placed_by_either_name(models, accelerator):
+    assert Editor.from_pretrained(SMALL, device_memory=0).device == META
+    assert Editor.from_pretrained(SMALL, device="cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_device_that_is_missing_is_refused(name, models):
+    with pytest.raises(ValueError, match="cannot compute on the device 'abacus'"):
+        LOADED[name].from_pretrained(name, device="abacus")
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_editors_say_which_kernels_compute_where(name, models):
+    editor = LOADED[name].from_pretrained(name)
+    assert editor.kernels == 'cpu kernels on cpu (chosen by "auto" for cpu)'
+    named = LOADED[name].from_pretrained(name, backend="reference")
+    assert named.kernels == 'reference kernels on cpu ("auto" would take cpu)'
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_store_is_told_how_much_memory_to_take_of_which_device(name, models, accelerator, monkeypatch):
+    made = []
+    monkeypatch.setattr("retouch.editing.editor.Store", lambda *arguments: made.append(arguments))
+    LOADED[name].from_pretrained(name, memory=5, device_memory=7, storage="bf16")
+    LOADED[name].from_pretrained(name, device="cpu")
+    assert made == [(5, None, "bf16", 7, META), (None, None, "fp32", None, torch.device("cpu"))]
+
+
+@pytest.mark.parametrize("option", ["memory", "device_memory"])
+@pytest.mark.parametrize("name", LOADED)
+def test_less_than_no_memory_is_refused(name, option, models):
+    with pytest.raises(ValueError, match="a budget of -1 bytes is negative"):
+        LOADED[name].from_pretrained(name, **{option: -1})
+
+
+# Sessions
+
+
+@pytest.fixture
+def session(models):
+    """The folder of a session that was recorded on the CPU."""
+    Upscaler.from_pretrained(SMALL).open(picture("ddpm"), folder="s").close()
+    return Path("s")
+
+
+def test_a_session_goes_on_where_its_kernels_run(session, accelerator):
+    with retouch.open(session) as found:
+        assert found.net.backend.name == "cpu"
+        assert found.edit(painted(picture("ddpm"))).changed
+
+
+def test_a_session_of_other_kernels_goes_to_the_accelerator(models, accelerator, monkeypatch):
+    Upscaler.from_pretrained(SMALL, device="cpu", backend="reference").open(picture("ddpm"), folder="s").close()
+    asked = []
+    monkeypatch.setattr(Upscaler, "restore", lambda editor, path, progress: asked.append(editor.device))
+    retouch.open("s", device_memory=0)
+    retouch.open("s", device="cpu")
+    assert asked == [META, torch.device("cpu")]
+
+
+def test_a_device_that_is_missing_is_no_place_for_a_session(session):
+    with pytest.raises(ValueError, match="cannot compute on the device 'abacus'"):
+        retouch.open(session, device="abacus")
+    with retouch.open(session) as found:
+        assert np.array_equal(found.source, picture("ddpm"))
+
+
+def test_a_session_in_float16_goes_on(models):
+    options = {"dtype": torch.float16, "backend": "triton"}
+    editor = Upscaler.from_pretrained(SMALL, **options)
+    assert editor.kernels == described(backend("triton"))
+    with editor.open(picture("ddpm")[:8, :8], folder="s") as made:
+        pixels = made.pixels
+    with retouch.open("s") as found:
+        assert found.net.module.body[0].weight.dtype == torch.float16
+        assert np.array_equal(found.pixels, pixels)
+        assert found.edit(painted(found.source, 2, 2, 2)).changed

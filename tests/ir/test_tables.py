@@ -1,0 +1,105 @@
+"""Lists of rows and the tables derived from them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retouch.ir.geometry import AxisMap, Geometry, Grid, conv_geometry
+from retouch.ir.tables import Table, Tables
+
+GRID = Grid(5, 4)
+
+
+@st.composite
+def _rows(draw, total=40):
+    rows = draw(st.sets(st.integers(0, total - 1)))
+    return Table(np.array(sorted(rows), dtype=np.int32), total, ascending=True)
+
+
+@st.composite
+def _named(draw, total=40):
+    """A table that names rows in any order, some more than once, and zeros."""
+    shape = (draw(st.integers(0, 9)), draw(st.integers(1, 4)))
+    flat = draw(st.lists(st.integers(-1, total - 1), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
+    return Table(np.array(flat, dtype=np.int32).reshape(shape), total)
+
+
+@given(_named())
+def test_unique_rows_and_their_positions(table):
+    rows, positions = Tables().unique(table)
+    assert rows.ascending
+    assert rows.array.tolist() == sorted(set(table.array.reshape(-1).tolist()) - {-1})
+    back = np.append(rows.array, -1)[positions.array]
+    assert np.array_equal(back, table.array)
+
+
+@given(_rows())
+def test_an_ascending_list_is_its_own(table):
+    rows, positions = Tables().unique(table)
+    assert rows is table
+    assert positions is None
+
+
+@given(_rows(), st.data())
+def test_positions_in_a_list(rows, data):
+    chosen = data.draw(st.lists(st.sampled_from([-1, *rows.array.tolist()]), max_size=9))
+    table = Table(np.array(chosen, dtype=np.int32), 40)
+    found = Tables().positions(table, rows)
+    assert np.array_equal(np.append(rows.array, -1)[found.array], table.array)
+
+
+def test_rows_that_were_not_computed():
+    rows = Table(np.array([1, 3], dtype=np.int32), 10, ascending=True)
+    with pytest.raises(ValueError, match="rows are read that were not computed"):
+        Tables().positions(Table(np.array([1, 2], dtype=np.int32), 10), rows)
+
+
+@given(_rows())
+def test_samples_and_bounds(rows):
+    tables = Tables()
+    bounds, samples = tables.bounds(rows, 20).array, tables.samples(rows, 20).array
+    for sample in (0, 1):
+        part = rows.array[bounds[sample] : bounds[sample + 1]]
+        assert part.tolist() == [r for r in rows.array if r // 20 == sample]
+        assert (samples[bounds[sample] : bounds[sample + 1]] == sample).all()
+    assert tables.samples(rows, 40) is None
+
+
+@given(_rows())
+def test_taps_are_those_of_the_geometry(rows):
+    tables = Tables()
+    geometry = conv_geometry(GRID, (3, 3), (1, 1), (1, 1), (1, 1))
+    found = tables.taps(geometry, rows)
+    assert np.array_equal(found.array, geometry.rows(rows.array))
+    assert tables.taps(geometry, rows) is found
+    assert found.total == rows.total
+
+
+@given(_named())
+def test_moved_rows(table):
+    grid = Geometry(AxisMap.pad(5, 0, 0, "reflect"), AxisMap.pad(3, 1, 0, "constant"))
+    found = Tables().moved(grid, table).array
+    for before, after in zip(table.array.reshape(-1), found.reshape(-1), strict=True):
+        y, x = divmod(int(before) % 20, 4)
+        expected = -1 if before < 0 or x == 0 else int(before) // 20 * 15 + y * 3 + x - 1
+        assert after == expected
+
+
+@given(st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_of_mask(batch, seed):
+    mask = np.random.default_rng(seed).random((1, 5, 4)) < 0.3
+    table = Table.of_mask(mask, batch)
+    assert table.total == batch * 20
+    assert np.array_equal(table.array, np.flatnonzero(np.repeat(mask, batch, 0)))
+    assert table.complete == mask.all()
+    assert not table.full
+
+
+def test_tables_of_different_lists_of_the_same_length_are_apart():
+    """Identity is the key; lists that are gone must not lend theirs to new ones."""
+    tables = Tables()
+    geometry = Geometry.identity(GRID)
+    for i in range(50):
+        rows = Table(np.array([i % 20], dtype=np.int32), 20, ascending=True)
+        assert tables.taps(geometry, rows).array.tolist() == [i % 20]
