@@ -58,8 +58,7 @@ void fit_probes(const FitProbesArgs& f) {
     Summary after(f.after, f.bounds[b], f.bounds[b + 1]);
     for (int64_t c = 0; c < channels; ++c) {
       size_t i = size_t(c);
-      double a =
-          std::clamp(after.deviation[i] / before.deviation[i], lowest_scale, highest_scale);
+      double a = std::clamp(after.deviation[i] / before.deviation[i], lowest_scale, highest_scale);
       scale[c] = float(a);
       shift[c] = float(after.mean[i] - a * before.mean[i]);
     }
