@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from retouch.frontend.lowering import joint
+from retouch.frontend.lowering import joint, reductions
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
 from retouch.frontend.lowering.conv import project
 from retouch.frontend.lowering.views import swap
@@ -136,6 +136,8 @@ def baddbmm(context: Context, node: Node) -> Item:
 def softmax(context: Context, node: Node) -> Item:
     scores = context.item(context.arg(node, 0))
     dims = len(node.meta["val"].shape)
+    if isinstance(scores, Ref):
+        return reductions.softmax(context, node)
     if not isinstance(scores, Scores) or scores.softmaxed or int(context.arg(node, 1)) % dims != dims - 1:
         raise NoRule("a softmax that is not attention")
     return Scores(scores.q, scores.k, scores.scale, True)

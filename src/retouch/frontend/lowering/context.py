@@ -42,6 +42,13 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What a comparison became: rows that hold 1 where it is true and 0 elsewhere, in a type of rows."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
 class Joint:
     """Rows of a map and dense tokens (text) side by side in dimension `dim` of one tensor."""
 
@@ -51,6 +58,10 @@ class Joint:
     def sizes(self) -> list[int]:
         """Length of each part along `dim`."""
         return [p.shape[self.dim] for p in self.parts]
+
+
+PENDING = Scores, Joint, Condition
+"""What stands for a tensor that only some rules can read; the others have it computed densely."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class Context:
         return node.kwargs.get(name, default)
 
     def item(self, argument: Any) -> Item:
-        """What an argument became: Ref, Value, Scores, or the Python constant itself."""
+        """What an argument became: Ref, Value, something pending, or the Python constant itself."""
         return self.items[argument] if isinstance(argument, Node) else argument
 
     def ref(self, argument: Any) -> Ref:
@@ -172,10 +183,18 @@ class Context:
     def dense_value(self, node: Node) -> Value:
         return self.value(node, None, 1, 0)
 
-    def map(self, node: Node, ref: Ref, expr: Expr, rows: Sequence[Value], vectors: Sequence[Matrix] = ()) -> Ref:
+    def map(
+        self,
+        node: Node,
+        ref: Ref,
+        expr: Expr,
+        rows: Sequence[Value],
+        vectors: Sequence[Matrix] = (),
+        dtype: torch.dtype | None = None,
+    ) -> Ref:
         """A pointwise operation in the arrangement of `ref`."""
-        out = self.add(deduplicate(Map(self.rows_like(node, ref), expr, tuple(rows), tuple(vectors))))
-        return Ref(out, ref.dims)
+        value = self.value(node, ref.value.grid, ref.value.batch, ref.value.channels, dtype)
+        return Ref(self.add(deduplicate(Map(value, expr, tuple(rows), tuple(vectors)))), ref.dims)
 
     def remap(self, node: Node, ref: Ref, geometry: Geometry) -> Ref:
         """Rows moved by a one-tap geometry; `ref` is an image."""
@@ -301,8 +320,8 @@ class Context:
 
         def place(argument: Node) -> Any:
             item = self.items[argument]
-            if isinstance(item, Scores | Joint):
-                item = self.items[argument] = self.dense(argument, "scores or joined tokens are read")
+            if isinstance(item, PENDING):
+                item = self.items[argument] = self.dense(argument, f"{_pending(item)} are read")
             if not isinstance(item, Ref | Value):
                 return torch.fx.node.map_aggregate(item, lambda x: self._place(x, sources))
             return self._place(item, sources)
@@ -370,7 +389,7 @@ class Context:
             return source[node.args[1]]
         inputs = [self.items[n] for n in node.all_input_nodes]
         flat = [x for item in inputs for x in (item if isinstance(item, list | tuple) else [item])]
-        if not any(isinstance(x, Ref | Scores | Joint) for x in flat):
+        if not any(isinstance(x, (Ref, *PENDING)) for x in flat):
             return self.dense(node)
         name = str(node.target)
         if name in IDENTITIES:
@@ -443,12 +462,16 @@ def _placeholder(context: Context, node: Node) -> Value:
     return context.value(node, Grid(height, width), batch, channels)
 
 
+def _pending(item: Item) -> str:
+    return {Scores: "attention scores", Joint: "joined tokens", Condition: "comparisons"}[type(item)]
+
+
 def _output(context: Context, argument: Any) -> Output:
     if not isinstance(argument, Node):
         return Output(None, constant=argument)
     item = context.items[argument]
-    if isinstance(item, Scores | Joint):
-        item = context.dense(argument, "scores or joined tokens are returned")
+    if isinstance(item, PENDING):
+        item = context.dense(argument, f"{_pending(item)} are returned")
     if isinstance(item, Ref):
         with suppress(NoRule):  # a mixed layout can be returned; only reading it as rows needs a rule
             item = context.regular(item)

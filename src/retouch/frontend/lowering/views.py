@@ -9,9 +9,11 @@ from torch.fx import Node
 
 from retouch.frontend.lowering import joint
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, rule
+from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
-from retouch.ir.layout import Ref
+from retouch.ir.layout import Ref, axis
 from retouch.ir.program import Value
+from retouch.ops.row_map import Map
 
 
 def _layout(context: Context, argument: Any) -> Ref:
@@ -40,10 +42,15 @@ def view(context: Context, node: Node) -> Item:
 
 @rule("expand.default")
 def expand(context: Context, node: Node) -> Item:
-    ref = _layout(context, context.arg(node, 0))
-    if ref.shape != tuple(node.meta["val"].shape):
+    ref, shape = _layout(context, context.arg(node, 0)), tuple(node.meta["val"].shape)
+    if ref.shape == shape:
+        return ref
+    wider = [i for i, (a, b) in enumerate(zip(ref.shape, shape, strict=False)) if a != b]
+    if len(ref.shape) != len(shape) or len(wider) != 1 or ref.value.channels > 1:
         raise NoRule("rows are repeated")
-    return ref
+    value = context.rows_like(node, ref, shape[wider[0]])
+    out = context.add(Map(value, (Instr("rows", 0),), (ref.value,)))
+    return Ref(out, tuple(axis("c", value.channels) if i == wider[0] else d for i, d in enumerate(ref.dims)))
 
 
 def _swapped(dims: int, a: int, b: int) -> list[int]:
