@@ -286,6 +286,10 @@ def test_bad_arguments():
         native("gemm", out, None, a.bfloat16(), index, packed, None, [], [], None)
     with pytest.raises(ValueError, match="index of shape"):
         native("gemm", out, None, a, index[:4], packed, None, [], [], None)
+    for rows, taps in ((4, 2), (5, 1)):
+        with pytest.raises(ValueError, match=r"index of shape .*, expected \[5, 2\]"):
+            native("depthwise", torch.empty(5, 8), None, a, index[:rows, None].expand(rows, taps).contiguous(),
+                   torch.randn(2, 8), None, [], [], None)  # fmt: skip
     with pytest.raises(ValueError, match="do not divide into 3 groups"):
         Packed.of(torch.randn(4, 1, 8), 3)
     with pytest.raises(ValueError, match="an operand has 3 channels"):

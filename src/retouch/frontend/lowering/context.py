@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from retouch.frontend.capture import Captured
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import Geometry, Grid
-from retouch.ir.layout import LayoutError, Ref, axis, image, like
+from retouch.ir.layout import LayoutError, Ref, axis, image, like, regrid
 from retouch.ir.program import Op, Program, Value, verify
-from retouch.ops.dense import Arg, Dense, Lift
+from retouch.ops.dense import Arg, Dense, Lift, Strided
 from retouch.ops.row_map import Concat, Map, Matrix, Remap, Slice, deduplicate
 from retouch.ops.shuffle import Shuffle, Unshuffle
 
@@ -33,12 +33,13 @@ class NoRule(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """Attention written by hand, not yet complete: scale * q k^T, softmaxed or not."""
+    """Attention written by hand, not yet complete: scale * q k^T, softmaxed over the keys or not, maybe transposed."""
 
     q: Ref
     k: Ref | Value
     scale: float
-    softmaxed: bool
+    softmaxed: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,13 @@ IDENTITIES = frozenset(
     f"aten.{name}"
     for name in ("clone.default", "contiguous.default", "alias.default", "detach.default", "lift_fresh_copy.default")
 ) | {"aten.dropout.default", "aten.feature_dropout.default", "aten.alias_copy.default", "aten.detach_.default"}
+
+
+IN_ORDER = frozenset(
+    f"aten.{name}"
+    for name in ("view.default", "view.dtype", "_unsafe_view.default", "as_strided.default", "view_as_complex.default")
+)
+"""Operations whose result, or whether there is one, depends on the strides of the first argument."""
 
 
 class Context:
@@ -183,6 +191,12 @@ class Context:
     def dense_value(self, node: Node) -> Value:
         return self.value(node, None, 1, 0)
 
+    def constant_call(self, name: str, shape: Sequence[int], function: Callable[..., Any], *args: Any) -> Value:
+        """A float32 constant `function(*args)`, computed once."""
+        out = Value(self.unique(name), tuple(shape), torch.float32)
+        self.constant.add(out)
+        return self.add(Dense(out, function, args, {}, (), None))
+
     def map(
         self,
         node: Node,
@@ -197,11 +211,13 @@ class Context:
         return Ref(self.add(deduplicate(Map(value, expr, tuple(rows), tuple(vectors)))), ref.dims)
 
     def remap(self, node: Node, ref: Ref, geometry: Geometry) -> Ref:
-        """Rows moved by a one-tap geometry; `ref` is an image."""
+        """Rows moved by a one-tap geometry."""
         if geometry.is_identity:
             return ref
-        value = self.value(node, geometry.outputs, ref.value.batch, ref.value.channels)
-        return image(self.add(Remap(value, ref.value, geometry)))
+        value = self.value(node, geometry.outputs, ref.value.batch, ref.value.channels, ref.value.dtype)
+        moved = regrid(ref, value)
+        self.add(Remap(value, ref.value, geometry))
+        return moved
 
     def channels(self, node: Node, ref: Ref, start: int, count: int) -> Ref:
         """Channels `start` to `start + count` of a layout whose channels stand in one dimension."""
@@ -333,13 +349,21 @@ class Context:
         out = result.value if result else self.dense_value(node)
         if depends and not result:
             self.recomputed.add(out)
-        if not isinstance(node.target, Callable):  # type: ignore[arg-type]
-            raise NoRule(f"cannot run {node.target}")
         macs = count_macs(node) if depends else 0
-        self.add(Dense(out, node.target, args, dict(kwargs), tuple(sources), result, reason, macs))  # type: ignore[arg-type]
+        function = self._function(node)
+        self.add(Dense(out, function, args, dict(kwargs), tuple(sources), result, reason, macs))
         if all(isinstance(s, Value) and s in self.constant for s in sources):
             self.constant.add(out)
         return result or out
+
+    @staticmethod
+    def _function(node: Node) -> Callable[..., Any]:
+        """The function of a node, with the strides that it was captured with if it depends on them."""
+        if not callable(node.target):
+            raise NoRule(f"cannot run {node.target}")
+        if str(node.target) not in IN_ORDER:
+            return node.target
+        return Strided(node.target, node.args[0].meta["val"].stride())  # type: ignore[union-attr]
 
     @staticmethod
     def _place(item: Any, sources: list[Value | Ref]) -> Any:
@@ -351,7 +375,7 @@ class Context:
     def _result_layout(self, node: Node, sources: Sequence[Value | Ref]) -> Ref | None:
         """Rows for the result of a fallback: an operand's arrangement, an image on a known grid, or one resized."""
         meta = node.meta.get("val")
-        if not isinstance(meta, torch.Tensor) or meta.dtype not in self.dtypes:
+        if not isinstance(meta, torch.Tensor) or meta.dtype not in self.dtypes or not meta.numel():
             return None
         shape = tuple(meta.shape)
         for source in sources:

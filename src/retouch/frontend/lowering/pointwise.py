@@ -176,7 +176,7 @@ def _scaled_scores(item: Item, name: str, other: Item) -> Scores | None:
         return None
     if name not in ("mul", "div"):
         return None
-    return Scores(item.q, item.k, item.scale * other if name == "mul" else item.scale / other, False)
+    return replace(item, scale=item.scale * other if name == "mul" else item.scale / other)
 
 
 def _binary(name: str, *targets: str) -> None:
