@@ -11,7 +11,7 @@ from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.pointwise import apply, select
 from retouch.frontend.lowering.views import narrow
 from retouch.ir.expr import Expr, Instr
-from retouch.ops.row_map import Matrix
+from retouch.ir.value import Matrix
 
 FUNCTIONS: dict[str, Expr] = {
     **{

@@ -13,9 +13,8 @@ from torch.fx import Node
 from retouch.frontend.lowering import joint, reductions
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
 from retouch.ir.layout import Atom, Ref, axis, merge
-from retouch.ir.program import Value
+from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import Attention
-from retouch.ops.row_map import Matrix
 
 
 def heads_of(ref: Ref) -> int:

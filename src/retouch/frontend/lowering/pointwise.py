@@ -11,8 +11,7 @@ from torch.fx import Node
 from retouch.frontend.lowering.context import Condition, Context, Item, NoRule, Scores, instr, rule
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref, axis
-from retouch.ir.program import Value
-from retouch.ops.row_map import Matrix
+from retouch.ir.value import Matrix, Value
 
 
 @dataclass

@@ -12,7 +12,7 @@ from retouch.frontend.lowering.context import Context, Item, NoRule, Scores, rul
 from retouch.frontend.lowering.conv import project
 from retouch.frontend.lowering.views import reorder, swap
 from retouch.ir.layout import Ref
-from retouch.ir.program import Value
+from retouch.ir.value import Value
 
 
 def product(context: Context, node: Node, left: Item, right: Item) -> Ref | Scores:

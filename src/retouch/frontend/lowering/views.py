@@ -14,7 +14,7 @@ from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scor
 from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.layout import Atom, Ref, axis
-from retouch.ir.program import Value
+from retouch.ir.value import Value
 from retouch.ops.row_map import Map
 
 
