@@ -17,7 +17,7 @@ from torch import Tensor
 
 from retouch.ir.expr import Expr
 from retouch.kernels.tensors import TensorBackend
-from retouch.ops import attention, copy, depthwise, gemm, moments, pivoted, pool, row_map, shuffle
+from retouch.ops import attention, copy, depthwise, gemm, mean, moments, pivoted, pool, row_map, shuffle
 
 _KERNELS: dict[str, Callable[..., Any]] = {
     "row_map": row_map.reference,
@@ -30,6 +30,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "swap_rows": copy.swap_rows,
     "channel_sums": moments.channel_sums,
     "fold_norm": moments.fold_norm,
+    "fold_mean": mean.reference,
     "fit_probes": moments.fit_probes,
     "move_sums": moments.move_sums,
     "shuffle": shuffle.reference,

@@ -29,7 +29,7 @@ from triton.runtime.jit import JITFunction
 
 from retouch.ir.expr import Instr
 from retouch.kernels.tensors import Index
-from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
+from retouch.kernels.triton import attention, copy, depthwise, gemm, mean, moments, pool, row_map, shuffle
 from retouch.kernels.triton.handles import code_of
 
 TARGETS = {
@@ -109,6 +109,7 @@ def _launches() -> Iterator[tuple[str, Callable[[], None]]]:
     sums, fit = torch.zeros(2, 1280, dtype=torch.float64), torch.zeros(2, 1280)
     affine = fit[:1, :640], fit[:1, :640]
     yield "fold norm", partial(moments.fold_norm, fit, [sums], [sums], 32, ROWS, 1e-5, *affine)
+    yield "fold mean", partial(mean.fold_mean, fit[:, :640], sums, sums, ROWS)
     yield "move sums", partial(moments.move_sums, sums, sums, fit[:, :640], fit[:, 640:], ROWS, BOUNDS)
 
 
