@@ -9,7 +9,7 @@ STAMPS := $(VENV)/stamps
 PYTEST_FLAGS ?= -n 2
 BENCH_FLAGS ?=
 
-CPP_SOURCES := $(shell find src -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
+CPP_SOURCES := $(shell find src -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt')
 
 .PHONY: demo test check bench build format clean
 

@@ -1,4 +1,8 @@
-"""The warning that something slower is done, as what was wanted cannot be."""
+"""What all errors of the caller have in common, and the warning that something slower is done."""
+
+
+class RetouchError(Exception):
+    """Base of every error that is the caller's: its text says what is wrong and what to do."""
 
 
 class FallbackWarning(UserWarning):

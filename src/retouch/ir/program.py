@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -52,6 +52,8 @@ class Op:
     """
 
     out: Value
+    kernels: ClassVar[tuple[str, ...]] = ()
+    """Names of the kernels that compute it."""
 
     def operands(self) -> tuple[tuple[Value, str], ...]:
         """Row operands with the way they are read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from retouch.ir.expr import BINARY, Expr, Instr, show
 from retouch.ir.geometry import Geometry
 from retouch.ir.program import Op, Value
+from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 if TYPE_CHECKING:
     from retouch.runtime.schedule import Builder
@@ -86,6 +88,8 @@ class Map(Op):
     A map is evaluated where and when its rows are read, unless the plan keeps it.
     """
 
+    kernels = ("row_map",)
+
     expr: Expr
     rows: tuple[Value, ...]
     vectors: tuple[Matrix, ...] = ()
@@ -118,6 +122,8 @@ def deduplicate(op: Map) -> Map:
 @dataclass(frozen=True, eq=False)
 class Concat(Op):
     """Channel concatenation of `parts`."""
+
+    kernels = ("row_map",)
 
     parts: tuple[Value, ...]
 
@@ -154,6 +160,8 @@ class Slice(Op):
 @dataclass(frozen=True, eq=False)
 class Remap(Op):
     """Rows of another grid, one tap each: padding, nearest resizing, cropping, flipping."""
+
+    kernels = ("row_map",)
 
     src: Value
     geometry: Geometry
@@ -262,3 +270,26 @@ def finish(
     if program is not None:
         acc = evaluate(program, len(acc), rows, vectors, sample, acc, acc.device).expand_as(acc)
     store(out, out_index, acc)
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, program: Expr, narrow: bool = False) -> Arguments:
+    m, channels = draw.size(200, 1, 7, 60), draw.size(640, *CHANNELS)
+    read = [ins.op for ins in program]
+    rows = [(draw.rows(m + 4, channels, dtype), draw.index(-1, m + 4, m))] * read.count("rows")
+    vectors = [draw.rows(3, draw.choice(channels, 1)) for _ in range(read.count("vector"))]
+    sample = draw.index(0, 3, m).sort().values if vectors else None
+    return *draw.target(m, 1 if narrow else channels, draw.output(dtype)), program, rows, vectors, sample
+
+
+_AFFINE: Expr = (Instr("rows"), Instr("vector"), Instr("mul", 0, 1), Instr("vector", 1), Instr("add", 2, 3),
+                 Instr("silu", 4))  # fmt: skip
+
+SPEC = KernelSpec(
+    "row_map",
+    "out[m] = program(rows[0][m], ..., vectors[0][sample[m]], ...)",
+    reference,
+    {"affine": partial(_arguments, program=_AFFINE),
+     "layer norm": partial(_arguments, program=(Instr("rows"), Instr("layer_norm", 0, imm=1e-5))),
+     "mean": partial(_arguments, program=(Instr("rows"), Instr("row_mean")), narrow=True)},
+    within(1e-5, *FLOATS),
+)  # fmt: skip
