@@ -6,9 +6,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from threading import RLock
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from retouch import kernels as kernel_table
 from retouch.errors import RetouchError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
-from retouch.frontend.signature import InputError, Signature
+from retouch.frontend.signature import InputError, Signature, same_tensor
 from retouch.ir.layout import image
 from retouch.ir.program import Program
 from retouch.ir.tables import Table
@@ -28,21 +28,25 @@ from retouch.kernels import Backend
 from retouch.passes import Plan, fuse, plan
 from retouch.plan import activity
 from retouch.plan.explain import Explanation, explain
-from retouch.plan.region import Mask, Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask, Region, RegionError
+from retouch.runtime.base import State, plain_tensors
 from retouch.runtime.emitter import build, dirty_values
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
-from retouch.runtime.state.base import State, plain_tensors
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.workspace import Workspace
-from retouch.runtime.weights import Weights, WeightsChangedError, same_tensor
+from retouch.runtime.weights import Weights, WeightsChangedError
+
+_MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
+"""Methods of modules that change where parameters are or their type."""
 
 REMEMBERED = 4
 """Schedules of this many regions are kept for their next update."""
 
 
-class RegionError(RetouchError, ValueError):
-    """A region does not fit the network's grids."""
+class UnsupportedError(RetouchError, RuntimeError):
+    """What was asked for cannot be done with a compiled module."""
 
 
 class Incremental:
@@ -77,7 +81,25 @@ class Incremental:
     def __getattr__(self, name: str) -> Any:
         if name == "module":
             raise AttributeError(name)
+        if name in _MOVES:
+            return partial(self._refuse, name)
         return getattr(self.module, name)
+
+    def _refuse(self, name: str, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError(
+            f"{name}() cannot be done with a compiled module, whose kernels are made for {self.backend.device} and its "
+            "types; do it with the module, and compile that again"
+        )
+
+    def train(self, mode: bool = True) -> Incremental:
+        """The compiled module, which is in evaluation mode; RuntimeError for training mode."""
+        if mode:
+            raise UnsupportedError("a compiled module cannot be trained; train the module and compile it again")
+        return self
+
+    def eval(self) -> Incremental:
+        """The compiled module, as it is."""
+        return self
 
     # Recording and updating
 
@@ -140,11 +162,11 @@ class Incremental:
 
     def _check(self, recording: State, region: Region) -> None:
         if not isinstance(recording, State):
-            raise TypeError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
+            raise InputError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
         if recording.owner is not self:
             raise InputError("the recording was made by another compiled module; record with this one")
         if not isinstance(region, Region):
-            raise TypeError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
+            raise RegionError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
         self._check_region(region)
         self.weights.check()
         if recording.hashes != self.weights.hashes:
