@@ -202,13 +202,8 @@ struct FoldNormArgs {
 struct KernelTable {
   const char* isa;
   int32_t lanes, max_vectors;
-  void (*gemm)(const GemmArgs&, int threads);
-  void (*row_map)(const RowMapArgs&, int threads);
-  void (*depthwise)(const DepthwiseArgs&, int threads);
-  void (*pool)(const PoolArgs&, int threads);
-  void (*attention)(const AttentionArgs&, int threads);
-  void (*channel_sums)(const ChannelSumsArgs&, int threads);
-  void (*convert_rows)(const CopyArgs&, int threads); // between f32, bf16 and f16
+#define RETOUCH_KERNEL(name, Args, source) void (*name)(const Args&, int threads);
+#include "kernels.inc"
 };
 
 } // namespace retouch
