@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
-from retouch.ir.expr import BINARY, Expr, Instr, is_row_wise, show, substitute
+from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
+from retouch.ir.instructions import BINARY, ROW_WISE, UNARY
 from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, columns
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
@@ -21,31 +20,7 @@ from retouch.ir.value import Matrix, Value
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
 
-_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {name: getattr(torch, name) for name in BINARY}
-_UNARY: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "neg": lambda x, _: -x,
-    "abs": lambda x, _: x.abs(),
-    "reciprocal": lambda x, _: x.reciprocal(),
-    "sqrt": lambda x, _: x.sqrt(),
-    "rsqrt": lambda x, _: x.rsqrt(),
-    "exp": lambda x, _: x.exp(),
-    "log": lambda x, _: x.log(),
-    "silu": lambda x, _: F.silu(x),
-    "gelu": lambda x, _: F.gelu(x),
-    "gelu_tanh": lambda x, _: F.gelu(x, approximate="tanh"),
-    "relu": lambda x, _: x.relu(),
-    "leaky_relu": lambda x, slope: F.leaky_relu(x, slope),
-    "tanh": lambda x, _: x.tanh(),
-    "sigmoid": lambda x, _: x.sigmoid(),
-    "pow": lambda x, exponent: x.pow(exponent),
-    "hardswish": lambda x, _: F.hardswish(x),
-    "hardsigmoid": lambda x, _: F.hardsigmoid(x),
-    "elu": lambda x, alpha: F.elu(x, alpha),
-    "softplus": lambda x, _: F.softplus(x),
-    "layer_norm": lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps),
-    "rms_norm": lambda x, eps: x * (x.square().mean(-1, keepdim=True) + eps).rsqrt(),
-    "row_mean": lambda x, _: x.mean(-1, keepdim=True).expand_as(x),
-}
+_OF_ONE = {**UNARY, **ROW_WISE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,9 +227,9 @@ def evaluate(
 
     for ins in expr:
         if ins.op in BINARY:
-            registers.append(_BINARY[ins.op](registers[ins.a], registers[ins.b]))
-        elif ins.op in _UNARY:
-            registers.append(_UNARY[ins.op](registers[ins.a], ins.imm))
+            registers.append(BINARY[ins.op](registers[ins.a], registers[ins.b]))
+        elif ins.op in _OF_ONE:
+            registers.append(_OF_ONE[ins.op](registers[ins.a], ins.imm))
         else:
             registers.append(load(ins))
     return registers[-1]
