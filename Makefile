@@ -12,7 +12,7 @@ BENCH_FLAGS ?=
 CPP_FILES := $(shell find src tests -name '*.cpp' -o -name '*.h')
 CPP_SOURCES := $(CPP_FILES) $(shell find src -name 'CMakeLists.txt')
 
-.PHONY: demo test check coverage docs figures bench build format clean
+.PHONY: demo test check coverage docs drawings bench build format clean
 
 demo: $(STAMPS)/runtime $(STAMPS)/build $(STAMPS)/weights
 	$(BIN)/retouch demo
@@ -30,11 +30,11 @@ check: $(STAMPS)/runtime $(STAMPS)/test
 coverage: $(STAMPS)/test $(STAMPS)/build $(STAMPS)/weights
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term --cov-report=html:build/coverage
 
-docs: $(STAMPS)/docs
-	$(BIN)/mkdocs build --strict
+docs: $(STAMPS)/docs $(STAMPS)/build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-figures: $(STAMPS)/runtime
-	$(BIN)/python docs/figures.py
+drawings: $(STAMPS)/venv
+	$(BIN)/python docs/drawings.py
 
 bench: $(STAMPS)/runtime $(STAMPS)/build
 	$(BIN)/retouch bench $(BENCH_FLAGS)
