@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
-import click
+import typer
 from mkdocs.structure.files import File, Files
 from typer.main import get_command
 
@@ -30,7 +31,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace(COMMANDS, "\n".join(reference(get_command(app), "retouch")))
 
 
-def reference(command: click.Command, name: str) -> Iterator[str]:
+def reference(command: Any, name: str) -> Iterator[str]:
     """A command and its sub-commands in Markdown."""
     children = getattr(command, "commands", {})
     if name != "retouch":
@@ -39,13 +40,13 @@ def reference(command: click.Command, name: str) -> Iterator[str]:
         yield from reference(found, f"{name} {child}")
 
 
-def _described(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name)
-    yield f"\n{'#' * (name.count(' ') + 1)} `{name}`\n"
+def _described(command: Any, name: str) -> Iterator[str]:
+    context = typer.Context(command, info_name=name)
+    yield f"\n### `{name}`\n"
     yield f"`{' '.join([name, *command.collect_usage_pieces(context)])}`\n"
     yield f"{(command.help or '').strip()}\n"
     records = [record for each in command.params if (record := each.get_help_record(context))]
     if records:
         yield "| option | |\n|---|---|"
     for option, text in records:
-        yield f"| `{option}` | {text} |".replace("[", "\\[").replace("<", "&lt;")
+        yield f"| `{option.replace('|', ', ')}` | {escape(text).replace('[', '&#91;').replace('|', '&#124;')} |"
