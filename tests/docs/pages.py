@@ -1,4 +1,4 @@
-"""The pages of README, documentation and benchmarks, and the blocks of code in them."""
+"""The pages of the repository, and the blocks of code in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
+PAGES = [
+    *(ROOT / name for name in TOP),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
 
 BLOCK = re.compile(
     r"(?:^<!-- snippet: (?P<how>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
