@@ -11,6 +11,7 @@ from torch import nn
 import retouch
 from retouch import InputError, Policy, Region, RegionError
 from retouch.kernels.reference import Reference
+from retouch.runtime.executor import Direct
 from retouch.runtime.schedule import Schedule
 from support import BACKENDS, EXACT, SHARED, edit, error, fill, noise, same, spot, state
 
@@ -336,9 +337,9 @@ class Broken(RuntimeError):
 
 def _fail_after(monkeypatch, net, count):
     """Kernels fail after `count` calls of a schedule; those before have written their rows."""
-    real = Schedule.run
+    real = Direct.run
 
-    def run(self, recording):
+    def run(self, schedule, state):
         left = [count]
 
         def guard(function):
@@ -350,12 +351,12 @@ def _fail_after(monkeypatch, net, count):
 
             return call
 
-        calls = tuple(type(c)(guard(c.function), c.args, c.host) for c in self.calls)
+        calls = tuple(type(c)(guard(c.function), c.args, c.host) for c in schedule.calls)
         broken = object.__new__(Schedule)
-        broken.__dict__.update({**self.__dict__, "calls": calls})
-        real(broken, recording)
+        broken.__dict__.update({**schedule.__dict__, "calls": calls})
+        real(self, broken, state)
 
-    monkeypatch.setattr(Schedule, "run", run)
+    monkeypatch.setattr(Direct, "run", run)
     return real
 
 
@@ -398,14 +399,14 @@ def test_a_failed_recording_leaves_the_module_usable(monkeypatch):
 def test_interrupting_an_update_leaves_the_recording_as_it_was(monkeypatch, net):
     _, recording = net.record(X, T, False)
     before = state(recording)
-    real = Schedule.run
+    real = Direct.run
 
-    def interrupted(self, target):
-        real(self, target)
+    def interrupted(self, schedule, target):
+        real(self, schedule, target)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Schedule, "run", interrupted)
+        patch.setattr(Direct, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             net.update(recording, REGION, EDITED, T * 2, False)
     assert same(before, state(recording))

@@ -55,7 +55,7 @@ def test_all_rows_as_an_update_is_a_fresh_recording(name, backend):
     fresh, expected = record(net, edited)
     leaves = net.signature.flatten(edited.args, edited.kwargs)
     net._feed(recording, leaves)
-    net._whole().run(recording)
+    recording.run(net._whole())
     assert same(state(recording), state(expected))
     assert fresh.isfinite().all()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from retouch.ir.program import Value
+from retouch.ir.value import Value
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retouch.ir.expr import BINARY, Expr, Instr, show
+from retouch.ir.emitter import Emitter
+from retouch.ir.expr import BINARY, Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
-from retouch.ir.program import Op, Value
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
+from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, columns
+from retouch.ir.program import Op, Read
+from retouch.ir.tables import Table
+from retouch.ir.value import Matrix, Value
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
 
@@ -46,39 +48,6 @@ _UNARY: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A dense value read as a matrix `shape`: its tensor expanded, split into axes, permuted and reshaped.
-
-    As a vector operand it is `[S, C]` (S: 1 or the batch; C: 1 or the channels) in float32; `start` and
-    `channels` select columns.
-    """
-
-    value: Value
-    expand: tuple[int, ...]
-    permute: tuple[int, ...]
-    shape: tuple[int, int]
-    dtype: torch.dtype = torch.float32
-    start: int = 0
-    channels: int = 0
-    split: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.channels:
-            object.__setattr__(self, "channels", self.shape[1])
-
-    def tensor(self, source: Tensor) -> Tensor:
-        """The whole matrix, contiguous and detached."""
-        axes = source.detach().expand(self.expand).reshape(self.split or self.expand)
-        return axes.permute(self.permute).reshape(self.shape).to(self.dtype).contiguous()
-
-    def columns(self, start: int, channels: int) -> Matrix:
-        """Columns `start` to `start + channels` of this selection; a single broadcast column stays."""
-        if self.channels == 1:
-            return self
-        return replace(self, start=self.start + start, channels=channels)
-
-
 @dataclass(frozen=True, eq=False)
 class Map(Op):
     """`out[m] = expr(rows[0][m], ..., vectors[0][sample(m)], ...)`.
@@ -90,8 +59,10 @@ class Map(Op):
     rows: tuple[Value, ...]
     vectors: tuple[Matrix, ...] = ()
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return tuple((v, "active") for v in self.rows)
+    virtual = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return tuple((v, Read.ACTIVE) for v in self.rows)
 
     def dense_operands(self) -> tuple[Value, ...]:
         return tuple(v.value for v in self.vectors)
@@ -99,8 +70,43 @@ class Map(Op):
     def changed(self, masks: dict[Value, Any]) -> Any:
         return changed_anywhere(self, masks)
 
-    def emit(self, builder: Builder) -> None:
-        builder.evaluate(self.out)
+    @property
+    def keeps_halo(self) -> bool:
+        return len(self.rows) > 1
+
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        samples = emitter.samples(self.out, rows)
+        for start, count in self._ranges(emitter):
+            if count == self.out.channels:
+                operands, vectors, target = [emitter.access(v, rows) for v in self.rows], self.vectors, out
+            else:
+                operands = [emitter.channels(v, rows, start, count) for v in self.rows]
+                vectors = tuple(v.columns(start, count) for v in self.vectors)
+                target = columns(out, start, count)
+            slots = [Slot(SlotKind.MATRIX, v) for v in vectors]
+            emitter.call("row_map", target, out_index, emitter.program(self.expr), operands, slots, samples)
+
+    def _ranges(self, emitter: Emitter) -> list[tuple[int, int]]:
+        """Channel ranges (first, count) in which no concatenated operand changes its part."""
+        cuts = {0, self.out.channels}
+        if not is_row_wise(self.expr):
+            for value in self.rows:
+                cuts.update(accumulate(part.channels for part in emitter.pieces(value)))
+        return [(a, b - a) for a, b in pairwise(sorted(cuts))]
+
+    def merge(self, producer: Op) -> Op | None:
+        if not isinstance(producer, Map) or not self._holds(producer):
+            return None
+        operand = self.rows.index(producer.out)
+        expr = substitute(self.expr, producer.expr, operand, len(producer.rows), len(producer.vectors))
+        rows = (*producer.rows, *(v for i, v in enumerate(self.rows) if i != operand))
+        return deduplicate(replace(self, expr=expr, rows=rows, vectors=(*producer.vectors, *self.vectors)))
+
+    def _holds(self, producer: Map) -> bool:
+        """Whether `producer` can be evaluated within, row by row at the width of this map."""
+        width = max(v.channels for v in self.rows)
+        widths = {v.channels for v in producer.rows}
+        return widths <= {width} if is_row_wise(producer.expr) else widths <= {width, 1}
 
     def describe(self) -> str:
         return f"map[{show(self.expr)}]"
@@ -121,14 +127,22 @@ class Concat(Op):
 
     parts: tuple[Value, ...]
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return tuple((v, "active") for v in self.parts)
+    virtual = True
+
+    def pieces(self) -> tuple[Value, ...]:
+        return self.parts
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return tuple((v, Read.ACTIVE) for v in self.parts)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return changed_anywhere(self, masks)
 
-    def emit(self, builder: Builder) -> None:
-        builder.evaluate(self.out)
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        start = 0
+        for part in self.parts:
+            emitter.fill(part, rows, columns(out, start, part.channels), out_index)
+            start += part.channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +152,20 @@ class Slice(Op):
     src: Value
     start: int
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "active"),)
+    virtual = in_place = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.ACTIVE),)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return masks[self.src]
 
-    def emit(self, builder: Builder) -> None:
-        raise AssertionError("a slice is read in place")
+    def place(self) -> tuple[Value, int]:
+        return self.src, self.start
+
+    def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
+        operand, index = emitter.access(self.src, rows)
+        return columns(operand, self.start, self.out.channels), index
 
     def describe(self) -> str:
         return f"slice[{self.start}:{self.start + self.out.channels}]"
@@ -158,14 +178,24 @@ class Remap(Op):
     src: Value
     geometry: Geometry
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "halo"),)
+    virtual = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.HALO),)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return self.geometry.reach(masks[self.src])
 
-    def emit(self, builder: Builder) -> None:
-        builder.evaluate(self.out)
+    def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
+        return emitter.access(self.src, emitter.moved(self.geometry, rows))
+
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        emitter.call("row_map", out, out_index, emitter.program(COPY), [self.resolve(emitter, rows)], [], None)
+
+    def read_through(self, producer: Op) -> Op | None:
+        if not isinstance(producer, Remap):
+            return None
+        return replace(self, src=producer.src, geometry=self.geometry.after(producer.geometry))
 
     def describe(self) -> str:
         return f"remap[{self.geometry.inputs}->{self.geometry.outputs}]"

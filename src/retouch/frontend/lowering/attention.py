@@ -14,9 +14,8 @@ from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scor
 from retouch.frontend.lowering.conv import project
 from retouch.frontend.lowering.views import swap
 from retouch.ir.layout import Atom, Ref, axis, merge
-from retouch.ir.program import Value
+from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import Attention
-from retouch.ops.row_map import Matrix
 
 
 def heads_of(ref: Ref) -> int:

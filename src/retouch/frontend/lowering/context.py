@@ -18,9 +18,11 @@ from retouch.frontend.capture import Captured
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.layout import LayoutError, Ref, axis, image, like
-from retouch.ir.program import Op, Program, Value, verify
+from retouch.ir.program import Op, Output, Program
+from retouch.ir.value import Matrix, Value
+from retouch.ir.verify import verify
 from retouch.ops.dense import Arg, Dense, Lift
-from retouch.ops.row_map import Concat, Map, Matrix, Remap, Slice, deduplicate
+from retouch.ops.row_map import Concat, Map, Remap, Slice, deduplicate
 from retouch.ops.shuffle import Shuffle, Unshuffle
 
 ROW_DTYPES = (torch.float32, torch.bfloat16)
@@ -51,15 +53,6 @@ class Joint:
     def sizes(self) -> list[int]:
         """Length of each part along `dim`."""
         return [p.shape[self.dim] for p in self.parts]
-
-
-@dataclass(frozen=True)
-class Output:
-    """One flat output of the module: rows in a layout, a dense value, or a constant of the graph."""
-
-    value: Value | None
-    ref: Ref | None = None
-    constant: Any = None
 
 
 Item = Any
@@ -193,8 +186,9 @@ class Context:
     def slice(self, node: Node, source: Value, start: int, count: int) -> Value:
         """Channels `start` to `start + count` of a value; a slice of a slice reads the source."""
         producer = self.producers.get(source)
-        if isinstance(producer, Slice):
-            source, start = producer.src, start + producer.start
+        if producer:
+            source, first = producer.place()
+            start += first
         value = self.value(node, source.grid, source.batch, count, source.dtype)
         return self.add(Slice(value, source, start))
 
@@ -203,7 +197,7 @@ class Context:
         parts: list[Value] = []
         for ref in refs:
             producer = self.producers.get(ref.value)
-            parts.extend(producer.parts if isinstance(producer, Concat) else (ref.value,))
+            parts.extend((producer.pieces() if producer else ()) or (ref.value,))
         value = self.rows_like(node, refs[0], sum(p.channels for p in parts))
         return like(refs[0], self.add(Concat(value, tuple(parts))))
 

@@ -11,8 +11,8 @@ from torch.fx import Node
 from retouch.frontend.lowering.context import Context, Item, NoRule, Scores, instr, rule
 from retouch.ir.expr import Instr
 from retouch.ir.layout import Ref, axis
-from retouch.ir.program import Value
-from retouch.ops.row_map import Map, Matrix
+from retouch.ir.value import Matrix, Value
+from retouch.ops.row_map import Map
 
 
 @dataclass
