@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
@@ -40,3 +43,15 @@ def blocks(page: Path) -> list[Block]:
         Block(page, 1 + text[: found.start("code")].count("\n"), found["language"], found["how"] or "", found["code"])
         for found in BLOCK.finditer(text)
     ]
+
+
+AWAITED = re.compile(r"retouch\.load\(|bench (networks|sessions|quality|halo|predict|tiles)|retouch kernels")
+"""Names that are on their way; this and the marks go when they are there."""
+
+
+def marked(page: Path, text: bool = False) -> Any:
+    """The page as a parameter, marked where its blocks (or its text) have such names."""
+    parts = [page.read_text()] if text else [block.code for block in blocks(page)]
+    awaited = any(AWAITED.search(part) for part in parts)
+    marks = [pytest.mark.xfail(reason="names that are on their way", strict=not text)] if awaited else []
+    return pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))

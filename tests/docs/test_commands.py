@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from commands import run
-from docs.pages import ROOT
+from docs.pages import BLOCK, PAGES, ROOT, marked
 from retouch.cli import app
 
 PAGE = (ROOT / "docs" / "guide" / "command-line.md").read_text()
@@ -40,3 +41,13 @@ def test_every_command_has_an_example(words):
     if words == ("halo",):
         pytest.xfail("becomes `retouch bench halo`")
     assert f"\nretouch {' '.join(words)}" in PAGE
+
+
+@pytest.mark.parametrize("page", [marked(page, text=True) for page in PAGES])
+def test_commands_in_the_text_exist(page):
+    for line in re.findall(r"`retouch ([a-z][^`]*)`", BLOCK.sub("", page.read_text())):
+        words = tuple(re.match(r"[a-z]+(?: [a-z]+)*", line)[0].split())
+        known = [known for known in COMMANDS if known == words[: len(known)] or words == known[: len(words)]]
+        assert known, line
+        options = {option for name in known for each in COMMANDS[name].params for option in each.opts}
+        assert set(re.findall(r"(?<= )--[a-z]+(?:-[a-z]+)*", line)) <= options, line

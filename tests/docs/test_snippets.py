@@ -18,23 +18,13 @@ from typer.main import get_command
 
 from commands import run
 from docs.givens import EMOJI, GIVENS, files, small_emoji
-from docs.pages import BLOCK, PAGES, ROOT, Block, blocks
+from docs.pages import BLOCK, PAGES, ROOT, Block, blocks, marked
 from retouch.cli import app
 from retouch.frontend.lowering import context
 from retouch.models.builtin import PIPELINES
 
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
-
-
-AWAITED = re.compile(r"retouch\.load\(|bench (networks|sessions|quality|halo|predict|tiles)|retouch kernels")
-"""Names that are on their way; the marks go when they are there."""
-
-
-def _marked(page: Path) -> Any:
-    awaited = any(AWAITED.search(block.code) for block in blocks(page))
-    marks = [pytest.mark.xfail(reason="names that are on their way", strict=True)] if awaited else []
-    return pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +43,7 @@ def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [_marked(page) for page in PAGES if blocks(page)])
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if blocks(page)])
 def test_every_block_works(page, folder):
     names: dict[str, Any] = {}
     for block in blocks(page):
