@@ -11,7 +11,7 @@ from retouch.frontend.lowering import joint
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, rule
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.layout import Ref
-from retouch.ir.program import Value
+from retouch.ir.value import Value
 
 
 def _layout(context: Context, argument: Any) -> Ref:
