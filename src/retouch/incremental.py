@@ -76,6 +76,7 @@ class Incremental:
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module densely; its result."""
         return self.module(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -77,6 +77,7 @@ class Region:
 
     @property
     def grid(self) -> Grid:
+        """The grid that the mask is on."""
         return Grid(*self.mask.shape[1:])
 
     @property
