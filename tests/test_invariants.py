@@ -8,7 +8,7 @@ from torch import Tensor
 from networks import LOCAL, NAMES, TEXT, TIMED, case, compiled, edits, record, update
 from retouch import Policy, Region, models
 from retouch.ops.dense import Dense
-from retouch.runtime.schedule import Schedule
+from retouch.runtime.executor import Direct
 from support import EXACT, PROBED, SHARED, error, same, state
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -109,7 +109,7 @@ def test_empty_region_returns_the_recording_and_runs_nothing(name, policy, monke
     net, made = compiled(name, policy), case(name)
     y, recording = record(net, made)
     before = state(recording)
-    monkeypatch.setattr(Schedule, "run", None)
+    monkeypatch.setattr(Direct, "run", None)
     assert torch.equal(update(net, recording, torch.zeros(made.size, dtype=torch.bool), made), y)
     assert same(before, state(recording))
 

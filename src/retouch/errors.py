@@ -1,4 +1,4 @@
-"""What all errors of the caller have in common, and the warning that something slower is done."""
+"""The base of all errors that are the caller's, and the warning that something slower is done."""
 
 
 class RetouchError(Exception):

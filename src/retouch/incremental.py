@@ -6,9 +6,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from threading import RLock
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,29 +16,38 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from retouch import kernels as kernel_table
+from retouch.errors import RetouchError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
-from retouch.frontend.signature import InputError, Signature
+from retouch.frontend.signature import InputError, Signature, same_tensor
 from retouch.ir.layout import image
-from retouch.ir.program import Program, Value
+from retouch.ir.program import Program
 from retouch.ir.tables import Table
+from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.passes import Plan, fuse, plan
 from retouch.plan import activity
 from retouch.plan.explain import Explanation, explain
-from retouch.plan.region import Mask, Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask, Region, RegionError
+from retouch.runtime.base import State, plain_tensors
+from retouch.runtime.emitter import build, dirty_values
 from retouch.runtime.needs import needed
-from retouch.runtime.schedule import Schedule, Shared, build, dirty_values
-from retouch.runtime.state.in_place import Recording, plain_tensors
-from retouch.runtime.state.layered import Workspace
-from retouch.runtime.weights import Weights, WeightsChangedError, same_tensor
+from retouch.runtime.schedule import Schedule
+from retouch.runtime.shared import Shared
+from retouch.runtime.state.in_place import Recording
+from retouch.runtime.state.workspace import Workspace
+from retouch.runtime.weights import Weights, WeightsChangedError
+
+_MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
+"""Methods of modules that change where parameters are or their type."""
 
 REMEMBERED = 4
 """Schedules of this many regions are kept for their next update."""
 
 
-class RegionError(ValueError):
-    """A region does not fit the network's grids."""
+class UnsupportedError(RetouchError, RuntimeError):
+    """What was asked for cannot be done with a compiled module."""
 
 
 class Incremental:
@@ -61,19 +70,38 @@ class Incremental:
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)
-        self._lock = RLock()
+        self.lock = RLock()
         self._full: Schedule | None = None
         self._nothing: Schedule | None = None
         self.workspace = Workspace(self)
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module densely; its result."""
         return self.module(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "module":
             raise AttributeError(name)
+        if name in _MOVES:
+            return partial(self._refuse, name)
         return getattr(self.module, name)
+
+    def _refuse(self, name: str, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError(
+            f"{name}() cannot be done with a compiled module, whose kernels are made for {self.backend.device} and its "
+            "types; do it with the module, and compile that again"
+        )
+
+    def train(self, mode: bool = True) -> Incremental:
+        """The compiled module, which is in evaluation mode; RuntimeError for training mode."""
+        if mode:
+            raise UnsupportedError("a compiled module cannot be trained; train the module and compile it again")
+        return self
+
+    def eval(self) -> Incremental:
+        """The compiled module, as it is."""
+        return self
 
     # Recording and updating
 
@@ -85,13 +113,13 @@ class Incremental:
         values that are no tensors, or hold NaN or infinity.
         """
         leaves = self.signature.flatten(args, kwargs)
-        with self._lock:
+        with self.lock:
             return self._record(leaves)
 
     def _record(self, leaves: list[Any]) -> tuple[Any, Recording]:
         self.backend.set_threads(torch.get_num_threads())
         self.weights.refresh()
-        recording = Recording(self.backend, self.weights, self.plan, self)
+        recording = Recording(self)
         for value in self.plan.kept:
             if value not in self.program.inputs:
                 recording.buffers[value] = self.backend.empty(value.rows, value.channels, value.dtype)
@@ -100,7 +128,7 @@ class Incremental:
         return self._result(recording), recording
 
     @plain_tensors
-    def update(self, recording: Recording, region: Region, *args: Any, **kwargs: Any) -> Any:
+    def update(self, recording: State, region: Region, *args: Any, **kwargs: Any) -> Any:
         """The module's result with the rows of `region` computed from the arguments, others as recorded.
 
         `region` is on the grid of the network's largest input, of its output, or on one a whole number of
@@ -109,12 +137,12 @@ class Incremental:
         then holds the edit; when anything fails it is left as it was.
         """
         leaves = self.signature.flatten(args, kwargs)
-        with self._lock:
+        with self.lock:
             self._check(recording, region)
             recording.abort()  # of an update that failed and could not be taken back
             return self._update(recording, region, leaves)
 
-    def _update(self, recording: Recording, region: Region, leaves: list[Any]) -> Any:
+    def _update(self, recording: State, region: Region, leaves: list[Any]) -> Any:
         changed = self._changed(recording, leaves)
         idle = not region.mask.any() and not changed
         self.backend.set_threads(torch.get_num_threads())
@@ -134,13 +162,13 @@ class Incremental:
         recording.commit()
         return result
 
-    def _check(self, recording: Recording, region: Region) -> None:
-        if not isinstance(recording, Recording):
-            raise TypeError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
+    def _check(self, recording: State, region: Region) -> None:
+        if not isinstance(recording, State):
+            raise InputError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
         if recording.owner is not self:
             raise InputError("the recording was made by another compiled module; record with this one")
         if not isinstance(region, Region):
-            raise TypeError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
+            raise RegionError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
         self._check_region(region)
         self.weights.check()
         if recording.hashes != self.weights.hashes:
@@ -165,11 +193,11 @@ class Incremental:
                 f"the region has {len(region.mask)} samples and the batch {batch}; give one mask or one each"
             )
 
-    def _changed(self, recording: Recording, leaves: list[Any]) -> frozenset[Value]:
+    def _changed(self, recording: State, leaves: list[Any]) -> frozenset[Value]:
         pairs = zip(self.program.inputs, leaves, strict=True)
         return frozenset(v for v, leaf in pairs if v.grid is None and not same_tensor(recording.values[v], leaf))
 
-    def _feed(self, recording: Recording, leaves: list[Any]) -> None:
+    def _feed(self, recording: State, leaves: list[Any]) -> None:
         """Put all inputs into the recording."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid:
@@ -177,9 +205,7 @@ class Incremental:
             else:
                 recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
 
-    def _feed_active(
-        self, recording: Recording, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]
-    ) -> None:
+    def _feed_active(self, recording: State, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]) -> None:
         """Put the active rows of image inputs, and the dense inputs that changed, into the recording."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid is None:
@@ -191,7 +217,7 @@ class Incremental:
             index, sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in tables)
             recording.buffers[value][index] = leaf.detach().flatten(2)[sample, :, position]
 
-    def _rerun(self, recording: Recording, leaves: list[Any]) -> None:
+    def _rerun(self, recording: State, leaves: list[Any]) -> None:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
         schedule = self._again
         recording.begin(schedule)
@@ -200,7 +226,7 @@ class Incremental:
         self._feed(recording, leaves)
         recording.run(schedule)
 
-    def _result(self, recording: Recording) -> Any:
+    def _result(self, recording: State) -> Any:
         leaves = []
         for output in self.program.outputs:
             if output.value is None:
@@ -220,8 +246,12 @@ class Incremental:
         if self._full is None:
             active = activity.everything(self.program)
             dirty = dirty_values(self.program, set(self.program.inputs), active)
-            self._full = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
+            self._full = self._built(active, dirty)
         return self._full
+
+    def _built(self, active: dict[Value, Table], dirty: set[Value]) -> Schedule:
+        statistics = activity.statistics_of(self.program, self.policy)
+        return build(self.plan, active, self.shared, statistics, dirty)
 
     @cached_property
     def _again(self) -> Schedule:
@@ -232,7 +262,7 @@ class Incremental:
         """The schedule that computes nothing and returns the recorded result."""
         if self._nothing is None:
             none = {v: Table(np.empty(0, np.int32), v.rows, ascending=True) for v in self.program.values() if v.grid}
-            self._nothing = build(self.plan, none, self.shared, False, set())
+            self._nothing = self._built(none, set())
         return self._nothing
 
     def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
@@ -249,7 +279,7 @@ class Incremental:
         if activity.share(self.program, active) >= self.policy.crossover:
             return None
         dirty = dirty_values(self.program, set(changed), active)
-        schedule = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
+        schedule = self._built(active, dirty)
         self._schedules[key] = schedule
         if len(self._schedules) > REMEMBERED:
             self._schedules.popitem(last=False)
@@ -297,7 +327,8 @@ class Incremental:
 
 def planned(program: Program, policy: Policy) -> Plan:
     """The storage plan of a program under a policy."""
-    return plan(program, activity.whole_grids(program, policy), policy.stats != "recorded", policy.exact)
+    keeps_maps = activity.statistics_of(program, policy).keeps_maps
+    return plan(program, activity.whole_grids(program, policy), keeps_maps, policy.exact)
 
 
 def compile(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retouch.ir.geometry import Grid
 from retouch.ir.layout import Atom, LayoutError, Ref, axis, image, like, merge, split
-from retouch.ir.program import Value
+from retouch.ir.value import Value
 
 SIZES = st.sampled_from([1, 2, 3, 4, 6, 8])
 

@@ -11,15 +11,13 @@ from torch import nn
 
 import retouch
 from kernels import interpreter
-from networks import case, compiled, edits, record, update
-from retouch import Region, incremental
+from retouch import Region
 from retouch.errors import FallbackWarning
 from retouch.kernels.cpu import backend as cpu
 from retouch.kernels.registry import described
 from retouch.kernels.specs import SPECS
 from retouch.kernels.triton import backend as triton
 from retouch.runtime.needs import needed
-from retouch.runtime.schedule import Builder
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.store import Store
 from support import PROBED, SHARED, edit, error, fill, noise, same, spot, state
@@ -99,19 +97,6 @@ def test_the_network_calls_every_kernel_and_needs_what_it_calls():
     assert asked == set(SPECS)
     assert set(needed(net.program, net.policy)) == asked
     assert not {"fit_probes", "move_sums"} & set(needed(net.program, SHARED))
-
-
-@pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet", "dit", "rrdbnet"])
-def test_networks_need_what_they_call(name):
-    net, asked = compiled(name, SHARED), set()
-    made = case(name)
-    real = Builder.call
-    with patch.object(Builder, "call", lambda self, kernel, *args: asked.add(kernel) or real(self, kernel, *args)):
-        fresh = incremental.Incremental(made.module, made.args, made.kwargs, net.policy, net.backend)
-        _, recording = record(fresh, made)
-        for mask, edited in edits(made, 1, seed=4):
-            update(fresh, recording, mask, edited)
-    assert asked <= set(needed(net.program, net.policy))
 
 
 @pytest.mark.parametrize("name", SPECS)

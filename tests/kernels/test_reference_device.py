@@ -32,7 +32,8 @@ from retouch.kernels import registry as kernel_table
 from retouch.kernels.reference import Reference
 from retouch.ops import moments, pivoted
 from retouch.ops import sums as double
-from retouch.runtime.state.layered import Snapshot, layer_of
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.state.layers import layer_of
 from retouch.runtime.store import Store, StoreError
 from retouch.runtime.weights import Weights
 from support import EXACT, PROBED, SHARED, error, noise, same, state

@@ -13,7 +13,8 @@ from kernels.cases import Random, assert_close, expected, result_of
 from kernels.test_attention import query
 from kernels.test_gemm import product
 from retouch.errors import FallbackWarning
-from retouch.ir.expr import UNARY, Instr
+from retouch.ir.expr import Instr
+from retouch.ir.instructions import BINARY, ROW_WISE, UNARY
 from retouch.kernels import backend as kernels_named
 from retouch.kernels.triton.backend import Triton
 from retouch.kernels.triton.gemm import Packed
@@ -60,7 +61,7 @@ def test_queries_are_independent():
 @pytest.mark.parametrize("op", sorted(UNARY))
 def test_unary(op):
     x = torch.linspace(-9, 9, 1001)[:, None]
-    if op in ("sqrt", "rsqrt", "log"):
+    if op in ("sqrt", "rsqrt", "log", "log1p"):
         x = x.abs() + 1e-3
     for imm in (2.0, 3.0, 0.5, -1.5) if op == "pow" else (1.0, 0.2):
         values = x.abs() + 0.1 if op == "pow" and imm != int(imm) else x[x != 0][:, None] if op == "reciprocal" else x
@@ -70,9 +71,17 @@ def test_unary(op):
         assert torch.allclose(got, wanted, rtol=3e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("op", sorted(BINARY))
+def test_binary(op):
+    x, y = (torch.randint(-3, 4, (50, 9), generator=torch.Generator().manual_seed(i)).float() for i in (0, 1))
+    program, out = (Instr("rows", 0), Instr("rows", 1), Instr(op, 0, 1)), torch.empty(50, 9)
+    got, wanted = (f("row_map", out, None, program, [(x, None), (y, None)], [], None) for f in (native, expected))
+    assert torch.allclose(got, wanted, equal_nan=True)
+
+
 @few
 @given(seed=cases.seeds, dtype=dtypes, width=cases.channels, m=st.integers(1, 60),
-       op=st.sampled_from(["layer_norm", "rms_norm", "row_mean"]))  # fmt: skip
+       op=st.sampled_from(sorted(ROW_WISE)))  # fmt: skip
 def test_whole_rows(seed, dtype, width, m, op):
     random = Random(seed)
     x, scale, where = random.rows(m, width, dtype), random.rows(1, width), random.distinct(max(1, m // 3), m)
@@ -110,6 +119,10 @@ def test_bad_arguments():
         native("gemm", out, None, a.bfloat16(), index, packed, None, [], [], None)
     with pytest.raises(ValueError, match="index of shape"):
         native("gemm", out, None, a, index[:4], packed, None, [], [], None)
+    for rows, taps in ((4, 2), (5, 1)):
+        with pytest.raises(ValueError, match=r"index of shape .*, expected \[5, 2\]"):
+            native("depthwise", torch.empty(5, 8), None, a, index[:rows, None].expand(rows, taps).contiguous(),
+                   torch.randn(2, 8), None, [], [], None)  # fmt: skip
     with pytest.raises(ValueError, match="do not divide into 3 groups"):
         Packed.of(torch.randn(4, 1, 8), 3)
     with pytest.raises(ValueError, match="an operand has 3 channels"):

@@ -7,7 +7,8 @@ from torch import nn
 
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
-from retouch.ir.program import Program, VerificationError, verify
+from retouch.ir.program import Program
+from retouch.ir.verify import VerificationError, verify
 from retouch.ops.gemm import Gemm
 from retouch.ops.moments import Moments
 from retouch.ops.pool import Pool

@@ -31,9 +31,12 @@ from retouch.models import Inputs, Network
 from retouch.ops.dense import Dense
 from retouch.passes import Plan, fuse
 from retouch.plan import activity
-from retouch.plan.region import Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Region
 from retouch.runtime.calls import Call
-from retouch.runtime.schedule import Schedule, Shared, build, dirty_values
+from retouch.runtime.emitter import build, dirty_values
+from retouch.runtime.schedule import Schedule
+from retouch.runtime.shared import Shared
 from retouch.runtime.weights import Weights
 
 Index = npt.NDArray[np.int32]
@@ -160,7 +163,7 @@ def update_work(planned: Plan, policy: Policy, region: Region) -> Update:
 
 def _schedule(planned: Plan, active: dict[Value, Table], policy: Policy, changed: set[Value]) -> Schedule:
     dirty = dirty_values(planned.program, changed, active)
-    return build(planned, active, Shared(_sizes()), policy.stats != "recorded", dirty)
+    return build(planned, active, Shared(_sizes()), activity.statistics_of(planned.program, policy), dirty)
 
 
 def _saves(schedule: Schedule) -> Work:

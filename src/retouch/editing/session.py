@@ -24,11 +24,12 @@ import retouch.runtime.store as blocks
 from retouch.editing.archive import PICTURE, Archive, ArchiveError, Progress, silent
 from retouch.editing.images import Pixels, save_png
 from retouch.incremental import Incremental
+from retouch.ir.program import Read
 from retouch.kernels.devices import HOST, lacks_memory, moved
-from retouch.ops.attention import Attention
 from retouch.plan.region import Region
 from retouch.runtime.state.in_place import UndoError
-from retouch.runtime.state.layered import Layer, Restored, Snapshot, layer_of
+from retouch.runtime.state.layered import Restored, Snapshot
+from retouch.runtime.state.layers import Layer, layer_of
 from retouch.runtime.store import Block, Store
 
 TENSORS = "tensors.safetensors"
@@ -431,8 +432,7 @@ def _keys(net: Incremental) -> set[Any]:
     """Kept values that attention reads whole."""
     found = set()
     for op in net.program.ops:
-        if isinstance(op, Attention):
-            found |= {net.plan.place(v)[0] for v, how in op.operands() if how == "all"}
+        found |= {net.plan.place(v)[0] for v, how in op.operands() if how is Read.ALL}
     return found & set(net.plan.kept)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from retouch.ir.program import Value
+from retouch.ir.value import Value
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class LayoutError(ValueError):
 
 
 def axis(name: str, size: int) -> tuple[Atom, ...]:
+    """A whole axis as atoms; none for an axis of one position."""
     return (Atom(name, 1, size),) if size > 1 else ()
 
 
@@ -138,6 +139,23 @@ def image(value: Value) -> Ref:
     return Ref(
         value, (axis("b", value.batch), axis("c", value.channels), axis("h", grid.height), axis("w", grid.width))
     )
+
+
+def regrid(ref: Ref, value: Value) -> Ref:
+    """`value`, of another grid, in the arrangement of `ref`; LayoutError unless height and width are whole there."""
+    old, new = ref.value.grid, value.grid
+    assert old is not None
+    assert new is not None
+    if ref.is_image:
+        return image(value)
+    before = {"h": axis("h", old.height), "w": axis("w", old.width)}
+    after = {"h": axis("h", new.height), "w": axis("w", new.width)}
+    atoms = [a for dim in ref.dims for a in dim if a.axis in before]
+    if sorted(atoms, key=str) != [a for run in before.values() for a in run]:
+        raise LayoutError("height and width are not whole")
+    if any(after[name] and not run for name, run in before.items()):
+        raise LayoutError("the place of a new dimension is unknown")
+    return Ref(value, tuple(tuple(b for a in dim for b in after.get(a.axis, (a,))) for dim in ref.dims))
 
 
 def like(ref: Ref, value: Value) -> Ref:

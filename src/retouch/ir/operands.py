@@ -1,28 +1,44 @@
-"""What kernel calls read and write: what a recording holds, by name, and rows that live during one run."""
+"""What kernel calls read and write: what a state holds, by name, and rows that live during one run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
 
 from retouch.ir.expr import Expr, Instr
-from retouch.ir.program import Value
 from retouch.ir.tables import Table
+from retouch.ir.value import Value
 
 COPY: Expr = (Instr("rows", 0),)
 
 
+class SlotKind(StrEnum):
+    """What a slot stands for."""
+
+    KEPT = "kept"
+    """Rows of a value."""
+    SAVED = "saved"
+    """Its active rows before this update."""
+    SUMS = "sums"
+    """Its channel sums."""
+    FOLDED = "folded"
+    """Scales and shifts of a norm."""
+    MATRIX = "matrix"
+    """A dense value as a matrix."""
+    PACKED = "packed"
+    """Weights of a matrix product."""
+    FILTERS = "filters"
+    """Weights of a depthwise convolution."""
+
+
 @dataclass(frozen=True)
 class Slot:
-    """Something that a recording or the weights hold, by `kind`.
+    """Something that a state or the weights hold: `kind` of a `key` (a Value, Matrix or Weight)."""
 
-    kept: rows of a value. saved: its rows before this update. sums: its channel sums. folded: scales and
-    shifts of a norm. matrix: a dense value as a matrix. packed, filters: weights.
-    """
-
-    kind: str
+    kind: SlotKind
     key: Any
     start: int = 0
     channels: int = 0
@@ -37,11 +53,18 @@ class Slot:
     @staticmethod
     def kept(value: Value) -> Slot:
         """The rows of a value."""
-        return Slot("kept", value, 0, value.channels)
+        return Slot(SlotKind.KEPT, value, 0, value.channels)
+
+    @property
+    def value(self) -> Value:
+        """The value that it belongs to."""
+        value: Value = self.key if isinstance(self.key, Value) else self.key.value
+        return value
 
     def columns(self, start: int, channels: int) -> Slot:
-        if self.kind == "matrix":
-            return Slot("matrix", self.key.columns(start, channels))
+        """Columns `start` to `start + channels` of it."""
+        if self.kind is SlotKind.MATRIX:
+            return Slot(SlotKind.MATRIX, self.key.columns(start, channels))
         return Slot(self.kind, self.key, self.start + start, channels)
 
 
@@ -70,6 +93,8 @@ class Columns:
 
 
 Operand = Slot | Temp | Columns
+Indexed = tuple[Operand, Table | None]
+"""An operand and the table of the rows that are meant of it (None: its rows in order)."""
 
 
 def columns(operand: Operand, start: int, channels: int) -> Operand:

@@ -1,4 +1,4 @@
-"""The rows IR: values, operations and programs as immutable data, with a printer and a verifier.
+"""Operations and programs as immutable data, with a printer.
 
 A value is either a matrix of rows, one row of `channels` numbers per position of a grid (batch outermost),
 or a dense tensor without a grid (time embeddings, text, weights). An operation makes one value.
@@ -6,56 +6,57 @@ or a dense tensor without a grid (time embeddings, text, weights). An operation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from enum import StrEnum
+from typing import Any, ClassVar
 
-import torch
-
+from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import Grid
+from retouch.ir.layout import Ref
+from retouch.ir.operands import Indexed, Operand, Slot
+from retouch.ir.tables import Table
+from retouch.ir.value import Value
 
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
 
+class Read(StrEnum):
+    """How an operation reads a row operand; what is read beyond the active rows must be kept."""
 
-@dataclass(frozen=True, eq=False)
-class Value:
-    """One value of a program; `shape` is that of the tensor in the captured graph."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    grid: Grid | None = None
-    batch: int = 1
-    channels: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows of the whole map; a value without a grid has none."""
-        return self.batch * self.grid.size if self.grid else 0
-
-    @property
-    def nbytes(self) -> int:
-        return self.rows * self.channels * self.dtype.itemsize
-
-    def __str__(self) -> str:
-        where = f"{self.batch}x{self.grid} rows x {self.channels}" if self.grid else str(list(self.shape))
-        return f"%{self.name}: {where} {str(self.dtype).removeprefix('torch.')}"
+    ACTIVE = "active"
+    """The rows that it computes."""
+    HALO = "halo"
+    """Other rows too."""
+    ALL = "all"
+    """All rows."""
+    BUFFER = "buffer"
+    """All rows, as one matrix."""
+    SUMS = "sums"
+    """Channel sums of all rows, which an update may bring up to date from old and new active rows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """Base of all operations. Each lives in its own file under `retouch.ops`.
+    """Base of all operations; each lives in its own file under `retouch.ops`.
 
-    `reads` names how an operation reads a row operand: "active" (the rows it computes), "halo" (other rows
-    too), "all", or "buffer" (all, as one matrix). The planner keeps what is read beyond the active rows.
+    What differs between operations is a trait or a method here, so that no other room tests their types.
     """
 
     out: Value
+
     kernels: ClassVar[tuple[str, ...]] = ()
     """Names of the kernels that compute it."""
+    virtual: ClassVar[bool] = False
+    """Evaluated on the rows that a consumer asks for, and nowhere by itself unless it is kept."""
+    in_place: ClassVar[bool] = False
+    """Never computed: `resolve` finds its rows where they are."""
+    host: ClassVar[bool] = False
+    """Run by PyTorch on whole tensors."""
+    whole_map: ClassVar[bool] = False
+    """Reads a whole map, so that an edit moves the result everywhere."""
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
+    # What it reads
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
         """Row operands with the way they are read."""
         raise NotImplementedError
 
@@ -64,27 +65,91 @@ class Op:
         return ()
 
     def inputs(self) -> tuple[Value, ...]:
+        """All operands."""
         return (*(v for v, _ in self.operands()), *self.dense_operands())
 
-    def macs_per_row(self) -> int:
-        """Multiply-accumulates for one output row."""
-        return 0
+    def weights(self) -> tuple[Slot, ...]:
+        """Slots of packed weights that its kernel reads."""
+        return ()
+
+    def pieces(self) -> tuple[Value, ...]:
+        """The values whose channels stand side by side in `out`, if they do."""
+        return ()
+
+    def place(self) -> tuple[Value, int]:
+        """The value that holds the rows of `out`, and the first channel there."""
+        return self.out, 0
+
+    @property
+    def keeps_halo(self) -> bool:
+        """True for a virtual value of which a halo is better kept than evaluated by every consumer."""
+        return False
+
+    # What an update computes
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         """Changed output positions bool `[B, H, W]` (numpy) from those of the operands: the `exact` region rule."""
         raise NotImplementedError
 
-    def emit(self, builder: Builder) -> None:
+    def is_due(self, active: Mapping[Value, Table]) -> bool:
+        """True when an update with these active rows has something to compute here."""
+        return len(active[self.out]) > 0
+
+    # Calls
+
+    def emit(self, emitter: Emitter) -> None:
         """Append the kernel calls that compute `out` on its active rows."""
+        self.evaluate(emitter, emitter.active(self.out), *emitter.target(self.out))
+
+    def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
+        """Where rows of an output are that is virtual: computed, unless they are in place."""
+        return emitter.evaluated(self.out, rows)
+
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        """Append the calls that compute rows of a virtual output."""
         raise NotImplementedError
+
+    # Fusion
+
+    def merge(self, producer: Op) -> Op | None:
+        """This operation with that of an operand, which nobody else reads, evaluated within; None: it cannot be."""
+        return None
+
+    def read_through(self, producer: Op) -> Op | None:
+        """This operation reading what the producer of an operand moves; None: it cannot."""
+        return None
+
+    def finish(self, consumer: Op) -> Op | None:
+        """This operation with its only consumer as epilogue; None: it cannot be."""
+        return None
+
+    # Reports
+
+    def macs_per_row(self) -> int:
+        """Multiply-accumulates for one output row."""
+        return 0
+
+    def arithmetic(self, rows: int) -> int:
+        """Multiply-accumulates for some output rows."""
+        return self.macs_per_row() * rows
+
+    @property
+    def reason(self) -> str:
+        """Why it runs densely although operands are rows; empty for every other operation."""
+        return ""
 
     def describe(self) -> str:
         """What the operation is, beside its operands."""
         return type(self).__name__.lower()
 
 
-class VerificationError(AssertionError):
-    """A program breaks a rule of the IR; always a defect of the pass named in the text."""
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One flat output of the module: rows in a layout, a dense value, or a constant of the graph."""
+
+    value: Value | None
+    ref: Ref | None = None
+    constant: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +164,7 @@ class Program:
     inputs: tuple[Value, ...]
     constants: dict[Value, str]
     ops: tuple[Op, ...]
-    outputs: tuple[Any, ...]
+    outputs: tuple[Output, ...]
 
     def producers(self) -> dict[Value, Op]:
         return {op.out: op for op in self.ops}
@@ -127,22 +192,3 @@ class Program:
             names = ", ".join(f"%{v.name}" for v in op.inputs())
             lines.append(f"{op.out} = {op.describe()}({names})")
         return "\n".join([*lines, "return " + ", ".join(f"%{o.value.name}" for o in self.outputs if o.value)])
-
-
-def verify(program: Program, stage: str) -> Program:
-    """Check that every operand is defined before its use and every value once; returns `program`."""
-    defined: set[Value] = {*program.inputs, *program.constants}
-    for op in program.ops:
-        missing = [v.name for v in op.inputs() if v not in defined]
-        if missing:
-            raise VerificationError(f"after {stage}: {op.out.name} reads {missing} before definition")
-        if op.out in defined:
-            raise VerificationError(f"after {stage}: {op.out.name} is defined twice")
-        for value, _ in op.operands():
-            if value.grid is None:
-                raise VerificationError(f"after {stage}: {op.out.name} reads rows of {value.name}, which has none")
-        defined.add(op.out)
-    for output in program.outputs:
-        if output.value is not None and output.value not in defined:
-            raise VerificationError(f"after {stage}: output {output.value.name} is never computed")
-    return program

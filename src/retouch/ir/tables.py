@@ -14,8 +14,8 @@ class Table:
     """int32 rows `[M]` or taps `[M, T]` of a map of `total` rows; -1 stands for a row of zeros.
 
     `ascending` lists hold distinct rows in order, without -1. `fixed` tables have the same length for every
-    region; `fill` is what others are padded with (see `retouch.runtime.pattern`). Active rows with `probes` among them
-    have them listed again, and the other ones as `edited`.
+    region; `fill` is what others are padded with (see `retouch.runtime.graph_template`). Active rows with `probes`
+    among them have them listed again, and the other ones as `edited`.
     """
 
     __slots__ = ("_edited", "array", "ascending", "fill", "fixed", "probes", "total")
@@ -81,37 +81,32 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Some:
+class Part:
     """Some rows of a list, and their places in it."""
 
     rows: Table
     places: Table
 
     @staticmethod
-    def of(rows: Table, hit: npt.NDArray[np.bool_]) -> Some:
+    def of(rows: Table, hit: npt.NDArray[np.bool_]) -> Part:
         places = np.flatnonzero(hit).astype(np.int32)
-        return Some(
+        return Part(
             Table(rows.array[places], rows.total, ascending=rows.ascending), Table(places, len(rows), ascending=True)
         )
 
 
 class Tables:
-    """Derives tables and remembers them by the identity of what they came from."""
+    """Derives tables, each once."""
 
     def __init__(self) -> None:
         self._all: dict[int, Table] = {}
-        self._taps: dict[tuple[Geometry, int], Table] = {}
-        self._unique: dict[int, tuple[Table, Table]] = {}
-        self._inverse: dict[int, IntArray] = {}
-        self._found: dict[tuple[int, int], Table] = {}
-        self._split: dict[tuple[int, int], tuple[Some, Some]] = {}
-        self._samples: dict[tuple[int, int], Table] = {}
-        self._bounds: dict[tuple[int, int], Table] = {}
-        self._alive: list[Table] = []
-
-    def keep(self, *tables: Table) -> None:
-        """Hold on to tables whose identity is a key."""
-        self._alive.extend(tables)
+        self._taps: dict[tuple[Geometry, Table], Table] = {}
+        self._unique: dict[Table, tuple[Table, Table]] = {}
+        self._inverse: dict[Table, IntArray] = {}
+        self._found: dict[tuple[Table, Table], Table] = {}
+        self._split: dict[tuple[Table, Table], tuple[Part, Part]] = {}
+        self._samples: dict[tuple[Table, int], Table] = {}
+        self._bounds: dict[tuple[Table, int], Table] = {}
 
     def all(self, total: int) -> Table:
         """Every row of a map of `total` rows."""
@@ -121,84 +116,77 @@ class Tables:
 
     def taps(self, geometry: Geometry, rows: Table) -> Table:
         """Input rows that the output rows `[M]` read: `[M, T]`, or `[M]` for a single tap."""
-        key = (geometry, id(rows))
+        key = (geometry, rows)
         if key not in self._taps:
             total = rows.total // geometry.outputs.size * geometry.inputs.size
             array = geometry.rows(rows.array)
             self._taps[key] = Table(array[:, 0].copy() if geometry.taps == 1 else array, total, fixed=rows.fixed)
-            self.keep(rows, self._taps[key])
         return self._taps[key]
 
     def moved(self, geometry: Geometry, table: Table) -> Table:
         """`table` of output rows of a one-tap geometry as a table of its input rows."""
-        key = (geometry, id(table))
+        key = (geometry, table)
         if key not in self._taps:
             flat = table.array.reshape(-1)
             source = geometry.rows(np.maximum(flat, 0))[:, 0]
             source[flat < 0] = -1
             total = table.total // geometry.outputs.size * geometry.inputs.size
             self._taps[key] = Table(source.reshape(table.array.shape), total, fixed=table.fixed)
-            self.keep(table, self._taps[key])
         return self._taps[key]
 
     def unique(self, table: Table) -> tuple[Table, Table | None]:
         """The distinct rows that `table` names, ascending, and `table` as positions among them (None: as is)."""
         if table.ascending:
             return table, None
-        if id(table) not in self._unique:
+        if table not in self._unique:
             used = np.zeros(table.total + 1, dtype=np.bool_)
             used[table.array] = True
             used[-1] = False
             rows = Table(np.flatnonzero(used).astype(np.int32), table.total, ascending=True, fixed=table.fixed)
-            self._unique[id(table)] = rows, self.positions(table, rows)
-            self.keep(table, rows)
-        return self._unique[id(table)]
+            self._unique[table] = rows, self.positions(table, rows)
+        return self._unique[table]
 
     def positions(self, table: Table, rows: Table) -> Table:
         """Where the entries of `table` stand in the ascending list `rows`; ValueError when one does not."""
         if rows.full:
             return table
-        key = (id(table), id(rows))
+        key = (table, rows)
         if key not in self._found:
-            if id(rows) not in self._inverse:
+            if rows not in self._inverse:
                 inverse = np.full(rows.total + 1, -2, dtype=np.int32)
                 inverse[rows.array] = np.arange(len(rows), dtype=np.int32)
                 inverse[-1] = -1
-                self._inverse[id(rows)] = inverse
-            found = self._inverse[id(rows)][table.array]
+                self._inverse[rows] = inverse
+            found = self._inverse[rows][table.array]
             if found.min(initial=0) < -1:
                 raise ValueError("rows are read that were not computed")
             self._found[key] = Table(found, len(rows), fixed=table.fixed)
-            self.keep(table, rows, self._found[key])
         return self._found[key]
 
-    def split(self, rows: Table, active: Table) -> tuple[Some, Some]:
+    def split(self, rows: Table, active: Table) -> tuple[Part, Part]:
         """The rows of a list that are active, and those that are not."""
-        key = (id(rows), id(active))
+        key = (rows, active)
         if key not in self._split:
             inside = np.zeros(active.total, np.bool_)
             inside[active.array] = True
             hit = inside[rows.array]
-            self._split[key] = Some.of(rows, hit), Some.of(rows, ~hit)
-            self.keep(rows, active)
+            self._split[key] = Part.of(rows, hit), Part.of(rows, ~hit)
         return self._split[key]
 
     def samples(self, rows: Table, size: int) -> Table | None:
         """The sample of every row of a list; None when there is only one."""
         if rows.total == size:
             return None
-        key = (id(rows), size)
+        key = (rows, size)
         if key not in self._samples:
             sample = rows.array // np.int32(size)
             self._samples[key] = Table(sample, rows.total // size, fixed=rows.fixed, fill=0)
-            self.keep(rows, self._samples[key])
         return self._samples[key]
 
     def bounds(self, rows: Table, size: int) -> Table:
         """Where each sample's rows begin and end in an ascending list: int32 `[B + 1]`."""
-        key = (id(rows), size)
+        key = (rows, size)
         if key not in self._bounds:
             edges = np.searchsorted(rows.array, np.arange(0, rows.total + size, size)).astype(np.int32)
             self._bounds[key] = Table(edges, len(rows) + 1, fixed=True)
-            self.keep(rows, self._bounds[key])
         return self._bounds[key]

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from retouch.ir.program import Op, Value
-from retouch.ops.row_map import Matrix, fetch, store
+from retouch.ir.emitter import Emitter
+from retouch.ir.program import Op, Read
+from retouch.ir.value import Matrix, Value
+from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import Arguments, Draw, KernelSpec
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +25,17 @@ class Attention(Op):
     of dense values.
     """
 
-    kernels = ("attention",)
-
     q: Value
     k: tuple[Value | Matrix, ...]
     v: tuple[Value | Matrix, ...]
     heads: int
     scale: float
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.q, "active"), *((x, "all") for x in (*self.k, *self.v) if isinstance(x, Value)))
+    kernels = ("attention",)
+    whole_map = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.q, Read.ACTIVE), *((x, Read.ALL) for x in (*self.k, *self.v) if isinstance(x, Value)))
 
     def dense_operands(self) -> tuple[Value, ...]:
         return tuple(x.value for x in (*self.k, *self.v) if isinstance(x, Matrix))
@@ -57,12 +57,12 @@ class Attention(Op):
                 mask = mask | touched[:, None, None]
         return mask
 
-    def emit(self, builder: Builder) -> None:
-        active = builder.active(self.out)
-        q, q_index = builder.access(self.q, active)
-        k, v = (builder.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
-        bounds = builder.bounds(self.out, active)
-        builder.call("attention", *builder.target(self.out), q, q_index, k, v, self.heads, self.scale, bounds)
+    def emit(self, emitter: Emitter) -> None:
+        active = emitter.active(self.out)
+        q, q_index = emitter.access(self.q, active)
+        k, v = (emitter.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
+        bounds = emitter.bounds(self.out, active)
+        emitter.call("attention", *emitter.target(self.out), q, q_index, k, v, self.heads, self.scale, bounds)
 
     def describe(self) -> str:
         return f"attention[{self.heads} heads, {self.length} keys]"

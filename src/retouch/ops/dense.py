@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 import torch.utils._pytree as pytree
+from torch import Tensor
 
+from retouch.ir.emitter import Emitter
 from retouch.ir.layout import Ref
-from retouch.ir.program import Op, Value
-from retouch.ops.row_map import Matrix
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
+from retouch.ir.operands import Indexed, Slot, SlotKind
+from retouch.ir.program import Op, Read
+from retouch.ir.tables import Table
+from retouch.ir.value import Matrix, Value
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,28 @@ class Arg:
     """Placeholder for source number `index` in the arguments of a dense operation."""
 
     index: int
+
+
+@dataclass(frozen=True)
+class Strided:
+    """A function that reads the memory of its first argument in order: it gets it with the strides of the capture."""
+
+    function: Callable[..., Any]
+    strides: tuple[int, ...]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.function, "__name__", str(self.function))
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if x.stride() != self.strides:
+            once = x[tuple(slice(None if step else 1) for step in self.strides)]
+            x = (
+                torch.empty_strided(once.shape, self.strides, dtype=x.dtype, device=x.device)
+                .copy_(once)
+                .expand(x.shape)
+            )
+        return self.function(x, *args, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +64,10 @@ class Dense(Op):
     reason: str = ""
     macs: int = 0
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return tuple((s.value, "all") for s in self.sources if isinstance(s, Ref))
+    host = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return tuple((s.value, Read.BUFFER) for s in self.sources if isinstance(s, Ref))
 
     def dense_operands(self) -> tuple[Value, ...]:
         return tuple(s for s in self.sources if isinstance(s, Value))
@@ -51,8 +77,14 @@ class Dense(Op):
         grid = self.out.grid
         return np.full((self.out.batch, grid.height, grid.width), touched) if grid else touched
 
-    def emit(self, builder: Builder) -> None:
-        builder.dense(self)
+    def emit(self, emitter: Emitter) -> None:
+        emitter.dense(self)
+
+    def is_due(self, active: Mapping[Value, Table]) -> bool:
+        return True
+
+    def arithmetic(self, rows: int) -> int:
+        return self.macs
 
     def run(self, tensors: list[Any]) -> Any:
         """Call the function on the sources' tensors."""
@@ -74,7 +106,9 @@ class Lift(Op):
 
     source: Matrix
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
+    virtual = in_place = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
         return ()
 
     def dense_operands(self) -> tuple[Value, ...]:
@@ -85,5 +119,5 @@ class Lift(Op):
         assert grid is not None
         return np.full((self.out.batch, grid.height, grid.width), bool(masks[self.source.value]))
 
-    def emit(self, builder: Builder) -> None:
-        raise AssertionError("a lifted value is read in place")
+    def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
+        return Slot(SlotKind.MATRIX, self.source), None if rows.full else rows

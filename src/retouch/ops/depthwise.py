@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from retouch.ir.expr import Expr
+from retouch.ir.operands import Slot, SlotKind
 from retouch.ops.gemm import Accumulate
 from retouch.ops.row_map import RowOperands, fetch, finish
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +24,8 @@ class Depthwise(Accumulate):
     def kernel(self) -> str:
         return "depthwise"
 
-    def packed(self, builder: Builder) -> Any:
-        return builder.filters(self.weight)
+    def weights(self) -> tuple[Slot, ...]:
+        return (Slot(SlotKind.FILTERS, self.weight),)
 
     def macs_per_row(self) -> int:
         return self.out.channels * (self.geometry.taps if self.geometry else 1)

@@ -5,43 +5,21 @@ Source of the indirection idea: Dukhan, "The Indirect Convolution Algorithm" (ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from retouch.ir.expr import Expr, show
+from retouch.ir.emitter import Emitter
+from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
-from retouch.ir.program import Op, Value
-from retouch.ops.row_map import Matrix, RowOperands, fetch, finish
+from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.program import Op, Read
+from retouch.ir.value import Matrix, Value, Weight
+from retouch.ops.row_map import Map, Remap, RowOperands, fetch, finish
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A weight value and how its tensor becomes `[N, T, C]`: layout conv, conv_transpose, linear or matmul."""
-
-    value: Value
-    layout: str
-    groups: int = 1
-
-    def matrix(self, tensor: Tensor) -> Tensor:
-        """`[N, T, C / groups]` from the module's weight; a view where its layout allows."""
-        tensor = tensor.detach()
-        if self.layout == "linear":
-            return tensor[:, None, :]
-        if self.layout == "matmul":
-            return tensor.t()[:, None, :]
-        if self.layout == "conv":
-            return tensor.flatten(2).transpose(1, 2)
-        inputs, outputs = tensor.shape[:2]
-        split = tensor.reshape(self.groups, inputs // self.groups, outputs, -1)
-        return split.permute(0, 2, 3, 1).reshape(self.groups * outputs, -1, inputs // self.groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +36,9 @@ class Accumulate(Op):
     rows: tuple[Value, ...]
     vectors: tuple[Matrix, ...]
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        source = (self.src, "halo" if self.geometry else "active")
-        return (source, *((v, "active") for v in self.rows))
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        source = (self.src, Read.HALO if self.geometry else Read.ACTIVE)
+        return (source, *((v, Read.ACTIVE) for v in self.rows))
 
     def dense_operands(self) -> tuple[Value, ...]:
         return (self.weight.value, *(v.value for v in self.vectors))
@@ -73,20 +51,36 @@ class Accumulate(Op):
             mask = mask | masks[value]
         return mask
 
-    def emit(self, builder: Builder) -> None:
-        active = builder.active(self.out)
-        table = builder.taps(self.geometry, active) if self.geometry else active
-        source, index = builder.access(self.src, table)
-        builder.call(
-            self.kernel, *builder.target(self.out), source, index, self.packed(builder),
-            *builder.epilogue(self, active),
-        )  # fmt: skip
+    def emit(self, emitter: Emitter) -> None:
+        active = emitter.active(self.out)
+        table = emitter.taps(self.geometry, active) if self.geometry else active
+        source, index = emitter.access(self.src, table)
+        out = emitter.target(self.out)
+        rows = [emitter.access(value, active) for value in self.rows]
+        vectors = [Slot(SlotKind.MATRIX, vector) for vector in self.vectors]
+        samples = emitter.samples(self.out, active)
+        program = emitter.program(self.epilogue)
+        emitter.call(self.kernel, *out, source, index, *self.weights(), program, rows, vectors, samples)
+
+    def finish(self, consumer: Op) -> Op | None:
+        if not isinstance(consumer, Map) or is_row_wise(consumer.expr) or self.out.channels != consumer.out.channels:
+            return None
+        if any(value.channels not in (1, self.out.channels) for value in consumer.rows):
+            return None
+        operand = consumer.rows.index(self.out)
+        inner: Expr = self.epilogue or (Instr("acc"),)
+        expr = substitute(consumer.expr, inner, operand, len(self.rows), len(self.vectors))
+        rows = (*self.rows, *(v for i, v in enumerate(consumer.rows) if i != operand))
+        return replace(self, out=consumer.out, epilogue=expr, rows=rows, vectors=(*self.vectors, *consumer.vectors))
+
+    def read_through(self, producer: Op) -> Op | None:
+        if not isinstance(producer, Remap) or producer.out is not self.src:
+            return None
+        geometry = self.geometry.after(producer.geometry) if self.geometry else producer.geometry
+        return replace(self, src=producer.src, geometry=geometry)
 
     @property
     def kernel(self) -> str:
-        raise NotImplementedError
-
-    def packed(self, builder: Builder) -> Any:
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -105,8 +99,8 @@ class Gemm(Accumulate):
     def kernel(self) -> str:
         return "gemm"
 
-    def packed(self, builder: Builder) -> Any:
-        return builder.packed(self.weight)
+    def weights(self) -> tuple[Slot, ...]:
+        return (Slot(SlotKind.PACKED, self.weight),)
 
     def macs_per_row(self) -> int:
         taps = self.geometry.taps if self.geometry else 1

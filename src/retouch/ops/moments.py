@@ -7,16 +7,18 @@ those of devices without.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from retouch.ir.program import Op, Value
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
+from retouch.ir.emitter import Emitter
+from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.program import Op, Read
+from retouch.ir.tables import Table
+from retouch.ir.value import Matrix, Value
 
 
 def sums_width(channels: int, dtype: torch.dtype) -> int:
@@ -28,16 +30,17 @@ def sums_width(channels: int, dtype: torch.dtype) -> int:
 class Moments(Op):
     """float32 `[B, 2C]`: C scales, then C shifts, of the normalisation of the concatenated `parts`."""
 
-    kernels = ("channel_sums", "fold_norm")
-
     parts: tuple[Value, ...]
     groups: int
     eps: float
     weight: Value | None
     bias: Value | None
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return tuple((v, "all") for v in self.parts)
+    kernels = ("channel_sums", "fold_norm")
+    whole_map = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return tuple((v, Read.SUMS) for v in self.parts)
 
     def dense_operands(self) -> tuple[Value, ...]:
         return tuple(v for v in (self.weight, self.bias) if v is not None)
@@ -45,8 +48,24 @@ class Moments(Op):
     def changed(self, masks: dict[Value, Any]) -> Any:
         return np.logical_or.reduce([masks[v].any() for v in self.parts])
 
-    def emit(self, builder: Builder) -> None:
-        builder.statistics.norm(self)
+    def emit(self, emitter: Emitter) -> None:
+        sums = emitter.sums(self.parts)
+        if sums is None:
+            return
+        grid = self.parts[0].grid
+        assert grid is not None
+        folded = emitter.state(Slot(SlotKind.FOLDED, self.out))
+        shifts = [shift for _, shift in sums if shift is not None]
+        affine = [None if v is None else _row(v) for v in (self.weight, self.bias)]
+        emitter.call("fold_norm", folded, [s for s, _ in sums], shifts, self.groups, grid.size, self.eps, *affine)
+
+    def is_due(self, active: Mapping[Value, Table]) -> bool:
+        return any(len(active[v]) for v in self.parts)
 
     def describe(self) -> str:
         return f"moments[{self.groups} groups]"
+
+
+def _row(value: Value) -> Slot:
+    """A weight `[C]` as `[1, C]`."""
+    return Slot(SlotKind.MATRIX, Matrix(value, value.shape, (0,), (1, value.shape[0])))

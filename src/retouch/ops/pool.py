@@ -2,62 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import Geometry
-from retouch.ir.program import Op, Value
-from retouch.ops.row_map import fetch, store
+from retouch.ir.program import Op, Read
+from retouch.ir.tables import Factors
+from retouch.ir.value import Value
+from retouch.ops.row_map import Remap, fetch, store
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True, eq=False)
 class Pool(Op):
-    """`weights` are per-axis float32 tables `[outputs, taps]` beside the geometry's, or None for the maximum.
+    """`factors` are per-axis float32 tables `[outputs, taps]` beside the geometry's, or None for the maximum.
 
     A maximum reads made rows only: it leaves out taps that fall outside, where padding made before counts.
     """
 
-    kernels = ("pool",)
-
     src: Value
     geometry: Geometry
-    weights: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
+    factors: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "halo" if self.weights else "buffer"),)
+    kernels = ("pool",)
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.HALO if self.factors else Read.BUFFER),)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return self.geometry.reach(masks[self.src])
 
     def macs_per_row(self) -> int:
-        return self.geometry.taps * self.out.channels if self.weights else 0
+        return self.geometry.taps * self.out.channels if self.factors else 0
 
-    def emit(self, builder: Builder) -> None:
-        active = builder.active(self.out)
-        source, index = builder.access(self.src, builder.taps(self.geometry, active))
-        weights = builder.tap_weights(self, active) if self.weights else None
-        builder.call("pool", *builder.target(self.out), source, index, weights)
+    def emit(self, emitter: Emitter) -> None:
+        active = emitter.active(self.out)
+        source, index = emitter.access(self.src, emitter.taps(self.geometry, active))
+        factors = Factors(self.tap_factors(active.array), active.fixed) if self.factors else None
+        emitter.call("pool", *emitter.target(self.out), source, index, factors)
 
-    def tap_weights(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Weights `[M, taps]` of the output rows `[M]`."""
-        assert self.weights is not None
+    def read_through(self, producer: Op) -> Op | None:
+        if not isinstance(producer, Remap) or self.factors is None:
+            return None  # a maximum must see the zeros of padding
+        return replace(self, src=producer.src, geometry=self.geometry.after(producer.geometry))
+
+    def tap_factors(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Factors `[M, taps]` of the output rows `[M]`."""
+        assert self.factors is not None
         grid = self.geometry.outputs
         row, column = np.divmod(rows % grid.size, grid.width)
-        table = self.weights[0][row][:, :, None] * self.weights[1][column][:, None, :]
+        table = self.factors[0][row][:, :, None] * self.factors[1][column][:, None, :]
         return np.ascontiguousarray(table.reshape(len(rows), self.geometry.taps), dtype=np.float32)
 
     def describe(self) -> str:
-        kind = "weighted" if self.weights else "max"
+        kind = "weighted" if self.factors else "max"
         return f"pool[{kind} {self.geometry.inputs}->{self.geometry.outputs}]"
 
 

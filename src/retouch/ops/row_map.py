@@ -2,83 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from retouch.ir.expr import BINARY, Expr, Instr, show
+from retouch.ir.emitter import Emitter
+from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
-from retouch.ir.program import Op, Value
+from retouch.ir.instructions import BINARY, ROW_WISE, UNARY
+from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, columns
+from retouch.ir.program import Op, Read
+from retouch.ir.tables import Table
+from retouch.ir.value import Matrix, Value
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
 
-_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {name: getattr(torch, name) for name in BINARY}
-_UNARY: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "neg": lambda x, _: -x,
-    "abs": lambda x, _: x.abs(),
-    "reciprocal": lambda x, _: x.reciprocal(),
-    "sqrt": lambda x, _: x.sqrt(),
-    "rsqrt": lambda x, _: x.rsqrt(),
-    "exp": lambda x, _: x.exp(),
-    "log": lambda x, _: x.log(),
-    "silu": lambda x, _: F.silu(x),
-    "gelu": lambda x, _: F.gelu(x),
-    "gelu_tanh": lambda x, _: F.gelu(x, approximate="tanh"),
-    "relu": lambda x, _: x.relu(),
-    "leaky_relu": lambda x, slope: F.leaky_relu(x, slope),
-    "tanh": lambda x, _: x.tanh(),
-    "sigmoid": lambda x, _: x.sigmoid(),
-    "pow": lambda x, exponent: x.pow(exponent),
-    "hardswish": lambda x, _: F.hardswish(x),
-    "hardsigmoid": lambda x, _: F.hardsigmoid(x),
-    "elu": lambda x, alpha: F.elu(x, alpha),
-    "softplus": lambda x, _: F.softplus(x),
-    "layer_norm": lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps),
-    "rms_norm": lambda x, eps: x * (x.square().mean(-1, keepdim=True) + eps).rsqrt(),
-    "row_mean": lambda x, _: x.mean(-1, keepdim=True).expand_as(x),
-}
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A dense value read as a matrix `shape`: its tensor expanded, split into axes, permuted and reshaped.
-
-    As a vector operand it is `[S, C]` (S: 1 or the batch; C: 1 or the channels) in float32; `start` and
-    `channels` select columns.
-    """
-
-    value: Value
-    expand: tuple[int, ...]
-    permute: tuple[int, ...]
-    shape: tuple[int, int]
-    dtype: torch.dtype = torch.float32
-    start: int = 0
-    channels: int = 0
-    split: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.channels:
-            object.__setattr__(self, "channels", self.shape[1])
-
-    def tensor(self, source: Tensor) -> Tensor:
-        """The whole matrix, contiguous and detached."""
-        axes = source.detach().expand(self.expand).reshape(self.split or self.expand)
-        return axes.permute(self.permute).reshape(self.shape).to(self.dtype).contiguous()
-
-    def columns(self, start: int, channels: int) -> Matrix:
-        """Columns `start` to `start + channels` of this selection; a single broadcast column stays."""
-        if self.channels == 1:
-            return self
-        return replace(self, start=self.start + start, channels=channels)
+_OF_ONE = {**UNARY, **ROW_WISE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +32,15 @@ class Map(Op):
     A map is evaluated where and when its rows are read, unless the plan keeps it.
     """
 
-    kernels = ("row_map",)
-
     expr: Expr
     rows: tuple[Value, ...]
     vectors: tuple[Matrix, ...] = ()
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return tuple((v, "active") for v in self.rows)
+    kernels = ("row_map",)
+    virtual = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return tuple((v, Read.ACTIVE) for v in self.rows)
 
     def dense_operands(self) -> tuple[Value, ...]:
         return tuple(v.value for v in self.vectors)
@@ -103,8 +48,43 @@ class Map(Op):
     def changed(self, masks: dict[Value, Any]) -> Any:
         return changed_anywhere(self, masks)
 
-    def emit(self, builder: Builder) -> None:
-        builder.evaluate(self.out)
+    @property
+    def keeps_halo(self) -> bool:
+        return len(self.rows) > 1
+
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        samples = emitter.samples(self.out, rows)
+        for start, count in self._ranges(emitter):
+            if count == self.out.channels:
+                operands, vectors, target = [emitter.access(v, rows) for v in self.rows], self.vectors, out
+            else:
+                operands = [emitter.channels(v, rows, start, count) for v in self.rows]
+                vectors = tuple(v.columns(start, count) for v in self.vectors)
+                target = columns(out, start, count)
+            slots = [Slot(SlotKind.MATRIX, v) for v in vectors]
+            emitter.call("row_map", target, out_index, emitter.program(self.expr), operands, slots, samples)
+
+    def _ranges(self, emitter: Emitter) -> list[tuple[int, int]]:
+        """Channel ranges (first, count) in which no concatenated operand changes its part."""
+        cuts = {0, self.out.channels}
+        if not is_row_wise(self.expr):
+            for value in self.rows:
+                cuts.update(accumulate(part.channels for part in emitter.pieces(value)))
+        return [(a, b - a) for a, b in pairwise(sorted(cuts))]
+
+    def merge(self, producer: Op) -> Op | None:
+        if not isinstance(producer, Map) or not self._holds(producer):
+            return None
+        operand = self.rows.index(producer.out)
+        expr = substitute(self.expr, producer.expr, operand, len(producer.rows), len(producer.vectors))
+        rows = (*producer.rows, *(v for i, v in enumerate(self.rows) if i != operand))
+        return deduplicate(replace(self, expr=expr, rows=rows, vectors=(*producer.vectors, *self.vectors)))
+
+    def _holds(self, producer: Map) -> bool:
+        """Whether `producer` can be evaluated within, row by row at the width of this map."""
+        width = max(v.channels for v in self.rows)
+        widths = {v.channels for v in producer.rows}
+        return widths <= {width} if is_row_wise(producer.expr) else widths <= {width, 1}
 
     def describe(self) -> str:
         return f"map[{show(self.expr)}]"
@@ -123,18 +103,25 @@ def deduplicate(op: Map) -> Map:
 class Concat(Op):
     """Channel concatenation of `parts`."""
 
-    kernels = ("row_map",)
-
     parts: tuple[Value, ...]
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return tuple((v, "active") for v in self.parts)
+    kernels = ("row_map",)
+    virtual = True
+
+    def pieces(self) -> tuple[Value, ...]:
+        return self.parts
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return tuple((v, Read.ACTIVE) for v in self.parts)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return changed_anywhere(self, masks)
 
-    def emit(self, builder: Builder) -> None:
-        builder.evaluate(self.out)
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        start = 0
+        for part in self.parts:
+            emitter.fill(part, rows, columns(out, start, part.channels), out_index)
+            start += part.channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +131,20 @@ class Slice(Op):
     src: Value
     start: int
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "active"),)
+    virtual = in_place = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.ACTIVE),)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return masks[self.src]
 
-    def emit(self, builder: Builder) -> None:
-        raise AssertionError("a slice is read in place")
+    def place(self) -> tuple[Value, int]:
+        return self.src, self.start
+
+    def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
+        operand, index = emitter.access(self.src, rows)
+        return columns(operand, self.start, self.out.channels), index
 
     def describe(self) -> str:
         return f"slice[{self.start}:{self.start + self.out.channels}]"
@@ -161,19 +154,28 @@ class Slice(Op):
 class Remap(Op):
     """Rows of another grid, one tap each: padding, nearest resizing, cropping, flipping."""
 
-    kernels = ("row_map",)
-
     src: Value
     geometry: Geometry
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "halo"),)
+    kernels = ("row_map",)
+    virtual = True
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.HALO),)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return self.geometry.reach(masks[self.src])
 
-    def emit(self, builder: Builder) -> None:
-        builder.evaluate(self.out)
+    def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
+        return emitter.access(self.src, emitter.moved(self.geometry, rows))
+
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        emitter.call("row_map", out, out_index, emitter.program(COPY), [self.resolve(emitter, rows)], [], None)
+
+    def read_through(self, producer: Op) -> Op | None:
+        if not isinstance(producer, Remap):
+            return None
+        return replace(self, src=producer.src, geometry=self.geometry.after(producer.geometry))
 
     def describe(self) -> str:
         return f"remap[{self.geometry.inputs}->{self.geometry.outputs}]"
@@ -230,9 +232,9 @@ def evaluate(
 
     for ins in expr:
         if ins.op in BINARY:
-            registers.append(_BINARY[ins.op](registers[ins.a], registers[ins.b]))
-        elif ins.op in _UNARY:
-            registers.append(_UNARY[ins.op](registers[ins.a], ins.imm))
+            registers.append(BINARY[ins.op](registers[ins.a], registers[ins.b]))
+        elif ins.op in _OF_ONE:
+            registers.append(_OF_ONE[ins.op](registers[ins.a], ins.imm))
         else:
             registers.append(load(ins))
     return registers[-1]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import AxisMap, Geometry
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Op, Read
+from retouch.ir.tables import Table
+from retouch.ir.value import Value
 from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import FLOATS, Arguments, Draw, KernelSpec, within
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Builder
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Shuffle(Op):
     phase_stride: int
     channel_stride: int
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "halo"),)
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.HALO),)
 
     @property
     def geometry(self) -> Geometry:
@@ -53,12 +53,12 @@ class Shuffle(Op):
         y, x = np.divmod(rows % grid.size, grid.width)
         return (y % self.factor[0] * self.factor[1] + x % self.factor[1]).astype(np.int32)
 
-    def emit(self, builder: Builder) -> None:
-        active = builder.active(self.out)
-        source, index = builder.access(self.src, builder.taps(self.geometry, active))
-        phase = builder.phases(self, active)
-        target = builder.target(self.out)
-        builder.call("shuffle", *target, source, index, phase, self.phase_stride, self.channel_stride)
+    def emit(self, emitter: Emitter) -> None:
+        active = emitter.active(self.out)
+        source, index = emitter.access(self.src, emitter.taps(self.geometry, active))
+        phase = Table(self.phases(active.array), self.factor[0] * self.factor[1], fixed=active.fixed, fill=0)
+        target = emitter.target(self.out)
+        emitter.call("shuffle", *target, source, index, phase, self.phase_stride, self.channel_stride)
 
     def describe(self) -> str:
         return f"shuffle[{self.factor[0]}x{self.factor[1]}]"
@@ -75,8 +75,8 @@ class Unshuffle(Op):
     tap_stride: int
     channel_stride: int
 
-    def operands(self) -> tuple[tuple[Value, str], ...]:
-        return ((self.src, "halo"),)
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.HALO),)
 
     @property
     def geometry(self) -> Geometry:
@@ -88,11 +88,11 @@ class Unshuffle(Op):
     def changed(self, masks: dict[Value, Any]) -> Any:
         return self.geometry.reach(masks[self.src])
 
-    def emit(self, builder: Builder) -> None:
-        active = builder.active(self.out)
-        source, index = builder.access(self.src, builder.taps(self.geometry, active))
-        target = builder.target(self.out)
-        builder.call("unshuffle", *target, source, index, self.tap_stride, self.channel_stride)
+    def emit(self, emitter: Emitter) -> None:
+        active = emitter.active(self.out)
+        source, index = emitter.access(self.src, emitter.taps(self.geometry, active))
+        target = emitter.target(self.out)
+        emitter.call("unshuffle", *target, source, index, self.tap_stride, self.channel_stride)
 
     def describe(self) -> str:
         return f"unshuffle[{self.factor[0]}x{self.factor[1]}]"

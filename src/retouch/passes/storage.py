@@ -1,22 +1,25 @@
-"""Which values live where.
-
-"kept": in the recording, because a consumer reads beyond the active rows or the value is an output.
-"transient": its active rows only, during one run. "virtual": never by itself; evaluated on the rows a
-consumer asks for, or read in place. "lifted": a dense value read as rows.
-"""
+"""Which values live where."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 from retouch.ir.geometry import Grid
-from retouch.ir.program import Op, Program, Value
-from retouch.ops.dense import Dense, Lift
-from retouch.ops.moments import Moments
-from retouch.ops.row_map import Concat, Map, Remap, Slice
+from retouch.ir.program import Op, Program, Read
+from retouch.ir.value import Value
 
-VIRTUAL = (Map, Concat, Remap, Slice)
+
+class Storage(StrEnum):
+    """Where the rows of a value are."""
+
+    KEPT = "kept"
+    """In the recording: a consumer reads beyond the active rows, or the value is an output."""
+    TRANSIENT = "transient"
+    """Its active rows only, during one run."""
+    VIRTUAL = "virtual"
+    """Nowhere by itself: evaluated on the rows that a consumer asks for, or read in place."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Plan:
     """Storage of every value with a grid; `whole` are the grids that every run computes whole."""
 
     program: Program
-    storage: dict[Value, str]
+    storage: dict[Value, Storage]
     whole: frozenset[Grid]
 
     @cached_property
@@ -34,7 +37,7 @@ class Plan:
 
     @property
     def kept(self) -> list[Value]:
-        return [v for v, s in self.storage.items() if s == "kept"]
+        return [v for v, s in self.storage.items() if s is Storage.KEPT]
 
     @property
     def kept_bytes(self) -> int:
@@ -44,9 +47,8 @@ class Plan:
     def place(self, value: Value) -> tuple[Value, int, int]:
         """The kept value that holds `value`, and its first channel and number of channels there."""
         producer = self.producers.get(value)
-        if isinstance(producer, Slice):
-            return producer.src, producer.start, value.channels
-        return value, 0, value.channels
+        holder, start = producer.place() if producer else (value, 0)
+        return holder, start, value.channels
 
 
 class _Planner:
@@ -55,53 +57,52 @@ class _Planner:
         self.keep_moments, self.keep_all = keep_moments, keep_all
         self.producers = program.producers()
         self.kept: set[Value] = {v for v in program.inputs if v.grid}
-        self.seen: set[tuple[Value, str]] = set()
+        self.seen: set[tuple[Value, Read]] = set()
 
-    def demand(self, value: Value, how: str) -> None:
-        """Record that someone reads `value`: its "active" rows, a "halo", "all" rows, or the "buffer" itself."""
-        if self.keep_all and how == "active":
-            how = "halo"
+    def demand(self, value: Value, how: Read) -> None:
+        """Record that someone reads `value`."""
+        if how is Read.SUMS:
+            if not self.keep_moments:
+                return
+            how = Read.ALL
+        if self.keep_all and how is Read.ACTIVE:
+            how = Read.HALO
         if (value, how) in self.seen:
             return
         self.seen.add((value, how))
         producer = self.producers.get(value)
-        free = value.grid in self.whole and how != "buffer"
-        if isinstance(producer, Slice):
-            self.demand(producer.src, how)
-        elif isinstance(producer, VIRTUAL):
+        free = value.grid in self.whole and how is not Read.BUFFER
+        if producer is None:
+            return
+        if producer.in_place:
+            for operand, _ in producer.operands():
+                self.demand(operand, how)
+        elif producer.virtual:
             self._virtual(producer, value, how, free)
-        elif producer is not None and not isinstance(producer, Lift) and how != "active" and not free:
+        elif how is not Read.ACTIVE and not free:
             self.kept.add(value)
 
-    def _virtual(self, producer: Op, value: Value, how: str, free: bool) -> None:
-        several = isinstance(producer, Map) and len(producer.rows) > 1
-        keep = how == "buffer" or (not free and (how == "all" or (how == "halo" and several)))
+    def _virtual(self, producer: Op, value: Value, how: Read, free: bool) -> None:
+        far = how is Read.ALL or (how is Read.HALO and producer.keeps_halo)
+        keep = how is Read.BUFFER or (not free and far)
         if keep:
             self.kept.add(value)
         for operand, reads in producer.operands():
-            self.demand(operand, reads if keep or how == "active" else "halo")
+            self.demand(operand, reads if keep or how is Read.ACTIVE else Read.HALO)
 
     def visit(self, op: Op) -> None:
-        if isinstance(op, Moments):
-            if self.keep_moments:
-                for value in op.parts:
-                    self.demand(value, "all")
-        elif isinstance(op, Dense):
-            for value, _ in op.operands():
-                self.demand(value, "buffer")
-            if op.out.grid:
-                self.kept.add(op.out)
-        elif not isinstance(op, (*VIRTUAL, Lift)):
-            for value, how in op.operands():
-                self.demand(value, how)
+        if op.virtual:
+            return
+        for value, how in op.operands():
+            self.demand(value, how)
+        if op.host and op.out.grid:
+            self.kept.add(op.out)
 
-    def storage(self, value: Value) -> str:
+    def storage(self, value: Value) -> Storage:
         producer = self.producers.get(value)
         if value in self.kept:
-            return "kept"
-        if isinstance(producer, Lift):
-            return "lifted"
-        return "virtual" if isinstance(producer, VIRTUAL) else "transient"
+            return Storage.KEPT
+        return Storage.VIRTUAL if producer and producer.virtual else Storage.TRANSIENT
 
 
 def plan(program: Program, whole: frozenset[Grid], keep_moments: bool, keep_all: bool) -> Plan:
@@ -115,6 +116,6 @@ def plan(program: Program, whole: frozenset[Grid], keep_moments: bool, keep_all:
         planner.visit(op)
     for output in program.outputs:
         if output.value is not None and output.value.grid:
-            planner.demand(output.value, "buffer")
+            planner.demand(output.value, Read.BUFFER)
     storage = {v: planner.storage(v) for v in program.values() if v.grid}
     return Plan(program, storage, whole)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from retouch.ir.geometry import Grid
-from retouch.ir.program import Program, Value
+from retouch.ir.program import Program
 from retouch.ir.tables import Table, Tables
-from retouch.ops.attention import Attention
-from retouch.ops.dense import Dense, Lift
-from retouch.ops.moments import Moments
-from retouch.plan.region import Mask, Policy, Region, scattered, spread
+from retouch.ir.value import Value
+from retouch.plan import statistics
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask, Region, RegionError, spread
+from retouch.plan.statistics import Statistics
 
 
 def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
@@ -47,7 +48,7 @@ def share(program: Program, active: dict[Value, Table]) -> float:
 def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:
     """One region per grid and batch, for all values of that grid."""
     whole = whole_grids(program, policy)
-    probed = policy.stats == "probed" and _moves_everywhere(program)
+    rows = statistics_of(program, policy).rows
     tables: dict[tuple[Grid, int], Table] = {}
     active = {}
     for value in program.values():
@@ -58,26 +59,14 @@ def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Tabl
         if key not in tables and grid in whole:
             tables[key] = Table.all(value.rows)
         elif key not in tables:
-            mask = _batched(spread(region, grid, policy), value.batch)
-            tables[key] = _rows(mask, value.batch, policy if probed else None)
+            tables[key] = rows(_batched(spread(region, grid, policy), value.batch), value.batch)
         active[value] = tables[key]
-    producers = program.producers()
-    for value in active:
-        if isinstance(producers.get(value), Dense):
-            active[value] = Table.all(value.rows)
-    return active
+    return active | {op.out: Table.all(op.out.rows) for op in program.ops if op.host and op.out.grid}
 
 
-def _moves_everywhere(program: Program) -> bool:
-    """True when rows far from an edit change, so that probes have something to tell."""
-    return any(isinstance(op, Moments | Attention) for op in program.ops)
-
-
-def _rows(mask: Mask, batch: int, policy: Policy | None) -> Table:
-    """The rows of a mask, with the probes of a policy."""
-    if policy is None:
-        return Table.of_mask(mask, batch)
-    return Table.with_probes(mask, scattered(mask, policy.probes, policy.probe_distance), batch)
+def statistics_of(program: Program, policy: Policy) -> Statistics:
+    """The statistics of a schedule of the program under a policy."""
+    return statistics.of(policy, everywhere=any(op.whole_map for op in program.ops))
 
 
 def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, Table]:
@@ -93,8 +82,8 @@ def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, 
         else:
             masks[value] = value in changed
     for op in program.ops:
-        mask: Any = _dense_changed(op.inputs(), masks) if _is_dense(op) else op.changed(masks)
-        if op.out.grid and not isinstance(op, Lift) and any(np.any(masks[v]) for v in op.dense_operands()):
+        mask = op.changed(masks)
+        if op.out.grid and any(np.any(masks[v]) for v in op.dense_operands()):
             mask = np.ones((op.out.batch, op.out.grid.height, op.out.grid.width), np.bool_)
         masks[op.out] = mask
     unique: dict[tuple[int, bytes], Table] = {}
@@ -106,15 +95,7 @@ def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, 
     return active
 
 
-def _is_dense(op: Any) -> bool:
-    return isinstance(op, Dense) and op.out.grid is None
-
-
-def _dense_changed(inputs: tuple[Value, ...], masks: dict[Value, Any]) -> bool:
-    return any(bool(np.any(masks[v])) for v in inputs)
-
-
 def _batched(mask: Mask, batch: int) -> Mask:
     if len(mask) not in (1, batch):
-        raise ValueError(f"the region has {len(mask)} samples and the batch {batch}; give one mask or one per sample")
+        raise RegionError(f"the region has {len(mask)} samples and the batch {batch}; give one mask or one per sample")
     return mask

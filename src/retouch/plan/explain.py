@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from retouch.ir.program import Op, Program, Value
+from retouch.ir.program import Op, Program
 from retouch.ir.tables import Table
-from retouch.ops.dense import Dense
-from retouch.passes.storage import Plan
+from retouch.ir.value import Value
+from retouch.passes.storage import Plan, Storage
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Line:
 class Explanation:
     """A readable report; `str()` gives the table.
 
-    `kernels` says which backend computes, where, whether "auto" would take it, and what it lacks.
+    `kernels` says which backend computes, where, and whether "auto" would take it, and what it lacks.
     """
 
     lines: tuple[Line, ...]
@@ -88,21 +88,17 @@ def explain(
     kernels: str = "",
 ) -> Explanation:
     """One line for each operation on rows, and each fallback; `computed_by` names the backend of some kernels."""
-    lines = [_line(op, plan, active, computed_by(op.kernels)) for op in program.ops if op.out.grid or _is_fallback(op)]
-    others = [op for op in _recomputed(program) if not _is_fallback(op)]
-    return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.macs for op in others), kernels)
+    lines = [_line(op, plan, active, computed_by(op.kernels)) for op in program.ops if op.out.grid or op.reason]
+    others = [op for op in _recomputed(program) if not op.reason]
+    return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.arithmetic(0) for op in others), kernels)
 
 
-def _is_fallback(op: Op) -> bool:
-    return isinstance(op, Dense) and bool(op.reason)
-
-
-def _recomputed(program: Program) -> list[Dense]:
+def _recomputed(program: Program) -> list[Op]:
     """Dense operations without a grid that depend on rows, in order."""
     depends: set[Value] = set()
     found = []
     for op in program.ops:
-        if isinstance(op, Dense) and not op.out.grid and (op.operands() or depends & set(op.dense_operands())):
+        if op.host and not op.out.grid and (op.operands() or depends & set(op.dense_operands())):
             depends.add(op.out)
             found.append(op)
     return found
@@ -111,18 +107,16 @@ def _recomputed(program: Program) -> list[Dense]:
 def _line(op: Op, plan: Plan, active: dict[Value, Table], backend: str) -> Line:
     value = op.out
     rows = len(active[value]) if value.grid else 0
-    kept = value.nbytes if plan.storage.get(value) == "kept" else 0
-    dense, fallback = isinstance(op, Dense), op.reason if isinstance(op, Dense) else ""
-    each = op.macs_per_row()
+    kept = value.nbytes if plan.storage.get(value) is Storage.KEPT else 0
     return Line(
         name=value.name,
         op=op.describe(),
         grid=str(value.grid or ""),
         rows=value.rows,
         active=rows,
-        macs_dense=op.macs if isinstance(op, Dense) else each * value.rows,
-        macs_active=op.macs if isinstance(op, Dense) else each * rows,
+        macs_dense=op.arithmetic(value.rows),
+        macs_active=op.arithmetic(rows),
         kept_bytes=kept,
-        backend="torch" if dense else backend,
-        fallback=fallback,
+        backend="torch" if op.host else backend,
+        fallback=op.reason,
     )

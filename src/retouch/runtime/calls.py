@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from retouch.ir.operands import Columns, Slot, Temp
 from retouch.ir.tables import Factors, Table
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import Shared
-    from retouch.runtime.state.in_place import Recording
+from retouch.runtime.shared import Shared
 
 ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
 class Call:
-    """One step: a kernel, or a function of the recording (`host`).
+    """One step: a kernel, or a function of the state (`host`).
 
     Among its arguments, and in lists and tuples there, are slots, tables and temporaries, or what `placed` and
     `filled` put in their place.
@@ -51,18 +48,18 @@ def leaves(argument: Any) -> Iterator[Any]:
 def filled(call: Call, resolve: Callable[[Slot], Any]) -> Call:
     """A kernel's call with slots resolved.
 
-    No closure over the recording: a cycle would keep its memory until the next garbage collection.
+    No closure over the state: a cycle would keep its memory until the next garbage collection.
     """
     if call.host:
         return call
     return Call(call.function, changed(call.args, lambda a: resolve(a) if type(a) is Slot else a))
 
 
-def execute(calls: Iterable[Call], recording: Recording) -> None:
-    """Run calls without slots, tables and temporaries."""
+def execute(calls: Iterable[Call], state: Any) -> None:
+    """Run calls without slots, tables and temporaries; those of the host get the state first."""
     for call in calls:
         if call.host:
-            call.function(recording, *call.args)
+            call.function(state, *call.args)
         else:
             call.function(*call.args)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retouch.ir.program import Program
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 ALWAYS = ("copy_rows", "copy_many", "swap_rows")
 """Runs of keys are joined, updates undone, snapshots restored."""

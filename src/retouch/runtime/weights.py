@@ -12,23 +12,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from retouch.errors import RetouchError
 from retouch.frontend.capture import Captured
-from retouch.ir.operands import Slot
-from retouch.ir.program import Program, Value
+from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.program import Program
+from retouch.ir.value import Matrix, Value, Weight
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
-from retouch.ops.depthwise import Depthwise
-from retouch.ops.gemm import Accumulate, Weight
-from retouch.ops.row_map import Matrix
 
 SAMPLED = 1024
 """An update hashes one of this many 64-byte lines of every parameter."""
 
 
-class WeightsChangedError(RuntimeError):
+class WeightsChangedError(RetouchError, RuntimeError):
     """The module's parameters are no longer those a recording was made with."""
 
 
@@ -115,13 +113,14 @@ class Weights:
 
     def _contents(self, tensors: list[Tensor]) -> list[int]:
         """Hashes that do not depend on the order of memory, so that channels-last weights are the same weights."""
-        hashes = self.backend.fingerprint(tensors)
+        hashes, known = self.backend.fingerprint(tensors), self._in_order
+        self._in_order = {}
         for i, tensor in enumerate(tensors):
             if not tensor.is_contiguous():
                 key = hashes[i], tensor.stride()
-                if key not in self._in_order:
-                    self._in_order[key] = self.backend.fingerprint([tensor.contiguous()])[0]
-                hashes[i] = self._in_order[key]
+                found = known.get(key)
+                hashes[i] = self.backend.fingerprint([tensor.contiguous()])[0] if found is None else found
+                self._in_order[key] = hashes[i]
         return hashes
 
     def _replace(self, changed: set[Value]) -> None:
@@ -164,7 +163,7 @@ class Weights:
             rows = self.backend.rows(key.tensor(tensor).to(self.backend.device))
             return self.backend.columns(rows, key.start, key.channels)
         matrix = key.matrix(tensor)
-        if slot.kind == "packed":
+        if slot.kind is SlotKind.PACKED:
             return self.backend.pack(matrix, key.groups)
         return self.backend.rows(matrix[:, :, 0].t().float().contiguous())
 
@@ -177,7 +176,7 @@ class Weights:
     @property
     def packed_bytes(self) -> int:
         """Memory of the packed weights, beside the module's own parameters."""
-        return sum(self.backend.packed_bytes(h) for s, h in self.handles.items() if s.kind == "packed")
+        return sum(self.backend.packed_bytes(h) for s, h in self.handles.items() if s.kind is SlotKind.PACKED)
 
 
 def _constant_ops(program: Program) -> list[Dense]:
@@ -193,15 +192,4 @@ def _constant_ops(program: Program) -> list[Dense]:
 
 def _weight_slots(program: Program) -> list[Slot]:
     """The packed weights and filters that the program reads."""
-    slots: dict[Slot, None] = {}
-    for op in program.ops:
-        if isinstance(op, Accumulate):
-            slots[Slot("filters" if isinstance(op, Depthwise) else "packed", op.weight)] = None
-    return list(slots)
-
-
-def same_tensor(a: Any, b: Any) -> bool:
-    """Equality of content and dtype."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    return type(a) is type(b) and bool(a == b)
+    return list(dict.fromkeys(slot for op in program.ops for slot in op.weights()))

@@ -11,10 +11,9 @@ from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.ir.expr import Expr
 from retouch.ir.geometry import AxisMap, Geometry, Grid, conv_geometry
 from retouch.ir.layout import Ref, image, like
-from retouch.ir.program import Value
+from retouch.ir.value import Matrix, Value, Weight
 from retouch.ops.depthwise import Depthwise
-from retouch.ops.gemm import Gemm, Weight
-from retouch.ops.row_map import Matrix
+from retouch.ops.gemm import Gemm
 
 BIAS = instr(("acc",), ("vector", 0), ("add", 0, 1))
 

@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule
 from retouch.ir.layout import Ref
-from retouch.ir.program import Value
+from retouch.ir.value import Value
 
 
 def join(context: Context, items: Sequence[Item], dim: int) -> Joint:

@@ -10,10 +10,9 @@ from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.ir.layout import Ref
-from retouch.ir.program import Value
+from retouch.ir.value import Matrix, Value
 from retouch.ops.dense import Arg, Dense
 from retouch.ops.moments import Moments
-from retouch.ops.row_map import Concat, Matrix
 
 AFFINE = instr(("rows", 0), ("vector", 0), ("mul", 0, 1), ("vector", 1), ("add", 2, 3))
 
@@ -34,7 +33,7 @@ def _affine(context: Context, node: Node, ref: Ref, folded: Value, samples: int)
 def _map_statistics(context: Context, node: Node, ref: Ref, groups: int, weight: Any, bias: Any, eps: float) -> Ref:
     _channels_second(ref)
     producer = context.producers.get(ref.value)
-    parts = producer.parts if isinstance(producer, Concat) else (ref.value,)
+    parts = (producer.pieces() if producer else ()) or (ref.value,)
     batch, channels = ref.value.batch, ref.value.channels
     out = Value(context.unique(node.name + ".moments"), (batch, 2 * channels), torch.float32)
     gamma, beta = context.parameter(weight), context.parameter(bias)

@@ -102,7 +102,7 @@ class Triton(TensorBackend):
     def _captured(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        self._stream = self._stream or torch.cuda.Stream(self.device)
+        self._stream = self._stream or torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         with _CAPTURE, torch.cuda.device(self.device), capture:
             for function, arguments in launches:

@@ -13,8 +13,9 @@ from kernels import interpreter
 from kernels.interpreter import CPU, Graphs
 from retouch import Region, kernels
 from retouch.kernels.tensors import PaddedTables
-from retouch.runtime.pattern import LEAST, roomy
-from retouch.runtime.state.layered import PATTERNS, Snapshot
+from retouch.runtime.graph_template import LEAST, roomy
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.state.workspace import TEMPLATES
 from retouch.runtime.store import Store
 from support import PROBED, SHARED, edit, error, fill, noise, same, spot
 
@@ -92,7 +93,7 @@ def test_regions_of_a_size_share_a_graph(graphs, monkeypatch):
     monkeypatch.setattr(Graphs, "graphs", True)
     net, found = results()
     assert same(found, wanted)
-    (pattern,) = net.workspace.patterns
+    (pattern,) = net.workspace.templates
     assert len(graphs.captured) == len(pattern.segments) == graphs.replayed // 2 > 0
     assert sum(graphs.captured) > 10
 
@@ -103,10 +104,10 @@ def test_a_region_of_another_size_gets_a_graph_of_its_own(graphs):
     net.record(x)
     small, large = (Region.from_mask(spot(64, 64, 9, 9, size)) for size in (2, 30))
     bindings = [net.workspace.binding(net._schedule(r, frozenset())) for r in (small, large, small)]
-    assert bindings[1].calls is not bindings[2].calls
+    assert bindings[1].executor is not bindings[2].executor
     for size in range(1, 40, 4):
         net.workspace.binding(net._schedule(Region.from_mask(spot(64, 64, 5, 5, size)), frozenset()))
-    assert 3 < len(net.workspace.patterns) <= PATTERNS
+    assert 3 < len(net.workspace.templates) <= TEMPLATES
 
 
 def small(policy=SHARED):
@@ -124,7 +125,7 @@ def test_a_run_that_fails_leaves_the_pattern_as_it_was(runs, graphs, monkeypatch
     wanted = net.update(net.record(x)[1], region, edited)
     for _ in range(runs):
         net.update(snapshot.recording(), region, edited)
-    (segment,) = net.workspace.binding(net._schedule(region, frozenset())).calls.segments
+    (segment,) = net.workspace.binding(net._schedule(region, frozenset())).executor.segments
     real = InterpretedFunction.run
 
     def interrupted(self, *args, **options):
@@ -163,11 +164,11 @@ def test_patterns_of_an_outgrown_arena_end(graphs):
     net, *_ = small()
     binding = net.workspace.binding
     schedules = [net._schedule(Region.from_mask(spot(SIDE, SIDE, 1, 1, size)), frozenset()) for size in (1, 12)]
-    first = binding(schedules[0]).calls
-    assert binding(schedules[0]).calls is first
-    grown = binding(schedules[1]).calls
-    assert net.workspace.patterns == [grown]
-    assert binding(schedules[0]).calls is not first
+    first = binding(schedules[0]).executor
+    assert binding(schedules[0]).executor is first
+    grown = binding(schedules[1]).executor
+    assert net.workspace.templates == [grown]
+    assert binding(schedules[0]).executor is not first
 
 
 def test_new_weights_end_the_graphs(graphs):

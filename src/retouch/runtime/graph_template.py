@@ -1,6 +1,6 @@
 """Calls that serve many regions: tables with room to spare in memory that stays where it is.
 
-Regions of about the same size need the same kernels on tables of about the same length. A pattern has memory for
+Regions of about the same size need the same kernels on tables of about the same length. A template has memory for
 tables somewhat longer than those it was made for; what a region leaves free is padded so that nothing is written
 for it. So a backend that can repeat calls in one launch (a CUDA graph) is asked for it once, not for every region.
 """
@@ -11,22 +11,21 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from retouch.ir.operands import Columns, Temp
+from retouch.ir.operands import Temp
 from retouch.ir.tables import Factors, Table
 from retouch.kernels.tensors import PaddedTables
-from retouch.runtime.calls import Call, changed, execute, filled, placed
-
-if TYPE_CHECKING:
-    from retouch.runtime.schedule import SavedPlace, Schedule
-    from retouch.runtime.state.in_place import Recording, Scratch
+from retouch.runtime.base import State
+from retouch.runtime.calls import Call, execute, filled, placed
+from retouch.runtime.schedule import SavedPlace, Schedule
+from retouch.runtime.shared import Scratch
 
 LEAST = 64
 """Rows that every table has room for: kernels compute that many at once."""
 
 WASTE = 2.0
-"""A pattern serves regions for which one of their own would be smaller by this factor at most."""
+"""A template serves regions for which one of their own would be smaller by this factor at most."""
 
 
 def roomy(count: int) -> int:
@@ -34,39 +33,6 @@ def roomy(count: int) -> int:
     wanted = max(LEAST, -(-count * 5 // 4))
     step = 1 << max(0, wanted.bit_length() - 3)
     return -(-wanted // step) * step
-
-
-class Outline:
-    """What a schedule does, whatever its tables hold: `key` is the same for schedules that may share a pattern.
-
-    `numbers` counts the tables of its kernels.
-    """
-
-    def __init__(self, steps: Sequence[Call], overwritten: Sequence[tuple[Any, Table]]) -> None:
-        """`overwritten`: values whose old rows are read, and those rows."""
-        self.numbers: dict[Table | Factors, int] = {}
-        self._temps: dict[Temp, int] = {}
-        calls = [(call.function, changed(call.args, _content if call.host else self._described)) for call in steps]
-        saved = [(value, self._described(rows)) for value, rows in overwritten]
-        self.key = calls, saved
-
-    def _described(self, leaf: Any) -> Any:
-        kind = type(leaf)
-        if kind is Table or kind is Factors:
-            number = self.numbers.setdefault(leaf, len(self.numbers))
-            return kind, number, leaf.array.shape if leaf.fixed else leaf.array.shape[1:]
-        if kind is Temp:
-            number = self._temps.setdefault(leaf, len(self._temps))
-            rows = leaf.rows if leaf.table is None else self._described(leaf.table)
-            return kind, number, rows, leaf.channels, leaf.dtype
-        if kind is Columns:
-            return self._described(leaf.base), leaf.start, leaf.channels
-        return leaf
-
-
-def _content(leaf: Any) -> Any:
-    """An argument of a function of the host, which is called with the tables of its own region."""
-    return Table if type(leaf) is Table else leaf
 
 
 @dataclass(eq=False)
@@ -77,20 +43,20 @@ class Segment:
     _runs: int = field(default=0, init=False)
     _replay: Callable[[], None] | None = field(default=None, init=False)
 
-    def run(self, recording: Recording) -> None:
+    def run(self, state: State) -> None:
         """Run all; the first run finds the memory of all slots, and compiles kernels."""
         if self._runs == 0:
-            self.calls = [filled(call, recording.resolve) for call in self.calls]
+            self.calls = [filled(call, state.resolve) for call in self.calls]
         elif self._runs == 1:
-            self._replay = recording.backend.graph([(call.function, call.args) for call in self.calls])
+            self._replay = state.backend.graph([(call.function, call.args) for call in self.calls])
         if self._replay is None:
-            execute(self.calls, recording)
+            execute(self.calls, state)
         else:
             self._replay()
         self._runs += 1  # a run that fails may have left kernels uncompiled
 
 
-class Pattern:
+class GraphTemplate:
     """The kernel calls of a schedule, for all schedules with the same outline whose tables fit."""
 
     def __init__(self, schedule: Schedule, scratch: Callable[[int], Scratch]) -> None:
@@ -132,7 +98,7 @@ class Pattern:
         """Room of all tables, in rows."""
         return sum(self.room)
 
-    def run(self, schedule: Schedule, recording: Recording) -> None:
+    def run(self, schedule: Schedule, state: State) -> None:
         """Execute a schedule that fits."""
         if self._loaded() is not schedule:
             self._loaded = _nothing
@@ -141,10 +107,10 @@ class Pattern:
         segments, host = iter(self.segments), iter(schedule.host_calls)
         for on_host, group in groupby(schedule.steps, lambda call: call.host):
             if on_host:
-                execute([next(host) for _ in group], recording)
+                execute([next(host) for _ in group], state)
             else:
-                next(segments).run(recording)
+                next(segments).run(state)
 
 
 def _nothing() -> None:
-    """No schedule: what a pattern has loaded at first, and while it loads."""
+    """No schedule: what a template has loaded at first, and while it loads."""

@@ -1,0 +1,260 @@
+"""From a planned program and active rows to a schedule: operations emit their kernel calls here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from retouch.ir.emitter import Sums
+from retouch.ir.expr import Expr
+from retouch.ir.geometry import Geometry
+from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, columns
+from retouch.ir.program import Op, Program
+from retouch.ir.tables import Part, Table, Tables
+from retouch.ir.value import Matrix, Value
+from retouch.passes.storage import Plan, Storage
+from retouch.plan.statistics import Statistics
+from retouch.runtime.calls import Call
+from retouch.runtime.schedule import Schedule
+from retouch.runtime.shared import Shared
+
+
+class ScheduleEmitter:
+    """Collects the calls of one schedule; see `retouch.ir.emitter.Emitter`."""
+
+    def __init__(
+        self, plan: Plan, active: dict[Value, Table], shared: Shared, statistics: Statistics, dirty: set[Value]
+    ) -> None:
+        """`dirty`: dense values to be computed again."""
+        self.plan, self.actives, self.shared, self.backend = plan, active, shared, shared.backend
+        self.statistics, self.dirty = statistics, dirty
+        self.producers = plan.producers
+        self.tables = Tables()
+        self.steps: list[Call] = []
+        self.temps: dict[Value, Temp] = {}
+        self.made: dict[tuple[Value, Table], Temp] = {}
+        self.states: dict[Slot, None] = {}
+        self.reads: dict[Value, dict[Table, None]] = {}
+        self.replaced: set[Value] = set()
+
+    # Rows
+
+    def active(self, value: Value) -> Table:
+        return self.actives[value]
+
+    def is_computed(self, value: Value) -> bool:
+        producer = self.producers.get(value)
+        return producer is not None and not producer.host
+
+    def taps(self, geometry: Geometry, rows: Table) -> Table:
+        return self.tables.taps(geometry, rows)
+
+    def moved(self, geometry: Geometry, rows: Table) -> Table:
+        return self.tables.moved(geometry, rows)
+
+    def distinct(self, table: Table) -> tuple[Table, Table | None]:
+        return self.tables.unique(table)
+
+    def positions(self, table: Table, rows: Table) -> Table:
+        return self.tables.positions(table, rows)
+
+    def split(self, rows: Table, active: Table) -> tuple[Part, Part]:
+        return self.tables.split(rows, active)
+
+    def samples(self, value: Value, rows: Table) -> Table | None:
+        assert value.grid is not None
+        return self.tables.samples(rows, value.grid.size)
+
+    def bounds(self, value: Value, rows: Table) -> Table:
+        assert value.grid is not None
+        return self.tables.bounds(rows, value.grid.size)
+
+    # Operands
+
+    def access(self, value: Value, rows: Table) -> Indexed:
+        storage = self.plan.storage[value]
+        if storage is Storage.KEPT:
+            if self.statistics.moves(self, value, rows):
+                distinct, positions = self.tables.unique(rows)
+                return self._corrected(value, distinct), positions
+            self.read(value, rows)
+            return Slot.kept(value), None if rows.full else rows
+        if storage is Storage.VIRTUAL:
+            return self.producers[value].resolve(self, rows)
+        active = self.active(value)
+        if rows is active or (rows.full and active.full):
+            return self.temps[value], None
+        return self.temps[value], self.tables.positions(rows, active)
+
+    def channels(self, value: Value, rows: Table, start: int, count: int) -> Indexed:
+        for part in self.pieces(value):
+            if start < part.channels:
+                return self.channels(part, rows, start, count)
+            start -= part.channels
+        operand, index = self.access(value, rows)
+        if value.channels == 1:
+            return operand, index
+        return columns(operand, start, count), index
+
+    def evaluated(self, value: Value, rows: Table) -> Indexed:
+        distinct, positions = self.tables.unique(rows)
+        return self._evaluated(value, distinct), positions
+
+    def _evaluated(self, value: Value, rows: Table) -> Temp:
+        if (value, rows) not in self.made:
+            self.made[value, rows] = temp = Temp.of(rows, value.channels, value.dtype)
+            self.producers[value].evaluate(self, rows, temp, None)
+        return self.made[value, rows]
+
+    def _corrected(self, value: Value, rows: Table) -> Temp:
+        """Rows of a kept value; those that are not computed are moved as the statistics say."""
+        if (value, rows) not in self.made:
+            self.made[value, rows] = temp = Temp.of(rows, value.channels, value.dtype)
+            self.statistics.correct(self, value, rows, temp)
+        return self.made[value, rows]
+
+    def whole(self, runs: Sequence[Value | Matrix], batch: int, dtype: torch.dtype) -> Operand:
+        operands = [self._run(x) for x in runs]
+        if len(runs) == 1:
+            return operands[0]
+        rows = [x.rows if isinstance(x, Value) else x.shape[0] for x in runs]
+        joined = Temp(sum(rows), max(x.channels for x in runs), dtype)
+        start, length = 0, sum(rows) // batch
+        for operand, count in zip(operands, rows, strict=True):
+            part = np.arange(count // batch, dtype=np.int32) + np.int32(start)
+            index = (np.arange(batch, dtype=np.int32)[:, None] * np.int32(length) + part).reshape(-1)
+            self.call("copy_rows", joined, Table(index, sum(rows), fixed=True), operand, None)
+            start += count // batch
+        return joined
+
+    def _run(self, keys: Value | Matrix) -> Operand:
+        if isinstance(keys, Matrix):
+            return Slot(SlotKind.MATRIX, keys)
+        rows = self.tables.all(keys.rows)
+        operand, index = self.access(keys, rows)
+        return operand if index is None else self._evaluated(keys, rows)
+
+    def target(self, value: Value) -> Indexed:
+        rows = self.active(value)
+        if self.plan.storage[value] is Storage.KEPT:
+            return Slot.kept(value), None if rows.full else rows
+        self.temps[value] = Temp.of(rows, value.channels, value.dtype)
+        return self.temps[value], None
+
+    def fill(self, value: Value, rows: Table, out: Operand, out_index: Table | None) -> None:
+        if self.plan.storage[value] is Storage.VIRTUAL and not self.producers[value].in_place:
+            self.producers[value].evaluate(self, rows, out, out_index)
+        else:
+            self.call("row_map", out, out_index, self.program(COPY), [self.access(value, rows)], [], None)
+
+    def pieces(self, value: Value) -> tuple[Value, ...]:
+        return self.producers[value].pieces() if self.plan.storage[value] is Storage.VIRTUAL else ()
+
+    # State
+
+    def read(self, value: Value, rows: Table) -> None:
+        self.reads.setdefault(value, {})[rows] = None
+
+    def saved(self, kept: Slot, rows: Table) -> Slot:
+        self.read(kept.key, rows)
+        self.replaced.add(kept.key)
+        return Slot(SlotKind.SAVED, kept.key, kept.start, kept.channels)
+
+    def state(self, slot: Slot) -> Slot:
+        self.states[slot] = None
+        return slot
+
+    @property
+    def sums_dtype(self) -> torch.dtype:
+        return self.backend.sums_dtype
+
+    def clear(self, sums: Slot) -> None:
+        self.call("copy_rows", sums, None, self.shared.zeros(sums.key.batch, sums.key.channels), None)
+
+    def sums(self, parts: Sequence[Value]) -> list[Sums] | None:
+        return self.statistics.sums(self, parts)
+
+    def restore(self, value: Value, rows: Table) -> None:
+        self._host(_restore, value, rows, self.tables.positions(rows, self.active(value)))
+        if value in self._results():
+            self.replaced.add(value)
+
+    # Calls
+
+    def program(self, expr: Expr | None) -> Any:
+        return None if expr is None else self.shared.program(expr)
+
+    def call(self, kernel: str, *args: Any) -> None:
+        self.steps.append(Call(self.backend.kernel(kernel), args))
+
+    def _host(self, function: Callable[..., Any], *args: Any) -> None:
+        self.steps.append(Call(function, args, host=True))
+
+    def dense(self, op: Op) -> None:
+        if op.out in self.dirty:
+            for value, _ in op.operands():
+                self._read_whole(value)
+            self._host(_compute, op)
+
+    def _read_whole(self, value: Value) -> None:
+        holder, _, _ = self.plan.place(value)
+        self.read(holder, self.tables.all(holder.rows))
+
+    # The result
+
+    def _results(self) -> set[Value]:
+        """The kept values that hold what the module returns."""
+        return {self.plan.place(o.ref.value)[0] for o in self.plan.program.outputs if o.ref is not None}
+
+    def finish(self) -> Schedule:
+        """The schedule of everything that was emitted."""
+        for output in self.plan.program.outputs:
+            if output.ref is not None:
+                self._read_whole(output.ref.value)
+        kept = [v for v in self.actives if self.plan.storage[v] is Storage.KEPT]
+        self.statistics.put_back(self, kept)
+        written = {v: self.actives[v] for v in kept if len(self.actives[v]) and not self._by_host(v)}
+        saves = {v: None if rows.full else rows for v, rows in written.items()}
+        stays = {v: None if rows.edited.full else rows.edited for v, rows in written.items()}
+        dense = {v for v in self.reads if self._by_host(v)}
+        reads = {v: tuple(tables) for v, tables in self.reads.items() if v not in dense & self.dirty}
+        before = frozenset(self.replaced | dense - self.dirty)
+        return Schedule(self.shared, tuple(self.steps), saves, stays, tuple(self.states), self.actives, reads, before)
+
+    def _by_host(self, value: Value) -> bool:
+        producer = self.producers.get(value)
+        return producer is not None and producer.host
+
+
+def _restore(state: Any, value: Value, index: Any, places: Any) -> None:
+    state.restore(value, index, places)
+
+
+def _compute(state: Any, op: Op) -> None:
+    state.compute(op)
+
+
+def build(
+    plan: Plan, active: dict[Value, Table], shared: Shared, statistics: Statistics, dirty: set[Value]
+) -> Schedule:
+    """The schedule that computes the `active` rows of every value, and the `dirty` dense values."""
+    emitter = ScheduleEmitter(plan, active, shared, statistics, dirty)
+    for op in plan.program.ops:
+        virtual = op.out.grid is not None and plan.storage[op.out] is Storage.VIRTUAL
+        if not virtual and op.is_due(active):
+            op.emit(emitter)
+    return emitter.finish()
+
+
+def dirty_values(program: Program, changed: set[Value], active: dict[Value, Table]) -> set[Value]:
+    """Dense values that depend on a changed input or on rows that are computed again."""
+    dirty = set(changed)
+    for op in program.ops:
+        if op.out.grid is None or op.host:
+            rows = any(v.grid and len(active[v]) for v, _ in op.operands())
+            if rows or any(v in dirty for v in op.dense_operands()):
+                dirty.add(op.out)
+    return dirty

@@ -1,0 +1,65 @@
+"""What the schedules of one compiled module have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from retouch.ir.expr import Expr
+from retouch.ir.operands import Slot
+from retouch.ir.tables import Factors, Table
+from retouch.kernels import Backend
+from retouch.ops.moments import sums_width
+
+
+class Shared:
+    """Handles of expressions, one object per slot, and the arena of temporaries.
+
+    Schedules run one at a time, so they share the memory of their temporaries; touching fresh memory for
+    each region would cost more than computing a small one.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.slots: dict[Slot, Slot] = {}
+        self._programs: dict[int, tuple[Expr, Any]] = {}
+        self._zeros: dict[tuple[int, int], Any] = {}
+        self.arena_bytes = -1
+        self._arena: Callable[..., Any] | None = None
+
+    def arena(self, nbytes: int) -> Callable[..., Any]:
+        """Scratch memory of at least `nbytes`; see `Backend.arena`."""
+        if self._arena is None or nbytes > self.arena_bytes:
+            self.arena_bytes, self._arena = nbytes, self.backend.arena(nbytes)
+        return self._arena
+
+    def handle(self, table: Table | Factors) -> Any:
+        """A new handle of a table."""
+        if isinstance(table, Table):
+            return self.backend.index(table.array)
+        return self.backend.rows(torch.from_numpy(table.array).to(self.backend.device))
+
+    def zeros(self, batch: int, channels: int) -> Any:
+        """The handle of channel sums that are zero."""
+        if (batch, channels) not in self._zeros:
+            width = sums_width(channels, self.backend.sums_dtype)
+            memory = self.backend.empty(batch, width, self.backend.sums_dtype)
+            self._zeros[batch, channels] = self.backend.rows(memory.zero_())
+        return self._zeros[batch, channels]
+
+    def program(self, expr: Expr) -> Any:
+        """The handle of an expression; by identity, as hashing a long one takes longer than to look it up."""
+        found = self._programs.get(id(expr))
+        if found is None:
+            found = self._programs[id(expr)] = (expr, self.backend.program(expr))
+        return found[1]
+
+
+class Scratch:
+    """Memory for the saved rows of one update, laid out one value after the other."""
+
+    def __init__(self, backend: Backend, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.place = backend.arena(nbytes)
