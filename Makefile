@@ -10,7 +10,7 @@ PYTEST_FLAGS ?= -n 2
 BENCH_FLAGS ?=
 
 CPP_FILES := $(shell find src tests -name '*.cpp' -o -name '*.h')
-CPP_SOURCES := $(CPP_FILES) $(shell find src -name 'CMakeLists.txt')
+CPP_SOURCES := $(CPP_FILES) $(shell find src -name '*.inc' -o -name 'CMakeLists.txt')
 
 .PHONY: demo test check coverage docs drawings bench build format clean
 

@@ -32,6 +32,7 @@ from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, RegionError
 from retouch.runtime.base import State, plain_tensors
 from retouch.runtime.emitter import build, dirty_values
+from retouch.runtime.needs import needed
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
 from retouch.runtime.state.in_place import Recording
@@ -296,8 +297,8 @@ class Incremental:
         if region is not None:
             self._check_region(region)
         active = self.active(region) if region is not None else activity.everything(self.program)
-        kernels = kernel_table.described(self.backend)
-        return explain(self.program, self.plan, active, self.backend.name, kernels)
+        kernels = kernel_table.described(self.backend, needed(self.program, self.policy))
+        return explain(self.program, self.plan, active, self.backend.computed_by, kernels)
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -343,8 +344,9 @@ def compile(
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
     are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton also float16.
     backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
-    it has to take the slower reference ones, as the others cannot be used there. Which they are is told by
-    `backend.name`, `repr()` and `explain()` of what is returned.
+    it has to take the slower reference ones, as the others cannot be used there. A kernel that the backend lacks is
+    computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
+    `explain()` of what is returned.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
     mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
@@ -357,7 +359,9 @@ def compile(
     computed = [*module.named_parameters(), *given]
     kernels = kernel_table.backend(backend, _device([*computed, *module.named_buffers()]))
     _check_dtypes(computed, kernels)
-    return Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
+    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
+    kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
+    return net
 
 
 def _device(named: Iterable[tuple[str, Tensor]]) -> torch.device:
