@@ -10,7 +10,7 @@ PYTEST_FLAGS ?= -n 2
 BENCH_FLAGS ?=
 
 CPP_FILES := $(shell find src tests -name '*.cpp' -o -name '*.h')
-CPP_SOURCES := $(CPP_FILES) $(shell find src -name 'CMakeLists.txt')
+CPP_SOURCES := $(CPP_FILES) $(shell find src -name '*.inc' -o -name 'CMakeLists.txt')
 
 .PHONY: demo test check coverage docs drawings bench build format clean
 
@@ -25,7 +25,7 @@ check: $(STAMPS)/runtime $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=src $(BIN)/lint-imports
 
 coverage: $(STAMPS)/test $(STAMPS)/build $(STAMPS)/weights
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term --cov-report=html:build/coverage

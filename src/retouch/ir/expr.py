@@ -8,16 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOADS = frozenset({"acc", "rows", "vector", "const"})
-BINARY = frozenset({"add", "sub", "mul", "div", "maximum", "minimum"})
-UNARY = frozenset(
-    {
-        "neg", "abs", "reciprocal", "sqrt", "rsqrt", "exp", "log", "silu", "gelu", "gelu_tanh", "relu",
-        "leaky_relu", "tanh", "sigmoid", "pow", "hardswish", "hardsigmoid", "elu", "softplus",
-    }
-)  # fmt: skip
-ROW_WISE = frozenset({"layer_norm", "rms_norm", "row_mean"})
-"""Instructions that need the whole row, so they cannot run on a tile of its columns."""
+from retouch.ir.instructions import BINARY, LOADS, ROW_WISE, UNARY
+
+KNOWN = LOADS.union(BINARY, UNARY, ROW_WISE)
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Instr:
     imm: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.op not in LOADS | BINARY | UNARY | ROW_WISE:
+        if self.op not in KNOWN:
             raise ValueError(f"unknown row instruction {self.op!r}")
 
 

@@ -120,6 +120,21 @@ class AxisMap:
         return AxisMap(np.arange(start, stop, step)[:, None], size)
 
     @staticmethod
+    def roll(size: int, shift: int) -> AxisMap:
+        """Positions moved on by `shift`; what leaves at one end comes in at the other."""
+        return AxisMap((np.arange(size) - shift)[:, None] % size, size)
+
+    @staticmethod
+    def repeat(size: int, count: int) -> AxisMap:
+        """Every position `count` times in a row."""
+        return AxisMap(np.repeat(np.arange(size), count)[:, None], size)
+
+    @staticmethod
+    def tile(size: int, count: int) -> AxisMap:
+        """All positions, `count` times."""
+        return AxisMap(np.tile(np.arange(size), count)[:, None], size)
+
+    @staticmethod
     def flip(size: int) -> AxisMap:
         return AxisMap(np.arange(size)[::-1, None], size)
 

@@ -141,6 +141,23 @@ def image(value: Value) -> Ref:
     )
 
 
+def regrid(ref: Ref, value: Value) -> Ref:
+    """`value`, of another grid, in the arrangement of `ref`; LayoutError unless height and width are whole there."""
+    old, new = ref.value.grid, value.grid
+    assert old is not None
+    assert new is not None
+    if ref.is_image:
+        return image(value)
+    before = {"h": axis("h", old.height), "w": axis("w", old.width)}
+    after = {"h": axis("h", new.height), "w": axis("w", new.width)}
+    atoms = [a for dim in ref.dims for a in dim if a.axis in before]
+    if sorted(atoms, key=str) != [a for run in before.values() for a in run]:
+        raise LayoutError("height and width are not whole")
+    if any(after[name] and not run for name, run in before.items()):
+        raise LayoutError("the place of a new dimension is unknown")
+    return Ref(value, tuple(tuple(b for a in dim for b in after.get(a.axis, (a,))) for dim in ref.dims))
+
+
 def like(ref: Ref, value: Value) -> Ref:
     """`value` in the arrangement of `ref`: same grid and batch, whole channels in place of ref's."""
     dims = tuple(axis("c", value.channels) if any(a.axis == "c" for a in dim) else dim for dim in ref.dims)

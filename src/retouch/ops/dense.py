@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import torch.utils._pytree as pytree
+from torch import Tensor
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.layout import Ref
@@ -22,6 +24,28 @@ class Arg:
     """Placeholder for source number `index` in the arguments of a dense operation."""
 
     index: int
+
+
+@dataclass(frozen=True)
+class Strided:
+    """A function that reads the memory of its first argument in order: it gets it with the strides of the capture."""
+
+    function: Callable[..., Any]
+    strides: tuple[int, ...]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.function, "__name__", str(self.function))
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if x.stride() != self.strides:
+            once = x[tuple(slice(None if step else 1) for step in self.strides)]
+            x = (
+                torch.empty_strided(once.shape, self.strides, dtype=x.dtype, device=x.device)
+                .copy_(once)
+                .expand(x.shape)
+            )
+        return self.function(x, *args, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
-from retouch.ir.expr import BINARY, Expr, Instr, is_row_wise, show, substitute
+from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
+from retouch.ir.instructions import BINARY, ROW_WISE, UNARY
 from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, columns
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
+from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
 
-_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {name: getattr(torch, name) for name in BINARY}
-_UNARY: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "neg": lambda x, _: -x,
-    "abs": lambda x, _: x.abs(),
-    "reciprocal": lambda x, _: x.reciprocal(),
-    "sqrt": lambda x, _: x.sqrt(),
-    "rsqrt": lambda x, _: x.rsqrt(),
-    "exp": lambda x, _: x.exp(),
-    "log": lambda x, _: x.log(),
-    "silu": lambda x, _: F.silu(x),
-    "gelu": lambda x, _: F.gelu(x),
-    "gelu_tanh": lambda x, _: F.gelu(x, approximate="tanh"),
-    "relu": lambda x, _: x.relu(),
-    "leaky_relu": lambda x, slope: F.leaky_relu(x, slope),
-    "tanh": lambda x, _: x.tanh(),
-    "sigmoid": lambda x, _: x.sigmoid(),
-    "pow": lambda x, exponent: x.pow(exponent),
-    "hardswish": lambda x, _: F.hardswish(x),
-    "hardsigmoid": lambda x, _: F.hardsigmoid(x),
-    "elu": lambda x, alpha: F.elu(x, alpha),
-    "softplus": lambda x, _: F.softplus(x),
-    "layer_norm": lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps),
-    "rms_norm": lambda x, eps: x * (x.square().mean(-1, keepdim=True) + eps).rsqrt(),
-    "row_mean": lambda x, _: x.mean(-1, keepdim=True).expand_as(x),
-}
+_OF_ONE = {**UNARY, **ROW_WISE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +36,7 @@ class Map(Op):
     rows: tuple[Value, ...]
     vectors: tuple[Matrix, ...] = ()
 
+    kernels = ("row_map",)
     virtual = True
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
@@ -127,6 +105,7 @@ class Concat(Op):
 
     parts: tuple[Value, ...]
 
+    kernels = ("row_map",)
     virtual = True
 
     def pieces(self) -> tuple[Value, ...]:
@@ -178,6 +157,7 @@ class Remap(Op):
     src: Value
     geometry: Geometry
 
+    kernels = ("row_map",)
     virtual = True
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
@@ -252,9 +232,9 @@ def evaluate(
 
     for ins in expr:
         if ins.op in BINARY:
-            registers.append(_BINARY[ins.op](registers[ins.a], registers[ins.b]))
-        elif ins.op in _UNARY:
-            registers.append(_UNARY[ins.op](registers[ins.a], ins.imm))
+            registers.append(BINARY[ins.op](registers[ins.a], registers[ins.b]))
+        elif ins.op in _OF_ONE:
+            registers.append(_OF_ONE[ins.op](registers[ins.a], ins.imm))
         else:
             registers.append(load(ins))
     return registers[-1]
@@ -292,3 +272,26 @@ def finish(
     if program is not None:
         acc = evaluate(program, len(acc), rows, vectors, sample, acc, acc.device).expand_as(acc)
     store(out, out_index, acc)
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, program: Expr, narrow: bool = False) -> Arguments:
+    m, channels = draw.size(200, 1, 7, 60), draw.size(640, *CHANNELS)
+    read = [ins.op for ins in program]
+    rows = [(draw.rows(m + 4, channels, dtype), draw.index(-1, m + 4, m))] * read.count("rows")
+    vectors = [draw.rows(3, draw.choice(channels, 1)) for _ in range(read.count("vector"))]
+    sample = draw.index(0, 3, m).sort().values if vectors else None
+    return *draw.target(m, 1 if narrow else channels, draw.output(dtype)), program, rows, vectors, sample
+
+
+_AFFINE: Expr = (Instr("rows"), Instr("vector"), Instr("mul", 0, 1), Instr("vector", 1), Instr("add", 2, 3),
+                 Instr("silu", 4))  # fmt: skip
+
+SPEC = KernelSpec(
+    "row_map",
+    "out[m] = program(rows[0][m], ..., vectors[0][sample[m]], ...)",
+    reference,
+    {"affine": partial(_arguments, program=_AFFINE),
+     "layer norm": partial(_arguments, program=(Instr("rows"), Instr("layer_norm", 0, imm=1e-5))),
+     "mean": partial(_arguments, program=(Instr("rows"), Instr("row_mean")), narrow=True)},
+    within(1e-5, *FLOATS),
+)  # fmt: skip

@@ -112,7 +112,36 @@ def _moved_keys(m, x):
     return F.scaled_dot_product_attention(tokens, keys, values).mT.reshape(x.shape)
 
 
+def _channels_first(m, x):
+    """Positions last, as in self-attention GANs: energies over keys, values times their transpose."""
+    q, k, v = (t.transpose(1, 2) for t in m.op.project(x))
+    weights = torch.bmm(q.permute(0, 2, 1), k).softmax(-1)
+    return torch.bmm(v, weights.permute(0, 2, 1)).view(x.shape)
+
+
+def _softmax_over_rows(m, x):
+    """The other convention: energies k^T q, softmax over the first of both."""
+    q, k, v = (t.transpose(1, 2) for t in m.op.project(x))
+    weights = torch.bmm(k.transpose(1, 2), q).softmax(1)
+    return torch.bmm(v, weights).view(x.shape)
+
+
+def _einsum(scores, values):
+    def run(m, x):
+        q, k, v = (m.op.split(t) for t in m.op.project(x))
+        weights = (torch.einsum(scores, *((q, k) if scores[2] == "i" else (k, q))) * 0.5).softmax(-1)
+        mixed = torch.einsum(values, *((weights, v) if values[2] == "i" else (v, weights)))
+        return m.op.merge(mixed if values.endswith("hid") else mixed.transpose(1, 2), x)
+
+    return run
+
+
 SELF = {
+    "channels first": (_channels_first, {"heads": 1}),
+    "softmax over rows": (_softmax_over_rows, {"heads": 1}),
+    "einsum": (_einsum("bhid,bhjd->bhij", "bhij,bhjd->bhid"), {}),
+    "einsum, keys first": (_einsum("bhjd,bhid->bhij", "bhij,bhjd->bihd"), {}),
+    "einsum, values first": (_einsum("bhid,bhjd->bhij", "bhjd,bhij->bhid"), {}),
     "sdpa": (_sdpa(), {}),
     "sdpa, one head": (_sdpa(), {"heads": 1}),
     "sdpa, a head for each channel": (_sdpa(), {"heads": 8}),
@@ -131,7 +160,24 @@ SELF = {
     "moved keys": (_moved_keys, {}),
 }
 
-CROSS = {"sdpa": _sdpa(), "sdpa, own scale": _sdpa(scale=0.3), "residual": _residual}
+
+def _by_hand(m, x, context):
+    q, k, v = (m.op.split(t) for t in m.op.project(x, context))
+    return m.op.merge((q @ k.transpose(-2, -1) * 0.4).softmax(-1) @ v, x)
+
+
+def _by_einsum(m, x, context):
+    q, k, v = (m.op.split(t) for t in m.op.project(x, context))
+    return m.op.merge(torch.einsum("bhij,bhjd->bhid", torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1), v), x)
+
+
+CROSS = {
+    "by hand": _by_hand,
+    "by einsum": _by_einsum,
+    "sdpa": _sdpa(),
+    "sdpa, own scale": _sdpa(scale=0.3),
+    "residual": _residual,
+}
 
 
 @pytest.mark.parametrize("name", SELF)
@@ -153,6 +199,11 @@ def test_cross_attention(name, heads, batch):
     )  # fmt: skip
 
 
+def _softmax_over_queries(m, x):
+    q, k, v = m.op.project(x)
+    return m.op.merge(m.op.split((q @ k.mT).softmax(1) @ v), x)
+
+
 DENSE = {
     "masked": _sdpa(attn_mask=torch.ones(192, 192).tril().bool()),
     "causal": _sdpa(is_causal=True),
@@ -165,6 +216,13 @@ def test_masked_attention_runs_densely(name, batch):
     check_rule(
         DENSE[name], batch, lambda: {"op": Attention()}, local=False, sparse=False,
         fallbacks=["scaled_dot_product_attention"], tolerance=4e-6,
+    )  # fmt: skip
+
+
+def test_a_softmax_over_the_queries_runs_densely(batch):
+    check_rule(
+        _softmax_over_queries, batch, lambda: {"op": Attention()}, local=False, sparse=False, fallbacks=["matmul_1"],
+        tolerance=4e-6,
     )  # fmt: skip
 
 

@@ -97,6 +97,16 @@ CASES = {
     "linear on flat tokens": (_flat_tokens, _linear_part()),
     "product with a weight": (_product, _linear_part()),
     "addmm": (_addmm, _linear_part()),
+    "weight first": (lambda m, x: (m.op.weight @ x.flatten(2)).unflatten(2, x.shape[2:]), _linear_part()),
+    "einsum": (lambda m, x: torch.einsum("bchw,oc->bohw", x, m.op.weight), _linear_part()),
+    "einsum, weight first": (
+        lambda m, x: torch.einsum("oc, bchw -> bhwo", m.op.weight, x).permute(0, 3, 1, 2),
+        _linear_part(),
+    ),
+    "einsum, transposed weight": (
+        lambda m, x: torch.einsum("bnc,co->bno", x.flatten(2).mT, m.op.weight.T).mT.unflatten(2, x.shape[2:]),
+        _linear_part(),
+    ),
 }
 
 
@@ -121,6 +131,27 @@ def test_weights_computed_from_the_input_run_densely(batch):
         batch, lambda: {"op": nn.Conv2d(8, 8, 3)}, local=False, sparse=False,
         fallbacks=["mean", "conv2d_1"],
     )  # fmt: skip
+
+
+EINSUMS = {
+    "two indices": lambda m, x: torch.einsum("bchw,ocx->bohw", x, m.op.weight.unflatten(1, (-1, 1))),
+    "over positions": lambda m, x: torch.einsum("bchw,ow->bcho", x, m.square),
+    "dots": lambda m, x: torch.einsum("b...c,oc->b...o", x.permute(0, 2, 3, 1), m.op.weight).permute(0, 3, 1, 2),
+    "sum": lambda m, x: torch.einsum("bchw->bhw", x)[:, None] + x,
+}
+
+
+class Weights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.op, self.square = nn.Linear(8, 8), nn.Parameter(torch.ones(12, 12))
+
+
+@pytest.mark.parametrize("name", EINSUMS)
+def test_einsums_that_are_no_linear_layer_run_densely(name, batch):
+    function = EINSUMS[name]
+    check_rule(lambda m, x: function(m.parts, x), batch, lambda: {"parts": Weights()}, local=False, sparse=False,
+               fallbacks=["einsum"])  # fmt: skip
 
 
 def test_a_map_one_position_wide(batch):

@@ -16,6 +16,23 @@ def _block(m, x):
     return x * m.op(F.adaptive_avg_pool2d(x, 1)).sigmoid()
 
 
+PADDED = {
+    "ones": lambda m, x: F.pad(x, (1, 0, 2, 1), value=1.0),
+    "convolved": lambda m, x: m.conv(F.pad(F.silu(x), (1, 1, 1, 1), value=-0.7)),
+    "cropped on one side": lambda m, x: m.conv(F.pad(x, (2, -1, -2, 1), value=3.0)),
+    "least": lambda m, x: F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=float("-inf")), 3, 1),
+    "channels last": lambda m, x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 2, 0, 1), value=0.5).permute(0, 3, 1, 2),
+    "zeros, channels last": lambda m, x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 2)).permute(0, 3, 1, 2),
+    "circular": lambda m, x: m.conv(F.pad(x, (1, 2, 3, 1), mode="circular")),
+    "module": lambda m, x: nn.ConstantPad2d(2, 0.25)(x) * 2,
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padding(name, batch):
+    check_rule(PADDED[name], batch, lambda: {"conv": nn.Conv2d(8, 8, 3, padding=1)})
+
+
 CASES = {
     "nearest 2": _resize(scale_factor=2.0),
     "nearest 3, 2": _resize(scale_factor=(3.0, 2.0)),
@@ -78,7 +95,7 @@ DENSE = {
         _resize(scale_factor=0.5, mode="bilinear", antialias=True), "_upsample_bilinear2d_aa",
     ),
     "adaptive maximum": (lambda m, x: F.adaptive_max_pool2d(x, (4, 3)), "adaptive_max_pool2d"),
-    "padding with ones": (lambda m, x: F.pad(x, (1, 0, 2, 1), value=1.0), "pad"),
+    "padding of channels": (lambda m, x: F.pad(x, (0, 0, 0, 0, 1, 1)), "pad"),
 }  # fmt: skip
 
 

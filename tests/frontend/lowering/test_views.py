@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import retouch
-from support import around, check, check_rule, noise, spot
+from support import around, check, check_rule, compile_all, edit, noise, spot
 
 
 def _shuffled(x, groups=2):
@@ -86,6 +86,29 @@ CASES = {
     "focus": lambda m, x: torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1),
     "flip": lambda m, x: x.flip(3),
     "flip both": lambda m, x: x.flip((2, -1)) + x,
+    "flip of the second and third": lambda m, x: x.permute(0, 2, 3, 1).flip((1, 2)).permute(0, 3, 1, 2),
+    "crop of the second": lambda m, x: x.permute(0, 2, 3, 1)[:, 2:-3, 1::2].permute(0, 3, 1, 2),
+    "crop between tokens": lambda m, x: x.flatten(2).unflatten(2, (16, 12))[:, :, 3:] * 2,
+    "row": lambda m, x: (x[:, :, 3] * 2)[:, :, None],
+    "rows put together": lambda m, x: (torch.stack([x[..., 2], x[..., 5]], 3) + 1).select(3, 1)[..., None],
+    "unbound rows": lambda m, x: (x[:, :, :3].unbind(2)[1] + x.select(2, -1))[:, :, None],
+    "unbound channels": lambda m, x: torch.stack(x.unflatten(1, (4, 2)).unbind(1)[::-1], 1).flatten(1, 2)[:, :3] * 2,
+    "one sample": lambda m, x: (x[:, None] * 2)[:, 0],
+    "stack": lambda m, x: torch.stack([x, x * 2], 1).flatten(1, 2) + 1,
+    "stack, summed": lambda m, x: torch.stack([x, F.silu(x), m.op(x)], 1).unbind(1)[2] + x,
+    "stack in the middle": lambda m, x: torch.stack([x, x * 2], 2)[:, :, 1] + 1,
+    "stack of one channel": lambda m, x: torch.stack([x[:, 0], x[:, 3]], 1) * 2,
+    "stack of one": lambda m, x: torch.stack([x], 1).flatten(1, 2) * 2,
+    "repeated positions": lambda m, x: x.repeat_interleave(2, 2).repeat_interleave(3, dim=3),
+    "repeated positions, convolved": lambda m, x: m.op(F.silu(x).repeat_interleave(2, -1)),
+    "repeated channels": lambda m, x: x[:, :4].repeat_interleave(2, 1) + x,
+    "repeated channel": lambda m, x: x[:, :1].repeat_interleave(8, 1) + x,
+    "tiled": lambda m, x: x.repeat(1, 2, 1, 3),
+    "tiled, another name": lambda m, x: x[:, :1].tile(8, 1, 1) * m.op(x),
+    "rolled": lambda m, x: m.op(x.roll((2, -3), (2, 3))),
+    "rolled and back": lambda m, x: m.op(x.roll((2, 1), (-1, -2))).roll((-2, -1), (-1, -2)),
+    "rolled, channels last": lambda m, x: x.permute(0, 2, 3, 1).roll((-3, -3), (1, 2)).permute(0, 3, 1, 2) * 2,
+    "rolled channels": lambda m, x: x.roll(3, 1) + x.roll(8, 1) + x.roll((1, 1, -2), (1, 2, 1)),
     "pixel shuffle": lambda m, x: F.pixel_shuffle(x, 2),
     "pixel shuffle of an activation": lambda m, x: F.pixel_shuffle(F.relu(m.op(x)), 2) * 2,
     "pixel unshuffle": lambda m, x: F.pixel_unshuffle(x, 2),
@@ -154,6 +177,10 @@ DENSE = {
     "samples as channels": lambda m, x: x.reshape(1, -1, *x.shape[2:]),
     "channels as samples": lambda m, x: x.reshape(-1, 1, *x.shape[2:]),
     "one channel unshuffled": lambda m, x: F.pixel_unshuffle(x[:, :1], 2),
+    "samples rolled": lambda m, x: x.roll(1, 0),
+    "everything rolled": lambda m, x: x.roll(5),
+    "everything repeated": lambda m, x: x.repeat_interleave(2)[: x.numel()].view(x.shape),
+    "many channels repeated": lambda m, x: torch.cat([x, x], 1).repeat_interleave(2, 1),
     "windows": lambda m, x: x.view(x.shape[0], 8, 4, 4, 3, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 4),
 }
 
@@ -174,6 +201,51 @@ def test_arrangements_without_rows_are_right_all_the_same(name, then, batch):
     net = retouch.compile(module, (x,), backend="reference", policy="exact")
     names = [f.split(":")[0] for f in net.explain().fallbacks]
     check(module, (x,), [spot(16, 12)], local=False, sparse=False, fallbacks=names)
+
+
+EMPTY = {
+    "rest of one channel": lambda m, x: torch.cat([x[:, :1], x[:, :1][:, 1:] * 2, x[:, 1:]], 1),
+    "returned": lambda m, x: x[:, :1][:, 1:],
+    "no positions": lambda m, x: torch.cat([x, x[:, :, 16:]], 2),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_slices_of_nothing(name, batch):
+    module = around(EMPTY[name])
+    x, mask = noise(batch, 3, 16, 12, seed=1), spot(16, 12)
+    edited = edit(x, mask)
+    for net in compile_all(module, (x,)):
+        y, recording = net.record(x)
+        updated = net.update(recording, retouch.Region.from_mask(mask), edited)
+        for found, given in ((y, x), (updated, edited)):
+            assert torch.allclose(found, module(given), atol=1e-5)
+            assert found.shape == module(given).shape
+
+
+class Map(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("map", torch.ones(1, 8, 16, 12))
+
+
+IN_ORDER = {
+    "view": lambda m, x: torch.stack([x, m.op.map.expand_as(x)], 2).flatten(1, 2),
+    "view of an expanded map": lambda m, x: (
+        torch.atan(x[:, None]).expand(-1, 3, -1, -1, -1).flatten(2, 3).flatten(1, 2)
+    ),
+    "memory": lambda m, x: x.as_strided((x.shape[0], 4, 8), (8 * 192, 192, 1), 5),
+    "complex": lambda m, x: torch.view_as_real(torch.view_as_complex(x.unflatten(3, (6, 2))) * 1j).flatten(3),
+    "bits": lambda m, x: x.view(torch.int32).bitwise_and(-256).view(torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_operations_on_memory_in_order(name, batch):
+    """What runs densely gets the strides that it was captured with, where it depends on them."""
+    x, mask = noise(batch, 3, 16, 12, seed=1), spot(16, 12)
+    module = around(IN_ORDER[name], lambda: {"op": Map()})
+    check(module, (x,), [mask], local=False, sparse=False, fallbacks=None, tolerance=1e-4 if name == "bits" else 2e-6)
 
 
 def test_samples_joined_in_a_batch():

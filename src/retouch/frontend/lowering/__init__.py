@@ -5,7 +5,21 @@ layout of rows (`Ref`), a dense `Value`, or a list of them. A rule that cannot e
 `NoRule` with the reason; the node then runs densely and `explain()` shows the reason.
 """
 
-from retouch.frontend.lowering import attention, conv, norm, pointwise, resize, views
+from retouch.frontend.lowering import (
+    activations,
+    attention,
+    conv,
+    logic,
+    norm,
+    pointwise,
+    products,
+    reductions,
+    resize,
+    views,
+)
 from retouch.frontend.lowering.context import lower
 
-__all__ = ["attention", "conv", "lower", "norm", "pointwise", "resize", "views"]
+__all__ = [
+    "activations", "attention", "conv", "logic", "lower", "norm", "pointwise", "products", "reductions", "resize",
+    "views",
+]  # fmt: skip

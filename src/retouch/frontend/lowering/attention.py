@@ -1,18 +1,17 @@
-"""Scaled dot product attention, whole or written by hand with matmul and softmax."""
+"""Scaled dot product attention, whole or, with `products.py`, written by hand."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch.fx import Node
 
-from retouch.frontend.lowering import joint
+from retouch.frontend.lowering import joint, reductions
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
-from retouch.frontend.lowering.conv import project
-from retouch.frontend.lowering.views import swap
 from retouch.ir.layout import Atom, Ref, axis, merge
 from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import Attention
@@ -53,7 +52,7 @@ def attend(
     """The attention operation over one or several runs of keys and values, in the layout of q or dense."""
     heads = heads_of(q)
 
-    def operand(item: Ref | Value) -> Value | Matrix:
+    def run(item: Ref | Value) -> Value | Matrix:
         if isinstance(item, Value):
             return _keys(item, heads, q.value.batch, q)
         if heads_of(item) != heads or item.value.batch != q.value.batch:
@@ -62,14 +61,14 @@ def attend(
 
     width = values[0].shape[-1]
     out = context.value(node, q.value.grid, q.value.batch, heads * width)
-    k, v = tuple(operand(x) for x in keys), tuple(operand(x) for x in values)
+    k, v = tuple(run(x) for x in keys), tuple(run(x) for x in values)
     context.add(Attention(out, q.value, k, v, heads, scale))
     dims = [tuple(Atom("c", width, a.size) if a.axis == "c" else a for a in d) for d in q.dims[:-1]]
     return Ref(out, (*dims, axis("c", width)))
 
 
-def _operand(context: Context, argument: Any) -> Ref | Value:
-    item = context.item(argument)
+def operand(context: Context, item: Item) -> Ref | Value:
+    """Rows with channels apart from positions, or a dense value."""
     if isinstance(item, Ref):
         return context.regular(item)
     if isinstance(item, Value):
@@ -89,52 +88,38 @@ def sdpa(context: Context, node: Node) -> Item:
     if all(isinstance(i, Joint) for i in items):
         q, k, v = items
         return joint.attend(context, node, q, k, v, scale, partial(attend, context, node, scale=scale))
-    q, k, v = (_operand(context, context.arg(node, i)) for i in range(3))
+    q, k, v = (operand(context, i) for i in items)
     if not isinstance(q, Ref):
         raise NoRule("queries without a grid")
     return attend(context, node, q, [k], [v], scale)
 
 
-@rule("matmul.default", "bmm.default", "mm.default")
-def matmul(context: Context, node: Node) -> Item:
-    """Scores q k^T, scores times values, or a linear layer written as a product."""
-    left, right = context.item(context.arg(node, 0)), context.item(context.arg(node, 1))
-    if isinstance(left, Scores):
-        if not left.softmaxed:
-            raise NoRule("scores without a softmax")
-        values = _operand(context, context.arg(node, 1))
-        return attend(context, node, left.q, [left.k], [values], left.scale)
-    if isinstance(left, Ref) and isinstance(right, Value) and right in context.constant and len(right.shape) == 2:
-        return project(context, node, context.regular(left), right, None, "matmul")
-    if not isinstance(left, Ref):
-        raise NoRule("a product whose left side has no grid")
-    q = context.regular(left)
+def scores(q: Ref, k: Ref | Value, scale: float = 1.0) -> Scores:
+    """`scale * q k^T` of layouts with the width last."""
     heads_of(q)
-    if isinstance(right, Ref):
-        keys = swap(context.regular(right), -1, -2)
-        heads_of(keys)
-        return Scores(q, keys, 1.0, False)
-    raise NoRule("a product with a dense right side")
+    if isinstance(k, Ref):
+        heads_of(k)
+    return Scores(q, k, scale)
 
 
-@rule("baddbmm.default")
-def baddbmm(context: Context, node: Node) -> Item:
-    """Scores as older attention processors compute them: beta 0, the scale as alpha."""
-    if context.option(node, "beta", 1) != 0:
-        raise NoRule("scores with an added bias")
-    left, right = context.ref(context.arg(node, 1)), context.item(context.arg(node, 2))
-    if not isinstance(right, Ref):
-        raise NoRule("a product with a dense right side")
-    k = swap(context.regular(right), -1, -2)
-    heads_of(left)
-    heads_of(k)
-    return Scores(left, k, float(context.option(node, "alpha", 1)), False)
+def weighted(context: Context, node: Node, given: Scores, values: Any) -> Ref:
+    """Softmaxed scores times values, whose width is last."""
+    if not given.softmaxed or given.transposed:
+        raise NoRule("scores without a softmax over what is summed")
+    return attend(context, node, given.q, [given.k], [values], given.scale)
 
 
 @rule("softmax.int", "_softmax.default")
 def softmax(context: Context, node: Node) -> Item:
-    scores = context.item(context.arg(node, 0))
-    dims = len(node.meta["val"].shape)
-    if not isinstance(scores, Scores) or scores.softmaxed or int(context.arg(node, 1)) % dims != dims - 1:
+    """Over the keys of attention scores, or over the channels of rows."""
+    item, dims = context.item(context.arg(node, 0)), len(node.meta["val"].shape)
+    dim = int(context.arg(node, 1)) % dims
+    if isinstance(item, Ref):
+        return reductions.softmax(context, node)
+    if not isinstance(item, Scores) or item.softmaxed or dim < dims - 2:
         raise NoRule("a softmax that is not attention")
-    return Scores(scores.q, scores.k, scores.scale, True)
+    if (dim == dims - 1) == item.transposed:  # the other side is what is summed
+        if not isinstance(item.k, Ref):
+            raise NoRule("a softmax over the queries")
+        item = replace(item, q=item.k, k=item.q, transposed=not item.transposed)
+    return replace(item, softmaxed=True)

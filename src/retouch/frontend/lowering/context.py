@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from retouch.frontend.capture import Captured
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import Geometry, Grid
-from retouch.ir.layout import LayoutError, Ref, axis, image, like
+from retouch.ir.layout import LayoutError, Ref, axis, image, like, regrid
 from retouch.ir.program import Op, Output, Program
 from retouch.ir.value import Matrix, Value
 from retouch.ir.verify import verify
-from retouch.ops.dense import Arg, Dense, Lift
+from retouch.ops.dense import Arg, Dense, Lift, Strided
 from retouch.ops.row_map import Concat, Map, Remap, Slice, deduplicate
 from retouch.ops.shuffle import Shuffle, Unshuffle
 
@@ -35,12 +35,20 @@ class NoRule(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """Attention written by hand, not yet complete: scale * q k^T, softmaxed or not."""
+    """Attention written by hand, not yet complete: scale * q k^T, softmaxed over the keys or not, maybe transposed."""
 
     q: Ref
     k: Ref | Value
     scale: float
-    softmaxed: bool
+    softmaxed: bool = False
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a comparison became: rows that hold 1 where it is true and 0 elsewhere, in a type of rows."""
+
+    ref: Ref
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,9 @@ class Joint:
         """Length of each part along `dim`."""
         return [p.shape[self.dim] for p in self.parts]
 
+
+PENDING = Scores, Joint, Condition
+"""What stands for a tensor that only some rules can read; the others have it computed densely."""
 
 Item = Any
 Rule = Callable[["Context", Node], Item]
@@ -75,6 +86,13 @@ IDENTITIES = frozenset(
     f"aten.{name}"
     for name in ("clone.default", "contiguous.default", "alias.default", "detach.default", "lift_fresh_copy.default")
 ) | {"aten.dropout.default", "aten.feature_dropout.default", "aten.alias_copy.default", "aten.detach_.default"}
+
+
+IN_ORDER = frozenset(
+    f"aten.{name}"
+    for name in ("view.default", "view.dtype", "_unsafe_view.default", "as_strided.default", "view_as_complex.default")
+)
+"""Operations whose result, or whether there is one, depends on the strides of the first argument."""
 
 
 class Context:
@@ -103,7 +121,7 @@ class Context:
         return node.kwargs.get(name, default)
 
     def item(self, argument: Any) -> Item:
-        """What an argument became: Ref, Value, Scores, or the Python constant itself."""
+        """What an argument became: Ref, Value, something pending, or the Python constant itself."""
         return self.items[argument] if isinstance(argument, Node) else argument
 
     def ref(self, argument: Any) -> Ref:
@@ -165,17 +183,33 @@ class Context:
     def dense_value(self, node: Node) -> Value:
         return self.value(node, None, 1, 0)
 
-    def map(self, node: Node, ref: Ref, expr: Expr, rows: Sequence[Value], vectors: Sequence[Matrix] = ()) -> Ref:
+    def constant_call(self, name: str, shape: Sequence[int], function: Callable[..., Any], *args: Any) -> Value:
+        """A float32 constant `function(*args)`, computed once."""
+        out = Value(self.unique(name), tuple(shape), torch.float32)
+        self.constant.add(out)
+        return self.add(Dense(out, function, args, {}, (), None))
+
+    def map(
+        self,
+        node: Node,
+        ref: Ref,
+        expr: Expr,
+        rows: Sequence[Value],
+        vectors: Sequence[Matrix] = (),
+        dtype: torch.dtype | None = None,
+    ) -> Ref:
         """A pointwise operation in the arrangement of `ref`."""
-        out = self.add(deduplicate(Map(self.rows_like(node, ref), expr, tuple(rows), tuple(vectors))))
-        return Ref(out, ref.dims)
+        value = self.value(node, ref.value.grid, ref.value.batch, ref.value.channels, dtype)
+        return Ref(self.add(deduplicate(Map(value, expr, tuple(rows), tuple(vectors)))), ref.dims)
 
     def remap(self, node: Node, ref: Ref, geometry: Geometry) -> Ref:
-        """Rows moved by a one-tap geometry; `ref` is an image."""
+        """Rows moved by a one-tap geometry."""
         if geometry.is_identity:
             return ref
-        value = self.value(node, geometry.outputs, ref.value.batch, ref.value.channels)
-        return image(self.add(Remap(value, ref.value, geometry)))
+        value = self.value(node, geometry.outputs, ref.value.batch, ref.value.channels, ref.value.dtype)
+        moved = regrid(ref, value)
+        self.add(Remap(value, ref.value, geometry))
+        return moved
 
     def channels(self, node: Node, ref: Ref, start: int, count: int) -> Ref:
         """Channels `start` to `start + count` of a layout whose channels stand in one dimension."""
@@ -295,8 +329,8 @@ class Context:
 
         def place(argument: Node) -> Any:
             item = self.items[argument]
-            if isinstance(item, Scores | Joint):
-                item = self.items[argument] = self.dense(argument, "scores or joined tokens are read")
+            if isinstance(item, PENDING):
+                item = self.items[argument] = self.dense(argument, f"{_pending(item)} are read")
             if not isinstance(item, Ref | Value):
                 return torch.fx.node.map_aggregate(item, lambda x: self._place(x, sources))
             return self._place(item, sources)
@@ -308,13 +342,21 @@ class Context:
         out = result.value if result else self.dense_value(node)
         if depends and not result:
             self.recomputed.add(out)
-        if not isinstance(node.target, Callable):  # type: ignore[arg-type]
-            raise NoRule(f"cannot run {node.target}")
         macs = count_macs(node) if depends else 0
-        self.add(Dense(out, node.target, args, dict(kwargs), tuple(sources), result, reason, macs))  # type: ignore[arg-type]
+        function = self._function(node)
+        self.add(Dense(out, function, args, dict(kwargs), tuple(sources), result, reason, macs))
         if all(isinstance(s, Value) and s in self.constant for s in sources):
             self.constant.add(out)
         return result or out
+
+    @staticmethod
+    def _function(node: Node) -> Callable[..., Any]:
+        """The function of a node, with the strides that it was captured with if it depends on them."""
+        if not callable(node.target):
+            raise NoRule(f"cannot run {node.target}")
+        if str(node.target) not in IN_ORDER:
+            return node.target
+        return Strided(node.target, node.args[0].meta["val"].stride())  # type: ignore[union-attr]
 
     @staticmethod
     def _place(item: Any, sources: list[Value | Ref]) -> Any:
@@ -326,7 +368,7 @@ class Context:
     def _result_layout(self, node: Node, sources: Sequence[Value | Ref]) -> Ref | None:
         """Rows for the result of a fallback: an operand's arrangement, an image on a known grid, or one resized."""
         meta = node.meta.get("val")
-        if not isinstance(meta, torch.Tensor) or meta.dtype not in self.dtypes:
+        if not isinstance(meta, torch.Tensor) or meta.dtype not in self.dtypes or not meta.numel():
             return None
         shape = tuple(meta.shape)
         for source in sources:
@@ -364,7 +406,7 @@ class Context:
             return source[node.args[1]]
         inputs = [self.items[n] for n in node.all_input_nodes]
         flat = [x for item in inputs for x in (item if isinstance(item, list | tuple) else [item])]
-        if not any(isinstance(x, Ref | Scores | Joint) for x in flat):
+        if not any(isinstance(x, (Ref, *PENDING)) for x in flat):
             return self.dense(node)
         name = str(node.target)
         if name in IDENTITIES:
@@ -437,12 +479,16 @@ def _placeholder(context: Context, node: Node) -> Value:
     return context.value(node, Grid(height, width), batch, channels)
 
 
+def _pending(item: Item) -> str:
+    return {Scores: "attention scores", Joint: "joined tokens", Condition: "comparisons"}[type(item)]
+
+
 def _output(context: Context, argument: Any) -> Output:
     if not isinstance(argument, Node):
         return Output(None, constant=argument)
     item = context.items[argument]
-    if isinstance(item, Scores | Joint):
-        item = context.dense(argument, "scores or joined tokens are returned")
+    if isinstance(item, PENDING):
+        item = context.dense(argument, f"{_pending(item)} are returned")
     if isinstance(item, Ref):
         with suppress(NoRule):  # a mixed layout can be returned; only reading it as rows needs a rule
             item = context.regular(item)

@@ -1,18 +1,17 @@
-"""Elementwise ops: arithmetic with scalars, vectors, maps and tensors; activations; means over channels."""
+"""Elementwise arithmetic with scalars, vectors, maps and tensors."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Item, NoRule, Scores, instr, rule
-from retouch.ir.expr import Instr
+from retouch.frontend.lowering.context import Condition, Context, Item, NoRule, Scores, instr, rule
+from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref, axis
 from retouch.ir.value import Matrix, Value
-from retouch.ops.row_map import Map
 
 
 @dataclass
@@ -28,6 +27,8 @@ class _Operands:
 
     def load(self, item: Item) -> int:
         """Register holding the operand."""
+        if isinstance(item, Condition):
+            item = item.ref
         if isinstance(item, bool | int | float):
             self.code.append(Instr("const", imm=float(item)))
         elif isinstance(item, Ref):
@@ -86,10 +87,11 @@ def vector(value: Value, template: Ref) -> Matrix:
     return Matrix(value, tuple(expand), tuple(range(len(shape))), (samples, template.value.channels))
 
 
-def _template(context: Context, node: Node, items: list[Item]) -> Ref:
+def _template(context: Context, node: Node, items: Sequence[Item]) -> Ref:
     """The layout of the result: an operand of its shape, or one that broadcasts a channel."""
     shape = tuple(node.meta["val"].shape)
-    refs = [context.regular(i) for i in items if isinstance(i, Ref)]
+    bare = [i.ref if isinstance(i, Condition) else i for i in items]
+    refs = [context.regular(i) for i in bare if isinstance(i, Ref)]
     for ref in refs:
         if ref.shape == shape:
             return ref
@@ -103,101 +105,50 @@ def _template(context: Context, node: Node, items: list[Item]) -> Ref:
     raise NoRule("the result has the layout of no operand")
 
 
-def apply(context: Context, node: Node, items: list[Item], tail: list[Instr]) -> Item:
-    """A map of `items`; in `tail`, register numbers -1, -2, ... stand for the operands, others for the tail itself."""
+def apply(context: Context, node: Node, items: Sequence[Item], tail: Sequence[Instr], logical: bool = False) -> Item:
+    """A map of `items`; in `tail`, register numbers -1, -2, ... stand for the operands, others for the tail itself.
+
+    `logical`: it is 1 or 0, and becomes a `Condition`.
+    """
     if any(isinstance(i, Scores) for i in items):
         raise NoRule("attention scores are read")
-    dtype = node.meta["val"].dtype
+    operands = _Operands(context, node, _template(context, node, items))
+    dtype = operands.template.value.dtype if logical else node.meta["val"].dtype
     if dtype not in context.dtypes:
         raise NoRule(f"the result is {dtype}")
-    operands = _Operands(context, node, _template(context, node, items))
     registers = [operands.load(i) for i in items]
     base = len(operands.code)
 
     def place(register: int) -> int:
         return registers[-register - 1] if register < 0 else base + register
 
-    code = [*operands.code, *(Instr(i.op, place(i.a), place(i.b), i.imm) for i in tail)]
-    return context.map(node, operands.template, tuple(code), operands.rows, operands.vectors)
+    code = (*operands.code, *(replace(i, a=place(i.a), b=place(i.b)) for i in tail))
+    ref = context.map(node, operands.template, code, operands.rows, operands.vectors, dtype)
+    return Condition(ref) if logical else ref
 
 
-def _unary(name: str, *targets: str) -> None:
-    @rule(*targets)
-    def lower(context: Context, node: Node) -> Item:
-        return apply(context, node, [context.item(context.arg(node, 0))], [Instr(name, -1)])
-
-
-for _name in ("silu", "relu", "tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", "neg", "abs", "reciprocal",
-              "hardswish", "hardsigmoid"):  # fmt: skip
-    _unary(_name, f"{_name}.default")
-
-
-@rule("gelu.default")
-def gelu(context: Context, node: Node) -> Item:
-    name = "gelu_tanh" if context.option(node, "approximate", "none") == "tanh" else "gelu"
-    return apply(context, node, [context.item(context.arg(node, 0))], [Instr(name, -1)])
-
-
-@rule("leaky_relu.default")
-def leaky_relu(context: Context, node: Node) -> Item:
-    slope = float(context.arg(node, 1, "negative_slope", 0.01))
-    return apply(context, node, [context.item(context.arg(node, 0))], [Instr("leaky_relu", -1, imm=slope)])
-
-
-@rule("elu.default")
-def elu(context: Context, node: Node) -> Item:
-    if len(node.args) > 2:
-        raise NoRule("scaled elu")
-    alpha = float(context.arg(node, 1, "alpha", 1.0))
-    return apply(context, node, [context.item(context.arg(node, 0))], [Instr("elu", -1, imm=alpha)])
-
-
-@rule("softplus.default")
-def softplus(context: Context, node: Node) -> Item:
-    if float(context.arg(node, 1, "beta", 1)) != 1.0 or float(context.arg(node, 2, "threshold", 20)) != 20.0:
-        raise NoRule("softplus with another beta or threshold")
-    return apply(context, node, [context.item(context.arg(node, 0))], [Instr("softplus", -1)])
-
-
-@rule("prelu.default")
-def prelu(context: Context, node: Node) -> Item:
-    ref, slope = context.ref(context.arg(node, 0)), context.parameter(context.arg(node, 1))
-    assert slope is not None
-    if slope.shape[0] > 1 and (len(ref.dims) < 2 or not ref.channels_at(1)):
-        raise NoRule("prelu on another dimension")
-    operand = Matrix(slope, slope.shape, (0,), (1, slope.shape[0]))
-    code = instr(
-        ("rows", 0),
-        ("vector", 0),
-        ("const", 0, 0, 0.0),
-        ("maximum", 0, 2),
-        ("minimum", 0, 2),
-        ("mul", 4, 1),
-        ("add", 3, 5),
+def select(condition: int, a: int, b: int, start: int) -> Expr:
+    """`a` where `condition` is 1 and `b` where it is 0, bit for bit, as instructions `start` to `start + 4`."""
+    return instr(
+        ("masked", a, condition),
+        ("const", 0, 0, 1.0),
+        ("sub", start + 1, condition),
+        ("masked", b, start + 2),
+        ("add", start, start + 3),
     )
-    return context.map(node, ref, code, [ref.value], [operand])
 
 
-@rule("clamp.default")
+@rule("clamp.default", "clamp.Tensor")
 def clamp(context: Context, node: Node) -> Item:
     low, high = context.arg(node, 1, "min"), context.arg(node, 2, "max")
     items, tail = [context.item(context.arg(node, 0))], []
     current = -1
     for bound, name in ((low, "maximum"), (high, "minimum")):
         if bound is not None:
-            items.append(bound)
+            items.append(context.item(bound))
             tail.append(Instr(name, current, -len(items)))
             current = len(tail) - 1
     return apply(context, node, items, tail) if tail else items[0]
-
-
-@rule("relu6.default", "hardtanh.default")
-def hardtanh(context: Context, node: Node) -> Item:
-    relu6 = "relu6" in str(node.target)
-    low = 0.0 if relu6 else context.arg(node, 1, "min_val", -1.0)
-    high = 6.0 if relu6 else context.arg(node, 2, "max_val", 1.0)
-    tail = [Instr("maximum", -1, -2), Instr("minimum", 0, -3)]
-    return apply(context, node, [context.item(context.arg(node, 0)), low, high], tail)
 
 
 @rule("pow.Tensor_Scalar")
@@ -211,10 +162,11 @@ def power(context: Context, node: Node) -> Item:
 
 @rule("_to_copy.default", "to.dtype", "_to_copy.out")
 def convert(context: Context, node: Node) -> Item:
+    item = context.item(context.arg(node, 0))
+    if isinstance(item, Condition):
+        return apply(context, node, [item], [])
     ref = context.ref(context.arg(node, 0))
-    if node.meta["val"].dtype == ref.value.dtype:
-        return ref
-    return apply(context, node, [ref], [])
+    return ref if node.meta["val"].dtype == ref.value.dtype else apply(context, node, [ref], [])
 
 
 def _scaled_scores(item: Item, name: str, other: Item) -> Scores | None:
@@ -223,7 +175,7 @@ def _scaled_scores(item: Item, name: str, other: Item) -> Scores | None:
         return None
     if name not in ("mul", "div"):
         return None
-    return Scores(item.q, item.k, item.scale * other if name == "mul" else item.scale / other, False)
+    return replace(item, scale=item.scale * other if name == "mul" else item.scale / other)
 
 
 def _binary(name: str, *targets: str) -> None:
@@ -266,24 +218,35 @@ def rsub(context: Context, node: Node) -> Item:
     return apply(context, node, [a, b, alpha], [Instr("mul", -1, -3), Instr("sub", -2, 0)])
 
 
-@rule("maximum.default")
-def maximum(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(context.arg(node, i)) for i in range(2)], [Instr("maximum", -1, -2)])
+def _two(name: str, *targets: str) -> None:
+    @rule(*targets)
+    def lower(context: Context, node: Node) -> Item:
+        return apply(context, node, [context.item(context.arg(node, i)) for i in range(2)], [Instr(name, -1, -2)])
 
 
-@rule("minimum.default")
-def minimum(context: Context, node: Node) -> Item:
-    return apply(context, node, [context.item(context.arg(node, i)) for i in range(2)], [Instr("minimum", -1, -2)])
+_two("maximum", "maximum.default", "clamp_min.default", "clamp_min.Tensor")
+_two("minimum", "minimum.default", "clamp_max.default", "clamp_max.Tensor")
 
 
-@rule("mean.dim")
-def mean(context: Context, node: Node) -> Item:
-    """A mean over all channels is one number per row."""
-    ref = context.ref(context.arg(node, 0))
-    axes: Any = context.arg(node, 1)
-    dims = sorted(d % len(ref.dims) for d in ([axes] if isinstance(axes, int) else axes))
-    if dims != ref.channel_dims() or not context.arg(node, 2, "keepdim", False):
-        raise NoRule("a mean over positions")
-    out = context.value(node, ref.value.grid, ref.value.batch, 1)
-    context.add(Map(out, instr(("rows", 0), ("row_mean", 0)), (ref.value,)))
-    return Ref(out, tuple(() if i in dims else d for i, d in enumerate(ref.dims)))
+@rule("lerp.Scalar", "lerp.Tensor")
+def lerp(context: Context, node: Node) -> Item:
+    items = [context.item(context.arg(node, i)) for i in range(3)]
+    return apply(context, node, items, instr(("sub", -2, -1), ("mul", 0, -3), ("add", -1, 1)))
+
+
+@rule("addcmul.default", "addcdiv.default")
+def addcmul(context: Context, node: Node) -> Item:
+    """`a + value * b * c`, or `b / c`."""
+    items = [context.item(context.arg(node, i)) for i in range(3)]
+    joined = "mul" if "mul" in str(node.target) else "div"
+    factor = float(context.option(node, "value", 1))
+    return apply(context, node, [*items, factor], instr((joined, -2, -3), ("mul", 0, -4), ("add", -1, 1)))
+
+
+@rule("pow.Scalar")
+def exponential(context: Context, node: Node) -> Item:
+    base = float(context.arg(node, 0))
+    if base <= 0:
+        raise NoRule("a power of a number that is not positive")
+    tail = instr(("mul", -1, -2), ("exp", 0))
+    return apply(context, node, [context.item(context.arg(node, 1)), math.log(base)], tail)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Item, NoRule, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.conv import pair
+from retouch.frontend.lowering.views import move
 from retouch.ir.geometry import AxisMap, Geometry, conv_geometry
 from retouch.ir.layout import Ref, image
 from retouch.ops.pool import Pool
@@ -25,34 +30,47 @@ def _image(context: Context, node: Node) -> Ref:
     return ref
 
 
-def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str) -> Item:
-    ref = _image(context, node)
-    grid = ref.value.grid
-    assert grid is not None
-    if any(sizes[4:]):
-        raise NoRule("padding of channels or samples")
-    left, right, top, bottom = (*sizes[:4], 0, 0)[:4]
-    if (mode == "reflect" and max(left, right) >= grid.width + 0) or (
-        mode == "reflect" and max(top, bottom) >= grid.height
-    ):
-        raise NoRule("reflection wider than the image")
-    y, x = AxisMap.pad(grid.height, top, bottom, mode), AxisMap.pad(grid.width, left, right, mode)
-    return context.remap(node, ref, Geometry(y, x))
+def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str, fill: float = 0.0) -> Item:
+    """Padding of height and width: `sizes` are before and after for each dimension, the last one first."""
+    ref = context.ref(context.arg(node, 0))
+    last = len(ref.dims) - 1
+    padded = {last - i // 2: sizes[i : i + 2] for i in range(0, len(sizes), 2) if any(sizes[i : i + 2])}
+    for dim, edges in padded.items():
+        if mode == "reflect" and max(edges) >= ref.shape[dim]:
+            raise NoRule("reflection wider than the image")
+    maps = {dim: AxisMap.pad(ref.shape[dim], before, after, mode) for dim, (before, after) in padded.items()}
+    moved = move(context, node, ref, maps)
+    return _filled(context, node, ref, moved, sizes, fill) if fill and mode == "constant" else moved
+
+
+def border(shape: Sequence[int], sizes: Sequence[int], fill: float) -> Tensor:
+    """Zeros `shape` with a border of `fill`."""
+    return F.pad(torch.zeros(shape), list(sizes), value=fill)
+
+
+def _filled(context: Context, node: Node, ref: Ref, moved: Ref, sizes: Sequence[int], fill: float) -> Ref:
+    """A padded map, zero outside, plus a constant map of one channel that is zero inside."""
+    spatial = ref.spatial_dims()
+    inner, outer = ([x.shape[i] if i in spatial else 1 for i in range(len(x.dims))] for x in (ref, moved))
+    constant = context.constant_call(node.name + ".border", outer, border, inner, tuple(sizes), fill)
+    value = replace(moved.value, channels=1)
+    one = Ref(
+        value,
+        tuple(d if i in spatial else () if any(a.axis == "c" for a in d) else d for i, d in enumerate(moved.dims)),
+    )
+    lifted = context.lift(node, constant, one)
+    return context.map(node, moved, instr(("rows", 0), ("rows", 1), ("add", 0, 1)), [moved.value, lifted])
 
 
 @rule("pad.default")
 def pad(context: Context, node: Node) -> Item:
-    mode, value = str(context.arg(node, 2, "mode", "constant")), context.arg(node, 3, "value")
-    if mode == "constant" and value:
-        raise NoRule("padding with a value other than zero")
-    return _pad(context, node, context.arg(node, 1), mode)
+    mode, fill = str(context.arg(node, 2, "mode", "constant")), float(context.arg(node, 3, "value") or 0)
+    return _pad(context, node, context.arg(node, 1), mode, fill)
 
 
 @rule("constant_pad_nd.default")
 def constant_pad(context: Context, node: Node) -> Item:
-    if context.arg(node, 2, "value", 0):
-        raise NoRule("padding with a value other than zero")
-    return _pad(context, node, context.arg(node, 1), "constant")
+    return _pad(context, node, context.arg(node, 1), "constant", float(context.arg(node, 2, "value", 0)))
 
 
 @rule("reflection_pad2d.default")

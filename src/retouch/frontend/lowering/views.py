@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch.fx import Node
 
 from retouch.frontend.lowering import joint
-from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, rule
+from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
+from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
-from retouch.ir.layout import Ref
+from retouch.ir.layout import Atom, Ref, axis
 from retouch.ir.value import Value
+from retouch.ops.row_map import Map
 
 
 def _layout(context: Context, argument: Any) -> Ref:
@@ -22,11 +26,18 @@ def _layout(context: Context, argument: Any) -> Ref:
     return item
 
 
-def _reorder(context: Context, node: Node, order: Sequence[int]) -> Item:
-    item = context.item(context.arg(node, 0))
+def reorder(context: Context, item: Item, order: Sequence[int]) -> Item:
+    """`tensor.permute(order)` of rows, joined tokens or attention scores."""
+    order = list(order)
     if isinstance(item, Joint):
         return joint.permute(context, item, order)
-    return _layout(context, context.arg(node, 0)).permute(order)
+    if isinstance(item, Ref):
+        return item.permute(order)
+    if isinstance(item, Scores) and order == list(range(len(order))):
+        return item
+    if isinstance(item, Scores) and order == _swapped(len(order), -1, -2):
+        return replace(item, transposed=not item.transposed)
+    raise NoRule("scores or joined tokens are read")
 
 
 @rule("view.default", "_unsafe_view.default", "reshape.default", "flatten.using_ints", "unflatten.int",
@@ -40,10 +51,15 @@ def view(context: Context, node: Node) -> Item:
 
 @rule("expand.default")
 def expand(context: Context, node: Node) -> Item:
-    ref = _layout(context, context.arg(node, 0))
-    if ref.shape != tuple(node.meta["val"].shape):
+    ref, shape = _layout(context, context.arg(node, 0)), tuple(node.meta["val"].shape)
+    if ref.shape == shape:
+        return ref
+    wider = [i for i, (a, b) in enumerate(zip(ref.shape, shape, strict=False)) if a != b]
+    if len(ref.shape) != len(shape) or len(wider) != 1 or ref.value.channels > 1:
         raise NoRule("rows are repeated")
-    return ref
+    value = context.rows_like(node, ref, shape[wider[0]])
+    out = context.add(Map(value, (Instr("rows", 0),), (ref.value,)))
+    return Ref(out, tuple(axis("c", value.channels) if i == wider[0] else d for i, d in enumerate(ref.dims)))
 
 
 def _swapped(dims: int, a: int, b: int) -> list[int]:
@@ -60,13 +76,17 @@ def swap(ref: Ref, a: int, b: int) -> Ref:
 @rule("permute.default")
 def permute(context: Context, node: Node) -> Item:
     dims = len(node.meta["val"].shape)
-    return _reorder(context, node, [i % dims for i in context.arg(node, 1)])
+    return reorder(context, context.item(context.arg(node, 0)), [i % dims for i in context.arg(node, 1)])
 
 
 @rule("transpose.int")
 def transpose(context: Context, node: Node) -> Item:
     dims = len(node.meta["val"].shape)
-    return _reorder(context, node, _swapped(dims, int(context.arg(node, 1)), int(context.arg(node, 2))))
+    return reorder(
+        context,
+        context.item(context.arg(node, 0)),
+        _swapped(dims, int(context.arg(node, 1)), int(context.arg(node, 2))),
+    )
 
 
 @rule("t.default")
@@ -75,35 +95,36 @@ def t(context: Context, node: Node) -> Item:
     return swap(ref, 0, 1) if len(ref.dims) == 2 else ref
 
 
-@rule("einsum.default")
-def einsum(context: Context, node: Node) -> Item:
-    """A permutation written as an einsum."""
-    equation, operands = str(context.arg(node, 0)).replace(" ", ""), context.arg(node, 1)
-    source, _, target = equation.partition("->")
-    if len(operands) != 1 or sorted(source) != sorted(target) or len(set(source)) != len(source):
-        raise NoRule("an einsum that is no permutation")
-    return _layout(context, operands[0]).permute([source.index(c) for c in target])
+def axis_at(ref: Ref, dim: int) -> str:
+    """The axis, "h" or "w", that is dimension `dim`, whole; NoRule when none is."""
+    grid = ref.value.grid
+    assert grid is not None
+    if ref.is_image and dim in (2, 3):
+        return "hw"[dim - 2]
+    for name, size in (("h", grid.height), ("w", grid.width)):
+        if size > 1 and ref.dims[dim] == axis(name, size):
+            return name
+    raise NoRule(f"dimension {dim} is neither height nor width")
+
+
+def move(context: Context, node: Node, ref: Ref, maps: dict[int, AxisMap]) -> Ref:
+    """Rows moved along dimensions that are height or width."""
+    grid = ref.value.grid
+    assert grid is not None
+    found = {"h": AxisMap.identity(grid.height), "w": AxisMap.identity(grid.width)}
+    found.update((axis_at(ref, dim), moved) for dim, moved in maps.items())
+    return context.remap(node, ref, Geometry(found["h"], found["w"]))
 
 
 def narrow(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: int, step: int) -> Ref:
     """Part of one dimension: whole channels or positions of an image."""
     if (start, stop, step) == (0, ref.shape[dim], 1):
         return ref
-    axes = {a.axis for a in ref.dims[dim]}
-    if axes == {"c"} and ref.channels_at(dim) and step == 1:
+    if stop <= start:
+        raise NoRule("a slice of nothing")
+    if {a.axis for a in ref.dims[dim]} == {"c"} and ref.channels_at(dim) and step == 1:
         return context.channels(node, ref, start, stop - start)
-    if axes <= {"h", "w"} and ref.is_image:
-        return crop(context, node, ref, dim, start, stop, step)
-    raise NoRule(f"a slice of dimension {dim}")
-
-
-def crop(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: int, step: int) -> Ref:
-    """Part of the height (dim 2) or width (dim 3) of an image."""
-    grid = ref.value.grid
-    assert grid is not None
-    y, x = AxisMap.identity(grid.height), AxisMap.identity(grid.width)
-    part = AxisMap.slice(ref.shape[dim], start, stop, step)
-    return context.remap(node, ref, Geometry(part, x) if dim == 2 else Geometry(y, part))
+    return move(context, node, ref, {dim: AxisMap.slice(ref.shape[dim], start, stop, step)})
 
 
 @rule("slice.Tensor")
@@ -122,13 +143,16 @@ def slice_tensor(context: Context, node: Node) -> Item:
 
 
 def _selected(context: Context, node: Node, ref: Ref, dim: int, index: int) -> Ref:
-    """One position of a dimension that splits the channels outermost, such as the 3 of a fused q, k, v."""
-    atoms, channels = ref.dims[dim], ref.value.channels
-    if len(atoms) != 1 or atoms[0].axis != "c" or atoms[0].stride * atoms[0].size != channels:
-        raise NoRule(f"one position of dimension {dim}")
-    width = atoms[0].stride
-    part = context.slice(node, ref.value, index % atoms[0].size * width, width)
-    return Ref(part, tuple(d for i, d in enumerate(ref.dims) if i != dim))
+    """One position of a dimension: of height, of width, or of what splits the channels outermost (a fused q, k, v)."""
+    atoms, channels, rest = ref.dims[dim], ref.value.channels, tuple(d for i, d in enumerate(ref.dims) if i != dim)
+    if not atoms:
+        return Ref(ref.value, rest)
+    index %= ref.shape[dim]
+    if len(atoms) == 1 and atoms[0].axis == "c" and atoms[0].stride * atoms[0].size == channels:
+        width = atoms[0].stride
+        return Ref(context.slice(node, ref.value, index * width, width), rest)
+    line = move(context, node, ref, {dim: AxisMap.slice(ref.shape[dim], index, index + 1, 1)})
+    return Ref(line.value, tuple(d for i, d in enumerate(line.dims) if i != dim))
 
 
 @rule("select.int")
@@ -189,16 +213,81 @@ def _concat_like(context: Context, node: Node, refs: Sequence[Ref], template: Re
     return Ref(joined.value, dims)
 
 
+@rule("stack.default")
+def stack(context: Context, node: Node) -> Item:
+    """A dimension of its own beside those of the parts: channels side by side."""
+    refs = [_layout(context, a) for a in context.arg(node, 0)]
+    first, dims = refs[0], len(node.meta["val"].shape)
+    alike = {(r.dims, r.value.grid, r.value.batch, r.value.channels, r.value.dtype) for r in refs}
+    if len(alike) > 1 or math.prod(first.shape) != first.value.rows * first.value.channels:
+        raise NoRule("parts of different layouts")
+    if first.value.dtype != node.meta["val"].dtype:
+        raise NoRule("parts of different types")
+    dim = int(context.arg(node, 1, "dim", 0)) % dims
+    new = (Atom("c", first.value.channels, len(refs)),) if len(refs) > 1 else ()
+    return Ref(context.concat(node, refs).value, (*first.dims[:dim], new, *first.dims[dim:]))
+
+
+PARTS = 16
+"""Runs of channels that one operation may put together."""
+
+
+def _rearranged(context: Context, node: Node, ref: Ref, dim: int, runs: Sequence[tuple[int, int]]) -> Ref:
+    """Runs of channels (start, count) of dimension `dim` side by side."""
+    if len(runs) > PARTS:
+        raise NoRule(f"more than {PARTS} runs of channels")
+    parts = [context.channels(node, ref, start, count) for start, count in runs]
+    joined = context.concat(node, parts).value
+    return Ref(joined, tuple(axis("c", joined.channels) if i == dim else d for i, d in enumerate(ref.dims)))
+
+
+@rule("repeat.default", "tile.default")
+def repeat(context: Context, node: Node) -> Item:
+    ref, counts = context.ref(context.arg(node, 0)), [int(n) for n in context.arg(node, 1)]
+    if len(counts) > len(ref.dims):
+        raise NoRule("a repetition in another dimension")
+    counts = [1] * (len(ref.dims) - len(counts)) + counts
+    repeated = {dim: n for dim, n in enumerate(counts) if n != 1}
+    positions = {dim: n for dim, n in repeated.items() if not ref.channels_at(dim)}
+    for dim in repeated.keys() - positions.keys():
+        ref = _rearranged(context, node, ref, dim, [(0, ref.value.channels)] * repeated[dim])
+    return move(context, node, ref, {dim: AxisMap.tile(ref.shape[dim], n) for dim, n in positions.items()})
+
+
+@rule("repeat_interleave.self_int")
+def repeat_interleave(context: Context, node: Node) -> Item:
+    ref, count, dim = context.ref(context.arg(node, 0)), int(context.arg(node, 1)), context.arg(node, 2, "dim")
+    if dim is None:
+        raise NoRule("a repetition of everything in one dimension")
+    dim %= len(ref.dims)
+    if ref.channels_at(dim):
+        runs = [(c, 1) for c in range(ref.value.channels) for _ in range(count)]
+        return _rearranged(context, node, ref, dim, runs)
+    return move(context, node, ref, {dim: AxisMap.repeat(ref.shape[dim], count)})
+
+
+@rule("roll.default")
+def roll(context: Context, node: Node) -> Item:
+    """What leaves at one end comes in at the other: of height, width or channels."""
+    ref, shifts, dims = context.ref(context.arg(node, 0)), context.arg(node, 1), context.arg(node, 2, "dims", ())
+    if not dims:
+        raise NoRule("a roll over all dimensions as one")
+    moved: dict[int, int] = {}
+    for dim, shift in zip(dims, shifts, strict=True):
+        moved[dim % len(ref.dims)] = moved.get(dim % len(ref.dims), 0) + int(shift)
+    positions = {dim: AxisMap.roll(ref.shape[dim], n) for dim, n in moved.items() if not ref.channels_at(dim)}
+    for dim in moved.keys() - positions.keys():
+        cut = -moved[dim] % ref.value.channels
+        runs = [(cut, ref.value.channels - cut), (0, cut)] if cut else []
+        ref = _rearranged(context, node, ref, dim, runs) if runs else ref
+    return move(context, node, ref, positions)
+
+
 @rule("flip.default")
 def flip(context: Context, node: Node) -> Item:
-    ref, axes = context.ref(context.arg(node, 0)), {d % 4 for d in context.arg(node, 1)}
-    if not ref.is_image or not axes <= {2, 3}:
-        raise NoRule("a flip of other than height and width")
-    grid = ref.value.grid
-    assert grid is not None
-    y = AxisMap.flip(grid.height) if 2 in axes else AxisMap.identity(grid.height)
-    x = AxisMap.flip(grid.width) if 3 in axes else AxisMap.identity(grid.width)
-    return context.remap(node, ref, Geometry(y, x))
+    ref = context.ref(context.arg(node, 0))
+    dims = [d % len(ref.dims) for d in context.arg(node, 1)]
+    return move(context, node, ref, {dim: AxisMap.flip(ref.shape[dim]) for dim in dims})
 
 
 @rule("pixel_shuffle.default")

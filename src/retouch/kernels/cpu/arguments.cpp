@@ -64,6 +64,15 @@ const int32_t* check_gather(const Rows& rows, const Index* index, int64_t m, int
   return index->table.data;
 }
 
+int64_t check_bounds(const Index& bounds, const char* kernel) {
+  int64_t samples = bounds.table.count - 1;
+  const int32_t* b = bounds.table.data;
+  bool ordered = samples >= 1 && b[0] == 0;
+  for (int64_t i = 0; ordered && i < samples; ++i) ordered = b[i] <= b[i + 1];
+  if (!ordered) bad_value(std::string(kernel) + ": bounds must start at 0 and must not fall");
+  return samples;
+}
+
 ProgramCall::ProgramCall(const Rows& out, const Index* out_index, const Program* program,
                          nb::handle row_list, nb::handle vector_list, const Index* sample,
                          bool epilogue) {

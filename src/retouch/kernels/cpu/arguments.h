@@ -1,6 +1,7 @@
 // Checks of what Python passes to a kernel. Every limit is checked, in release builds too; the
 // messages name the value, the limit and what was expected.
 #pragma once
+#include "dispatch.h"
 #include "handles.h"
 
 #include <initializer_list>
@@ -31,6 +32,16 @@ const int32_t* check_target(const Rows& out, const Index* index, const char* wha
 // The entries of an index [m, taps] that is read through; none is the identity on m rows.
 const int32_t* check_gather(const Rows& rows, const Index* index, int64_t m, int64_t taps,
                             const char* what);
+
+// Samples whose rows are bounds[b] .. bounds[b + 1] - 1.
+int64_t check_bounds(const Index& bounds, const char* kernel);
+
+// Calls a kernel of the instruction set in use.
+template <class Args>
+void launch(void (*kernel)(const Args&, int), const Args& args) {
+  nb::gil_scoped_release release;
+  kernel(args, threads());
+}
 
 // Arguments of a row program, and the memory of their lists.
 class ProgramCall {

@@ -5,6 +5,7 @@
 // Maxima and sums over keys are then plain vector operations, K and V are read where they lie, and
 // only the few queries of a panel are packed. bf16 inputs use exact products with float32 sums; the
 // weights P are rounded to bf16 for the second product.
+#ifndef RETOUCH_BIND
 #include "attention_tile.h"
 #include "gemm_tile.h"
 #include "ops.h"
@@ -332,3 +333,60 @@ void attention(const AttentionArgs& args, int threads) {
 }
 
 } // namespace retouch::RETOUCH_NS
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_attention(const Rows& out, const Index* out_index, const Rows& q, const Index* q_index,
+                    const Rows& k, const Rows& v, int64_t heads, double scale,
+                    const Index& bounds) {
+  for (const Rows* r : {&out, &q, &k, &v}) check_float(*r, "attention");
+  if (k.m.dtype != q.m.dtype || v.m.dtype != q.m.dtype)
+    bad_type("attention: q, k and v must have one dtype");
+  if (heads < 1 || q.m.channels % heads != 0 || v.m.channels % heads != 0)
+    bad_value("attention: " + str(q.m.channels) + " and " + str(v.m.channels) +
+              " channels do not divide into " + str(heads) + " heads");
+  int64_t m = count_rows(out, out_index), samples = bounds.table.count - 1;
+  check_same(k.m.channels, q.m.channels, "channels of k");
+  check_same(out.m.channels, v.m.channels, "channels of out");
+  check_same(v.m.rows, k.m.rows, "rows of v");
+  if (samples < 1 || k.m.rows % samples != 0 || k.m.rows == 0)
+    bad_value("attention: " + str(k.m.rows) + " keys do not divide into " + str(samples) +
+              " samples");
+  const int32_t* b = bounds.table.data;
+  bool ordered = b[0] == 0 && b[samples] == m;
+  for (int64_t i = 0; i < samples; ++i) ordered &= b[i] <= b[i + 1];
+  if (!ordered) bad_value("attention: bounds must rise from 0 to the number of queries " + str(m));
+  AttentionArgs args{out.m,
+                     q.m,
+                     k.m,
+                     v.m,
+                     check_target(out, out_index, "out_index"),
+                     check_gather(q, q_index, m, 1, "q_index"),
+                     heads,
+                     q.m.channels / heads,
+                     v.m.channels / heads,
+                     samples,
+                     k.m.rows / samples,
+                     b,
+                     float(scale)};
+  if (!m || !q.m.channels || !v.m.channels) return;
+  launch(kernels().attention, args);
+}
+
+} // namespace
+
+void bind_attention(nb::module_& m) {
+  m.def("attention", &call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
+        "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a);
+}
+
+} // namespace retouch
+
+#endif

@@ -1,5 +1,3 @@
-#include "bindings.h"
-
 #include "dispatch.h"
 #include "fingerprint.h"
 #include "handles.h"
@@ -125,7 +123,8 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("channels", [](const Rows& r) { return r.m.channels; })
       .def_prop_ro("ld", [](const Rows& r) { return r.m.ld; })
       .def_prop_ro("dtype", [](const Rows& r) { return dtype_name(r.m.dtype); })
-      .def_prop_ro("data_ptr", [](const Rows& r) { return reinterpret_cast<uintptr_t>(r.m.data); });
+      .def_prop_ro("data_ptr", [](const Rows& r) { return reinterpret_cast<uintptr_t>(r.m.data); })
+      .def("tensor", &Rows::tensor, "The same memory as a PyTorch tensor.");
   nb::class_<Arena>(m, "Arena", "One allocation that Rows are carved from.")
       .def(nb::init<int64_t>(), "nbytes"_a)
       .def("rows", &Arena::rows, "offset"_a, "rows"_a, "channels"_a, "dtype"_a)
@@ -135,11 +134,13 @@ void bind_handles(nb::module_& m) {
       .def("__len__", [](const Index& i) { return i.table.count; })
       .def_prop_ro("shape", index_shape)
       .def_ro("min", &Index::min)
-      .def_ro("max", &Index::max);
+      .def_ro("max", &Index::max)
+      .def("tensor", &Index::tensor, "The same memory as a PyTorch tensor.");
   nb::class_<Program>(m, "Program", "A row program: (op, a, b, imm) instructions.")
       .def(nb::init<nb::handle>(), "instructions"_a)
       .def_prop_ro("rows", [](const Program& p) { return p.compiled.rows; })
-      .def_prop_ro("vectors", [](const Program& p) { return p.compiled.vectors; });
+      .def_prop_ro("vectors", [](const Program& p) { return p.compiled.vectors; })
+      .def_ro("instructions", &Program::instructions, "As they were given.");
   nb::class_<Packed>(m, "Packed", "Weights in the order the matrix kernels read them.")
       .def_prop_ro("nbytes", [](const Packed& p) { return p.pages->bytes; })
       .def_prop_ro("shape",
@@ -164,10 +165,22 @@ void bind_handles(nb::module_& m) {
   m.def("available_isas", &available_isas);
 }
 
+#define RETOUCH_KERNEL(name, Args, source) void bind_##name(nb::module_& m);
+#include "kernels.inc"
+
+void bind_kernels(nb::module_& m) {
+  nb::list names;
+#define RETOUCH_KERNEL(name, Args, source)                                                         \
+  bind_##name(m);                                                                                  \
+  names.append(#name);
+#include "kernels.inc"
+  m.attr("KERNELS") = nb::tuple(names);
+}
+
 } // namespace retouch
 
 NB_MODULE(_cpu, m) {
   m.doc() = "Native kernels on rows; the package retouch.kernels.cpu documents them.";
   retouch::bind_handles(m);
-  retouch::bind_ops(m);
+  retouch::bind_kernels(m);
 }

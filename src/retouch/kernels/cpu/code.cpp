@@ -13,39 +13,16 @@ struct OpName {
   int operands; // -1: a load
 };
 
-constexpr OpName op_names[] = {
-    {"acc", Op::acc, -1},
-    {"rows", Op::rows, -1},
-    {"vector", Op::vector, -1},
-    {"const", Op::constant, -1},
-    {"add", Op::add, 2},
-    {"sub", Op::sub, 2},
-    {"mul", Op::mul, 2},
-    {"div", Op::div, 2},
-    {"maximum", Op::maximum, 2},
-    {"minimum", Op::minimum, 2},
-    {"neg", Op::neg, 1},
-    {"abs", Op::abs, 1},
-    {"reciprocal", Op::reciprocal, 1},
-    {"sqrt", Op::sqrt, 1},
-    {"rsqrt", Op::rsqrt, 1},
-    {"exp", Op::exp, 1},
-    {"log", Op::log, 1},
-    {"silu", Op::silu, 1},
-    {"gelu", Op::gelu, 1},
-    {"gelu_tanh", Op::gelu_tanh, 1},
-    {"relu", Op::relu, 1},
-    {"leaky_relu", Op::leaky_relu, 1},
-    {"tanh", Op::tanh, 1},
-    {"sigmoid", Op::sigmoid, 1},
-    {"pow", Op::pow, 1},
-    {"hardswish", Op::hardswish, 1},
-    {"hardsigmoid", Op::hardsigmoid, 1},
-    {"elu", Op::elu, 1},
-    {"softplus", Op::softplus, 1},
-    {"layer_norm", Op::layer_norm, 1},
-    {"rms_norm", Op::rms_norm, 1},
-    {"row_mean", Op::row_mean, 1},
+constexpr OpName op_names[] = {{"acc", Op::acc, -1},
+                               {"rows", Op::rows, -1},
+                               {"vector", Op::vector, -1},
+                               {"const", Op::constant, -1},
+#define RETOUCH_TWO(name, ...) {#name, Op::name, 2},
+#define RETOUCH_ONE(name, ...) {#name, Op::name, 1},
+                               RETOUCH_BINARY(RETOUCH_TWO) RETOUCH_UNARY(RETOUCH_ONE)
+                                   RETOUCH_ROW_WISE(RETOUCH_ONE)
+#undef RETOUCH_ONE
+#undef RETOUCH_TWO
 };
 
 const OpName& find_op(const std::string& name, size_t at) {
@@ -144,7 +121,9 @@ class Assembler {
     if (v.op == Op::rows) program.rows = std::max(program.rows, v.load + 1);
     if (v.op == Op::vector) program.vectors = std::max(program.vectors, v.load + 1);
     program.uses_acc |= v.op == Op::acc;
-    program.whole_row |= v.op == Op::layer_norm || v.op == Op::rms_norm || v.op == Op::row_mean;
+#define RETOUCH_IS(name) program.whole_row |= v.op == Op::name;
+    RETOUCH_ROW_WISE(RETOUCH_IS)
+#undef RETOUCH_IS
   }
 
   Source source(int id, int position) {

@@ -96,7 +96,7 @@ static Line line_converter(DType to, DType from) {
 }
 
 static int64_t item_size(const Matrix& m) {
-  return m.dtype == DType::f32 ? 4 : 2;
+  return m.dtype == DType::f64 ? 8 : m.dtype == DType::f32 ? 4 : 2;
 }
 
 // dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros.

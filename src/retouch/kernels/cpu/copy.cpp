@@ -1,22 +1,17 @@
-#include "copy.h"
+#ifndef RETOUCH_BIND
+#include "convert.h"
+#include "ops.h"
 
-#include <algorithm>
-#include <cstring>
-
-namespace retouch {
+namespace retouch::RETOUCH_NS {
 
 namespace {
-
-int64_t item_size(DType t) {
-  return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2;
-}
 
 struct Lines {
   char* data;
   int64_t stride, bytes;
 
   explicit Lines(const Matrix& m)
-      : data(m.data), stride(m.ld * item_size(m.dtype)), bytes(m.channels * item_size(m.dtype)) {}
+      : data(m.data), stride(m.ld * item_size(m)), bytes(m.channels * item_size(m)) {}
   char* at(int64_t i) const { return data + i * stride; }
 };
 
@@ -27,7 +22,7 @@ int team(int64_t bytes, int threads) {
 void swap_line(char* a, char* b, int64_t bytes) {
   char block[256];
   for (int64_t i = 0; i < bytes; i += sizeof(block)) {
-    size_t n = size_t(std::min<int64_t>(sizeof(block), bytes - i));
+    size_t n = size_t(min_of(sizeof(block), bytes - i));
     memcpy(block, a + i, n);
     memcpy(a + i, b + i, n);
     memcpy(b + i, block, n);
@@ -36,7 +31,9 @@ void swap_line(char* a, char* b, int64_t bytes) {
 
 } // namespace
 
+// dst[dst_index[m]] = src[src_index[m]]; -1 in src_index copies zeros.
 void copy_rows(const CopyArgs& c, int threads) {
+  if (c.dst.dtype != c.src.dtype) return convert_rows(c, threads);
   Lines dst(c.dst), src(c.src);
 #pragma omp parallel for schedule(static) num_threads(team(c.m* dst.bytes, threads))
   for (int64_t m = 0; m < c.m; ++m) {
@@ -49,6 +46,7 @@ void copy_rows(const CopyArgs& c, int threads) {
   }
 }
 
+// Exchanges dst[dst_index[m]] and src[m].
 void swap_rows(const CopyArgs& c, int threads) {
   Lines dst(c.dst), src(c.src);
 #pragma omp parallel for schedule(static) num_threads(team(c.m* dst.bytes, threads))
@@ -56,4 +54,50 @@ void swap_rows(const CopyArgs& c, int threads) {
     swap_line(dst.at(c.dst_index ? c.dst_index[m] : m), src.at(m), dst.bytes);
 }
 
+} // namespace retouch::RETOUCH_NS
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_copy_rows(const Rows& dst, const Index* dst_index, const Rows& src,
+                    const Index* src_index) {
+  bool same = dst.m.dtype == src.m.dtype;
+  if (!same && (dst.m.dtype == DType::f64 || src.m.dtype == DType::f64))
+    bad_type("copy_rows: the dtypes differ, and float64 is not converted");
+  check_same(src.m.channels, dst.m.channels, "channels of src");
+  int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
+  if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
+  CopyArgs args{dst.m, src.m, check_target(dst, dst_index, "dst_index"),
+                check_gather(src, src_index, m, 1, "src_index"), m};
+  launch(kernels().copy_rows, args);
+}
+
+void call_swap_rows(const Rows& kept, const Index* index, const Rows& saved) {
+  if (kept.m.dtype != saved.m.dtype) bad_type("swap_rows: the dtypes differ");
+  check_same(saved.m.channels, kept.m.channels, "channels of saved");
+  int64_t m = index ? index->table.count : kept.m.rows;
+  if (m > saved.m.rows) bad_value("swap_rows: saved has fewer rows than the index");
+  CopyArgs args{kept.m, saved.m, check_target(kept, index, "index"), nullptr, m};
+  launch(kernels().swap_rows, args);
+}
+
+} // namespace
+
+void bind_copy_rows(nb::module_& m) {
+  m.def("copy_rows", &call_copy_rows, "dst"_a, "dst_index"_a.none(), "src"_a,
+        "src_index"_a.none() = nb::none());
+}
+
+void bind_swap_rows(nb::module_& m) {
+  m.def("swap_rows", &call_swap_rows, "kept"_a, "index"_a.none(), "saved"_a);
+}
+
 } // namespace retouch
+
+#endif

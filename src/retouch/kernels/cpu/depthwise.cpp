@@ -1,3 +1,4 @@
+#ifndef RETOUCH_BIND
 #include "ops.h"
 #include "parallel.h"
 #include "program.h"
@@ -56,3 +57,39 @@ void depthwise(const DepthwiseArgs& args, int threads) {
 }
 
 } // namespace retouch::RETOUCH_NS
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_depthwise(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
+                    const Rows& weight, const Program* program, nb::handle rows, nb::handle vectors,
+                    const Index* sample) {
+  ProgramCall call(out, out_index, program, rows, vectors, sample, true);
+  int64_t m = count_rows(out, out_index);
+  check_float(a, "a");
+  check_dtype(weight, {DType::f32}, "weight");
+  check_same(a.m.channels, out.m.channels, "channels of a");
+  check_same(weight.m.channels, out.m.channels, "channels of weight");
+  const int32_t* data = check_gather(a, index, m, weight.m.rows, "index");
+  DepthwiseArgs args{m, a.m, {data, m, weight.m.rows}, weight.m, call.args};
+  if (!out.m.channels) return;
+  launch(kernels().depthwise, args);
+}
+
+} // namespace
+
+void bind_depthwise(nb::module_& m) {
+  m.def("depthwise", &call_depthwise, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+        "weight"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(),
+        "vectors"_a = nb::none(), "sample"_a.none() = nb::none());
+}
+
+} // namespace retouch
+
+#endif

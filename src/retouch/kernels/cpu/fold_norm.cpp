@@ -1,4 +1,5 @@
-#include "fold_norm.h"
+#ifndef RETOUCH_BIND
+#include "common.h"
 
 #include <algorithm>
 #include <cmath>
@@ -38,7 +39,10 @@ class Parts {
 
 } // namespace
 
-void fold_norm(const FoldNormArgs& f) {
+// parts: float64 [samples, 2 * channels of the part], sums then sums of squares; out: float32
+// [samples, 2 * channels], gamma * rstd, then beta - mean * gamma * rstd, per group of channels.
+// shifts are added to the parts.
+void fold_norm(const FoldNormArgs& f, int) {
   int64_t channels = f.out.channels / 2, width = channels / f.groups;
   double count = f.count * double(width);
   for (int64_t b = 0; b < f.out.rows; ++b) {
@@ -63,3 +67,76 @@ void fold_norm(const FoldNormArgs& f) {
 }
 
 } // namespace retouch
+
+#else
+#include "arguments.h"
+
+#include <vector>
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+const float* norm_vector(const Rows* v, int64_t channels, const char* what) {
+  if (!v) return nullptr;
+  check_dtype(*v, {DType::f32}, what);
+  check_same(v->m.channels, channels, what);
+  if (v->m.rows < 1) bad_value(std::string(what) + " is empty");
+  return reinterpret_cast<const float*>(v->m.data);
+}
+
+// float64 [samples, 2 * channels of the part], the channels of all parts together as given.
+std::vector<Matrix> sums_of(nb::handle parts, int64_t samples, int64_t channels) {
+  int64_t found = 0;
+  std::vector<Matrix> list;
+  for (nb::handle item : nb::iter(parts)) {
+    const Rows& part = as<Rows>(item, "parts: expected a list of Rows");
+    check_dtype(part, {DType::f64}, "parts");
+    check_same(part.m.rows, samples, "rows of a part");
+    found += part.m.channels / 2;
+    list.push_back(part.m);
+  }
+  if (list.size()) check_same(found, channels, "channels of the parts together");
+  return list;
+}
+
+void call_fold_norm(const Rows& out, nb::handle parts, nb::handle shifts, int64_t groups,
+                    double count, double eps, const Rows* gamma, const Rows* beta) {
+  check_dtype(out, {DType::f32}, "out");
+  int64_t channels = out.m.channels / 2;
+  std::vector<Matrix> list = sums_of(parts, out.m.rows, channels);
+  std::vector<Matrix> moved = sums_of(shifts, out.m.rows, channels);
+  if (list.empty()) bad_value("fold_norm: there are no parts");
+  if (!moved.empty()) {
+    check_same(int64_t(moved.size()), int64_t(list.size()), "number of shifts");
+    for (size_t i = 0; i < list.size(); ++i)
+      check_same(moved[i].channels, list[i].channels, "channels of a shift");
+  }
+  if (groups < 1 || channels % groups != 0)
+    bad_value("fold_norm: " + str(channels) + " channels do not divide into " + str(groups) +
+              " groups");
+  if (!(count > 0)) bad_value("fold_norm: count must be positive");
+  FoldNormArgs args{out.m,
+                    list.data(),
+                    moved.empty() ? nullptr : moved.data(),
+                    int64_t(list.size()),
+                    groups,
+                    count,
+                    eps,
+                    norm_vector(gamma, channels, "channels of gamma"),
+                    norm_vector(beta, channels, "channels of beta")};
+  launch(kernels().fold_norm, args);
+}
+
+} // namespace
+
+void bind_fold_norm(nb::module_& m) {
+  m.def("fold_norm", &call_fold_norm, "out"_a, "parts"_a, "shifts"_a, "groups"_a, "count"_a,
+        "eps"_a, "gamma"_a.none() = nb::none(), "beta"_a.none() = nb::none());
+}
+
+} // namespace retouch
+
+#endif

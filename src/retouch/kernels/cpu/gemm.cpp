@@ -1,3 +1,4 @@
+#ifndef RETOUCH_BIND
 #include "gemm_tile.h"
 #include "ops.h"
 #include "parallel.h"
@@ -191,3 +192,40 @@ void gemm(const GemmArgs& args, int threads) {
 }
 
 } // namespace retouch::RETOUCH_NS
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
+               const Packed& packed, const Program* program, nb::handle rows, nb::handle vectors,
+               const Index* sample) {
+  const PackedWeights& w = packed.weights;
+  ProgramCall call(out, out_index, program, rows, vectors, sample, true);
+  int64_t m = count_rows(out, out_index);
+  check_same(out.m.channels, w.outputs, "channels of out");
+  check_same(a.m.channels, w.channels * w.groups, "channels of a");
+  if (a.m.dtype != w.dtype)
+    bad_type("a is " + dtype_name(a.m.dtype) + ", the packed weights are " + dtype_name(w.dtype));
+  if (w.lanes != kernels().lanes || w.max_vectors != kernels().max_vectors)
+    bad_value("the weights were packed for another instruction set: pack them again");
+  GemmArgs args{m, a.m, check_gather(a, index, m, w.taps, "index"), w, call.args};
+  launch(kernels().gemm, args);
+}
+
+} // namespace
+
+void bind_gemm(nb::module_& m) {
+  m.def("gemm", &call_gemm, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(), "packed"_a,
+        "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
+        "sample"_a.none() = nb::none());
+}
+
+} // namespace retouch
+
+#endif

@@ -21,6 +21,21 @@ DType read_dtype(nb::dlpack::dtype d, const char* what) {
       (std::string(what) + ": dtype must be float32, bfloat16, float16 or float64").c_str());
 }
 
+nb::dlpack::dtype dlpack_dtype(DType dtype) {
+  const nb::dlpack::dtype types[] = {nb::dtype<float>(), bfloat, half, nb::dtype<double>()};
+  return types[int(dtype)];
+}
+
+// A tensor [rows, columns], or [rows] of one dimension, that keeps the memory of a handle.
+TorchTensor share(const void* data, int64_t rows, int64_t columns, int64_t ld, size_t dims,
+                  nb::dlpack::dtype dtype, const std::shared_ptr<void>& memory) {
+  auto* held = new std::shared_ptr<void>(memory);
+  nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::shared_ptr<void>*>(p); });
+  const size_t shape[2] = {size_t(rows), size_t(columns)};
+  const int64_t strides[2] = {ld, 1};
+  return {const_cast<void*>(data), dims, shape, owner, strides, dtype};
+}
+
 DType named_dtype(const std::string& name) {
   for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64})
     if (name == dtype_name(d)) return d;
@@ -100,6 +115,15 @@ Rows Arena::rows(int64_t offset, int64_t rows, int64_t channels, const std::stri
   return {{pages->data + offset, rows, channels, std::max<int64_t>(channels, 1), type}, pages};
 }
 
+TorchTensor Rows::tensor() const {
+  return share(m.data, m.rows, m.channels, m.ld, 2, dlpack_dtype(m.dtype), memory);
+}
+
+TorchTensor Index::tensor() const {
+  return share(table.data, table.count, table.taps, table.taps, size_t(dims), nb::dtype<int32_t>(),
+               memory);
+}
+
 Index::Index(nb::handle tensor) {
   auto t = std::make_shared<Tensor>(import_tensor(tensor, "Index"));
   if (t->dtype() != nb::dtype<int32_t>()) throw nb::type_error("Index: dtype must be int32");
@@ -126,9 +150,9 @@ Index::Index(nb::handle tensor) {
   memory = std::move(t);
 }
 
-Program::Program(nb::handle instructions) {
+Program::Program(nb::handle instructions) : instructions(nb::tuple(instructions)) {
   std::vector<Instruction> list;
-  for (nb::handle item : nb::iter(instructions)) {
+  for (nb::handle item : this->instructions) {
     nb::object entry = nb::borrow(item);
     if (nb::len(entry) != 4) throw nb::value_error("Program: an instruction is (op, a, b, imm)");
     Instruction in;

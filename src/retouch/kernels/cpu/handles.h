@@ -14,6 +14,7 @@ namespace retouch {
 namespace nb = nanobind;
 
 using Tensor = nb::ndarray<nb::ro, nb::device::cpu>;
+using TorchTensor = nb::ndarray<nb::pytorch, nb::device::cpu>;
 
 // Pages that live as long as a handle needs them.
 struct Pages {
@@ -32,6 +33,7 @@ struct Rows {
   Rows(Matrix m, std::shared_ptr<void> memory) : m(m), memory(std::move(memory)) {}
   explicit Rows(nb::handle tensor);
   Rows slice(int64_t start, int64_t channels) const;
+  TorchTensor tensor() const; // shares the memory
 };
 
 struct Arena {
@@ -48,10 +50,12 @@ struct Index {
   std::shared_ptr<void> memory;
 
   explicit Index(nb::handle tensor);
+  TorchTensor tensor() const; // shares the memory
 };
 
 struct Program {
   CompiledProgram compiled;
+  nb::tuple instructions;
 
   explicit Program(nb::handle instructions);
 };

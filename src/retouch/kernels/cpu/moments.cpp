@@ -1,3 +1,4 @@
+#ifndef RETOUCH_BIND
 #include "ops.h"
 #include "parallel.h"
 
@@ -101,3 +102,37 @@ void channel_sums(const ChannelSumsArgs& args, int threads) {
 }
 
 } // namespace retouch::RETOUCH_NS
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_channel_sums(const Rows& sums, const Rows& x, const Index* index, const Index& bounds,
+                       double sign) {
+  check_dtype(sums, {DType::f64}, "sums");
+  check_float(x, "x");
+  int64_t samples = check_bounds(bounds, "channel_sums");
+  const int32_t* b = bounds.table.data;
+  check_same(sums.m.rows, samples, "rows of sums");
+  check_same(sums.m.channels, 2 * x.m.channels, "channels of sums");
+  ChannelSumsArgs args{sums.m, x.m,     check_gather(x, index, b[samples], 1, "index"),
+                       b,      samples, sign};
+  if (!x.m.channels) return;
+  launch(kernels().channel_sums, args);
+}
+
+} // namespace
+
+void bind_channel_sums(nb::module_& m) {
+  m.def("channel_sums", &call_channel_sums, "sums"_a, "x"_a, "index"_a.none(), "bounds"_a,
+        "sign"_a = 1.0);
+}
+
+} // namespace retouch
+
+#endif

@@ -5,11 +5,8 @@
 
 namespace retouch::RETOUCH_NS {
 
-void gemm(const GemmArgs& args, int threads);
-void row_map(const RowMapArgs& args, int threads);
-void depthwise(const DepthwiseArgs& args, int threads);
-void pool(const PoolArgs& args, int threads);
-void attention(const AttentionArgs& args, int threads);
-void channel_sums(const ChannelSumsArgs& args, int threads);
+#define RETOUCH_ISA_KERNEL(name, Args, source) void name(const Args& args, int threads);
+#define RETOUCH_COMMON_KERNEL(name, Args, source)
+#include "kernels.inc"
 
 } // namespace retouch::RETOUCH_NS

@@ -1,3 +1,4 @@
+#ifndef RETOUCH_BIND
 #include "ops.h"
 #include "parallel.h"
 
@@ -65,3 +66,45 @@ void pool(const PoolArgs& args, int threads) {
 }
 
 } // namespace retouch::RETOUCH_NS
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_pool(const Rows& out, const Index* out_index, const Rows& a, const Index& index,
+               const Rows* weights) {
+  check_float(out, "out");
+  check_float(a, "a");
+  int64_t m = count_rows(out, out_index);
+  check_same(a.m.channels, out.m.channels, "channels of a");
+  const int32_t* data = check_gather(a, &index, m, index.table.taps, "index");
+  if (weights) {
+    check_dtype(*weights, {DType::f32}, "weights");
+    check_same(weights->m.rows, m, "rows of weights");
+    check_same(weights->m.channels, index.table.taps, "taps of weights");
+  }
+  PoolArgs args{m,
+                out.m,
+                check_target(out, out_index, "out_index"),
+                a.m,
+                {data, m, index.table.taps},
+                weights ? &weights->m : nullptr};
+  if (!out.m.channels || !index.table.taps) return;
+  launch(kernels().pool, args);
+}
+
+} // namespace
+
+void bind_pool(nb::module_& m) {
+  m.def("pool", &call_pool, "out"_a, "out_index"_a.none(), "a"_a, "index"_a,
+        "weights"_a.none() = nb::none());
+}
+
+} // namespace retouch
+
+#endif

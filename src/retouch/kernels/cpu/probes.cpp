@@ -1,4 +1,6 @@
-#include "probes.h"
+// How rows move between two runs, as told by a few of them: see retouch/ops/sums.py.
+#ifndef RETOUCH_BIND
+#include "common.h"
 
 #include <algorithm>
 #include <cmath>
@@ -46,7 +48,9 @@ struct Summary {
 
 } // namespace
 
-void fit_probes(const FitProbesArgs& f) {
+// fit float32 [samples, 2 * channels]: scales, then shifts, that match mean and deviation of
+// `before` with those of `after` over rows bounds[b] to bounds[b + 1].
+void fit_probes(const FitProbesArgs& f, int) {
   int64_t channels = f.before.rows.channels;
   for (int64_t b = 0; b < f.samples; ++b) {
     float* scale = reinterpret_cast<float*>(f.fit.data) + b * f.fit.ld;
@@ -58,15 +62,16 @@ void fit_probes(const FitProbesArgs& f) {
     Summary after(f.after, f.bounds[b], f.bounds[b + 1]);
     for (int64_t c = 0; c < channels; ++c) {
       size_t i = size_t(c);
-      double a =
-          std::clamp(after.deviation[i] / before.deviation[i], lowest_scale, highest_scale);
+      double a = std::clamp(after.deviation[i] / before.deviation[i], lowest_scale, highest_scale);
       scale[c] = float(a);
       shift[c] = float(after.mean[i] - a * before.mean[i]);
     }
   }
 }
 
-void move_sums(const MoveSumsArgs& s) {
+// shifts float64 [samples, 2 * channels]: by how much sums and sums of squares change when x
+// becomes scale * x + shift.
+void move_sums(const MoveSumsArgs& s, int) {
   int64_t channels = s.scale.channels;
   for (int64_t sample = 0; sample < s.shifts.rows; ++sample) {
     double rows = s.count - double(s.bounds[sample + 1] - s.bounds[sample]);
@@ -83,3 +88,60 @@ void move_sums(const MoveSumsArgs& s) {
 }
 
 } // namespace retouch
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_fit_probes(const Rows& out, const Rows& before, const Index* before_index,
+                     const Rows& after, const Index* after_index, const Index& bounds) {
+  check_dtype(out, {DType::f32}, "fit");
+  check_float(before, "before");
+  check_float(after, "after");
+  int64_t samples = check_bounds(bounds, "fit_probes"), rows = bounds.table.data[samples];
+  check_same(out.m.rows, samples, "rows of fit");
+  check_same(out.m.channels, 2 * before.m.channels, "channels of fit");
+  check_same(after.m.channels, before.m.channels, "channels of after");
+  FitProbesArgs args{out.m,
+                     {before.m, check_gather(before, before_index, rows, 1, "before_index")},
+                     {after.m, check_gather(after, after_index, rows, 1, "after_index")},
+                     bounds.table.data,
+                     samples};
+  launch(kernels().fit_probes, args);
+}
+
+void call_move_sums(const Rows& shifts, const Rows& sums, const Rows& scale, const Rows& shift,
+                    double count, const Index& bounds) {
+  int64_t samples = check_bounds(bounds, "move_sums");
+  for (const Rows* r : {&shifts, &sums}) {
+    check_dtype(*r, {DType::f64}, "sums");
+    check_same(r->m.channels, 2 * scale.m.channels, "channels of sums");
+  }
+  for (const Rows* r : {&scale, &shift}) check_dtype(*r, {DType::f32}, "fit");
+  check_same(shift.m.channels, scale.m.channels, "channels of shift");
+  for (const Rows* r : {&shifts, &sums, &scale, &shift})
+    check_same(r->m.rows, samples, "rows of sums and fit");
+  MoveSumsArgs args{shifts.m, sums.m, scale.m, shift.m, count, bounds.table.data};
+  launch(kernels().move_sums, args);
+}
+
+} // namespace
+
+void bind_fit_probes(nb::module_& m) {
+  m.def("fit_probes", &call_fit_probes, "fit"_a, "before"_a, "before_index"_a.none(), "after"_a,
+        "after_index"_a.none(), "bounds"_a);
+}
+
+void bind_move_sums(nb::module_& m) {
+  m.def("move_sums", &call_move_sums, "shifts"_a, "sums"_a, "scale"_a, "shift"_a, "count"_a,
+        "bounds"_a);
+}
+
+} // namespace retouch
+
+#endif

@@ -197,11 +197,23 @@ void write_row(const float* x, char* d, bool half, int64_t columns, F f) {
   if (rest) write<false>(d, half, j, rest, f(load_part(x + j, rest)));
 }
 
+// The largest number of a row, NaN if there is one.
+float largest_of(const float* x, int64_t columns) {
+  float largest = x[0];
+  for (int64_t j = 1; j < columns; ++j)
+    largest = (x[j] > largest) | (x[j] != x[j]) ? x[j] : largest;
+  return largest;
+}
+
 void normalise_row(const Step& step, const float* x, char* d, bool half, int64_t n) {
   if (step.op == Op::rms_norm) {
     float square = reduce_row(x, n, [](vf v) { return v * v; }) / float(n);
     float scale = 1.f / __builtin_sqrtf(square + step.imm);
     return write_row(x, d, half, n, [=](vf v) { return v * scale; });
+  }
+  if (step.op == Op::row_max) {
+    float largest = largest_of(x, n);
+    return write_row(x, d, half, n, [=](vf) { return set1(largest); });
   }
   float mean = reduce_row(x, n, [](vf v) { return v; }) / float(n);
   if (step.op == Op::row_mean) return write_row(x, d, half, n, [=](vf) { return set1(mean); });
@@ -233,18 +245,16 @@ void whole_row(const Tile& tile, const Step& step, const View& src, const Target
 void run_step(const Tile& tile, const Step& step, const View* s, const Target& d) {
   const float imm = step.imm;
   switch (step.op) {
-  case Op::add:
-    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a + b; });
-  case Op::sub:
-    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a - b; });
-  case Op::mul:
-    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a * b; });
-  case Op::div:
-    return map_tile<2>(tile, s, d, [](vf a, vf b) { return a / b; });
-  case Op::maximum:
-    return map_tile<2>(tile, s, d, [](vf a, vf b) { return (a > b) | (a != a) ? a : b; });
-  case Op::minimum:
-    return map_tile<2>(tile, s, d, [](vf a, vf b) { return (a < b) | (a != a) ? a : b; });
+#define RETOUCH_TWO(name, ...)                                                                     \
+  case Op::name:                                                                                   \
+    return map_tile<2>(tile, s, d, [](vf x, vf y) { return __VA_ARGS__; });
+#define RETOUCH_ONE(name, ...)                                                                     \
+  case Op::name:                                                                                   \
+    return map_tile<1>(tile, s, d, [=](vf x) { return __VA_ARGS__; });
+    RETOUCH_BINARY(RETOUCH_TWO)
+    RETOUCH_UNARY(RETOUCH_ONE)
+#undef RETOUCH_ONE
+#undef RETOUCH_TWO
   case Op::affine:
     return map_tile<3>(tile, s, d, [](vf a, vf b, vf c) { return fma(a, b, c); });
   case Op::affine_silu:
@@ -253,45 +263,6 @@ void run_step(const Tile& tile, const Step& step, const View* s, const Target& d
     return map_tile<3>(tile, s, d, [](vf a, vf b, vf c) { return (a + b) + c; });
   case Op::copy:
     return map_tile<1>(tile, s, d, [](vf x) { return x; });
-  case Op::neg:
-    return map_tile<1>(tile, s, d, [](vf x) { return -x; });
-  case Op::abs:
-    return map_tile<1>(tile, s, d, [](vf x) { return abs_of(x); });
-  case Op::reciprocal:
-    return map_tile<1>(tile, s, d, [](vf x) { return 1.f / x; });
-  case Op::sqrt:
-    return map_tile<1>(tile, s, d, [](vf x) { return sqrt_of(x); });
-  case Op::rsqrt:
-    return map_tile<1>(tile, s, d, [](vf x) { return 1.f / sqrt_of(x); });
-  case Op::exp:
-    return map_tile<1>(tile, s, d, [](vf x) { return exp_of(x); });
-  case Op::log:
-    return map_tile<1>(tile, s, d, [](vf x) { return log_of(x); });
-  case Op::silu:
-    return map_tile<1>(tile, s, d, [](vf x) { return silu_of(x); });
-  case Op::gelu:
-    return map_tile<1>(tile, s, d, [](vf x) { return gelu_of(x); });
-  case Op::gelu_tanh:
-    return map_tile<1>(tile, s, d, [](vf x) { return gelu_tanh_of(x); });
-  case Op::relu:
-    return map_tile<1>(tile, s, d, [](vf x) { return at_least(x, 0.f); });
-  case Op::leaky_relu:
-    return map_tile<1>(tile, s, d, [=](vf x) { return x < 0.f ? x * imm : x; });
-  case Op::tanh:
-    return map_tile<1>(tile, s, d, [](vf x) { return tanh_of(x); });
-  case Op::sigmoid:
-    return map_tile<1>(tile, s, d, [](vf x) { return sigmoid_of(x); });
-  case Op::pow:
-    return map_tile<1>(tile, s, d, [=](vf x) { return pow_of(x, imm); });
-  case Op::hardswish:
-    return map_tile<1>(tile, s, d,
-                       [](vf x) { return x * at_most(at_least(x + 3.f, 0.f), 6.f) / 6.f; });
-  case Op::hardsigmoid:
-    return map_tile<1>(tile, s, d, [](vf x) { return at_most(at_least(x + 3.f, 0.f), 6.f) / 6.f; });
-  case Op::elu:
-    return map_tile<1>(tile, s, d, [=](vf x) { return x > 0.f ? x : expm1_of(x) * imm; });
-  case Op::softplus:
-    return map_tile<1>(tile, s, d, [](vf x) { return softplus_of(x); });
   default:
     return whole_row(tile, step, s[0], d);
   }

@@ -1,3 +1,4 @@
+#ifndef RETOUCH_BIND
 #include "ops.h"
 #include "parallel.h"
 #include "program.h"
@@ -23,3 +24,31 @@ void row_map(const RowMapArgs& args, int threads) {
 }
 
 } // namespace retouch::RETOUCH_NS
+
+#else
+#include "arguments.h"
+
+namespace retouch {
+
+using namespace nb::literals;
+
+namespace {
+
+void call_row_map(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
+                  nb::handle vectors, const Index* sample) {
+  ProgramCall call(out, out_index, program, rows, vectors, sample, false);
+  RowMapArgs args{count_rows(out, out_index), call.args};
+  if (!out.m.channels) return;
+  launch(kernels().row_map, args);
+}
+
+} // namespace
+
+void bind_row_map(nb::module_& m) {
+  m.def("row_map", &call_row_map, "out"_a, "out_index"_a.none(), "program"_a.none(),
+        "rows"_a = nb::none(), "vectors"_a = nb::none(), "sample"_a.none() = nb::none());
+}
+
+} // namespace retouch
+
+#endif

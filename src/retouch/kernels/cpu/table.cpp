@@ -1,4 +1,4 @@
-#include "convert.h"
+#include "common.h"
 #include "ops.h"
 
 #define RETOUCH_STRING_(x) #x
@@ -6,16 +6,13 @@
 
 namespace retouch::RETOUCH_NS {
 
+#define RETOUCH_KERNEL(name, Args, source) name,
 extern const KernelTable table;
-const KernelTable table = {RETOUCH_STRING(RETOUCH_NS),
-                           lanes,
-                           max_vectors,
-                           gemm,
-                           row_map,
-                           depthwise,
-                           pool,
-                           attention,
-                           channel_sums,
-                           convert_rows};
+const KernelTable table = {
+    RETOUCH_STRING(RETOUCH_NS),
+    lanes,
+    max_vectors,
+#include "kernels.inc"
+};
 
 } // namespace retouch::RETOUCH_NS

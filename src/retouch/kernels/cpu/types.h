@@ -3,6 +3,8 @@
 // No member functions and no templates: code generated here could be merged by the linker with a
 // copy compiled for a newer processor.
 #pragma once
+#include "instructions.h"
+
 #include <cstdint>
 
 namespace retouch {
@@ -33,37 +35,9 @@ enum class Op : uint8_t {
   rows,
   vector,
   constant,
-  // binary
-  add,
-  sub,
-  mul,
-  div,
-  maximum,
-  minimum,
-  // unary
-  neg,
-  abs,
-  reciprocal,
-  sqrt,
-  rsqrt,
-  exp,
-  log,
-  silu,
-  gelu,
-  gelu_tanh,
-  relu,
-  leaky_relu,
-  tanh,
-  sigmoid,
-  pow,
-  hardswish,
-  hardsigmoid,
-  elu,
-  softplus,
-  // over the whole row
-  layer_norm,
-  rms_norm,
-  row_mean,
+#define RETOUCH_NAME(name, ...) name,
+  RETOUCH_BINARY(RETOUCH_NAME) RETOUCH_UNARY(RETOUCH_NAME) RETOUCH_ROW_WISE(RETOUCH_NAME)
+#undef RETOUCH_NAME
   // made by the optimiser: a*b+c, silu(a*b+c), (a+b)+c, a copied
   affine,
   affine_silu,
@@ -202,13 +176,8 @@ struct FoldNormArgs {
 struct KernelTable {
   const char* isa;
   int32_t lanes, max_vectors;
-  void (*gemm)(const GemmArgs&, int threads);
-  void (*row_map)(const RowMapArgs&, int threads);
-  void (*depthwise)(const DepthwiseArgs&, int threads);
-  void (*pool)(const PoolArgs&, int threads);
-  void (*attention)(const AttentionArgs&, int threads);
-  void (*channel_sums)(const ChannelSumsArgs&, int threads);
-  void (*convert_rows)(const CopyArgs&, int threads); // between f32, bf16 and f16
+#define RETOUCH_KERNEL(name, Args, source) void (*name)(const Args&, int threads);
+#include "kernels.inc"
 };
 
 } // namespace retouch

@@ -75,7 +75,7 @@ RETOUCH_INLINE vf log_of(vf x) {
   return (x < 0.f) | (x != x) ? set1(__builtin_nanf("")) : y;
 }
 
-// log(1 + x) for x >= 0; the quotient repairs what 1 + x loses to rounding.
+// log(1 + x) of what is less than infinity; the quotient repairs what 1 + x loses to rounding.
 RETOUCH_INLINE vf log1p_of(vf x) {
   vf u = x + 1.f;
   vf d = u - 1.f;
@@ -123,6 +123,13 @@ RETOUCH_INLINE vf softplus_of(vf x) {
   return (x < 0.f ? vf{} : x) + log1p_of(exp_of(-abs_of(x)));
 }
 
+// Functions that few models use go through the scalar library.
+template <class F>
+RETOUCH_INLINE vf each_of(vf x, F f) {
+  for (int i = 0; i < lanes; ++i) x[i] = f(x[i]);
+  return x;
+}
+
 // The powers that models use; anything else goes through the scalar library.
 RETOUCH_INLINE vf pow_of(vf x, float y) {
   if (y == 2.f) return x * x;
@@ -130,8 +137,7 @@ RETOUCH_INLINE vf pow_of(vf x, float y) {
   if (y == 0.5f) return sqrt_of(x);
   if (y == -0.5f) return 1.f / sqrt_of(x);
   if (y == -1.f) return 1.f / x;
-  for (int i = 0; i < lanes; ++i) x[i] = powf(x[i], y);
-  return x;
+  return each_of(x, [=](float v) { return powf(v, y); });
 }
 
 } // namespace retouch::RETOUCH_NS

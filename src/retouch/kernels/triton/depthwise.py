@@ -13,10 +13,10 @@ from retouch.kernels.triton.handles import (
     IDENTITY,
     Code,
     RowOperand,
+    check_index,
     check_widths,
     count_of,
     row_arguments,
-    taps_of,
     vector_arguments,
 )
 
@@ -52,8 +52,7 @@ def depthwise(
     count, (taps, channels) = count_of(out, out_index), weight.shape
     if a.shape[1] != channels or out.shape[1] != channels:
         raise ValueError(f"the filters have {channels} channels, a {a.shape[1]}, out {out.shape[1]}")
-    if taps_of(index) != taps:
-        raise ValueError(f"the filters have {taps} taps, the index {taps_of(index)}")
+    check_index(index, count, taps)
     check_widths([*(x for x, _ in rows), *vectors], channels)
     if count == 0:
         return

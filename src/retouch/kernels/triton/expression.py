@@ -5,6 +5,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from retouch.ir.instructions import BINARY, ROW_WISE
+
+
+@triton.constexpr_function
+def is_binary(op):
+    return op in BINARY
+
+
+@triton.constexpr_function
+def is_row_wise(op):
+    return op in ROW_WISE
+
 
 @triton.constexpr_function
 def length(code):
@@ -29,6 +41,22 @@ def _tanh(x):
     e = tl.exp(-2.0 * tl.abs(x))
     far = (1.0 - e) / (1.0 + e)
     return tl.where(tl.abs(x) < 0.25, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def _expm1(x):
+    """A series near zero, where the difference cancels."""
+    near = x * (1.0 + x / 2 * (1.0 + x / 3 * (1.0 + x / 4 * (1.0 + x / 5 * (1.0 + x / 6 * (1.0 + x / 7))))))
+    return tl.where(tl.abs(x) < 0.25, near, tl.exp(x) - 1.0)
+
+
+@triton.jit
+def _log1p(x):
+    """The quotient repairs what 1 + x loses to rounding."""
+    u = 1.0 + x
+    d = u - 1.0
+    y = tl.where(d == 0.0, x, tl.log(u) * (x / d))
+    return tl.where(x == float("inf"), x, y)
 
 
 @triton.jit
@@ -100,8 +128,20 @@ def _unary(op: tl.constexpr, x, imm: tl.constexpr):
         y = 1.0 / tl.sqrt(x)
     elif op == "exp":
         y = tl.exp(x)
+    elif op == "expm1":
+        y = _expm1(x)
     elif op == "log":
         y = tl.log(x)
+    elif op == "log1p":
+        y = _log1p(x)
+    elif op == "sin":
+        y = tl.sin(x)
+    elif op == "cos":
+        y = tl.cos(x)
+    elif op == "erf":
+        y = tl.erf(x)
+    elif op == "floor":
+        y = tl.floor(x)
     elif op == "pow":
         y = _square_or_power(x, imm)
     else:
@@ -110,11 +150,39 @@ def _unary(op: tl.constexpr, x, imm: tl.constexpr):
 
 
 @triton.jit
+def _binary(op: tl.constexpr, x, y):
+    if op == "add":
+        z = x + y
+    elif op == "sub":
+        z = x - y
+    elif op == "mul":
+        z = x * y
+    elif op == "div":
+        z = x / y
+    elif op == "maximum":
+        z = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    elif op == "minimum":
+        z = tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    elif op == "lt":
+        z = (x < y).to(tl.float32)
+    elif op == "le":
+        z = (x <= y).to(tl.float32)
+    elif op == "eq":
+        z = (x == y).to(tl.float32)
+    else:
+        tl.static_assert(op == "masked", "an instruction without a Triton form")
+        z = tl.where(y != 0.0, x, -0.0)
+    return z
+
+
+@triton.jit
 def _row_wise(op: tl.constexpr, x, imm: tl.constexpr, inside, width):
     """`x` holds whole rows of `width` channels; `inside` is False in the columns beyond."""
     held = tl.where(inside, x, 0.0)
     if op == "rms_norm":
         y = x / tl.sqrt(tl.sum(held * held, 1) / width + imm)[:, None]
+    elif op == "row_max":
+        y = tl.max(tl.where(inside, x, float("-inf")), 1)[:, None] + tl.zeros_like(x)
     else:
         mean = (tl.sum(held, 1) / width)[:, None]
         if op == "layer_norm":
@@ -163,19 +231,9 @@ def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, wid
         if sample is not None:
             row = tl.load(sample + m, mask=tl.max(inside.to(tl.int32), 1) > 0, other=0).to(tl.int64)
         y = tl.load(x + row[:, None] * stride + c[None, :] * step, mask=inside, other=0.0).to(tl.float32)
-    elif op == "add":
-        y = registers[a] + registers[b]
-    elif op == "sub":
-        y = registers[a] - registers[b]
-    elif op == "mul":
-        y = registers[a] * registers[b]
-    elif op == "div":
-        y = registers[a] / registers[b]
-    elif op == "maximum":
-        y = tl.maximum(registers[a], registers[b], propagate_nan=tl.PropagateNan.ALL)
-    elif op == "minimum":
-        y = tl.minimum(registers[a], registers[b], propagate_nan=tl.PropagateNan.ALL)
-    elif op == "layer_norm" or op == "rms_norm" or op == "row_mean":
+    elif is_binary(op):
+        y = _binary(op, registers[a], registers[b])
+    elif is_row_wise(op):
         y = _row_wise(op, registers[a], imm, inside, width)
     else:
         y = _unary(op, registers[a], imm)

@@ -38,6 +38,13 @@ def taps_of(index: Index | None) -> int:
     return 1 if index is None or index.dim() == 1 else index.shape[1]
 
 
+def check_index(index: Index | None, count: int, taps: int) -> None:
+    """ValueError unless an index table names `taps` rows for each of `count`."""
+    if taps_of(index) != taps or (index is not None and len(index) != count):
+        shape = None if index is None else list(index.shape)
+        raise ValueError(f"index of shape {shape}, expected {[count, taps]}")
+
+
 def row_arguments(rows: list[RowOperand]) -> tuple[tuple[Any, ...], ...]:
     """(rows, row stride, channel stride, index) of every row operand; one channel is read for all."""
     return tuple((x, x.stride(0), int(x.shape[1] > 1), index) for x, index in rows)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from retouch.ir.expr import ROW_WISE
+from retouch.ir.instructions import ROW_WISE
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
 from retouch.kernels.triton.expression import block, evaluate, store
