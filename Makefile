@@ -25,7 +25,7 @@ check: $(STAMPS)/runtime $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=src $(BIN)/lint-imports
 
 coverage: $(STAMPS)/test $(STAMPS)/build $(STAMPS)/weights
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term --cov-report=html:build/coverage

@@ -25,7 +25,7 @@ class SlotKind(StrEnum):
     SUMS = "sums"
     """Its channel sums."""
     FOLDED = "folded"
-    """Scales and shifts of a norm."""
+    """What is made of channel sums: scales and shifts of a norm, means."""
     MATRIX = "matrix"
     """A dense value as a matrix."""
     PACKED = "packed"

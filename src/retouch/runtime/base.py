@@ -17,7 +17,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
-from retouch.ops.moments import sums_width
+from retouch.ops.sums import sums_width
 from retouch.passes.storage import Plan
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch, Shared
@@ -156,7 +156,7 @@ class State(ABC):
         return matrix.tensor(self.values[matrix.value]).to(self.backend.device)
 
     def state(self, slot: Slot) -> Tensor:
-        """Channel sums of a value (see `sums_width`), or scales and shifts float32 `[B, 2C]` of a norm."""
+        """Channel sums of a value (see `sums_width`), or what is folded of them, float32 `[B, ...]`."""
         if slot not in self.states:
             value: Value = slot.key
             if slot.kind is SlotKind.SUMS:
@@ -174,8 +174,7 @@ class State(ABC):
         tensors = []
         for source in op.sources:
             if isinstance(source, Value):
-                known = self.weights.values if source in self.weights.values else self.values
-                tensors.append(known[source])
+                tensors.append(self._content(source))
             else:
                 tensors.append(self.tensor(source))
         result = op.run(tensors)
@@ -183,6 +182,13 @@ class State(ABC):
             self.put_rows(op.out, op.result.rows(result))
         else:
             self.put(op.out, result)
+
+    def _content(self, value: Value) -> Any:
+        """A dense value, also one that kernels fold from sums and write again."""
+        folded = Slot(SlotKind.FOLDED, value)
+        if folded in self.states:
+            return self.states[folded].clone()
+        return self.weights.values[value] if value in self.weights.values else self.values[value]
 
     def tensor(self, ref: Ref) -> Tensor:
         """The graph's tensor for a layout of kept rows (a view where strides allow)."""

@@ -11,11 +11,6 @@ def _resize(**options):
     return lambda m, x: F.interpolate(x, **options)
 
 
-def _block(m, x):
-    """A gate from the whole map, as in squeeze-and-excitation."""
-    return x * m.op(F.adaptive_avg_pool2d(x, 1)).sigmoid()
-
-
 PADDED = {
     "ones": lambda m, x: F.pad(x, (1, 0, 2, 1), value=1.0),
     "convolved": lambda m, x: m.conv(F.pad(F.silu(x), (1, 1, 1, 1), value=-0.7)),
@@ -103,11 +98,3 @@ DENSE = {
 def test_what_has_no_rule_runs_densely(name, batch):
     function, fallback = DENSE[name]
     check_rule(function, batch, local=False, sparse=False, fallbacks=[fallback], tolerance=4e-6)
-
-
-def test_a_gate_from_the_whole_map(batch):
-    """Only the mean itself has no rows; the gate is a vector."""
-    check_rule(
-        _block, batch, lambda: {"op": nn.Conv2d(8, 8, 1)}, local=False, sparse=False,
-        fallbacks=["adaptive_avg_pool2d"], tolerance=4e-6,
-    )  # fmt: skip

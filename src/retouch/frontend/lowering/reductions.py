@@ -1,4 +1,4 @@
-"""Reductions over the channels of each row: means, sums, largest numbers, norms, softmax."""
+"""Reductions over channels, row by row: means, sums, largest numbers, norms, softmax; means and sums of whole maps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.pooled import pooled
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref
 from retouch.ops.row_map import Map
@@ -26,9 +27,13 @@ def _dimensions(axes: Any, count: int) -> list[int]:
 def _channels(context: Context, node: Node, axes: Any) -> Ref:
     """The first argument, if `axes` are its channels, all and no other."""
     ref = context.ref(context.arg(node, 0))
-    if _dimensions(axes, len(ref.dims)) != ref.channel_dims():
+    if not _over_channels(ref, axes):
         raise NoRule("a reduction over other than the channels")
     return ref
+
+
+def _over_channels(ref: Ref, axes: Any) -> bool:
+    return _dimensions(axes, len(ref.dims)) == ref.channel_dims()
 
 
 def reduce(context: Context, node: Node, ref: Ref, code: Expr, keep: bool) -> Ref:
@@ -41,13 +46,17 @@ def reduce(context: Context, node: Node, ref: Ref, code: Expr, keep: bool) -> Re
 
 @rule("mean.dim")
 def mean(context: Context, node: Node) -> Item:
-    ref = _channels(context, node, context.arg(node, 1))
+    ref, axes = context.ref(context.arg(node, 0)), context.arg(node, 1)
+    if not _over_channels(ref, axes):
+        return pooled(context, node, ref, _dimensions(axes, len(ref.dims)))
     return reduce(context, node, ref, MEAN, bool(context.arg(node, 2, "keepdim", False)))
 
 
 @rule("sum.dim_IntList")
 def total(context: Context, node: Node) -> Item:
-    ref = _channels(context, node, context.arg(node, 1))
+    ref, axes = context.ref(context.arg(node, 0)), context.arg(node, 1)
+    if not _over_channels(ref, axes):
+        return pooled(context, node, ref, _dimensions(axes, len(ref.dims)), total=True)
     code = (*MEAN, *instr(("const", 0, 0, float(ref.value.channels)), ("mul", 1, 2)))
     return reduce(context, node, ref, code, bool(context.arg(node, 2, "keepdim", False)))
 

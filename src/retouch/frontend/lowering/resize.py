@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.conv import pair
+from retouch.frontend.lowering.pooled import pooled
 from retouch.frontend.lowering.views import move
 from retouch.ir.geometry import AxisMap, Geometry, conv_geometry
 from retouch.ir.layout import Ref, image
@@ -191,7 +192,7 @@ def adaptive_avg_pool(context: Context, node: Node) -> Item:
     ref = _image(context, node)
     height, width = node.meta["val"].shape[2:]
     if height * width == 1:
-        raise NoRule("a mean over all positions")
+        return pooled(context, node, ref, [2, 3])
     (y, wy), (x, wx) = _adaptive(ref.shape[2], height), _adaptive(ref.shape[3], width)
     return _pooled(context, node, ref, Geometry(y, x), (wy, wx))
 

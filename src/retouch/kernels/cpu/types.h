@@ -163,6 +163,11 @@ struct MoveSumsArgs {
   const int32_t* bounds;
 };
 
+struct FoldMeanArgs {
+  Matrix out, sums, shift; // shift.data == nullptr: none
+  double count;
+};
+
 struct FoldNormArgs {
   Matrix out;
   const Matrix* parts;

@@ -17,7 +17,7 @@ from retouch.ir.expr import Expr, Instr
 from retouch.kernels.devices import lacks_memory
 from retouch.kernels.protocol import BackendError
 from retouch.kernels.tensors import TensorBackend
-from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
+from retouch.kernels.triton import attention, copy, depthwise, gemm, mean, moments, pool, row_map, shuffle
 from retouch.kernels.triton.handles import Code, code_of
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -31,6 +31,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "swap_rows": copy.swap_rows,
     "channel_sums": moments.channel_sums,
     "fold_norm": moments.fold_norm,
+    "fold_mean": mean.fold_mean,
     "fit_probes": moments.fit_probes,
     "move_sums": moments.move_sums,
     "shuffle": shuffle.shuffle,
