@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
@@ -13,6 +14,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
+from retouch.ops.spec import Arguments, Draw, KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,7 @@ class Mean(Op):
     src: Value
 
     whole_map = True
+    kernels = ("channel_sums", "fold_mean")
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
         return ((self.src, Read.SUMS),)
@@ -54,3 +57,19 @@ def reference(out: Tensor, sums: Tensor, shift: Tensor | None, count: int) -> No
         out.copy_(total[:, :channels] / count)
     else:
         out.copy_(total[:, :channels] + total[:, channels : 2 * channels] / count)
+
+
+def _averaged(draw: Draw, dtype: torch.dtype) -> Arguments:
+    samples, channels, count = draw.size(2, 1, 3), draw.size(640, 1, 7, 40), draw.size(200, 50)
+    x = draw.matrix(samples, count, channels, dtype=dtype)
+    sums = torch.cat([x.sum(1), x.square().sum(1)], 1)
+    return torch.zeros(samples, channels), sums, draw.choice(sums * 0.1, None), count
+
+
+FOLD_MEAN = KernelSpec(
+    "fold_mean",
+    "out[b] = the mean of every channel, from its channel sums",
+    reference,
+    {"sums": _averaged},
+    {torch.float64: 1e-7},
+)
