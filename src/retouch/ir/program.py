@@ -6,13 +6,15 @@ or a dense tensor without a grid (time embeddings, text, weights). An operation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from retouch.ir.geometry import Grid
+from retouch.ir.geometry import Geometry, Grid
+from retouch.ir.work import Rows
 
 if TYPE_CHECKING:
     from retouch.runtime.schedule import Builder
@@ -38,9 +40,54 @@ class Value:
     def nbytes(self) -> int:
         return self.rows * self.channels * self.dtype.itemsize
 
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of the tensor, with or without a grid."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __str__(self) -> str:
         where = f"{self.batch}x{self.grid} rows x {self.channels}" if self.grid else str(list(self.shape))
         return f"%{self.name}: {where} {str(self.dtype).removeprefix('torch.')}"
+
+
+class Meter(Protocol):
+    """Adds up the work of a run; operations tell it what they read and compute."""
+
+    dirty: set[Value]
+    """Dense values that are computed again."""
+
+    def active(self, value: Value) -> Rows:
+        """The rows of a value that are computed."""
+
+    def taps(self, geometry: Geometry, rows: Rows) -> Rows:
+        """The input rows that output rows read."""
+
+    def read(self, value: Value, rows: Rows) -> int:
+        """Bytes to read rows of a value and the table that names them; adds the work of making them, if any."""
+
+    def whole(self, value: Value) -> int:
+        """Bytes to read all rows of a value."""
+
+    def buffer(self, value: Value) -> int:
+        """Bytes to read a kept value as it is."""
+
+    def joined(self, value: Value) -> tuple[Value, ...]:
+        """What is read in place of a value that is never made: the parts of a concatenation, or the value."""
+
+    def pieces(self, values: Sequence[Value]) -> int:
+        """Into how many ranges of channels values fall where they are `joined`."""
+
+    def join(self, part: Value, rows: Rows) -> None:
+        """Add the work of putting rows of a value into a concatenation."""
+
+    def refresh(self, parts: Sequence[Value]) -> bool:
+        """Add the work of bringing channel sums up to date; False when they stay as recorded."""
+
+    def write(self, value: Value, rows: Rows) -> int:
+        """Bytes to write rows of a value."""
+
+    def add(self, kernel: str, dtype: torch.dtype, nbytes: int, **shape: Any) -> None:
+        """Add a launch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +114,22 @@ class Op:
     def macs_per_row(self) -> int:
         """Multiply-accumulates for one output row."""
         return 0
+
+    def work(self, meter: Meter) -> None:
+        """Tell the kernel launches that `emit` makes, without making index tables."""
+        self.evaluation(meter, meter.active(self.out))
+
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        """Tell the launches that evaluate `rows` of a map, a concatenation or a remap."""
+        raise NotImplementedError
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int | None:
+        """Bytes to read `rows` of an output that is never computed; None when it is evaluated."""
+        return None
+
+    def joined(self) -> tuple[Value, ...]:
+        """The values of which the channels of the output are made, where they can be read one by one."""
+        return ()
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         """Changed output positions bool `[B, H, W]` (numpy) from those of the operands: the `exact` region rule."""

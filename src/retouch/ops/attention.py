@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Meter, Op, Value
 from retouch.ops.row_map import Matrix, fetch, store
 
 if TYPE_CHECKING:
@@ -59,6 +59,19 @@ class Attention(Op):
         k, v = (builder.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
         bounds = builder.bounds(self.out, active)
         builder.call("attention", *builder.target(self.out), q, q_index, k, v, self.heads, self.scale, bounds)
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.q, rows) + meter.write(self.out, rows)
+        for runs in (self.k, self.v):
+            sizes = [meter.whole(x) if isinstance(x, Value) else x.nbytes for x in runs]
+            for size in sizes if len(sizes) > 1 else ():
+                meter.add("copy_rows", self.q.dtype, 2 * size)
+            nbytes += sum(sizes)
+        columns = (self.q.channels + self.out.channels) // self.heads
+        meter.add(
+            "attention", self.out.dtype, nbytes, rows=len(rows), columns=columns, depth=self.length, count=self.heads
+        )
 
     def describe(self) -> str:
         return f"attention[{self.heads} heads, {self.length} keys]"

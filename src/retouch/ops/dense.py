@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import numpy as np
 import torch.utils._pytree as pytree
 
 from retouch.ir.layout import Ref
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Meter, Op, Value
+from retouch.ir.work import Rows
 from retouch.ops.row_map import Matrix
 
 if TYPE_CHECKING:
@@ -54,6 +56,16 @@ class Dense(Op):
     def emit(self, builder: Builder) -> None:
         builder.dense(self)
 
+    def work(self, meter: Meter) -> None:
+        if self.out not in meter.dirty:
+            return
+        nbytes = sum(meter.buffer(s.value) if isinstance(s, Ref) else s.content_bytes for s in self.sources)
+        columns = self.out.shape[-1] if self.out.shape else 1
+        rows = math.prod(self.out.shape[:-1])
+        depth = self.macs // max(1, rows * columns)
+        nbytes += self.out.content_bytes
+        meter.add("dense", self.out.dtype, nbytes, rows=rows, columns=columns, depth=depth)
+
     def run(self, tensors: list[Any]) -> Any:
         """Call the function on the sources' tensors."""
 
@@ -84,6 +96,12 @@ class Lift(Op):
         grid = self.out.grid
         assert grid is not None
         return np.full((self.out.batch, grid.height, grid.width), bool(masks[self.source.value]))
+
+    def work(self, meter: Meter) -> None:
+        """A lifted value is read in place."""
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int:
+        return rows.distinct * self.out.channels * self.source.dtype.itemsize + rows.index_bytes
 
     def emit(self, builder: Builder) -> None:
         raise AssertionError("a lifted value is read in place")

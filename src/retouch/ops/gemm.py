@@ -5,6 +5,7 @@ Source of the indirection idea: Dukhan, "The Indirect Convolution Algorithm" (ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from retouch.ir.expr import Expr, show
 from retouch.ir.geometry import Geometry
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Meter, Op, Value
 from retouch.ops.row_map import Matrix, RowOperands, fetch, finish
 
 if TYPE_CHECKING:
@@ -78,6 +79,18 @@ class Accumulate(Op):
         builder.call(
             self.kernel, *builder.target(self.out), source, index, self.packed(builder),
             *builder.epilogue(self, active),
+        )  # fmt: skip
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows) if self.geometry else rows)
+        nbytes += sum(meter.read(v, rows) for v in self.rows) + sum(v.nbytes for v in self.vectors)
+        nbytes += math.prod(self.weight.value.shape) * self.weight.value.dtype.itemsize
+        nbytes += meter.write(self.out, rows)
+        depth = self.macs_per_row() // self.out.channels
+        meter.add(
+            self.kernel, self.out.dtype, nbytes, rows=len(rows), columns=self.out.channels, depth=depth,
+            steps=len(self.epilogue or ()),
         )  # fmt: skip
 
     @property

@@ -7,6 +7,7 @@ those of devices without.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Meter, Op, Value
 from retouch.ops.row_map import fetch
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class Moments(Op):
 
     def emit(self, builder: Builder) -> None:
         builder.statistics.norm(self)
+
+    def work(self, meter: Meter) -> None:
+        if meter.refresh(self.parts):
+            sums = sum(8 * sums_width(v.channels, torch.float64) * v.batch for v in self.parts)
+            meter.add("fold_norm", torch.float32, sums + 4 * math.prod(self.out.shape))
 
     def describe(self) -> str:
         return f"moments[{self.groups} groups]"

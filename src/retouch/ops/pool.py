@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from retouch.ir.geometry import Geometry
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Meter, Op, Value
 from retouch.ops.row_map import fetch, store
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ class Pool(Op):
         source, index = builder.access(self.src, builder.taps(self.geometry, active))
         weights = builder.tap_weights(self, active) if self.weights else None
         builder.call("pool", *builder.target(self.out), source, index, weights)
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        source = meter.taps(self.geometry, rows)
+        nbytes = meter.read(self.src, source) + meter.write(self.out, rows) + (4 * len(source) if self.weights else 0)
+        depth = self.geometry.taps if self.weights else 0
+        meter.add("pool", self.out.dtype, nbytes, rows=len(rows), columns=self.out.channels, depth=depth)
 
     def tap_weights(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Weights `[M, taps]` of the output rows `[M]`."""

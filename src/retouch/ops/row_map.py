@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retouch.ir.expr import BINARY, Expr, Instr, show
+from retouch.ir.expr import BINARY, Expr, Instr, is_row_wise, show
 from retouch.ir.geometry import Geometry
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Meter, Op, Value
+from retouch.ir.work import Rows
 
 if TYPE_CHECKING:
     from retouch.runtime.schedule import Builder
@@ -72,6 +73,11 @@ class Matrix:
         axes = source.detach().expand(self.expand).reshape(self.split or self.expand)
         return axes.permute(self.permute).reshape(self.shape).to(self.dtype).contiguous()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the selected columns."""
+        return self.shape[0] * self.channels * self.dtype.itemsize
+
     def columns(self, start: int, channels: int) -> Matrix:
         """Columns `start` to `start + channels` of this selection; a single broadcast column stays."""
         if self.channels == 1:
@@ -102,6 +108,17 @@ class Map(Op):
     def emit(self, builder: Builder) -> None:
         builder.evaluate(self.out)
 
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        pieces = 1 if is_row_wise(self.expr) else meter.pieces(self.rows)
+        read = [part for v in self.rows for part in (meter.joined(v) if pieces > 1 else (v,))]
+        nbytes = sum(meter.read(v, rows) for v in read) + sum(v.nbytes for v in self.vectors)
+        nbytes += meter.write(self.out, rows)
+        for _ in range(pieces):
+            meter.add(
+                "row_map", self.out.dtype, nbytes // pieces,
+                rows=len(rows), columns=self.out.channels // pieces, steps=len(self.expr),
+            )  # fmt: skip
+
     def describe(self) -> str:
         return f"map[{show(self.expr)}]"
 
@@ -127,6 +144,13 @@ class Concat(Op):
     def changed(self, masks: dict[Value, Any]) -> Any:
         return changed_anywhere(self, masks)
 
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        for part in self.parts:
+            meter.join(part, rows)
+
+    def joined(self) -> tuple[Value, ...]:
+        return self.parts
+
     def emit(self, builder: Builder) -> None:
         builder.evaluate(self.out)
 
@@ -143,6 +167,9 @@ class Slice(Op):
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return masks[self.src]
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int:
+        return meter.read(self.src, rows) * self.out.channels // self.src.channels
 
     def emit(self, builder: Builder) -> None:
         raise AssertionError("a slice is read in place")
@@ -163,6 +190,13 @@ class Remap(Op):
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return self.geometry.reach(masks[self.src])
+
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
+        meter.add("row_map", self.out.dtype, nbytes, rows=len(rows), columns=self.out.channels, steps=1)
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int:
+        return meter.read(self.src, meter.taps(self.geometry, rows))
 
     def emit(self, builder: Builder) -> None:
         builder.evaluate(self.out)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retouch.ir.geometry import AxisMap, Geometry
-from retouch.ir.program import Op, Value
+from retouch.ir.program import Meter, Op, Value
 from retouch.ops.row_map import fetch, store
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Shuffle(Op):
         target = builder.target(self.out)
         builder.call("shuffle", *target, source, index, phase, self.phase_stride, self.channel_stride)
 
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
+        meter.add("shuffle", self.out.dtype, nbytes, rows=len(rows))
+
     def describe(self) -> str:
         return f"shuffle[{self.factor[0]}x{self.factor[1]}]"
 
@@ -88,6 +93,11 @@ class Unshuffle(Op):
         source, index = builder.access(self.src, builder.taps(self.geometry, active))
         target = builder.target(self.out)
         builder.call("unshuffle", *target, source, index, self.tap_stride, self.channel_stride)
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
+        meter.add("unshuffle", self.out.dtype, nbytes, rows=len(rows))
 
     def describe(self) -> str:
         return f"unshuffle[{self.factor[0]}x{self.factor[1]}]"
