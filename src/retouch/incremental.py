@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from threading import RLock
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from retouch.ir.tables import Table
 from retouch.kernels import Backend
 from retouch.passes import Plan, fuse, plan
 from retouch.plan import activity
+from retouch.plan.choose import Planner
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.region import Mask, Policy, Region
+from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule, Shared, build, dirty_values
 from retouch.runtime.state.in_place import Recording, plain_tensors
 from retouch.runtime.state.layered import Workspace
@@ -34,6 +37,14 @@ from retouch.runtime.weights import Weights, WeightsChangedError, same_tensor
 
 REMEMBERED = 4
 """Schedules of this many regions are kept for their next update."""
+
+
+@dataclass
+class Planned:
+    """The schedule for a region, None when everything is computed; how long its last update took."""
+
+    schedule: Schedule | None
+    measured_ms: float | None = None
 
 
 class RegionError(ValueError):
@@ -64,7 +75,8 @@ class Incremental:
         self._full: Schedule | None = None
         self._nothing: Schedule | None = None
         self.workspace = Workspace(self)
-        self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
+        self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
+        self._planned: OrderedDict[Any, Planned] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -114,10 +126,12 @@ class Incremental:
             return self._update(recording, region, leaves)
 
     def _update(self, recording: Recording, region: Region, leaves: list[Any]) -> Any:
+        begun = perf_counter()
         changed = self._changed(recording, leaves)
         idle = not region.mask.any() and not changed
         self.backend.set_threads(torch.get_num_threads())
-        schedule = self._idle() if idle else self._schedule(region, changed)
+        planned = Planned(self._idle()) if idle else self._plan_of(region, changed)
+        schedule = planned.schedule
         try:
             if schedule is None:
                 self._rerun(recording, leaves)
@@ -131,6 +145,7 @@ class Incremental:
             recording.abort()
             raise
         recording.commit()
+        planned.measured_ms = 1e3 * (perf_counter() - begun)
         return result
 
     def _check(self, recording: Recording, region: Region) -> None:
@@ -239,20 +254,23 @@ class Incremental:
         return activity.of_update(self.program, region, self.policy, changed)
 
     def _schedule(self, region: Region, changed: frozenset[Value]) -> Schedule | None:
-        """The schedule of an update; None when so much is active that everything is computed."""
+        """The schedule of an update; None when everything is computed."""
+        return self._plan_of(region, changed).schedule
+
+    def _plan_of(self, region: Region, changed: frozenset[Value]) -> Planned:
         key = (region, changed)
-        if key in self._schedules:
-            self._schedules.move_to_end(key)
-            return self._schedules[key]
+        if key in self._planned:
+            self._planned.move_to_end(key)
+            return self._planned[key]
         active = self.active(region, changed)
-        if activity.share(self.program, active) >= self.policy.crossover:
-            return None
+        self._planned[key] = Planned(None if self.planner.is_whole(active) else self._built(active, changed))
+        if len(self._planned) > REMEMBERED:
+            self._planned.popitem(last=False)
+        return self._planned[key]
+
+    def _built(self, active: dict[Value, Table], changed: frozenset[Value]) -> Schedule:
         dirty = dirty_values(self.program, set(changed), active)
-        schedule = build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
-        self._schedules[key] = schedule
-        if len(self._schedules) > REMEMBERED:
-            self._schedules.popitem(last=False)
-        return schedule
+        return build(self.plan, active, self.shared, self.policy.stats != "recorded", dirty)
 
     # Reports
 
@@ -262,12 +280,19 @@ class Incremental:
         return hashlib.blake2b(str(self.program).encode(), digest_size=16).hexdigest()
 
     def explain(self, region: Region | None = None) -> Explanation:
-        """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks."""
+        """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks.
+
+        With a region also what an update does and why, and how long that should take and took the last time.
+        """
         if region is not None:
             self._check_region(region)
         active = self.active(region) if region is not None else activity.everything(self.program)
         kernels = kernel_table.described(self.backend)
-        return explain(self.program, self.plan, active, self.backend.name, kernels)
+        report = explain(self.program, self.plan, active, self.backend.name, kernels)
+        if region is None:
+            return report
+        runs = [planned for (seen, _), planned in self._planned.items() if seen == region and planned.measured_ms]
+        return replace(report, decision=self.planner.choose(active), measured_ms=runs[-1].measured_ms if runs else None)
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -276,7 +301,7 @@ class Incremental:
         if output is None:
             raise RegionError("the module returns no image")
         active = self.active(region)
-        if activity.share(self.program, active) >= self.policy.crossover:
+        if self.planner.is_whole(active):
             active = activity.everything(self.program)
         mask: Mask = np.zeros(output.rows, np.bool_)
         mask[active[output].edited.array] = True

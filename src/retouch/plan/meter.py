@@ -28,11 +28,13 @@ class Run:
     """The launches of a run.
 
     entries: of all its index tables. recorded_bytes: what it reads of the recording as it was before it.
+    result_bytes: what it returns.
     """
 
     launches: tuple[Work, ...]
     entries: int = 0
     recorded_bytes: int = 0
+    result_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -222,9 +224,10 @@ class ActiveMeter:
         for value in written:
             self._put_back(value, value in outputs)
         saved = sum(2 * len(self.active(v)) * v.channels * v.dtype.itemsize for v in written)
-        saves = (Work("copy_many", torch.float32, saved),) if undoable else ()
+        saves = (Work("copy_many", torch.float32, saved, count=len(written)),) if undoable else ()
         entries = sum(map(len, self._taps.values()))
-        return Run((*saves, *self.launches), entries, self._recorded_bytes(set(written)))
+        returned = sum(value.nbytes for value in outputs)
+        return Run((*saves, *self.launches), entries, self._recorded_bytes(set(written)), returned)
 
     def _is_due(self, value: Value) -> bool:
         if value.grid is None:

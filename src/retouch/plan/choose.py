@@ -1,0 +1,123 @@
+"""What an update computes: the active rows, or everything when that is predicted to be faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from retouch.ir.geometry import Grid
+from retouch.ir.program import Value
+from retouch.ir.tables import Table
+from retouch.passes.storage import Plan
+from retouch.plan import activity, meter
+from retouch.plan.cost import CostModel
+from retouch.plan.meter import Run
+from retouch.plan.region import Policy
+
+Dirty = Callable[[set[Value], dict[Value, Table]], set[Value]]
+"""Which dense values depend on changed inputs and active rows."""
+
+UNKNOWN = 0.7
+"""Share of the arithmetic from which everything is computed where no costs are known."""
+
+CLEAR = 0.5
+"""A rough estimate below this share of a run of everything settles it, without a closer look at the work."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an update for a region does.
+
+    whole: everything is computed. share: of the arithmetic that is active. grids: those of which every row is
+    computed, with the reason. sparse_ms, whole_ms: predicted milliseconds of both, for a region seen before;
+    preparing_ms: what a new region takes beside (None: no costs are known). reason: why this was chosen.
+    """
+
+    whole: bool
+    share: float
+    grids: Mapping[Grid, str]
+    sparse_ms: float | None
+    whole_ms: float | None
+    preparing_ms: float | None
+    reason: str
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """Of what is done."""
+        return self.whole_ms if self.whole else self.sparse_ms
+
+    def __str__(self) -> str:
+        done = "computes everything" if self.whole else "computes the active rows"
+        lines = [f"an update {done}: {self.reason}"]
+        lines += [f"grid {grid} is computed whole: {why}" for grid, why in self.grids.items() if not self.whole]
+        return "\n".join(lines)
+
+
+class Planner:
+    """Decides for one program, policy and machine. It reads no clock: equal regions are decided alike."""
+
+    def __init__(self, plan: Plan, policy: Policy, costs: CostModel | None, dirty: Dirty) -> None:
+        """dirty: the dense values that a run for some active rows computes again."""
+        self.plan, self.policy, self.costs, self.dirty = plan, policy, costs, dirty
+
+    @cached_property
+    def everything(self) -> Run:
+        """The work of computing everything."""
+        active = activity.everything(self.plan.program)
+        return meter.of_everything(self.plan, self.dirty(set(self.plan.program.inputs), active))
+
+    @cached_property
+    def _whole(self) -> float:
+        """Predicted seconds of computing everything."""
+        assert self.costs is not None
+        return self.costs.update(self.everything)
+
+    def update(self, active: dict[Value, Table]) -> Run:
+        """The work of an update that computes active rows."""
+        return meter.of_update(self.plan, active, self.policy, self.dirty(set(), active))
+
+    @cached_property
+    def _launching(self) -> float:
+        """Predicted seconds of it that are not work: what would be left if no row were active."""
+        assert self.costs is not None
+        empty = (replace(work, rows=0, nbytes=0) for work in self.everything.launches)
+        return self.costs.update(Run(tuple(empty)))
+
+    def is_whole(self, active: dict[Value, Table]) -> bool:
+        """Whether everything is computed."""
+        share = activity.share(self.plan.program, active)
+        if self.policy.crossover is not None or self.costs is None:
+            return share >= (self.policy.crossover or UNKNOWN)
+        roughly = 2 * self._launching + share * self._whole
+        if roughly < CLEAR * self._whole:
+            return False
+        return self.costs.update(self.update(active)) >= self._whole
+
+    def choose(self, active: dict[Value, Table]) -> Decision:
+        """The decision of `is_whole`, with predictions and reasons."""
+        share, whole = activity.share(self.plan.program, active), self.is_whole(active)
+        sparse_ms = whole_ms = preparing_ms = None
+        if self.costs is not None:
+            run = self.update(active)
+            times = self.costs.update(run), self._whole, self.costs.preparing(run)
+            sparse_ms, whole_ms, preparing_ms = (1e3 * each for each in times)
+        return Decision(
+            whole, share, self._whole_grids(active), sparse_ms, whole_ms, preparing_ms, self._reason(share, whole)
+        )
+
+    def _reason(self, share: float, whole: bool) -> str:
+        if self.costs is not None and self.policy.crossover is None:
+            return f"that is predicted to be the faster way ({self.costs.source})"
+        limit = self.policy.crossover or UNKNOWN
+        given = "the policy's crossover" if self.policy.crossover else "taken where no costs are known"
+        return f"{share:.1%} of the arithmetic is active, {'at least' if whole else 'less than'} {limit:.0%} ({given})"
+
+    def _whole_grids(self, active: dict[Value, Table]) -> dict[Grid, str]:
+        found = dict.fromkeys(self.plan.whole, "the policy says so")
+        by_grid: dict[Grid, list[Table]] = {}
+        for value, rows in active.items():
+            if value.grid is not None:
+                by_grid.setdefault(value.grid, []).append(rows)
+        covered = {grid: "the region covers it" for grid, rows in by_grid.items() if all(t.complete for t in rows)}
+        return covered | found
