@@ -145,7 +145,8 @@ class Incremental:
             recording.abort()
             raise
         recording.commit()
-        planned.measured_ms = 1e3 * (perf_counter() - begun)
+        if self.backend.device.type == "cpu":  # others compute on when this returns
+            planned.measured_ms = 1e3 * (perf_counter() - begun)
         return result
 
     def _check(self, recording: Recording, region: Region) -> None:
@@ -339,6 +340,10 @@ def compile(
     backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
     it has to take the slower reference ones, as the others cannot be used there. Which they are is told by
     `backend.name`, `repr()` and `explain()` of what is returned.
+
+    What an update computes is chosen by what kernels cost. On a CPU the first call on a machine, for a backend and
+    a number of threads, times them for a few seconds and keeps the figures in the user's cache folder, or where
+    RETOUCH_CACHE says; nothing is timed later.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
     mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from retouch.ir.geometry import Grid
 from retouch.ir.program import Value
@@ -55,42 +54,30 @@ class Decision:
 
 
 class Planner:
-    """Decides for one program, policy and machine. It reads no clock: equal regions are decided alike."""
+    """Decides for one program, policy and machine. It reads no clock: equal regions are decided alike.
+
+    `everything` is the work of computing everything. What a new region takes beside its update is left out, as the
+    steps of a session share it. No grid is computed whole to save time: some of its rows never cost more than all.
+    """
 
     def __init__(self, plan: Plan, policy: Policy, costs: CostModel | None, dirty: Dirty) -> None:
-        """dirty: the dense values that a run for some active rows computes again."""
+        """costs: of the machine, None where they are not known."""
         self.plan, self.policy, self.costs, self.dirty = plan, policy, costs, dirty
-
-    @cached_property
-    def everything(self) -> Run:
-        """The work of computing everything."""
-        active = activity.everything(self.plan.program)
-        return meter.of_everything(self.plan, self.dirty(set(self.plan.program.inputs), active))
-
-    @cached_property
-    def _whole(self) -> float:
-        """Predicted seconds of computing everything."""
-        assert self.costs is not None
-        return self.costs.update(self.everything)
+        everything = activity.everything(plan.program)
+        self.everything = meter.of_everything(plan, dirty(set(plan.program.inputs), everything))
+        idle = Run(tuple(replace(work, rows=0, nbytes=0) for work in self.everything.launches))
+        self._whole, self._idle = (costs.update(run) if costs else 0.0 for run in (self.everything, idle))
 
     def update(self, active: dict[Value, Table]) -> Run:
         """The work of an update that computes active rows."""
         return meter.of_update(self.plan, active, self.policy, self.dirty(set(), active))
-
-    @cached_property
-    def _launching(self) -> float:
-        """Predicted seconds of it that are not work: what would be left if no row were active."""
-        assert self.costs is not None
-        empty = (replace(work, rows=0, nbytes=0) for work in self.everything.launches)
-        return self.costs.update(Run(tuple(empty)))
 
     def is_whole(self, active: dict[Value, Table]) -> bool:
         """Whether everything is computed."""
         share = activity.share(self.plan.program, active)
         if self.policy.crossover is not None or self.costs is None:
             return share >= (self.policy.crossover or UNKNOWN)
-        roughly = 2 * self._launching + share * self._whole
-        if roughly < CLEAR * self._whole:
+        if 2 * self._idle + share * self._whole < CLEAR * self._whole:
             return False
         return self.costs.update(self.update(active)) >= self._whole
 
