@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, cycle
 from time import perf_counter
 from typing import Any
 
@@ -19,10 +19,10 @@ from retouch.ops.moments import sums_width
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts, key
 
 BUDGET = 0.02
-"""Seconds in which a shape is timed again and again; the fastest time counts."""
+"""Seconds in which a shape is timed again and again; the fastest call counts."""
 
 LEAST = 4
-"""Rounds at least, the first of which warms up."""
+"""Calls that are timed at least."""
 
 COLD = 64 << 20
 """Bytes of rows, and of weights, through which kernels go before they see the same ones again: networks have more
@@ -51,23 +51,24 @@ class Case:
     calls: Sequence[Callable[[], Any]]
 
     def seconds(self) -> float:
-        """Of the fastest call after the first round: others may have been interrupted."""
+        """Of the fastest call but the first, which warms up: others may have been interrupted."""
         return _fastest(self.calls)
 
 
 def _fastest(calls: Sequence[Callable[[], Any]]) -> float:
-    best, begin, rounds = float("inf"), perf_counter(), 0
-    while rounds < LEAST or perf_counter() - begin < BUDGET:
-        for call in calls:
-            started = perf_counter()
-            call()
-            best = min(best, perf_counter() - started) if rounds else best
-        rounds += 1
+    calls[0]()
+    best, begin = float("inf"), perf_counter()
+    for done, call in enumerate(cycle([*calls[1:], calls[0]])):
+        started = perf_counter()
+        if done >= LEAST and started - begin > BUDGET:
+            break
+        call()
+        best = min(best, perf_counter() - started)
     return best
 
 
 def measure(backend: Backend) -> Rates:
-    """The rates of a backend on the CPU with its present number of threads; takes a second or two."""
+    """The rates of a backend on the CPU with its present number of threads; takes a few seconds."""
     backend.set_threads(torch.get_num_threads())
     kernels = {}
     for dtype in backend.dtypes:
