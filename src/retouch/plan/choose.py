@@ -20,6 +20,9 @@ Dirty = Callable[[set[Value], dict[Value, Table]], set[Value]]
 UNKNOWN = 0.7
 """Share of the arithmetic from which everything is computed where no costs are known."""
 
+PREFERRED = 1.02
+"""Everything is computed even if that takes longer by this factor: it is the result of a dense run."""
+
 CLEAR = 0.5
 """A rough estimate below this share of a run of everything settles it, without a closer look at the work."""
 
@@ -79,7 +82,7 @@ class Planner:
             return share >= (self.policy.crossover or UNKNOWN)
         if 2 * self._idle + share * self._whole < CLEAR * self._whole:
             return False
-        return self.costs.update(self.update(active)) >= self._whole
+        return PREFERRED * self.costs.update(self.update(active)) >= self._whole
 
     def choose(self, active: dict[Value, Table]) -> Decision:
         """The decision of `is_whole`, with predictions and reasons."""
