@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from support import BACKENDS
+from support import BACKENDS, costs
 
 # The networks here are tiny, and the suite may run in several processes.
 torch.set_num_threads(1)
@@ -24,6 +24,12 @@ settings.load_profile("retouch")
 def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """ "auto" is the CPU on every machine, as results are compared with those of modules there."""
     monkeypatch.setattr("retouch.kernels.devices._accelerator", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates are chosen by arithmetic alone: nothing is timed, and every machine decides alike."""
+    monkeypatch.setattr("retouch.incremental.costs_of", lambda backend: costs())
 
 
 @pytest.fixture(params=BACKENDS)

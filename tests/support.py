@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 import retouch
 from retouch import Policy, Region, incremental
 from retouch.frontend.capture import capture
+from retouch.plan.cost import KERNELS, Rate, Rates
 from retouch.runtime.needs import needed
 
 torch.set_num_threads(2)
@@ -27,6 +28,14 @@ PROBED = Policy("probed", dilate=1, stats="probed", probes=9, probe_distance=1, 
 """Like `SHARED`, with probes that find room on tiny grids."""
 
 BACKENDS = ("cpu", "reference")
+
+
+def costs(**given: float | Rate) -> Rates:
+    """Costs of kernels by name, and of Python; without any, only multiply-accumulates cost something."""
+    python = {name: cost for name, cost in given.items() if isinstance(cost, float)}
+    kernels = {f"{name} float32": Rate(call=0.0, mac=1e-9) for name in KERNELS}
+    kernels |= {f"{name} float32": cost for name, cost in given.items() if isinstance(cost, Rate)}
+    return Rates(kernels, **python)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import RLock
+from time import perf_counter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,12 +28,14 @@ from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.passes import Plan, fuse, plan
 from retouch.plan import activity
+from retouch.plan.choose import Planner
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, RegionError
 from retouch.runtime.base import State, plain_tensors
 from retouch.runtime.emitter import build, dirty_values
 from retouch.runtime.needs import needed
+from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
 from retouch.runtime.state.in_place import Recording
@@ -48,6 +51,14 @@ REMEMBERED = 4
 
 class UnsupportedError(RetouchError, RuntimeError):
     """What was asked for cannot be done with a compiled module."""
+
+
+@dataclass
+class Planned:
+    """The schedule for a region, None when everything is computed; how long its last update took."""
+
+    schedule: Schedule | None
+    measured_ms: float | None = None
 
 
 class Incremental:
@@ -74,7 +85,8 @@ class Incremental:
         self._full: Schedule | None = None
         self._nothing: Schedule | None = None
         self.workspace = Workspace(self)
-        self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
+        self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
+        self._planned: OrderedDict[Any, Planned] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module densely; its result."""
@@ -143,10 +155,12 @@ class Incremental:
             return self._update(recording, region, leaves)
 
     def _update(self, recording: State, region: Region, leaves: list[Any]) -> Any:
+        begun = perf_counter()
         changed = self._changed(recording, leaves)
         idle = not region.mask.any() and not changed
         self.backend.set_threads(torch.get_num_threads())
-        schedule = self._idle() if idle else self._schedule(region, changed)
+        planned = Planned(self._idle()) if idle else self._plan_of(region, changed)
+        schedule = planned.schedule
         try:
             if schedule is None:
                 self._rerun(recording, leaves)
@@ -160,6 +174,8 @@ class Incremental:
             recording.abort()
             raise
         recording.commit()
+        if self.backend.device.type == "cpu":  # others compute on when this returns
+            planned.measured_ms = 1e3 * (perf_counter() - begun)
         return result
 
     def _check(self, recording: State, region: Region) -> None:
@@ -270,20 +286,21 @@ class Incremental:
         return activity.of_update(self.program, region, self.policy, changed)
 
     def _schedule(self, region: Region, changed: frozenset[Value]) -> Schedule | None:
-        """The schedule of an update; None when so much is active that everything is computed."""
+        """The schedule of an update; None when everything is computed."""
+        return self._plan_of(region, changed).schedule
+
+    def _plan_of(self, region: Region, changed: frozenset[Value]) -> Planned:
         key = (region, changed)
-        if key in self._schedules:
-            self._schedules.move_to_end(key)
-            return self._schedules[key]
+        if key in self._planned:
+            self._planned.move_to_end(key)
+            return self._planned[key]
         active = self.active(region, changed)
-        if activity.share(self.program, active) >= self.policy.crossover:
-            return None
-        dirty = dirty_values(self.program, set(changed), active)
-        schedule = self._built(active, dirty)
-        self._schedules[key] = schedule
-        if len(self._schedules) > REMEMBERED:
-            self._schedules.popitem(last=False)
-        return schedule
+        whole = self.planner.is_whole(active)
+        schedule = None if whole else self._built(active, dirty_values(self.program, set(changed), active))
+        self._planned[key] = Planned(schedule)
+        if len(self._planned) > REMEMBERED:
+            self._planned.popitem(last=False)
+        return self._planned[key]
 
     # Reports
 
@@ -293,12 +310,19 @@ class Incremental:
         return hashlib.blake2b(str(self.program).encode(), digest_size=16).hexdigest()
 
     def explain(self, region: Region | None = None) -> Explanation:
-        """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks."""
+        """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks.
+
+        With a region also what an update does and why, and how long that should take and took the last time.
+        """
         if region is not None:
             self._check_region(region)
         active = self.active(region) if region is not None else activity.everything(self.program)
         kernels = kernel_table.described(self.backend, needed(self.program, self.policy))
-        return explain(self.program, self.plan, active, self.backend.computed_by, kernels)
+        report = explain(self.program, self.plan, active, self.backend.computed_by, kernels)
+        if region is None:
+            return report
+        runs = [planned for (seen, _), planned in self._planned.items() if seen == region and planned.measured_ms]
+        return replace(report, decision=self.planner.choose(active), measured_ms=runs[-1].measured_ms if runs else None)
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -307,7 +331,7 @@ class Incremental:
         if output is None:
             raise RegionError("the module returns no image")
         active = self.active(region)
-        if activity.share(self.program, active) >= self.policy.crossover:
+        if self.planner.is_whole(active):
             active = activity.everything(self.program)
         mask: Mask = np.zeros(output.rows, np.bool_)
         mask[active[output].edited.array] = True
@@ -347,6 +371,10 @@ def compile(
     it has to take the slower reference ones, as the others cannot be used there. A kernel that the backend lacks is
     computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
     `explain()` of what is returned.
+
+    What an update computes is chosen by what kernels cost. On a CPU the first call on a machine, for a backend and
+    a number of threads, times them for a few seconds and keeps the figures in the user's cache folder, or where
+    RETOUCH_CACHE says; nothing is timed later.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
     mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError

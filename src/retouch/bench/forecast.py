@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from rich.table import Table
+from torch import nn
 
-from retouch import models
-from retouch.bench.devices import Device, device
+from retouch import kernels, models
 from retouch.bench.edits import Edit, square
 from retouch.bench.measure import Result, Tick, chosen_policy
-from retouch.bench.predict import (
-    BANDWIDTH_EFFICIENCY,
-    SPLITS,
-    TILES,
-    TYPICAL_EFFICIENCY,
-    Model,
-    fitted_efficiency,
-    predict,
-)
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
 from retouch.bench.report import compact_table, figure, markdown_table, times
-from retouch.bench.workload import Update, Work, dense_work, lowered, update_work
+from retouch.frontend.capture import capture
+from retouch.frontend.lowering import lower
+from retouch.frontend.signature import Signature
 from retouch.incremental import planned
 from retouch.ir.program import Program
+from retouch.kernels.devices import moved
 from retouch.models import Network
+from retouch.passes import fuse
+from retouch.plan import activity
+from retouch.plan.choose import Planner
+from retouch.plan.meter import Run
+from retouch.plan.peaks import BANDWIDTH_EFFICIENCY, SPLITS, TILES, TYPICAL_EFFICIENCY, Peaks, device, fitted_efficiency
 from retouch.plan.policy import Policy
 from retouch.plan.region import Region
+from retouch.runtime.emitter import dirty_values
+from retouch.runtime.weights import Weights
 
 STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The type that rows and weights are stored in, by the type that products are computed in."""
@@ -81,8 +83,7 @@ class ForecastOptions:
 
     def policy(self, name: str, network: Network) -> Policy:
         """The named policy; `paper` with the settings of SIGE's authors for the network."""
-        policy: Policy = chosen_policy(name)
-        published = self.published(network)
+        policy, published = chosen_policy(name), self.published(network)
         if published and name == "paper":
             policy = replace(policy, **published.policy)
         return policy if self.dilate is None else replace(policy, dilate=self.dilate)
@@ -93,135 +94,159 @@ def forecast(options: ForecastOptions, tick: Tick = lambda text: None) -> Iterat
 
     `tick` is told what comes next.
     """
-    for name in options.models:
-        yield from _forecast_network(options, models.get(name), tick)
+    for network in map(models.get, options.models):
+        tick(f"{network.name}: capturing")
+        program = lowered(network, options.image(network), options.tiny, STORED[options.dtype])
+        found = [_peaks(options, network, program, name) for name in options.devices]
+        for name in options.policies:
+            tick(f"{network.name}, {name}: adding up work")
+            for edit in options.edits_of(network):
+                yield from (_result(options, network, program, name, edit, peaks) for peaks in found)
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The work of a dense run and of one update."""
-
-    network: Network
-    policy: str
-    edit: Edit
-    dense: Sequence[Work]
-    update: Update
-
-
-def _forecast_network(options: ForecastOptions, network: Network, tick: Tick) -> Iterator[Result]:
-    tick(f"{network.name}: capturing")
-    program = lowered(network, options.image(network), options.tiny, STORED[options.dtype])
-    found = _efficiencies(options, network, program)
-    for name in options.policies:
-        tick(f"{network.name}, {name}: making schedules")
-        for runs in _runs(options, network, program, name):
-            for on in options.devices:
-                yield _result(options, runs, Model(device(on), options.dtype, found[on]))
+def lowered(network: Network, image: tuple[int, int], tiny: bool, dtype: torch.dtype) -> Program:
+    """The program of a network for pixels `image` (H, W), on the meta device and so without its weights."""
+    with torch.device("meta"):
+        module = nn.Module.to(network.make_module(tiny).eval().requires_grad_(False), dtype)
+    inputs, old = network.inputs(tiny, dtype), network.image_size(tiny)
+    shape = inputs.args[0].shape
+    sides = [side * after // before for side, before, after in zip(shape[2:], old, image, strict=True)]
+    inputs = inputs.with_image(inputs.args[0].new_zeros((*shape[:2], *sides)))
+    captured = capture(module, *Signature(module, *moved((inputs.args, dict(inputs.kwargs)), "meta")).example)
+    reference = kernels.backend("reference")
+    program = fuse(lower(captured, reference.dtypes))
+    return Weights(module, captured, program, reference).without_folded(program)
 
 
-def _runs(options: ForecastOptions, network: Network, program: Program, name: str) -> Iterator[Runs]:
-    policy = options.policy(name, network)
-    plan = planned(program, policy)
-    dense = dense_work(plan, policy)
-    for edit in options.edits_of(network):
-        yield Runs(network, name, edit, dense, update_work(plan, policy, Region.from_mask(edit.mask)))
+def planner(program: Program, policy: Policy, peaks: Peaks | None = None) -> Planner:
+    """What decides about updates of a program on a device."""
+    return Planner(planned(program, policy), policy, peaks, partial(dirty_values, program))
 
 
-def _efficiencies(options: ForecastOptions, network: Network, program: Program) -> dict[str, float]:
-    """By device: fitted to its published dense time, or else to that of the reference device."""
-    published = options.published(network)
-    if published is None:
-        return dict.fromkeys(options.devices, TYPICAL_EFFICIENCY)
-    if STORED[options.dtype] != torch.float32:
-        program = lowered(network, published.image, False, torch.float32)
-    policy = Policy.named("paper")
-    work = dense_work(planned(program, policy), policy)
-    fitted_on = {name: name if name in published.dense_ms else REFERENCE for name in options.devices}
-    return {
-        name: fitted_efficiency(work, device(known), published.dense_ms[known]) for name, known in fitted_on.items()
-    }
+def _peaks(options: ForecastOptions, network: Network, program: Program, name: str) -> Peaks:
+    """The device, with the efficiency that its published dense time has, or else that of the reference device."""
+    published, efficiency = options.published(network), TYPICAL_EFFICIENCY
+    if published is not None:
+        if STORED[options.dtype] != torch.float32:
+            program = lowered(network, published.image, False, torch.float32)
+        known = name if name in published.dense_ms else REFERENCE
+        run = planner(program, Policy.named("paper")).everything
+        efficiency = fitted_efficiency(run, device(known), published.dense_ms[known])
+    return Peaks(device(name), options.dtype, efficiency)
 
 
-def _result(options: ForecastOptions, runs: Runs, model: Model) -> Result:
-    network, dense, update = runs.network, predict(runs.dense, model), predict(runs.update.work, model)
+def _result(
+    options: ForecastOptions, network: Network, program: Program, name: str, edit: Edit, peaks: Peaks
+) -> Result:
+    policy, on = options.policy(name, network), peaks.device
+    plans = planner(program, policy, peaks)
+    active = activity.of_update(program, Region.from_mask(edit.mask), policy)
+    dense, update = plans.everything, plans.everything if plans.is_whole(active) else plans.update(active)
+    graphs = replace(peaks, graphs=True) if on.graph_us is not None else None
+    dense_ms, update_ms = (1e3 * peaks.update(run) for run in (dense, update))
+    update_graph_ms, dense_graph_ms = (1e3 * graphs.update(run) if graphs else None for run in (update, dense))
     return {
         "predicted": True,
-        "device": model.device.name,
+        "device": on.name,
         "dtype": options.dtype,
         "model": network.name,
         "tiny": options.tiny,
         "image": list(options.image(network)),
-        "policy": runs.policy,
-        "dilate": options.policy(runs.policy, network).dilate,
-        "edit": runs.edit.fraction,
-        "edit_label": runs.edit.label,
-        "efficiency": model.efficiency,
+        "policy": name,
+        "dilate": policy.dilate,
+        "edit": edit.fraction,
+        "edit_label": edit.label,
+        "efficiency": peaks.efficiency,
         "macs_dense": dense.macs,
         "macs_active": update.macs,
-        "launches": update.launches,
-        "dense_ms": dense.ms,
-        "update_ms": update.ms,
-        "speedup": dense.ms / update.ms,
-        **_with_graphs(runs, model),
-        "read_bytes": runs.update.read,
-        "transfer_ms": model.transfer(runs.update.read) * 1e3 if model.device.host else None,
-        "bounds": update.shares,
-        "sige": measured(options.published(network), runs.edit.fraction, model.device.name),
+        "launches": len(update.launches),
+        "dense_ms": dense_ms,
+        "update_ms": update_ms,
+        "speedup": dense_ms / update_ms,
+        "update_graph_ms": update_graph_ms,
+        "speedup_graph": dense_graph_ms / update_graph_ms if dense_graph_ms and update_graph_ms else None,
+        "read_bytes": update.recorded_bytes,
+        "transfer_ms": 1e3 * peaks.transfer(update.recorded_bytes) if on.host else None,
+        "bounds": bounds(update, peaks),
+        "sige": measured(options.published(network), edit.fraction, on.name),
     }
 
 
-def _with_graphs(runs: Runs, model: Model) -> Result:
-    if model.device.graph_us is None:
-        return {"update_graph_ms": None, "speedup_graph": None}
-    replayed = replace(model, graphs=True)
-    dense, update = predict(runs.dense, replayed), predict(runs.update.work, replayed)
-    return {"update_graph_ms": update.ms, "speedup_graph": dense.ms / update.ms}
+def bounds(run: Run, peaks: Peaks) -> dict[str, float]:
+    """What bounds a run: shares of its time. A kernel counts under what takes it longer."""
+    costs = [peaks.cost(work) for work in run.launches]
+    total = sum(cost.seconds for cost in costs) or 1.0
+    return {
+        "arithmetic": sum(c.arithmetic for c in costs if c.arithmetic > c.traffic) / total,
+        "bandwidth": sum(c.traffic for c in costs if c.arithmetic <= c.traffic) / total,
+        "launches": sum(c.launch for c in costs) / total,
+    }
 
 
 # Tables
 
-_TITLES = (
-    "GMAC\nof dense",
-    "dense\nSIGE",
-    "update\ngraphs",
-    "speed-\nup",
-    "arithmetic\nbytes\nlaunches",
-    "SIGE\nmeasured",
+
+def _giga(macs: float) -> str:
+    return figure(macs / 1e9)
+
+
+def _sige(name: str, shown: Callable[[float | None], str] = figure) -> Callable[[Result], str]:
+    return lambda result: shown(result["sige"][name])
+
+
+_COLUMNS: Sequence[tuple[str, Callable[[Result], str], bool]] = (
+    ("network", lambda r: str(r["model"]), True),
+    ("policy", lambda r: str(r["policy"]), True),
+    ("edit", lambda r: str(r["edit_label"]), True),
+    ("GMAC dense", lambda r: _giga(r["macs_dense"]), False),
+    ("active", lambda r: _giga(r["macs_active"]), False),
+    ("dense ms", lambda r: figure(r["dense_ms"]), True),
+    ("update ms", lambda r: figure(r["update_ms"]), True),
+    ("in graphs", lambda r: figure(r["update_graph_ms"]), True),
+    ("speed-up", lambda r: times(r["speedup"]), True),
+    ("in graphs", lambda r: times(r["speedup_graph"]), False),
+    ("arithmetic / bytes / launches", lambda r: " / ".join(f"{each:.0%}" for each in r["bounds"].values()), False),
+    ("read MB", lambda r: figure(r["read_bytes"] / 1e6), False),
+    ("from host ms", lambda r: figure(r["transfer_ms"]), False),
+    ("SIGE: GMAC dense", _sige("gmacs_dense"), False),
+    ("active", _sige("gmacs_active"), False),
+    ("dense ms", _sige("dense_ms"), False),
+    ("update ms", _sige("update_ms"), False),
+    ("speed-up", _sige("speedup", times), False),
 )
+"""Title, text of a result, and whether a terminal has room for it."""
+
+
+def _by_device(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Results of each device, and what their table is called."""
+    found: dict[str, list[Result]] = {}
+    for each in results:
+        found.setdefault(each["device"], []).append(each)
+    return [
+        (f"PREDICTED, not measured: {device(on).title}, {lines[0]['dtype']} (ms)", lines) for on, lines in found.items()
+    ]
 
 
 def forecast_tables(results: Sequence[Result]) -> list[Table]:
     """A table of predictions for each device, 80 columns wide; times in ms."""
+    shown = [(title, text) for title, text, terminal in _COLUMNS if terminal]
+    titles = [title for title, _ in shown]
     return [
-        compact_table(_title(on, lines), ("network\npolicy, edit", *_TITLES), map(_row, lines))
-        for on, lines in _by_device(results)
+        compact_table(title, titles, ([text(each) for _, text in shown] for each in lines))
+        for title, lines in _by_device(results)
     ]
 
 
-def _by_device(results: Sequence[Result]) -> list[tuple[Device, list[Result]]]:
-    names = dict.fromkeys(each["device"] for each in results)
-    return [(device(name), [each for each in results if each["device"] == name]) for name in names]
-
-
-def _title(on: Device, results: Sequence[Result]) -> str:
-    return f"PREDICTED, not measured: {on.title}, {results[0]['dtype']} (ms)"
-
-
-def _row(result: Result) -> list[str]:
-    sige = result["sige"]
-    return [
-        f"{result['model']}\n{result['policy']}, {result['edit_label']}",
-        f"{_giga(result['macs_active'])}\nof {_giga(result['macs_dense'])}",
-        f"{figure(result['dense_ms'])}\n{figure(sige['dense_ms'])}",
-        f"{figure(result['update_ms'])}\n{figure(result['update_graph_ms'])}",
-        f"{times(result['speedup'])}\n{times(result['speedup_graph'])}",
-        "\n".join(f"{share:.0%}" for share in result["bounds"].values()),
-        f"{figure(sige['gmacs_active'], ' GMAC')}\n{figure(sige['update_ms'], ' ms')}\n{times(sige['speedup'])}",
-    ]
-
-
-def _giga(macs: int) -> str:
-    return figure(macs / 1e9)
+def forecast_markdown(results: Sequence[Result], command: str) -> str:
+    """The report: a table for each device, and the assumptions."""
+    parts = ["# Predictions", f"`{command}`: a cost model's figures, beside what SIGE's authors measured."]
+    parts += ["Speed-ups and shares are of the predicted update; *in graphs*: replayed from CUDA graphs."]
+    titles = [title for title, _, _ in _COLUMNS]
+    for title, lines in _by_device(results):
+        cells = ([text(each) for _, text, _ in _COLUMNS] for each in lines)
+        parts += [f"## {title}", markdown_table(titles, cells)]
+    parts += ["## Assumptions", "\n".join(f"- {each}" for each in assumptions(results))]
+    return "\n\n".join(parts) + "\n"
 
 
 def assumptions(results: Sequence[Result]) -> list[str]:
@@ -250,12 +275,12 @@ def assumptions(results: Sequence[Result]) -> list[str]:
         "Edits are squares of the given share; SIGE's have other shapes, and often more active rows. Under `paper` "
         "dilation and the grids that are computed whole are those of SIGE's authors for the network.",
         "Stable Diffusion is predicted at 512x1024 pixels, whose arithmetic SIGE's published figures have.",
-        *(_facts(on, lines) for on, lines in _by_device(results)),
+        *(_facts(lines) for _, lines in _by_device(results)),
     ]
 
 
-def _facts(on: Device, results: Sequence[Result]) -> str:
-    dtype = results[0]["dtype"]
+def _facts(results: Sequence[Result]) -> str:
+    on, dtype = device(results[0]["device"]), results[0]["dtype"]
     fitted = {each["model"]: each["efficiency"] for each in results}
     shares = ", ".join(f"{name} {share:.2f}" for name, share in fitted.items())
     launches = f"{on.launch_us:g} us a launch"
@@ -266,39 +291,3 @@ def _facts(on: Device, results: Sequence[Result]) -> str:
         f"{on.title}: {on.tflops[dtype]:g} TFLOP/s {dtype}, {on.bandwidth:g} GB/s{link}, {on.processors} processors "
         f"({on.source}); assumed: {launches}. Efficiency: {shares}."
     )
-
-
-_COLUMNS = (
-    "network", "policy", "edit", "GMAC dense", "active", "dense ms", "update ms", "in graphs", "speed-up", "in graphs",
-    "arithmetic / bytes / launches", "read MB", "from host ms", "SIGE: GMAC dense", "active", "dense ms",
-    "update ms", "speed-up",
-)  # fmt: skip
-
-
-def forecast_markdown(results: Sequence[Result], command: str) -> str:
-    """The report: a table for each device, and the assumptions."""
-    parts = ["# Predictions", f"`{command}`: a cost model's figures, beside what SIGE's authors measured."]
-    parts += ["Speed-ups and shares are of the predicted update; *in graphs*: replayed from CUDA graphs."]
-    for on, lines in _by_device(results):
-        parts += [f"## {_title(on, lines)}", markdown_table(_COLUMNS, map(_cells, lines))]
-    parts += ["## Assumptions", "\n".join(f"- {each}" for each in assumptions(results))]
-    return "\n\n".join(parts) + "\n"
-
-
-def _cells(result: Result) -> list[str]:
-    sige = result["sige"]
-    return [
-        result["model"],
-        result["policy"],
-        result["edit_label"],
-        _giga(result["macs_dense"]),
-        _giga(result["macs_active"]),
-        *map(figure, (result["dense_ms"], result["update_ms"], result["update_graph_ms"])),
-        times(result["speedup"]),
-        times(result["speedup_graph"]),
-        " / ".join(f"{share:.0%}" for share in result["bounds"].values()),
-        figure(result["read_bytes"] / 1e6),
-        figure(result["transfer_ms"]),
-        *map(figure, (sige["gmacs_dense"], sige["gmacs_active"], sige["dense_ms"], sige["update_ms"])),
-        times(sige["speedup"]),
-    ]

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from retouch.bench.devices import device
 from retouch.bench.measure import Result
 from retouch.bench.published import REFERENCE, SIGE, measured
+from retouch.plan.peaks import device
 
 
 def check_writable(path: Path) -> None:

@@ -70,6 +70,17 @@ class AxisMap:
         hit = np.flatnonzero(np.append(changed, False)[self.table].any(axis=1))
         return (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 0)
 
+    def transposed(self) -> AxisMap:
+        """For every input coordinate the outputs that read it, -1 where there are fewer than for others."""
+        output, tap = np.nonzero(self.table >= 0)
+        source = self.table[output, tap]
+        order = np.argsort(source, kind="stable")
+        counts = np.bincount(source, minlength=self.inputs)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        table = np.full((self.inputs, int(counts.max(initial=1))), -1, np.int32)
+        table[source[order], place] = output[order]
+        return AxisMap(table, self.outputs)
+
     @staticmethod
     def identity(size: int) -> AxisMap:
         return AxisMap(np.arange(size, dtype=np.int32)[:, None], size)
@@ -165,6 +176,10 @@ class Geometry:
     @property
     def is_identity(self) -> bool:
         return self == Geometry.identity(self.outputs)
+
+    def transposed(self) -> Geometry:
+        """From every input position to the outputs that read it: `reach` of it says what outputs read."""
+        return Geometry(self.y.transposed(), self.x.transposed())
 
     def after(self, first: Geometry) -> Geometry:
         return Geometry(self.y.after(first.y), self.x.after(first.x))

@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import Grid
 from retouch.ir.layout import Ref
+from retouch.ir.meter import Meter
 from retouch.ir.operands import Indexed, Operand, Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
+from retouch.ir.work import Rows
 
 
 class Read(StrEnum):
@@ -121,6 +123,20 @@ class Op:
 
     def finish(self, consumer: Op) -> Op | None:
         """This operation with its only consumer as epilogue; None: it cannot be."""
+        return None
+
+    # Cost
+
+    def work(self, meter: Meter) -> None:
+        """Tell the kernel launches that `emit` makes, without making index tables."""
+        self.evaluation(meter, meter.active(self.out))
+
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        """Tell the launches that evaluate `rows` of a virtual output."""
+        raise NotImplementedError
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int | None:
+        """Bytes to read `rows` of an output that is never computed; None when it is evaluated."""
         return None
 
     # Reports

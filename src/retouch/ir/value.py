@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,6 +36,11 @@ class Value:
         """Bytes of all rows."""
         return self.rows * self.channels * self.dtype.itemsize
 
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of the tensor, with or without a grid."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __str__(self) -> str:
         where = f"{self.batch}x{self.grid} rows x {self.channels}" if self.grid else str(list(self.shape))
         return f"%{self.name}: {where} {str(self.dtype).removeprefix('torch.')}"
@@ -60,6 +66,11 @@ class Matrix:
     def __post_init__(self) -> None:
         if not self.channels:
             object.__setattr__(self, "channels", self.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the selected columns."""
+        return self.shape[0] * self.channels * self.dtype.itemsize
 
     def tensor(self, source: Tensor) -> Tensor:
         """The whole matrix, contiguous and detached."""

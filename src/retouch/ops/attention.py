@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
+from retouch.ir.meter import Meter
 from retouch.ir.program import Op, Read
 from retouch.ir.value import Matrix, Value
 from retouch.ops.row_map import fetch, store
@@ -63,6 +64,18 @@ class Attention(Op):
         k, v = (emitter.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
         bounds = emitter.bounds(self.out, active)
         emitter.call("attention", *emitter.target(self.out), q, q_index, k, v, self.heads, self.scale, bounds)
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.q, rows) + meter.write(self.out, rows)
+        for runs in (self.k, self.v):
+            sizes = [meter.whole(x) if isinstance(x, Value) else x.nbytes for x in runs]
+            for size in sizes if len(sizes) > 1 else ():
+                meter.add("copy_rows", self.q.dtype, 2 * size)
+            nbytes += sum(sizes)
+        columns = (self.q.channels + self.out.channels) // self.heads
+        shape = {"rows": len(rows), "columns": columns, "depth": self.length, "count": self.heads}
+        meter.add("attention", self.out.dtype, nbytes, **shape)
 
     def describe(self) -> str:
         return f"attention[{self.heads} heads, {self.length} keys]"

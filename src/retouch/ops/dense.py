@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.layout import Ref
+from retouch.ir.meter import Meter
 from retouch.ir.operands import Indexed, Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
+from retouch.ir.work import Rows
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,16 @@ class Dense(Op):
     def emit(self, emitter: Emitter) -> None:
         emitter.dense(self)
 
+    def work(self, meter: Meter) -> None:
+        if self.out not in meter.dirty:
+            return
+        nbytes = sum(meter.buffer(s.value) if isinstance(s, Ref) else s.content_bytes for s in self.sources)
+        columns = self.out.shape[-1] if self.out.shape else 1
+        rows = math.prod(self.out.shape[:-1])
+        depth = self.macs // max(1, rows * columns)
+        nbytes += self.out.content_bytes
+        meter.add("dense", self.out.dtype, nbytes, rows=rows, columns=columns, depth=depth)
+
     def is_due(self, active: Mapping[Value, Table]) -> bool:
         return True
 
@@ -118,6 +131,12 @@ class Lift(Op):
         grid = self.out.grid
         assert grid is not None
         return np.full((self.out.batch, grid.height, grid.width), bool(masks[self.source.value]))
+
+    def work(self, meter: Meter) -> None:
+        """A lifted value is read in place."""
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int:
+        return rows.distinct * self.out.channels * self.source.dtype.itemsize + rows.index_bytes
 
     def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
         return Slot(SlotKind.MATRIX, self.source), None if rows.full else rows

@@ -15,6 +15,7 @@ from torch import Tensor
 from retouch.ir.emitter import Emitter
 from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
+from retouch.ir.meter import Meter
 from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.value import Matrix, Value, Weight
@@ -61,6 +62,15 @@ class Accumulate(Op):
         samples = emitter.samples(self.out, active)
         program = emitter.program(self.epilogue)
         emitter.call(self.kernel, *out, source, index, *self.weights(), program, rows, vectors, samples)
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows) if self.geometry else rows)
+        nbytes += sum(meter.read(v, rows) for v in self.rows) + sum(v.nbytes for v in self.vectors)
+        nbytes += self.weight.value.content_bytes + meter.write(self.out, rows)
+        depth, steps = self.macs_per_row() // self.out.channels, len(self.epilogue or ())
+        shape = {"rows": len(rows), "columns": self.out.channels, "depth": depth, "steps": steps}
+        meter.add(self.kernel, self.out.dtype, nbytes, **shape)
 
     def finish(self, consumer: Op) -> Op | None:
         if not isinstance(consumer, Map) or is_row_wise(consumer.expr) or self.out.channels != consumer.out.channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
+from retouch.ir.meter import Meter
 from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
+from retouch.ops.moments import sums_width
 from retouch.ops.spec import Arguments, Draw, KernelSpec
 
 
@@ -31,6 +34,11 @@ class Mean(Op):
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return masks[self.src].any()
+
+    def work(self, meter: Meter) -> None:
+        if meter.refresh([self.src]):
+            sums = 8 * sums_width(self.src.channels, torch.float64) * self.src.batch
+            meter.add("fold_mean", torch.float32, sums + 4 * math.prod(self.out.shape))
 
     def is_due(self, active: Mapping[Value, Table]) -> bool:
         return len(active[self.src]) > 0

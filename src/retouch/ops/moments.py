@@ -7,6 +7,7 @@ those of devices without.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from retouch.ir.emitter import Emitter
+from retouch.ir.meter import Meter
 from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
@@ -58,6 +60,11 @@ class Moments(Op):
         shifts = [shift for _, shift in sums if shift is not None]
         affine = [None if v is None else _row(v) for v in (self.weight, self.bias)]
         emitter.call("fold_norm", folded, [s for s, _ in sums], shifts, self.groups, grid.size, self.eps, *affine)
+
+    def work(self, meter: Meter) -> None:
+        if meter.refresh(self.parts):
+            sums = sum(8 * sums_width(v.channels, torch.float64) * v.batch for v in self.parts)
+            meter.add("fold_norm", torch.float32, sums + 4 * math.prod(self.out.shape))
 
     def is_due(self, active: Mapping[Value, Table]) -> bool:
         return any(len(active[v]) for v in self.parts)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import Geometry
+from retouch.ir.meter import Meter
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Factors
 from retouch.ir.value import Value
@@ -47,6 +48,13 @@ class Pool(Op):
         source, index = emitter.access(self.src, emitter.taps(self.geometry, active))
         factors = Factors(self.tap_factors(active.array), active.fixed) if self.factors else None
         emitter.call("pool", *emitter.target(self.out), source, index, factors)
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        source = meter.taps(self.geometry, rows)
+        nbytes = meter.read(self.src, source) + meter.write(self.out, rows) + (4 * len(source) if self.factors else 0)
+        depth = self.geometry.taps if self.factors else 0
+        meter.add("pool", self.out.dtype, nbytes, rows=len(rows), columns=self.out.channels, depth=depth)
 
     def read_through(self, producer: Op) -> Op | None:
         if not isinstance(producer, Remap) or self.factors is None:

@@ -14,10 +14,12 @@ from retouch.ir.emitter import Emitter
 from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
 from retouch.ir.instructions import BINARY, ROW_WISE, UNARY
+from retouch.ir.meter import Meter
 from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, columns
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
+from retouch.ir.work import Rows
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
@@ -63,6 +65,15 @@ class Map(Op):
                 target = columns(out, start, count)
             slots = [Slot(SlotKind.MATRIX, v) for v in vectors]
             emitter.call("row_map", target, out_index, emitter.program(self.expr), operands, slots, samples)
+
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        pieces = 1 if is_row_wise(self.expr) else meter.pieces(self.rows)
+        read = [part for v in self.rows for part in (meter.joined(v) if pieces > 1 else (v,))]
+        nbytes = sum(meter.read(v, rows) for v in read) + sum(v.nbytes for v in self.vectors)
+        nbytes += meter.write(self.out, rows)
+        shape = {"rows": len(rows), "columns": self.out.channels // pieces, "steps": len(self.expr)}
+        for _ in range(pieces):
+            meter.add("row_map", self.out.dtype, nbytes // pieces, **shape)
 
     def _ranges(self, emitter: Emitter) -> list[tuple[int, int]]:
         """Channel ranges (first, count) in which no concatenated operand changes its part."""
@@ -123,6 +134,10 @@ class Concat(Op):
             emitter.fill(part, rows, columns(out, start, part.channels), out_index)
             start += part.channels
 
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        for part in self.parts:
+            meter.join(part, rows)
+
 
 @dataclass(frozen=True, eq=False)
 class Slice(Op):
@@ -141,6 +156,9 @@ class Slice(Op):
 
     def place(self) -> tuple[Value, int]:
         return self.src, self.start
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int:
+        return meter.read(self.src, rows) * self.out.channels // self.src.channels
 
     def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
         operand, index = emitter.access(self.src, rows)
@@ -165,6 +183,13 @@ class Remap(Op):
 
     def changed(self, masks: dict[Value, Any]) -> Any:
         return self.geometry.reach(masks[self.src])
+
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
+        meter.add("row_map", self.out.dtype, nbytes, rows=len(rows), columns=self.out.channels, steps=1)
+
+    def read_in_place(self, meter: Meter, rows: Rows) -> int:
+        return meter.read(self.src, meter.taps(self.geometry, rows))
 
     def resolve(self, emitter: Emitter, rows: Table) -> Indexed:
         return emitter.access(self.src, emitter.moved(self.geometry, rows))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import AxisMap, Geometry
+from retouch.ir.meter import Meter
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
@@ -60,6 +61,11 @@ class Shuffle(Op):
         target = emitter.target(self.out)
         emitter.call("shuffle", *target, source, index, phase, self.phase_stride, self.channel_stride)
 
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
+        meter.add("shuffle", self.out.dtype, nbytes, rows=len(rows))
+
     def describe(self) -> str:
         return f"shuffle[{self.factor[0]}x{self.factor[1]}]"
 
@@ -93,6 +99,11 @@ class Unshuffle(Op):
         source, index = emitter.access(self.src, emitter.taps(self.geometry, active))
         target = emitter.target(self.out)
         emitter.call("unshuffle", *target, source, index, self.tap_stride, self.channel_stride)
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
+        meter.add("unshuffle", self.out.dtype, nbytes, rows=len(rows))
 
     def describe(self) -> str:
         return f"unshuffle[{self.factor[0]}x{self.factor[1]}]"

@@ -9,6 +9,7 @@ from retouch.ir.program import Op, Program
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.passes.storage import Plan, Storage
+from retouch.plan.choose import Decision
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Line:
 class Explanation:
     """A readable report; `str()` gives the table.
 
-    `kernels` says which backend computes, where, and whether "auto" would take it, and what it lacks.
+    `kernels` says which backend computes, where, and whether "auto" would take it, and what it lacks. `decision` is
+    what an update for the region does; `measured_ms` is what the last one took (None: it was not run yet).
     """
 
     lines: tuple[Line, ...]
@@ -39,6 +41,13 @@ class Explanation:
     recomputed: int = 0
     recomputed_macs: int = 0
     kernels: str = ""
+    decision: Decision | None = None
+    measured_ms: float | None = None
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """Predicted milliseconds of an update for the region, if it was seen before."""
+        return self.decision.predicted_ms if self.decision else None
 
     @property
     def macs_dense(self) -> int:
@@ -75,9 +84,21 @@ class Explanation:
                 f"{self.recomputed} values without a grid depend on the image and are computed again "
                 f"({self.recomputed_macs / 1e9:.3f} GMAC)"
             )
+        text += [str(self.decision), self._times()] if self.decision else []
         text += [self.kernels] if self.kernels else []
         text += [f"runs densely: {reason}" for reason in self.fallbacks] or ["every operation has a rule"]
         return "\n".join(text)
+
+    def _times(self) -> str:
+        assert self.decision is not None
+        measured = "not run yet" if self.measured_ms is None else f"measured {self.measured_ms:.3g} ms"
+        if self.decision.predicted_ms is None:
+            return f"no prediction, {measured}"
+        ways = (
+            f"{self.decision.sparse_ms:.3g} ms for the active rows and {self.decision.preparing_ms:.3g} ms more for a "
+            f"new region, {self.decision.whole_ms:.3g} ms for everything"
+        )
+        return f"predicted {self.decision.predicted_ms:.3g} ms ({ways}), {measured}"
 
 
 def explain(

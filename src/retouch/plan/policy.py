@@ -24,7 +24,8 @@ class Policy:
     probes: at most so many scattered rows of every grid, one in each cell of a regular partition.
     probe_distance: positions between a probe and the active rows.
     exact: follow the receptive field value by value instead; the result equals a fresh recording.
-    crossover: active fraction of the largest grid from which an update computes everything.
+    crossover: share of the arithmetic from which an update computes everything; None: when that is predicted to
+        be faster (see `retouch.plan.choose`).
     """
 
     name: str = "custom"
@@ -35,7 +36,7 @@ class Policy:
     probes: int = 16
     probe_distance: int = 4
     exact: bool = False
-    crossover: float = 0.7
+    crossover: float | None = None
 
     def __post_init__(self) -> None:
         if self.stats not in ("recorded", "refreshed", "probed"):
@@ -46,7 +47,7 @@ class Policy:
             raise PolicyError("an exact policy needs refreshed statistics: recorded ones are those of the original")
         if self.dilate < 0 or self.dilate_grid < 0:
             raise PolicyError("dilate and dilate_grid count positions and cannot be negative")
-        if not 0 <= self.dense_below <= 1 or not 0 < self.crossover <= 1:
+        if not 0 <= self.dense_below <= 1 or (self.crossover is not None and not 0 < self.crossover <= 1):
             raise PolicyError("dense_below and crossover are fractions between 0 and 1")
 
     @staticmethod

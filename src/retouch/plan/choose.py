@@ -1,0 +1,113 @@
+"""What an update computes: the active rows, or everything when that is predicted to be faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from retouch.ir.geometry import Grid
+from retouch.ir.tables import Table
+from retouch.ir.value import Value
+from retouch.passes.storage import Plan
+from retouch.plan import activity, meter
+from retouch.plan.cost import CostModel
+from retouch.plan.meter import Run
+from retouch.plan.policy import Policy
+
+Dirty = Callable[[set[Value], dict[Value, Table]], set[Value]]
+"""Which dense values depend on changed inputs and active rows."""
+
+UNKNOWN = 0.7
+"""Share of the arithmetic from which everything is computed where no costs are known."""
+
+PREFERRED = 1.02
+"""Everything is computed even if that takes longer by this factor: it is the result of a dense run."""
+
+CLEAR = 0.5
+"""A rough estimate below this share of a run of everything settles it, without a closer look at the work."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an update for a region does.
+
+    whole: everything is computed. share: of the arithmetic that is active. grids: those of which every row is
+    computed, with the reason. sparse_ms, whole_ms: predicted milliseconds of both, for a region seen before;
+    preparing_ms: what a new region takes beside (None: no costs are known). reason: why this was chosen.
+    """
+
+    whole: bool
+    share: float
+    grids: Mapping[Grid, str]
+    sparse_ms: float | None
+    whole_ms: float | None
+    preparing_ms: float | None
+    reason: str
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """Of what is done."""
+        return self.whole_ms if self.whole else self.sparse_ms
+
+    def __str__(self) -> str:
+        done = "computes everything" if self.whole else "computes the active rows"
+        lines = [f"an update {done}: {self.reason}"]
+        lines += [f"grid {grid} is computed whole: {why}" for grid, why in self.grids.items() if not self.whole]
+        return "\n".join(lines)
+
+
+class Planner:
+    """Decides for one program, policy and machine. It reads no clock: equal regions are decided alike.
+
+    `everything` is the work of computing everything. What a new region takes beside its update is left out, as the
+    steps of a session share it. No grid is computed whole to save time: some of its rows never cost more than all.
+    """
+
+    def __init__(self, plan: Plan, policy: Policy, costs: CostModel | None, dirty: Dirty) -> None:
+        """costs: of the machine, None where they are not known."""
+        self.plan, self.policy, self.costs, self.dirty = plan, policy, costs, dirty
+        everything = activity.everything(plan.program)
+        self.everything = meter.of_everything(plan, dirty(set(plan.program.inputs), everything))
+        idle = Run(tuple(replace(work, rows=0, nbytes=0) for work in self.everything.launches))
+        self._whole, self._idle = (costs.update(run) if costs else 0.0 for run in (self.everything, idle))
+
+    def update(self, active: dict[Value, Table]) -> Run:
+        """The work of an update that computes active rows."""
+        return meter.of_update(self.plan, active, self.policy, self.dirty(set(), active))
+
+    def is_whole(self, active: dict[Value, Table]) -> bool:
+        """Whether everything is computed."""
+        share = activity.share(self.plan.program, active)
+        if self.policy.crossover is not None or self.costs is None:
+            return share >= (self.policy.crossover or UNKNOWN)
+        if 2 * self._idle + share * self._whole < CLEAR * self._whole:
+            return False
+        return PREFERRED * self.costs.update(self.update(active)) >= self._whole
+
+    def choose(self, active: dict[Value, Table]) -> Decision:
+        """The decision of `is_whole`, with predictions and reasons."""
+        share, whole = activity.share(self.plan.program, active), self.is_whole(active)
+        sparse_ms = whole_ms = preparing_ms = None
+        if self.costs is not None:
+            run = self.update(active)
+            times = self.costs.update(run), self._whole, self.costs.preparing(run)
+            sparse_ms, whole_ms, preparing_ms = (1e3 * each for each in times)
+        return Decision(
+            whole, share, self._whole_grids(active), sparse_ms, whole_ms, preparing_ms, self._reason(share, whole)
+        )
+
+    def _reason(self, share: float, whole: bool) -> str:
+        if self.costs is not None and self.policy.crossover is None:
+            return f"that is predicted to be the faster way ({self.costs.source})"
+        limit = self.policy.crossover or UNKNOWN
+        given = "the policy's crossover" if self.policy.crossover else "taken where no costs are known"
+        return f"{share:.1%} of the arithmetic is active, {'at least' if whole else 'less than'} {limit:.0%} ({given})"
+
+    def _whole_grids(self, active: dict[Value, Table]) -> dict[Grid, str]:
+        found = dict.fromkeys(self.plan.whole, "the policy says so")
+        by_grid: dict[Grid, list[Table]] = {}
+        for value, rows in active.items():
+            if value.grid is not None:
+                by_grid.setdefault(value.grid, []).append(rows)
+        covered = {grid: "the region covers it" for grid, rows in by_grid.items() if all(t.complete for t in rows)}
+        return covered | found

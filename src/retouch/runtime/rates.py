@@ -1,0 +1,123 @@
+"""What kernels cost on this machine: timed once, and kept in the user's cache folder.
+
+A file holds the rates of one backend with one number of threads on one processor. What is damaged, of another
+version or of another machine is measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+
+from retouch.kernels import Backend
+from retouch.plan.cost import CostModel, Rate, Rates
+from retouch.plan.peaks import Peaks, of_gpu
+from retouch.runtime.timing import measure
+
+VERSION = 1
+"""Of the files, and of the shapes that are timed."""
+
+log = logging.getLogger("retouch")
+
+
+def costs_of(backend: Backend) -> CostModel | None:
+    """What a backend's kernels cost: measured on CPUs, from published peaks on GPUs; None where neither is known.
+
+    The first call on a machine for a backend and a number of threads takes a few seconds; others read a file.
+    """
+    if backend.device.type == "cuda":
+        device = of_gpu(torch.cuda.get_device_name(backend.device))
+        return Peaks(device, graphs=backend.graphs) if device else None
+    if backend.device.type != "cpu" or backend.name == "triton":
+        return None
+    return _of_cpu(backend, torch.get_num_threads())
+
+
+def _of_cpu(backend: Backend, threads: int) -> Rates:
+    wanted = identity(backend, threads)
+    path = cache_folder() / f"rates-{_digest(wanted)}.json"
+    if path not in _known:
+        _known[path] = cached(path, wanted, lambda: measure(backend))
+    return _known[path]
+
+
+_known: dict[Path, Rates] = {}
+"""The rates of this process, which do not change while it runs."""
+
+
+def cache_folder() -> Path:
+    """RETOUCH_CACHE, or the user's cache folder."""
+    given = os.environ.get("RETOUCH_CACHE")
+    return Path(given) if given else user_cache_path("retouch")
+
+
+def identity(backend: Backend, threads: int) -> dict[str, Any]:
+    """What rates depend on."""
+    return {
+        "version": VERSION,
+        "backend": backend.name,
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    """Name, family and model of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {name.strip(): value.strip() for name, value in fields.items()}
+    return " ".join(named.get(each, "") for each in ("model name", "cpu family", "model", "stepping"))
+
+
+def _digest(wanted: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def cached(path: Path, wanted: dict[str, Any], make: Callable[[], Rates]) -> Rates:
+    """The rates in a file, if it is for this identity; made and written if it is missing or cannot be used."""
+    found = _read(path, wanted)
+    if found is not None:
+        return found
+    log.info("timing the %s kernels once on this machine; the rates go to %s", wanted["backend"], path)
+    rates = make()
+    _write(path, {"machine": wanted, "rates": asdict(rates)})
+    return rates
+
+
+def _read(path: Path, wanted: dict[str, Any]) -> Rates | None:
+    try:
+        content = json.loads(path.read_bytes())
+        if content["machine"] != wanted:
+            return None
+        given = content["rates"]
+        kernels = {name: Rate(**rate) for name, rate in given.pop("kernels").items()}
+        return Rates(kernels, **given).checked()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """In one step, so that nobody reads half a file; where nothing can be written, the next process measures."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
+            json.dump(content, file, indent=1)
+        os.replace(file.name, path)
+    except OSError as error:
+        log.warning("the rates of kernels cannot be kept in %s: %s", path, error)
