@@ -9,9 +9,10 @@ STAMPS := $(VENV)/stamps
 PYTEST_FLAGS ?= -n 2
 BENCH_FLAGS ?=
 
-CPP_SOURCES := $(shell find src -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
+CPP_FILES := $(shell find src tests -name '*.cpp' -o -name '*.h')
+CPP_SOURCES := $(CPP_FILES) $(shell find src -name '*.inc' -o -name 'CMakeLists.txt')
 
-.PHONY: demo test check bench build format clean
+.PHONY: demo test check coverage docs drawings bench build format clean
 
 demo: $(STAMPS)/runtime $(STAMPS)/build $(STAMPS)/weights
 	$(BIN)/retouch demo
@@ -22,7 +23,18 @@ test: check $(STAMPS)/build $(STAMPS)/weights
 check: $(STAMPS)/runtime $(STAMPS)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports
+
+coverage: $(STAMPS)/test $(STAMPS)/build $(STAMPS)/weights
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term --cov-report=html:build/coverage
+
+docs: $(STAMPS)/docs $(STAMPS)/build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+drawings: $(STAMPS)/venv
+	$(BIN)/python docs/drawings.py
 
 bench: $(STAMPS)/runtime $(STAMPS)/build
 	$(BIN)/retouch bench $(BENCH_FLAGS)
@@ -32,9 +44,10 @@ build: $(STAMPS)/build
 format: $(STAMPS)/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 clean:
-	rm -rf $(VENV) build demo
+	rm -rf $(VENV) build demo site
 
 $(STAMPS)/venv:
 	@command -v $(PYTHON) >/dev/null || \
@@ -62,6 +75,11 @@ $(STAMPS)/weights: requirements/weights.txt $(STAMPS)/torch
 
 $(STAMPS)/test: requirements/test.txt $(STAMPS)/runtime
 	@echo "Installing the test tools"
+	@$(PIP) install --quiet -r $<
+	@touch $@
+
+$(STAMPS)/docs: requirements/docs.txt $(STAMPS)/runtime
+	@echo "Installing the tools of the documentation"
 	@$(PIP) install --quiet -r $<
 	@touch $@
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 import retouch
 from retouch import Policy, Region, incremental
 from retouch.frontend.capture import capture
+from retouch.runtime.needs import needed
 
 torch.set_num_threads(2)
 
@@ -156,6 +157,7 @@ def check(
         y, recording = net.record(*args)
         assert (y.shape, y.dtype) == (dense.shape, dense.dtype)
         assert error(y, dense) < tolerance, net.backend.name
+        declares_its_kernels(net)
         before = state(recording)
         for mask in masks:
             region, edited = Region.from_mask(mask), (edit(args[0], mask), *args[1:])
@@ -173,6 +175,12 @@ def check(
             outside_unchanged(net, region, y, updated)
             recording.undo()
             assert same(before, state(recording)), net.backend.name
+
+
+def declares_its_kernels(net: Any) -> None:
+    """What a recording calls is what the operations say: a kernel that a backend lacks is warned of by them."""
+    declared = {net.backend.kernel(name) for name in needed(net.program, net.policy)}
+    assert all(call.host or call.function in declared for call in net._whole().steps)
 
 
 def outside_unchanged(net: Any, region: Region, y: Tensor, updated: Tensor) -> None:

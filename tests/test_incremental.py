@@ -1,5 +1,6 @@
 """The compiled module: how it is called, what it refuses, and what a failure leaves behind."""
 
+import threading
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import retouch
-from retouch import InputError, Policy, Region, RegionError
+from retouch import InputError, Policy, Region, RegionError, UnsupportedError
 from retouch.kernels.reference import Reference
 from retouch.runtime.executor import Direct
 from retouch.runtime.schedule import Schedule
@@ -429,7 +430,7 @@ def test_explain_is_a_readable_table(net):
 def test_active_mask_is_the_dilated_region(net):
     mask = net.active_mask(REGION)
     assert mask.shape == (1, 16, 16)
-    assert torch.equal(mask[0], torch.from_numpy(REGION.dilated(2).mask[0]))
+    assert torch.equal(mask[0], torch.tensor(REGION.dilated(2).mask[0]))
 
 
 def test_repr_names_what_was_compiled(net):
@@ -451,3 +452,41 @@ def test_many_regions_and_two_recordings(net):
             expected.append(y)
         else:
             assert torch.equal(y, expected[i - 8])
+
+
+# What a compiled module refuses
+
+
+@pytest.mark.parametrize("name", ["to", "half", "bfloat16", "cuda", "cpu", "double"])
+def test_a_compiled_module_is_not_moved(name, net):
+    with pytest.raises(UnsupportedError, match=f"{name}\\(\\) cannot be done with a compiled module"):
+        getattr(net, name)()
+    assert net.module.training is False
+    assert next(net.module.parameters()).dtype == torch.float32
+
+
+def test_a_compiled_module_stays_in_evaluation_mode(net):
+    with pytest.raises(UnsupportedError, match="cannot be trained"):
+        net.train()
+    assert net.eval() is net
+    assert net.train(False) is net
+
+
+def test_every_error_of_the_caller_has_one_base():
+    errors = [getattr(retouch, name) for name in retouch.__all__ if name.endswith("Error")]
+    assert len(errors) > 8
+    assert all(issubclass(error, retouch.RetouchError) for error in errors)
+
+
+def test_an_undo_waits_for_an_update_of_another_thread(net):
+    _, recording = net.record(X, T, False)
+    before = state(recording)
+    net.update(recording, REGION, EDITED, T, False)
+    undone = threading.Thread(target=recording.undo)
+    with net.lock:
+        undone.start()
+        undone.join(0.1)
+        assert undone.is_alive()
+        assert recording.deltas
+    undone.join(10)
+    assert same(before, state(recording))

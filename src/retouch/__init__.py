@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from retouch.editing.images import ImageError as ImageError
     from retouch.editing.opening import open as open
     from retouch.editing.session import Session as Session
+    from retouch.errors import FallbackWarning as FallbackWarning
+    from retouch.errors import RetouchError as RetouchError
     from retouch.frontend.capture import CaptureError as CaptureError
     from retouch.incremental import Incremental as Incremental
     from retouch.incremental import InputError as InputError
-    from retouch.incremental import RegionError as RegionError
+    from retouch.incremental import UnsupportedError as UnsupportedError
     from retouch.incremental import compile as compile
     from retouch.plan.explain import Explanation as Explanation
-    from retouch.plan.region import Policy as Policy
+    from retouch.plan.policy import Policy as Policy
+    from retouch.plan.policy import PolicyError as PolicyError
     from retouch.plan.region import Region as Region
+    from retouch.plan.region import RegionError as RegionError
     from retouch.runtime.state.in_place import Recording as Recording
     from retouch.runtime.state.in_place import UndoError as UndoError
     from retouch.runtime.store import StoreError as StoreError
@@ -37,19 +41,23 @@ _HOMES = {
     "ArchiveError": "editing.archive",
     "CaptureError": "frontend.capture",
     "Editor": "editing.diffusion",
+    "FallbackWarning": "errors",
     "Explanation": "plan.explain",
     "ImageError": "editing.images",
     "Incremental": "incremental",
     "InputError": "incremental",
     "LabelEditor": "editing.gan",
     "PipelineError": "editing.diffusion",
-    "Policy": "plan.region",
+    "Policy": "plan.policy",
     "Recording": "runtime.state.in_place",
     "Region": "plan.region",
-    "RegionError": "incremental",
+    "PolicyError": "plan.policy",
+    "RegionError": "plan.region",
     "SchedulerError": "editing.diffusion",
     "Session": "editing.session",
     "StoreError": "runtime.store",
+    "RetouchError": "errors",
+    "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",
     "Upscaler": "editing.gan",
     "WeightsChangedError": "runtime.weights",

@@ -6,9 +6,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from threading import RLock
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from retouch import kernels as kernel_table
 from retouch.errors import RetouchError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
-from retouch.frontend.signature import InputError, Signature
+from retouch.frontend.signature import InputError, Signature, same_tensor
 from retouch.ir.layout import image
 from retouch.ir.program import Program
 from retouch.ir.tables import Table
@@ -28,21 +28,26 @@ from retouch.kernels import Backend
 from retouch.passes import Plan, fuse, plan
 from retouch.plan import activity
 from retouch.plan.explain import Explanation, explain
-from retouch.plan.region import Mask, Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask, Region, RegionError
+from retouch.runtime.base import State, plain_tensors
 from retouch.runtime.emitter import build, dirty_values
+from retouch.runtime.needs import needed
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
-from retouch.runtime.state.base import State, plain_tensors
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.workspace import Workspace
-from retouch.runtime.weights import Weights, WeightsChangedError, same_tensor
+from retouch.runtime.weights import Weights, WeightsChangedError
+
+_MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
+"""Methods of modules that change where parameters are or their type."""
 
 REMEMBERED = 4
 """Schedules of this many regions are kept for their next update."""
 
 
-class RegionError(RetouchError, ValueError):
-    """A region does not fit the network's grids."""
+class UnsupportedError(RetouchError, RuntimeError):
+    """What was asked for cannot be done with a compiled module."""
 
 
 class Incremental:
@@ -72,12 +77,31 @@ class Incremental:
         self._schedules: OrderedDict[Any, Schedule] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module densely; its result."""
         return self.module(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "module":
             raise AttributeError(name)
+        if name in _MOVES:
+            return partial(self._refuse, name)
         return getattr(self.module, name)
+
+    def _refuse(self, name: str, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError(
+            f"{name}() cannot be done with a compiled module, whose kernels are made for {self.backend.device} and its "
+            "types; do it with the module, and compile that again"
+        )
+
+    def train(self, mode: bool = True) -> Incremental:
+        """The compiled module, which is in evaluation mode; RuntimeError for training mode."""
+        if mode:
+            raise UnsupportedError("a compiled module cannot be trained; train the module and compile it again")
+        return self
+
+    def eval(self) -> Incremental:
+        """The compiled module, as it is."""
+        return self
 
     # Recording and updating
 
@@ -140,11 +164,11 @@ class Incremental:
 
     def _check(self, recording: State, region: Region) -> None:
         if not isinstance(recording, State):
-            raise TypeError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
+            raise InputError(f"update needs the recording that record() returned, not a {type(recording).__name__}")
         if recording.owner is not self:
             raise InputError("the recording was made by another compiled module; record with this one")
         if not isinstance(region, Region):
-            raise TypeError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
+            raise RegionError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
         self._check_region(region)
         self.weights.check()
         if recording.hashes != self.weights.hashes:
@@ -273,8 +297,8 @@ class Incremental:
         if region is not None:
             self._check_region(region)
         active = self.active(region) if region is not None else activity.everything(self.program)
-        kernels = kernel_table.described(self.backend)
-        return explain(self.program, self.plan, active, self.backend.name, kernels)
+        kernels = kernel_table.described(self.backend, needed(self.program, self.policy))
+        return explain(self.program, self.plan, active, self.backend.computed_by, kernels)
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -320,8 +344,9 @@ def compile(
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
     are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton also float16.
     backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
-    it has to take the slower reference ones, as the others cannot be used there. Which they are is told by
-    `backend.name`, `repr()` and `explain()` of what is returned.
+    it has to take the slower reference ones, as the others cannot be used there. A kernel that the backend lacks is
+    computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
+    `explain()` of what is returned.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
     mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
@@ -334,7 +359,9 @@ def compile(
     computed = [*module.named_parameters(), *given]
     kernels = kernel_table.backend(backend, _device([*computed, *module.named_buffers()]))
     _check_dtypes(computed, kernels)
-    return Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
+    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
+    kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
+    return net
 
 
 def _device(named: Iterable[tuple[str, Tensor]]) -> torch.device:

@@ -17,7 +17,8 @@ from retouch.bench.workload import Work, dense_work, lowered, update_work
 from retouch.incremental import planned
 from retouch.plan import activity
 from retouch.plan.explain import explain
-from retouch.plan.region import Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Region
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.store import Store
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retouch.ir.expr import Instr
 from retouch.kernels import cpu
+from retouch.kernels.protocol import Backend
 from retouch.kernels.registry import backend
+from retouch.kernels.specs import SPECS, handles
 
 settings.register_profile("kernels", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("kernels")
@@ -65,31 +65,27 @@ class on_isa:
 
 def handle(argument: Any) -> Any:
     """The native form of an argument of a reference kernel."""
-    if isinstance(argument, Tensor):
-        return cpu.Index(argument) if argument.dtype == torch.int32 else cpu.Rows(argument)
-    if isinstance(argument, list):
-        return [handle(a) for a in argument]
-    if isinstance(argument, tuple) and argument and isinstance(argument[0], Instr):
-        return cpu.Program([(i.op, i.a, i.b, i.imm) for i in argument])
-    if isinstance(argument, tuple) and len(argument) == 2 and isinstance(argument[1], int):
-        return cpu.pack(*argument)
-    if isinstance(argument, tuple):
-        return tuple(handle(a) for a in argument)
-    return argument
+    return handles(backend("cpu"), argument)
 
 
 def native(name: str, out: Tensor, *args: Any) -> Tensor:
     """A copy of `out` after the native kernel."""
+    return result_of(backend("cpu"), name, out, *args)
+
+
+def result_of(kernels: Backend, name: str, out: Tensor, *args: Any) -> Tensor:
+    """A copy of `out` after the kernel of a backend."""
     result = out.clone()
-    getattr(cpu, name)(handle(result), *map(handle, args))
+    kernels.kernel(name)(handles(kernels, result), *(handles(kernels, each) for each in args))
     return result
 
 
 def expected(name: str, out: Tensor, *args: Any) -> Tensor:
-    """A float32 (or float64) copy of `out` after the reference kernel, without rounding to bfloat16."""
-    exact = name == "copy_rows" or out.dtype == torch.float64
+    """A float32 (or float64) copy of `out` after the reference kernel, without rounding to 16 bits."""
+    spec = SPECS[name]
+    exact = not any(spec.tolerance.values()) or out.dtype == torch.float64
     result = out.clone() if exact else out.float()
-    backend("reference").kernel(name)(result, *args)
+    spec.reference(result, *args)
     return result
 
 
@@ -108,30 +104,3 @@ def check(name: str, out: Tensor, *args: Any, bound: float = 3e-6) -> Tensor:
     result = native(name, out, *args)
     assert_close(result, expected(name, out, *args), bound)
     return result
-
-
-def epilogue(kind: str, random: Random, m: int, width: int, dtype: torch.dtype) -> tuple[Any, ...]:
-    """(program, rows, vectors, sample) of a common epilogue of `m` rows."""
-    acc, vector, rows = Instr("acc"), Instr("vector", 0), Instr("rows", 0)
-    samples = 2
-    bias = random.rows(1, width)
-    per_sample = random.rows(samples, width)
-    sample = random.index(0, samples, m).sort().values
-    residual = (random.rows(m + 3, width, dtype), random.index(-1, m + 3, m))
-    if kind == "none":
-        return None, [], [], None
-    if kind == "bias":
-        return (acc, vector, Instr("add", 0, 1)), [], [bias], None
-    if kind == "bias_sample_act":
-        program = (acc, vector, Instr("add", 0, 1), Instr("vector", 1), Instr("add", 2, 3), Instr("silu", 4))
-        return program, [], [bias, per_sample], sample
-    if kind == "residual":
-        return (acc, vector, Instr("add", 0, 1), rows, Instr("add", 2, 3)), [residual], [bias], None
-    assert kind == "gate"
-    program = (acc, rows, Instr("mul", 0, 1), Instr("const", imm=0.5), Instr("mul", 2, 3))
-    return program, [residual], [], None
-
-
-EPILOGUES = ("none", "bias", "bias_sample_act", "residual", "gate")
-
-Kernel = Callable[..., Any]

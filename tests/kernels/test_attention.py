@@ -1,4 +1,4 @@
-"""Attention against its reference; every query independent of the others."""
+"""Attention: every query independent of the others, scores far apart, and what is refused."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import cases
-from kernels.cases import Random, assert_close, expected, native, on_isa
+from kernels.cases import Random, assert_close, native, on_isa
 from retouch.kernels import cpu
 
 # bfloat16 inputs: the weights of the values are rounded to bfloat16 once.
@@ -22,32 +22,12 @@ def query(random, counts, keys, heads, dk, dv, dtype, out_dtype):
     return random.rows(m, heads * dv, out_dtype), None, q, index, k, v, heads, dk**-0.5, bounds
 
 
-@given(
-    isa=cases.isas, seed=cases.seeds, dtype=cases.dtypes, out_dtype=cases.dtypes, threads=cases.threads,
-    counts=st.lists(st.integers(1, 70), min_size=1, max_size=3), keys=st.sampled_from([1, 2, 31, 77, 128, 129, 300]),
-    heads=st.sampled_from([1, 2, 5]), dk=st.sampled_from([1, 8, 9, 40, 64]), dv=st.sampled_from([1, 8, 17, 40]),
-)  # fmt: skip
-def test_agrees_with_reference(isa, seed, dtype, out_dtype, threads, counts, keys, heads, dk, dv):
-    args = query(Random(seed), counts, keys, heads, dk, dv, dtype, out_dtype)
-    with on_isa(isa, threads):
-        got = native("attention", *args)
-    assert_close(got, expected("attention", *args), BOUNDS[dtype])
-
-
 def test_a_sample_without_queries():
     args = list(query(Random(4), [9, 0, 20], 50, 2, 8, 8, torch.float32, torch.float32))
     got = native("attention", *args)
     args[4:6] = (torch.cat([x[:50], x[100:]]) for x in args[4:6])
     args[8] = torch.tensor([0, 9, 29], dtype=torch.int32)
     assert torch.equal(got, native("attention", *args))
-
-
-@pytest.mark.parametrize("dtype", list(BOUNDS))
-@pytest.mark.parametrize("isa", cases.ISAS)
-def test_one_wide_head(isa, dtype):
-    args = query(Random(1), [70], 200, 1, 512, 512, dtype, torch.float32)
-    with on_isa(isa):
-        assert_close(native("attention", *args), expected("attention", *args), BOUNDS[dtype])
 
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))

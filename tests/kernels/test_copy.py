@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import cases
@@ -30,20 +30,6 @@ def check_bits(*args):
     wanted = args[0].clone()
     copy.copy_rows(wanted, *args[1:])
     assert_same_bits(native("copy_rows", *args), wanted)
-
-
-@given(isa=cases.isas, seed=cases.seeds, threads=cases.threads, pair=st.sampled_from(PAIRS), m=st.integers(0, 40),
-       width=st.one_of(cases.channels, st.just(700)))  # fmt: skip
-@settings(max_examples=100)
-def test_copy(isa, seed, threads, pair, m, width):
-    random = Random(seed)
-    dst, src = random.rows(50, width, pair[0]), random.rows(45, width, pair[1])
-    where, source = random.distinct(m, 50), random.index(-1, 45, m)
-    with on_isa(isa, threads):
-        check_bits(dst, where, src, source)
-        check_bits(dst, None, src, source)
-        check_bits(dst, None, src, None)
-        check_bits(dst, where, src[:m], None)
 
 
 @given(isa=cases.isas, seed=cases.seeds, pair=st.sampled_from(ODD_PAIRS), start=st.integers(0, 9), width=cases.channels)
@@ -95,21 +81,6 @@ def test_rounding(isa, value, dtype, wanted):
     with on_isa(isa):
         cpu.copy_rows(cpu.Rows(out), None, cpu.Rows(torch.tensor([[value]])))
     assert out.item() == wanted
-
-
-@given(seed=cases.seeds, dtype=st.sampled_from(FLOATS), m=st.integers(0, 40),
-       width=st.one_of(cases.channels, st.just(700)))  # fmt: skip
-def test_swapping_twice_restores(seed, dtype, m, width):
-    random = Random(seed)
-    kept, saved, where = random.rows(50, width, dtype), random.rows(m, width, dtype), random.distinct(m, 50)
-    first, second = kept.clone(), saved.clone()
-    args = cpu.Rows(kept), cpu.Index(where), cpu.Rows(saved)
-    cpu.swap_rows(*args)
-    assert torch.equal(kept[where.long()], second)
-    assert torch.equal(saved, first[where.long()])
-    cpu.swap_rows(*args)
-    assert torch.equal(kept, first)
-    assert torch.equal(saved, second)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -6,36 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import cases
-from kernels.cases import EPILOGUES, Random, check, epilogue, native, on_isa
+from kernels.cases import Random, check, native, on_isa
+from retouch.ir.expr import Instr
 from retouch.kernels import cpu
+from retouch.ops.gemm import Packed
+
+ADD_BIAS = (Instr("acc"), Instr("vector"), Instr("add", 0, 1))
 
 
-def product(random, m, taps, per_group, groups, outputs, dtype, out_dtype, kind="bias"):
-    """Arguments of one random product."""
+def product(random, m, taps, per_group, groups, outputs, dtype, out_dtype):
+    """Arguments of one random product with a bias."""
     total = m + 5
     a = random.rows(total, per_group * groups, dtype)
     index = random.index(-1, total, m, taps)
     weight = (torch.randn(outputs, taps, per_group, generator=random.generator) / per_group**0.5).to(dtype)
-    tail = epilogue(kind, random, m, outputs, dtype)
-    out = random.rows(m, outputs, out_dtype)
-    return out, None, a, index, (weight, groups), *tail
-
-
-@given(
-    isa=cases.isas, seed=cases.seeds, dtype=cases.dtypes, out_dtype=cases.dtypes, threads=cases.threads,
-    m=st.integers(1, 90), taps=st.sampled_from([1, 2, 4, 9, 25]), per_group=cases.channels,
-    outputs=cases.channels, kind=st.sampled_from(EPILOGUES),
-)  # fmt: skip
-def test_agrees_with_reference(isa, seed, dtype, out_dtype, threads, m, taps, per_group, outputs, kind):
-    with on_isa(isa, threads):
-        check("gemm", *product(Random(seed), m, taps, per_group, 1, outputs, dtype, out_dtype, kind))
-
-
-@given(isa=cases.isas, seed=cases.seeds, dtype=cases.dtypes, groups=st.sampled_from([2, 3, 8]),
-       per_group=st.integers(1, 20), per_output=st.integers(1, 40), taps=st.sampled_from([1, 9]))  # fmt: skip
-def test_groups(isa, seed, dtype, groups, per_group, per_output, taps):
-    with on_isa(isa):
-        check("gemm", *product(Random(seed), 20, taps, per_group, groups, groups * per_output, dtype, dtype))
+    out, bias = random.rows(m, outputs, out_dtype), random.rows(1, outputs)
+    return out, None, a, index, Packed(weight, groups), ADD_BIAS, [], [bias], None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -81,7 +67,7 @@ def test_writes_only_the_indexed_rows():
 def test_identity_index_reads_row_m():
     random = Random(2)
     a, weight = random.rows(9, 33), torch.randn(17, 1, 33)
-    check("gemm", random.rows(9, 17), None, a, None, (weight, 1), None, [], [], None)
+    check("gemm", random.rows(9, 17), None, a, None, Packed(weight, 1), None, [], [], None)
 
 
 def test_nothing_to_do():
@@ -121,8 +107,8 @@ def test_pack_reads_any_strides(dtype):
     for weight in (conv, matrix):
         a, index = random.rows(8, 19, dtype), random.index(-1, 8, 5, weight.shape[1])
         args = None, a, index
-        got = native("gemm", torch.empty(5, 70), *args, (weight, 1))
-        assert torch.equal(got, native("gemm", torch.empty(5, 70), *args, (weight.contiguous(), 1)))
+        got = native("gemm", torch.empty(5, 70), *args, Packed(weight, 1))
+        assert torch.equal(got, native("gemm", torch.empty(5, 70), *args, Packed(weight.contiguous(), 1)))
 
 
 @pytest.mark.parametrize("weight", [torch.randn(4, 8), torch.randn(0, 1, 8)])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kernels import cases
 from retouch.ir.expr import Instr
 from retouch.kernels import cpu
+from retouch.ops.gemm import Packed
 
 
 def test_rows_share_memory():
@@ -57,7 +58,7 @@ def test_bad_rows(tensor, error, message):
 HALF, SUMS = torch.zeros(4, 8).half(), torch.zeros(1, 16, dtype=torch.float64)
 PLAIN, ZEROS, ROW = torch.zeros(4, 8), torch.zeros(4, dtype=torch.int32), torch.zeros(1, 8)
 BOUNDS, ADD = torch.tensor([0, 4], dtype=torch.int32), (Instr("rows", 0), Instr("vector", 0), Instr("add", 0, 1))
-PACKED = (torch.zeros(8, 1, 8), 1)
+PACKED = Packed(torch.zeros(8, 1, 8), 1)
 
 
 @pytest.mark.parametrize(("name", "arguments"), [
@@ -98,7 +99,7 @@ def test_only_copies_take_float16(name, arguments):
 
 def test_weights_are_not_packed_from_float16():
     with pytest.raises(TypeError, match="float32 or bfloat16"):
-        cpu.pack(PACKED[0].half())
+        cpu.pack(PACKED.weight.half())
 
 
 def test_slice_outside():
@@ -229,3 +230,30 @@ def test_one_openmp_runtime():
 def test_threads():
     with pytest.raises(ValueError, match="at least 1"):
         cpu.set_num_threads(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_rows_as_tensors_share_memory_and_keep_it(dtype):
+    x = torch.zeros(5, 7).to(dtype)
+    tensor = cpu.Rows(x[:, 1:]).slice(1, 3).tensor()
+    tensor += 2
+    assert (tensor.dtype, tensor.shape, tensor.stride()) == (dtype, (5, 3), (7, 1))
+    assert torch.equal(x[:, 2:5], tensor)
+    assert x.sum() == 30
+    name = str(dtype).removeprefix("torch.")
+    kept = cpu.Arena(4096).rows(64, 4, 3, name).tensor()
+    kept.fill_(7)
+    torch.empty(1 << 20).fill_(1)
+    assert torch.equal(kept, torch.full((4, 3), 7.0).to(dtype))
+    assert cpu.Rows(kept).data_ptr == kept.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 9), (0,), (0, 9), (1, 1)])
+def test_index_tables_as_tensors(shape):
+    index = torch.randint(-1, 5, shape, dtype=torch.int32)
+    assert torch.equal(cpu.Index(index).tensor(), index)
+
+
+def test_programs_know_their_instructions():
+    code = [("rows", 0, 0, 0.0), ("leaky_relu", 0, 0, 0.1)]
+    assert cpu.Program(iter(code)).instructions == tuple(code)

@@ -31,6 +31,7 @@ from retouch.kernels import checksum
 from retouch.kernels import registry as kernel_table
 from retouch.kernels.reference import Reference
 from retouch.ops import moments, pivoted
+from retouch.ops import sums as double
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
 from retouch.runtime.store import Store, StoreError
@@ -277,9 +278,9 @@ def test_twenty_edits_keep_float32_statistics(mean):
         pivoted.channel_sums(sums, x, rows, some, 1)
     found, expected = torch.empty(2, 1, 2 * channels)
     fresh = torch.zeros(1, 2 * channels, dtype=torch.float64)
-    moments.channel_sums(fresh, x, None, bounds, 1)
+    double.channel_sums(fresh, x, None, bounds, 1)
     pivoted.fold_norm(found, [sums], [], groups, total, 1e-5, None, None)
-    moments.fold_norm(expected, [fresh], [], groups, total, 1e-5, None, None)
+    double.fold_norm(expected, [fresh], [], groups, total, 1e-5, None, None)
     assert ((found - expected).abs() / expected.abs()).max() < 2e-6
 
 

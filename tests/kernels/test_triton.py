@@ -9,17 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import cases, interpreter
-from kernels.cases import EPILOGUES, Random, assert_close, epilogue, expected
-from kernels.test_attention import BOUNDS, query
+from kernels.cases import Random, assert_close, expected, result_of
+from kernels.test_attention import query
 from kernels.test_gemm import product
 from retouch.errors import FallbackWarning
 from retouch.ir.expr import Instr
 from retouch.ir.instructions import BINARY, ROW_WISE, UNARY
 from retouch.kernels import backend as kernels_named
-from retouch.kernels.tensors import Index
 from retouch.kernels.triton.backend import Triton
 from retouch.kernels.triton.gemm import Packed
-from retouch.kernels.triton.handles import code_of
+from retouch.ops import gemm
 
 interpreter.correct()
 backend = kernels_named("triton")
@@ -29,26 +28,9 @@ floats = torch.float32, torch.bfloat16, torch.float16
 dtypes = st.sampled_from(floats)
 
 
-def handle(argument):
-    """The Triton form of an argument of a reference kernel."""
-    if isinstance(argument, torch.Tensor):
-        return Index.of(argument.numpy(), argument.device) if argument.dtype == torch.int32 else argument
-    if isinstance(argument, list):
-        return [handle(a) for a in argument]
-    if isinstance(argument, tuple) and argument and isinstance(argument[0], Instr):
-        return code_of(argument)
-    if isinstance(argument, tuple) and len(argument) == 2 and isinstance(argument[1], int):
-        return Packed.of(*argument)
-    if isinstance(argument, tuple):
-        return tuple(handle(a) for a in argument)
-    return argument
-
-
 def native(name, out, *args):
     """A copy of `out` after the Triton kernel."""
-    result = out.clone()
-    backend.kernel(name)(result, *map(handle, args))
-    return result
+    return result_of(backend, name, out, *args)
 
 
 def check(name, out, *args, bound=3e-6):
@@ -57,60 +39,14 @@ def check(name, out, *args, bound=3e-6):
     return result
 
 
-@few
-@given(seed=cases.seeds, dtype=dtypes, m=st.integers(1, 90), taps=st.sampled_from([1, 9]), per_group=cases.channels,
-       outputs=cases.channels, kind=st.sampled_from(EPILOGUES))  # fmt: skip
-def test_gemm(seed, dtype, m, taps, per_group, outputs, kind):
-    check("gemm", *product(Random(seed), m, taps, per_group, 1, outputs, dtype, dtype, kind))
-
-
-@few
-@given(seed=cases.seeds, dtype=dtypes, groups=st.sampled_from([2, 3]), per_group=st.integers(1, 20),
-       per_output=st.integers(1, 40), taps=st.sampled_from([1, 9]))  # fmt: skip
-def test_gemm_in_groups(seed, dtype, groups, per_group, per_output, taps):
-    check("gemm", *product(Random(seed), 20, taps, per_group, groups, groups * per_output, dtype, dtype))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_split_sums_do_not_depend_on_the_other_rows(dtype):
     out, _, a, index, packed, *tail = product(Random(3), 70, 9, 130, 1, 40, dtype, torch.float32)
-    assert Packed.of(*packed).split > 1
+    assert Packed.of(packed.weight, packed.groups).split > 1
     whole = check("gemm", out, None, a, index, packed, *tail)
     subset = torch.tensor([3, 50, 69])
     part = native("gemm", out[subset], None, a, index[subset].contiguous(), packed, *tail)
     assert torch.equal(part, whole[subset])
-
-
-@few
-@given(seed=cases.seeds, dtype=dtypes, m=st.integers(1, 60), taps=st.sampled_from([1, 9]), width=cases.channels,
-       kind=st.sampled_from(EPILOGUES))  # fmt: skip
-def test_depthwise(seed, dtype, m, taps, width, kind):
-    random = Random(seed)
-    a, index, weight = random.rows(m + 2, width, dtype), random.index(-1, m + 2, m, taps), torch.randn(taps, width)
-    check("depthwise", random.rows(m, width, dtype), None, a, index, weight, *epilogue(kind, random, m, width, dtype))
-
-
-@few
-@given(seed=cases.seeds, dtype=dtypes, m=st.integers(1, 50), taps=st.integers(1, 9), width=cases.channels,
-       maximum=st.booleans())  # fmt: skip
-def test_pool(seed, dtype, m, taps, width, maximum):
-    random = Random(seed)
-    a, index = random.rows(m + 2, width, dtype), random.index(-1, m + 2, m, taps)
-    index[:, 0].clamp_(min=0)
-    check("pool", random.rows(m, width, dtype), None, a, index, None if maximum else random.rows(m, taps))
-
-
-@few
-@given(seed=cases.seeds, dtype=dtypes, counts=st.lists(st.integers(0, 70), min_size=1, max_size=3),
-       keys=st.sampled_from([1, 31, 77, 129]), heads=st.sampled_from([1, 2]), dk=st.sampled_from([8, 9, 40]),
-       dv=st.sampled_from([8, 17, 40]))  # fmt: skip
-def test_attention(seed, dtype, counts, keys, heads, dk, dv):
-    args = query(Random(seed), counts, keys, heads, dk, dv, dtype, dtype)
-    check("attention", *args, bound=BOUNDS.get(dtype, 4e-3))
-
-
-def test_attention_with_one_wide_head():
-    check("attention", *query(Random(1), [20], 70, 1, 512, 512, torch.float32, torch.float32), bound=1e-5)
 
 
 def test_queries_are_independent():
@@ -120,109 +56,6 @@ def test_queries_are_independent():
     few_queries = torch.tensor([0, 3], dtype=torch.int32)
     part = native("attention", out[subset], None, q, index[subset].contiguous(), *rest, few_queries)
     assert torch.equal(part, whole[subset])
-
-
-@few
-@given(seed=cases.seeds, m=st.integers(0, 40), width=cases.channels,
-       pair=st.sampled_from([(a, b) for a in floats for b in (a, torch.float32)]))  # fmt: skip
-def test_copy(seed, m, width, pair):
-    random = Random(seed)
-    dst, src = random.rows(50, width, pair[0]), random.rows(45, width, pair[1])
-    where, source = random.distinct(m, 50), random.index(-1, 45, m)
-    for args in ((dst, where, src, source), (dst, None, src, source), (dst, None, src, None)):
-        assert torch.equal(native("copy_rows", *args), expected("copy_rows", *args))
-
-
-@few
-@given(seed=cases.seeds, sizes=st.lists(st.tuples(st.integers(0, 40), st.sampled_from([1, 3, 130, 256])), max_size=5),
-       pairs=st.lists(st.tuples(dtypes, dtypes), min_size=1, max_size=2))  # fmt: skip
-def test_many_copies_in_one_launch(seed, sizes, pairs):
-    random, copies, wanted = Random(seed), [], []
-    for number, (m, width) in enumerate(sizes):
-        to, of = pairs[number % len(pairs)]
-        dst, src = random.rows(50, width + 2, to)[:, 1 : 1 + width], random.rows(45, width, of)
-        where, source = random.distinct(m, 50), random.index(-1, 45, m)
-        indices = [(where, source), (None, source), (None, None), (where, None)][number % 4]
-        src = src[:m] if indices[1] is None and indices[0] is not None else src
-        copies.append((dst.clone(), indices[0], src, indices[1]))
-        wanted.append(expected("copy_rows", *copies[-1]))
-    backend.kernel("copy_many")([tuple(map(handle, each)) for each in copies])
-    assert all(torch.equal(result, each) for (result, *_), each in zip(copies, wanted, strict=True))
-
-
-@few
-@given(seed=cases.seeds, m=st.integers(0, 40), width=cases.channels)
-def test_swapping_twice_restores(seed, m, width):
-    random = Random(seed)
-    kept, saved, where = random.rows(50, width), random.rows(m, width), random.distinct(m, 50)
-    first, second = kept.clone(), saved.clone()
-    swap = backend.kernel("swap_rows")
-    swap(kept, handle(where), saved)
-    assert torch.equal(kept[where.long()], second)
-    assert torch.equal(saved, first[where.long()])
-    swap(kept, handle(where), saved)
-    assert torch.equal(kept, first)
-    assert torch.equal(saved, second)
-
-
-@few
-@given(seed=cases.seeds, dtype=dtypes, width=cases.channels, sign=st.sampled_from([1, -1]), whole=st.booleans(),
-       counts=st.lists(st.integers(0, 600), min_size=1, max_size=3))  # fmt: skip
-def test_channel_sums(seed, dtype, width, sign, whole, counts):
-    random, m = Random(seed), sum(counts)
-    x, index = random.rows(m + 1, width, dtype), None if whole else random.index(0, m + 1, m)
-    bounds = torch.tensor([0, *counts]).cumsum(0).int()
-    sums = torch.randn(len(counts), 2 * width, dtype=torch.float64)
-    check("channel_sums", sums, x, index, bounds, sign, bound=1e-13)
-
-
-@few
-@given(seed=cases.seeds, samples=st.integers(1, 3), groups=st.sampled_from([1, 2, 8]), per_part=st.integers(1, 5),
-       parts=st.integers(1, 3), affine=st.booleans(), shifted=st.booleans())  # fmt: skip
-def test_fold_norm(seed, samples, groups, per_part, parts, affine, shifted):
-    random, width, count = Random(seed), per_part * groups, 50
-    sums = []
-    for _ in range(parts):
-        x = (random.rows(samples * count, width) * 3 + 1).double().reshape(samples, count, width)
-        sums.append(torch.cat([x.sum(1), x.square().sum(1)], 1))
-    channels = width * parts
-    affine_pair = (random.rows(1, channels), random.rows(1, channels)) if affine else (None, None)
-    shifts = [s * 0.1 for s in sums] if shifted else []
-    check("fold_norm", torch.empty(samples, 2 * channels), sums, shifts, groups, count, 1e-5, *affine_pair, bound=1e-6)
-
-
-@few
-@given(seed=cases.seeds, channels=st.integers(1, 40), counts=st.lists(st.integers(0, 20), min_size=1, max_size=3),
-       dtype=dtypes)  # fmt: skip
-def test_fit_probes(seed, channels, counts, dtype):
-    random = Random(seed)
-    bounds = torch.tensor([0, *counts]).cumsum(0).int()
-    total = int(bounds[-1])
-    before, after = random.rows(total + 5, channels, dtype), random.rows(total + 5, channels, dtype)
-    index = torch.arange(total, dtype=torch.int32)
-    check("fit_probes", torch.empty(len(counts), 2 * channels), before, index + 5, after, index, bounds, bound=1e-5)
-
-
-@few
-@given(seed=cases.seeds, samples=st.integers(1, 3), channels=st.integers(1, 20))
-def test_move_sums(seed, samples, channels):
-    random = Random(seed)
-    sums = torch.randn(samples, 2 * channels, dtype=torch.float64)
-    scale, shift = random.rows(samples, channels), random.rows(samples, channels)
-    bounds = torch.arange(samples + 1, dtype=torch.int32) * 10
-    check("move_sums", torch.empty_like(sums), sums, scale, shift, 60, bounds, bound=1e-12)
-
-
-@few
-@given(seed=cases.seeds, dtype=dtypes, m=st.integers(1, 100), phases=st.sampled_from([1, 4, 6]),
-       width=st.integers(1, 70), inner=st.booleans())  # fmt: skip
-def test_shuffles(seed, dtype, m, phases, width, inner):
-    random = Random(seed)
-    a, index, phase = random.rows(9, phases * width, dtype), random.index(-1, 9, m, 1), random.index(0, phases, m)
-    strides = (width, 1) if inner else (1, phases)
-    check("shuffle", random.rows(m, width, dtype), None, a, index, phase, *strides, bound=0)
-    a, index = random.rows(9, width, dtype), random.index(-1, 9, m, phases)
-    check("unshuffle", random.rows(m, phases * width, dtype), None, a, index, *strides, bound=0)
 
 
 @pytest.mark.parametrize("op", sorted(UNARY))
@@ -278,7 +111,7 @@ def test_maps_of_rows_of_one_channel_and_of_samples(seed, dtype, width, m):
 
 def test_bad_arguments():
     a, out = torch.randn(6, 8), torch.empty(5, 4)
-    packed = torch.randn(4, 1, 8), 1
+    packed = gemm.Packed(torch.randn(4, 1, 8), 1)
     index = torch.zeros(5, dtype=torch.int32)
     with pytest.raises(ValueError, match="a has 7, out 4"):
         native("gemm", out, None, a[:, :7], index, packed, None, [], [], None)

@@ -6,7 +6,7 @@ import torch
 from retouch.editing.diffusion.model import model_of
 from retouch.models import pipelines
 from retouch.models.vae import autoencoder_kl
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

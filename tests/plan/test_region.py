@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from retouch import Policy, Region
 from retouch.ir.geometry import Grid
-from retouch.plan.region import PRESETS, dilate, spread
+from retouch.plan.policy import PRESETS
+from retouch.plan.region import dilate, spread
 from support import spot
 
 
@@ -161,3 +162,17 @@ def test_exact_needs_refreshed_statistics():
     """With those of the original no update would equal a fresh recording."""
     with pytest.raises(ValueError, match="refreshed"):
         Policy(exact=True, stats="recorded")
+
+
+def test_a_region_is_a_value_that_later_strokes_do_not_change():
+    drawn = spot(8, 8).numpy()
+    region = Region(drawn[None])
+    same = Region.from_mask(drawn)
+    drawn[:] = True
+    assert region == same
+    assert hash(region) == hash(same)
+    assert region != Region.from_mask(drawn)
+    assert region != same.dilated(1)
+    assert Region.from_mask(np.zeros((2, 8), np.bool_)) != Region.from_mask(np.zeros((8, 2), np.bool_))
+    with pytest.raises(ValueError, match="read-only"):
+        region.mask[:] = True

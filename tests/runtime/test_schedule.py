@@ -89,4 +89,5 @@ def test_a_schedule_is_made_once_for_a_region():
     module = fill(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)))
     x, region = noise(1, 3, 16, 16), Region.from_mask(spot(16, 16))
     net = retouch.compile(module, (x,), policy=SHARED)
-    assert net._schedule(region, frozenset()) is net._schedule(region, frozenset())
+    again = Region.from_mask(spot(16, 16))
+    assert net._schedule(region, frozenset()) is net._schedule(again, frozenset())

@@ -27,7 +27,8 @@ from retouch.bench.workload import Update, Work, dense_work, lowered, update_wor
 from retouch.incremental import planned
 from retouch.ir.program import Program
 from retouch.models import Network
-from retouch.plan.region import Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Region
 
 STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The type that rows and weights are stored in, by the type that products are computed in."""

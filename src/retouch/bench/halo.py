@@ -31,7 +31,8 @@ from retouch.editing.images import Pixels
 from retouch.models import Inputs
 from retouch.models.extras import require
 from retouch.models.super_resolution import SCALE
-from retouch.plan.region import Mask, Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask, Region
 
 HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
 SHARE = 0.012

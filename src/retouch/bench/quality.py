@@ -30,7 +30,8 @@ from retouch.editing.diffusion.estimate import StepCheck
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
 from retouch.editing.sheets import side_by_side
-from retouch.plan.region import PRESETS, Policy, Region
+from retouch.plan.policy import PRESETS, Policy
+from retouch.plan.region import Region
 
 CROP = "crop and stitch"
 BALANCED = PRESETS["balanced"]

@@ -31,7 +31,8 @@ from retouch.models import Inputs, Network
 from retouch.ops.dense import Dense
 from retouch.passes import Plan, fuse
 from retouch.plan import activity
-from retouch.plan.region import Policy, Region
+from retouch.plan.policy import Policy
+from retouch.plan.region import Region
 from retouch.runtime.calls import Call
 from retouch.runtime.emitter import build, dirty_values
 from retouch.runtime.schedule import Schedule

@@ -176,7 +176,7 @@ def check_picture_file(path: Path) -> None:
 
 def known_policies(names: Sequence[str]) -> list[str]:
     """The names; ValueError listing the presets if one is none of them."""
-    from retouch.plan.region import Policy
+    from retouch.plan.policy import Policy
 
     return [Policy.named(name).name for name in names]
 

@@ -25,7 +25,8 @@ from retouch.editing.images import Pixels, difference, save_png
 from retouch.editing.sheets import outlined, side_by_side
 from retouch.kernels.devices import selected
 from retouch.models.extras import require
-from retouch.plan.region import Mask, Policy
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask
 
 UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "crying face"
 PHOTO, TINY = 256, 64

@@ -57,7 +57,7 @@ class Fixed:
 
     def check_against(self, saved: Saved) -> None:
         """ValueError for what is not as the session was recorded."""
-        from retouch.plan.region import Policy
+        from retouch.plan.policy import Policy
 
         editor = saved.settings["editor"]
         recorded = {**saved.settings, **editor, "policy": editor["policy"]["name"], "storage": saved.storage}

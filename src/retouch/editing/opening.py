@@ -13,7 +13,7 @@ from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelEditor, LabelSession
 from retouch.editing.gan.upscaler import Upscaler, UpscaleSession
 from retouch.kernels.devices import HOST
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 AnyEditor = Editor | Upscaler | LabelEditor
 AnySession = DiffusionSession | UpscaleSession | LabelSession

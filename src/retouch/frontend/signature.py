@@ -10,10 +10,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from retouch.runtime.weights import same_tensor
+from retouch.errors import RetouchError
 
 
-class InputError(ValueError):
+class InputError(RetouchError, ValueError, TypeError):
     """Arguments differ from the example inputs in what a recording cannot follow."""
 
 
@@ -85,3 +85,10 @@ def _check_leaf(name: str, leaf: Any, example: Any) -> None:
             raise InputError(f"argument {name} has {what} {shown[0]}; compiled for {shown[1]}")
     if leaf.is_floating_point() and not torch.isfinite(leaf).all():
         raise InputError(f"argument {name} holds NaN or infinite numbers")
+
+
+def same_tensor(a: Any, b: Any) -> bool:
+    """Equality of content and dtype."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    return type(a) is type(b) and bool(a == b)

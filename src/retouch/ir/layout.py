@@ -34,6 +34,7 @@ class LayoutError(ValueError):
 
 
 def axis(name: str, size: int) -> tuple[Atom, ...]:
+    """A whole axis as atoms; none for an axis of one position."""
     return (Atom(name, 1, size),) if size > 1 else ()
 
 

@@ -43,6 +43,8 @@ class Op:
 
     out: Value
 
+    kernels: ClassVar[tuple[str, ...]] = ()
+    """Names of the kernels that compute it."""
     virtual: ClassVar[bool] = False
     """Evaluated on the rows that a consumer asks for, and nowhere by itself unless it is kept."""
     in_place: ClassVar[bool] = False

@@ -1,5 +1,6 @@
 """Kernels by backend. `backend(name, device)` gives the table of one; see `retouch.kernels.registry`."""
 
-from retouch.kernels.registry import Backend, BackendError, available, backend, described
+from retouch.kernels.protocol import Backend, BackendError
+from retouch.kernels.registry import available, backend, described, warn_of_lacking
 
-__all__ = ["Backend", "BackendError", "available", "backend", "described"]
+__all__ = ["Backend", "BackendError", "available", "backend", "described", "warn_of_lacking"]

@@ -10,7 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from retouch.errors import FallbackWarning
+from retouch.errors import FallbackWarning, RetouchError
 
 HOST = torch.device("cpu")
 
@@ -24,6 +24,10 @@ _REMEDIES = {
     "not compiled with": f"install a PyTorch that is made for it (https://pytorch.org/get-started), or {_OTHERS}",
 }
 """What to do about a device that cannot be used, by what PyTorch says of it."""
+
+
+class DeviceError(RetouchError, ValueError):
+    """PyTorch cannot compute on a device."""
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -51,7 +55,7 @@ def _accelerator() -> torch.device | None:
     seen = torch.accelerator.current_accelerator()
     try:
         return None if seen is None else usable(seen)
-    except ValueError as error:
+    except DeviceError as error:
         if not _ABSENT.search(str(error)):
             # Shown where an editor is made.
             warnings.warn(f'{error}; "auto" takes the CPU', FallbackWarning, stacklevel=4)
@@ -59,16 +63,16 @@ def _accelerator() -> torch.device | None:
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """The device with its number, as tensors name it; ValueError that says why PyTorch cannot compute there."""
+    """The device with its number, as tensors name it; DeviceError that says why PyTorch cannot compute there."""
     try:
         # Kernels must run there, which PyTorch may lack for a device that it can use memory of.
         place = torch.ones(1, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         remedy = next((what for sign, what in _REMEDIES.items() if sign in reason.lower()), _OTHERS)
-        raise ValueError(f"cannot compute on the device {str(device)!r} ({reason}); {remedy}") from error
+        raise DeviceError(f"cannot compute on the device {str(device)!r} ({reason}); {remedy}") from error
     if place.type == "meta":
-        raise ValueError("nothing can be computed on the meta device; load the module onto another one")
+        raise DeviceError("nothing can be computed on the meta device; load the module onto another one")
     return place
 
 

@@ -8,43 +8,15 @@ rounding only; the bitwise promises are those of the compiled backends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retouch.ir.expr import Expr
+from retouch.kernels.specs import SPECS
 from retouch.kernels.tensors import TensorBackend
-from retouch.ops import attention, copy, depthwise, gemm, mean, moments, pivoted, pool, row_map, shuffle
-
-_KERNELS: dict[str, Callable[..., Any]] = {
-    "row_map": row_map.reference,
-    "gemm": gemm.reference,
-    "depthwise": depthwise.reference,
-    "pool": pool.reference,
-    "attention": attention.reference,
-    "copy_rows": copy.copy_rows,
-    "copy_many": copy.copy_many,
-    "swap_rows": copy.swap_rows,
-    "channel_sums": moments.channel_sums,
-    "fold_norm": moments.fold_norm,
-    "fold_mean": mean.reference,
-    "fit_probes": moments.fit_probes,
-    "move_sums": moments.move_sums,
-    "shuffle": shuffle.reference,
-    "unshuffle": shuffle.unshuffle,
-}
-
-
-_WITHOUT_DOUBLE: dict[str, Callable[..., Any]] = {
-    **_KERNELS,
-    "channel_sums": pivoted.channel_sums,
-    "fold_norm": pivoted.fold_norm,
-    "fit_probes": partial(moments.fit_probes, dtype=torch.float32),
-    "move_sums": pivoted.move_sums,
-}
+from retouch.ops.gemm import Packed
 
 
 def _has_double(device: torch.device) -> bool:
@@ -63,19 +35,15 @@ class Reference(TensorBackend):
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
     def __init__(self, device: torch.device, double: bool | None = None) -> None:
-        super().__init__(device)
         known = _has_double(device) if double is None else double
         self.sums_dtype = torch.float64 if known else torch.float32
-        self._kernels = _KERNELS if known else _WITHOUT_DOUBLE
-
-    def kernel(self, name: str) -> Callable[..., Any]:
-        return self._kernels[name]
+        super().__init__(device, {name: spec.on(self.sums_dtype) for name, spec in SPECS.items()})
 
     def program(self, expr: Expr) -> Expr:
         return expr
 
-    def pack(self, weight: Tensor, groups: int) -> tuple[Tensor, int]:
-        return gemm.pack(weight, groups)
+    def own_pack(self, weight: Tensor, groups: int) -> Packed:
+        return Packed(weight, groups)
 
-    def packed_bytes(self, packed: tuple[Tensor, int]) -> int:
-        return packed[0].numel() * packed[0].element_size()
+    def plain(self, handle: Any) -> Any:
+        return handle

@@ -1,92 +1,20 @@
-"""The table of backends: what a backend offers, which exist, and which one "auto" takes."""
+"""The table of backends: which exist, which one "auto" takes, and what they lack."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from retouch.errors import FallbackWarning
-from retouch.ir.expr import Expr
-from retouch.ir.geometry import IntArray
 from retouch.kernels.devices import usable
-from retouch.kernels.transfers import Transfers
-
-
-class BackendError(RuntimeError):
-    """A backend is installed, but cannot compute on the device; the message says what to do."""
-
-
-class Backend(Protocol):
-    """One implementation of every kernel, and the handles its kernels take."""
-
-    name: str
-    device: torch.device
-    """Where everything that handles stand for lies."""
-    dtypes: tuple[torch.dtype, ...]
-    sums_dtype: torch.dtype
-    """Of channel sums: float64, or float32 where there is none (see `retouch.ops.moments.sums_width`)."""
-
-    @property
-    def transfers(self) -> Transfers | None:
-        """How rows come from the host's memory; None where kernels read it."""
-
-    @property
-    def graphs(self) -> bool:
-        """True where `graph` pays. Tables are padded then (`retouch.runtime.pattern`): kernels write no row -1."""
-
-    def kernel(self, name: str) -> Callable[..., Any]:
-        """The kernel of that name; names and argument order are those of the references in `retouch.ops`."""
-
-    def rows(self, tensor: Tensor) -> Any:
-        """Handle of a row matrix `[rows, channels]` on the device with unit channel stride; shares its memory."""
-
-    def columns(self, rows: Any, start: int, channels: int) -> Any:
-        """Handle of some columns of a row matrix."""
-
-    def index(self, array: IntArray) -> Any:
-        """Handle of an int32 index table. What kernels need of it on the host they find there."""
-
-    def program(self, expr: Expr) -> Any:
-        """Handle of a pointwise expression."""
-
-    def pack(self, weight: Tensor, groups: int) -> Any:
-        """Packed weights from `[N, T, C / groups]`."""
-
-    def packed_bytes(self, packed: Any) -> int:
-        """Memory that packed weights take."""
-
-    def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised rows for a recording."""
-
-    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
-        """Scratch memory; the function makes handles (byte offset, rows, channels, dtype) in it."""
-
-    def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
-        """Hash of the bytes of each tensor."""
-
-    def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
-        """A function that hashes one of `stride` lines of 64 bytes of each tensor, every time it is called.
-
-        It waits for the device once.
-        """
-
-    def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
-        """A function that repeats these kernel calls, whose memory stays where it is, in one launch.
-
-        None where there is no such thing.
-        """
-
-    def set_threads(self, threads: int) -> None:
-        """Number of threads for the following kernels."""
-
-    def release(self) -> None:
-        """Give memory of dropped recordings back that was kept for the next ones."""
+from retouch.kernels.partial import STAND_IN
+from retouch.kernels.protocol import Backend, BackendError, BackendImportError, BackendNameError
+from retouch.kernels.specs import SPECS
+from retouch.ops.spec import KernelSpec
 
 
 def _cpu(device: torch.device) -> Backend:
@@ -135,13 +63,55 @@ def preferred(device: torch.device) -> str:
     return "reference" if _trouble(first, device) else first
 
 
-def described(kernels: Backend) -> str:
-    """Which backend computes, where, and whether "auto" would take it."""
+def described(kernels: Backend, used: Iterable[str] = ()) -> str:
+    """Which backend computes, where, whether "auto" would take it, and who computes the `used` kernels it lacks."""
     device = kernels.device
     first, written = preferred(device), _written_for(device)
     because = f", as {written} cannot be used" if first != written else ""
     chosen = f'chosen by "auto" for {device.type}' if kernels.name == first else f'"auto" would take {first}'
-    return f"{kernels.name} kernels on {device} ({chosen}{because})"
+    return "\n".join([f"{kernels.name} kernels on {device} ({chosen}{because})", *_stand_ins(kernels, used)])
+
+
+def warn_of_lacking(kernels: Backend, used: Iterable[str], stacklevel: int) -> None:
+    """A FallbackWarning that names the `used` kernels that the backend lacks, if there are any."""
+    if found := _stand_ins(kernels, used):
+        remedy = "`retouch kernels` lists what each backend has"
+        warnings.warn(f"{'; '.join(found)}, which is slower; {remedy}", FallbackWarning, stacklevel=stacklevel + 1)
+
+
+def _stand_ins(kernels: Backend, used: Iterable[str]) -> list[str]:
+    missing = [name for name in dict.fromkeys(used) if name in kernels.lacking]
+    return [f"{name} is computed by the {STAND_IN} backend: {kernels.lacking[name]}" for name in missing]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Who has a kernel on a device: `have` names backends, `lack` says of the others why they have not."""
+
+    spec: KernelSpec
+    have: tuple[str, ...]
+    lack: dict[str, str]
+
+
+def coverage(device: torch.device) -> list[Coverage]:
+    """For every kernel, the backends that have it on a device, and why the others have not."""
+    found = {name: _missing(name, device) for name in _BACKENDS}
+    return [
+        Coverage(spec, tuple(n for n, missing in found.items() if name not in missing),
+                 {n: missing[name] for n, missing in found.items() if name in missing})
+        for name, spec in SPECS.items()
+    ]  # fmt: skip
+
+
+def _missing(name: str, device: torch.device) -> Mapping[str, str]:
+    """The kernels that the backend of that name lacks on a device, with the reasons; all where it cannot be used."""
+    entry = _BACKENDS[name]
+    if not _runs_on(name, device):
+        return dict.fromkeys(SPECS, f"runs on {' and '.join(entry.devices)}")
+    try:
+        return _once(name, device).lacking
+    except (BackendImportError, BackendError) as error:
+        return dict.fromkeys(SPECS, str(error))
 
 
 def backend(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
@@ -154,7 +124,7 @@ def backend(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
     both with the remedy.
     """
     if name != "auto" and name not in _BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; there are auto, {', '.join(_BACKENDS)}")
+        raise BackendNameError(f"unknown backend {name!r}; there are auto, {', '.join(_BACKENDS)}")
     place = usable(device)
     return _once(_automatic(place) if name == "auto" else name, place)
 
@@ -191,17 +161,23 @@ def _once(name: str, device: torch.device) -> Backend:
 
 def _make(name: str, device: torch.device) -> Backend:
     entry = _BACKENDS[name]
-    interpreted = name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    if entry.devices and device.type not in entry.devices and not interpreted:
-        raise ValueError(
+    if not _runs_on(name, device):
+        raise BackendNameError(
             f"the {name} backend runs on {' and '.join(entry.devices)}, and the module is on {device}; "
             f'move the module and its inputs, or pass backend="{preferred(device)}"'
         )
     try:
         return entry.make(device)
     except ImportError as error:
-        raise ImportError(
+        raise BackendImportError(
             f'the {name} backend cannot be loaded ({error}); {entry.remedy}, or pass backend="reference"'
         ) from error
     except BackendError as error:
         raise BackendError(f'the {name} backend cannot be used: {error}, or pass backend="reference"') from error
+
+
+def _runs_on(name: str, device: torch.device) -> bool:
+    """Whether the backend is written for the device, or interpreted there."""
+    devices = _BACKENDS[name].devices
+    interpreted = name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    return not devices or device.type in devices or interpreted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retouch.ir.geometry import IntArray
 from retouch.kernels import checksum
+from retouch.kernels.partial import PartialBackend
 from retouch.kernels.transfers import Transfers, uploadable
 
 LINE = 16
@@ -74,12 +75,13 @@ class PaddedTables:
         self._memory.copy_(uploadable(self._host, self._memory.device), non_blocking=True)
 
 
-class TensorBackend:
+class TensorBackend(PartialBackend):
     """Rows and columns are tensors, index tables `Index`; checksums are computed on the device."""
 
     transfers: Transfers | None
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, kernels: Mapping[str, Callable[..., Any]]) -> None:
+        super().__init__(kernels)
         self.device = device
         self.transfers = None if device.type == "cpu" else Transfers(device)
 

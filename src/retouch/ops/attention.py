@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from retouch.ir.emitter import Emitter
 from retouch.ir.program import Op, Read
 from retouch.ir.value import Matrix, Value
 from retouch.ops.row_map import fetch, store
+from retouch.ops.spec import Arguments, Draw, KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class Attention(Op):
     heads: int
     scale: float
 
+    kernels = ("attention",)
     whole_map = True
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
@@ -91,3 +94,29 @@ def reference(
         weights = torch.softmax(part @ keys[b].transpose(1, 2) * scale, dim=-1)
         parts.append((weights @ values[b]).transpose(0, 1).reshape(last - first, out.shape[1]))
     store(out, out_index, torch.cat(parts))
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ...] = ()) -> Arguments:
+    """`usual`: channels of a head; `others`, where they are drawn. Few wide heads are enough."""
+    heads = draw.size(640 // usual, *((1, 2, 5) if others else (1,)))
+    keys = draw.size(100, *((1, 2, 31, 77, 129, 300) if others else (1, 70)))
+    longest = draw.size(120, *((31, 70) if others else (20,)))
+    size, value_size = draw.size(usual, *others), draw.size(usual, *others)
+    counts = draw.counts(longest)
+    m, samples = sum(counts), len(counts)
+    k, v = draw.rows(samples * keys, heads * size, dtype), draw.rows(samples * keys, heads * value_size, dtype)
+    q, index = draw.rows(m + 3, heads * size, dtype), draw.index(0, m + 3, m)
+    out = draw.target(m, heads * value_size, draw.output(dtype))
+    return *out, q, index, k, v, heads, size**-0.5, draw.bounds(*counts)
+
+
+SPEC = KernelSpec(
+    "attention",
+    "out[m] = sum over s of softmax over s of (scale * q[m] . k[s]) * v[s], for each head; s: keys of the sample",
+    reference,
+    {"heads of 40": partial(_arguments, usual=40, others=(1, 8, 9, 40)),
+     "heads of 64": partial(_arguments, usual=64, others=(17, 64)),
+     "heads of 160": partial(_arguments, usual=160), "heads of 512": partial(_arguments, usual=512)},
+    # In 16 bits the weights of the values are rounded as well.
+    {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 4e-3},
+)  # fmt: skip

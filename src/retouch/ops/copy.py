@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from retouch.ops.row_map import fetch, store
+from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 Copy = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """Arguments of `copy_rows`."""
@@ -31,3 +33,43 @@ def swap_rows(kept: Tensor, index: Tensor | None, saved: Tensor) -> None:
     rows = fetch(kept, index).clone()
     copy_rows(kept, index, saved, None)
     saved.copy_(rows)
+
+
+def _copy(draw: Draw, dtype: torch.dtype) -> Arguments:
+    """One whose source and target are drawn apart: any rows, rows in order, all rows."""
+    m, channels = draw.size(200, 0, 1, 40), draw.size(640, *CHANNELS, 256)
+    to = torch.float64 if dtype == torch.float64 else draw.choice(dtype, *FLOATS)
+    dst, src = draw.rows(m + 9, channels, to), draw.rows(m + 5, channels, dtype)
+    where, source = draw.distinct(m, m + 9), draw.index(-1, m + 5, m)
+    return draw.choice((dst, where, src, source), (dst, None, src, source), (dst, where, src[:m], None),
+                       (dst, None, src, None))  # fmt: skip
+
+
+def _copies(draw: Draw, dtype: torch.dtype) -> Arguments:
+    return ([_copy(draw, dtype) for _ in range(draw.size(2, 0, 1, 5))],)
+
+
+def _exchange(draw: Draw, dtype: torch.dtype) -> Arguments:
+    m, channels = draw.size(200, 0, 1, 40), draw.size(640, *CHANNELS, 700)
+    return draw.rows(m + 9, channels, dtype), draw.distinct(m, m + 9), draw.rows(m, channels, dtype)
+
+
+COPY_ROWS = KernelSpec(
+    "copy_rows",
+    "dst[dst_index[m]] = src[src_index[m]], rounded to the dtype of dst",
+    copy_rows,
+    {"rows": _copy},
+    within(0, *FLOATS, torch.float64),
+    stores=True,
+)
+COPY_MANY = KernelSpec(
+    "copy_many", "copy_rows for each of a list", copy_many, {"rows": _copies}, within(0, *FLOATS, torch.float64)
+)
+SWAP_ROWS = KernelSpec(
+    "swap_rows",
+    "kept[index[m]], saved[m] = saved[m], kept[index[m]]",
+    swap_rows,
+    {"rows": _exchange},
+    within(0, *FLOATS, torch.float64),
+    stores=True,
+)

@@ -6,6 +6,7 @@ Source of the indirection idea: Dukhan, "The Indirect Convolution Algorithm" (ar
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.value import Matrix, Value, Weight
 from retouch.ops.row_map import Map, Remap, RowOperands, fetch, finish
+from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,8 @@ class Accumulate(Op):
 class Gemm(Accumulate):
     """Convolution (also grouped and transposed) or linear layer."""
 
+    kernels = ("gemm",)
+
     @property
     def kernel(self) -> str:
         return "gemm"
@@ -103,9 +107,17 @@ class Gemm(Accumulate):
         return self.out.channels * taps * self.src.channels // self.weight.groups
 
 
-def pack(weight: Tensor, groups: int) -> tuple[Tensor, int]:
-    """The reference keeps `[N, T, C / groups]` as it is."""
-    return weight, groups
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Weights `[N, T, C / groups]` for the reference, as they are."""
+
+    weight: Tensor
+    groups: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return self.weight.numel() * self.weight.element_size()
 
 
 def reference(
@@ -113,7 +125,7 @@ def reference(
     out_index: Tensor | None,
     a: Tensor,
     index: Tensor | None,
-    packed: tuple[Tensor, int],
+    packed: Packed,
     program: Expr | None,
     rows: RowOperands,
     vectors: list[Tensor],
@@ -124,7 +136,7 @@ def reference(
     a `[rows, C]`, index int32 `[M, T]` or None (T = 1, row m), weight `[N, T, C / groups]` where output
     channels of group g read the input channels of group g.
     """
-    weight, groups = packed
+    weight, groups = packed.weight, packed.groups
     taken = fetch(a, index).float()
     if taken.dim() == 2:
         taken = taken[:, None, :]
@@ -135,3 +147,24 @@ def reference(
     flat = grouped.reshape(groups, count, -1)
     acc = torch.bmm(flat, by_group.transpose(1, 2)).transpose(0, 1).reshape(count, -1)
     finish(out, out_index, acc, program, rows, vectors, sample)
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, taps: int, groups: int = 1) -> Arguments:
+    m, channels, outputs = draw.size(200, 1, 7, 40, 90), draw.size(640, *CHANNELS), draw.size(640, *CHANNELS)
+    if groups > 1:
+        channels, outputs = draw.size(16, 1, 5, 20), draw.size(16, 3, 8, 40)
+    out = draw.target(m, groups * outputs, draw.output(dtype))
+    a = draw.rows(m + 5, groups * channels, dtype)
+    index = draw.index(-1, m + 5, m, taps) if taps > 1 else draw.choice(draw.index(-1, m + 5, m), None)
+    weight = draw.matrix(groups * outputs, taps, channels, dtype=dtype) / channels**0.5
+    return *out, a, index, Packed(weight, groups), *draw.epilogue(m, groups * outputs, dtype)
+
+
+SPEC = KernelSpec(
+    "gemm",
+    "out[m, n] = program(sum over t, c of a[index[m, t], c] * weight[n, t, c])",
+    reference,
+    {"3x3": partial(_arguments, taps=9), "1x1": partial(_arguments, taps=1),
+     "in groups": partial(_arguments, taps=4, groups=3)},
+    within(3e-6, *FLOATS),
+)  # fmt: skip

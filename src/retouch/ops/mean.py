@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
@@ -13,6 +14,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
+from retouch.ops.spec import CHANNELS, Arguments, Draw, KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +23,7 @@ class Mean(Op):
 
     src: Value
 
+    kernels = ("channel_sums", "fold_mean")
     whole_map = True
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
@@ -54,3 +57,14 @@ def reference(out: Tensor, sums: Tensor, shift: Tensor | None, count: int) -> No
         out.copy_(total[:, :channels] / count)
     else:
         out.copy_(total[:, :channels] + total[:, channels : 2 * channels] / count)
+
+
+def _sums(draw: Draw, dtype: torch.dtype) -> Arguments:
+    samples, channels = draw.size(2, 1, 3), draw.size(640, *CHANNELS)
+    sums, shift = (draw.matrix(samples, 2 * channels, dtype=dtype) for _ in range(2))
+    return torch.zeros(samples, channels), sums, draw.choice(shift, None), 37
+
+
+FOLD_MEAN = KernelSpec(
+    "fold_mean", "out[b, c] = (sums[b, c] + shift[b, c]) / count", reference, {"sums": _sums}, {torch.float64: 1e-7}
+)

@@ -12,7 +12,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from retouch.ops.moments import moved, put_affine
 from retouch.ops.row_map import fetch
 
 
@@ -44,7 +43,7 @@ def fold_norm(
     gamma: Tensor | None,
     beta: Tensor | None,
 ) -> None:
-    """`retouch.ops.moments.fold_norm` of parts and shifts float32 `[B, 4C_i]`."""
+    """`retouch.ops.sums.fold_norm` of parts and shifts float32 `[B, 4C_i]`."""
     if shifts:
         parts = [part + shift for part, shift in zip(parts, shifts, strict=True)]
     pivot, total, squares, _ = torch.cat([p.reshape(len(p), 4, -1) for p in parts], 2).unbind(1)
@@ -58,9 +57,26 @@ def fold_norm(
 
 
 def move_sums(shifts: Tensor, sums: Tensor, scale: Tensor, shift: Tensor, count: int, bounds: Tensor) -> None:
-    """`retouch.ops.moments.move_sums` of sums and shifts float32 `[B, 4C]`; the pivot stays."""
+    """`retouch.ops.sums.move_sums` of sums and shifts float32 `[B, 4C]`; the pivot stays."""
     rows = (count - bounds.diff()).float()[:, None]
     pivot, total, squares, _ = sums.chunk(4, 1)
     change, change_of_squares = moved(total, squares, rows, scale, shift + (scale - 1) * pivot)
     same = torch.zeros_like(pivot)
     shifts.copy_(torch.cat([same, change, change_of_squares, same], 1))
+
+
+def put_affine(
+    out: Tensor, mean: Tensor, variance: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None
+) -> None:
+    """Scales and shifts `[B, 2C]` of a norm whose groups have this mean and variance `[B, groups]`."""
+    rstd = variance.clamp(min=0).add(eps).rsqrt()
+    per_group = out.shape[1] // 2 // mean.shape[1]
+    mean, rstd = (s.repeat_interleave(per_group, 1) for s in (mean, rstd))
+    scale = rstd if gamma is None else rstd * gamma
+    shift = -mean * scale if beta is None else beta - mean * scale
+    out.copy_(torch.cat([scale, shift], 1))
+
+
+def moved(total: Tensor, squares: Tensor, rows: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much sums and sums of squares of `rows` rows change when x becomes a * x + b."""
+    return (a - 1) * total + rows * b, (a * a - 1) * squares + 2 * a * b * total + rows * b * b

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
@@ -15,6 +17,7 @@ from retouch.ir.program import Op, Read
 from retouch.ir.tables import Factors
 from retouch.ir.value import Value
 from retouch.ops.row_map import Remap, fetch, store
+from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,8 @@ class Pool(Op):
     src: Value
     geometry: Geometry
     factors: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
+
+    kernels = ("pool",)
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
         return ((self.src, Read.HALO if self.factors else Read.BUFFER),)
@@ -72,3 +77,20 @@ def reference(out: Tensor, out_index: Tensor | None, a: Tensor, index: Tensor, w
     else:
         result = (taken * weights[..., None]).sum(1)
     store(out, out_index, result)
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, weighted: bool) -> Arguments:
+    m, taps, channels = draw.size(200, 1, 7, 50), draw.size(9, 1, 4, 16), draw.size(640, *CHANNELS)
+    index = draw.index(-1, m + 2, m, taps)
+    index[:, 0].clamp_(min=0)
+    weights = draw.rows(m, taps) if weighted else None
+    return *draw.target(m, channels, draw.output(dtype)), draw.rows(m + 2, channels, dtype), index, weights
+
+
+SPEC = KernelSpec(
+    "pool",
+    "out[m, c] = sum over t of weights[m, t] * a[index[m, t], c], or the maximum over t",
+    reference,
+    {"weighted": partial(_arguments, weighted=True), "maximum": partial(_arguments, weighted=False)},
+    within(3e-6, *FLOATS),
+)

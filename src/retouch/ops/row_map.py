@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, columns
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
+from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 RowOperands = list[tuple[Tensor, Tensor | None]]
 
@@ -34,6 +36,7 @@ class Map(Op):
     rows: tuple[Value, ...]
     vectors: tuple[Matrix, ...] = ()
 
+    kernels = ("row_map",)
     virtual = True
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
@@ -102,6 +105,7 @@ class Concat(Op):
 
     parts: tuple[Value, ...]
 
+    kernels = ("row_map",)
     virtual = True
 
     def pieces(self) -> tuple[Value, ...]:
@@ -153,6 +157,7 @@ class Remap(Op):
     src: Value
     geometry: Geometry
 
+    kernels = ("row_map",)
     virtual = True
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
@@ -267,3 +272,26 @@ def finish(
     if program is not None:
         acc = evaluate(program, len(acc), rows, vectors, sample, acc, acc.device).expand_as(acc)
     store(out, out_index, acc)
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, program: Expr, narrow: bool = False) -> Arguments:
+    m, channels = draw.size(200, 1, 7, 60), draw.size(640, *CHANNELS)
+    read = [ins.op for ins in program]
+    rows = [(draw.rows(m + 4, channels, dtype), draw.index(-1, m + 4, m))] * read.count("rows")
+    vectors = [draw.rows(3, draw.choice(channels, 1)) for _ in range(read.count("vector"))]
+    sample = draw.index(0, 3, m).sort().values if vectors else None
+    return *draw.target(m, 1 if narrow else channels, draw.output(dtype)), program, rows, vectors, sample
+
+
+_AFFINE: Expr = (Instr("rows"), Instr("vector"), Instr("mul", 0, 1), Instr("vector", 1), Instr("add", 2, 3),
+                 Instr("silu", 4))  # fmt: skip
+
+SPEC = KernelSpec(
+    "row_map",
+    "out[m] = program(rows[0][m], ..., vectors[0][sample[m]], ...)",
+    reference,
+    {"affine": partial(_arguments, program=_AFFINE),
+     "layer norm": partial(_arguments, program=(Instr("rows"), Instr("layer_norm", 0, imm=1e-5))),
+     "mean": partial(_arguments, program=(Instr("rows"), Instr("row_mean")), narrow=True)},
+    within(1e-5, *FLOATS),
+)  # fmt: skip

@@ -15,6 +15,7 @@ from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.ops.row_map import fetch, store
+from retouch.ops.spec import FLOATS, Arguments, Draw, KernelSpec, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,8 @@ class Shuffle(Op):
 
     `phase` is `i * fx + j`.
     """
+
+    kernels = ("shuffle",)
 
     src: Value
     factor: tuple[int, int]
@@ -64,6 +67,8 @@ class Shuffle(Op):
 @dataclass(frozen=True, eq=False)
 class Unshuffle(Op):
     """Space to depth: channel `t*tap_stride + c*channel_stride` takes channel c of tap t of a factor window."""
+
+    kernels = ("unshuffle",)
 
     src: Value
     factor: tuple[int, int]
@@ -119,3 +124,37 @@ def unshuffle(
     result = taken.new_empty(count, taps * channels)
     result[:, columns.reshape(-1)] = taken.reshape(count, -1)
     store(out, out_index, result)
+
+
+def _sizes(draw: Draw) -> tuple[int, int, int, tuple[int, int]]:
+    """Rows, factor squared, channels for each position, and the strides of positions and channels."""
+    factor, channels = draw.size(4, 1, 4, 6), draw.size(160, 1, 7, 70)
+    return draw.size(200, 1, 30, 300), factor, channels, draw.choice((1, factor), (channels, 1))
+
+
+def _shuffled(draw: Draw, dtype: torch.dtype) -> Arguments:
+    m, factor, channels, strides = _sizes(draw)
+    a, index, phase = draw.rows(9, factor * channels, dtype), draw.index(-1, 9, m, 1), draw.index(0, factor, m)
+    return *draw.target(m, channels, dtype), a, index, phase, *strides
+
+
+def _unshuffled(draw: Draw, dtype: torch.dtype) -> Arguments:
+    m, factor, channels, strides = _sizes(draw)
+    a, index = draw.rows(9, channels, dtype), draw.index(-1, 9, m, factor)
+    return *draw.target(m, factor * channels, dtype), a, index, *strides
+
+
+SHUFFLE = KernelSpec(
+    "shuffle",
+    "out[m, c] = a[index[m], phase[m] * phase_stride + c * channel_stride]",
+    reference,
+    {"phases": _shuffled},
+    within(0, *FLOATS),
+)
+UNSHUFFLE = KernelSpec(
+    "unshuffle",
+    "out[m, t * tap_stride + c * channel_stride] = a[index[m, t], c]",
+    unshuffle,
+    {"taps": _unshuffled},
+    within(0, *FLOATS),
+)

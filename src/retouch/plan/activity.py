@@ -11,7 +11,8 @@ from retouch.ir.program import Program
 from retouch.ir.tables import Table, Tables
 from retouch.ir.value import Value
 from retouch.plan import statistics
-from retouch.plan.region import Mask, Policy, Region, spread
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask, Region, RegionError, spread
 from retouch.plan.statistics import Statistics
 
 
@@ -96,5 +97,5 @@ def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, 
 
 def _batched(mask: Mask, batch: int) -> Mask:
     if len(mask) not in (1, batch):
-        raise ValueError(f"the region has {len(mask)} samples and the batch {batch}; give one mask or one per sample")
+        raise RegionError(f"the region has {len(mask)} samples and the batch {batch}; give one mask or one per sample")
     return mask

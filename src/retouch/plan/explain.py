@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from retouch.ir.program import Op, Program
@@ -30,7 +31,7 @@ class Line:
 class Explanation:
     """A readable report; `str()` gives the table.
 
-    `kernels` says which backend computes, where, and whether "auto" would take it.
+    `kernels` says which backend computes, where, and whether "auto" would take it, and what it lacks.
     """
 
     lines: tuple[Line, ...]
@@ -79,9 +80,15 @@ class Explanation:
         return "\n".join(text)
 
 
-def explain(program: Program, plan: Plan, active: dict[Value, Table], backend: str, kernels: str = "") -> Explanation:
-    """One line for each operation on rows, and each fallback."""
-    lines = [_line(op, plan, active, backend) for op in program.ops if op.out.grid or op.reason]
+def explain(
+    program: Program,
+    plan: Plan,
+    active: dict[Value, Table],
+    computed_by: Callable[[Iterable[str]], str],
+    kernels: str = "",
+) -> Explanation:
+    """One line for each operation on rows, and each fallback; `computed_by` names the backend of some kernels."""
+    lines = [_line(op, plan, active, computed_by(op.kernels)) for op in program.ops if op.out.grid or op.reason]
     others = [op for op in _recomputed(program) if not op.reason]
     return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.arithmetic(0) for op in others), kernels)
 

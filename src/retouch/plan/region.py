@@ -1,4 +1,4 @@
-"""What an edit changed: regions, and the policy that says how much around it is computed.
+"""What an edit changed.
 
 Regions follow Li et al., "Efficient Spatially Sparse Inference for Conditional GANs and Diffusion Models"
 (arXiv 2211.02048), section 3: difference over a threshold, dilation, reduction to every resolution.
@@ -7,97 +7,61 @@ Regions follow Li et al., "Efficient Spatially Sparse Inference for Conditional 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from retouch.errors import RetouchError
 from retouch.ir.geometry import Grid
+from retouch.plan.policy import Policy
 
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Policy:
-    """How an edit spreads.
-
-    dilate: pixels of the mask's own grid by which an edit is grown, in every direction.
-    dilate_grid: positions by which it is grown again on every smaller grid.
-    dense_below: grids whose height is below this fraction of the largest grid's are computed whole.
-    stats: norm statistics, "recorded" (those of the original), "refreshed" (old active rows subtracted,
-        new ones added: exact statistics of the updated map) or "probed" (refreshed, and the rows that are
-        not computed are moved as a few scattered ones are, which are).
-    probes: at most so many scattered rows of every grid, one in each cell of a regular partition.
-    probe_distance: positions between a probe and the active rows.
-    exact: follow the receptive field value by value instead; the result equals a fresh recording.
-    crossover: active fraction of the largest grid from which an update computes everything.
-    """
-
-    name: str = "custom"
-    dilate: int = 5
-    dilate_grid: int = 1
-    dense_below: float = 0.0
-    stats: str = "refreshed"
-    probes: int = 16
-    probe_distance: int = 4
-    exact: bool = False
-    crossover: float = 0.7
-
-    def __post_init__(self) -> None:
-        if self.stats not in ("recorded", "refreshed", "probed"):
-            raise ValueError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
-        if self.probes < 1 or self.probe_distance < 0:
-            raise ValueError("probes is at least 1 and probe_distance at least 0")
-        if self.exact and self.stats != "refreshed":
-            raise ValueError("an exact policy needs refreshed statistics: recorded ones are those of the original")
-        if self.dilate < 0 or self.dilate_grid < 0:
-            raise ValueError("dilate and dilate_grid count positions and cannot be negative")
-        if not 0 <= self.dense_below <= 1 or not 0 < self.crossover <= 1:
-            raise ValueError("dense_below and crossover are fractions between 0 and 1")
-
-    @staticmethod
-    def named(name: str | Policy) -> Policy:
-        """The preset of that name: paper, balanced, fast or exact. A policy is returned as it is."""
-        if isinstance(name, Policy):
-            return name
-        if name not in PRESETS:
-            raise ValueError(f"unknown policy {name!r}; presets are {', '.join(PRESETS)}")
-        return PRESETS[name]
-
-
-PRESETS = {
-    "paper": Policy("paper", dense_below=0.25, stats="recorded"),
-    "balanced": Policy("balanced", dense_below=0.0625, stats="probed"),
-    "fast": Policy("fast", stats="recorded"),
-    "exact": Policy("exact", dilate=0, dilate_grid=0, exact=True),
-}
+class RegionError(RetouchError, ValueError, TypeError):
+    """What is given is no region, or it does not fit the network's grids."""
 
 
 class Region:
-    """The active positions of an edit as a boolean mask `[1 or B, H, W]` on the grid it was drawn on."""
+    """The active positions of an edit as a boolean mask `[1 or B, H, W]` on the grid it was drawn on.
+
+    It is a value: `mask` is a copy that cannot be written, and regions of equal content are equal.
+    """
 
     def __init__(self, mask: Mask) -> None:
-        self.mask = mask
+        self.mask = np.array(mask, np.bool_)
+        self.mask.flags.writeable = False
+
+    @cached_property
+    def _key(self) -> tuple[tuple[int, ...], bytes]:
+        return self.mask.shape, np.packbits(self.mask).tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Region) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     @staticmethod
     def from_mask(mask: Tensor | Mask) -> Region:
         """From bool `[H, W]` (all samples alike) or `[B, H, W]`; True where the image was edited."""
         array = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
         if array.dtype != np.bool_:
-            raise TypeError(f"a mask is boolean, not {array.dtype}; compare with a threshold first")
+            raise RegionError(f"a mask is boolean, not {array.dtype}; compare with a threshold first")
         if array.ndim not in (2, 3) or 0 in array.shape:
-            raise ValueError(f"a mask is [H, W] or [B, H, W], not {list(array.shape)}")
-        return Region(np.array(array if array.ndim == 3 else array[None]))
+            raise RegionError(f"a mask is [H, W] or [B, H, W], not {list(array.shape)}")
+        return Region(array if array.ndim == 3 else array[None])
 
     @staticmethod
     def from_images(image: Tensor, edited: Tensor, eps: float = 0.01) -> Region:
         """Where two images `[..., C, H, W]` differ by more than `eps` in any channel (in their own units)."""
         if image.shape != edited.shape:
-            raise ValueError(f"images of different shapes: {list(image.shape)} and {list(edited.shape)}")
+            raise RegionError(f"images of different shapes: {list(image.shape)} and {list(edited.shape)}")
         if image.dim() < 3:
-            raise ValueError(f"an image is [C, H, W] or [B, C, H, W], not {list(image.shape)}")
+            raise RegionError(f"an image is [C, H, W] or [B, C, H, W], not {list(image.shape)}")
         difference = (edited.cpu().double() - image.cpu().double()).abs().amax(-3)
         return Region.from_mask((~(difference <= eps)).reshape(-1, *difference.shape[-2:]))
 
@@ -107,12 +71,13 @@ class Region:
         mask = np.zeros(height * width, dtype=np.bool_)
         index = np.fromiter(rows, dtype=np.int64)
         if len(index) and (index.min() < 0 or index.max() >= mask.size):
-            raise ValueError(f"rows of a {height}x{width} grid are 0 to {mask.size - 1}")
+            raise RegionError(f"rows of a {height}x{width} grid are 0 to {mask.size - 1}")
         mask[index] = True
         return Region(mask.reshape(1, height, width))
 
     @property
     def grid(self) -> Grid:
+        """The grid that the mask is on."""
         return Grid(*self.mask.shape[1:])
 
     @property

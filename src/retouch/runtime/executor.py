@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from retouch.runtime.base import State
 from retouch.runtime.calls import Call, execute, filled
 from retouch.runtime.schedule import Schedule
-from retouch.runtime.state.base import State
 
 
 class Executor(Protocol):

@@ -16,10 +16,10 @@ from typing import Any
 from retouch.ir.operands import Temp
 from retouch.ir.tables import Factors, Table
 from retouch.kernels.tensors import PaddedTables
+from retouch.runtime.base import State
 from retouch.runtime.calls import Call, execute, filled, placed
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
-from retouch.runtime.state.base import State
 
 LEAST = 64
 """Rows that every table has room for: kernels compute that many at once."""

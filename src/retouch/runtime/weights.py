@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from retouch.errors import RetouchError
@@ -194,10 +193,3 @@ def _constant_ops(program: Program) -> list[Dense]:
 def _weight_slots(program: Program) -> list[Slot]:
     """The packed weights and filters that the program reads."""
     return list(dict.fromkeys(slot for op in program.ops for slot in op.weights()))
-
-
-def same_tensor(a: Any, b: Any) -> bool:
-    """Equality of content and dtype."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    return type(a) is type(b) and bool(a == b)

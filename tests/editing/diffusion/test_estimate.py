@@ -14,7 +14,7 @@ from editing.diffusion.test_session import opened
 from pipelines import painted
 from retouch.editing.diffusion.estimate import FLOOR, GAIN, StepCheck, checked_step
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -19,7 +19,7 @@ from retouch.editing.images import ImageLike, as_pixels
 from retouch.kernels.devices import device_of, selected
 from retouch.models.builtin import PIPELINES
 from retouch.models.extras import diffusers
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 STEPS, STRENGTH, GUIDANCE = 20, 0.6, 7.5
 

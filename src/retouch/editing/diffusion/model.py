@@ -16,7 +16,7 @@ from retouch.editing.images import MAX_PIXELS
 from retouch.incremental import Incremental
 from retouch.kernels.devices import HOST, device_of, moved
 from retouch.models.vae import Chain
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 
 class PipelineError(ValueError):

@@ -355,7 +355,7 @@ class DiffusionSession(Session):
     def _core(self, mask: Mask) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of the noised image that a mask of pixels covers."""
         _, _, height, width = self.model.latent_shape(self.size)
-        return torch.from_numpy(Region.from_mask(mask).on(Grid(height, width)).mask)[None]
+        return torch.tensor(Region.from_mask(mask).on(Grid(height, width)).mask)[None]
 
     def _noised(self, change: Change, latent: Tensor) -> Tensor:
         """The start of an edit's trajectory, with the noise that the original holds."""

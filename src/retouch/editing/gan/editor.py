@@ -15,7 +15,7 @@ from retouch.editing.archive import Archive, ArchiveError
 from retouch.editing.editor import BaseEditor
 from retouch.editing.gan.session import GeneratorSession
 from retouch.kernels.devices import device_of
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 G = TypeVar("G", bound=GeneratorSession)
 N = TypeVar("N", bound=nn.Module)

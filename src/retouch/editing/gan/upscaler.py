@@ -20,7 +20,7 @@ from retouch.editing.session import Edited, Version
 from retouch.kernels.devices import selected
 from retouch.models import ncnn
 from retouch.models.super_resolution import SCALE, SRVGG, RRDBNet
-from retouch.plan.region import Policy
+from retouch.plan.policy import Policy
 
 
 @dataclass(frozen=True)

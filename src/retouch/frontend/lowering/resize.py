@@ -174,7 +174,7 @@ def avg_pool(context: Context, node: Node) -> Item:
 def _average(axis: AxisMap, counted: bool) -> npt.NDArray[np.float32]:
     valid = axis.table >= 0
     count = np.full(axis.outputs, axis.taps) if counted else valid.sum(1)
-    return (valid / count[:, None]).astype(np.float32)
+    return np.asarray(valid / count[:, None], np.float32)
 
 
 @rule("max_pool2d.default")

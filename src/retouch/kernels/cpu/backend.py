@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retouch.ir.expr import Expr
+from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import IntArray
 from retouch.kernels import cpu
+from retouch.kernels.partial import PartialBackend
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
 
-class Cpu:
+def _copy_many(copies: Iterable[tuple[Any, ...]]) -> None:
+    for each in copies:
+        cpu.copy_rows(*each)
+
+
+_NATIVE: tuple[str, ...] = cpu.KERNELS
+KERNELS: dict[str, Callable[..., Any]] = {**{name: getattr(cpu, name) for name in _NATIVE}, "copy_many": _copy_many}
+
+
+class Cpu(PartialBackend):
     """Handles are objects of the extension; they share the memory of the tensors they were made from."""
 
     name = "cpu"
@@ -25,9 +35,15 @@ class Cpu:
     transfers = None
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
-    def kernel(self, name: str) -> Callable[..., Any]:
-        found: Callable[..., Any] = getattr(cpu, name)
-        return found
+    def __init__(self, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
+        super().__init__(kernels)
+
+    def plain(self, handle: Any) -> Any:
+        if isinstance(handle, cpu.Rows | cpu.Index):
+            return handle.tensor()
+        if isinstance(handle, cpu.Program):
+            return tuple(Instr(*each) for each in handle.instructions)
+        return handle
 
     def rows(self, tensor: Tensor) -> Any:
         return cpu.Rows(tensor)
@@ -41,11 +57,8 @@ class Cpu:
     def program(self, expr: Expr) -> Any:
         return cpu.Program([(i.op, i.a, i.b, i.imm) for i in expr])
 
-    def pack(self, weight: Tensor, groups: int) -> Any:
+    def own_pack(self, weight: Tensor, groups: int) -> Any:
         return cpu.pack(weight, groups)
-
-    def packed_bytes(self, packed: Any) -> int:
-        return int(packed.nbytes)
 
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)

@@ -20,17 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from retouch.ir.expr import Instr
-from retouch.kernels.tensors import Index
-from retouch.kernels.triton import attention, copy, depthwise, gemm, mean, moments, pool, row_map, shuffle
-from retouch.kernels.triton.handles import code_of
+from retouch.kernels.devices import HOST
+from retouch.kernels.specs import SPECS, handles
+from retouch.kernels.triton.backend import Triton
+from retouch.ops.spec import Arguments, Draw, KernelSpec
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -41,17 +40,6 @@ TARGETS = {
 SHARED_LIMIT = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "gfx942": 64}
 """KiB of shared memory that one block may have (CUDA C++ Programming Guide, table of compute capabilities; AMD
 CDNA 3 ISA: 64 KiB of local data share)."""
-
-
-ROWS = 200
-ROW, TAPS, BOUNDS = (
-    Index.of(array.astype(np.int32), torch.device("cpu"))
-    for array in (np.arange(ROWS), np.zeros((ROWS, 9)), np.array([0, 80, ROWS]))
-)
-ACC, ROWS_0, VECTOR_0, VECTOR_1 = Instr("acc"), Instr("rows"), Instr("vector"), Instr("vector", 1)
-EPILOGUE = code_of((ACC, VECTOR_0, Instr("add", 0, 1), ROWS_0, Instr("add", 2, 3), Instr("silu", 4)))
-NORM = code_of((ROWS_0, VECTOR_0, Instr("mul", 0, 1), VECTOR_1, Instr("add", 2, 3), Instr("silu", 4)))
-LAYER_NORM = code_of((ROWS_0, Instr("layer_norm", 0, 0, 1e-5)))
 
 
 @dataclass(frozen=True)
@@ -102,40 +90,19 @@ def _amd(compiled: Any) -> Resources:
 
 
 def _launches() -> Iterator[tuple[str, Callable[[], None]]]:
-    """A name, and a function that launches, for every variant."""
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for name, function, *args in _variants(dtype):
-            yield f"{name} {str(dtype).removeprefix('torch.')}", partial(function, *args)
-    sums, fit = torch.zeros(2, 1280, dtype=torch.float64), torch.zeros(2, 1280)
-    affine = fit[:1, :640], fit[:1, :640]
-    yield "fold norm", partial(moments.fold_norm, fit, [sums], [sums], 32, ROWS, 1e-5, *affine)
-    yield "fold mean", partial(mean.fold_mean, fit[:, :640], sums, sums, ROWS)
-    yield "move sums", partial(moments.move_sums, sums, sums, fit[:, :640], fit[:, 640:], ROWS, BOUNDS)
+    """A name, and a function that launches, for every case and dtype of every kernel."""
+    for spec in SPECS.values():
+        for case, arguments in spec.cases.items():
+            for dtype in spec.dtypes(Triton.dtypes):
+                yield (
+                    f"{spec.name} {case} {str(dtype).removeprefix('torch.')}",
+                    partial(_launch, spec, arguments, dtype),
+                )
 
 
-def _variants(dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
-    """A name, a kernel and its arguments: 640 channels, an index, two samples, a common epilogue."""
-    x, out = torch.zeros(ROWS, 640, dtype=dtype), torch.zeros(ROWS, 640, dtype=dtype)
-    vectors = [torch.zeros(2, 640)] * 2
-    tail = EPILOGUE, [(x, ROW)], vectors[:1], ROW
-    conv, linear = (gemm.Packed.of(torch.zeros(640, taps, 640, dtype=dtype), 1) for taps in (9, 1))
-    yield "gemm 3x3", gemm.gemm, out, ROW, x, TAPS, conv, *tail
-    yield "gemm 1x1", gemm.gemm, out, ROW, x, ROW, linear, *tail
-    yield "depthwise", depthwise.depthwise, out, ROW, x, TAPS, torch.zeros(9, 640), *tail
-    for size in (40, 64, 160, 512):
-        heads = 640 // size
-        q = x[:, : size * heads]
-        yield f"attention {size}", attention.attention, q, None, q, ROW, q, q, heads, 0.1, BOUNDS
-    yield "map", row_map.row_map, out, None, NORM, [(x, ROW)], vectors, ROW
-    yield "layer norm", row_map.row_map, out, None, LAYER_NORM, [(x, None)], [], None
-    yield "pool", pool.pool, out, None, x, TAPS, torch.zeros(ROWS, 9)
-    yield "copy", copy.copy_rows, out, ROW, x, ROW
-    yield "copies", copy.copy_many, [(out, ROW, x, ROW), (out, None, x, None)]
-    yield "swap", copy.swap_rows, out, ROW, x
-    yield "shuffle", shuffle.shuffle, out[:, :160], None, x, ROW, ROW, 1, 1
-    yield "unshuffle", shuffle.unshuffle, out, None, x[:, :70], TAPS, 70, 1
-    yield "channel sums", moments.channel_sums, torch.zeros(2, 1280, dtype=torch.float64), x, ROW, BOUNDS, 1
-    yield "probes", moments.fit_probes, torch.zeros(2, 1280), x, ROW, x, ROW, BOUNDS
+def _launch(spec: KernelSpec, arguments: Callable[..., Arguments], dtype: torch.dtype) -> None:
+    kernels = Triton(HOST)
+    kernels.kernel(spec.name)(*handles(kernels, arguments(Draw(), dtype)))
 
 
 def compile_all(name: str) -> dict[str, Resources]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from subprocess import SubprocessError
 from threading import Lock
 from typing import Any
@@ -13,14 +13,14 @@ import triton
 from torch import Tensor
 
 from retouch.errors import FallbackWarning
-from retouch.ir.expr import Expr
+from retouch.ir.expr import Expr, Instr
 from retouch.kernels.devices import lacks_memory
-from retouch.kernels.registry import BackendError
+from retouch.kernels.protocol import BackendError
 from retouch.kernels.tensors import TensorBackend
 from retouch.kernels.triton import attention, copy, depthwise, gemm, mean, moments, pool, row_map, shuffle
 from retouch.kernels.triton.handles import Code, code_of
 
-_KERNELS: dict[str, Callable[..., Any]] = {
+KERNELS: dict[str, Callable[..., Any]] = {
     "row_map": row_map.row_map,
     "gemm": gemm.gemm,
     "depthwise": depthwise.depthwise,
@@ -53,8 +53,8 @@ class Triton(TensorBackend):
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     sums_dtype = torch.float64
 
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(device)
+    def __init__(self, device: torch.device, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
+        super().__init__(device, kernels)
         self._refused = False
         self._pool: Any = None
         self._stream: Any = None
@@ -74,8 +74,11 @@ class Triton(TensorBackend):
 
     @property
     def graphs(self) -> bool:
-        """True on CUDA and ROCm, until a graph could not be captured."""
-        return self.device.type == "cuda" and not self._refused
+        """True on CUDA and ROCm, until a graph could not be captured.
+
+        Reference kernels look at tables on the host, and write where tables are padded.
+        """
+        return self.device.type == "cuda" and not self._refused and not self.lacking
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured.
@@ -100,7 +103,7 @@ class Triton(TensorBackend):
     def _captured(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        self._stream = self._stream or torch.cuda.Stream(self.device)
+        self._stream = self._stream or torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         with _CAPTURE, torch.cuda.device(self.device), capture:
             for function, arguments in launches:
@@ -110,7 +113,7 @@ class Triton(TensorBackend):
 
     def kernel(self, name: str) -> Callable[..., Any]:
         """The kernel, launched on the device of this backend whichever is the current one."""
-        kernel = _KERNELS[name]
+        kernel = super().kernel(name)
         if self.device.type == "cpu" or torch.accelerator.device_count() == 1:
             return kernel
         if name not in self._here:
@@ -120,11 +123,11 @@ class Triton(TensorBackend):
     def program(self, expr: Expr) -> Code:
         return code_of(expr)
 
-    def pack(self, weight: Tensor, groups: int) -> gemm.Packed:
-        return gemm.Packed.of(weight, groups)
+    def plain(self, handle: Any) -> Any:
+        return tuple(Instr(*each) for each in handle) if isinstance(handle, Code) else handle
 
-    def packed_bytes(self, packed: gemm.Packed) -> int:
-        return packed.weight.numel() * packed.weight.element_size()
+    def own_pack(self, weight: Tensor, groups: int) -> gemm.Packed:
+        return gemm.Packed.of(weight, groups)
 
 
 def _on(device: torch.device, kernel: Callable[..., Any]) -> Callable[..., Any]:

@@ -40,6 +40,11 @@ class Packed:
         split = weight.detach().reshape(groups, outputs // groups, taps, inputs)
         return Packed(split.permute(0, 2, 3, 1).contiguous())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return self.weight.numel() * self.weight.element_size()
+
     @cached_property
     def tile(self) -> tiles.Tile:
         return tiles.tile(tiles.architecture(), self.weight.dtype, self.weight.shape[3])

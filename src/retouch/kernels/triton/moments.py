@@ -10,7 +10,7 @@ from torch import Tensor
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
 from retouch.kernels.triton.expression import look_up
-from retouch.ops.moments import SCALES
+from retouch.ops.sums import SCALES
 
 STRETCH = 256
 """Rows that one program of `channel_sums` adds up; the stretches are added in order."""
@@ -141,7 +141,7 @@ def move_sums_kernel(
 
 
 def channel_sums(sums: Tensor, x: Tensor, index: Index | None, bounds: Index, sign: int) -> None:
-    """See `retouch.ops.moments.channel_sums`."""
+    """See `retouch.ops.sums.channel_sums`."""
     samples, channels = len(sums), x.shape[1]
     stretches = triton.cdiv(len(x) if index is None else len(index), STRETCH)
     if stretches == 0:
@@ -167,7 +167,7 @@ def fold_norm(
     gamma: Tensor | None,
     beta: Tensor | None,
 ) -> None:
-    """See `retouch.ops.moments.fold_norm`."""
+    """See `retouch.ops.sums.fold_norm`."""
     channels = out.shape[1] // 2
     per_group = channels // groups
     described = [tuple((p, p.stride(0), p.shape[1] // 2) for p in some) for some in (parts, shifts)]
@@ -181,7 +181,7 @@ def fold_norm(
 def fit_probes(
     fit: Tensor, old: Tensor, old_index: Index | None, new: Tensor, new_index: Index | None, bounds: Index
 ) -> None:
-    """See `retouch.ops.moments.fit_probes`."""
+    """See `retouch.ops.sums.fit_probes`."""
     channels = old.shape[1]
     block = tiles.columns(channels, 64)
     fit_probes_kernel[(triton.cdiv(channels, block), len(fit))](
@@ -191,7 +191,7 @@ def fit_probes(
 
 
 def move_sums(shifts: Tensor, sums: Tensor, scale: Tensor, shift: Tensor, count: int, bounds: Index) -> None:
-    """See `retouch.ops.moments.move_sums`."""
+    """See `retouch.ops.sums.move_sums`."""
     channels = scale.shape[1]
     block = tiles.columns(channels, 64)
     move_sums_kernel[(triton.cdiv(channels, block), len(shifts))](

@@ -72,7 +72,7 @@ def split(columns: int, taps: int, channels: int, size: Tile) -> int:
 
 def columns(channels: int, most: int = 128) -> int:
     """Columns of a program that is no matrix product."""
-    return min(most, triton.next_power_of_2(channels))
+    return min(most, int(triton.next_power_of_2(channels)))
 
 
 def attention_tile(name: str, dtype: torch.dtype) -> AttentionTile:

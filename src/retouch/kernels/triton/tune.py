@@ -40,6 +40,8 @@ from retouch.bench.report import check_writable, compact_table
 from retouch.ir.geometry import IntArray
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import ahead, attention, gemm, tiles
+from retouch.kernels.triton.handles import code_of
+from retouch.ops.spec import EPILOGUE
 
 Tile = tiles.Tile | tiles.AttentionTile
 Timer = Callable[[Callable[[], Any]], float]
@@ -73,7 +75,7 @@ class Product:
         packed = gemm.Packed.of(weight, 1)
 
         def run() -> Tensor:
-            gemm.gemm(out, row, x, index, packed, ahead.EPILOGUE, [(x, row)], [bias], None)
+            gemm.gemm(out, row, x, index, packed, code_of(EPILOGUE), [(x, row)], [bias], None)
             return out
 
         return run

@@ -13,7 +13,8 @@ from retouch.ir.emitter import Emitter, Sums
 from retouch.ir.operands import Temp
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
-from retouch.plan.region import Mask, Policy
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask
 from retouch.plan.statistics.probed import Probed
 from retouch.plan.statistics.recorded import Recorded
 from retouch.plan.statistics.refreshed import Refreshed

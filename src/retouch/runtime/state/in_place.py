@@ -9,10 +9,10 @@ from torch import Tensor
 from retouch.errors import RetouchError
 from retouch.ir.operands import Slot
 from retouch.ir.value import Value
+from retouch.runtime.base import Compiled, Delta, State, plain_tensors
 from retouch.runtime.executor import Direct
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Scratch
-from retouch.runtime.state.base import Compiled, Delta, State, plain_tensors
 
 UNDO_LIMIT = 64
 """Updates that a recording can take back, unless its `undo_limit` is set otherwise."""

@@ -20,8 +20,8 @@ from torch import Tensor
 from retouch.ir.operands import Slot
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
+from retouch.runtime.base import Delta, State, plain_tensors
 from retouch.runtime.schedule import Schedule
-from retouch.runtime.state.base import Delta, State, plain_tensors
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.layers import Layer, adopted, written
 from retouch.runtime.state.workspace import LayeredOwner

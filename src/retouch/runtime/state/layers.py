@@ -15,7 +15,7 @@ from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.kernels.transfers import Transfers
-from retouch.runtime.state.base import State
+from retouch.runtime.base import State
 from retouch.runtime.state.workspace import LayeredOwner
 from retouch.runtime.store import Block, Memory, Spec, Store, StoreError
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
+from retouch.runtime.base import Compiled
 from retouch.runtime.executor import Direct, Executor
 from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
-from retouch.runtime.state.base import Compiled
 
 PICKS = 4096
 """Remembered choices of the layer that a row is read from."""

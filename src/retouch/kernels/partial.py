@@ -1,0 +1,69 @@
+"""Backends that need not have every kernel: the reference ones stand in, on the same memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from retouch.kernels.specs import SPECS
+from retouch.ops.gemm import Packed
+
+STAND_IN = "reference"
+"""The backend that computes what another one lacks."""
+
+
+class PartialBackend:
+    """Base of backends: which kernels are their own, and who computes the others.
+
+    A subclass gives its kernels by the name of their `KernelSpec`, and says how the reference reads its handles.
+    """
+
+    name: str
+    sums_dtype: torch.dtype
+
+    def __init__(self, kernels: Mapping[str, Callable[..., Any]], reasons: Mapping[str, str] | None = None) -> None:
+        """`reasons`: why kernels are missing, by name, where there is more to say than that they are."""
+        unknown = sorted(set(kernels) - set(SPECS))
+        assert not unknown, f"kernels of the {self.name} backend have no KernelSpec: {', '.join(unknown)}"
+        self.kernels = dict(kernels)
+        none = f"the {self.name} backend has no kernel of that name"
+        self.lacking = {name: (reasons or {}).get(name, none) for name in SPECS if name not in kernels}
+        self._borrowed: dict[str, Callable[..., Any]] = {}
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        own = self.kernels.get(name)
+        if own is not None:
+            return own
+        if name not in self._borrowed:
+            self._borrowed[name] = self._reference(name)
+        return self._borrowed[name]
+
+    def _reference(self, name: str) -> Callable[..., None]:
+        reference, plain = SPECS[name].on(self.sums_dtype), self.plain
+
+        def run(*args: Any) -> None:
+            reference(*pytree.tree_map(plain, args))
+
+        return run
+
+    def plain(self, handle: Any) -> Any:
+        """What a handle stands for, as a reference kernel takes it; it shares the handle's memory."""
+        raise NotImplementedError
+
+    def computed_by(self, kernels: Iterable[str]) -> str:
+        names = dict.fromkeys(self.name if name in self.kernels else STAND_IN for name in kernels)
+        return ", ".join(names) or self.name
+
+    def pack(self, weight: Tensor, groups: int) -> Any:
+        return self.own_pack(weight, groups) if "gemm" in self.kernels else Packed(weight, groups)
+
+    def own_pack(self, weight: Tensor, groups: int) -> Any:
+        """Packed weights for the backend's own product."""
+        raise NotImplementedError
+
+    def packed_bytes(self, packed: Any) -> int:
+        return int(packed.nbytes)

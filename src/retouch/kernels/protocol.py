@@ -1,0 +1,100 @@
+"""What a backend offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from retouch.errors import RetouchError
+from retouch.ir.expr import Expr
+from retouch.ir.geometry import IntArray
+from retouch.kernels.transfers import Transfers
+
+
+class BackendError(RetouchError, RuntimeError):
+    """A backend is installed, but cannot compute on the device; the message says what to do."""
+
+
+class BackendNameError(RetouchError, ValueError):
+    """There is no such backend, or it does not run on the device."""
+
+
+class BackendImportError(RetouchError, ImportError):
+    """A backend cannot be loaded."""
+
+
+class Backend(Protocol):
+    """An implementation of kernels, and the handles they take. `PartialBackend` has what all of them share."""
+
+    name: str
+    device: torch.device
+    """Where everything that handles stand for lies."""
+    dtypes: tuple[torch.dtype, ...]
+    sums_dtype: torch.dtype
+    """Of channel sums: float64, or float32 where there is none (see `retouch.ops.moments.sums_width`)."""
+
+    @property
+    def transfers(self) -> Transfers | None:
+        """How rows come from the host's memory; None where kernels read it."""
+
+    @property
+    def graphs(self) -> bool:
+        """True where `graph` pays. Tables are padded then (`retouch.runtime.pattern`): kernels write no row -1."""
+
+    @property
+    def lacking(self) -> Mapping[str, str]:
+        """The kernels that it has not, by name, each with the reason; reference ones stand in for them."""
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        """The kernel of that name; names and argument order are those of `retouch.kernels.specs.SPECS`."""
+
+    def computed_by(self, kernels: Iterable[str]) -> str:
+        """The backends that compute kernels of these names."""
+
+    def rows(self, tensor: Tensor) -> Any:
+        """Handle of a row matrix `[rows, channels]` on the device with unit channel stride; shares its memory."""
+
+    def columns(self, rows: Any, start: int, channels: int) -> Any:
+        """Handle of some columns of a row matrix."""
+
+    def index(self, array: IntArray) -> Any:
+        """Handle of an int32 index table. What kernels need of it on the host they find there."""
+
+    def program(self, expr: Expr) -> Any:
+        """Handle of a pointwise expression."""
+
+    def pack(self, weight: Tensor, groups: int) -> Any:
+        """Packed weights from `[N, T, C / groups]`, for whichever kernel "gemm" is."""
+
+    def packed_bytes(self, packed: Any) -> int:
+        """Memory that packed weights take."""
+
+    def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised rows for a recording."""
+
+    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
+        """Scratch memory; the function makes handles (byte offset, rows, channels, dtype) in it."""
+
+    def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Hash of the bytes of each tensor."""
+
+    def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
+        """A function that hashes one of `stride` lines of 64 bytes of each tensor, every time it is called.
+
+        It waits for the device once.
+        """
+
+    def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
+        """A function that repeats these kernel calls, whose memory stays where it is, in one launch.
+
+        None where there is no such thing.
+        """
+
+    def set_threads(self, threads: int) -> None:
+        """Number of threads for the following kernels."""
+
+    def release(self) -> None:
+        """Give memory of dropped recordings back that was kept for the next ones."""

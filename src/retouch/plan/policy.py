@@ -1,0 +1,67 @@
+"""How much around an edit is computed: one value object, with named presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retouch.errors import RetouchError
+
+
+class PolicyError(RetouchError, ValueError):
+    """There is no such policy, or its numbers make no sense."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an edit spreads.
+
+    dilate: pixels of the mask's own grid by which an edit is grown, in every direction.
+    dilate_grid: positions by which it is grown again on every smaller grid.
+    dense_below: grids whose height is below this fraction of the largest grid's are computed whole.
+    stats: norm statistics, "recorded" (those of the original), "refreshed" (old active rows subtracted,
+        new ones added: exact statistics of the updated map) or "probed" (refreshed, and the rows that are
+        not computed are moved as a few scattered ones are, which are).
+    probes: at most so many scattered rows of every grid, one in each cell of a regular partition.
+    probe_distance: positions between a probe and the active rows.
+    exact: follow the receptive field value by value instead; the result equals a fresh recording.
+    crossover: active fraction of the largest grid from which an update computes everything.
+    """
+
+    name: str = "custom"
+    dilate: int = 5
+    dilate_grid: int = 1
+    dense_below: float = 0.0
+    stats: str = "refreshed"
+    probes: int = 16
+    probe_distance: int = 4
+    exact: bool = False
+    crossover: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.stats not in ("recorded", "refreshed", "probed"):
+            raise PolicyError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
+        if self.probes < 1 or self.probe_distance < 0:
+            raise PolicyError("probes is at least 1 and probe_distance at least 0")
+        if self.exact and self.stats != "refreshed":
+            raise PolicyError("an exact policy needs refreshed statistics: recorded ones are those of the original")
+        if self.dilate < 0 or self.dilate_grid < 0:
+            raise PolicyError("dilate and dilate_grid count positions and cannot be negative")
+        if not 0 <= self.dense_below <= 1 or not 0 < self.crossover <= 1:
+            raise PolicyError("dense_below and crossover are fractions between 0 and 1")
+
+    @staticmethod
+    def named(name: str | Policy) -> Policy:
+        """The preset of that name: paper, balanced, fast or exact. A policy is returned as it is."""
+        if isinstance(name, Policy):
+            return name
+        if name not in PRESETS:
+            raise PolicyError(f"unknown policy {name!r}; presets are {', '.join(PRESETS)}")
+        return PRESETS[name]
+
+
+PRESETS = {
+    "paper": Policy("paper", dense_below=0.25, stats="recorded"),
+    "balanced": Policy("balanced", dense_below=0.0625, stats="probed"),
+    "fast": Policy("fast", stats="recorded"),
+    "exact": Policy("exact", dilate=0, dilate_grid=0, exact=True),
+}
