@@ -1,4 +1,4 @@
-"""What the site shows besides this folder: benchmarks/, the changelog, and every command as its help says it."""
+"""What the site shows besides this folder: benchmarks/, the changelog, every command by its help, all errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import typer
 from mkdocs.structure.files import File, Files
 from typer.main import get_command
 
+import retouch
 from retouch.cli import app
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("CHANGELOG.md", "benchmarks/*.md", "benchmarks/*.png", "benchmarks/results/*.png")
-COMMANDS = "<!-- commands -->"
+COMMANDS, ERRORS = "<!-- commands -->", "<!-- errors -->"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -27,7 +28,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the commands where a page asks for them."""
+    """Put the commands, or the errors, where a page asks for them."""
+    errors = (f"::: retouch.{name}\n" for name in sorted(retouch.__all__) if name.endswith(("Error", "Warning")))
+    markdown = markdown.replace(ERRORS, "\n".join(errors))
     return markdown.replace(COMMANDS, "\n".join(reference(get_command(app), "retouch")))
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from retouch.errors import FallbackWarning as FallbackWarning
     from retouch.errors import RetouchError as RetouchError
     from retouch.frontend.capture import CaptureError as CaptureError
+    from retouch.frontend.signature import InputError as InputError
     from retouch.incremental import Incremental as Incremental
-    from retouch.incremental import InputError as InputError
     from retouch.incremental import UnsupportedError as UnsupportedError
     from retouch.incremental import compile as compile
     from retouch.plan.explain import Explanation as Explanation
@@ -45,7 +45,7 @@ _HOMES = {
     "Explanation": "plan.explain",
     "ImageError": "editing.images",
     "Incremental": "incremental",
-    "InputError": "incremental",
+    "InputError": "frontend.signature",
     "LabelEditor": "editing.gan",
     "PipelineError": "editing.diffusion",
     "Policy": "plan.policy",

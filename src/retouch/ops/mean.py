@@ -14,7 +14,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
-from retouch.ops.spec import CHANNELS, Arguments, Draw, KernelSpec
+from retouch.ops.spec import Arguments, Draw, KernelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +23,8 @@ class Mean(Op):
 
     src: Value
 
-    kernels = ("channel_sums", "fold_mean")
     whole_map = True
+    kernels = ("channel_sums", "fold_mean")
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
         return ((self.src, Read.SUMS),)
@@ -59,12 +59,17 @@ def reference(out: Tensor, sums: Tensor, shift: Tensor | None, count: int) -> No
         out.copy_(total[:, :channels] + total[:, channels : 2 * channels] / count)
 
 
-def _sums(draw: Draw, dtype: torch.dtype) -> Arguments:
-    samples, channels = draw.size(2, 1, 3), draw.size(640, *CHANNELS)
-    sums, shift = (draw.matrix(samples, 2 * channels, dtype=dtype) for _ in range(2))
-    return torch.zeros(samples, channels), sums, draw.choice(shift, None), 37
+def _averaged(draw: Draw, dtype: torch.dtype) -> Arguments:
+    samples, channels, count = draw.size(2, 1, 3), draw.size(640, 1, 7, 40), draw.size(200, 50)
+    x = draw.matrix(samples, count, channels, dtype=dtype)
+    sums = torch.cat([x.sum(1), x.square().sum(1)], 1)
+    return torch.zeros(samples, channels), sums, draw.choice(sums * 0.1, None), count
 
 
 FOLD_MEAN = KernelSpec(
-    "fold_mean", "out[b, c] = (sums[b, c] + shift[b, c]) / count", reference, {"sums": _sums}, {torch.float64: 1e-7}
+    "fold_mean",
+    "out[b] = the mean of every channel, from its channel sums",
+    reference,
+    {"sums": _averaged},
+    {torch.float64: 1e-7},
 )
