@@ -71,6 +71,14 @@ def test_pad_reads_what_padding_reads(size, before, after, mode):
     assert torch.equal(_taps(axis, 0), expected)
 
 
+@given(SIZES, st.integers(-30, 30), st.integers(1, 4))
+def test_rolls_and_repetitions_read_what_pytorch_reads(size, shift, count):
+    image = _indices(size)
+    assert torch.equal(_taps(AxisMap.roll(size, shift), 0), image.roll(shift))
+    assert torch.equal(_taps(AxisMap.repeat(size, count), 0), image.repeat_interleave(count))
+    assert torch.equal(_taps(AxisMap.tile(size, count), 0), image.repeat(count))
+
+
 def test_unknown_padding():
     with pytest.raises(ValueError, match="unknown padding mode 'mirror'"):
         AxisMap.pad(4, 1, 1, "mirror")

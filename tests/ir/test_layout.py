@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retouch.ir.geometry import Grid
-from retouch.ir.layout import Atom, LayoutError, Ref, axis, image, like, merge, split
+from retouch.ir.layout import Atom, LayoutError, Ref, axis, image, like, merge, regrid, split
 from retouch.ir.value import Value
 
 SIZES = st.sampled_from([1, 2, 3, 4, 6, 8])
@@ -131,3 +131,16 @@ def test_like_takes_the_arrangement():
     wider = like(tokens, _value(2, 3, 4, 5))
     assert wider.shape == (2, 20, 3)
     assert isinstance(wider, Ref)
+
+
+def test_regrid_takes_the_arrangement_of_another_grid():
+    old, new, thin = _value(2, 8, 4, 5), _value(2, 8, 3, 7), _value(2, 8, 1, 5)
+    last = image(old).permute((0, 2, 3, 1))
+    assert regrid(last, new).shape == (2, 3, 7, 8)
+    assert regrid(last.view((2, 20, 8)), new).shape == (2, 21, 8)
+    assert regrid(last, thin).shape == (2, 1, 5, 8)
+    with pytest.raises(LayoutError, match="not whole"):
+        regrid(last.view((2, 2, 2, 5, 8)), new)
+    with pytest.raises(LayoutError, match="place of a new dimension"):
+        regrid(image(thin).permute((0, 2, 3, 1)), new)
+    assert regrid(image(thin), new).is_image

@@ -22,6 +22,8 @@ CASES = {
     "normalised, absolute": lambda m, x: F.normalize(x, p=1.0, dim=1),
     "normalised by the largest": lambda m, x: F.normalize(x, p=float("inf"), dim=1),
     "norm": lambda m, x: x / (x.norm(dim=1, keepdim=True) + 1),
+    "norm by hand": lambda m, x: (x - x.mean(1, keepdim=True)) / (x.var(1, False, keepdim=True) + 1e-5).sqrt(),
+    "deviation": lambda m, x: x / (x.std(1, keepdim=True) + x.var(1, correction=2)[:, None] + 1),
     "softmax": lambda m, x: x.softmax(1),
     "softmax of large numbers": lambda m, x: (100 * x.floor()).softmax(1),
     "softmax of the last": lambda m, x: x.permute(0, 2, 3, 1).softmax(-1).permute(0, 3, 1, 2),

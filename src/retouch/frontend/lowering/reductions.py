@@ -100,6 +100,22 @@ def vector_norm(context: Context, node: Node) -> Item:
     return reduce(context, node, ref, codes[order], bool(context.arg(node, 3, "keepdim", False)))
 
 
+@rule("var.correction", "var.dim", "std.correction", "std.dim")
+def variance(context: Context, node: Node) -> Item:
+    ref = _channels(context, node, context.arg(node, 1, "dim"))
+    by_name = "correction" in str(node.target)
+    given = context.option(node, "correction", 1) if by_name else context.arg(node, 2, "unbiased", True)
+    channels, correction = ref.value.channels, 1.0 if given is None else float(given)
+    if channels <= correction:
+        raise NoRule("a variance of too few channels")
+    code = instr(
+        ("rows", 0), ("row_mean", 0), ("sub", 0, 1), ("mul", 2, 2), ("row_mean", 3),
+        ("const", 0, 0, channels / (channels - correction)), ("mul", 4, 5), ("sqrt", 6),
+    )  # fmt: skip
+    keep = context.option(node, "keepdim", False) if by_name else context.arg(node, 3, "keepdim", False)
+    return reduce(context, node, ref, code if "std" in str(node.target) else code[:-1], bool(keep))
+
+
 @rule("logsumexp.default")
 def logsumexp(context: Context, node: Node) -> Item:
     ref = _channels(context, node, context.arg(node, 1))
