@@ -40,7 +40,7 @@ class EveryKernel(nn.Module):
 
     def forward(self, x):
         x = F.silu(self.norm(self.first(x)))
-        x = self.filters(x) + x.mean(1, keepdim=True)
+        x = self.filters(x) * torch.sigmoid(x.mean((2, 3), keepdim=True)) + x.mean(1, keepdim=True)
         q, k, v = (t.flatten(2).transpose(1, 2)[:, None] for t in self.qkv(x).chunk(3, 1))
         x = x + F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).view(x.shape)
         x = F.pixel_shuffle(F.silu(self.project(F.pixel_unshuffle(x, 2))), 2)

@@ -30,7 +30,7 @@ from retouch.incremental import Incremental, InputError
 from retouch.kernels import checksum
 from retouch.kernels import registry as kernel_table
 from retouch.kernels.reference import Reference
-from retouch.ops import moments, pivoted
+from retouch.ops import pivoted
 from retouch.ops import sums as double
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
@@ -292,7 +292,7 @@ def test_float32_statistics_are_those_in_float64():
     weight, bias = noise(1, 12, seed=7), noise(1, 12, seed=8)
 
     def folded(kernels: Reference) -> Tensor:
-        width = moments.sums_width(6, kernels.sums_dtype)
+        width = double.sums_width(6, kernels.sums_dtype)
         sums, shifts = torch.zeros(2, len(parts), 2, width, dtype=kernels.sums_dtype)
         for i, x in enumerate(parts):
             kernels.kernel("channel_sums")(sums[i], x, None, bounds, 1)

@@ -25,13 +25,12 @@ class PartialBackend:
     name: str
     sums_dtype: torch.dtype
 
-    def __init__(self, kernels: Mapping[str, Callable[..., Any]], reasons: Mapping[str, str] | None = None) -> None:
-        """`reasons`: why kernels are missing, by name, where there is more to say than that they are."""
+    def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))
         assert not unknown, f"kernels of the {self.name} backend have no KernelSpec: {', '.join(unknown)}"
         self.kernels = dict(kernels)
-        none = f"the {self.name} backend has no kernel of that name"
-        self.lacking = {name: (reasons or {}).get(name, none) for name in SPECS if name not in kernels}
+        reason = f"the {self.name} backend has no kernel of that name"
+        self.lacking = {name: reason for name in SPECS if name not in kernels}
         self._borrowed: dict[str, Callable[..., Any]] = {}
 
     def kernel(self, name: str) -> Callable[..., Any]:

@@ -34,7 +34,7 @@ class Backend(Protocol):
     """Where everything that handles stand for lies."""
     dtypes: tuple[torch.dtype, ...]
     sums_dtype: torch.dtype
-    """Of channel sums: float64, or float32 where there is none (see `retouch.ops.moments.sums_width`)."""
+    """Of channel sums: float64, or float32 where there is none (see `retouch.ops.sums.sums_width`)."""
 
     @property
     def transfers(self) -> Transfers | None:

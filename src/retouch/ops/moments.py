@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.meter import Meter
@@ -21,11 +20,6 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
-
-
-def sums_width(channels: int, dtype: torch.dtype) -> int:
-    """Numbers that the channel sums of one sample take: two for each channel, or four (`pivoted.py`)."""
-    return (2 if dtype == torch.float64 else 4) * channels
 
 
 @dataclass(frozen=True, eq=False)

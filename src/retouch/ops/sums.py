@@ -14,6 +14,11 @@ from retouch.ops.row_map import fetch
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 
+def sums_width(channels: int, dtype: torch.dtype) -> int:
+    """Numbers that the channel sums of one sample take: two for each channel, or four (`pivoted.py`)."""
+    return (2 if dtype == torch.float64 else 4) * channels
+
+
 def channel_sums(sums: Tensor, x: Tensor, index: Tensor | None, bounds: Tensor, sign: int) -> None:
     """`sums[b] += sign * (sums, sums of squares)` of rows bounds[b] to bounds[b + 1] of `x[index]`.
 
