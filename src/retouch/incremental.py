@@ -60,7 +60,7 @@ class Incremental:
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)
-        self._lock = RLock()
+        self.lock = RLock()
         self._full: Schedule | None = None
         self._nothing: Schedule | None = None
         self.workspace = Workspace(self)
@@ -84,7 +84,7 @@ class Incremental:
         values that are no tensors, or hold NaN or infinity.
         """
         leaves = self.signature.flatten(args, kwargs)
-        with self._lock:
+        with self.lock:
             return self._record(leaves)
 
     def _record(self, leaves: list[Any]) -> tuple[Any, Recording]:
@@ -108,7 +108,7 @@ class Incremental:
         then holds the edit; when anything fails it is left as it was.
         """
         leaves = self.signature.flatten(args, kwargs)
-        with self._lock:
+        with self.lock:
             self._check(recording, region)
             recording.abort()  # of an update that failed and could not be taken back
             return self._update(recording, region, leaves)

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from retouch.errors import OptionError, RetouchError
 from retouch.kernels.devices import HOST
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,7 +52,7 @@ _NAMES = {
 }
 
 
-class StoreError(RuntimeError):
+class StoreError(RetouchError, RuntimeError):
     """Tensors cannot be kept or read back: disk full, file truncated or altered, memory exhausted."""
 
 
@@ -118,6 +119,8 @@ class Store:
         temporary files on a disk.
     dtype: how float32 rows are stored, "fp32" (as they are), "bf16" or "fp16".
     device_budget: bytes of the memory of `device` to use before blocks go to the host's; None: 40 % of what is free.
+
+    Raises OptionError for another `dtype` and for a budget below 0.
     """
 
     def __init__(
@@ -129,10 +132,10 @@ class Store:
         device: torch.device = HOST,
     ) -> None:
         if dtype not in DTYPES:
-            raise ValueError(f"unknown storage type {dtype!r}; there are {', '.join(DTYPES)}")
+            raise OptionError(f"unknown storage type {dtype!r}; there are {', '.join(DTYPES)}")
         for given in (budget, device_budget):
             if given is not None and given < 0:
-                raise ValueError(f"a budget of {given} bytes is negative")
+                raise OptionError(f"a budget of {given} bytes is negative")
         self.budget = int(MEMORY_SHARE * free_memory()) if budget is None else budget
         self.device_budget = int(MEMORY_SHARE * free_on(device)) if device_budget is None else device_budget
         self.folder = folder
