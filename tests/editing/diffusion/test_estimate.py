@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 import retouch
 from editing.diffusion.test_session import editor, opened
 from pipelines import painted
-from retouch.editing.diffusion.estimate import FITTED, Calibration, StepCheck, checked_step, root_mean_square, sample_edit
+from retouch.editing.diffusion.estimate import (
+    FITTED,
+    Calibration,
+    StepCheck,
+    checked_step,
+    root_mean_square,
+    sample_edit,
+)
 from retouch.editing.diffusion.redraw import grey_levels
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.plan.region import Policy

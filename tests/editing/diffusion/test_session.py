@@ -104,7 +104,9 @@ def test_a_generated_session_shows_what_the_pipeline_generates(name):
     with torch.no_grad():
         for time in scheduler.timesteps:
             inputs = made.model.inputs(x, time[None], session.conditioning)
-            x = scheduler.step(made.model.output(made.model.denoiser(**inputs), session.conditioning), time, x).prev_sample
+            x = scheduler.step(
+                made.model.output(made.model.denoiser(**inputs), session.conditioning), time, x
+            ).prev_sample
         image = x if name == "v" else pipeline(name).vae.decode(made.model.decoder_input(x)).sample
     assert distance(session.pixels, ((image / 2 + 0.5).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()) <= 1
 
