@@ -240,7 +240,7 @@ def _instances(
             f"--instances {AREAS} where every area of one label is one"
         )
     if saved is not None and files and saved.manifest.settings["instances"] == areas:
-        how = "without" if areas is False else "with"
+        how = "with" if areas else "without"
         raise OptionError(
             f"--instances: the session {saved.folder} was recorded {how} a map of instances and keeps to it; leave the "
             "option away, or record the labels in another folder"

@@ -348,28 +348,29 @@ class Session(ABC):
 
     def info(self) -> dict[str, Any]:
         """What the session holds: bytes stored (device, memory, files, per network call), and read by each edit."""
+        versions, position = self._history
         return {
             "kind": self.kind,
             "folder": str(self.folder) if self.folder else None,
             "settings": dict(self.settings),
             "storage": self.store.dtype_name,
             "bytes": {
-                "total": sum(version.nbytes for version in self.versions),
+                "total": sum(version.nbytes for version in versions),
                 "device": self.store.on_device,
                 "memory": self.store.in_memory,
                 "temporary_files": self.store.in_files,
-                "calls": {name: snapshot.nbytes for name, snapshot in self.version.snapshots.items()},
-                "keys_and_values": self._key_bytes(),
+                "calls": {name: snapshot.nbytes for name, snapshot in versions[position].snapshots.items()},
+                "keys_and_values": self._key_bytes(versions[position]),
             },
-            "current": self.position,
-            "versions": [_report(version) for version in self.versions],
+            "current": position,
+            "versions": [_report(version) for version in versions],
         }
 
-    def _key_bytes(self) -> dict[str, int]:
+    def _key_bytes(self, version: Version) -> dict[str, int]:
         """Bytes of the self-attention keys and values of each call, which every edit reads whole."""
         return {
             name: sum(v.rows * v.channels * self.store.stored(v.dtype).itemsize for v in _keys(self.network(name)))
-            for name in self.version.snapshots
+            for name in version.snapshots
         }
 
 

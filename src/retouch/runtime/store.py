@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -143,6 +144,7 @@ class Store:
         self.on_device = 0
         self.in_memory = 0
         self.in_files = 0
+        self._lock = RLock()  # blocks end in any thread, also while this one counts
 
     def stored(self, dtype: torch.dtype) -> torch.dtype:
         """The type that rows of `dtype` are stored in."""
@@ -185,15 +187,19 @@ class Store:
 
     def _counted(self, block: Block, taken: int) -> Block:
         count = "on_device" if block.near else "in_memory" if block.file is None else "in_files"
-        setattr(self, count, getattr(self, count) + taken)
+        self._count(count, taken)
         weakref.finalize(block, _uncount, weakref.ref(self), count, taken)
         return block
+
+    def _count(self, count: str, nbytes: int) -> None:
+        with self._lock:
+            setattr(self, count, getattr(self, count) + nbytes)
 
 
 def _uncount(store: weakref.ref[Store], count: str, nbytes: int) -> None:
     alive = store()
     if alive is not None:
-        setattr(alive, count, getattr(alive, count) - nbytes)
+        alive._count(count, -nbytes)
 
 
 def layout(specs: Sequence[Spec]) -> tuple[list[int], int]:
