@@ -8,22 +8,25 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retouch.editing.archive import ArchiveError as ArchiveError
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
-    from retouch.editing.opening import open as open
+    from retouch.editing.kinds import load as load
+    from retouch.editing.kinds import open as open
+    from retouch.editing.manifest import ArchiveError as ArchiveError
     from retouch.editing.session import Session as Session
     from retouch.errors import FallbackWarning as FallbackWarning
+    from retouch.errors import OptionError as OptionError
     from retouch.errors import RetouchError as RetouchError
     from retouch.frontend.capture import CaptureError as CaptureError
     from retouch.frontend.signature import InputError as InputError
     from retouch.incremental import Incremental as Incremental
     from retouch.incremental import UnsupportedError as UnsupportedError
     from retouch.incremental import compile as compile
+    from retouch.models.checkpoints import WeightFileError as WeightFileError
     from retouch.plan.explain import Explanation as Explanation
     from retouch.plan.policy import Policy as Policy
     from retouch.plan.policy import PolicyError as PolicyError
@@ -38,15 +41,16 @@ __version__ = version("retouch")
 
 # Names are imported when they are first used: the command line answers without loading PyTorch.
 _HOMES = {
-    "ArchiveError": "editing.archive",
+    "ArchiveError": "editing.manifest",
     "CaptureError": "frontend.capture",
     "Editor": "editing.diffusion",
-    "FallbackWarning": "errors",
     "Explanation": "plan.explain",
+    "FallbackWarning": "errors",
     "ImageError": "editing.images",
     "Incremental": "incremental",
     "InputError": "frontend.signature",
     "LabelEditor": "editing.gan",
+    "OptionError": "errors",
     "PipelineError": "editing.diffusion",
     "Policy": "plan.policy",
     "Recording": "runtime.state.in_place",
@@ -60,9 +64,11 @@ _HOMES = {
     "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",
     "Upscaler": "editing.gan",
+    "WeightFileError": "models.checkpoints",
     "WeightsChangedError": "runtime.weights",
     "compile": "incremental",
-    "open": "editing.opening",
+    "load": "editing.kinds",
+    "open": "editing.kinds",
 }
 
 __all__ = [*_HOMES]

@@ -1,8 +1,12 @@
-"""The base of all errors that are the caller's, and the warning that something slower is done."""
+"""The base of all errors that are the caller's, and the warning that something slower is done instead."""
 
 
 class RetouchError(Exception):
     """Base of every error that is the caller's: its text says what is wrong and what to do."""
+
+
+class OptionError(RetouchError, ValueError):
+    """An argument or option that cannot be used."""
 
 
 class FallbackWarning(UserWarning):

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from commands import EDIT, run, said
+from manifests import alter
 from pipelines import painted, picture, pipeline
-from retouch.cli.edit import dense_estimate
-from retouch.cli.request import GUIDANCE, POLICY, STEPS, STRENGTH, SchedulerName
+from retouch.cli.edit import GUIDANCE, POLICY, STEPS, STRENGTH, THRESHOLD, SchedulerName, dense_estimate
+from retouch.editing import images
 from retouch.editing.diffusion import SCHEDULERS, editor
 from retouch.editing.images import as_pixels, save_png
 from retouch.incremental import Incremental
@@ -47,6 +48,7 @@ def test_names_and_defaults_are_those_of_the_library():
     assert set(get_args(SchedulerName)) == set(SCHEDULERS)
     assert (STEPS, STRENGTH, GUIDANCE) == (editor.STEPS, editor.STRENGTH, editor.GUIDANCE)
     assert inspect.signature(editor.Editor).parameters["policy"].default == POLICY
+    assert images.THRESHOLD == THRESHOLD
 
 
 # Without a session
@@ -116,6 +118,32 @@ def test_pictures_that_differ_everywhere_are_noted(folder, model):
     assert "JPEG" in said(result)
 
 
+def faint():
+    """b.png becomes a.png with a square that differs by two grey levels."""
+    drawn = as_pixels("a.png")
+    drawn[4:9, 4:9] = np.where(drawn[4:9, 4:9] > 128, drawn[4:9, 4:9] - 2, drawn[4:9, 4:9] + 2)
+    save_png(drawn, "b.png")
+
+
+def test_faint_differences_are_noted_and_edited_when_asked_for(folder, model):
+    faint()
+    result = edit("--model", model, *EDIT)
+    assert "nothing differs" in result.stdout
+    assert "25 pixels differ by 2 grey levels or less and stay as they were; --threshold 0 edits them" in said(result)
+    for options in (["--threshold", 1], ["--policy", "exact"]):
+        result = edit("--model", model, *EDIT, *options)
+        assert result.exit_code == 0, result.output
+        assert "edit, 2.44% of the picture" in result.stdout
+        assert "grey levels or less" not in result.stderr
+
+
+def test_guidance_of_a_model_without_words_is_refused(folder, model):
+    result = edit("--model", model, *EDIT, "--guidance", 3, "--session", "new")
+    assert result.exit_code == 2
+    assert "--guidance does not go with a model that reads no words" in said(result)
+    assert not Path("new").exists()
+
+
 def test_transparency_is_white(folder, model):
     with Image.open("b.png") as image:
         image.putalpha(Image.new("L", image.size, 0))
@@ -149,7 +177,7 @@ MACHINE = ("--device", "cpu", "--memory", "1GB", "--device-memory", "2GB")
 
 
 def asked(options):
-    return options["device"], options["memory"], options["device_memory"]
+    return options["device"], options.get("memory"), options.get("device_memory")
 
 
 def test_an_editor_is_told_about_the_machine(folder, model, monkeypatch):
@@ -161,7 +189,7 @@ def test_an_editor_is_told_about_the_machine(folder, model, monkeypatch):
 
 
 def test_a_session_is_told_about_the_machine(folder, monkeypatch):
-    seen = options_of(monkeypatch, "retouch.open")
+    seen = options_of(monkeypatch, "retouch.editing.kinds.open")
     edit("--session", "house", original="one.png")
     assert asked(seen) == ("auto", None, None)
     edit("--session", "house", *MACHINE, original="one.png")
@@ -228,9 +256,7 @@ def test_the_original_must_be_the_current_picture(folder, no_model):
 
 def test_a_model_that_moved_is_found_and_another_one_is_refused(folder, model, tmp_path_factory):
     moved = tmp_path_factory.mktemp("elsewhere") / "moved"
-    gone = str(model)
-    manifest = folder / "house" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(gone, str(moved)))
+    alter(folder / "house", lambda manifest: manifest["settings"].update(model=str(moved)))
     missing = edit("--session", "house", original="one.png")
     assert missing.exit_code == 2
     assert "is gone; say with --model" in said(missing)
@@ -280,6 +306,9 @@ def test_other_words(tmp_path, monkeypatch):
         (["--steps", "1001"], "--steps"),
         (["--threads", "0"], "--threads"),
         (["--policy", "nope"], "presets are paper, balanced"),
+        (["--threshold", "-1"], "--threshold"),
+        (["--threshold", "1", "--mask", "b.png"], "leave one of them away"),
+        (["--instances", "a.png"], "--instances goes with models that make pictures from labels"),
         (["--scheduler", "nope"], "euler-a"),
         (["--storage", "fp8"], "bf16"),
         (["--memory", "much"], "is no size"),

@@ -101,12 +101,21 @@ def test_labels_become_a_picture(street):
     assert "labels, 128x64 pixels" in run("info", "s").stdout
 
 
-@pytest.mark.parametrize("option", ["--prompt", "--steps", "--seed", "--scheduler", "--strength", "--guidance"])
+OF_DIFFUSION = ("--prompt", "--negative", "--steps", "--seed", "--scheduler", "--strength", "--guidance", "--max-error")
+
+
+@pytest.mark.parametrize("option", OF_DIFFUSION)
 def test_options_of_diffusion_models_are_refused(small, option):
     value = {"--prompt": "x", "--scheduler": "ddim", "--strength": "0.5"}.get(option, "3")
     result = edit("--model", NAME, option, value)
     assert result.exit_code == 2
     assert f"{option} does not go with" in said(result).replace("│ ", "")
+
+
+def test_labels_differ_or_they_do_not(street):
+    result = edit(*AREAS, "--threshold", "1")
+    assert result.exit_code == 2
+    assert "--threshold goes with pictures" in said(result)
 
 
 def test_unknown_built_in_models(small):

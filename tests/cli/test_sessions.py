@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from commands import run, said
+from manifests import alter, to_format_1
 from retouch.editing.archive import Archive
 from retouch.editing.images import as_pixels
 
@@ -17,10 +18,7 @@ def pixels(path):
 
 
 def changed(folder, change):
-    file = folder / "house" / "manifest.json"
-    manifest = json.loads(file.read_text())
-    change(manifest)
-    file.write_text(json.dumps(manifest))
+    alter(folder / "house", change)
 
 
 def state(folder):
@@ -172,6 +170,23 @@ def test_words_from_a_manifest_are_shown_as_text(folder):
     assert "[b] x" in result.output
     assert "\x1bx" not in result.output
     assert json.loads(run("info", "house", "--json").stdout)["versions"][1]["prompt"].startswith("[b]\x1b")
+
+
+def test_a_folder_from_before_manifests_had_checksums(folder):
+    before = run("info", "house", "--json").stdout
+    to_format_1(folder / "house")
+    assert run("info", "house", "--json").stdout == before
+    assert run("undo", "house", "-o", "back.png").exit_code == 0
+    assert pixels("back.png") == pixels("a.png")
+    assert json.loads((folder / "house" / "manifest.json").read_text())["format"] == 2
+
+
+def test_a_manifest_that_was_altered_is_refused(folder):
+    file = folder / "house" / "manifest.json"
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    result = run("info", "house")
+    assert result.exit_code == 1
+    assert "checksum differs" in said(result)
 
 
 def test_pictures_are_those_of_the_session(folder):

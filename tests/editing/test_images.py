@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from retouch import OptionError
 from retouch.editing.images import (
     MAX_PIXELS,
     ImageError,
@@ -347,20 +348,22 @@ def test_masks_that_do_not_fit_or_are_empty(tmp_path):
 # Differences and tensors
 
 
-@given(_edits(), st.sampled_from([0.0, 0.01, 1 / 255, 3 / 255, 0.5, 1.0]))
-def test_difference_is_that_of_regions(edit, eps):
+@given(_edits(), st.sampled_from([0, 1, 2, 3, 128, 255]))
+def test_difference_is_that_of_regions(edit, threshold):
     before, after, _ = edit
-    expected = np.abs(after / 255 - before / 255).max(2)
-    sure = np.abs(expected - eps) > 1e-9
-    assert np.array_equal(difference(before, after, eps)[sure], (expected > eps)[sure])
+    expected = np.abs(after.astype(int) - before).max(2) > threshold
+    assert np.array_equal(difference(before, after, threshold), expected)
 
 
-def test_a_difference_of_eps_is_none():
+def test_a_difference_of_the_threshold_is_none():
     before, after = np.zeros((1, 256, 3), np.uint8), np.zeros((1, 256, 3), np.uint8)
     after[0, :, 1] = np.arange(256)
     for level in range(256):
-        assert np.array_equal(difference(before, after, level / 255)[0], np.arange(256) > level)
-        assert np.array_equal(difference(after, before, level / 255)[0], np.arange(256) > level)
+        assert np.array_equal(difference(before, after, level)[0], np.arange(256) > level)
+        assert np.array_equal(difference(after, before, level)[0], np.arange(256) > level)
+    assert np.array_equal(difference(before, after)[0], np.arange(256) > 2)
+    with pytest.raises(OptionError, match="cannot be -1"):
+        difference(before, after, -1)
 
 
 def test_pictures_of_different_sizes_have_no_difference():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from retouch.editing.session import run_whole
+from retouch.editing.calls import run_whole
 from retouch.kernels.devices import HOST, device_of, lacks_memory, moved, selected, usable
 
 META = torch.device("meta")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retouch.editing.diffusion.model import model_of
+from retouch.editing.diffusion.unet import model_of
 from retouch.models import pipelines
 from retouch.models.vae import autoencoder_kl
 from retouch.plan.policy import Policy
@@ -17,7 +17,7 @@ def test_tiny_pipeline_is_supported_at_its_size_and_the_same_every_time(name):
     one, other = pipeline.build(tiny=True), pipeline.build(tiny=True)
     model = model_of(one, Policy.named("fast"), "auto")
     assert model.default_size == pipeline.image_size(tiny=True)
-    assert model.words == (pipeline.prompt is not None)
+    assert model.reads_text == (pipeline.prompt is not None)
     for key, module in one.components.items():
         if isinstance(module, torch.nn.Module):
             assert not module.training
@@ -31,7 +31,7 @@ def test_prompt_is_read_letter_by_letter():
     model = model_of(pipeline.build(tiny=True), Policy.named("fast"), "auto")
     size = pipeline.image_size(tiny=True)
     words, others = (
-        dict(model.encode_words(text, None, 7.5, size).inputs)["encoder_hidden_states"]
+        dict(model.condition(text, None, 7.5, size).inputs)["encoder_hidden_states"]
         for text in (pipeline.prompt, "a red door")
     )
     assert words.shape == (2, pipelines.TOKENS, 24)

@@ -155,7 +155,7 @@ def _bench(options: SessionOptions, pipeline: Pipeline, tick: Tick) -> Bench:
     )
     size = pipeline.image_size(options.tiny)
     start = time.perf_counter()
-    words = editor.model.encode_words(pipeline.prompt, None, GUIDANCE, size)
+    words = editor.model.condition(pipeline.prompt, None, GUIDANCE, size)
     nets = editor.model.networks(size, words).named()
     compile_s = time.perf_counter() - start
     tick(f"{pipeline.name}: choosing the dense layout")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +19,8 @@ from retouch.cli.common import (
     Memory,
     StorageName,
     Threads,
+    byte_count,
+    check_picture_file,
     failures,
     note,
     quiet_libraries,
@@ -25,14 +28,18 @@ from retouch.cli.common import (
     steps_bar,
     usage_errors,
 )
-from retouch.cli.request import GUIDANCE, POLICY, SEED, STEPS, STRENGTH, Fixed, Request, SchedulerName, interruptible
+from retouch.cli.sessions import check_outside
+from retouch.errors import OptionError
 
 if TYPE_CHECKING:
-    from retouch.editing.archive import Progress
     from retouch.editing.images import Pixels
-    from retouch.editing.opening import AnySession
-    from retouch.editing.session import Edited
+    from retouch.editing.request import Request
     from retouch.plan.region import Mask
+
+SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
+
+# Those of the library, which is not loaded for a help text.
+STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD = 20, 0.6, 7.5, 0, "balanced", 2
 
 
 @app.command()
@@ -61,6 +68,12 @@ def edit(
     max_error: Annotated[
         float | None,
         typer.Option("--max-error", min=0, help="Grey levels; compute more when the estimated error is above it."),
+    ] = None,
+    threshold: Annotated[
+        int | None,
+        typer.Option(
+            "--threshold", min=0, help=f"Grey levels; smaller differences are no edits ({THRESHOLD}; exact: 0)."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help=f"Seed of all noise ({SEED}).")] = None,
     scheduler: Annotated[
@@ -104,124 +117,65 @@ def edit(
     record, --instances names the map of ORIGINAL, which EDITED keeps unless a
     second one is named; in a session it names that of EDITED.
     """
-    fixed = Fixed(steps, seed, guidance, scheduler, policy, storage)
-    with interruptible(session), failures():
+    with _interruptible(session), failures():
         with usage_errors():
-            request = Request.checked(
-                original,
-                edited,
-                output,
-                model,
-                prompt,
-                negative,
-                strength,
-                max_error,
-                instances or [],
-                mask,
-                fixed,
-                memory,
-                device_memory,
-                device,
-                session,
-                preview,
-                force,
-            )
+            options = {
+                "prompt": prompt,
+                "negative": negative,
+                "guidance": guidance,
+                "steps": steps,
+                "strength": strength,
+                "max_error": max_error,
+                "threshold": threshold,
+                "seed": seed,
+                "scheduler": scheduler,
+                "instances": instances or None,
+                "mask": mask,
+                "policy": policy,
+                "storage": storage,
+                "memory": byte_count(memory),
+                "device_memory": byte_count(device_memory),
+                "device": device,
+            }
+            _check_outputs([output, preview], [original, edited, mask, *(instances or [])], session, force)
+            from retouch.editing.request import Request
+
+            request = Request.checked(original, edited, model, session, options)
         for warning in request.warnings():
             note(warning)
         if request.idle:
-            _write(request, request.before)
+            _write(request, request.before, output, preview)
             typer.echo(f"nothing differs: {output} is the original")
             return
         set_threads(threads)
-        _run(request)
+        _run(request, output, preview)
 
 
-def _run(request: Request) -> None:
+def _run(request: Request, output: Path, preview: Path | None) -> None:
     from retouch.editing.diffusion import PipelineError, SchedulerError
     from retouch.editing.images import as_pixels
+    from retouch.kernels import described
 
     quiet_libraries()
-    bad_input = usage_errors(PipelineError, SchedulerError)
-    with bad_input, steps_bar("loading the model") as progress, _opened(request, progress) as session:
-        result = _edited(session, request, progress)
+    bad_input = usage_errors(OptionError, PipelineError, SchedulerError)
+    with bad_input, steps_bar("loading the model") as progress, request.open(progress) as session:
+        result = request.edit(session, progress)
         first, last, number = session.versions[0].facts, session.version.facts, session.version.number
-        kernels = _kernels(session)
-    _write(request, as_pixels(result.image), result.region.mask[0])
+        kernels = described(next(iter(session.networks().values())).backend)
+    _write(request, as_pixels(result.image), output, preview, result.region.mask[0])
     if result.changed:
         Console().print(_table(first, last, result.seconds["total"], earlier=request.saved is not None))
-        if request.max_error is not None and result.error is not None:
+        if "max_error" in request.given and result.error is not None:
             typer.echo(f"estimated difference from the dense result: {result.error:.1f} of 255 levels")
-        typer.echo(f"written to {request.output}")
+        typer.echo(f"written to {output}")
     else:
-        typer.echo(f"nothing differs: {request.output} is the picture as it was")
+        typer.echo(f"nothing differs: {output} is the picture as it was")
     typer.echo(f"computed with {kernels}")
     if request.session:
         typer.echo(f"the session {request.session} is at version {number}")
 
 
-def _edited(session: AnySession, request: Request, progress: Progress) -> Edited:
-    from retouch.editing.diffusion import DiffusionSession
-    from retouch.editing.gan.labels import LabelSession
-
-    if isinstance(session, LabelSession):
-        after = request.instances.after
-        return session.edit(request.after, instances=after, mask=request.mask, progress=progress)
-    if not isinstance(session, DiffusionSession):
-        return session.edit(request.after, mask=request.mask, progress=progress)
-    # A new session has these words already.
-    prompt, negative = (request.prompt, request.negative) if request.saved else (None, None)
-    return session.edit(
-        request.after,
-        mask=request.mask,
-        prompt=prompt,
-        negative=negative,
-        strength=request.strength,
-        max_error=request.max_error,
-        progress=progress,
-    )
-
-
-def _opened(request: Request, progress: Progress) -> AnySession:
-    """The session in the folder, or a new one with the original recorded."""
-    import retouch
-
-    if request.saved and request.session:
-        return retouch.open(request.session, model=request.model, progress=progress, **request.machine)
-    fixed = request.fixed
-    kept: dict[str, Any] = {**request.machine, "storage": fixed.storage or "fp32"}
-    if request.kind == "upscale":
-        upscaler = retouch.Upscaler.from_pretrained(str(request.model), policy=fixed.policy, **kept)
-        return upscaler.open(request.before, folder=request.session, progress=progress)
-    if request.kind == "labels":
-        painter = retouch.LabelEditor.from_pretrained(str(request.model), policy=fixed.policy or POLICY, **kept)
-        with usage_errors():
-            request.check_labels(painter.count)
-            painter.check_size(request.before.shape[:2])
-        first = request.instances.before
-        return painter.open(request.before, instances=first, folder=request.session, progress=progress)
-    editor = retouch.Editor.from_pretrained(
-        str(request.model), policy=fixed.policy or POLICY, scheduler=fixed.scheduler, **kept
-    )
-    return editor.open(
-        request.before,
-        prompt=request.prompt,
-        negative=request.negative,
-        guidance=GUIDANCE if fixed.guidance is None else fixed.guidance,
-        strength=STRENGTH if request.strength is None else request.strength,
-        steps=fixed.steps or STEPS,
-        seed=SEED if fixed.seed is None else fixed.seed,
-        folder=request.session,
-        progress=progress,
-    )
-
-
 # Results
-
-
-def _kernels(session: AnySession) -> str:
-    from retouch.kernels import described
-
-    return described(next(iter(session.networks().values())).backend)
 
 
 def dense_estimate(recorded: Mapping[str, Any], steps: int) -> float:
@@ -242,13 +196,44 @@ def _table(recorded: Mapping[str, Any], version: Mapping[str, Any], update: floa
     return made
 
 
-def _write(request: Request, result: Pixels, region: Mask | None = None) -> None:
+def _write(request: Request, result: Pixels, output: Path, preview: Path | None, region: Mask | None = None) -> None:
     from retouch.editing.images import save_png
-    from retouch.editing.sheets import coloured, outlined, side_by_side
+    from retouch.editing.sheets import outlined, side_by_side
 
-    save_png(result, request.output)
-    if request.preview is not None:
-        pictures = (request.before, request.after)
-        before, after = (coloured(p[..., 0]) for p in pictures) if request.kind == "labels" else pictures
+    save_png(result, output)
+    if preview is not None:
+        before, after = (request.kind.form.shown(pixels) for pixels in (request.before, request.after))
         edited = after if region is None or not region.any() else outlined(after, region)
-        save_png(side_by_side([("original", before), ("edited", edited), ("result", result)]), request.preview)
+        save_png(side_by_side([("original", before), ("edited", edited), ("result", result)]), preview)
+
+
+# Files
+
+
+def _check_outputs(outputs: list[Path | None], inputs: list[Path | None], session: Path | None, force: bool) -> None:
+    written = [path for path in outputs if path is not None]
+    for path in written:
+        check_picture_file(path)
+        if session is not None:
+            check_outside(path, session)
+        if not force and any(other and _same(path, other) for other in inputs):
+            raise OptionError(f"{path} is a file that the edit reads; name another one, or overwrite it with --force")
+    if len(written) == 2 and _same(*written):
+        raise OptionError(f"result and preview cannot both be written to {written[0]}")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+
+
+@contextmanager
+def _interruptible(session: Path | None) -> Iterator[None]:
+    """Exit with 130 and one line on Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        from retouch.editing.manifest import MANIFEST
+
+        kept = session is not None and (session / MANIFEST).exists()
+        note(f"interrupted; {f'the session {session} keeps its last state' if kept else 'nothing is kept'}")
+        raise typer.Exit(130) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as jsonlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +14,10 @@ from rich.text import Text
 
 from retouch.cli.app import app
 from retouch.cli.common import check_picture_file, failures, usage_errors
-from retouch.cli.saved import Saved, SavedVersion, check_outside
+from retouch.errors import OptionError
+
+if TYPE_CHECKING:
+    from retouch.editing.kinds import Saved
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Session folder.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File for the picture.")]
@@ -28,45 +32,34 @@ def info(
     Only the manifest is read: no model is loaded, and no checksum compared.
     """
     with failures():
+        from retouch.editing.kinds import Saved
+
         saved = Saved.read(folder)
     if json:
         typer.echo(jsonlib.dumps(saved.report(), indent=1))
         return
-    for name, text in _facts(saved).items():
+    for name, text in saved.facts().items():
         typer.echo(f"{name + ':':10}{printable(text)}")
     Console().print(_table(saved))
-    typer.echo(f"in all:   {megabytes(sum(version.bytes for version in saved.versions))}")
-    typer.echo(f"current:  {saved.version.picture}")
-
-
-def _facts(saved: Saved) -> dict[str, str]:
-    settings = saved.settings
-    kept = f"policy {settings['editor']['policy']['name']}, rows as {saved.storage}"
-    found = {
-        "session": f"{saved.kind}, {settings['width']}x{settings['height']} pixels",
-        "model": str(settings["model"] or "not named"),
-    }
-    if saved.kind == "diffusion":
-        steps = f"{saved.versions[0].steps} recorded of {settings['steps']}, {settings['scheduler']['name']}"
-        noise = f"strength {settings['strength']}, guidance {settings['guidance']}, seed {settings['seed']}"
-        return {**found, "steps": steps, "settings": f"{noise}, {kept}"}
-    return {**found, "settings": kept}
+    manifest = saved.manifest
+    typer.echo(f"in all:   {megabytes(sum(entry.nbytes for entry in manifest.versions))}")
+    typer.echo(f"current:  {saved.picture(manifest.version)}")
 
 
 def _table(saved: Saved) -> Table:
-    made = Table("", "version", "edit", "prompt")
+    made, current = Table("", "version", "edit", "prompt"), saved.manifest.current
     for title in ("region", "seconds", "stored", "read"):
         made.add_column(title, justify="right", no_wrap=True)
-    for place, version in enumerate(saved.versions):
+    for place, entry in enumerate(saved.manifest.versions):
         made.add_row(
-            "now" if place == saved.current else "undone" if place > saved.current else "",
-            str(version.number),
-            Text(printable(version.edit)),
-            Text(printable(version.prompt or "")),
-            f"{version.region:.2%}",
-            f"{version.seconds['total']:.2f}",
-            megabytes(version.bytes),
-            megabytes(version.bytes_read),
+            "now" if place == current else "undone" if place > current else "",
+            str(entry.number),
+            Text(printable(entry.facts["edit"])),
+            Text(printable(entry.facts.get("prompt") or "")),
+            f"{entry.facts['region']:.2%}",
+            f"{entry.facts['seconds'].get('total', 0.0):.2f}",
+            megabytes(entry.nbytes),
+            megabytes(entry.facts["bytes_read"]),
         )
     return made
 
@@ -89,36 +82,42 @@ def _moved(folder: Path, by: int, output: Path | None) -> None:
             check_picture_file(output)
             check_outside(output, folder)
     with failures():
-        version = move(folder, by, output)
-    typer.echo(f"now at version {version.number}: {output or version.picture}")
+        number, picture = move(folder, by, output)
+    typer.echo(f"now at version {number}: {output or picture}")
 
 
-def move(folder: Path, by: int, output: Path | None = None) -> SavedVersion:
-    """Make the version that many places further the current one; its picture is written first.
+def move(folder: Path, by: int, output: Path | None = None) -> tuple[int, str]:
+    """Make the version that many places further the current one; its number and picture, which is written first.
 
     Raises UndoError when there is none, ArchiveError when the folder is no session, damaged or in use.
     """
-    from retouch.editing.archive import PICTURE, Archive, ArchiveError
+    from retouch.editing.archive import Archive
     from retouch.editing.images import as_pixels, save_png
+    from retouch.editing.kinds import Saved
+    from retouch.editing.manifest import PICTURE
     from retouch.runtime.state.in_place import UndoError
 
     archive, manifest = Archive.open(folder)
     try:
-        saved, place = Saved.of(folder, manifest), manifest["current"] + by
-        if place not in range(len(saved.versions)):
+        saved, place = Saved.of(folder, manifest), manifest.current + by
+        if place not in range(len(manifest.versions)):
             raise UndoError(
                 "nothing to undo: this is the original" if by < 0 else "nothing to redo: no later version is kept"
             )
-        entry = manifest["versions"][place]
-        if PICTURE not in entry["files"]:
-            raise ArchiveError(f"the manifest in {folder} is damaged: version {entry['number']} has no {PICTURE}")
-        archive.verify({"versions": [{**entry, "files": {PICTURE: entry["files"][PICTURE]}}]})
+        entry = manifest.versions[place]
+        archive.verify([replace(entry, files={PICTURE: entry.files[PICTURE]})])
         if output is not None:
-            save_png(as_pixels(saved.versions[place].picture), output)
-        archive.commit({**manifest, "current": place})
+            save_png(as_pixels(saved.picture(entry)), output)
+        archive.commit(replace(manifest, current=place))
     finally:
         archive.close()
-    return saved.versions[place]
+    return entry.number, saved.picture(entry)
+
+
+def check_outside(path: Path, folder: Path) -> None:
+    """OptionError if `path` is a file of a session folder."""
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise OptionError(f"cannot write {path}: {folder} is a session, which keeps its own files")
 
 
 def printable(text: str) -> str:

@@ -8,25 +8,21 @@ the next one removes them.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retouch.runtime.store import StoreError
+from filelock import FileLock, Timeout
 
-FORMAT = 1
-MANIFEST, UNFINISHED, LOCK = "manifest.json", "manifest.json.new", "lock"
-PICTURE, SOURCE = "image.png", "source.png"
-"""The files of a version that show its image, and what edits are drawn on where that is another picture."""
-MAX_MANIFEST = 64 << 20
+from retouch.editing.manifest import MANIFEST, ArchiveError, Entry, Manifest
+
+UNFINISHED, LOCK = "manifest.json.new", "lock"
 VERSION = re.compile(r"\d+(\.part)?")
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(safetensors|png)")
 
 Progress = Callable[[int, int, str], None]
 """Told the steps done, the steps in all, and what comes next."""
@@ -34,10 +30,6 @@ Progress = Callable[[int, int, str], None]
 
 def silent(done: int, total: int, what: str) -> None:
     """A progress that nobody sees."""
-
-
-class ArchiveError(StoreError):
-    """A session folder cannot be opened or written: not one, altered, of a newer format, or in use."""
 
 
 class Archive:
@@ -64,24 +56,20 @@ class Archive:
         return archive
 
     @staticmethod
-    def open(path: Path) -> tuple[Archive, dict[str, Any]]:
+    def open(path: Path) -> tuple[Archive, Manifest]:
         """A session folder and its manifest. Raises ArchiveError."""
         if not (path / MANIFEST).is_file():
             raise ArchiveError(f"{path} holds no session ({MANIFEST} is missing)")
         archive = Archive(path)
         try:
-            manifest = read_manifest(path)
-            archive.clean(entry["number"] for entry in manifest["versions"])
-            return archive, manifest
+            return archive, Manifest.read(path)
         except BaseException:
             archive.close()
             raise
 
     def close(self) -> None:
         """Let other processes open the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def abandon(self) -> None:
         """Close a folder from `create` that holds no session yet, as if it had never been one."""
@@ -125,19 +113,18 @@ class Archive:
         """Remove what was written of a version."""
         shutil.rmtree(self.staged(number), ignore_errors=True)
 
-    def commit(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest at once, and remove versions that it does not name."""
+    def commit(self, manifest: Manifest) -> None:
+        """Replace the manifest at once."""
         new = self.path / UNFINISHED
         try:
-            with new.open("w") as stream:
-                json.dump({"format": FORMAT, **manifest}, stream, indent=1)
+            with new.open("w", encoding="utf-8") as stream:
+                stream.write(manifest.text())
                 stream.flush()
                 os.fsync(stream.fileno())
             new.replace(self.path / MANIFEST)
             _flush(self.path)
         except OSError as error:
             raise ArchiveError(f"cannot write {new}: {error.strerror or error}; the last state stays") from error
-        self.clean(entry["number"] for entry in manifest["versions"])
 
     def clean(self, numbers: Iterable[int]) -> None:
         """Remove the folders of versions other than these: what a stopped process or an undo left."""
@@ -156,19 +143,9 @@ class Archive:
         """Where the files of a version are."""
         return version_folder(self.path, number)
 
-    def file(self, number: int, name: str) -> Path:
-        """A file of a version; ArchiveError for a name that a session does not use."""
-        if not isinstance(number, int) or number < 0 or not NAME.fullmatch(name):
-            raise ArchiveError(f"{self.path / MANIFEST} names a file that no session has: {number!r}, {name!r}")
-        return self.folder(number) / name
-
-    def verify(self, manifest: dict[str, Any], progress: Progress = silent) -> None:
+    def verify(self, entries: Iterable[Entry], progress: Progress = silent) -> None:
         """Compare sizes and checksums of all files with the manifest; ArchiveError at the first that differs."""
-        wanted = [
-            (self.file(entry["number"], name), facts)
-            for entry in manifest["versions"]
-            for name, facts in entry["files"].items()
-        ]
+        wanted = [(self.folder(entry.number) / name, facts) for entry in entries for name, facts in entry.files.items()]
         with ThreadPoolExecutor() as pool:
             for done, problem in enumerate(pool.map(_problem, wanted)):
                 progress(done, len(wanted), f"checking {wanted[done][0].name}")
@@ -189,39 +166,6 @@ def unused(path: Path) -> bool:
     return {found.name for found in path.iterdir()} <= ours and all(map(VERSION.fullmatch, inside))
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a session folder. Raises ArchiveError when it is altered or of a newer format."""
-    file = path / MANIFEST
-    try:
-        if file.stat().st_size > MAX_MANIFEST:
-            raise ArchiveError(f"{file} is larger than a manifest can be")
-        manifest = json.loads(file.read_text())
-        version = manifest["format"]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArchiveError(f"{path} holds no session ({MANIFEST} is missing)") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArchiveError(f"{file} is damaged: {error}") from error
-    if version != FORMAT:
-        raise ArchiveError(f"{path} has the session format {version}, this version reads {FORMAT}; update retouch")
-    _check_manifest(file, manifest)
-    return dict(manifest)
-
-
-def _check_manifest(file: Path, manifest: dict[str, Any]) -> None:
-    try:
-        numbers = [entry["number"] for entry in manifest["versions"]]
-        sound = all(isinstance(n, int) and n >= 0 for n in numbers) and len(set(numbers)) == len(numbers)
-        sound &= manifest["current"] in range(len(numbers))
-        for entry in manifest["versions"]:
-            names = {name for _, name in entry["layers"]}
-            sound &= names <= set(entry["files"]) and isinstance(entry["facts"], dict)
-            sound &= all(isinstance(f["bytes"], int) for f in entry["files"].values())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArchiveError(f"{file} is damaged: {error!r}") from error
-    if not sound:
-        raise ArchiveError(f"{file} is damaged: its versions contradict each other")
-
-
 def _sealed(file: Path) -> dict[str, Any]:
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
@@ -234,7 +178,7 @@ def _facts(file: Path) -> dict[str, Any]:
         return {"bytes": os.fstat(stream.fileno()).st_size, "blake2b": digest.hexdigest()}
 
 
-def _problem(wanted: tuple[Path, dict[str, Any]]) -> str:
+def _problem(wanted: tuple[Path, Mapping[str, Any]]) -> str:
     file, expected = wanted
     try:
         size = file.stat().st_size
@@ -256,19 +200,13 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _locked(path: Path) -> int | None:
-    """Hold the folder's lock; ArchiveError when another process does. None where there are no such locks."""
+def _locked(path: Path) -> FileLock:
+    """The folder's lock, held by any thread of this process; ArchiveError when somebody else holds it."""
+    lock = FileLock(path / LOCK, mode=0o600, thread_local=False)
     try:
-        import fcntl
-    except ImportError:
-        return None
-    try:
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ArchiveError(f"{path} is in use by another process") from error
     except OSError as error:
         raise ArchiveError(f"cannot open the session folder {path}: {error.strerror or error}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ArchiveError(f"{path} is in use by another process") from error
-    return descriptor
+    return lock

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
-from retouch.editing.archive import Archive, ArchiveError, Progress, silent
+from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.manifest import ArchiveError, Manifest, wrong
 from retouch.editing.session import Session
+from retouch.errors import RetouchError
 from retouch.kernels.registry import backend, described, preferred
 from retouch.runtime.store import Store
 
@@ -60,19 +62,29 @@ class BaseEditor(ABC, Generic[S]):
         """Open a saved session; see `retouch.open`."""
         archive, manifest = Archive.open(Path(path))
         try:
-            if manifest.get("kind") != self.sessions.kind:
-                raise ArchiveError(f"{path} holds a session of the kind {manifest.get('kind')!r}")
-            archive.verify(manifest, progress)
-            session = self._restored(archive, manifest)
-            session.load(archive, manifest)
+            check_saved(self.sessions, Path(path), manifest)
+            archive.verify(manifest.versions, progress)
+            session = self._loaded(archive, manifest)
+            archive.clean(manifest.numbers)
         except BaseException:
             archive.close()
             raise
         return _prepared(session)
 
+    def _loaded(self, archive: Archive, manifest: Manifest) -> S:
+        """The session in a folder whose files are as the manifest says."""
+        try:
+            session = self._restored(archive, manifest)
+            session.load(archive, manifest)
+        except ArchiveError:
+            raise
+        except RetouchError as error:
+            raise ArchiveError(f"the session in {archive.path} does not fit this editor: {error}") from error
+        return session
+
     @abstractmethod
-    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> S:
-        """A session without versions that is set up as a manifest says; ArchiveError when that cannot be."""
+    def _restored(self, archive: Archive, manifest: Manifest) -> S:
+        """A session without versions that is set up as a manifest says; RetouchError when that cannot be."""
 
     def _store(self, storage: str | None = None) -> Store:
         return Store(self.memory, self.folder, storage or self.storage, self.device_memory, self.device)
@@ -90,6 +102,16 @@ class BaseEditor(ABC, Generic[S]):
         return _prepared(session)
 
 
+def check_saved(sessions: type[Session], path: Path, manifest: Manifest) -> None:
+    """ArchiveError unless a manifest is one of such sessions."""
+    if manifest.kind != sessions.kind:
+        raise ArchiveError(f"{path} holds a session of the kind {manifest.kind!r}, not {sessions.kind!r}")
+    bad = wrong(manifest.settings, sessions.saved_settings)
+    bad += [name for entry in manifest.versions for name in wrong(entry.facts, sessions.saved_facts)]
+    if bad:
+        raise ArchiveError(f"the manifest in {path} is damaged: no session has such {', '.join(dict.fromkeys(bad))}")
+
+
 def _prepared(session: S) -> S:
     """A session whose first edit will not be slower than the others, if memory allows."""
     nets = list(session.networks().values())
@@ -98,5 +120,6 @@ def _prepared(session: S) -> S:
     near = any(net.backend.transfers for net in nets)
     if session.store.fits(sum(net.plan.kept_bytes for net in nets), near=near):
         for net in nets:
-            net.workspace.touch()
+            with net.lock:
+                net.workspace.touch()
     return session

@@ -17,6 +17,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from retouch.errors import OptionError, RetouchError
+from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, dilate
 
 Pixels = npt.NDArray[np.uint8]
@@ -33,7 +35,7 @@ WHITE, BLACK = 255, 0
 _filters = threading.Lock()
 
 
-class ImageError(ValueError):
+class ImageError(RetouchError, ValueError):
     """A picture or mask that cannot be read, used or written; the message says why."""
 
 
@@ -107,14 +109,26 @@ def as_integers(image: ImageLike, size: tuple[int, int] | None = None) -> npt.ND
     return ids.astype(np.int32)
 
 
-def difference(before: Pixels, after: Pixels, eps: float = 0.01) -> Mask:
-    """Where any channel differs by more than `eps` (1 is full scale), bool [H, W].
+THRESHOLD = 2
+"""Grey levels by which pictures may differ and count as alike: what files and colour conversions leave."""
 
-    Raises ImageError if the pictures [H, W, 3] have different sizes.
+
+def threshold_of(policy: Policy) -> int:
+    """Grey levels that two pictures may differ by and count as alike under a policy: none if it is exact."""
+    return 0 if policy.exact else THRESHOLD
+
+
+def difference(before: Pixels, after: Pixels, threshold: int = THRESHOLD) -> Mask:
+    """Where any channel differs by more than `threshold` grey levels, bool [H, W].
+
+    Raises ImageError if the pictures [H, W, 3] have different sizes, OptionError for a threshold below 0.
     """
     check_same(before, after, "pictures")
+    if threshold < 0:
+        raise OptionError(f"a threshold counts grey levels and cannot be {threshold}")
     red, green, blue = np.moveaxis(np.maximum(before, after) - np.minimum(before, after), 2, 0)
-    return (np.arange(256) / 255 > eps)[np.maximum(np.maximum(red, green), blue)]
+    changed: Mask = np.maximum(np.maximum(red, green), blue) > threshold
+    return changed
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
@@ -324,7 +338,8 @@ def _eight_bit(array: npt.NDArray[Any]) -> Pixels:
     if kind == ("b", 1):
         return array.astype(np.uint8) * np.uint8(255)
     _check_unit(array)
-    return np.rint(np.multiply(array, 255, dtype=np.result_type(array, np.float32))).astype(np.uint8)
+    levels: Pixels = np.rint(np.multiply(array, 255, dtype=np.result_type(array, np.float32))).astype(np.uint8)
+    return levels
 
 
 def _check_unit(array: npt.NDArray[Any]) -> None:

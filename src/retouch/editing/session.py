@@ -1,38 +1,53 @@
 """Editing sessions: versions of an image, undo, redo, branches, saving. What an edit computes is a subclass's.
 
 A version is immutable: snapshots of every recorded network call, a few tensors, and facts. A session is a
-list of versions and a place in it.
+list of versions and a place in it, both replaced at once, so reading them takes no lock. What makes or moves versions
+holds the session's lock. Locks are taken in one order: a session's, that of an editor's caches, a compiled network's,
+a store's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, Self
+from threading import RLock
+from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 import retouch.runtime.store as blocks
-from retouch.editing.archive import PICTURE, Archive, ArchiveError, Progress, silent
+from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.calls import Calls
 from retouch.editing.images import Pixels, save_png
+from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, layer_file
 from retouch.incremental import Incremental
 from retouch.ir.program import Read
-from retouch.kernels.devices import HOST, lacks_memory, moved
 from retouch.plan.region import Region
 from retouch.runtime.state.in_place import UndoError
-from retouch.runtime.state.layered import Restored, Snapshot
+from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
 from retouch.runtime.store import Block, Store
 
-TENSORS = "tensors.safetensors"
+S = TypeVar("S", bound="Session")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method of a session that one thread runs at a time."""
+
+    @wraps(method)
+    def call(session: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with session.lock:
+            return method(session, *args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,142 +108,65 @@ class Edited:
         return bool(self.region.mask.any())
 
 
-class Clock:
-    """Seconds by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Count the time of a block under `name`."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def total(self) -> dict[str, float]:
-        """All of it, with "other" for the time that has no name, and "total"."""
-        total = time.perf_counter() - self._start
-        return {**self.seconds, "other": total - sum(self.seconds.values()), "total": total}
-
-
-class Calls:
-    """The recorded network calls of a version that is being made. Arguments and results are on the host.
-
-    Calls of one network follow each other in the order of their snapshots, so while the device computes one, what
-    the next one reads is brought there.
-    """
-
-    def __init__(self, store: Store, snapshots: Mapping[str, Snapshot], folder: Path | None) -> None:
-        self.store, self.folder = store, folder
-        self.snapshots = dict(snapshots)
-        self.added: list[tuple[str, Layer]] = []
-        self.bytes_read = 0
-        self._recorded: Incremental | None = None
-        self._coming: Restored | None = None
-
-    def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
-        """Run a network whole and keep the recording under `name`; its result."""
-        if self._recorded is not net:
-            net.backend.release()  # memory of another network's recordings does not fit
-            self._recorded = net
-        args, kwargs = moved((args, kwargs), net.backend.device)
-        result, recording = net.record(*args, **kwargs)
-        self._put(name, Snapshot.of(recording, self.store, self._file(name)))
-        return moved(result, HOST)
-
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
-        """Run a network for a region, from the snapshot `name`; its result."""
-        recording = self._opened(name)
-        recording.file = self._file(name)
-        recording.meanwhile = partial(self._fetch_following, name)
-        args, kwargs = moved((args, kwargs), net.backend.device)
-        result = moved(net.update(recording, region, *args, **kwargs), HOST)
-        self.bytes_read += recording.bytes_read
-        if recording.snapshot is not self.snapshots[name]:
-            self._put(name, recording.snapshot)
-        return result
-
-    def _opened(self, name: str) -> Restored:
-        coming, self._coming = self._coming, None
-        known = coming is not None and coming.snapshot is self.snapshots[name]
-        return coming if coming is not None and known else self.snapshots[name].recording()
-
-    def _fetch_following(self, name: str, recording: Restored) -> None:
-        """Begin to bring what the next call of the network reads, if it computes what this one did."""
-        names, net = list(self.snapshots), self.snapshots[name].net
-        following = next((n for n in names[names.index(name) + 1 :] if self.snapshots[n].net is net), None)
-        if following and recording.schedule and net.backend.transfers:
-            restored = self.snapshots[following].recording()
-            try:
-                restored.fetch(recording.schedule)
-            except (RuntimeError, MemoryError) as error:
-                if not lacks_memory(error):
-                    raise
-                return  # there may be room when the call begins, which fetches for itself
-            self._coming = restored
-
-    def _put(self, name: str, snapshot: Snapshot) -> None:
-        self.snapshots[name] = snapshot
-        self.added.append((name, snapshot.layers[-1]))
-
-    def _file(self, name: str) -> Path | None:
-        return self.folder / layer_file(name, len(self.added)) if self.folder else None
-
-
-def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
-    """The module's own result, densely. Arguments and results are on the host."""
-    args, kwargs = moved((args, kwargs), net.backend.device)
-    with torch.no_grad():
-        return moved(net.module(*args, **kwargs), HOST)
-
-
-def layer_file(name: str, place: int) -> str:
-    """The file of the layer that a version added in that place."""
-    return f"{place:03d}-{name}.safetensors"
-
-
 class Session(ABC):
     """Versions of an edited image. Made by an editor, or by `retouch.open`.
 
     `undo`, `redo` and `branch` cost nothing; nothing that a version holds is ever written again. A session
-    in a folder keeps every edit there as soon as it is made.
+    in a folder keeps every edit there as soon as it is made. Several threads may use one session.
+
+    kind: its name in manifests. saved_settings, saved_facts: what manifests say of such sessions beside the common.
     """
 
-    kind = "session"
+    kind: ClassVar[str]
+    saved_settings: ClassVar[Fields] = {}
+    saved_facts: ClassVar[Fields] = {}
 
     def __init__(self, store: Store, settings: dict[str, Any]) -> None:
         self.store, self.settings = store, settings
-        self.versions: list[Version] = []
-        self.position = -1
         self.archive: Archive | None = None
+        self.lock = RLock()
+        self._history: tuple[tuple[Version, ...], int] = ((), -1)
         self._next = 0
 
     # What a kind of session says
 
     @abstractmethod
-    def network(self, name: str) -> Incremental:
-        """The network of the snapshots of that name."""
+    def calls(self) -> dict[str, str]:
+        """The names of the recorded calls, with those of their networks."""
 
     @abstractmethod
     def networks(self) -> dict[str, Incremental]:
         """All networks by name."""
+
+    def network(self, name: str) -> Incremental:
+        """The network of the snapshots of that name."""
+        return self.networks()[self.calls()[name]]
 
     def pictures(self, version: Version) -> dict[str, Pixels]:
         """What a saved version shows, by file name."""
         return {PICTURE: version.pixels}
 
     @abstractmethod
-    def sound(self, version: Version) -> bool:
-        """True when a version that was read from a file has everything that this kind of session needs."""
+    def is_complete(self, version: Version) -> bool:
+        """True when the tensors of a version that was read from a file are those that sessions of this kind have."""
 
     # State
 
     @property
+    def versions(self) -> tuple[Version, ...]:
+        """All versions, those that were undone too."""
+        return self._history[0]
+
+    @property
+    def position(self) -> int:
+        """The place of the current version."""
+        return self._history[1]
+
+    @property
     def version(self) -> Version:
         """The current version."""
-        return self.versions[self.position]
+        versions, position = self._history
+        return versions[position]
 
     @property
     def pixels(self) -> Pixels:
@@ -240,12 +178,14 @@ class Session(ABC):
         """The current image."""
         return Image.fromarray(self.pixels)
 
+    @locked
     def undo(self) -> Image.Image:
         """Go back to the version before; its image. UndoError at the first."""
         if self.position == 0:
             raise UndoError("nothing to undo: this is the original")
         return self._go(self.position - 1)
 
+    @locked
     def redo(self) -> Image.Image:
         """Go to the version that was undone last; its image. UndoError when there is none."""
         if self.position == len(self.versions) - 1:
@@ -254,15 +194,16 @@ class Session(ABC):
 
     def _go(self, position: int) -> Image.Image:
         self._commit(self.versions, position)
-        self.position = position
+        self._history = self.versions, position
         return self.image
 
+    @locked
     def branch(self) -> Self:
         """Another session at the current version; it shares what both have in common and is not saved yet."""
         twin: Self = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin.versions = self.versions[: self.position + 1]
-        twin.archive = None
+        twin._history = self.versions[: self.position + 1], self.position
+        twin.archive, twin.lock = None, RLock()
         return twin
 
     # Making versions
@@ -284,9 +225,9 @@ class Session(ABC):
         version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added))
         if self.archive:
             version = self._sealed(self.archive, version)
-        versions = [*self.versions[: self.position + 1], version]
+        versions = (*self.versions[: self.position + 1], version)
         self._commit(versions, len(versions) - 1)
-        self.versions, self.position = versions, len(versions) - 1
+        self._history = versions, len(versions) - 1
         self._next += 1
 
     # Folders
@@ -296,6 +237,7 @@ class Session(ABC):
         """Where the session is saved; None: nowhere."""
         return self.archive.path if self.archive else None
 
+    @locked
     def save(self, path: str | Path, progress: Progress = silent) -> Path:
         """Save all versions to a new folder and keep later edits there too; the folder.
 
@@ -311,14 +253,15 @@ class Session(ABC):
             for number, version in enumerate(self.versions):
                 progress(number, len(self.versions), f"saving version {number}")
                 saved.append(self._written(archive, version))
-            self._commit(saved, self.position, archive)
+            self._commit(tuple(saved), self.position, archive)
         except BaseException:
             archive.abandon()
             raise
         self.close()
-        self.versions, self.archive = saved, archive
+        self._history, self.archive = (tuple(saved), self.position), archive
         return path
 
+    @locked
     def close(self) -> None:
         """Leave the folder to others; later edits are not saved."""
         if self.archive:
@@ -348,49 +291,52 @@ class Session(ABC):
 
     def _commit(self, versions: Sequence[Version], position: int, archive: Archive | None = None) -> None:
         archive = archive or self.archive
-        if archive is None:
-            return
-        entries = [
-            {
-                "number": version.number,
-                "facts": dict(version.facts),
-                "layers": [[name, layer_file(name, i)] for i, (name, _) in enumerate(version.added)],
-                "files": dict(version.files),
-            }
-            for version in versions
-        ]
-        archive.commit(
-            {
-                "kind": self.kind,
-                "settings": self.settings,
-                "storage": self.store.dtype_name,
-                "networks": {name: identity(net, _hashes(net, versions[0])) for name, net in self.networks().items()},
-                "versions": entries,
-                "current": position,
-            }
-        )
+        if archive is not None:
+            manifest = self._manifest(versions, position)
+            archive.commit(manifest)
+            archive.clean(manifest.numbers)
 
-    def load(self, archive: Archive, manifest: dict[str, Any]) -> None:
+    def _manifest(self, versions: Sequence[Version], position: int) -> Manifest:
+        networks = {name: identity(net, _hashes(net, versions[0])) for name, net in self.networks().items()}
+        entries = tuple(
+            Entry(
+                version.number,
+                version.facts,
+                tuple((name, layer_file(name, place)) for place, (name, _) in enumerate(version.added)),
+                version.files,
+            )
+            for version in versions
+        )
+        return Manifest(self.kind, self.settings, self.store.dtype_name, networks, entries, position)
+
+    def load(self, archive: Archive, manifest: Manifest) -> None:
         """Take over what a folder holds. Raises ArchiveError when it was recorded with other networks."""
         for name, net in self.networks().items():
             net.weights.refresh()
-            _check_identity(name, manifest["networks"].get(name), identity(net, net.weights.hashes))
-        snapshots: dict[str, Snapshot] = {}
-        for entry in manifest["versions"]:
-            added = [(n, self._layer(archive, entry["number"], n, file)) for n, file in entry["layers"]]
-            for name, layer in added:
-                snapshots = {**snapshots, name: self._grown(snapshots.get(name), name, layer)}
-            tensors = blocks.read(archive.file(entry["number"], TENSORS)).tensors
-            version = Version(entry["number"], snapshots, tensors, entry["facts"], tuple(added), entry["files"])
-            if not self.sound(version):
-                raise ArchiveError(f"version {version.number} in {archive.path} is incomplete; it cannot be trusted")
-            self.versions.append(version)
-        self.position = manifest["current"]
-        self._next = 1 + max(version.number for version in self.versions)
+            _check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
+        versions: list[Version] = []
+        for entry in manifest.versions:
+            versions.append(self._loaded(archive, entry, versions[-1].snapshots if versions else {}))
+        self._history = tuple(versions), manifest.current
+        self._next = 1 + max(manifest.numbers)
         self.archive = archive
 
-    def _layer(self, archive: Archive, number: int, name: str, file: str) -> Layer:
-        return layer_of(self.network(name), blocks.read(archive.file(number, file)))
+    def _loaded(self, archive: Archive, entry: Entry, snapshots: Mapping[str, Snapshot]) -> Version:
+        """The version of an entry, on top of the snapshots of the one before."""
+        folder, calls = archive.folder(entry.number), self.calls()
+        unknown = [name for name, _ in entry.layers if name not in calls]
+        if unknown:
+            raise ArchiveError(
+                f"version {entry.number} in {archive.path} has a call {unknown[0]!r} that no session has"
+            )
+        added = [(name, layer_of(self.network(name), blocks.read(folder / file))) for name, file in entry.layers]
+        for name, layer in added:
+            snapshots = {**snapshots, name: self._grown(snapshots.get(name), name, layer)}
+        tensors = blocks.read(folder / TENSORS).tensors
+        version = Version(entry.number, snapshots, tensors, entry.facts, tuple(added), entry.files)
+        if snapshots.keys() != calls.keys() or not self.is_complete(version):
+            raise ArchiveError(f"version {version.number} in {archive.path} is incomplete; it cannot be trusted")
+        return version
 
     def _grown(self, old: Snapshot | None, name: str, layer: Layer) -> Snapshot:
         net = self.network(name)
@@ -403,28 +349,29 @@ class Session(ABC):
 
     def info(self) -> dict[str, Any]:
         """What the session holds: bytes stored (device, memory, files, per network call), and read by each edit."""
+        versions, position = self._history
         return {
             "kind": self.kind,
             "folder": str(self.folder) if self.folder else None,
             "settings": dict(self.settings),
             "storage": self.store.dtype_name,
             "bytes": {
-                "total": sum(version.nbytes for version in self.versions),
+                "total": sum(version.nbytes for version in versions),
                 "device": self.store.on_device,
                 "memory": self.store.in_memory,
                 "temporary_files": self.store.in_files,
-                "calls": {name: snapshot.nbytes for name, snapshot in self.version.snapshots.items()},
-                "keys_and_values": self._key_bytes(),
+                "calls": {name: snapshot.nbytes for name, snapshot in versions[position].snapshots.items()},
+                "keys_and_values": self._key_bytes(versions[position]),
             },
-            "current": self.position,
-            "versions": [_report(version) for version in self.versions],
+            "current": position,
+            "versions": [_report(version) for version in versions],
         }
 
-    def _key_bytes(self) -> dict[str, int]:
+    def _key_bytes(self, version: Version) -> dict[str, int]:
         """Bytes of the self-attention keys and values of each call, which every edit reads whole."""
         return {
             name: sum(v.rows * v.channels * self.store.stored(v.dtype).itemsize for v in _keys(self.network(name)))
-            for name in self.version.snapshots
+            for name in version.snapshots
         }
 
 
@@ -445,7 +392,7 @@ def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:
     return {
         "program": net.digest,
         "weights": hashlib.blake2b(repr(list(hashes)).encode(), digest_size=16).hexdigest(),
-        "policy": repr(net.policy),
+        "policy": asdict(net.policy),
         "backend": net.backend.name,
     }
 
@@ -463,10 +410,10 @@ _DIFFERENT = {
 }
 
 
-def _check_identity(name: str, saved: Any, found: dict[str, Any]) -> None:
-    if not isinstance(saved, dict):
+def _check_identity(name: str, saved: Mapping[str, Any] | None, found: dict[str, Any]) -> None:
+    if saved is None:
         raise ArchiveError(f"the session was recorded without a network for the {name}; record it again")
     for part, meaning in _DIFFERENT.items():
-        if saved.get(part) != found[part]:
-            different = meaning.format(saved=saved.get(part), found=found[part])
+        if saved[part] != found[part]:
+            different = meaning.format(saved=saved[part], found=found[part])
             raise ArchiveError(f"the session was recorded with {different} (the {name}); or record it again")

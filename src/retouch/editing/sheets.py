@@ -25,7 +25,7 @@ def outlined(pixels: Pixels, mask: Mask) -> Pixels:
     """
     check_same(pixels, mask, "picture and mask")
     width = 1 if max(mask.shape) < WIDE_OUTLINE else 2
-    dimmed = np.rint(np.arange(256) * DIM).astype(np.uint8)[pixels]
+    dimmed: Pixels = np.rint(np.arange(256) * DIM).astype(np.uint8)[pixels]
     dimmed[dilate(mask[None], width)[0]] = OUTLINE
     dimmed[mask] = pixels[mask]
     return dimmed
@@ -38,7 +38,8 @@ def coloured(ids: npt.NDArray[np.integer[Any]]) -> Pixels:
     rings = np.stack([hues, np.full(len(known), 170), np.where(known % 2, 230, 170)], 1).astype(np.uint8)
     palette = np.array(Image.fromarray(rings[None], "HSV").convert("RGB"))[0]
     palette[0] = 0
-    return palette[ids]
+    colours: Pixels = palette[ids]
+    return colours
 
 
 def side_by_side(tiles: Sequence[tuple[str, Pixels]], most: int = COLUMNS) -> Image.Image:

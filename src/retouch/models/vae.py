@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from retouch.models.chain import Chain
 from retouch.models.extras import diffusers
-
-
-class Chain(nn.Module):
-    """Runs `first`, then `second`: tensor in, tensor out."""
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.first = first
-        self.second = second
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`second(first(x))`."""
-        result: Tensor = self.second(self.first(x))
-        return result
 
 
 def decoder(tiny: bool = False) -> nn.Module:

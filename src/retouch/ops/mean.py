@@ -16,8 +16,8 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
-from retouch.ops.moments import sums_width
 from retouch.ops.spec import Arguments, Draw, KernelSpec
+from retouch.ops.sums import sums_width
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.meter import Meter
@@ -20,6 +21,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
+from retouch.ops.sums import sums_width
 
 
 @dataclass(frozen=True, eq=False)

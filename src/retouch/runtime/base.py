@@ -17,7 +17,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
-from retouch.ops.moments import sums_width
+from retouch.ops.sums import sums_width
 from retouch.passes.storage import Plan
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch, Shared

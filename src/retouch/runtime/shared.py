@@ -11,7 +11,7 @@ from retouch.ir.expr import Expr
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Factors, Table
 from retouch.kernels import Backend
-from retouch.ops.moments import sums_width
+from retouch.ops.sums import sums_width
 
 
 class Shared:

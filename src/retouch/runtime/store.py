@@ -16,13 +16,14 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from retouch.errors import RetouchError
+from retouch.errors import OptionError, RetouchError
 from retouch.kernels.devices import HOST
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -119,6 +120,8 @@ class Store:
         temporary files on a disk.
     dtype: how float32 rows are stored, "fp32" (as they are), "bf16" or "fp16".
     device_budget: bytes of the memory of `device` to use before blocks go to the host's; None: 40 % of what is free.
+
+    Raises OptionError for another `dtype` and for a budget below 0.
     """
 
     def __init__(
@@ -130,10 +133,10 @@ class Store:
         device: torch.device = HOST,
     ) -> None:
         if dtype not in DTYPES:
-            raise ValueError(f"unknown storage type {dtype!r}; there are {', '.join(DTYPES)}")
+            raise OptionError(f"unknown storage type {dtype!r}; there are {', '.join(DTYPES)}")
         for given in (budget, device_budget):
             if given is not None and given < 0:
-                raise ValueError(f"a budget of {given} bytes is negative")
+                raise OptionError(f"a budget of {given} bytes is negative")
         self.budget = int(MEMORY_SHARE * free_memory()) if budget is None else budget
         self.device_budget = int(MEMORY_SHARE * free_on(device)) if device_budget is None else device_budget
         self.folder = folder
@@ -141,6 +144,7 @@ class Store:
         self.on_device = 0
         self.in_memory = 0
         self.in_files = 0
+        self._lock = RLock()  # blocks end in any thread, also while this one counts
 
     def stored(self, dtype: torch.dtype) -> torch.dtype:
         """The type that rows of `dtype` are stored in."""
@@ -183,15 +187,19 @@ class Store:
 
     def _counted(self, block: Block, taken: int) -> Block:
         count = "on_device" if block.near else "in_memory" if block.file is None else "in_files"
-        setattr(self, count, getattr(self, count) + taken)
+        self._count(count, taken)
         weakref.finalize(block, _uncount, weakref.ref(self), count, taken)
         return block
+
+    def _count(self, count: str, nbytes: int) -> None:
+        with self._lock:
+            setattr(self, count, getattr(self, count) + nbytes)
 
 
 def _uncount(store: weakref.ref[Store], count: str, nbytes: int) -> None:
     alive = store()
     if alive is not None:
-        setattr(alive, count, getattr(alive, count) - nbytes)
+        alive._count(count, -nbytes)
 
 
 def layout(specs: Sequence[Spec]) -> tuple[list[int], int]:

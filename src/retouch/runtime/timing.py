@@ -15,7 +15,7 @@ import torch
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.work import Work
 from retouch.kernels import Backend
-from retouch.ops.moments import sums_width
+from retouch.ops.sums import sums_width
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts, key
 
 BUDGET = 0.02

@@ -10,9 +10,18 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.diffusion.test_session import opened
+import retouch
+from editing.diffusion.test_session import editor, opened
 from pipelines import painted
-from retouch.editing.diffusion.estimate import FLOOR, GAIN, StepCheck, checked_step
+from retouch.editing.diffusion.estimate import (
+    FITTED,
+    Calibration,
+    StepCheck,
+    checked_step,
+    root_mean_square,
+    sample_edit,
+)
+from retouch.editing.diffusion.redraw import grey_levels
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.plan.policy import Policy
 
@@ -26,7 +35,8 @@ def test_edits_estimate_their_error(policy):
     session = opened("sd", policy)
     edited = session.edit(painted(session.pixels))
     assert 0 < edited.error < 255
-    assert edited.error == pytest.approx(math.hypot(GAIN * edited.estimate.disagreement, FLOOR))
+    found = session.calibration()
+    assert edited.error == pytest.approx(math.hypot(found.gain * edited.estimate.disagreement, found.floor))
 
 
 def test_an_exact_edit_has_no_error():
@@ -45,6 +55,7 @@ def test_the_dense_network_is_asked_once_and_only_when_somebody_looks(monkeypatc
     module = session.nets.denoiser.module
     forward = module.forward
     monkeypatch.setattr(module, "forward", lambda *a, **k: asked.append(1) or forward(*a, **k))
+    session.settings["calibration"] = {"gain": 1.5, "floor": 0.5}
     edited = session.edit(painted(session.pixels))
     assert not asked
     assert edited.error == edited.error
@@ -58,7 +69,12 @@ def test_steps_that_disagree_more_mean_more_error():
     for far in (0.0, 0.01, 0.1, 1.0):
         outside = torch.full_like(output, 7.0)
         check = StepCheck(
-            output, lambda far=far, outside=outside: torch.where(inside, far, outside), inside, 2.0, decoded=False
+            output,
+            lambda far=far, outside=outside: torch.where(inside, far, outside),
+            inside,
+            2.0,
+            decoded=False,
+            calibration=lambda: Calibration(1.3, 1.3),
         )
         assert check.disagreement == pytest.approx(2 * far)
         errors.append(check.error)
@@ -75,7 +91,7 @@ def test_predictions_count_as_the_clean_images_they_stand_for(kind, share):
 
 
 def test_levels_of_an_image_without_latents():
-    assert opened("ddpm", "balanced")._levels == pytest.approx(127.5, rel=1e-3)
+    assert grey_levels(opened("ddpm", "balanced").version.tensors) == pytest.approx(127.5, rel=1e-3)
 
 
 @given(count=st.integers(1, 1000))
@@ -104,3 +120,56 @@ def test_a_generous_limit_changes_nothing():
     free = session.edit(drawn).image
     session.undo()
     assert np.array_equal(session.edit(drawn, max_error=1e9).image, free)
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("name", ["ddpm", "sd"])
+def test_a_session_calibrates_on_its_own_edit_when_it_is_first_asked(name, tmp_path):
+    session = opened(name, "fast", folder=tmp_path / "s")
+    held = [layer for _, layer in session.version.added]
+    drawn = painted(session.pixels)
+    edited = session.edit(drawn)
+    assert "calibration" not in session.settings
+    truth = session.branch()
+    truth.undo()
+    assert edited.error > 0
+    found = session.calibration()
+    assert found.gain >= 1
+    assert (found.floor > 0) == (name == "sd")
+    # What it was measured on is the original, and that is left alone.
+    pixels, mask = sample_edit(session.versions[0].pixels)
+    dense = np.asarray(truth.reference(pixels, mask=mask).image)
+    made = truth.edit(pixels, mask=mask)
+    error = root_mean_square(np.asarray(made.image), dense, mask)
+    assert found == Calibration.measured(made.estimate.disagreement, error, found.floor)
+    assert [layer for _, layer in session.versions[0].added] == held
+    assert len(session.versions) == 2
+    session.undo()
+    session.close()
+    with retouch.open(tmp_path / "s", editor=editor(name, "fast")) as again:
+        assert again.settings["calibration"] == {"gain": found.gain, "floor": found.floor}
+
+
+def test_what_an_edit_says_of_a_gain():
+    assert Calibration.measured(2.0, 5.0, 3.0) == Calibration(2.0, 3.0)
+    assert Calibration.measured(2.0, 0.5, 0.0) == Calibration(1.0, 0.0)  # right by chance
+    assert Calibration.measured(0.0, 5.0, 1.0) == Calibration(1.0, 1.0)
+
+
+def test_a_model_that_was_fitted_and_an_exact_policy_need_no_calibration(monkeypatch):
+    exact, fitted = opened("ddpm", "exact"), opened("ddpm", "fast")
+    monkeypatch.setattr(type(fitted), "_measured", lambda session: pytest.fail("it was measured"))
+    assert exact.calibration() == Calibration(1.0, 0.0)
+    fitted.settings = {**fitted.settings, "model": "builtin/emoji"}
+    assert fitted.calibration() == FITTED["builtin/emoji"]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 48), (5, 7), (1, 1)])
+def test_the_sample_edit_is_small_and_visible(size):
+    pixels = np.full((*size, 3), 90, np.uint8)
+    drawn, mask = sample_edit(pixels)
+    assert mask.any()
+    assert mask.mean() < 0.06 or max(size) < 8
+    assert np.array_equal((drawn != pixels).any(2), mask)

@@ -9,7 +9,7 @@ import torch
 
 import retouch
 from pipelines import LATENT_PIXELS, painted, picture, pipeline
-from retouch import ArchiveError, Editor, ImageError, PipelineError, SchedulerError, UndoError
+from retouch import ArchiveError, Editor, ImageError, OptionError, PipelineError, SchedulerError, UndoError
 from retouch.editing.diffusion.sampler import SCHEDULERS
 from retouch.plan.region import dilate
 
@@ -71,7 +71,7 @@ def test_exact_edits_equal_the_dense_reference(name):
     mask[3:9, 4:12] = True
     expected = session.reference(mask=mask, inpaint=True)
     assert distance(session.inpaint(mask).image, expected.image) <= 1
-    if session.model.words:
+    if session.model.reads_text:
         expected = session.reference(mask=mask, prompt="b c d")
         assert distance(session.edit(mask=mask, prompt="b c d").image, expected.image) <= 1
 
@@ -103,8 +103,10 @@ def test_a_generated_session_shows_what_the_pipeline_generates(name):
     scheduler.set_timesteps(4)
     with torch.no_grad():
         for time in scheduler.timesteps:
-            inputs = made.model.inputs(x, time[None], session.words)
-            x = scheduler.step(made.model.output(made.model.unet(**inputs), session.words), time, x).prev_sample
+            inputs = made.model.inputs(x, time[None], session.conditioning)
+            x = scheduler.step(
+                made.model.output(made.model.denoiser(**inputs), session.conditioning), time, x
+            ).prev_sample
         image = x if name == "v" else pipeline(name).vae.decode(made.model.decoder_input(x)).sample
     assert distance(session.pixels, ((image / 2 + 0.5).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()) <= 1
 
@@ -129,13 +131,34 @@ def test_nothing_and_everything():
     session = opened("ddpm")
     unchanged = session.edit(session.pixels)
     assert not unchanged.changed
-    faint = session.pixels
-    faint[4:9, 4:9] ^= 1
-    assert not session.edit(faint).changed
     assert len(session.versions) == 1
     everything = 255 - session.pixels
     expected = session.reference(everything)
     assert distance(session.edit(everything).image, expected.image) <= 1
+
+
+def faint(session, levels=2):
+    """What the session shows with a square that differs by so many grey levels."""
+    drawn = session.pixels
+    drawn[4:9, 4:9] = np.where(drawn[4:9, 4:9] > 128, drawn[4:9, 4:9] - levels, drawn[4:9, 4:9] + levels)
+    return drawn
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_faint_differences_count_where_the_policy_is_exact_or_the_threshold_says_so(levels):
+    exact, balanced = opened("ddpm", "exact"), opened("ddpm")
+    drawn = faint(exact, levels)
+    expected = exact.reference(drawn)
+    found = exact.edit(drawn)
+    assert found.region.fraction == expected.region.fraction == 25 / 1024
+    assert distance(found.image, expected.image) <= 1
+    assert not balanced.edit(drawn).changed
+    assert len(balanced.versions) == 1
+    assert balanced.reference(drawn).region.fraction == 25 / 1024
+    assert not balanced.edit(drawn, threshold=levels).changed
+    assert balanced.edit(drawn, threshold=levels - 1).region.fraction == 25 / 1024
+    with pytest.raises(OptionError, match="cannot be -1"):
+        balanced.edit(drawn, threshold=-1)
 
 
 def test_the_seed_decides():
@@ -157,12 +180,12 @@ def test_new_words_change_the_region_and_are_taken_back_by_undo():
     session.undo()
     before = session.pixels
     other = np.asarray(session.edit(mask=mask, prompt="h g f").image)
-    assert session.words.prompt == "h g f"
+    assert session.conditioning.prompt == "h g f"
     assert not np.array_equal(same, other)
     outside = ~dilate(mask[None], session.policy.dilate)[0]
     assert np.array_equal(other[outside], before[outside])
     session.undo()
-    assert session.words.prompt == "a b"
+    assert session.conditioning.prompt == "a b"
 
 
 def test_words_alone_find_their_own_region():

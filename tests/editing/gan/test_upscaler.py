@@ -59,6 +59,15 @@ def test_a_mask_limits_the_edit():
     assert (np.array(session.source) != picture("ddpm")).any(-1).sum() == 4
 
 
+def test_faint_differences_count_where_the_policy_is_exact_or_the_threshold_says_so():
+    for policy, options, changed in (("exact", {}, True), ("fast", {}, False), ("fast", {"threshold": 1}, True)):
+        session = upscaler(policy=policy).open(picture("ddpm"))
+        drawn = session.source
+        drawn[3:6, 3:6] = np.where(drawn[3:6, 3:6] > 128, drawn[3:6, 3:6] - 2, drawn[3:6, 3:6] + 2)
+        assert session.reference(drawn).changed
+        assert session.edit(drawn, **options).changed == changed
+
+
 def test_nothing_changed_adds_no_version():
     session = upscaler().open(picture("ddpm"))
     result = session.edit(session.source)

@@ -9,13 +9,15 @@ from typing import Any, overload
 
 import torch
 
-from retouch.editing.archive import Archive, ArchiveError, Progress, silent
-from retouch.editing.diffusion.model import PipelineError, Words, model_of
+from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.sampler import Sampler, chosen, name_of
 from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.diffusion.unet import model_of
 from retouch.editing.editor import BaseEditor
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers
 from retouch.editing.images import ImageLike, as_pixels
+from retouch.editing.manifest import ArchiveError, Manifest
 from retouch.kernels.devices import device_of, selected
 from retouch.models.builtin import PIPELINES
 from retouch.models.extras import diffusers
@@ -56,8 +58,8 @@ class Editor(BaseEditor[DiffusionSession]):
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return device_of(self.model.unet)
+        """Where the denoiser is."""
+        return device_of(self.model.denoiser)
 
     @overload
     @staticmethod
@@ -74,6 +76,8 @@ class Editor(BaseEditor[DiffusionSession]):
         name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", **options: Any
     ) -> Editor | Upscaler:
         """An editor for a pipeline in a local folder (`save_pretrained`), on the hub, or a built-in model.
+
+        `retouch.load` opens models of every kind; of the others this takes the names of upscalers.
 
         device: where it goes; "auto": to the accelerator that PyTorch sees, if that can be used, else the CPU.
             `kernels` of the editor says which.
@@ -113,7 +117,7 @@ class Editor(BaseEditor[DiffusionSession]):
 
         image: path, PIL image, array or tensor, see `retouch.editing.images.as_pixels`; its size must be one that
             the network divides.
-        prompt, negative, guidance: words and classifier-free guidance, for models that read them.
+        prompt, negative, guidance: texts and classifier-free guidance, for models that read them.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
 
@@ -122,8 +126,8 @@ class Editor(BaseEditor[DiffusionSession]):
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.model.check_size(size)
-        words = self.model.encode_words(prompt, negative, guidance, size)
-        session = self._session(size, words, guidance, steps, seed, strength, generated=False)
+        conditioning = self.model.condition(prompt, negative, guidance, size)
+        session = self._session(size, conditioning, guidance, steps, seed, strength, generated=False)
         return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress))
 
     def generate(
@@ -145,35 +149,29 @@ class Editor(BaseEditor[DiffusionSession]):
         """
         size = size or self.model.default_size
         self.model.check_size(size)
-        words = self.model.encode_words(prompt, negative, guidance, size)
-        session = self._session(size, words, guidance, steps, seed, strength, generated=True)
+        conditioning = self.model.condition(prompt, negative, guidance, size)
+        session = self._session(size, conditioning, guidance, steps, seed, strength, generated=True)
         return self._recorded(session, folder, lambda: session.record_generated(progress))
 
-    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> DiffusionSession:
-        settings = manifest["settings"]
-        try:
-            facts = manifest["versions"][manifest["current"]]["facts"]
-            size = (int(settings["height"]), int(settings["width"]))
-            words = self.model.encode_words(facts["prompt"], facts["negative"], float(settings["guidance"]), size)
-            steps, seed, first = int(settings["steps"]), int(settings["seed"]), int(settings["first"])
-            scheduler = settings["scheduler"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
+    def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
+        settings, facts = manifest.settings, manifest.version.facts
+        size = (settings["height"], settings["width"])
+        scheduler = settings["scheduler"]
         if scheduler != self._scheduler_facts():
             raise ArchiveError(
-                f"the session was recorded with {scheduler.get('name')} and its settings; "
+                f"the session was recorded with {scheduler['name']} and its settings; "
                 "open it with an editor that has the same scheduler"
             )
-        store = self._store(manifest["storage"])
-        sampler = Sampler(self.scheduler, steps, seed)
-        if not 0 <= first < len(sampler):
-            raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {first}")
-        return DiffusionSession(self.model, sampler, words, store, settings)
+        conditioning = self.model.condition(facts["prompt"], facts["negative"], float(settings["guidance"]), size)
+        sampler = Sampler(self.scheduler, settings["steps"], settings["seed"])
+        if settings["first"] >= len(sampler):
+            raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {settings['first']}")
+        return DiffusionSession(self.model, sampler, conditioning, self._store(manifest.storage), settings)
 
     def _session(
         self,
         size: tuple[int, int],
-        words: Words,
+        conditioning: Conditioning,
         guidance: float,
         steps: int,
         seed: int,
@@ -199,7 +197,7 @@ class Editor(BaseEditor[DiffusionSession]):
                 "scheduler": name_of(self.scheduler),
             },
         }
-        return DiffusionSession(self.model, sampler, words, self._store(), settings)
+        return DiffusionSession(self.model, sampler, conditioning, self._store(), settings)
 
     def _scheduler_facts(self) -> dict[str, Any]:
         """Name and settings of the scheduler as plain data."""

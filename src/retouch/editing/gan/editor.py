@@ -11,11 +11,16 @@ import torch
 from torch import nn
 
 import retouch.incremental as incremental
-from retouch.editing.archive import Archive, ArchiveError
+from retouch.editing.archive import Archive
 from retouch.editing.editor import BaseEditor
 from retouch.editing.gan.session import GeneratorSession
+from retouch.editing.manifest import Manifest
+from retouch.editing.recent import Recent
 from retouch.kernels.devices import device_of
 from retouch.plan.policy import Policy
+
+SIZES = 4
+"""The network compiled for so many sizes is kept for the next session."""
 
 G = TypeVar("G", bound=GeneratorSession)
 N = TypeVar("N", bound=nn.Module)
@@ -43,7 +48,7 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         self.policy = Policy.named(policy)
         super().__init__(name, backend, memory, device_memory, folder, storage)
         self.dtype = next(network.parameters()).dtype
-        self._compiled: dict[tuple[int, int], incremental.Incremental] = {}
+        self._compiled: Recent[tuple[int, int], incremental.Incremental] = Recent(SIZES)
 
     @property
     def device(self) -> torch.device:
@@ -74,18 +79,18 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         """Further arguments that `from_pretrained` needs to make the same editor."""
         return {}
 
-    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> G:
-        settings = manifest["settings"]
-        try:
-            size = (int(settings["height"]), int(settings["width"]))
-            return self.sessions(self._net(size), self._store(manifest["storage"]), settings)
-        except (KeyError, TypeError) as error:
-            raise ArchiveError(f"the manifest in {archive.path} is damaged: {error!r}") from error
+    def _restored(self, archive: Archive, manifest: Manifest) -> G:
+        settings = manifest.settings
+        return self.sessions(
+            self._net((settings["height"], settings["width"])), self._store(manifest.storage), settings
+        )
 
     def _net(self, size: tuple[int, int]) -> incremental.Incremental:
-        """The network compiled for a size (H, W); once for each."""
+        """The network compiled for a size (H, W); those of the last sizes are kept."""
         self.check_size(size)
-        if size not in self._compiled:
+
+        def compiled() -> incremental.Incremental:
             example = torch.zeros(1, self.channels, *size, dtype=self.dtype, device=self.device)
-            self._compiled[size] = incremental.compile(self.module, example, policy=self.policy, backend=self.backend)
-        return self._compiled[size]
+            return incremental.compile(self.module, example, policy=self.policy, backend=self.backend)
+
+        return self._compiled.get(size, compiled)

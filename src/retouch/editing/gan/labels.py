@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from retouch.editing.archive import SOURCE, Archive, ArchiveError, Progress, silent
+from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.gan.editor import GeneratorEditor
 from retouch.editing.gan.session import GeneratorSession
 from retouch.editing.images import ImageError, ImageLike, Pixels, as_integers, as_mask, from_tensor
-from retouch.editing.session import Edited, Version
+from retouch.editing.manifest import SOURCE, ArchiveError, Fields, Manifest, flag, positive
+from retouch.editing.session import Edited, Version, locked
 from retouch.incremental import Incremental
 from retouch.kernels.devices import selected
 from retouch.models import spade
@@ -37,6 +38,7 @@ class LabelSession(GeneratorSession):
     """
 
     kind = "labels"
+    saved_settings: ClassVar[Fields] = {"labels": positive, "instances": flag}
 
     def __init__(self, net: Incremental, store: Store, settings: dict[str, Any]) -> None:
         super().__init__(net, store, settings)
@@ -51,7 +53,8 @@ class LabelSession(GeneratorSession):
     @property
     def labels(self) -> Labels:
         """The current labels [H, W]; a copy."""
-        return self.source[0]
+        labels: Labels = self.source[0]
+        return labels
 
     @property
     def instances(self) -> Labels | None:
@@ -74,6 +77,7 @@ class LabelSession(GeneratorSession):
 
     # Edits
 
+    @locked
     def edit(
         self,
         labels: ImageLike | None = None,
@@ -91,6 +95,7 @@ class LabelSession(GeneratorSession):
         """
         return self._edited(self._drawn(labels, instances, mask), progress)
 
+    @locked
     def reference(
         self, labels: ImageLike | None = None, *, instances: ImageLike | None = None, mask: ImageLike | None = None
     ) -> Edited:
@@ -123,6 +128,7 @@ class LabelSession(GeneratorSession):
             raise ImageError(f"a polygon needs three corners or more, not {len(points)}")
         return self.fill(self._shape(lambda draw: draw.polygon(list(points), fill=255)), label, progress)
 
+    @locked
     def fill(self, mask: ImageLike, label: int, progress: Progress = silent) -> Edited:
         """Give the white part of a mask a label."""
         white = as_mask(mask, self.size)
@@ -134,6 +140,7 @@ class LabelSession(GeneratorSession):
             source[1][white] = source[1].max() + 1
         return self._edited(torch.from_numpy(source), progress)
 
+    @locked
     def paste(self, patch: ImageLike, corner: tuple[int, int], progress: Progress = silent) -> Edited:
         """Put a smaller map of labels down with its upper left corner at (x, y); what hangs over is cut off."""
         ids = checked_labels(patch, self.count)
@@ -235,7 +242,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
     def _options(self) -> dict[str, Any]:
         return {"upsamplings": self.module.upsamplings}
 
-    def _restored(self, archive: Archive, manifest: dict[str, Any]) -> LabelSession:
+    def _restored(self, archive: Archive, manifest: Manifest) -> LabelSession:
         session = super()._restored(archive, manifest)
         if session.count != self.count:
             raise ArchiveError(f"the session in {archive.path} was recorded with another network (its labels differ)")

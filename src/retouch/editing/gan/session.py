@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
+from retouch.editing.calls import Clock, run_whole
 from retouch.editing.images import Pixels
-from retouch.editing.session import Clock, Edited, Session, Version, run_whole
+from retouch.editing.session import Edited, Session, Version, locked
 from retouch.incremental import Incremental
 from retouch.plan.region import Region
 from retouch.runtime.store import Store
@@ -50,18 +51,18 @@ class GeneratorSession(Session):
 
     # A session's networks
 
-    def network(self, name: str) -> Incremental:
-        """The one network."""
-        return self.networks()[name]
-
     def networks(self) -> dict[str, Incremental]:
         """The one network."""
         return {CALL: self.net}
 
-    def sound(self, version: Version) -> bool:
-        """True when picture, source and the recorded call are there."""
+    def calls(self) -> dict[str, str]:
+        """The one call."""
+        return {CALL: CALL}
+
+    def is_complete(self, version: Version) -> bool:
+        """True when picture and source are there."""
         image, source = version.tensors.get("image"), version.tensors.get("source")
-        if image is None or source is None or set(version.snapshots) != {CALL}:
+        if image is None or source is None:
             return False
         shape, dtype = self.source_spec
         pictures = image.dtype == torch.uint8 and image.dim() == 3 and image.shape[2] == 3
@@ -69,6 +70,7 @@ class GeneratorSession(Session):
 
     # Recording and editing
 
+    @locked
     def record(self, source: Tensor, progress: Progress = silent) -> None:
         """Run the network on a source and make that the first version."""
         clock = Clock()

@@ -12,11 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retouch.editing.archive import SOURCE, Progress, silent
+from retouch.editing.archive import Progress, silent
 from retouch.editing.gan.editor import GeneratorEditor
 from retouch.editing.gan.session import GeneratorSession
-from retouch.editing.images import MAX_PIXELS, ImageError, ImageLike, Pixels, as_mask, as_pixels, difference
-from retouch.editing.session import Edited, Version
+from retouch.editing.images import (
+    MAX_PIXELS,
+    ImageError,
+    ImageLike,
+    Pixels,
+    as_mask,
+    as_pixels,
+    difference,
+    threshold_of,
+)
+from retouch.editing.manifest import SOURCE
+from retouch.editing.session import Edited, Version, locked
+from retouch.errors import OptionError
 from retouch.kernels.devices import selected
 from retouch.models import ncnn
 from retouch.models.super_resolution import SCALE, SRVGG, RRDBNet
@@ -71,23 +82,39 @@ class UpscaleSession(GeneratorSession):
         levels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
         return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
 
-    def edit(self, image: ImageLike, *, mask: ImageLike | None = None, progress: Progress = silent) -> Edited:
+    @property
+    def threshold(self) -> int:
+        """Grey levels by which a picture may differ from the current one without being edited: 0 if exact."""
+        return threshold_of(self.net.policy)
+
+    @locked
+    def edit(
+        self,
+        image: ImageLike,
+        *,
+        mask: ImageLike | None = None,
+        threshold: int | None = None,
+        progress: Progress = silent,
+    ) -> Edited:
         """Update the large picture.
 
         image: the small picture with strokes, patches or erasures on it.
         mask: where it was edited; None: where it differs from the current one.
+        threshold: grey levels; where the picture differs from the current one by no more, it counts as not edited.
+            None: 2, and 0 under `exact`.
 
         Raises ImageError for bad input; then, and when it is interrupted, the session is as before.
         """
-        return self._edited(self._drawn(image, mask), progress)
+        return self._edited(self._drawn(image, mask, self.threshold if threshold is None else threshold), progress)
 
+    @locked
     def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
-        """What a dense run makes of the same edit; the session stays as it is."""
-        return self._dense(self._drawn(image, mask))
+        """What a dense run makes of the same edit, the smallest differences included; the session stays as it is."""
+        return self._dense(self._drawn(image, mask, 0))
 
-    def _drawn(self, image: ImageLike, mask: ImageLike | None) -> Tensor:
+    def _drawn(self, image: ImageLike, mask: ImageLike | None, threshold: int) -> Tensor:
         current, drawn = self.source, as_pixels(image)
-        changed = difference(current, drawn)
+        changed = difference(current, drawn, threshold)
         if mask is not None:
             changed = as_mask(mask, self.size)
         return torch.from_numpy(np.where(changed[..., None], drawn, current))
@@ -115,12 +142,12 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
         """An upscaler with the weights of one of `PRETRAINED`.
 
         device: as for `Editor.from_pretrained`. policy: None takes what suits the network. Raises ImportError when
-        the package with the weights is missing, WeightFileError when its file is not what it should be, ValueError
-        for another name, or a device that cannot be used.
+        the package with the weights is missing, WeightFileError when its file is not what it should be, OptionError
+        for another name, ValueError for a device that cannot be used.
         """
         chosen = next((made for known, made in PRETRAINED.items() if known == name), None)
         if chosen is None:
-            raise ValueError(f"unknown upscaler {str(name)!r}; there are {', '.join(PRETRAINED)}")
+            raise OptionError(f"unknown upscaler {str(name)!r}; there are {', '.join(PRETRAINED)}")
         place = selected(device, options.get("backend", "auto"))
         network = chosen.make().requires_grad_(False)
         ncnn.load(network, _weight_file(chosen.file))

@@ -16,7 +16,7 @@ from retouch.ir.expr import Expr, Instr
 from retouch.ir.operands import COPY, Columns, Indexed, Slot, Temp, columns
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
-from retouch.ops.moments import sums_width
+from retouch.ops.sums import sums_width
 from retouch.plan.region import Mask, scattered
 from retouch.plan.statistics.refreshed import Refreshed
 

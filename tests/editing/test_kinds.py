@@ -1,5 +1,6 @@
 """Models loaded by name: where they go, what says so, and which of it saved sessions come back to."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 import retouch
 from models.test_super_resolution import written
 from pipelines import painted, picture, pipeline
-from retouch import Editor, LabelEditor, Upscaler
+from retouch import Editor, LabelEditor, OptionError, Upscaler
 from retouch.editing.gan import upscaler
 from retouch.editing.gan.upscaler import Pretrained
+from retouch.editing.kinds import KINDS, kind_of
 from retouch.kernels import backend, described
 from retouch.models import spade
 from retouch.models.super_resolution import SRVGG
@@ -135,3 +137,57 @@ def test_a_session_in_float16_goes_on(models):
         assert found.net.module.body[0].weight.dtype == torch.float16
         assert np.array_equal(found.pixels, pixels)
         assert found.edit(painted(found.source, 2, 2, 2)).changed
+
+
+# One door for all kinds
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_load_tells_kinds_apart(name, models):
+    editor = retouch.load(name, device="cpu", policy="fast")
+    assert type(editor) is LOADED[name]
+    assert kind_of(name).editor is LOADED[name]
+    assert (editor.model.policy if isinstance(editor, Editor) else editor.policy).name == "fast"
+
+
+def test_what_is_loaded_is_found_again_from_another_folder(models, tmp_path, monkeypatch):
+    with retouch.load("ddpm").open(picture("ddpm"), steps=2, strength=1.0, folder="s") as made:
+        pixels = made.pixels
+    monkeypatch.chdir(tmp_path.parent)
+    with retouch.open(tmp_path / "s") as found:
+        assert np.array_equal(found.pixels, pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("builtin/other", "unknown built-in model 'builtin/other'; there are builtin/emoji"),
+        ("./nothing", "there is no folder ./nothing"),
+        (".", "holds no diffusers pipeline"),
+        ("tiny.bin", "is a file"),
+    ],
+)
+def test_models_that_are_none_are_refused(name, message, models):
+    with pytest.raises(OptionError, match=message):
+        retouch.load(name)
+
+
+def test_every_kind_says_how_it_is_asked_for():
+    for name, kind in KINDS.items():
+        assert kind.name == kind.editor.sessions.kind == name
+        for taken, method in ((kind.form.opening, kind.editor.open), (kind.form.editing, kind.editor.sessions.edit)):
+            assert taken <= set(inspect.signature(method).parameters)
+        taken = kind.form.loading | kind.form.opening | kind.form.editing
+        with pytest.raises(OptionError, match="--no-such"):
+            kind.form.refuse_others({**dict.fromkeys(taken), "no_such": 1})
+
+
+def test_errors_of_the_caller_have_one_base():
+    names = [name for name in retouch.__all__ if name.endswith("Error") and name != "RetouchError"]
+    assert {"ArchiveError", "ImageError", "OptionError", "PipelineError", "SchedulerError", "StoreError"} <= set(names)
+    for name in ("ArchiveError", "ImageError", "OptionError", "PipelineError", "SchedulerError", "StoreError",
+                 "WeightFileError"):  # fmt: skip
+        assert issubclass(getattr(retouch, name), retouch.RetouchError)
+    for name in ("ImageError", "OptionError", "PipelineError", "SchedulerError", "WeightFileError"):
+        assert issubclass(getattr(retouch, name), ValueError)
+    assert issubclass(retouch.StoreError, RuntimeError)

@@ -1,0 +1,112 @@
+"""The network calls of a version that is being made, and the clock that times them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retouch.editing.manifest import layer_file
+from retouch.incremental import Incremental
+from retouch.kernels.devices import HOST, lacks_memory, moved
+from retouch.plan.region import Region
+from retouch.runtime.state.layered import Restored, Snapshot
+from retouch.runtime.state.layers import Layer
+from retouch.runtime.store import Store
+
+
+class Clock:
+    """Seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Count the time of a block under `name`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def total(self) -> dict[str, float]:
+        """All of it, with "other" for the time that has no name, and "total"."""
+        total = time.perf_counter() - self._start
+        return {**self.seconds, "other": total - sum(self.seconds.values()), "total": total}
+
+
+class Calls:
+    """The recorded network calls of a version that is being made. Arguments and results are on the host.
+
+    Calls of one network follow each other in the order of their snapshots, so while the device computes one, what
+    the next one reads is brought there.
+    """
+
+    def __init__(self, store: Store, snapshots: Mapping[str, Snapshot], folder: Path | None) -> None:
+        self.store, self.folder = store, folder
+        self.snapshots = dict(snapshots)
+        self.added: list[tuple[str, Layer]] = []
+        self.bytes_read = 0
+        self._recorded: Incremental | None = None
+        self._coming: Restored | None = None
+
+    def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
+        """Run a network whole and keep the recording under `name`; its result."""
+        if self._recorded is not net:
+            net.backend.release()  # memory of another network's recordings does not fit
+            self._recorded = net
+        args, kwargs = moved((args, kwargs), net.backend.device)
+        result, recording = net.record(*args, **kwargs)
+        self._put(name, Snapshot.of(recording, self.store, self._file(name)))
+        return moved(result, HOST)
+
+    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+        """Run a network for a region, from the snapshot `name`; its result."""
+        args, kwargs = moved((args, kwargs), net.backend.device)
+        with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
+            recording = self._opened(name)
+            recording.file = self._file(name)
+            recording.meanwhile = partial(self._fetch_following, name)
+            result = moved(net.update(recording, region, *args, **kwargs), HOST)
+        self.bytes_read += recording.bytes_read
+        if recording.snapshot is not self.snapshots[name]:
+            self._put(name, recording.snapshot)
+        return result
+
+    def _opened(self, name: str) -> Restored:
+        coming, self._coming = self._coming, None
+        known = coming is not None and coming.snapshot is self.snapshots[name]
+        return coming if coming is not None and known else self.snapshots[name].recording()
+
+    def _fetch_following(self, name: str, recording: Restored) -> None:
+        """Begin to bring what the next call of the network reads, if it computes what this one did."""
+        names, net = list(self.snapshots), self.snapshots[name].net
+        following = next((n for n in names[names.index(name) + 1 :] if self.snapshots[n].net is net), None)
+        if following and recording.schedule and net.backend.transfers:
+            restored = self.snapshots[following].recording()
+            try:
+                restored.fetch(recording.schedule)
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                return  # there may be room when the call begins, which fetches for itself
+            self._coming = restored
+
+    def _put(self, name: str, snapshot: Snapshot) -> None:
+        self.snapshots[name] = snapshot
+        self.added.append((name, snapshot.layers[-1]))
+
+    def _file(self, name: str) -> Path | None:
+        return self.folder / layer_file(name, len(self.added)) if self.folder else None
+
+
+def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
+    """The module's own result, densely. Arguments and results are on the host."""
+    args, kwargs = moved((args, kwargs), net.backend.device)
+    with torch.no_grad():
+        return moved(net.module(*args, **kwargs), HOST)

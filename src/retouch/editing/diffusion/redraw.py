@@ -1,0 +1,246 @@
+"""What an edit of a diffusion session computes: the encoder, every denoising step from the first, the decoder.
+
+An edit noises the edited image as Meng et al., "SDEdit" (arXiv 2108.01073), and denoises it. At every step
+the positions of its region follow their own trajectory and all others are those of the session's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retouch.editing.archive import Progress
+from retouch.editing.calls import Clock, run_whole
+from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
+from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
+from retouch.editing.diffusion.model import Conditioning, Model, Networks
+from retouch.editing.diffusion.sampler import Sampler
+from retouch.editing.images import Pixels, blend, from_tensor, to_tensor
+from retouch.incremental import Incremental
+from retouch.ir.geometry import Grid
+from retouch.plan.policy import Policy
+from retouch.plan.region import Mask, Region, spread
+
+Growth = Callable[[Region], Region]
+
+WIDER = 16
+"""Pixels by which a region grows when its error may be too large."""
+
+GROWTHS: tuple[Growth, ...] = (
+    lambda region: region,
+    lambda region: region.dilated(WIDER),
+    lambda region: Region(np.ones_like(region.mask)),
+)
+"""What is computed for a region, until the estimate of the error is low enough: it, more, everything."""
+
+
+class Evaluations(Protocol):
+    """How an edit evaluates a network: from snapshots, or densely."""
+
+    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+        """The result of the call `name`, computed anew inside `region`."""
+
+
+class Whole:
+    """Every network run whole, for comparison."""
+
+    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+        """The module's own result."""
+        return run_whole(net, *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an edit asks for: pixels, the mask of its region, conditioning, the first step."""
+
+    pixels: Pixels
+    mask: Mask
+    conditioning: Conditioning
+    start: int
+    repaint: bool = False
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image, and
+    one of the steps for the estimate of the error (None: nothing to check).
+    """
+
+    latents: Tensor
+    pixels: Pixels
+    seen: Pixels
+    check: StepCheck | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a version keeps."""
+        return {
+            "image": torch.from_numpy(self.pixels),
+            "seen": torch.from_numpy(np.ascontiguousarray(self.seen)),
+            "latents": self.latents.contiguous(),
+        }
+
+
+@dataclass(frozen=True)
+class Process:
+    """The networks of a model at one size (H, W) and the schedule that they are run along, from step `first`."""
+
+    model: Model
+    nets: Networks
+    sampler: Sampler
+    size: tuple[int, int]
+    first: int
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """Predictions of the model's denoiser."""
+        return Denoiser(self.model, self.sampler)
+
+    @property
+    def policy(self) -> Policy:
+        """How an edit spreads."""
+        return self.model.policy
+
+    @property
+    def border(self) -> int:
+        """Pixels around a region in which an edit's result fades into the old image."""
+        return 0 if self.policy.exact else self.policy.dilate
+
+    @property
+    def grid(self) -> Grid:
+        """That of a latent."""
+        _, _, height, width = self.model.latent_shape(self.size)
+        return Grid(height, width)
+
+    def latent_mask(self, region: Region) -> Tensor:
+        """bool `[1, 1, h, w]`: the positions of a latent that an edit of this region may change."""
+        return torch.from_numpy(spread(region, self.grid, self.policy))[None]
+
+    def core(self, mask: Mask) -> Tensor:
+        """bool `[1, 1, h, w]`: the positions of a latent that a mask of pixels covers."""
+        return torch.tensor(Region.from_mask(mask).on(self.grid).mask)[None]
+
+    def to_latent(self, pixels: Pixels, call: Callable[..., Any]) -> Tensor:
+        """The latent of an image; `call` runs the encoder, given its name, the network and what it reads."""
+        read = self.model.encoder_input(to_tensor(pixels))
+        return self.model.latent(call("encoder", self.nets.encoder, read) if self.nets.encoder else read)
+
+    def to_pixels(self, latent: Tensor, call: Callable[..., Any]) -> Tensor:
+        """Pixels of a latent; `call` runs the decoder."""
+        read = self.model.decoder_input(latent)
+        return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
+
+    def dense(self, **inputs: Any) -> Any:
+        """What the module of the denoiser returns."""
+        return run_whole(self.nets.denoiser, **inputs)
+
+
+@dataclass
+class Redraw:
+    """One change being computed, every network for what `grow` makes of its region; what may change stays the same.
+
+    original, current: tensors of the session's first version, and of the one that is edited.
+    """
+
+    process: Process
+    original: Mapping[str, Tensor]
+    current: Mapping[str, Tensor]
+    change: Change
+    run: Evaluations
+    calibration: Callable[[], Calibration]
+    clock: Clock
+    progress: Progress
+    grow: Growth = GROWTHS[0]
+
+    def __post_init__(self) -> None:
+        asked = Region.from_mask(self.change.mask)
+        self.inside = self.process.latent_mask(asked)
+        self.region = self.grow(asked)
+        self.count = len(self.process.sampler) - self.change.start
+        self.pixels: Pixels = self.current["image"].numpy()
+
+    def result(self) -> Redrawn:
+        """Compute it."""
+        self.progress(0, self.count + 1, "encoding")
+        with self.clock.of("encode"):
+            latent, visible, seen = self._encoded()
+        latents, check = self._denoised(latent, visible)
+        self.progress(self.count, self.count + 1, "decoding")
+        with self.clock.of("decode"):
+            decoded = self.decoded(latents)
+        with self.clock.of("composite"):
+            pixels = blend(self.pixels, from_tensor(decoded), self.change.mask, self.process.border)
+        self.progress(self.count + 1, self.count + 1, "done")
+        return Redrawn(latents, pixels, seen, check)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Pixels of the last latent, as a tensor."""
+        return self.process.to_pixels(
+            latents[-1:], lambda name, net, *args: self.run.update(name, net, self.region, *args)
+        )
+
+    def _encoded(self) -> tuple[Tensor, Tensor | None, Pixels]:
+        """Latent of the edited image, latent of what is not repainted (inpainting models), the encoder's image."""
+        change, old = self.change, self.current["latents"][-1:]
+        seen: Pixels = self.current["seen"].numpy()
+        latent = old
+        if not np.array_equal(change.pixels, self.pixels):
+            encoded, seen = self._encode(change.pixels, seen)
+            latent = torch.where(self.inside, encoded, old)
+        if not self.process.model.inpaints:
+            return latent, None, seen
+        hidden = np.where(change.mask[..., None], np.uint8(127), change.pixels)
+        encoded, seen = self._encode(hidden, seen)
+        return latent, torch.where(self.inside, encoded, old), seen
+
+    def _encode(self, pixels: Pixels, seen: Pixels) -> tuple[Tensor, Pixels]:
+        """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
+        stale = self.grow(Region.from_mask((pixels != seen).any(-1)))
+        return self.process.to_latent(pixels, lambda name, net, *args: self.run.update(name, net, stale, *args)), pixels
+
+    def _denoised(self, latent: Tensor, visible: Tensor | None) -> tuple[Tensor, StepCheck | None]:
+        """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
+        process, sampler, start = self.process, self.process.sampler, self.change.start
+        old = self.current["latents"]
+        latents = old.clone()
+        x = torch.where(self.inside, self._noised(latent), old[start - process.first][None])
+        mask = self.inside.to(x.dtype) if visible is not None else None
+        trajectory, check = sampler.trajectory(start), None
+        for i in range(start, len(sampler)):
+            self.progress(i - start, self.count + 1, f"step {i - start + 1} of {self.count}")
+            latents[i - process.first] = x[0]
+            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, self.region)
+            with self.clock.of("denoise"):
+                output = process.denoiser.step(update, i, x, self.change.conditioning, mask, visible)
+            if i == start + checked_step(self.count):
+                dense = partial(process.denoiser.step, process.dense, i, x, self.change.conditioning, mask, visible)
+                check = self._check(i, output, dense)
+            with self.clock.of("schedule"):
+                x = torch.where(self.inside, trajectory.advance(output, x), old[i + 1 - process.first][None])
+        latents[-1] = x[0]
+        return latents, check
+
+    def _noised(self, latent: Tensor) -> Tensor:
+        """The start of an edit's trajectory, with the noise that the original holds."""
+        process, i = self.process, self.change.start
+        original = self.original["latents"]
+        noise = process.sampler.noise_of(original[i - process.first][None], original[-1:], i)
+        if self.change.repaint and i == 0:
+            return process.sampler.initial(noise)
+        return process.sampler.noised(latent, noise, i)
+
+    def _check(self, i: int, output: Tensor, dense: Callable[[], Tensor]) -> StepCheck:
+        process = self.process
+        levels = grey_levels(self.original) * process.sampler.leverage(i)
+        decoded = process.nets.decoder is not None and not (process.policy.exact or self.region.mask.all())
+        return StepCheck(output, dense, process.core(self.change.mask), levels, decoded, self.calibration)
+
+
+def grey_levels(original: Mapping[str, Tensor]) -> float:
+    """Grey levels of a difference of one in the clean latent: of the original, by the deviations of both."""
+    return float(original["image"].float().std() / original["latents"][-1].std().clamp(min=1e-3))

@@ -1,0 +1,104 @@
+"""How an edit of each kind of session is asked for: its options, what it reads, what is checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retouch.editing.diffusion.editor import Editor
+from retouch.editing.gan.labels import LabelEditor, checked_labels
+from retouch.editing.images import ImageError, Pixels, as_integers, as_pixels, threshold_of
+from retouch.editing.sheets import coloured
+from retouch.errors import OptionError
+from retouch.plan.policy import Policy
+
+MACHINE = frozenset({"device", "memory", "device_memory"})
+RECORDED = ("steps", "seed", "guidance", "scheduler", "policy", "storage")
+"""Options that a session keeps from its recording."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an edit of one kind takes.
+
+    loading, opening, editing: the options of its editor, of a recording and of an edit, as the library names them.
+    read: a source from a file, as pixels; shown: a source for people to look at.
+    threshold: grey levels that count as alike under a policy. alike: whether a result looks like its source.
+    check: OptionError for pictures (by their names) and options that an editor does not take, before it records.
+    """
+
+    loading: frozenset[str]
+    opening: frozenset[str]
+    editing: frozenset[str]
+    read: Callable[[Path], Pixels] = as_pixels
+    shown: Callable[[Pixels], Pixels] = lambda pixels: pixels
+    threshold: Callable[[Policy], int] = threshold_of
+    alike: bool = False
+    check: Callable[[Any, dict[str, Pixels], dict[str, Any]], None] = lambda *_: None
+
+    def refuse_others(self, given: dict[str, Any]) -> None:
+        """OptionError for an option that this kind does not take."""
+        for name in given:
+            if name not in self.loading | self.opening | self.editing:
+                raise OptionError(f"--{name.replace('_', '-')} {GOES_WITH.get(name, _ONCE)}")
+
+
+def grey_labels(path: Path) -> Pixels:
+    """A map of labels as a grey picture. ImageError for labels that are not 0 to 255."""
+    ids = as_integers(path)
+    if ids.min() < 0 or ids.max() > 255:
+        raise ImageError(f"{path} holds labels from {ids.min()} to {ids.max()}; labels are 0 to 255")
+    return np.repeat(ids.astype(np.uint8)[..., None], 3, 2)
+
+
+def check_labels(pictures: dict[str, Pixels], count: int) -> None:
+    """OptionError for labels that are not below `count`, with the name of the picture."""
+    for name, pixels in pictures.items():
+        try:
+            checked_labels(pixels, count)
+        except ImageError as error:
+            raise OptionError(f"{name}: {error}") from error
+
+
+def _check_painter(editor: LabelEditor, pictures: dict[str, Pixels], given: dict[str, Any]) -> None:
+    check_labels(pictures, editor.count)
+    height, width, _ = next(iter(pictures.values())).shape
+    try:
+        editor.check_size((height, width))
+    except ImageError as error:
+        raise OptionError(str(error)) from error
+
+
+def _check_diffusion(editor: Editor, pictures: dict[str, Pixels], given: dict[str, Any]) -> None:
+    if "guidance" in given and not editor.model.reads_text:
+        raise OptionError("--guidance does not go with a model that reads no words")
+
+
+GOES_WITH = {
+    "instances": "goes with models that make pictures from labels",
+    "threshold": "goes with pictures; labels are alike or they are not",
+}
+_ONCE = "does not go with a model that runs once, without noise or words"
+_KEPT = MACHINE | {"policy", "storage"}
+
+DIFFUSION = Form(
+    loading=_KEPT | {"scheduler"},
+    opening=frozenset({"prompt", "negative", "guidance", "strength", "steps", "seed"}),
+    editing=frozenset({"prompt", "negative", "strength", "max_error", "mask", "threshold"}),
+    alike=True,
+    check=_check_diffusion,
+)
+UPSCALE = Form(_KEPT, frozenset(), frozenset({"mask", "threshold"}))
+LABELS = Form(
+    _KEPT,
+    frozenset({"instances"}),
+    frozenset({"instances", "mask"}),
+    read=grey_labels,
+    shown=lambda pixels: coloured(pixels[..., 0]),
+    threshold=lambda policy: 0,
+    check=_check_painter,
+)

@@ -1,0 +1,245 @@
+"""The kinds of editing: what each is recognised by, its editor, what an edit of it takes, and what is told of it.
+
+The one place that knows all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from retouch.editing.archive import Progress, silent, version_folder
+from retouch.editing.diffusion.editor import Editor
+from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.editor import check_saved
+from retouch.editing.forms import DIFFUSION, LABELS, UPSCALE, Form
+from retouch.editing.gan.labels import LabelEditor, LabelSession
+from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers, UpscaleSession
+from retouch.editing.manifest import PICTURE, SOURCE, WEIGHTS, ArchiveError, Entry, Manifest
+from retouch.errors import OptionError
+from retouch.kernels.devices import HOST
+from retouch.models.builtin import PIPELINES
+from retouch.plan.policy import Policy
+
+AnyEditor = Editor | Upscaler | LabelEditor
+AnySession = DiffusionSession | UpscaleSession | LabelSession
+
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+"""Suffixes of files that hold a generator of pictures from labels."""
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+BUILT_IN = (*PIPELINES, *PRETRAINED)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of editing.
+
+    recognises: whether a model's name is one of this kind, when those before it in `KINDS` do not know it.
+    editor: what opens its sessions, by `from_pretrained` with a model's name and by `restore` with a folder.
+    policy: the one that a model has by itself. form: what is asked of an edit. facts: what is told of a session.
+    """
+
+    editor: type[AnyEditor]
+    recognises: Callable[[str], bool]
+    policy: Callable[[str], Policy]
+    form: Form
+    facts: Callable[[Manifest], Mapping[str, str]]
+
+    @property
+    def name(self) -> str:
+        """As manifests have it."""
+        return self.editor.sessions.kind
+
+
+def _kept(manifest: Manifest) -> str:
+    return f"policy {manifest.settings['editor']['policy']['name']}, rows as {manifest.storage}"
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    return {"settings": _kept(manifest)}
+
+
+def _diffusion_facts(manifest: Manifest) -> dict[str, str]:
+    settings, recorded = manifest.settings, manifest.versions[0].facts["steps"]
+    noise = f"strength {settings['strength']}, guidance {settings['guidance']}, seed {settings['seed']}"
+    return {
+        "steps": f"{recorded} recorded of {settings['steps']}, {settings['scheduler']['name']}",
+        "settings": f"{noise}, {_kept(manifest)}",
+    }
+
+
+def _balanced(name: str) -> Policy:
+    return Policy.named("balanced")
+
+
+def _upscaler_policy(name: str) -> Policy:
+    return next((Policy.named(made.policy) for known, made in PRETRAINED.items() if known == name), _balanced(name))
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(Upscaler, lambda name: name in PRETRAINED, _upscaler_policy, UPSCALE, _facts),
+        Kind(LabelEditor, lambda name: name.endswith(CHECKPOINTS), _balanced, LABELS, _facts),
+        Kind(Editor, lambda name: True, _balanced, DIFFUSION, _diffusion_facts),
+    )
+}
+
+
+def kind_of(name: str | Path) -> Kind:
+    """The kind of a model by its name."""
+    return next(kind for kind in KINDS.values() if kind.recognises(str(name)))
+
+
+def located(model: str) -> str:
+    """A built-in or hub name as it is, a file or folder as an absolute path. OptionError if it is none of them."""
+    path = Path(model).expanduser()
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise OptionError(f"the folder {model} holds no diffusers pipeline (model_index.json is missing)")
+    if path.is_file() and path.suffix not in CHECKPOINTS:
+        raise OptionError(
+            f"{model} is a file; a model is the folder or hub name of a diffusers pipeline, or one of "
+            f"weights ({', '.join(CHECKPOINTS)}) that makes pictures from labels"
+        )
+    if path.exists():
+        return os.path.abspath(path)
+    if model.startswith("builtin/") and model not in BUILT_IN:
+        raise OptionError(f"unknown built-in model {model!r}; there are {', '.join(BUILT_IN)}")
+    if not HUB_NAME.fullmatch(model):
+        raise OptionError(f"there is no folder {model}")
+    return model
+
+
+@overload
+def load(
+    name: Upscalers, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+) -> Upscaler: ...
+@overload
+def load(
+    name: str | Path, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+) -> AnyEditor: ...
+def load(
+    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", **options: Any
+) -> AnyEditor:
+    """An editor for a model by its name, of whatever kind it is.
+
+    name: a built-in model (`builtin/emoji`, `builtin/realesrgan-x4` ...); a diffusers pipeline, by its folder or its
+        name on the hub; or a file of weights (.pth, .pt, .safetensors) that makes pictures from labels.
+    dtype: of the weights. device: where they go; "auto": to the accelerator that PyTorch sees, if it can be used, else
+        the CPU. options: as for the editor, an `Editor`, `Upscaler` or `LabelEditor`.
+
+    Raises OptionError when there is no such model, PipelineError or WeightFileError when it cannot be read or is not
+    supported, ImportError naming the extra to install for a library that is missing.
+    """
+    found = located(str(name))
+    return kind_of(found).editor.from_pretrained(found, dtype=dtype, device=device, **options)
+
+
+# Saved sessions
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A session folder as its manifest describes it; nothing else was read."""
+
+    folder: Path
+    kind: Kind
+    manifest: Manifest
+
+    @staticmethod
+    def read(folder: Path) -> Saved:
+        """From the folder. Raises ArchiveError when it holds no session that can be read."""
+        return Saved.of(folder, Manifest.read(folder))
+
+    @staticmethod
+    def of(folder: Path, manifest: Manifest) -> Saved:
+        """With the manifest that was read of it. Raises ArchiveError when it is none of a known kind."""
+        if manifest.kind not in KINDS:
+            raise ArchiveError(
+                f"the session {folder} is of the kind {manifest.kind!r}, which this version does not know"
+            )
+        kind = KINDS[manifest.kind]
+        check_saved(kind.editor.sessions, folder, manifest)
+        return Saved(folder, kind, manifest)
+
+    def picture(self, entry: Entry) -> str:
+        """The file with a version's image."""
+        return str(version_folder(self.folder, entry.number) / PICTURE)
+
+    def source(self, entry: Entry) -> str:
+        """The file with what edits are drawn on."""
+        return str(version_folder(self.folder, entry.number) / (SOURCE if SOURCE in entry.files else PICTURE))
+
+    def facts(self) -> dict[str, str]:
+        """What people want to know of it, line by line."""
+        settings = self.manifest.settings
+        session = f"{self.kind.name}, {settings['width']}x{settings['height']} pixels"
+        return {"session": session, "model": settings["model"] or "not named", **self.kind.facts(self.manifest)}
+
+    def report(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        manifest = self.manifest
+        return {
+            "kind": manifest.kind,
+            "settings": manifest.settings,
+            "storage": manifest.storage,
+            "bytes": sum(entry.nbytes for entry in manifest.versions),
+            "current": manifest.current,
+            "picture": self.picture(manifest.version),
+            "versions": [self._version(entry) for entry in manifest.versions],
+        }
+
+    def _version(self, entry: Entry) -> dict[str, Any]:
+        told = {name: entry.facts.get(name) for name in ("edit", "region", "steps", "prompt", "negative")}
+        return {
+            "number": entry.number,
+            **told,
+            "seconds": {"total": 0.0, **entry.facts["seconds"]},
+            "bytes": entry.nbytes,
+            "bytes_read": entry.facts["bytes_read"],
+            "picture": self.picture(entry),
+            "source": self.source(entry),
+        }
+
+
+def open(
+    path: str | Path,
+    *,
+    editor: AnyEditor | None = None,
+    model: str | Path | None = None,
+    device: str | torch.device = "auto",
+    progress: Progress = silent,
+    **options: Any,
+) -> AnySession:
+    """Open a saved session to go on editing.
+
+    editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
+        from where it was, to `device`, with `options` as for its editor. "auto" takes no device that kernels of
+        the recording do not run on.
+
+    Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
+    in use, of a newer format, or was recorded with other weights, networks or settings.
+    """
+    return (editor or _recorded_editor(Path(path), model, device, options)).restore(path, progress)
+
+
+def _recorded_editor(
+    path: Path, model: str | Path | None, device: str | torch.device, options: dict[str, Any]
+) -> AnyEditor:
+    """An editor like the one that recorded a session."""
+    saved = Saved.read(path)
+    settings = saved.manifest.settings
+    named, editor = model or settings["model"], settings["editor"]
+    if not named:
+        raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
+    recorded = {name: editor[name] for name in ("backend", "scheduler", "upsamplings") if name in editor}
+    recorded |= {"policy": Policy(**editor["policy"]), "dtype": WEIGHTS[editor["dtype"]]}
+    on_cpu = any(network["backend"] == "cpu" for network in saved.manifest.networks.values())
+    place = HOST if device == "auto" and on_cpu else device
+    return saved.kind.editor.from_pretrained(named, device=place, **{**recorded, **options})

@@ -1,0 +1,277 @@
+"""The manifest of a session folder: plain data that is checked whole before anything trusts it.
+
+It carries a checksum of its own since format 2. Format 1 had none, and named policies by their `repr`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retouch.plan.policy import Policy
+from retouch.runtime.store import DTYPES, StoreError
+
+FORMAT, UNSUMMED = 2, 1
+MANIFEST = "manifest.json"
+MAX_BYTES = 64 << 20
+PICTURE, SOURCE, TENSORS = "image.png", "source.png", "tensors.safetensors"
+"""The files of a version with its image, what edits are drawn on where that is another picture, and its tensors."""
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(safetensors|png)")
+WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Types of a model's weights by name."""
+DIGEST = re.compile(r"[0-9a-f]{32}")
+LONGEST_POLICY = 2000
+
+
+class ArchiveError(StoreError):
+    """A session folder cannot be opened or written: not one, altered, of a newer format, or in use."""
+
+
+# What values may be
+
+Check = Callable[[Any], bool]
+Fields = Mapping[str, Check]
+"""Checks of the values of a mapping by their names; others may be there, too."""
+
+_MISSING = object()
+
+
+def text(found: Any) -> bool:
+    """A string."""
+    return isinstance(found, str)
+
+
+def flag(found: Any) -> bool:
+    """True or False."""
+    return isinstance(found, bool)
+
+
+def finite(found: Any) -> bool:
+    """Any number but infinity and NaN."""
+    return isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+
+
+def number(found: Any) -> bool:
+    """A finite number that is not negative."""
+    return finite(found) and found >= 0
+
+
+def whole(found: Any) -> bool:
+    """A whole number that is not negative."""
+    return isinstance(found, int) and number(found)
+
+
+def positive(found: Any) -> bool:
+    """A whole number from 1 on."""
+    return whole(found) and found > 0
+
+
+def optional(check: Check) -> Check:
+    """None, or what passes the check."""
+    return lambda found: found is None or check(found)
+
+
+def maybe(check: Check) -> Check:
+    """What passes the check, where it is there at all."""
+    return lambda found: found is _MISSING or check(found)
+
+
+def record(of: Fields) -> Check:
+    """A mapping with such fields."""
+    return lambda found: isinstance(found, dict) and not wrong(found, of)
+
+
+def table(check: Check) -> Check:
+    """A mapping whose values all pass the check."""
+    return lambda found: isinstance(found, dict) and all(map(check, found.values()))
+
+
+def wrong(found: Mapping[str, Any], expected: Fields) -> list[str]:
+    """The names of missing and impossible values."""
+    return [name for name, check in expected.items() if not check(found.get(name, _MISSING))]
+
+
+# Policies
+
+
+def policy_fields(saved: Any) -> dict[str, Any]:
+    """All fields of a policy as a manifest has it: by name, or as the `repr` of format 1; defaults for missing ones.
+
+    Raises ArchiveError for fields that this version does not know, ValueError for what is no policy.
+    """
+    given = _from_repr(saved) if isinstance(saved, str) else saved
+    if not isinstance(given, dict):
+        raise ValueError(f"{given!r} is no policy")
+    defaults = {field.name: field.default for field in fields(Policy)}
+    unknown = sorted(given.keys() - defaults.keys())
+    if unknown:
+        raise ArchiveError(
+            f"the session was recorded under a policy with {', '.join(map(repr, unknown))}, which this version "
+            "does not know; update retouch, or record it again"
+        )
+    for name, value in given.items():
+        alike = number(value) if isinstance(defaults[name], float) else type(value) is type(defaults[name])
+        if not alike:
+            raise ValueError(f"{name} of a policy cannot be {value!r}")
+    return asdict(Policy(**given))
+
+
+def _from_repr(found: str) -> dict[str, Any]:
+    """Keyword arguments of `Policy(...)` that are constants; nothing is run."""
+    if len(found) > LONGEST_POLICY:
+        raise ValueError("a policy is not that long")
+    call = ast.parse(found, mode="eval").body
+    if not isinstance(call, ast.Call) or ast.dump(call.func) != ast.dump(ast.Name("Policy", ast.Load())) or call.args:
+        raise ValueError(f"{found!r} is no policy")
+    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+
+
+# Manifests
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version: `layers` are its calls by name with their files, `files` their sizes and checksums."""
+
+    number: int
+    facts: Mapping[str, Any]
+    layers: tuple[tuple[str, str], ...]
+    files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file["bytes"] for file in self.files.values())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a session folder holds. `networks` say what recordings depend on; `current` is a place in `versions`."""
+
+    kind: str
+    settings: dict[str, Any]
+    storage: str
+    networks: Mapping[str, Mapping[str, Any]]
+    versions: tuple[Entry, ...]
+    current: int
+
+    @property
+    def version(self) -> Entry:
+        """The current version."""
+        return self.versions[self.current]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Those of the versions."""
+        return [entry.number for entry in self.versions]
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """That of a session folder. ArchiveError when there is none, or it is altered or of a newer format."""
+        file = folder / MANIFEST
+        try:
+            if file.stat().st_size > MAX_BYTES:
+                raise ArchiveError(f"{file} is larger than a manifest can be")
+            found = json.loads(file.read_text("utf-8"))
+            version = found.pop("format")
+            if version not in (FORMAT, UNSUMMED) or not whole(version):
+                raise ArchiveError(
+                    f"{folder} has the session format {version}, this version reads {FORMAT}; update retouch"
+                )
+            if version == FORMAT and found.pop("checksum") != checksum(found):
+                raise ArchiveError(f"{file} was altered: its checksum differs; the session cannot be trusted")
+            return _manifest(found)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ArchiveError(f"{folder} holds no session ({MANIFEST} is missing)") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+            raise ArchiveError(f"{file} is damaged: {error!r}") from error
+
+    def text(self) -> str:
+        """What the file holds."""
+        body = json.loads(json.dumps(asdict(self)))
+        return json.dumps({"format": FORMAT, **body, "checksum": checksum(body)}, indent=1)
+
+
+def checksum(body: Mapping[str, Any]) -> str:
+    """Of the content of a manifest, however it is written down."""
+    plain = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
+
+
+_FILE: Fields = {"bytes": whole, "blake2b": lambda found: text(found) and bool(DIGEST.fullmatch(found))}
+_FACTS: Fields = {"edit": text, "region": number, "bytes_read": whole, "seconds": table(finite)}
+_ENTRY: Fields = {
+    "number": whole,
+    "facts": record(_FACTS),
+    "files": lambda found: table(record(_FILE))(found) and all(map(NAME.fullmatch, found)),
+    "layers": lambda found: isinstance(found, list) and all(map(_is_pair, found)),
+}
+_SETTINGS: Fields = {
+    "model": optional(text),
+    "height": positive,
+    "width": positive,
+    "editor": record(
+        {
+            "policy": lambda found: isinstance(found, dict),
+            "backend": text,
+            "dtype": lambda found: text(found) and found in WEIGHTS,
+            "scheduler": maybe(text),
+            "upsamplings": maybe(positive),
+        }
+    ),
+}
+_BODY: Fields = {
+    "kind": text,
+    "settings": record(_SETTINGS),
+    "storage": lambda found: text(found) and found in DTYPES,
+    "networks": table(record({"program": text, "weights": text, "backend": text})),
+    "versions": lambda found: isinstance(found, list) and bool(found) and all(map(record(_ENTRY), found)),
+    "current": whole,
+}
+
+
+def _is_pair(found: Any) -> bool:
+    return isinstance(found, list) and len(found) == 2 and all(map(text, found))
+
+
+def _manifest(body: dict[str, Any]) -> Manifest:
+    """From the content of a file. ValueError naming what cannot be in it."""
+    bad = [*wrong(body, _BODY), *(body.keys() - _BODY.keys())]
+    if bad:
+        parts = [name for name in bad if isinstance(body.get(name), dict)]
+        inside = [f"{name}: {each}" for name in parts for each in wrong(body[name], _PARTS.get(name, {}))]
+        raise ValueError(f"no session has such {', '.join(inside or bad)}")
+    entries = tuple(_entry(each) for each in body["versions"])
+    numbers = [entry.number for entry in entries]
+    if len(set(numbers)) != len(numbers) or body["current"] >= len(numbers):
+        raise ValueError("its versions contradict each other")
+    networks = {name: {**net, "policy": policy_fields(net.get("policy"))} for name, net in body["networks"].items()}
+    editor = body["settings"]["editor"]
+    settings = {**body["settings"], "editor": {**editor, "policy": policy_fields(editor["policy"])}}
+    return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"])
+
+
+_PARTS: Mapping[str, Fields] = {"settings": _SETTINGS}
+
+
+def _entry(found: dict[str, Any]) -> Entry:
+    layers = tuple((name, file) for name, file in found["layers"])
+    missing = ({PICTURE, TENSORS} | {file for _, file in layers}) - found["files"].keys()
+    expected = [(name, layer_file(name, place)) for place, (name, _) in enumerate(layers)]
+    if missing or list(layers) != expected:
+        raise ValueError(f"version {found['number']} lacks {', '.join(sorted(missing)) or 'the names of its layers'}")
+    return Entry(found["number"], found["facts"], layers, found["files"])
+
+
+def layer_file(name: str, place: int) -> str:
+    """The file of the layer that a version added in that place."""
+    return f"{place:03d}-{name}.safetensors"
