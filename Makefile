@@ -25,7 +25,7 @@ check: $(STAMPS)/runtime $(STAMPS)/test
 	$(BIN)/mypy
 
 bench: $(STAMPS)/runtime $(STAMPS)/build
-	$(BIN)/retouch bench $(BENCH_FLAGS)
+	$(BIN)/retouch bench networks $(BENCH_FLAGS)
 
 build: $(STAMPS)/build
 

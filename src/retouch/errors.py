@@ -1,4 +1,8 @@
-"""The warning that something slower is done, as what was wanted cannot be."""
+"""The base of all errors that are the caller's, and the warning that something slower is done instead."""
+
+
+class RetouchError(Exception):
+    """Base of every error that is the caller's: its text says what is wrong and what to do."""
 
 
 class FallbackWarning(UserWarning):

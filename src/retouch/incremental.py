@@ -16,6 +16,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from retouch import kernels as kernel_table
+from retouch.errors import RetouchError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import InputError, Signature
@@ -36,7 +37,7 @@ REMEMBERED = 4
 """Schedules of this many regions are kept for their next update."""
 
 
-class RegionError(ValueError):
+class RegionError(RetouchError, ValueError):
     """A region does not fit the network's grids."""
 
 

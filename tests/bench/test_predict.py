@@ -8,8 +8,8 @@ import torch
 
 import retouch
 from retouch import models
-from retouch.bench import square
 from retouch.bench.devices import DEVICES, device
+from retouch.bench.edits import square
 from retouch.bench.forecast import ForecastOptions, assumptions, forecast, forecast_markdown
 from retouch.bench.predict import Model, fitted_efficiency, predict
 from retouch.bench.published import SIGE

@@ -1,4 +1,4 @@
-"""Help and README name the same commands and options."""
+"""Help, README and documentation name the same commands and options."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,16 @@ from typer.main import get_command
 from commands import run
 from retouch.cli import app
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-COMMANDS = get_command(app).commands
+ROOT = Path(__file__).parents[2]
+TEXT = "\n".join(file.read_text() for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))])
+TOP = get_command(app).commands
+SUITES = {f"bench {name}": command for name, command in TOP["bench"].commands.items()}
+COMMANDS = {name: command for name, command in TOP.items() if name != "bench"} | SUITES
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_has_help(name):
-    result = run(name, "--help")
+    result = run(*name.split(), "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
     command = COMMANDS[name]
@@ -24,16 +27,17 @@ def test_every_command_and_option_has_help(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_in_the_readme(name):
-    assert f"\nretouch {name} " in README
+def test_every_command_is_in_the_documents(name):
+    assert f"\nretouch {name} " in TEXT
 
 
-def test_the_readme_names_no_other_commands_and_options():
-    lines = re.findall(r"(?:^|`)retouch ([a-z]+)([^`\n#]*)", README, re.MULTILINE)
+def test_the_documents_name_no_other_commands_and_options():
+    lines = re.findall(r"(?:^|`)retouch ((?:bench )?[a-z]+)([^`\n#]*)", TEXT, re.MULTILINE)
     assert lines
+    known = TOP | SUITES
     for name, rest in lines:
-        assert name in COMMANDS, name
-        options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+        assert name in known, name
+        options = {option for parameter in known[name].params for option in parameter.opts}
         assert set(re.findall(r"(?<= )--?[a-z]+(?:-[a-z]+)*", rest)) <= options, rest
 
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from retouch.errors import RetouchError
+
+
+class DeviceError(RetouchError, ValueError):
+    """A device or a type that no figures are published for."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -31,9 +37,9 @@ class Device:
     source: str
 
     def rate(self, dtype: str) -> float:
-        """Peak in operations per second; ValueError when none is published for the type."""
+        """Peak in operations per second; DeviceError when none is published for the type."""
         if dtype not in self.tflops:
-            raise ValueError(f"{self.title} has no published peak for {dtype}; choose from: {', '.join(self.tflops)}")
+            raise DeviceError(f"{self.title} has no published peak for {dtype}; choose from: {', '.join(self.tflops)}")
         return self.tflops[dtype] * 1e12
 
 
@@ -80,7 +86,7 @@ DEVICES = {
 
 
 def device(name: str) -> Device:
-    """The device of that name; ValueError listing the choices if there is none."""
+    """The device of that name; DeviceError listing the choices if there is none."""
     if name not in DEVICES:
-        raise ValueError(f"unknown device {name!r}; choose from: {', '.join(DEVICES)}")
+        raise DeviceError(f"unknown device {name!r}; choose from: {', '.join(DEVICES)}")
     return DEVICES[name]

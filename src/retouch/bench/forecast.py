@@ -11,7 +11,7 @@ from rich.table import Table
 from retouch import models
 from retouch.bench.devices import Device, device
 from retouch.bench.edits import Edit, square
-from retouch.bench.measure import Result, Tick, chosen_policy
+from retouch.bench.networks import chosen_policy
 from retouch.bench.predict import (
     BANDWIDTH_EFFICIENCY,
     SPLITS,
@@ -22,12 +22,14 @@ from retouch.bench.predict import (
     predict,
 )
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
-from retouch.bench.report import compact_table, figure, markdown_table, times
+from retouch.bench.report import Result, compact_table, figure, markdown_table, times
 from retouch.bench.workload import Update, Work, dense_work, lowered, update_work
 from retouch.incremental import planned
 from retouch.ir.program import Program
 from retouch.models import Network
 from retouch.plan.region import Policy, Region
+
+Tick = Callable[[str], None]
 
 STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The type that rows and weights are stored in, by the type that products are computed in."""

@@ -106,7 +106,7 @@ def edit(
     """
     fixed = Fixed(steps, seed, guidance, scheduler, policy, storage)
     with interruptible(session), failures():
-        with usage_errors():
+        with usage_errors(ValueError):
             request = Request.checked(
                 original,
                 edited,
@@ -194,7 +194,7 @@ def _opened(request: Request, progress: Progress) -> AnySession:
         return upscaler.open(request.before, folder=request.session, progress=progress)
     if request.kind == "labels":
         painter = retouch.LabelEditor.from_pretrained(str(request.model), policy=fixed.policy or POLICY, **kept)
-        with usage_errors():
+        with usage_errors(ValueError):
             request.check_labels(painter.count)
             painter.check_size(request.before.shape[:2])
         first = request.instances.before

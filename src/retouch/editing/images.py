@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from retouch.errors import RetouchError
 from retouch.plan.region import Mask, dilate
 
 Pixels = npt.NDArray[np.uint8]
@@ -33,7 +34,7 @@ WHITE, BLACK = 255, 0
 _filters = threading.Lock()
 
 
-class ImageError(ValueError):
+class ImageError(RetouchError, ValueError):
     """A picture or mask that cannot be read, used or written; the message says why."""
 
 

@@ -13,8 +13,10 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 
+from retouch.errors import RetouchError
 
-class CaptureError(RuntimeError):
+
+class CaptureError(RetouchError, RuntimeError):
     """The module cannot be captured; the text says why and what to do."""
 
 

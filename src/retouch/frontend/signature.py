@@ -10,10 +10,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from retouch.errors import RetouchError
 from retouch.runtime.weights import same_tensor
 
 
-class InputError(ValueError):
+class InputError(RetouchError, ValueError):
     """Arguments differ from the example inputs in what a recording cannot follow."""
 
 

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from retouch.errors import FallbackWarning
+from retouch.errors import FallbackWarning, RetouchError
 from retouch.ir.expr import Expr
 from retouch.ir.geometry import IntArray
 from retouch.kernels.devices import usable
 from retouch.kernels.transfers import Transfers
 
 
-class BackendError(RuntimeError):
+class BackendError(RetouchError, RuntimeError):
     """A backend is installed, but cannot compute on the device; the message says what to do."""
 
 

@@ -10,11 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from retouch.errors import RetouchError
+
 MAX_BYTES = 8 << 30
 SHOWN = 5
 
 
-class WeightFileError(ValueError):
+class WeightFileError(RetouchError, ValueError):
     """A file of weights that is missing, cut, of another kind, or made for another network."""
 
 

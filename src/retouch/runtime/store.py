@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from retouch.errors import RetouchError
 from retouch.kernels.devices import HOST
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,7 +52,7 @@ _NAMES = {
 }
 
 
-class StoreError(RuntimeError):
+class StoreError(RetouchError, RuntimeError):
     """Tensors cannot be kept or read back: disk full, file truncated or altered, memory exhausted."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retouch.errors import RetouchError
 from retouch.frontend.capture import Captured
 from retouch.ir.operands import Slot
 from retouch.ir.program import Program, Value
@@ -28,7 +29,7 @@ SAMPLED = 1024
 """An update hashes one of this many 64-byte lines of every parameter."""
 
 
-class WeightsChangedError(RuntimeError):
+class WeightsChangedError(RetouchError, RuntimeError):
     """The module's parameters are no longer those a recording was made with."""
 
 

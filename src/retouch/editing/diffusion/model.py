@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 import retouch.incremental as incremental
 from retouch.editing.images import MAX_PIXELS
+from retouch.errors import RetouchError
 from retouch.incremental import Incremental
 from retouch.kernels.devices import HOST, device_of, moved
 from retouch.models.vae import Chain
 from retouch.plan.region import Policy
 
 
-class PipelineError(ValueError):
+class PipelineError(RetouchError, ValueError):
     """A pipeline that editing does not support, or a size or prompt that it cannot take."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retouch.errors import RetouchError
 from retouch.models.extras import diffusers
 
 SCHEDULERS = {
@@ -26,7 +27,7 @@ SCHEDULERS = {
 """Supported schedulers by the names that users give them."""
 
 
-class SchedulerError(ValueError):
+class SchedulerError(RetouchError, ValueError):
     """A scheduler that is unknown or not supported, or a number of steps that it cannot take."""
 
 

@@ -27,6 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from retouch.errors import RetouchError
 from retouch.ir.expr import Instr
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import attention, copy, depthwise, gemm, moments, pool, row_map, shuffle
@@ -52,6 +53,10 @@ ACC, ROWS_0, VECTOR_0, VECTOR_1 = Instr("acc"), Instr("rows"), Instr("vector"), 
 EPILOGUE = code_of((ACC, VECTOR_0, Instr("add", 0, 1), ROWS_0, Instr("add", 2, 3), Instr("silu", 4)))
 NORM = code_of((ROWS_0, VECTOR_0, Instr("mul", 0, 1), VECTOR_1, Instr("add", 2, 3), Instr("silu", 4)))
 LAYER_NORM = code_of((ROWS_0, Instr("layer_norm", 0, 0, 1e-5)))
+
+
+class AheadError(RetouchError, RuntimeError):
+    """Why nothing can be compiled."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +150,10 @@ def compile_all(name: str) -> dict[str, Resources]:
 def compiled(target: GPUTarget, launches: Iterable[tuple[str, Callable[[], None]]]) -> dict[str, Resources]:
     """What the kernels of named launches take on `target`, by the launch's name and the kernel's.
 
-    Raises RuntimeError under `TRITON_INTERPRET`, where nothing is compiled.
+    Raises AheadError under `TRITON_INTERPRET`, where nothing is compiled.
     """
     if triton.knobs.runtime.interpret:
-        raise RuntimeError("TRITON_INTERPRET is set, so kernels are interpreted; unset it to compile them")
+        raise AheadError("TRITON_INTERPRET is set, so kernels are interpreted; unset it to compile them")
     run, made = JITFunction.run, {}
     read = _amd if target.backend == "hip" else _cuda
     variant = ""  # of the launch that `compile_only` sees

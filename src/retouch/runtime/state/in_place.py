@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from retouch.errors import RetouchError
 from retouch.ir.layout import Ref
 from retouch.ir.operands import Slot
 from retouch.ir.program import Value
@@ -40,7 +41,7 @@ def plain_tensors(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-class UndoError(RuntimeError):
+class UndoError(RetouchError, RuntimeError):
     """There is nothing to undo or to redo."""
 
 
