@@ -94,6 +94,11 @@ def test_any_other_error_is_a_defect_with_its_traceback(capsys):
     assert last.startswith("retouch: this is a defect of Retouch")
 
 
+def test_a_full_disk_is_no_defect(capsys):
+    assert code(failures(), OSError(28, "No space left on device")) == 1
+    assert capsys.readouterr().err == "retouch: [Errno 28] No space left on device\n"
+
+
 def test_memory_that_does_not_suffice_is_no_defect(capsys):
     assert code(failures(), MemoryError("64 GB")) == 1
     said = capsys.readouterr().err

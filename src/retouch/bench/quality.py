@@ -94,6 +94,7 @@ class Quality(Suite):
     backend: str = "auto"
     lpips: bool = True
     tiles: dict[tuple[int, str], tuple[str, Pixels]] = field(default_factory=dict)
+    references: dict[tuple[int, bytes, int], tuple[Pixels, float]] = field(default_factory=dict)
 
     columns: ClassVar[Sequence[Column]] = ()
 
@@ -106,11 +107,10 @@ class Quality(Suite):
         self._weights()
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
-        """Every method on every edit."""
+        """Every method on every edit. Dense results are shared by the methods that replace the same."""
         progress.say("drawing pictures")
-        pictures = read_pictures(self.images) if self.images else self._draw()
+        pictures, lpips = read_pictures(self.images) if self.images else self._draw(), self._weights()
         edits = sample_edits([pixels for _, pixels in pictures], self.count)
-        bench = _Bench(self, edits, self._weights())
         for name, part in progress.over(self.method):
             policy = METHODS[name] or BALANCED
             editor = Editor.from_pretrained(
@@ -121,8 +121,74 @@ class Quality(Suite):
                 session = editor.open(
                     pixels, prompt=prompt, steps=self.steps, strength=self.strength, guidance=self.guidance
                 )
-                mine = [index for index, edit in enumerate(edits) if edit.image == number]
-                yield from bench.measured(session, name, prompt, mine, of_picture)
+                mine = {index: edit for index, edit in enumerate(edits) if edit.image == number}
+                yield from self._measured(session, name, prompt, mine, lpips, of_picture)
+
+    def _measured(
+        self,
+        session: DiffusionSession,
+        method: str,
+        prompt: str,
+        edits: Mapping[int, SampleEdit],
+        lpips: Lpips | None,
+        progress: Progress,
+    ) -> Iterator[Result]:
+        """One method on the edits of one picture."""
+        pictures: dict[int, Pixels] = {}
+        estimates: dict[int, Result] = {}
+
+        def keep(index: int, made: Edited | Pixels) -> None:
+            if isinstance(made, Edited):
+                session.undo()
+                estimates[index] = _estimate(made)
+            pictures[index] = np.array(made.image if isinstance(made, Edited) else made)
+
+        def variants(index: int) -> list[Variant]:
+            run = _crop if METHODS[method] is None else _edit
+            one = Variant("edit", partial(run, session, edits[index]), partial(keep, index))
+            return [one, *self._reference(session, index, edits[index])]
+
+        experiment = Experiment(list(edits), variants, 1, warm_up=False)
+        experiment.run(progress, f"{method}: {prompt}")
+        for index, edit in edits.items():
+            truth, dense_s = self.references[_key(session, index, edit)]
+            work = session.nets.denoiser.explain(Region.from_mask(edit.mask))
+            result = {
+                "model": self.model,
+                "method": method,
+                "prompt": prompt,
+                "edit": index,
+                "kind": edit.kind,
+                "share": edit.fraction,
+                "seconds": experiment.median(index, "edit") / 1e3,
+                **estimates.get(index, {}),
+                "dense_seconds": dense_s,
+                "macs": work.macs_active / work.macs_dense,
+                **asdict(compare(pictures[index], truth, edit.mask, lpips)),
+                "machine": machine.facts(),
+            }
+            if index < len(KINDS) and method in SHOWN:
+                self._show(result, edit, session.pixels, truth, pictures[index])
+            yield result
+
+    def _reference(self, session: DiffusionSession, index: int, edit: SampleEdit) -> list[Variant]:
+        """The dense model on an edit, unless it is known."""
+        key = _key(session, index, edit)
+
+        def keep(dense: Edited) -> None:
+            self.references[key] = np.array(dense.image), dense.seconds["total"]
+
+        reference = Variant("dense", lambda: session.reference(edit.pixels, mask=edit.mask), keep)
+        return [] if key in self.references else [reference]
+
+    def _show(self, result: Result, edit: SampleEdit, before: Pixels, truth: Pixels, picture: Pixels) -> None:
+        """Take the pictures of an edit: as it was, edited, the dense result, and what the method made of it."""
+        index, method = result["edit"], result["method"]
+        self.tiles.setdefault((index, "before"), (result["prompt"], before))
+        self.tiles.setdefault((index, "edited"), (f"{edit.kind}, {result['share']:.1%}", edit.pixels))
+        self.tiles.setdefault((index, "dense"), (f"dense, {result['dense_seconds'] * 1e3:.0f} ms", truth))
+        caption = f"{method}, {result['psnr_inside']:.0f} dB, {result['seconds'] * 1e3:.0f} ms"
+        self.tiles[index, method] = caption, picture
 
     def _weights(self) -> Lpips | None:
         return trained() if self.lpips else None
@@ -199,77 +265,10 @@ def read_pictures(folder: Path) -> list[tuple[str, Pixels]]:
     return [(file.stem.replace("-", " "), as_pixels(file)) for file in files]
 
 
-@dataclass
-class _Bench:
-    """Edits, and the dense results that methods share which replace the same."""
-
-    options: Quality
-    edits: Sequence[SampleEdit]
-    lpips: Lpips | None
-    references: dict[tuple[int, bytes, int], tuple[Pixels, float]] = field(default_factory=dict)
-
-    def measured(
-        self, session: DiffusionSession, method: str, prompt: str, mine: Sequence[int], progress: Progress
-    ) -> Iterator[Result]:
-        """One method on the edits of one picture."""
-        pictures: dict[int, Pixels] = {}
-        facts: dict[int, Result] = {index: {} for index in mine}
-
-        def keep(index: int, made: Edited | Pixels) -> None:
-            if isinstance(made, Edited):
-                session.undo()
-                facts[index] = _estimate(made)
-            pictures[index] = np.array(made.image if isinstance(made, Edited) else made)
-
-        def variants(index: int) -> list[Variant]:
-            run = _crop if METHODS[method] is None else _edit
-            one = Variant("edit", partial(run, session, self.edits[index]), partial(keep, index))
-            return [one, *self._reference(session, index)]
-
-        experiment = Experiment(mine, variants, 1, warm_up=False)
-        experiment.run(progress, f"{method}: {prompt}")
-        for index in mine:
-            edit, (truth, dense_s) = self.edits[index], self.references[self._key(session, index)]
-            result = {
-                "model": self.options.model,
-                "method": method,
-                "prompt": prompt,
-                "edit": index,
-                "kind": edit.kind,
-                "share": edit.fraction,
-                "seconds": experiment.median(index, "edit") / 1e3,
-                **facts[index],
-                "dense_seconds": dense_s,
-                "macs": _macs(session, edit),
-                **asdict(compare(pictures[index], truth, edit.mask, self.lpips)),
-                "machine": machine.facts(),
-            }
-            if index < len(KINDS) and method in SHOWN:
-                self._show(result, edit, session.pixels, truth, pictures[index])
-            yield result
-
-    def _key(self, session: DiffusionSession, index: int) -> tuple[int, bytes, int]:
-        inside = session.latent_mask(Region.from_mask(self.edits[index].mask)).numpy().tobytes()
-        return index, inside, session.border
-
-    def _reference(self, session: DiffusionSession, index: int) -> list[Variant]:
-        """The dense model on an edit, unless it is known."""
-        key, edit = self._key(session, index), self.edits[index]
-
-        def keep(dense: Edited) -> None:
-            self.references[key] = np.array(dense.image), dense.seconds["total"]
-
-        reference = Variant("dense", lambda: session.reference(edit.pixels, mask=edit.mask), keep)
-        return [] if key in self.references else [reference]
-
-    def _show(self, result: Result, edit: SampleEdit, before: Pixels, truth: Pixels, picture: Pixels) -> None:
-        """Take the pictures of an edit: as it was, edited, the dense result, and what the method made of it."""
-        tiles, index, method = self.options.tiles, result["edit"], result["method"]
-        tiles.setdefault((index, "before"), (result["prompt"], before))
-        tiles.setdefault((index, "edited"), (f"{edit.kind}, {result['share']:.1%}", edit.pixels))
-        tiles.setdefault((index, "dense"), (f"dense, {result['dense_seconds'] * 1e3:.0f} ms", truth))
-        caption = f"{method}, {result['psnr_inside']:.0f} dB, {result['seconds'] * 1e3:.0f} ms"
-        tiles[index, method] = caption, picture
+def _key(session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[int, bytes, int]:
+    """What a dense result depends on: the edit, and what is replaced around it."""
+    inside = session.latent_mask(Region.from_mask(edit.mask)).numpy().tobytes()
+    return index, inside, session.border
 
 
 def _edit(session: DiffusionSession, edit: SampleEdit) -> Edited:
@@ -289,12 +288,6 @@ def _estimate(edited: Edited) -> Result:
     return {"estimate_seconds": time.perf_counter() - start, **found}
 
 
-def _macs(session: DiffusionSession, edit: SampleEdit) -> float:
-    """Share of the denoiser's dense arithmetic that an update computes."""
-    found = session.nets.denoiser.explain(Region.from_mask(edit.mask))
-    return found.macs_active / found.macs_dense
-
-
 # Summaries
 
 SIZES = 5
@@ -302,11 +295,9 @@ SIZES = 5
 
 
 def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results of each method, in the order of the edits."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result["method"], []).append(result)
-    return found
+    """Results of each method."""
+    names = dict.fromkeys(each["method"] for each in results)
+    return {name: [each for each in results if each["method"] == name] for name in names}
 
 
 def summaries(results: Sequence[Result]) -> list[Result]:
@@ -372,15 +363,14 @@ def inexact(results: Sequence[Result]) -> list[Result]:
 def curves(results: Sequence[Result], methods: Sequence[str]) -> dict[str, list[Point]]:
     """Median seconds and median root mean square error of each method, from small edits to large ones."""
     found = {}
-    for name, part in by_method(results).items():
-        if name in methods:
-            ordered = sorted(part, key=lambda each: each["share"])
-            groups = [[ordered[i] for i in places] for places in np.array_split(np.arange(len(ordered)), SIZES)]
-            found[name] = [
-                (median(g["seconds"] for g in group), max(median(map(rms_error, group)), 1e-3))
-                for group in groups
-                if group
-            ]
+    for name, part in by_method([each for each in results if each["method"] in methods]).items():
+        ordered = sorted(part, key=lambda each: each["share"])
+        groups = [
+            ordered[places[0] : places[-1] + 1] for places in np.array_split(np.arange(len(part)), SIZES) if len(places)
+        ]
+        found[name] = [
+            (median(each["seconds"] for each in group), max(median(map(rms_error, group)), 1e-3)) for group in groups
+        ]
     return found
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.progress import TaskProgressColumn
 from rich.table import Table
 
 from retouch.cli.app import app
@@ -317,7 +318,7 @@ def _progress() -> Iterator[Progress]:
     """What suites tell how much is done, shown as a bar."""
     from retouch.bench.harness import Progress
 
-    with bar() as shown:
+    with bar(TaskProgressColumn()) as shown:
         task = shown.add_task("starting", total=1.0)
         yield Progress(lambda text, done: shown.update(task, description=text, completed=done))
         shown.update(task, description="done", completed=1.0)

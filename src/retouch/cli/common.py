@@ -5,7 +5,6 @@ torch is imported inside functions, so that help stays quick.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import re
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from retouch.errors import RetouchError
@@ -77,19 +76,21 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Exit with 1 for what goes wrong: in one line where it is the caller's, else as our defect, with the traceback."""
+    """Exit with 1 for what goes wrong: in one line where the caller or the machine can do something about it (an
+    OSError is a full disk or a missing permission), else as our defect, with the traceback.
+    """
     try:
         yield
     except (typer.Exit, typer.Abort, typer.TyperException):
         raise
-    except RetouchError as error:
-        _stop(error, 1)
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            raise
         from retouch.kernels.devices import lacks_memory
 
-        if lacks_memory(error):
+        if isinstance(error, RetouchError | OSError):
+            note(str(error) or type(error).__name__)
+        elif lacks_memory(error):
             note(_MEMORY.format((str(error) or type(error).__name__).splitlines()[0]))
         else:
             traceback.print_exc()
@@ -110,12 +111,12 @@ def _stop(error: BaseException, code: int) -> NoReturn:
 # Progress
 
 
-def bar() -> Bar:
-    """A bar on stderr, with the time left."""
+def bar(done: ProgressColumn) -> Bar:
+    """A bar on stderr, with how much is done and the time left."""
     return Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TaskProgressColumn(),
+        done,
         TextColumn("time left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
@@ -125,7 +126,7 @@ def bar() -> Bar:
 @contextmanager
 def steps_bar(first: str) -> Iterator[Progress]:
     """A bar for several long tasks, one after the other; `first` is said until the first one reports."""
-    with bar() as shown:
+    with bar(MofNCompleteColumn()) as shown:
         task = shown.add_task(first, total=None)
         last = math.inf
 
@@ -193,7 +194,7 @@ def known_policies(names: Sequence[str]) -> list[str]:
 
     for name in names:
         if name not in PRESETS:
-            raise UsageError(f"unknown policy {name!r}; choose from: {', '.join(PRESETS)}")
+            raise UsageError(f"unknown policy {name!r}; presets are {', '.join(PRESETS)}")
     return list(names)
 
 
