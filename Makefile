@@ -37,7 +37,7 @@ drawings: $(STAMPS)/venv
 	$(BIN)/python docs/drawings.py
 
 bench: $(STAMPS)/runtime $(STAMPS)/build
-	$(BIN)/retouch bench $(BENCH_FLAGS)
+	$(BIN)/retouch bench networks $(BENCH_FLAGS)
 
 build: $(STAMPS)/build
 

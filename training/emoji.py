@@ -632,7 +632,7 @@ def sheet(kind: str, steps: int = 30, guidance: float = 3.0, seed: int = 0, work
 
 @app.command("held-out")
 def held_out(folder: Path, work: Work = DEFAULT_WORK) -> None:
-    """Write the held-out pictures to FOLDER, named after their captions: for `retouch bench --quality --images`."""
+    """Write the held-out pictures to FOLDER, named after their captions: for `retouch bench quality --images`."""
     emoji = Emoji.load(work)
     chosen = emoji.split(held_out=True)
     folder.mkdir(parents=True, exist_ok=True)

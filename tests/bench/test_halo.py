@@ -11,9 +11,12 @@ import torch
 from rich.console import Console
 
 import retouch
-from commands import run, said
+from commands import run
 from models.test_super_resolution import written
-from retouch.bench.halo import HALOS, HaloOptions, drawn_edits, errors, halo_plot, halo_table, measure_halo, photograph
+from retouch.bench.edits import photograph
+from retouch.bench.halo import HALOS, Halo, drawn_edits, errors
+from retouch.bench.plots import save_plots
+from retouch.bench.trial import UPDATES_PER_ROUND
 from retouch.editing.gan import upscaler
 from retouch.editing.gan.upscaler import Pretrained
 from retouch.editing.images import as_pixels
@@ -38,11 +41,9 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(weights):
-    options = HaloOptions(NAME, halos=(0, 1, REACH), side=48, compile_dense=False, repeat=2)
-    ticks = []
-    results = list(measure_halo(options, ticks.append))
-    assert len(ticks) == options.ticks
-    return results
+    suite = Halo(NAME, (REACH, 0, 1, 1), side=48, no_compile=True, repeat=2)
+    suite.check()
+    return list(suite.results())
 
 
 def test_every_edit_has_every_halo(measured):
@@ -52,7 +53,8 @@ def test_every_edit_has_every_halo(measured):
     for each in measured:
         assert each["update_ms"] > 0
         assert each["speedup"] == each["dense_ms"] / each["update_ms"]
-        assert each["spread"]["update"]["samples"] == each["spread"]["record"]["samples"] == 2
+        assert each["spread"]["record"]["samples"] == 2
+        assert each["spread"]["update"]["samples"] == 2 * UPDATES_PER_ROUND
         assert each["machine"]["threads"] >= 1
 
 
@@ -71,7 +73,7 @@ def test_a_halo_in_the_mask_is_that_of_the_policy(weights):
     """What the benchmark relies on to measure all halos with one recording."""
     module = upscaler.Upscaler.from_pretrained(NAME).module
     x = torch.zeros(1, 3, 48, 48)
-    drawn = retouch.Region(drawn_edits(photograph(48))[0].mask[None])
+    drawn = retouch.Region((drawn_edits(photograph(48))["stroke"] != photograph(48)).any(2)[None])
     plain = retouch.compile(module, x, policy=replace(retouch.Policy.named("balanced"), dilate=0))
     for halo in (0, 3):
         grown = retouch.compile(module, x, policy=replace(retouch.Policy.named("balanced"), dilate=halo))
@@ -79,12 +81,13 @@ def test_a_halo_in_the_mask_is_that_of_the_policy(weights):
 
 
 @pytest.mark.parametrize("side", [32, 256, 512])
-def test_edits_are_small_and_where_their_masks_are(side):
+def test_edits_are_small(side):
     photo = photograph(side)
     assert photo.shape == (side, side, 3)
-    for edit in drawn_edits(photo):
-        assert 0.008 < edit.mask.mean() < 0.02
-        assert np.array_equal((edit.pixels != photo).any(2), edit.mask)
+    edits = drawn_edits(photo)
+    assert list(edits) == ["stroke", "patch"]
+    for pixels in edits.values():
+        assert 0.008 < (pixels != photo).any(2).mean() < 0.02
 
 
 def test_errors_are_counted_in_the_edit_and_over_the_picture():
@@ -99,46 +102,31 @@ def test_errors_are_counted_in_the_edit_and_over_the_picture():
     assert errors("x", truth, truth, mask)["x_psnr_db"] is None
 
 
-def test_results_are_json_a_table_and_a_plot(measured):
+def test_results_are_json_a_table_and_a_plot(measured, tmp_path):
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
     text = StringIO()
-    Console(file=text, width=80).print(halo_table(measured))
+    Console(file=text, width=80).print(Halo().tables(measured)[0])
     assert "…" not in text.getvalue()
     assert all(len(line) <= 80 for line in text.getvalue().splitlines())
     assert "stroke" in text.getvalue()
     equal = [{**measured[0], "update_psnr_db": None}, *measured[1:]]
     for results in (measured, equal):
-        assert len(np.unique(np.asarray(halo_plot(results)).reshape(-1, 3), axis=0)) > 5
+        plots = Halo().plots(results)
+        assert [len(plot.curves) for plot in plots] == [4, 4]
+        assert sum(map(len, plots[0].curves.values())) == sum(
+            (each["update_psnr_db"] is not None) + (each["update_psnr_image_db"] is not None) for each in results
+        )
+        assert as_pixels(save_plots(tmp_path / "p.png", plots)).shape == (460, 1520, 3)
 
 
 def test_the_command_writes_what_it_measured(weights, tmp_path):
     out, plot = tmp_path / "out.json", tmp_path / "plot.png"
     args = ["--model", NAME, "--side", 32, "--dilate", 3, "--dilate", 0, "--repeat", 1, "--no-compile"]
-    result = run("halo", *args, "--json", out, "--plot", plot)
+    result = run("bench", "halo", *args, "--json", out, "--plot", plot)
     assert result.exit_code == 0, result.output
     assert [each["halo"] for each in json.loads(out.read_text())] == [0, 3, 0, 3]
     assert as_pixels(plot).shape[2] == 3
     assert "error against halo" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--model", "ddpm-256"], "no trained weights of 'ddpm-256'; choose from: builtin/realesrgan-x4"),
-        (["--side", "16"], "16 pixels is not 32 to 512"),
-        (["--policy", "exact"], "the policy exact has no halo"),
-        (["--policy", "nope"], "presets are"),
-        (["--dilate", "-1"], "--dilate"),
-        (["--json", "none/x.json"], "cannot write none/x.json"),
-        (["--plot", "none/x.png"], "there is no folder none"),
-        (["--plot", "x.txt"], "no picture format"),
-    ],
-)
-def test_bad_input(args, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = run("halo", *args)
-    assert result.exit_code == 2
-    assert message in said(result)
 
 
 def test_default_halos_hold_the_presets():

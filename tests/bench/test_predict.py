@@ -8,7 +8,7 @@ import torch
 
 import retouch
 from retouch import models
-from retouch.bench import square
+from retouch.bench.edits import square
 from retouch.bench.forecast import ForecastOptions, assumptions, forecast, forecast_markdown, lowered, planner
 from retouch.bench.published import SIGE
 from retouch.plan import activity

@@ -5,28 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from commands import run
 from pipelines import picture, pipeline
-from retouch.bench.quality import (
-    CROP,
-    METHODS,
-    Gallery,
-    QualityOptions,
-    calibrated,
-    curves,
-    gain_of_probes,
-    markdown,
-    measure_quality,
-    quality_plot,
-    quality_table,
-    rank_correlation,
-    rms_error,
-    summary,
-)
-from retouch.bench.report import write_json
-from retouch.cli import app
-from retouch.editing.images import save_png
+from retouch.bench.quality import CROP, METHODS, Quality, calibrated, curves, gain_of_probes, rms_error, summaries
+from retouch.editing.images import as_pixels, save_png
+from retouch.errors import OptionError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -41,18 +25,18 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def gallery():
-    return Gallery()
+def suite(model, tmp_path_factory):
+    """The suite on two pictures, without LPIPS."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, name in enumerate(("a-b", "c d")):
+        save_png(picture("sd", seed), folder / f"{name}.png")
+    return Quality(model, folder, count=4, method=SHOWN, steps=3, lpips=False)
 
 
 @pytest.fixture(scope="module")
-def results(model, gallery):
-    pictures = [(name, picture("sd", seed)) for seed, name in enumerate(("a b", "c d"))]
-    options = QualityOptions(model, pictures, count=4, methods=SHOWN, steps=3, lpips=False)
-    ticks = []
-    found = list(measure_quality(options, ticks.append, gallery))
-    assert len(ticks) == options.ticks
-    return found
+def results(suite):
+    suite.check()
+    return list(suite.results())
 
 
 def test_every_method_runs_every_edit_against_one_reference(results):
@@ -66,41 +50,36 @@ def test_every_method_runs_every_edit_against_one_reference(results):
     json.dumps(results)
 
 
-def test_reports_are_made_of_them(results, tmp_path):
-    assert quality_table(results).row_count == len(SHOWN)
-    assert quality_plot(results).size == (900, 460)
-    text = markdown(results, "the command", "plot.png", "sheet.png")
-    assert all(part in text for part in ("the command", "plot.png", "sheet.png", "Error estimate of `balanced`"))
-    assert all(f"| {name} |" in text for name in SHOWN)
+def test_reports_are_made_of_them(suite, results, tmp_path):
+    (table,) = suite.tables(results)
+    assert table.row_count == len(SHOWN)
+    suite.write_report(tmp_path / "r.md", results, "the command")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r-edits.png", "r.md", "r.png"]
+    text = (tmp_path / "r.md").read_text()
+    assert all(part in text for part in ("`the command`", "(r.png)", "(r-edits.png)", "Error estimate of `balanced`"))
+    assert all(text.count(f"| {name} |") == 2 for name in SHOWN)
+    assert "dB by kind | stroke | paste |" in text
     assert "dB in the median" in text
     assert all(len(points) for points in curves(results, SHOWN).values())
-    write_json(tmp_path / "all.json", results)
+    assert as_pixels(tmp_path / "r.png").shape[2] == 3
 
 
-def test_the_gallery_shows_one_edit_of_each_kind(results, gallery):
+def test_one_edit_of_each_kind_is_shown(suite, results):
     shown = ("before", "edited", "dense", "balanced", CROP)
-    assert set(gallery.tiles) == {(edit, name) for edit in range(4) for name in shown}
-    assert gallery.sheet().width > len(shown) * 320
-    captions = [gallery.tiles[0, name][0] for name in shown]
+    assert set(suite.tiles) == {(edit, name) for edit in range(4) for name in shown}
+    captions = [suite.tiles[0, name][0] for name in shown]
     assert captions[0] == "a b"
     assert f"{results[0]['psnr_inside']:.0f} dB" in captions[3]
 
 
-def test_without_shown_methods_there_is_no_sheet(results):
-    refreshed = [r for r in results if r["method"] == "refreshed"]
-    assert "![one edit" not in markdown(refreshed, "the command", "plot.png", None)
-
-
-def test_a_report_of_other_methods_is_written(model, tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for seed, name in enumerate(("a b", "c d")):
-        save_png(picture("sd", seed), pictures / f"{name}.png")
+def test_a_report_of_other_methods_is_written_without_a_sheet(model, suite, tmp_path, monkeypatch):
+    monkeypatch.setattr("retouch.bench.quality.trained", lambda: None)
     report = tmp_path / "report.md"
-    arguments = ["--model", model, "--images", str(pictures), "--count", "2", "--method", "refreshed"]
-    result = CliRunner().invoke(app, ["bench", "--quality", *arguments, "--report", str(report)])
+    arguments = ["--model", model, "--images", suite.images, "--count", 2, "--method", "refreshed"]
+    result = run("bench", "quality", *arguments, "--report", report)
     assert result.exit_code == 0, result.output
     assert "| refreshed |" in report.read_text()
+    assert "retouch bench quality --model" in report.read_text()
     assert sorted(path.name for path in tmp_path.glob("report*")) == ["report.md", "report.png"]
 
 
@@ -117,7 +96,7 @@ def test_the_gain_is_over_the_better_one_of_the_edits_that_are_bad():
 
 def test_summaries_hold_medians_and_the_worst_tenth():
     keys = ("ssim_inside", "lpips_inside", "psnr", "ssim", "lpips", "seconds", "dense_seconds", "macs")
-    found = summary([made("x", i, 30 + i, **dict.fromkeys(keys, 1.0)) for i in range(11)])
+    (found,) = summaries([made("x", i, 30 + i, **dict.fromkeys(keys, 1.0)) for i in range(11)])
     assert found["psnr_inside"] == 35
     assert found["worst_tenth_db"] == 31
 
@@ -137,24 +116,9 @@ def test_an_estimate_that_follows_the_disagreement_is_found():
     assert abs(calibrated(scrambled).correlation) < 0.5
 
 
-def test_rank_correlation():
-    assert rank_correlation([1, 2, 3], [10, 100, 1000]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-
-
-def test_unknown_methods_are_refused():
-    with pytest.raises(ValueError, match="unknown method 'other'; there are paper"):
-        QualityOptions("model", (), methods=("other",))
+def test_what_cannot_be_measured_is_named(tmp_path):
+    with pytest.raises(OptionError, match="unknown method 'other'; choose from: paper"):
+        Quality(method=("other",)).check()
+    with pytest.raises(OptionError, match="fewer than two PNG"):
+        Quality(images=tmp_path).check()
     assert {"paper", "balanced", "fast", "exact"} <= set(METHODS)
-
-
-def test_the_command_refuses_bad_input_before_it_runs(tmp_path):
-    run = CliRunner().invoke
-    for arguments, said in (
-        (["--images", str(tmp_path)], "fewer than two PNG"),
-        (["--method", "other"], "unknown method"),
-        (["--report", str(tmp_path / "no" / "report.md")], "report.md"),
-    ):
-        result = run(app, ["bench", "--quality", *arguments])
-        assert result.exit_code == 2, result.output
-        assert said in " ".join(result.stderr.replace("│", " ").split())

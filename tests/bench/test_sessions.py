@@ -6,48 +6,33 @@ from io import StringIO
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from retouch.bench import square
-from retouch.bench.sessions import (
-    PIPELINES,
-    SessionOptions,
-    break_even,
-    compare,
-    measure_sessions,
-    moved,
-    outside_networks,
-    session_table,
-    unevenness,
-)
-from retouch.cli import app
+from retouch.bench.edits import square
+from retouch.bench.harness import Progress
+from retouch.bench.sessions import Sessions, break_even, compare, moved, outside_networks
+from retouch.errors import OptionError
+from retouch.models.pipelines import PIPELINES
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-def squares(*fractions):
-    return lambda size: [square(fraction, size) for fraction in fractions]
-
-
-def measured(options):
-    ticks = []
-    results = list(measure_sessions(options, ticks.append))
-    assert len(ticks) == options.ticks
+def measured(suite):
+    suite.check()
+    said = []
+    results = list(suite.results(Progress(lambda *x: said.append(x))))
+    assert [done for _, done in said] == sorted(done for _, done in said)
     return results
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
 def exact(request):
-    options = SessionOptions(models=(request.param,), steps=(2,), edits=squares(0.02), policy="exact", tiny=True)
+    options = Sessions((request.param,), (0.02,), steps=(2,), policy="exact", tiny=True)
     return measured(options)[0]
 
 
 @pytest.fixture(scope="module")
 def fast():
-    options = SessionOptions(
-        steps=(2, 3), edits=squares(0.01, 0.1), storage="bf16", memory=0, repeat=2, tiny=True, policy="fast"
-    )
-    return measured(options)
+    return measured(Sessions(edit=(0.01, 0.1), steps=(2, 3), storage="bf16", memory=0, repeat=2, tiny=True))
 
 
 def test_exact_update_is_the_dense_reference(exact):
@@ -105,7 +90,7 @@ def test_results_are_json_and_fit_a_table(exact, fast):
     results = [exact, *fast]
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     text = StringIO()
-    Console(file=text, width=80).print(session_table(results))
+    Console(file=text, width=80).print(Sessions().tables(results)[0])
     shown = text.getvalue()
     assert "…" not in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
@@ -116,9 +101,11 @@ def test_results_are_json_and_fit_a_table(exact, fast):
 def test_table_says_what_must_not_happen(exact):
     bad = {**exact, "update_outside_unchanged": False, "break_even": None, "update_psnr_db": None, "unevenness": 9.0}
     text = StringIO()
-    Console(file=text, width=80).print(session_table([bad]))
-    for word in ("changed!", "never", "equal", "a busy machine"):
+    Console(file=text, width=80).print(Sessions().tables([bad])[0])
+    for word in ("changed!", "never", "equal"):
         assert word in text.getvalue()
+    assert "a busy machine" in Sessions().notes([bad])[0]
+    assert Sessions().notes([{**bad, "unevenness": 1.2}]) == []
 
 
 @pytest.mark.parametrize(
@@ -139,14 +126,11 @@ def test_break_even_is_the_first_number_of_edits_that_pays(record, update, dense
         assert expected == 1 or record + (expected - 1) * update >= (expected - 1) * dense
 
 
-def test_ticks_count_models_steps_edits_and_rounds():
-    options = SessionOptions(models=("ddpm-256", "sd15"), steps=(2, 3, 4), edits=squares(0.1, 0.2), repeat=5)
-    assert options.ticks == 2 * (2 + 3 * (1 + 2 * 5 * 4))
-
-
-def test_unknown_pipeline_lists_the_choices():
-    with pytest.raises(ValueError, match=r"unknown pipeline 'nope'.*ddpm-256, sd15"):
-        next(measure_sessions(SessionOptions(models=("nope",), edits=squares(0.1))))
+def test_what_cannot_be_measured_is_named():
+    with pytest.raises(OptionError, match=r"unknown pipeline 'nope'.*ddpm-256, sd15"):
+        Sessions(("nope",)).check()
+    with pytest.raises(OptionError, match="unknown policy"):
+        Sessions(policy="nope").check()
 
 
 def test_second_edit_is_elsewhere_and_as_large():
@@ -173,27 +157,6 @@ def test_compare_counts_the_mask_and_the_image():
     assert compare("x", truth, truth, mask)["x_psnr_db"] is None
 
 
-def test_unevenness_is_over_all_runs_of_the_same_work():
-    assert unevenness([{"min": 4, "max": 5}, {"min": 2, "max": 3}]) == 2.5
-
-
 def test_share_outside_networks():
     seconds = {"encode": 1.0, "denoise": 6.0, "decode": 1.0, "schedule": 1.0, "other": 1.0, "total": 10.0}
     assert outside_networks(seconds) == pytest.approx(0.2)
-
-
-def test_bench_session_writes_results_and_a_table(tmp_path):
-    out = tmp_path / "out.json"
-    args = ["bench", "--session", "--tiny", "--steps", "2", "--policy", "exact", "--json", str(out)]
-    result = CliRunner().invoke(app, args)
-    assert result.exit_code == 0, result.output
-    assert "ddpm-256" in result.output
-    (found,) = json.loads(out.read_text())
-    assert found["update_mean_abs_err_image"] < 0.1
-    assert found["step_bytes"] > 0
-
-
-def test_bench_session_refuses_unknown_pipelines():
-    result = CliRunner().invoke(app, ["bench", "--session", "--model", "nothing"])
-    assert result.exit_code == 2
-    assert "unknown pipeline" in result.output

@@ -1,122 +1,129 @@
-"""`retouch bench`, `explain` and `demo`: bad input, and the shape of what is written."""
+"""`retouch bench`, `explain` and `demo`: options, bad input, files, interruption, and what is written."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from commands import run, said
-from kernels.interpreter import CPU, Graphs
-from retouch import kernels, models
-from retouch.bench import Edit, markdown, read_mask, restless, square
-from retouch.bench.measure import UPDATES_PER_ROUND, compare
+from retouch.bench.edits import square
+from retouch.bench.networks import Networks
 from retouch.models.pipelines import PIPELINES
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-TINY = ["--model", "resnet-generator", "--tiny", "--no-compile", "--repeat", "1"]
-KEYS = {
-    "model",
-    "edit",
-    "policy",
-    "dtype",
-    "device",
-    "dense_ms",
-    "dense_kind",
-    "dense_eager_ms",
-    "dense_channels_last_ms",
-    "dense_compiled_ms",
-    "record_ms",
-    "record_over_dense",
-    "update_ms",
-    "update_cached_ms",
-    "update_replayed_ms",
-    "speedup_replayed",
-    "undo_ms",
-    "speedup",
-    "macs_dense",
-    "macs_active",
-    "kept_bytes",
-    "peak_rss_bytes",
-    "compile_s",
-    "packed_bytes",
-    "max_abs_err",
-    "rel_err",
-    "outside_unchanged",
-    "machine",
-    "spread",
-    "fallbacks",
-}
+TINY = ["bench", "networks", "--model", "resnet-generator", "--tiny", "--no-compile", "--repeat", "1"]
 
 
-def test_list_shows_every_network():
-    result = run("bench", "--list")
-    assert result.exit_code == 0
+def test_bench_alone_shows_its_sub_commands():
+    shown = run("bench")
+    for name in ("networks", "sessions", "quality", "halo", "predict", "tiles"):
+        assert name in shown.output
+
+
+def test_lists_show_every_network_and_pipeline():
+    shown = run("bench", "networks", "--list")
+    assert shown.exit_code == 0
     for name in ("ddpm-256", "sd15-unet", "taesd", "sd3"):
-        assert name in result.output
-
-
-def test_list_of_sessions_shows_every_pipeline():
-    result = run("bench", "--session", "--list")
-    assert result.exit_code == 0
+        assert name in shown.stdout
+    shown = run("bench", "sessions", "--list")
+    assert shown.exit_code == 0
     for name, summary in PIPELINES.items():
-        assert name in result.output
-        assert summary.split(",")[0] in result.output
+        assert name in shown.stdout
+        assert summary.split(",")[0] in shown.stdout
+
+
+MEANINGLESS = {
+    "networks": ["--session", "--predict", "--quality", "--steps", "--storage", "--memory", "--method", "--images",
+                 "--count", "--side", "--plot"],
+    "sessions": ["--dtype", "--device", "--dilate", "--no-compile", "--method", "--images", "--count", "--side"],
+    "quality": ["--policy", "--edit", "--mask", "--dtype", "--device", "--dilate", "--repeat", "--steps", "--storage",
+                "--memory", "--tiny", "--no-compile"],
+    "halo": ["--edit", "--mask", "--dtype", "--device", "--steps", "--storage", "--memory", "--tiny", "--count"],
+    "predict": ["--session", "--repeat", "--no-compile", "--backend", "--threads", "--steps", "--storage", "--memory"],
+    "tiles": ["--model", "--policy", "--edit", "--dtype", "--backend", "--repeat", "--report", "--threads"],
+}  # fmt: skip
+"""Options that have a meaning for another sub-command, or had one before there were any."""
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, each) for name, found in MEANINGLESS.items() for each in found])
+def test_options_without_a_meaning_are_refused(name, option):
+    result = run("bench", name, option, "1")
+    assert result.exit_code == 2
+    assert f"No such option: {option}" in said(result)
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),
-        (["explain", "nope"], "choose from: ddpm-256, sd15-unet"),
-        (["bench", "--policy", "nope"], "balanced"),
-        (["demo", "--policy", "nope"], "balanced"),
-        (["demo", "--device", "abacus"], "cannot compute on the device 'abacus'"),
-        (["bench", "--edit", "0"], "above 0 and at most 1"),
-        (["explain", "dit", "--edit", "1.5"], "above 0 and at most 1"),
-        (["bench", "--edit", "nan"], "above 0 and at most 1"),
-        (["bench", "--mask", "missing.png"], "cannot read the mask"),
-        (["bench", "--json", "missing/out.json"], "cannot write"),
-        (["bench", "--dtype", "int8"], "bfloat16"),
-        (["bench", "--predict", "h100", "--dtype", "tf32", "--dtype", "float32"], "takes one --dtype"),
-        (["bench", "--session", "--report", "a.md"], "does not go with --session"),
-        (["bench", "--backend", "nope"], "reference"),
-        (["bench", "--repeat", "0"], "--repeat"),
-        (["bench", "--steps", "3"], "--steps needs --session"),
-        (["bench", "--storage", "bf16"], "--storage needs --session"),
-        (["bench", "--memory", "1GB"], "--memory needs --session"),
-        (["bench", "--session", "--dtype", "float32"], "--dtype does not go with --session"),
-        (["bench", "--session", "--dilate", "3"], "--dilate does not go with --session"),
-        (["bench", "--session", "--device", "cpu"], "--device does not go with --session"),
-        (["bench", "--device", "abacus"], "cannot compute on the device 'abacus'"),
-        (["bench", "--dtype", "tf32"], "--dtype tf32 needs --predict"),
-        (["bench", "--dtype", "float16"], "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
-        (["explain", "dit", "--dtype", "float16", "--backend", "reference"], "the reference backend computes in"),
-        (["bench", "--predict", "abacus"], "choose from: rtx3090, a100, h100, m1pro"),
-        (["bench", "--predict", "h100", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),
-        (["bench", "--predict", "h100", "--edit", "0"], "above 0 and at most 1"),
-        (["bench", "--predict", "h100", "--mask", "missing.png"], "cannot read the mask"),
-        (["bench", "--predict", "h100", "--repeat", "2"], "--repeat does not go with --predict"),
-        (["bench", "--predict", "h100", "--session"], "--session does not go with --predict"),
-        (["bench", "--predict", "m1pro", "--dtype", "tf32"], "no published peak for tf32"),
-        (["bench", "--predict", "h100", "--report", "missing/out.md"], "cannot write"),
-        (["bench", "--session", "--no-compile"], "--no-compile does not go with --session"),
-        (["bench", "--session", "--model", "nope"], "choose from: ddpm-256, sd15"),
-        (["bench", "--session", "--steps", "0"], "--steps"),
-        (["bench", "--session", "--memory", "4"], "is no size"),
-        (["bench", "--session", "--policy", "fast", "--policy", "exact"], "one policy at a time"),
-        (["bench", "--session", "--mask", "missing.png"], "cannot read the mask"),
-        (["bench", "--session", "--json", "missing/out.json"], "cannot write"),
+        (["networks", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),
+        (["networks", "--policy", "nope"], "balanced"),
+        (["networks", "--edit", "0"], "above 0 and at most 1"),
+        (["networks", "--edit", "nan"], "above 0 and at most 1"),
+        (["networks", "--edit", "much"], "unable to parse string as a number"),
+        (["networks", "--mask", "missing.png"], "cannot read the mask"),
+        (["networks", "--json", "missing/out.json"], "cannot write"),
+        (["networks", "--report", "missing/out.md"], "cannot write"),
+        (["networks", "--report", "out.txt"], "name it .md"),
+        (["networks", "--dtype", "int8"], "bfloat16"),
+        (["networks", "--dtype", "tf32"], "unknown type 'tf32'"),
+        (["networks", "--dtype", "float16"], "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
+        (["networks", "--backend", "nope"], "reference"),
+        (["networks", "--repeat", "0"], "--repeat"),
+        (["networks", "--device", "abacus"], "cannot compute on the device 'abacus'"),
+        (["sessions", "--model", "nope"], "choose from: ddpm-256, sd15"),
+        (["sessions", "--policy", "nope"], "unknown policy 'nope'"),
+        (["sessions", "--steps", "0"], "--steps"),
+        (["sessions", "--memory", "4"], "is no size"),
+        (["sessions", "--storage", "int8"], "fp32"),
+        (["sessions", "--mask", "missing.png"], "cannot read the mask"),
+        (["sessions", "--json", "missing/out.json"], "cannot write"),
+        (["quality", "--method", "other"], "unknown method 'other'; choose from: paper"),
+        (["quality", "--images", "."], "fewer than two PNG"),
+        (["quality", "--count", "0"], "--count"),
+        (["halo", "--model", "ddpm-256"], "no trained weights of 'ddpm-256'; choose from: builtin/realesrgan-x4"),
+        (["halo", "--side", "16"], "16 pixels is not 32 to 512"),
+        (["halo", "--policy", "exact"], "the policy exact has no halo"),
+        (["halo", "--policy", "nope"], "unknown policy"),
+        (["halo", "--dilate", "-1"], "--dilate"),
+        (["halo", "--json", "none/x.json"], "cannot write none/x.json"),
+        (["halo", "--plot", "none/x.png"], "cannot write none/x.png"),
+        (["halo", "--plot", "x.txt"], "no plot format"),
+        (["predict", "--device", "abacus"], "choose from: rtx3090, a100, h100, m1pro"),
+        (["predict", "--model", "nope"], "choose from: ddpm-256, sd15-unet"),
+        (["predict", "--edit", "0"], "above 0 and at most 1"),
+        (["predict", "--mask", "missing.png"], "cannot read the mask"),
+        (["predict", "--device", "m1pro", "--dtype", "tf32"], "no published peak for tf32"),
+        (["predict", "--dtype", "int8"], "tf32"),
+        (["predict", "--report", "missing/out.md"], "cannot write"),
     ],
 )
-def test_bad_input_is_named_on_stderr(arguments, message, tmp_path, monkeypatch):
+def test_bad_input_is_named_on_stderr_before_anything_runs(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("bench", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "nope"], "choose from: ddpm-256, sd15-unet"),
+        (["explain", "dit", "--edit", "1.5"], "above 0 and at most 1"),
+        (["explain", "dit", "--dtype", "float16", "--backend", "reference"], "the reference backend computes in"),
+        (["demo", "--policy", "nope"], "balanced"),
+        (["demo", "--device", "abacus"], "cannot compute on the device 'abacus'"),
+    ],
+)
+def test_bad_input_of_explain_and_demo(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run(*arguments)
     assert result.exit_code == 2
-    assert message in " ".join(result.stderr.split())
+    assert message in said(result)
     assert result.stdout == ""
 
 
@@ -131,130 +138,72 @@ def test_demo_refuses_a_file_as_folder(tmp_path):
 def test_mask_of_another_size_names_both(tmp_path):
     path = tmp_path / "mask.png"
     Image.new("L", (20, 30), 255).save(path)
-    result = run("bench", "--mask", path)
+    result = run("bench", "networks", "--mask", path)
     assert result.exit_code == 2
     assert "20x30" in result.stderr
     assert "256x256" in result.stderr
 
 
-def test_empty_mask_is_refused(tmp_path):
-    path = tmp_path / "mask.png"
-    Image.new("L", (64, 64), 0).save(path)
-    with pytest.raises(ValueError, match="empty"):
-        read_mask(path, (64, 64))
-
-
-def test_a_mask_that_is_no_image_is_refused(tmp_path):
-    path = tmp_path / "mask.png"
-    path.write_text("no image")
-    with pytest.raises(ValueError, match="cannot read the mask"):
-        read_mask(path, (64, 64))
-
-
-def test_mask_pixels_are_the_bright_ones(tmp_path):
-    image = Image.new("RGB", (4, 2))
-    image.putpixel((3, 1), (255, 255, 255))
-    image.save(tmp_path / "mask.png")
-    edit = read_mask(tmp_path / "mask.png", (2, 4))
-    assert edit.mask.nonzero().tolist() == [[1, 3]]
-
-
-@pytest.mark.parametrize("size", [(256, 256), (64, 64), (256, 512), (7, 300)])
-@pytest.mark.parametrize("fraction", [1e-9, 0.012, 0.15, 0.5, 1.0])
-def test_square_covers_its_share(size, fraction):
-    edit = square(fraction, size)
-    pixels = size[0] * size[1]
-    assert edit.mask.shape == size
-    assert edit.mask.any()
-    assert abs(edit.fraction - fraction) * pixels <= 0.5 * max(size) + 1
-
-
-def test_square_is_off_the_grid_and_near_the_middle():
-    rows, cols = square(0.012, (256, 256)).mask.nonzero().aminmax(dim=0)
-    assert (rows % 8).tolist() == [3, 5]
-    assert abs((rows + cols) / 2 - 128).max() <= 8
-
-
-def test_compare_measures_inside_and_checks_outside():
-    before, truth = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
-    active = torch.tensor([[[[True, False], [False, False]]]])
-    after = before.clone()
-    after[0, 0, 0, 0] = 1.5
-    found = compare(before, after, truth, active)
-    assert found["max_abs_err"] == 0.5
-    assert found["rel_err"] == pytest.approx(0.25)
-    assert found["rel_change"] == pytest.approx(1)
-    assert found["outside_unchanged"]
-    after[0, 0, 1, 1] = 1e-6
-    assert not compare(before, after, truth, active)["outside_unchanged"]
-
-
-def test_bench_writes_a_result_for_every_edit_and_policy(tmp_path):
-    path = tmp_path / "out.json"
-    result = run(
-        *["bench", *TINY, "--edit", 0.012, "--edit", 1, "--policy", "fast", "--policy", "paper"],
-        *["--json", path, "--threads", torch.get_num_threads()],
-    )
+def test_networks_writes_results_and_a_report_that_names_its_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(square(0.05, (64, 64)).mask.byte().mul(255).numpy()).save("mask.png")
+    options = ["--dtype", "float32", "--dtype", "bfloat16", "--report", "r.md", "--json", "out.json"]
+    result = run(*TINY, "--mask", "mask.png", *options, "--threads", torch.get_num_threads())
     assert result.exit_code == 0, result.output
-    found = json.loads(path.read_text())
-    assert [(each["policy"], each["edit_label"]) for each in found] == [
-        ("fast", "0.012"),
-        ("fast", "1"),
-        ("paper", "0.012"),
-        ("paper", "1"),
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [(each["dtype"], each["edit_label"]) for each in found] == [
+        ("float32", "mask.png"),
+        ("bfloat16", "mask.png"),
     ]
-    for each in found:
-        assert set(each) >= KEYS
-        assert each["dense_ms"] == min(each["dense_eager_ms"], each["dense_channels_last_ms"])
-        assert each["dense_compiled_ms"] is None
-        assert each["speedup"] == pytest.approx(each["dense_ms"] / each["update_ms"])
-        assert each["outside_unchanged"]
-        assert 0 < each["macs_active"] <= each["macs_dense"]
-    assert "resnet-generator" in result.output
+    text = (tmp_path / "r.md").read_text()
+    assert (
+        "`retouch bench networks --model resnet-generator --mask mask.png --dtype float32 --dtype bfloat16 "
+        "--no-compile --repeat 1 --tiny" in text
+    )
+    assert text.count("| resnet-generator |") == 2
+    assert "resnet-generator" in result.stdout
+    assert "done" in result.stderr
+    assert "page faults" in result.stderr
 
 
-def test_bench_reports_types_and_edits_beside_what_was_published(tmp_path):
-    report, path = tmp_path / "gpu.md", tmp_path / "out.json"
-    arguments = ["--model", "ddpm-256", *TINY[2:], "--dtype", "float32", "--dtype", "bfloat16", "--edit", "0.05"]
-    result = run("bench", *arguments, "--report", report, "--json", path)
-    assert result.exit_code == 0, result.output
-    found = json.loads(path.read_text())
-    assert [each["dtype"] for each in found] == ["float32", "bfloat16"]
-    text = report.read_text()
-    assert "`retouch bench --model ddpm-256 --edit 0.05 --dtype float32 --dtype bfloat16" in text
-    assert cells(text)[0][-4:] == ["-", "-", "-", "- |"]
-    rows = cells(markdown([{**each, "tiny": False} for each in found], "retouch bench"))
-    assert [row[1] for row in rows] == ["float32", "bfloat16"]
-    assert rows[0][-4:] == ["0.0378", "37.5", "13.5", "2.8x |"]
-    assert {len(row) for row in rows} == {17}
+def interrupted(self, progress):
+    yield {"model": "x"}
+    raise KeyboardInterrupt
 
 
-def cells(report):
-    """The rows of a report's table."""
-    return [line.split(" | ") for line in report.splitlines() if line.startswith("| ddpm-256")]
+def test_results_so_far_are_kept_when_interrupted(tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    monkeypatch.setattr(Networks, "results", interrupted)
+    result = run(*TINY, "--json", path)
+    assert result.exit_code == 130
+    assert f"retouch: interrupted; {path} holds the results so far: 1" in said(result)
+    assert json.loads(path.read_text()) == [{"model": "x"}]
+    assert run(*TINY).exit_code == 130
 
 
-def test_bench_measures_bfloat16_and_a_mask(tmp_path):
-    mask, path = tmp_path / "mask.png", tmp_path / "out.json"
-    Image.fromarray(square(0.05, (64, 64)).mask.byte().mul(255).numpy()).save(mask)
-    result = run("bench", *TINY, "--dtype", "bfloat16", "--mask", mask, "--json", path)
-    assert result.exit_code == 0, result.output
-    (found,) = json.loads(path.read_text())
-    assert (found["dtype"], found["edit_label"]) == ("bfloat16", "mask.png")
+def test_results_so_far_are_kept_when_something_fails(tmp_path, monkeypatch):
+    def failing(self, progress):
+        yield {"model": "x"}
+        raise RuntimeError("the kernels are on strike")
+
+    path = tmp_path / "out.json"
+    monkeypatch.setattr(Networks, "results", failing)
+    assert run(*TINY, "--json", path).exit_code == 1
+    assert json.loads(path.read_text()) == [{"model": "x"}]
 
 
-def test_bench_measures_float16_where_the_backend_computes_in_it(monkeypatch):
-    seen = []
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, TypeError])
+def test_what_is_not_the_callers_is_our_defect(kind, monkeypatch):
+    def fail(*arguments, **options):
+        raise kind("the kernels are on strike")
 
-    def measure(options, tick):
-        seen.extend(options.dtypes)
-        raise RuntimeError("seen")
-
-    halves = SimpleNamespace(name="halves", device="cpu", dtypes=(torch.float16,))
-    monkeypatch.setattr("retouch.kernels.backend", lambda *_: halves)
-    monkeypatch.setattr("retouch.bench.measure", measure)
-    assert run("bench", *TINY, "--dtype", "float16").exit_code == 1
-    assert seen == [torch.float16]
+    monkeypatch.setattr("retouch.compile", fail)
+    result = run(*TINY)
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert f"{kind.__name__}: the kernels are on strike" in result.stderr
+    assert "retouch: this is a defect of Retouch" in result.stderr
+    assert "please report it" in result.stderr
 
 
 def test_a_backend_that_cannot_be_loaded_is_no_traceback(monkeypatch):
@@ -262,41 +211,40 @@ def test_a_backend_that_cannot_be_loaded_is_no_traceback(monkeypatch):
         raise ImportError("the triton backend cannot be loaded")
 
     monkeypatch.setattr("retouch.kernels.backend", fail)
-    for command in (["bench"], ["explain", "dit"]):
+    for command in (["bench", "networks"], ["explain", "dit"]):
         result = run(*command, "--backend", "triton")
-        assert (result.exit_code, said(result)) == (1, "retouch: the triton backend cannot be loaded")
+        assert (result.exit_code, said(result)) == (2, "retouch: the triton backend cannot be loaded")
 
 
-def test_bench_measures_sessions(tmp_path):
-    path = tmp_path / "out.json"
+def test_sessions_are_measured_and_reported(tmp_path):
+    path, report = tmp_path / "out.json", tmp_path / "out.md"
     result = run(
-        *["bench", "--session", "--tiny", "--steps", 2, "--steps", 3, "--edit", 0.05, "--policy", "paper"],
-        *["--storage", "bf16", "--memory", "0", "--json", path],
+        *["bench", "sessions", "--tiny", "--steps", 2, "--edit", 0.05, "--policy", "paper", "--storage", "bf16"],
+        *["--memory", "0", "--json", path, "--report", report],
     )
     assert result.exit_code == 0, result.output
-    found = json.loads(path.read_text())
-    assert [(each["steps"], each["repeat"]) for each in found] == [(2, 1), (3, 1)]
-    for each in found:
-        assert (each["policy"], each["storage"], each["session_memory_bytes"]) == ("paper", "bf16", 0)
+    (found,) = json.loads(path.read_text())
+    assert (found["steps"], found["repeat"], found["policy"], found["storage"]) == (2, 1, "paper", "bf16")
+    assert found["session_memory_bytes"] == 0
     assert "ddpm-256" in result.stdout
-    assert "done" in result.stderr
+    assert "| ddpm-256 | 2, 0.05 |" in report.read_text()
 
 
-def test_bench_predicts_for_every_device_and_runs_nothing(tmp_path, monkeypatch):
+def test_predictions_are_made_for_every_device_and_nothing_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("retouch.compile", None)
-    path, report = tmp_path / "out.json", tmp_path / "out.md"
-    options = ["--predict", "h100", "--predict", "m1pro", "--model", "resnet-generator", "--tiny", "--edit", "0.05"]
-    result = run("bench", *options, "--json", path, "--report", report)
+    monkeypatch.chdir(tmp_path)
+    options = ["--device", "h100", "--device", "m1pro", "--model", "resnet-generator", "--edit", "0.05", "--tiny"]
+    result = run("bench", "predict", *options, "--json", "out.json", "--report", "out.md")
     assert result.exit_code == 0, result.output
-    found = json.loads(path.read_text())
+    found = json.loads((tmp_path / "out.json").read_text())
     assert [(each["device"], each["policy"], each["edit_label"]) for each in found] == [
         ("h100", "paper", "0.05"),
         ("m1pro", "paper", "0.05"),
     ]
     assert all(each["predicted"] and each["update_ms"] > 0 for each in found)
     assert result.stdout.count("PREDICTED, not measured") == 2
-    assert "A prediction is no measurement" in result.stdout
-    assert f"`retouch bench {' '.join(options[:6])} --edit 0.05 --tiny --report {report}`" in report.read_text()
+    assert "A prediction is no measurement" in result.stderr
+    assert f"`retouch bench predict {' '.join(options)} --json out.json" in (tmp_path / "out.md").read_text()
 
 
 def test_explain_prints_a_table():
@@ -312,43 +260,5 @@ def test_demo_writes_its_pictures(tmp_path):
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert names == {"photo.png", "large.png", "emoji.png", "edited.png", "sheet.png"}
     assert {"record", "stroke", "patch", "erasure", "undo"} <= set(result.stdout.split())
-    assert "retouch bench --quality" in result.stdout
+    assert "retouch bench quality" in result.stdout
     assert "Computed with cpu kernels on cpu" in result.stdout
-
-
-def test_a_failure_exits_with_one(monkeypatch):
-    def fail(*arguments, **options):
-        raise RuntimeError("the kernels are on strike")
-
-    monkeypatch.setattr("retouch.compile", fail)
-    result = run("bench", *TINY)
-    assert result.exit_code == 1
-    assert "on strike" in result.stderr
-
-
-def test_uneven_dense_times_are_noticed():
-    calm = {"model": "a", "dense_kind": "eager", "spread": {"eager": {"min": 10, "max": 12}}}
-    busy = {"model": "b", "dense_kind": "eager", "spread": {"eager": {"min": 10, "max": 20}}}
-    assert restless([calm, busy, busy]) == ["b"]
-
-
-def test_edit_fraction_is_that_of_its_mask():
-    assert Edit("half", torch.tensor([[True, False]])).fraction == 0.5
-
-
-def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch, tmp_path):
-    backend, file, size = Graphs(), tmp_path / "found.json", (16, 16)
-    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
-    inputs = models.Inputs((torch.zeros(1, 3, *size),), {})
-    network = models.Network("small", "", size, size, lambda tiny: module, lambda *_: inputs)
-    monkeypatch.setattr(models, "get", lambda name: network)
-    monkeypatch.setitem(kernels.registry._made, ("triton", CPU), backend)
-    arguments = ["--no-compile", "--repeat", "1", "--edit", "0.05", "--policy", "exact", "--backend", "triton"]
-    shown = run("bench", "--model", "srvgg", *arguments, "--json", str(file))
-    assert shown.exit_code == 0, said(shown)
-    (result,) = json.loads(file.read_text())
-    assert result["update_replayed_ms"] > 0
-    assert result["speedup_replayed"] == pytest.approx(result["dense_ms"] / result["update_replayed_ms"])
-    assert result["outside_unchanged"]
-    assert (len(backend.captured), backend.replayed) == (1, 2 * UPDATES_PER_ROUND - 1)
-    assert "graph" in shown.output

@@ -3,10 +3,11 @@
 import warnings
 
 import pytest
+import typer
 
 from commands import run
-from retouch.cli.common import byte_count, check_picture_file
-from retouch.errors import FallbackWarning
+from retouch.cli.common import byte_count, check_picture_file, failures, usage_errors
+from retouch.errors import FallbackWarning, OptionError, RetouchError
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_sizes(text, expected):
     "text", ["", "4", "GB", "-1GB", "4XB", "4iB", "1e9", "nan", "infGB", "1,5GB", "9" * 400 + "GB"]
 )
 def test_other_text_is_no_size(text):
-    with pytest.raises(ValueError, match="is no size; write 4GB"):
+    with pytest.raises(OptionError, match="is no size; write 4GB"):
         byte_count(text)
 
 
@@ -46,7 +47,7 @@ def test_picture_files(tmp_path):
         "missing/x.png": "there is no folder",
         "folder.png": "it is a folder",
     }.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(OptionError, match=message):
             check_picture_file(tmp_path / name)
 
 
@@ -68,3 +69,44 @@ def test_a_fallback_is_noted_and_other_warnings_are_left_alone(monkeypatch):
     assert shown == [DeprecationWarning]
     monkeypatch.undo()
     assert warnings.showwarning is before
+
+
+def code(wrapped, error):
+    """The exit code that an error becomes."""
+    with pytest.raises(typer.Exit) as found, wrapped:
+        raise error
+    return found.value.exit_code
+
+
+def test_errors_of_the_caller_are_one_line(capsys):
+    assert code(usage_errors(), RetouchError("name another")) == 2
+    assert code(failures(), RetouchError("name another")) == 1
+    assert capsys.readouterr().err == "retouch: name another\n" * 2
+
+
+def test_any_other_error_is_a_defect_with_its_traceback(capsys):
+    with pytest.raises(ValueError, match="odd"), usage_errors():
+        raise ValueError("odd")
+    assert code(failures(), ValueError("odd")) == 1
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert "ValueError: odd" in lines
+    assert last.startswith("retouch: this is a defect of Retouch")
+
+
+def test_a_full_disk_is_no_defect(capsys):
+    assert code(failures(), OSError(28, "No space left on device")) == 1
+    assert capsys.readouterr().err == "retouch: [Errno 28] No space left on device\n"
+
+
+def test_memory_that_does_not_suffice_is_no_defect(capsys):
+    assert code(failures(), MemoryError("64 GB")) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("retouch: the device's memory did not suffice (64 GB)")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [typer.Exit(3), typer.Abort(), typer.BadParameter("x"), KeyboardInterrupt()])
+def test_what_typer_handles_is_left_to_it(error):
+    with pytest.raises(type(error)), failures():
+        raise error

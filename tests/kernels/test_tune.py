@@ -1,19 +1,18 @@
 """Choosing tiles: the choice with a stand-in for the clock, what is left out before it, and other tiles' values."""
 
 import os
-import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from rich.console import Console
 
 from kernels import interpreter
 from kernels.cases import Random, assert_close
 from kernels.test_attention import query
 from kernels.test_gemm import product
 from kernels.test_triton import check
+from retouch.errors import RetouchError
 from retouch.kernels.triton import tiles, tune
 from retouch.kernels.triton.ahead import Resources
 from retouch.kernels.triton.tiles import AttentionTile, Tile
@@ -70,7 +69,7 @@ def test_a_tile_that_the_gpu_refuses_is_left_out():
         return 1.0
 
     assert list(tune.measure(kind, 4, [FIRST, SECOND], timer, CPU)) == [SECOND]
-    with pytest.raises(RuntimeError, match="no candidate of TILES for numbers of 4 bytes"):
+    with pytest.raises(tune.TuneError, match="no candidate of TILES for numbers of 4 bytes"):
         tune.measure(kind, 4, [FIRST], timer, CPU)
 
 
@@ -111,18 +110,17 @@ def test_what_compiled_kernels_take_decides():
     ], done.stderr  # fmt: skip
 
 
-def test_without_a_gpu_one_line_says_so():
-    done = compiling("-m", "retouch.kernels.triton.tune")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("tune: this needs a GPU")
-    assert len(done.stderr.splitlines()) == 1
+def test_the_interpreter_has_no_candidates():
+    with pytest.raises(RetouchError, match="TRITON_INTERPRET is set"):
+        tune.fitting(tune.PRODUCTS, 4, tune.named("sm_90"))
 
 
-def test_the_interpreter_has_no_candidates(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tune", "--list", "sm_90"])
-    with pytest.raises(SystemExit, match="tune: TRITON_INTERPRET is set"):
-        tune.main()
+def test_unknown_architectures_and_missing_gpus_are_named(monkeypatch):
+    with pytest.raises(tune.TuneError, match=r"no tiles are known for 'sm_1'; choose from: sm_80, sm_86, sm_90"):
+        tune.named("sm_1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(tune.TuneError, match="this needs a GPU"):
+        tune.present()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -149,33 +147,3 @@ def test_neighbours_of_the_first_row():
     assert rows.tolist() == [
         [-1, -1, -1, -1, 0, 1, -1, side, side + 1], [-1, -1, -1, 0, 1, 2, side, side + 1, side + 2],
     ]  # fmt: skip
-
-
-def test_what_is_printed_goes_into_the_tables(monkeypatch, capsys):
-    """A whole run on a few candidates, with a clock that prefers the second of them."""
-    tables = {
-        tune.PRODUCTS: (tune.Product(1, 8, 20), [Tile(64, 64, 32, 4, 2), SECOND]),
-        tune.ATTENTION: (tune.Attention(8, 5, 20), [AttentionTile(32, 32), AttentionTile(16, 32)]),
-    }
-    kinds = [
-        tune.Kind(kind.table, kind.kernel, {2: candidates, 4: candidates}, (), (shape,))
-        for kind, (shape, candidates) in tables.items()
-    ]
-    monkeypatch.setattr(tune, "KINDS", kinds)
-    monkeypatch.setattr(tune, "fits", lambda *_: True)
-    monkeypatch.setattr(tune, "DEVICE", CPU)
-
-    def timer(run):
-        run()
-        return 1.0 if any(kind.used[size] == kind.candidates[2][1] for kind in kinds for size in (2, 4)) else 3.0
-
-    entries = tune.tune(tune.named("sm_86"), timer, Console(width=100))
-    printed = capsys.readouterr().out
-    assert '"sm_86": {2: Tile(32, 16, 16, 4, 2), 4: Tile(32, 16, 16, 4, 2)},' in printed
-    assert '"sm_86": {2: AttentionTile(16, 32), 4: AttentionTile(16, 32)},' in printed
-    assert re.search(r"Tile\(64, 64, 32, 4, 2\) \(in use\) +3\.000", printed)
-    assert re.search(r"Tile\(64, 64, 16, 4, 2\) \(in use\) +left out", printed)
-    assert {(x["kernel"], x["dtype"], x["ms"]) for x in entries if x["kernel"] == "sdpa"} == {
-        ("sdpa", f"torch.{name}", 3.0) for name in ("float16", "bfloat16", "float32")
-    }
-    assert len(entries) == 2 * 2 * 3 + 3

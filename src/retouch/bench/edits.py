@@ -1,15 +1,23 @@
-"""Edits to measure with: masks over the pixels of a network's image."""
+"""Edits to measure with: masks over the pixels of a network's image, and strokes and patches on a photograph."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from retouch.editing.images import as_mask
+from retouch.editing.images import Pixels, as_mask
+from retouch.errors import OptionError
+from retouch.models.extras import require
+
+EDIT = 0.012
+"""Share of the image that is edited unless another one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,16 @@ class Edit:
         return float(self.mask.float().mean())
 
 
+def edits_of(shares: Sequence[float], masks: Sequence[Path], size: tuple[int, int]) -> list[Edit]:
+    """Square edits and edits from files, for an image of `size` (H, W); one square if none are named."""
+    squares = shares or ([] if masks else [EDIT])
+    return [*(square(share, size) for share in squares), *(read_mask(mask, size) for mask in masks)]
+
+
 def check_fraction(fraction: float) -> float:
-    """`fraction` itself; ValueError unless it lies in (0, 1]."""
+    """`fraction` itself; OptionError unless it lies in (0, 1]."""
     if not 0.0 < fraction <= 1.0:
-        raise ValueError(
+        raise OptionError(
             f"an edit of {fraction:g} is not a share of the image; give a number "
             "above 0 and at most 1, such as 0.012 for 1.2 %"
         )
@@ -56,8 +70,7 @@ def square(fraction: float, size: tuple[int, int]) -> Edit:
 def read_mask(path: Path, size: tuple[int, int]) -> Edit:
     """The mask in an image file: pixels brighter than half are the edit.
 
-    Raises ValueError if the file is no image, has another size than `size` (H, W)
-    or holds no edited pixel.
+    Raises ImageError if the file is no image, has another size than `size` (H, W) or holds no edited pixel.
     """
     return Edit(path.name, torch.from_numpy(as_mask(path, size)))
 
@@ -66,3 +79,38 @@ def _off_grid(slack: int, remainder: int) -> int:
     """A corner near the middle of `slack`, congruent to `remainder` modulo 8 if it fits."""
     middle = slack // 2
     return min(slack, middle + (remainder - middle) % 8)
+
+
+# Edits of pictures
+
+MOST = 512
+"""Side of the whole photograph in pixels."""
+
+
+def photograph(side: int) -> Pixels:
+    """The face of scikit-image's astronaut (NASA, public domain) in its own pixels, [side, side, 3], up to MOST.
+
+    Raises ExtraError naming the extra to install if scikit-image is missing.
+    """
+    pixels: Pixels = require("skimage.data", "bench").astronaut()
+    top, left = max(0, 120 - side // 2), min(MOST - side, max(0, 224 - side // 2))
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def brushed(
+    pixels: Pixels, curve: Callable[[float], tuple[float, float]], colour: tuple[int, int, int], width: float
+) -> Pixels:
+    """A stroke on the picture along `curve`: x and y as shares of the sides, for 0 to 1; width in pixels."""
+    sides = pixels.shape[1], pixels.shape[0]
+    points = [tuple(side * share for side, share in zip(sides, curve(t), strict=True)) for t in np.linspace(0, 1, 40)]
+    canvas = Image.fromarray(pixels)
+    ImageDraw.Draw(canvas).line(points, colour, max(1, round(width)), "curve")
+    return np.array(canvas)
+
+
+def pasted(pixels: Pixels, source: tuple[int, int], target: tuple[int, int], size: tuple[int, int]) -> Pixels:
+    """A patch of `size` (H, W) of the picture copied from one corner (y, x) to another one."""
+    (y, x), (to_y, to_x), (height, width) = source, target, size
+    drawn = pixels.copy()
+    drawn[to_y : to_y + height, to_x : to_x + width] = pixels[y : y + height, x : x + width]
+    return drawn

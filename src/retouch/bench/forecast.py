@@ -12,9 +12,9 @@ from torch import nn
 
 from retouch import kernels, models
 from retouch.bench.edits import Edit, square
-from retouch.bench.measure import Result, Tick, chosen_policy
+from retouch.bench.networks import chosen_policy
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
-from retouch.bench.report import compact_table, figure, markdown_table, times
+from retouch.bench.report import Result, compact_table, figure, markdown_table, times
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import Signature
@@ -31,6 +31,8 @@ from retouch.plan.policy import Policy
 from retouch.plan.region import Region
 from retouch.runtime.emitter import dirty_values
 from retouch.runtime.weights import Weights
+
+Tick = Callable[[str], None]
 
 STORED = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The type that rows and weights are stored in, by the type that products are computed in."""

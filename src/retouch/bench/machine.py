@@ -1,18 +1,27 @@
-"""The machine and versions that a figure belongs to, and the memory a run took."""
+"""The machine and versions that a figure belongs to, and the memory that a run takes."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
 from typing import Any
 
 import torch
+
+from retouch.models.extras import require
+
+INTERVAL = 0.02
+"""Seconds between two looks at the memory."""
 
 
 def facts(device: str = "cpu") -> dict[str, Any]:
@@ -40,24 +49,6 @@ def package_version() -> str:
         return "not installed"
 
 
-def peak_rss() -> int:
-    """Largest resident memory in bytes since the last `reset_peak`, or since the start."""
-    status = _read("/proc/self/status")
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def reset_peak() -> None:
-    """Start counting the peak anew, where the system allows it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
 def waiting(device: str) -> Callable[[], None]:
     """A function that waits until all work given to the device is done."""
     kind = torch.device(device).type
@@ -81,19 +72,16 @@ def _kernel_isa() -> str:
 
 
 def _cpu_name() -> str:
-    for line in _read("/proc/cpuinfo").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _read(path: str) -> str:
+    """As the kernel says; Python knows no more than the architecture on Linux."""
     try:
-        return Path(path).read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return ""
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
+@cache
 def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
@@ -101,3 +89,48 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
+
+
+class PeakMemory:
+    """Largest resident memory of this process while any of its `with` blocks ran, in bytes, seen by a thread.
+
+    rss: all. anon: without files and memory that others share. file: the rest, which the system can drop. Where
+    the system does not tell them apart, `anon` is all. Raises ExtraError naming the extra if psutil is missing.
+    """
+
+    def __init__(self) -> None:
+        self.rss, self.anon, self.file = 0, 0, 0
+        self._process = require("psutil", "bench").Process()
+        self._stop, self._thread = Event(), Thread()
+
+    def __enter__(self) -> PeakMemory:
+        give_back()
+        self._stop = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.look()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            self.look()
+
+    def look(self) -> None:
+        """Count what is resident now."""
+        seen = self._process.memory_info()
+        file = getattr(seen, "shared", 0)
+        self.rss, self.anon, self.file = max(self.rss, seen.rss), max(self.anon, seen.rss - file), max(self.file, file)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, so that what ran before does not count; with glibc only."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -8,28 +8,34 @@ costs is the time of `session.edit`, index tables of its new region included.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from statistics import correlation, median
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from PIL import Image
 from rich.table import Table
 
 from retouch.bench import machine
 from retouch.bench.crop import crop_and_stitch
-from retouch.bench.measure import Result, Tick
-from retouch.bench.perceptual import Perceptual, compare
-from retouch.bench.plot import line_plot
-from retouch.bench.report import compact_table
+from retouch.bench.difference import compare
+from retouch.bench.harness import Experiment, Progress, Suite, Variant
+from retouch.bench.options import backend_of, chosen
+from retouch.bench.plots import Plot, Point
+from retouch.bench.report import Column, Result, column_table, terminal_table
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
 from retouch.bench.sessions import redrawn
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.estimate import StepCheck
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, as_pixels, save_png
+from retouch.editing.session import Edited
 from retouch.editing.sheets import side_by_side
+from retouch.errors import OptionError
+from retouch.models.extras import require
+from retouch.models.lpips import Lpips, trained
 from retouch.plan.policy import PRESETS, Policy
 from retouch.plan.region import Region
 
@@ -46,156 +52,242 @@ METHODS: dict[str, Policy | None] = {
     "balanced, dense below 0.6": replace(BALANCED, dense_below=0.6),
     "refreshed, dense below 0.6": replace(BALANCED, stats="refreshed", dense_below=0.6),
 }
-"""Policies by the name of the method; None: crop and stitch."""
+"""Policies by the name of the method; None: crop and stitch, held against the dense reference of `balanced`."""
 
-YARDSTICK = "balanced"
-"""The method whose dense reference crop and stitch is held against."""
+PICTURES = 20
+PROMPTS = (
+    "red apple", "grinning face", "dog face", "pizza", "tiger face", "sunflower", "octopus", "birthday cake",
+    "red heart", "tropical fish", "crying face", "hamburger", "teapot", "watermelon", "panda", "pineapple", "frog",
+    "strawberry", "robot", "ice cream",
+)  # fmt: skip
+"""What the model draws when no pictures are given."""
+
+SUMMARY = [
+    Column("method", "method"),
+    Column("psnr_inside", "dB", "{:.1f}".format),
+    Column("worst_tenth_db", "worst\ntenth", "{:.1f}".format),
+    Column("ssim_inside", "SSIM", "{:.4f}".format),
+    Column("lpips_inside", "LPIPS", "{:.4f}".format),
+    Column("psnr", "image\ndB", "{:.1f}".format),
+    Column("lpips", "image\nLPIPS", "{:.4f}".format),
+    Column("seconds", "ms", lambda seconds: f"{seconds * 1e3:.0f}"),
+    Column("macs", "GMAC\nshare", "{:.1%}".format),
+]
+MEDIANS = ("psnr_inside", "ssim_inside", "lpips_inside", "psnr", "ssim", "lpips", "seconds", "dense_seconds", "macs")
+SHOWN = ("balanced", "paper", CROP)
+"""Methods whose pictures are shown."""
 
 
 @dataclass(frozen=True)
-class QualityOptions:
+class Quality(Suite):
     """What to measure.
 
-    pictures: by their prompts; edits are spread over them. count: number of edits. methods: names of METHODS.
-    steps, strength, guidance: of every edit.
+    images: a folder of PNG files named after their prompts, or None: what the model draws of PROMPTS. count: number
+    of edits, spread over the pictures. method: names of METHODS. steps, strength, guidance: of every edit.
     """
 
-    model: str
-    pictures: Sequence[tuple[str, Pixels]]
+    model: str = "builtin/emoji"
+    images: Path | None = None
     count: int = 100
-    methods: Sequence[str] = tuple(METHODS)
+    method: Sequence[str] = tuple(METHODS)
     steps: int = 20
     strength: float = 0.6
     guidance: float = 3.0
     backend: str = "auto"
     lpips: bool = True
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown:
-            raise ValueError(f"unknown method {unknown[0]!r}; there are {', '.join(METHODS)}")
-
-    @property
-    def ticks(self) -> int:
-        """How often `tick` will be called."""
-        return len(self.methods) * len(self.pictures)
-
-
-@dataclass
-class Gallery:
-    """Pictures of one edit of each kind: as it was, edited, the dense result, and what some methods make of it."""
-
-    methods: tuple[str, ...] = ("balanced", "paper", CROP)
     tiles: dict[tuple[int, str], tuple[str, Pixels]] = field(default_factory=dict)
+    references: dict[tuple[int, bytes, int], tuple[Pixels, float]] = field(default_factory=dict)
 
-    def add(self, index: int, edit: SampleEdit, before: Pixels, truth: Pixels, result: Result, picture: Pixels) -> None:
-        """Take the pictures of an edit that is shown."""
-        method = result["method"]
-        if index >= len(KINDS) or method not in self.methods:
-            return
+    columns: ClassVar[Sequence[Column]] = ()
+
+    def check(self) -> None:
+        """Look methods up, and read the pictures and the weights of LPIPS."""
+        chosen(self.method, METHODS, "method")
+        backend_of(self.backend)
+        if self.images:
+            read_pictures(self.images)
+        self._weights()
+
+    def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
+        """Every method on every edit. Dense results are shared by the methods that replace the same."""
+        progress.say("drawing pictures")
+        pictures, lpips = read_pictures(self.images) if self.images else self._draw(), self._weights()
+        edits = sample_edits([pixels for _, pixels in pictures], self.count)
+        for name, part in progress.over(self.method):
+            policy = METHODS[name] or BALANCED
+            editor = Editor.from_pretrained(
+                self.model, device="cpu", policy=policy, backend=self.backend, memory=8 << 30
+            )
+            for (number, (prompt, pixels)), of_picture in part.over(list(enumerate(pictures))):
+                of_picture.say(f"{name}: {prompt}")
+                session = editor.open(
+                    pixels, prompt=prompt, steps=self.steps, strength=self.strength, guidance=self.guidance
+                )
+                mine = {index: edit for index, edit in enumerate(edits) if edit.image == number}
+                yield from self._measured(session, name, prompt, mine, lpips, of_picture)
+
+    def _measured(
+        self,
+        session: DiffusionSession,
+        method: str,
+        prompt: str,
+        edits: Mapping[int, SampleEdit],
+        lpips: Lpips | None,
+        progress: Progress,
+    ) -> Iterator[Result]:
+        """One method on the edits of one picture."""
+        pictures: dict[int, Pixels] = {}
+        estimates: dict[int, Result] = {}
+
+        def keep(index: int, made: Edited | Pixels) -> None:
+            if isinstance(made, Edited):
+                session.undo()
+                estimates[index] = _estimate(made)
+            pictures[index] = np.array(made.image if isinstance(made, Edited) else made)
+
+        def variants(index: int) -> list[Variant]:
+            run = _crop if METHODS[method] is None else _edit
+            one = Variant("edit", partial(run, session, edits[index]), partial(keep, index))
+            return [one, *self._reference(session, index, edits[index])]
+
+        experiment = Experiment(list(edits), variants, 1, warm_up=False)
+        experiment.run(progress, f"{method}: {prompt}")
+        for index, edit in edits.items():
+            truth, dense_s = self.references[_key(session, index, edit)]
+            work = session.nets.denoiser.explain(Region.from_mask(edit.mask))
+            result = {
+                "model": self.model,
+                "method": method,
+                "prompt": prompt,
+                "edit": index,
+                "kind": edit.kind,
+                "share": edit.fraction,
+                "seconds": experiment.median(index, "edit") / 1e3,
+                **estimates.get(index, {}),
+                "dense_seconds": dense_s,
+                "macs": work.macs_active / work.macs_dense,
+                **asdict(compare(pictures[index], truth, edit.mask, lpips)),
+                "machine": machine.facts(),
+            }
+            if index < len(KINDS) and method in SHOWN:
+                self._show(result, edit, session.pixels, truth, pictures[index])
+            yield result
+
+    def _reference(self, session: DiffusionSession, index: int, edit: SampleEdit) -> list[Variant]:
+        """The dense model on an edit, unless it is known."""
+        key = _key(session, index, edit)
+
+        def keep(dense: Edited) -> None:
+            self.references[key] = np.array(dense.image), dense.seconds["total"]
+
+        reference = Variant("dense", lambda: session.reference(edit.pixels, mask=edit.mask), keep)
+        return [] if key in self.references else [reference]
+
+    def _show(self, result: Result, edit: SampleEdit, before: Pixels, truth: Pixels, picture: Pixels) -> None:
+        """Take the pictures of an edit: as it was, edited, the dense result, and what the method made of it."""
+        index, method = result["edit"], result["method"]
         self.tiles.setdefault((index, "before"), (result["prompt"], before))
         self.tiles.setdefault((index, "edited"), (f"{edit.kind}, {result['share']:.1%}", edit.pixels))
         self.tiles.setdefault((index, "dense"), (f"dense, {result['dense_seconds'] * 1e3:.0f} ms", truth))
         caption = f"{method}, {result['psnr_inside']:.0f} dB, {result['seconds'] * 1e3:.0f} ms"
         self.tiles[index, method] = caption, picture
 
-    def sheet(self) -> Image.Image:
-        """One row for each edit. ImageError when no method is shown."""
-        names = ("before", "edited", "dense", *self.methods)
-        shown = [name for name in names if any(tile == name for _, tile in self.tiles)]
-        edits = sorted({index for index, _ in self.tiles})
-        return side_by_side([self.tiles[index, name] for index in edits for name in shown], len(shown))
+    def _weights(self) -> Lpips | None:
+        return trained() if self.lpips else None
 
+    def _draw(self) -> list[tuple[str, Pixels]]:
+        """Pictures that the model itself makes of the prompts."""
+        editor = Editor.from_pretrained(self.model, device="cpu", policy="fast")
+        return [
+            (prompt, editor.generate(prompt, steps=self.steps, guidance=self.guidance, seed=seed).pixels)
+            for seed, prompt in enumerate(PROMPTS)
+        ]
 
-@dataclass
-class _Bench:
-    options: QualityOptions
-    edits: Sequence[SampleEdit]
-    perceptual: Perceptual | None
-    gallery: Gallery
-    references: dict[tuple[int, bytes, int], tuple[Pixels, float]] = field(default_factory=dict)
-
-    def of_picture(self, number: int) -> list[tuple[int, SampleEdit]]:
-        return [(i, edit) for i, edit in enumerate(self.edits) if edit.image == number]
-
-
-def measure_quality(
-    options: QualityOptions, tick: Tick = lambda text: None, gallery: Gallery | None = None
-) -> Iterator[Result]:
-    """Measure every method on every edit; yields a result for each. `tick` is told what comes next; `gallery`
-    collects pictures.
-    """
-    edits = sample_edits([pixels for _, pixels in options.pictures], options.count)
-    bench = _Bench(options, edits, Perceptual() if options.lpips else None, gallery or Gallery())
-    for name in options.methods:
-        policy = METHODS[name]
-        editor = Editor.from_pretrained(
-            options.model, device="cpu", policy=policy or METHODS[YARDSTICK], backend=options.backend, memory=8 << 30
+    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
+        """What a dense edit takes."""
+        dense = median(each["dense_seconds"] for each in results)
+        return (
+            "Edits against the dense model (medians)",
+            f"dense edit: {dense * 1e3:.0f} ms; dB, SSIM and LPIPS inside the region, then over the image",
         )
-        for number, (prompt, pixels) in enumerate(options.pictures):
-            tick(f"{name}: {prompt}")
-            session = editor.open(
-                pixels, prompt=prompt, steps=options.steps, strength=options.strength, guidance=options.guidance
+
+    def tables(self, results: Sequence[Result]) -> list[Table]:
+        """One row for each method."""
+        title, caption = self.heading(results)
+        return [terminal_table(title, SUMMARY, summaries(results), caption)]
+
+    def markdown_table(self, results: Sequence[Result]) -> str:
+        """One row for each method, and dB by kind of edit."""
+        return f"{column_table(SUMMARY, summaries(results))}\n\n{_by_kind(results)}"
+
+    def plots(self, results: Sequence[Result]) -> list[Plot]:
+        """Error against time, from the fifth of the edits that is smallest to the largest; `exact` has time only."""
+        shown = [name for name in (*PRESETS, "refreshed", CROP) if name != "exact"]
+        found = curves(results, shown)
+        return [Plot(found, "seconds", "error in grey levels", log_x=True, log_y=True)] if found else []
+
+    def write_pictures(self, report: Path, results: Sequence[Result]) -> list[str]:
+        """The plot, and a sheet of one edit of each kind with what methods made of it."""
+        lines = super().write_pictures(report, results)
+        if self.tiles:
+            names = ("before", "edited", "dense", *SHOWN)
+            shown = [name for name in names if any(tile == name for _, tile in self.tiles)]
+            edits = sorted({index for index, _ in self.tiles})
+            tiles = [self.tiles[index, name] for index in edits for name in shown]
+            sheet = save_png(side_by_side(tiles, len(shown)), report.with_name(f"{report.stem}-edits.png"))
+            lines.append(f"![one edit of each kind: before, edited, dense, and what methods make of it]({sheet.name})")
+        return lines
+
+    def notes(self, results: Sequence[Result]) -> list[str]:
+        """What probes gain, and how good estimates of the error are."""
+        parts, lines = by_method(results), []
+        if {"balanced", "fast", "refreshed"} <= set(parts):
+            gain, count = gain_of_probes(results)
+            lines.append(
+                "Probed statistics (`balanced`) against the better of recorded (`fast`) and refreshed ones: "
+                f"{gain:+.1f} dB in the median of the {count} edits that the better one leaves below 40 dB."
             )
-            run = _cropped if policy is None else _updated
-            for index, edit in bench.of_picture(number):
-                yield _result(
-                    bench, session, {"model": options.model, "method": name, "prompt": prompt}, index, edit, run
+        for name in ("balanced", "paper"):
+            known = inexact(parts.get(name, ()))
+            if len(known) > 2:
+                found, cost = calibrated(known), median(each["estimate_seconds"] for each in known)
+                lines.append(
+                    f"Error estimate of `{name}`: rank correlation {found.correlation:.2f} with the true error; best "
+                    f"gain {found.gain:.1f} and floor {found.floor:.1f} grey levels, nine of ten right within a "
+                    f"factor of {found.factor:.1f}; it takes {cost * 1e3:.0f} ms."
                 )
+        return lines
 
 
-Run = Callable[[DiffusionSession, SampleEdit], tuple[Pixels, Result]]
+def read_pictures(folder: Path) -> list[tuple[str, Pixels]]:
+    """The first PNG files of a folder, by their names as prompts. OptionError when there are fewer than two."""
+    files = sorted(folder.glob("*.png"))[:PICTURES]
+    if len(files) < 2:
+        raise OptionError(f"{folder} holds fewer than two PNG files")
+    return [(file.stem.replace("-", " "), as_pixels(file)) for file in files]
 
 
-def _updated(session: DiffusionSession, edit: SampleEdit) -> tuple[Pixels, Result]:
-    edited = session.edit(edit.pixels, mask=edit.mask)
-    session.undo()
+def _key(session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[int, bytes, int]:
+    """What a dense result depends on: the edit, and what is replaced around it."""
+    inside = session.latent_mask(Region.from_mask(edit.mask)).numpy().tobytes()
+    return index, inside, session.border
+
+
+def _edit(session: DiffusionSession, edit: SampleEdit) -> Edited:
+    return session.edit(edit.pixels, mask=edit.mask)
+
+
+def _crop(session: DiffusionSession, edit: SampleEdit) -> Pixels:
+    redraw = partial(redrawn, session)
+    return crop_and_stitch(edit.pixels, session.pixels, edit.mask, session.size, session.border, redraw)
+
+
+def _estimate(edited: Edited) -> Result:
+    """The estimated error, and the seconds it took."""
     assert isinstance(edited.estimate, StepCheck)
     start = time.perf_counter()
     found = {"disagreement": edited.estimate.disagreement, "estimate": edited.error}
-    checked = time.perf_counter() - start
-    return np.array(edited.image), {"seconds": edited.seconds["total"], "estimate_seconds": checked, **found}
-
-
-def _cropped(session: DiffusionSession, edit: SampleEdit) -> tuple[Pixels, Result]:
-    start = time.perf_counter()
-    redraw = partial(redrawn, session)
-    pixels = crop_and_stitch(edit.pixels, session.pixels, edit.mask, session.size, session.border, redraw)
-    return pixels, {"seconds": time.perf_counter() - start}
-
-
-def _result(bench: _Bench, session: DiffusionSession, about: Result, index: int, edit: SampleEdit, run: Run) -> Result:
-    picture, found = run(session, edit)
-    truth, dense_s = _reference(bench, session, index, edit)
-    result = {
-        **about,
-        "edit": index,
-        "kind": edit.kind,
-        "share": float(edit.mask.mean()),
-        **found,
-        "dense_seconds": dense_s,
-        "macs": _macs(session, edit),
-        **asdict(compare(picture, truth, edit.mask, bench.perceptual)),
-        "machine": machine.facts(),
-    }
-    bench.gallery.add(index, edit, session.pixels, truth, result, picture)
-    return result
-
-
-def _reference(bench: _Bench, session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[Pixels, float]:
-    """What the dense model makes of an edit, and the seconds; once for all methods that replace the same."""
-    inside = session.latent_mask(Region.from_mask(edit.mask)).numpy().tobytes()
-    key = (index, inside, session.border)
-    if key not in bench.references:
-        dense = session.reference(edit.pixels, mask=edit.mask)
-        bench.references[key] = np.array(dense.image), dense.seconds["total"]
-    return bench.references[key]
-
-
-def _macs(session: DiffusionSession, edit: SampleEdit) -> float:
-    """Share of the denoiser's dense arithmetic that an update computes."""
-    found = session.nets.denoiser.explain(Region.from_mask(edit.mask))
-    return found.macs_active / found.macs_dense
+    return {"estimate_seconds": time.perf_counter() - start, **found}
 
 
 # Summaries
@@ -205,26 +297,21 @@ SIZES = 5
 
 
 def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results of each method, in the order of the edits."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result["method"], []).append(result)
-    return found
+    """Results of each method."""
+    names = dict.fromkeys(each["method"] for each in results)
+    return {name: [each for each in results if each["method"] == name] for name in names}
 
 
-def summary(results: Sequence[Result]) -> Result:
-    """Medians over the edits of one method, and its worst tenth in dB inside the region."""
-    inside = np.array([each["psnr_inside"] for each in results])
-    return {
-        **{key: float(np.median([each[key] for each in results])) for key in MEDIANS},
-        "worst_tenth_db": float(np.quantile(inside, 0.1)),
-    }
-
-
-MEDIANS = (
-    *("psnr_inside", "ssim_inside", "lpips_inside", "psnr", "ssim", "lpips"),
-    *("seconds", "dense_seconds", "macs"),
-)
+def summaries(results: Sequence[Result]) -> list[Result]:
+    """Of each method: medians over its edits, and its worst tenth in dB inside the region."""
+    return [
+        {
+            "method": name,
+            **{key: float(np.median([each[key] for each in part])) for key in MEDIANS},
+            "worst_tenth_db": float(np.quantile([each["psnr_inside"] for each in part], 0.1)),
+        }
+        for name, part in by_method(results).items()
+    ]
 
 
 def gain_of_probes(results: Sequence[Result], limit: float = 40.0) -> tuple[float, int]:
@@ -242,15 +329,9 @@ def rms_error(result: Result) -> float:
     return float(255 * 10 ** (-result["psnr_inside"] / 20))
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's: the correlation of the ranks."""
-    return correlation(*(np.argsort(np.argsort(each)).tolist() for each in (x, y)))
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How the error estimate fits results: gain and floor that fit best, the rank correlation of estimates and
-    errors, and the factor within which nine of ten estimates with that gain and floor are right.
+class Calibration(NamedTuple):
+    """How the error estimate fits results: gain and floor that fit best, the rank correlation (Spearman) of
+    estimates and errors, and the factor within which nine of ten estimates with that gain and floor are right.
     """
 
     gain: float
@@ -272,8 +353,8 @@ def calibrated(results: Sequence[Result]) -> Calibration:
     missed = np.abs(np.log(guessed) - np.log(true))
     gain, floor = np.unravel_index(missed.mean(-1).argmin(), missed.shape[:2])
     factor = float(np.exp(np.quantile(missed[gain, floor], 0.9)))
-    correlated = rank_correlation(seen.tolist(), true.tolist())
-    return Calibration(float(STEPS[gain]), float(STEPS[floor]), correlated, factor)
+    correlation = float(require("scipy.stats", "bench").spearmanr(seen, true).statistic)
+    return Calibration(float(STEPS[gain]), float(STEPS[floor]), correlation, factor)
 
 
 def inexact(results: Sequence[Result]) -> list[Result]:
@@ -281,95 +362,26 @@ def inexact(results: Sequence[Result]) -> list[Result]:
     return [each for each in results if each.get("disagreement") is not None and each["psnr_inside"] < 99]
 
 
-def curves(results: Sequence[Result], methods: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+def curves(results: Sequence[Result], methods: Sequence[str]) -> dict[str, list[Point]]:
     """Median seconds and median root mean square error of each method, from small edits to large ones."""
     found = {}
-    for name, part in by_method(results).items():
-        if name in methods:
-            ordered = sorted(part, key=lambda each: each["share"])
-            groups = [[ordered[i] for i in places] for places in np.array_split(np.arange(len(ordered)), SIZES)]
-            found[name] = [
-                (median(g["seconds"] for g in group), max(median(map(rms_error, group)), 1e-3))
-                for group in groups
-                if group
-            ]
+    for name, part in by_method([each for each in results if each["method"] in methods]).items():
+        ordered = sorted(part, key=lambda each: each["share"])
+        groups = [
+            ordered[places[0] : places[-1] + 1] for places in np.array_split(np.arange(len(part)), SIZES) if len(places)
+        ]
+        found[name] = [
+            (median(each["seconds"] for each in group), max(median(map(rms_error, group)), 1e-3)) for group in groups
+        ]
     return found
 
 
-def quality_table(results: Sequence[Result]) -> Table:
-    """One row for each method, 80 columns wide."""
-    titles = ("method", "dB", "worst\ntenth", "SSIM", "LPIPS", "image\ndB", "image\nLPIPS", "ms", "GMAC\nshare")
-    rows = ((name, *_figures(summary(part))) for name, part in by_method(results).items())
-    made = compact_table("Edits against the dense model (medians)", titles, rows)
-    dense = median(each["dense_seconds"] for each in results)
-    made.caption = f"dense edit: {dense * 1e3:.0f} ms; dB, SSIM and LPIPS inside the region, then over the image"
-    return made
-
-
-def _figures(found: Result) -> list[str]:
-    return [
-        f"{found['psnr_inside']:.1f}",
-        f"{found['worst_tenth_db']:.1f}",
-        f"{found['ssim_inside']:.4f}",
-        f"{found['lpips_inside']:.4f}",
-        f"{found['psnr']:.1f}",
-        f"{found['lpips']:.4f}",
-        f"{found['seconds'] * 1e3:.0f}",
-        f"{found['macs']:.1%}",
-    ]
-
-
-def markdown(results: Sequence[Result], command: str, plot: str, sheet: str | None) -> str:
-    """The report as Markdown, with the plot and the sheet of pictures of these file names (None: no sheet)."""
-    parts = by_method(results)
-    first = results[0]
-    lines = [
-        "# Quality",
-        "",
-        f"`{command}`: {len(next(iter(parts.values())))} edits of {first['model']}, each against the dense model with "
-        "the same noise and the same replacement outside its region. dB (PSNR), SSIM and LPIPS inside the region, "
-        "then over the image; medians, and the worst tenth of the dB. A dense edit takes "
-        f"{median(r['dense_seconds'] for r in results) * 1e3:.0f} ms.",
-        "",
-        "| method | dB | worst tenth | SSIM | LPIPS | image dB | image LPIPS | ms | arithmetic |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(f"| {name} | {' | '.join(_figures(summary(part)))} |" for name, part in parts.items()),
-        "",
-        f"![error against time]({plot})",
-        "",
-        "Median error against median time, from the fifth of the edits that is smallest to the one that is largest.",
-        "",
-        *_by_kind(parts),
-    ]
-    if sheet:
-        lines += ["", f"![one edit of each kind: before, edited, dense, and what methods make of it]({sheet})"]
-    if {"balanced", "fast", "refreshed"} <= set(parts):
-        gain, count = gain_of_probes(results)
-        lines += ["", f"Probed statistics (`balanced`) against the better of recorded (`fast`) and refreshed ones: "
-                  f"{gain:+.1f} dB in the median of the "
-                  f"{count} edits that the better one leaves below 40 dB."]  # fmt: skip
-    for name in ("balanced", "paper"):
-        known = inexact(parts.get(name, ()))
-        if len(known) > 2:
-            found = calibrated(known)
-            cost = median(each["estimate_seconds"] for each in known)
-            lines += ["", f"Error estimate of `{name}`: rank correlation {found.correlation:.2f} with the true error; "
-                      f"best gain {found.gain:.1f} and floor {found.floor:.1f} grey levels, nine of ten right within a "
-                      f"factor of {found.factor:.1f}; it takes {cost * 1e3:.0f} ms."]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _by_kind(parts: dict[str, list[Result]]) -> list[str]:
+def _by_kind(results: Sequence[Result]) -> str:
     """A table of median dB inside the region by kind of edit."""
-    kinds = list(dict.fromkeys(each["kind"] for part in parts.values() for each in part))
-    lines = [f"| dB by kind | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-    for name, part in parts.items():
-        shown = [f"{median(r['psnr_inside'] for r in part if r['kind'] == kind):.1f}" for kind in kinds]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
-    return lines
-
-
-def quality_plot(results: Sequence[Result]) -> Image.Image:
-    """Error against time of the presets, the statistics, and crop and stitch; `exact` has its own time only."""
-    shown = [name for name in (*PRESETS, "refreshed", CROP) if name != "exact"]
-    return line_plot(curves(results, shown), "seconds", "error in grey levels", log_x=True, log_y=True, size=(900, 460))
+    kinds = [kind for kind in KINDS if any(each["kind"] == kind for each in results)]
+    rows = [
+        {"method": name, **{k: median(r["psnr_inside"] for r in part if r["kind"] == k) for k in kinds}}
+        for name, part in by_method(results).items()
+    ]
+    columns = [Column("method", "dB by kind"), *(Column(kind, kind, "{:.1f}".format) for kind in kinds)]
+    return column_table(columns, rows)

@@ -1,40 +1,81 @@
-"""Results as a table for people and as JSON for scripts."""
+"""Results as tables for people and as JSON for scripts, both made of one list of columns."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from retouch.bench.measure import Result
-from retouch.bench.published import REFERENCE, SIGE, measured
-from retouch.plan.peaks import device
+from retouch.errors import RetouchError
+
+Result = dict[str, Any]
+"""One result as it is in JSON, by the keys of the columns."""
 
 
-def check_writable(path: Path) -> None:
-    """ValueError unless a file can be written at `path`; nothing is left behind."""
-    existed = path.exists()
-    try:
-        with path.open("a"):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
-    if not existed:
-        path.unlink()
+class FileError(RetouchError, OSError):
+    """A file of results that cannot be written."""
 
 
-def write_json(path: Path, results: Sequence[Result]) -> None:
-    """Write the list of results; ValueError if the file cannot be written."""
-    try:
-        path.write_text(json.dumps(list(results), indent=2) + "\n")
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+@dataclass(frozen=True)
+class Column:
+    """One figure of a result.
+
+    key: in JSON; empty for what is only shown. value: from what was found and the columns before; None: it was found
+    under the key. title: in tables; empty for what is only in JSON. text: how a value is shown. below: in the
+    terminal it stands under the column before. wide: too much for a terminal.
+    """
+
+    key: str = ""
+    title: str = ""
+    text: Callable[[Any], str] = str
+    value: Callable[[Mapping[str, Any]], Any] | None = None
+    below: bool = False
+    wide: bool = False
+
+    def of(self, row: Mapping[str, Any]) -> Any:
+        """The value in what was found, or in a result."""
+        return row[self.key] if self.value is None or self.key in row else self.value(row)
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        """How it is shown."""
+        return self.text(self.of(row))
 
 
-_TITLES = ("dense", "record", "update", "speed-\nup", "GMAC", "kept", "error")
+def row_of(columns: Sequence[Column], found: Mapping[str, Any]) -> Result:
+    """What was found, with what the columns derive from it."""
+    row = dict(found)
+    for column in columns:
+        if column.key:
+            row[column.key] = column.of(row)
+    return row
+
+
+# Tables
+
+
+def terminal_table(
+    title: str, columns: Sequence[Column], results: Sequence[Mapping[str, Any]], caption: str = ""
+) -> Table:
+    """A row of one or more lines for each result."""
+    groups: list[list[Column]] = []
+    for column in _shown(columns, results):
+        if not column.wide:
+            groups[-1].append(column) if column.below else groups.append([column])
+    titles = ["\n".join(column.title for column in group) for group in groups]
+    rows = (["\n".join(filter(None, (column.cell(row) for column in group))) for group in groups] for row in results)
+    made = compact_table(title, titles, rows)
+    made.caption = caption or None
+    return made
+
+
+def _shown(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Columns with a title and something to show."""
+    return [column for column in columns if column.title and any(column.cell(row) for row in results)]
 
 
 def compact_table(title: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -47,98 +88,19 @@ def compact_table(title: str, titles: Sequence[str], rows: Iterable[Sequence[str
     return made
 
 
-def table(results: Sequence[Result]) -> Table:
-    """One row for each result, 80 columns wide; times in ms, medians."""
-    titles = ("network\npolicy, edit", *_TITLES)
-    made = compact_table("Dense, record and update (medians, ms)", titles, map(_row, results))
-    made.caption = "error: relative L2 in the active rows, random weights"
-    return made
-
-
-def restless(results: Sequence[Result], limit: float = 1.5) -> list[str]:
-    """Networks whose dense times differ by more than `limit` between rounds: a busy machine."""
-    return sorted({each["model"] for each in results if _unevenness(each) > limit})
-
-
-def _unevenness(result: Result) -> float:
-    """Longest over shortest time of the best dense run."""
-    spread = result["spread"][result["dense_kind"]]
-    return float(spread["max"] / spread["min"])
-
-
-def _row(result: Result) -> list[str]:
-    outside = "" if result["outside_unchanged"] else "\noutside\nchanged!"
-    dtype = "" if result["dtype"] == "float32" else f"\n{result['dtype']}"
-    replayed, faster = "", ""
-    if result["update_replayed_ms"] is not None:
-        replayed = f"\n{figure(result['update_replayed_ms'])} graph"
-        faster = f"\n{result['speedup_replayed']:.1f}x"
-    return [
-        f"{result['model']}\n{result['policy']}, {result['edit_label']}{dtype}",
-        f"{figure(result['dense_ms'])}\n{result['dense_kind'].removeprefix('channels_')}",
-        f"{figure(result['record_ms'])}\n{result['record_over_dense']:.2f}x",
-        f"{figure(result['update_ms'])}{replayed}",
-        f"{result['speedup']:.1f}x{faster}",
-        f"{_giga(result['macs_active'])}\nof {_giga(result['macs_dense'])}",
-        size_text(result["kept_bytes"]),
-        f"{result['rel_err']:.2g}{outside}",
-    ]
-
-
-def _giga(count: int) -> str:
-    return f"{count / 1e9:.2f}" if count < 99.5e9 else f"{count / 1e9:.0f}"
-
-
-def size_text(count: int) -> str:
-    """Bytes as MB or GB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-# Markdown
-
-_COLUMNS = (
-    "network", "type", "policy", "edit", "GMAC dense", "active", "dense ms", "record ms", "update ms", "in graphs",
-    "speed-up", "in graphs", "error", "SIGE: edit", "dense ms", "update ms", "speed-up",
-)  # fmt: skip
-
-
-def markdown(results: Sequence[Result], command: str) -> str:
-    """The report of measurements on one machine, beside SIGE's on its reference device."""
-    machine = results[0]["machine"]
-    where = f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}"
-    parts = [
-        f"# Measured: {where}",
-        f"`{command}`, commit {machine['commit']}.",
-        "Times are medians. *Dense* is the best of eager NCHW, eager channels-last and `torch.compile`; *in graphs*: "
-        "as editing sessions update, replayed from a CUDA graph; *error*: relative L2 in the active rows, random "
-        f"weights. SIGE's figures are of the {device(REFERENCE).title} (arXiv 2211.02048) for the edit nearest in "
-        "size, for Stable Diffusion of twice the pixels.",
-        markdown_table(_COLUMNS, map(_cells, results)),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _cells(result: Result) -> list[str]:
-    published = None if result["tiny"] else SIGE.get(result["model"])
-    update = published.nearest(result["edit"]) if published else None
-    sige = measured(published, update.edit if update else 0.0, REFERENCE)
-    return [
-        *(result[name] for name in ("model", "dtype", "policy", "edit_label")),
-        _giga(result["macs_dense"]),
-        _giga(result["macs_active"]),
-        f"{figure(result['dense_ms'])} ({result['dense_kind']})",
-        *(figure(result[name]) for name in ("record_ms", "update_ms", "update_replayed_ms")),
-        *(times(result[name]) for name in ("speedup", "speedup_replayed")),
-        f"{result['rel_err']:.2g}",
-        f"{update.edit:g}" if update else "-",
-        *(figure(sige[name]) for name in ("dense_ms", "update_ms")),
-        times(sige["speedup"]),
-    ]
-
-
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+
+
+def column_table(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> str:
+    """A table in Markdown, all columns beside each other."""
+    shown = _shown(columns, results)
+    rows = ([column.cell(row) or "-" for column in shown] for row in results)
+    return markdown_table([column.title.replace("-\n", "-").replace("\n", " ") for column in shown], rows)
+
+
+# Figures
 
 
 def figure(value: float | None, unit: str = "") -> str:
@@ -151,3 +113,46 @@ def figure(value: float | None, unit: str = "") -> str:
 def times(value: float | None) -> str:
     """A factor; a dash where there is none."""
     return "-" if value is None else f"{value:.1f}x"
+
+
+def giga(count: float) -> str:
+    """A count in 10^9."""
+    return f"{count / 1e9:.2f}" if count < 99.5e9 else f"{count / 1e9:.0f}"
+
+
+def size_text(count: int) -> str:
+    """Bytes as MB or GB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def decibels(value: float | None) -> str:
+    """A ratio in dB; None: nothing differs."""
+    return "equal" if value is None else f"{value:.1f}"
+
+
+# Files
+
+
+def check_writable(path: Path) -> None:
+    """FileError unless a file can be written at `path`; nothing is left behind."""
+    existed = path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    if not existed:
+        path.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; FileError if that is impossible."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, results: Sequence[Result]) -> None:
+    """Write the list of results; FileError if the file cannot be written."""
+    write_text(path, json.dumps(list(results), indent=2) + "\n")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +33,9 @@ SMALLEST = 32
 
 ATTEMPTS = 40
 
-COLOURS = (
-    (214, 40, 40),
-    (247, 127, 0),
-    (252, 205, 20),
-    (42, 157, 72),
-    (30, 96, 210),
-    (120, 60, 170),
-    (20, 20, 20),
-    (250, 250, 250),
-    (236, 110, 160),
-    (110, 70, 40),
-)
+COLOURS = np.frombuffer(
+    bytes.fromhex("d62828 f77f00 fccd14 2a9d48 1e60d2 783caa 141414 fafafa ec6ea0 6e4628"), np.uint8
+).reshape(-1, 3)
 LETTERS = "ABCDEFGHKLMNPRSTUVXYZabdeghknopqrstuy"
 
 Numbers = npt.NDArray[np.float64]
@@ -60,12 +52,7 @@ UNIT = 16
 
 @dataclass(frozen=True, eq=False)
 class SampleEdit:
-    """A picture [H, W, 3] with one edit on it.
-
-    kind: a key of KINDS.
-    image: the index of the picture that was edited.
-    mask: bool [H, W], exactly where `pixels` differ from it.
-    """
+    """Picture number `image` with one edit on it, [H, W, 3], and bool [H, W], exactly where they differ."""
 
     kind: str
     image: int
@@ -78,12 +65,9 @@ class SampleEdit:
         return float(self.mask.mean())
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How a kind of edit is drawn.
-
-    most: the largest share it is meant to change.
-    effect: least share of the pixels it covers that must change; otherwise it is drawn anew in another colour.
+class _Kind(NamedTuple):
+    """How a kind of edit is drawn, the largest share it is meant to change, and the least share of the pixels it
+    covers that must change: otherwise it is drawn anew in another colour.
     """
 
     drawing: Callable[[_Site], Drawing]
@@ -105,11 +89,10 @@ class _Site:
     def size(self) -> tuple[int, int]:
         return self.image.shape[0], self.image.shape[1]
 
-    @property
-    def pixels(self) -> float:
-        """How many are to change."""
+    def length(self, times: int, strokes: int = 1) -> float:
+        """Of each of so many strokes that change the target, so many times as long as they are thick."""
         height, width = self.size
-        return self.target * height * width
+        return math.sqrt(times * (self.target * height * width) / strokes)
 
 
 def sample_edits(images: Sequence[Pixels], count: int = 100, seed: int = 0) -> list[SampleEdit]:
@@ -176,16 +159,15 @@ def _edited(image: Pixels, layer: Layer) -> tuple[Pixels, Mask]:
 
 def _stroke(site: _Site) -> Drawing:
     """One smooth curve, about five times as long as it is thick."""
-    length = math.sqrt(5 * site.pixels)
     centre = site.rng.random(2) * site.size
-    return _brush(_distance(site.size, [_curve(site, centre, length)]), _palette(site))
+    return _brush(_distance(site.size, [_curve(site, centre, site.length(5))]), _palette(site))
 
 
 def _erasure(site: _Site) -> Drawing:
     """One to three curves of the background's colour over what is not background."""
     content = np.argwhere(_content(site.image))
     strokes = 1 + int(site.rng.integers(3))
-    length = math.sqrt(6 * site.pixels / strokes)
+    length = site.length(6, strokes)
     centres = content[site.rng.integers(len(content), size=strokes)].astype(np.float64)
     curves = [_curve(site, centre, length) for centre in centres]
     # Where the background's colour cannot change enough, another one is taken.
@@ -318,7 +300,8 @@ def _distance(size: tuple[int, int], curves: Sequence[Numbers]) -> Numbers:
 
 
 def _palette(site: _Site) -> Colour:
-    return np.array(COLOURS[int(site.rng.integers(len(COLOURS)))], np.uint8)
+    colour: Colour = COLOURS[int(site.rng.integers(len(COLOURS)))]
+    return colour
 
 
 def _background(image: Pixels) -> Colour:

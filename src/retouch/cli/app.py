@@ -11,14 +11,26 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from retouch.cli.common import note
+from retouch.cli.common import failures, note
 from retouch.errors import FallbackWarning
 
+
+class Reporting(TyperGroup):
+    """Commands whose errors are said in one line where they are the caller's."""
+
+    def invoke(self, context: Any) -> Any:
+        """Run the command that was asked for."""
+        with failures():
+            return super().invoke(context)
+
+
 app = typer.Typer(
+    cls=Reporting,
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     help="Incremental inference for image editing: record a run once, then compute only what an edit touches.",
 )
 

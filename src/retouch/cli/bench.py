@@ -1,13 +1,19 @@
-"""`retouch bench`: times of networks and of editing sessions."""
+"""`retouch bench`: the suites of measurements, one sub-command each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.progress import TaskProgressColumn
 from rich.table import Table
 
 from retouch.cli.app import app
@@ -23,363 +29,314 @@ from retouch.cli.common import (
     Tiny,
     bar,
     byte_count,
-    check_masks,
-    command_line,
-    edits_of,
-    failures,
-    known_networks,
-    known_policies,
+    note,
+    quiet_libraries,
     set_threads,
-    torch_dtype,
     usage_errors,
 )
+from retouch.errors import OptionError
 
 if TYPE_CHECKING:
-    from retouch.bench import Options
-    from retouch.bench.forecast import ForecastOptions
-    from retouch.bench.measure import Result, Tick
-    from retouch.bench.sessions import SessionOptions
+    from retouch.bench.harness import Progress, Suite
+    from retouch.bench.report import Result
 
 Products = Literal[Dtype, "tf32"]
 """Types of products that peaks are published for."""
 
-NETWORK, PIPELINE, EDIT, ROUNDS, STEPS = "ddpm-256", "ddpm-256", 0.012, 5, (10, 20, 50)
+WRITE_EVERY_S = 10.0
 
-_RESTLESS = "Warning: dense times of {} vary by more than half; is the machine busy? Measure again."
-_ALLOCATOR_HINT = (
-    "Hint: eager PyTorch loses time to page faults under stock malloc. For a dense baseline "
-    "without them, run again with MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 "
-    "MALLOC_TOP_PAD_=268435456 in the environment."
-)
+bench = typer.Typer(no_args_is_help=True, help="Measure networks, sessions, quality, halos and tiles; predict times.")
+app.add_typer(bench, name="bench")
+
+Json = Annotated[Path | None, typer.Option("--json", help="File to write the results to.")]
+List = Annotated[bool, typer.Option("--list", help="List what --model takes, and exit.")]
+Masks = Annotated[list[Path] | None, typer.Option("--mask", help="Image file, white where edited; may be repeated.")]
+Names = Annotated[list[str] | None, typer.Option("--model", help="Network or pipeline (ddpm-256); may be repeated.")]
+NoCompile = Annotated[bool, typer.Option("--no-compile", help="Leave torch.compile out of the dense baselines.")]
+Policies = Annotated[list[str] | None, typer.Option("--policy", help=f"{POLICY_HELP}; may be repeated.")]
+Report = Annotated[Path | None, typer.Option("--report", help="Markdown file to write, pictures beside it.")]
+Rounds = Annotated[int, typer.Option("--repeat", min=1, help="Rounds that are counted.")]
+Shares = Annotated[
+    list[float] | None, typer.Option("--edit", help="Share of the image edited, (0, 1] (0.012); may be repeated.")
+]
 
 
-@app.command()
-def bench(
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Network, or pipeline with --session; may be repeated.")
-    ] = None,
-    edit: Annotated[
-        list[float] | None, typer.Option("--edit", help=f"Share of the image edited, (0, 1] ({EDIT:g}); repeatable.")
-    ] = None,
-    mask: Annotated[
-        list[Path] | None, typer.Option("--mask", help="Image file, white where edited; may be repeated.")
-    ] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--policy", help=f"{POLICY_HELP}; may be repeated (balanced; fast with --session, paper with --predict)."
-        ),
-    ] = None,
+# The parameters of a command are named as the fields of its suite.
+
+
+@bench.command()
+def networks(
+    context: typer.Context,
+    model: Names = None,
+    edit: Shares = None,
+    mask: Masks = None,
+    policy: Policies = None,
     dtype: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dtype",
-            help="Type of weights and activations: float32, bfloat16, float16; tf32 with --predict; repeatable.",
-        ),
+        list[str] | None, typer.Option("--dtype", help="Type of weights and activations (float32); repeatable.")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help=f"{DEVICE_HELP} (cpu).")] = None,
-    threads: Threads = None,
+    device: Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")] = "cpu",
     backend: BackendName = "auto",
     dilate: Dilate = None,
-    json: Annotated[Path | None, typer.Option("--json", help="File to write the results to.")] = None,
-    no_compile: Annotated[
-        bool, typer.Option("--no-compile", help="Leave torch.compile out of the dense baselines.")
-    ] = False,
-    repeat: Annotated[
-        int | None, typer.Option("--repeat", min=1, help=f"Rounds that are counted ({ROUNDS}; 1 with --session).")
-    ] = None,
+    no_compile: NoCompile = False,
+    repeat: Rounds = 5,
     tiny: Tiny = False,
-    session: Annotated[
-        bool, typer.Option("--session", help="Measure whole editing sessions: record once, then edits.")
-    ] = False,
-    steps: Annotated[
-        list[int] | None,
-        typer.Option("--steps", min=1, max=1000, help="With --session: steps (10, 20, 50); may be repeated."),
-    ] = None,
-    storage: StorageName = None,
-    memory: Memory = None,
-    quality: Annotated[
-        bool, typer.Option("--quality", help="Measure how close edits of a trained model come to dense ones.")
-    ] = False,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="With --quality: policy or variant; may be repeated (all).")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="With --quality: folder of PNG files named after their prompts.")
-    ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="With --quality: number of edits.")] = 100,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Markdown file to write (with --quality a plot beside it).")
-    ] = None,
-    predict: Annotated[
-        list[str] | None,
-        typer.Option("--predict", help="Predict times on rtx3090, a100, h100 or m1pro; may be repeated."),
-    ] = None,
-    list_models: Annotated[
-        bool, typer.Option("--list", help="List networks (with --session: pipelines) and policies, and exit.")
-    ] = False,
+    threads: Threads = None,
+    json: Json = None,
+    report: Report = None,
+    list_models: List = False,
 ) -> None:
     """Time dense, record and update of named networks, interleaved in one process.
 
     The speed-up is against the best dense run of eager NCHW, eager channels-last
     and torch.compile. Weights are random, so read the error columns as a check of
     the arithmetic, not as image quality.
-
-    With --session: whole edits of diffusion pipelines, against the dense pipeline,
-    plain image to image, and crop and stitch. --storage and --memory are for these.
-
-    With --quality: a fixed set of edits with several methods, on pictures that the
-    built-in model makes or on those of --images, each against the dense model.
-
-    With --predict: nothing is run; a cost model says what dense runs and updates
-    would take on a device, beside SIGE's published measurements.
     """
-    if list_models:
-        Console().print(_pipeline_table() if session else _network_table())
+    if not list_models:
+        _run(context, "networks", "Networks")
         return
-    if quality:
-        from retouch.cli.quality import bench_quality
+    from retouch import models
 
-        model_name = model[0] if model else None
-        bench_quality(model_name, images, count, method, backend, threads, json, report)
-        return
-    command = command_line(
-        {
-            "--predict": predict,
-            "--device": device,
-            "--model": model,
-            "--edit": edit,
-            "--mask": mask,
-            "--policy": policy,
-            "--dtype": dtype,
-            "--dilate": dilate,
-            "--backend": backend if backend != "auto" else None,
-            "--repeat": repeat,
-            "--threads": threads,
-            "--no-compile": no_compile,
-            "--tiny": tiny,
-            "--report": report,
-        }
-    )
-    if predict:
+    known = [models.get(name) for name in models.names()]
+    rows = [[x.name, f"{x.image[0]}x{x.image[1]}", f"{x.gmacs:g}" if x.gmacs else "", x.summary] for x in known]
+    _list("Networks (random weights)", ["name", "image", "GMAC", "what it is"], rows)
+
+
+@bench.command()
+def sessions(
+    context: typer.Context,
+    model: Names = None,
+    edit: Shares = None,
+    mask: Masks = None,
+    policy: Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}.")] = "fast",
+    steps: Annotated[
+        list[int] | None, typer.Option("--steps", min=1, max=1000, help="Steps (10, 20, 50); may be repeated.")
+    ] = None,
+    storage: StorageName = None,
+    memory: Memory = None,
+    backend: BackendName = "auto",
+    repeat: Rounds = 1,
+    tiny: Tiny = False,
+    threads: Threads = None,
+    json: Json = None,
+    report: Report = None,
+    list_models: List = False,
+) -> None:
+    """Time whole edits of diffusion pipelines, from picture to picture: record once, then edits.
+
+    They are held against the dense pipeline with the same replacement outside the
+    region, plain image to image, and crop and stitch. Weights are random.
+    """
+    if not list_models:
         with usage_errors():
-            _refuse(
-                {"--session": session or None, "--device": device, "--repeat": repeat}, "does not go with --predict"
-            )
-            _refuse({"--no-compile": no_compile or None}, "does not go with --predict")
-            chosen = edits_of(edit or [], mask or []) if edit or mask else None
-            types = _types(dtype)
-            if len(types) > 1:
-                raise ValueError("--predict takes one --dtype")
-            forecasts = _forecast_options(predict, model, chosen, policy, types[0], dilate, tiny)
-            _check_files(json, report)
-        with failures():
-            _bench_predictions(forecasts, command, json, report)
+            size = byte_count(memory)
+        _run(context, "sessions", "Sessions", memory=size)
         return
-    with failures(), usage_errors():
-        edits = edits_of(edit or ([] if mask else [EDIT]), mask or [])
-        if session:
-            _refuse({"--dtype": dtype, "--device": device, "--dilate": dilate}, "does not go with --session")
-            _refuse({"--report": report}, "does not go with --session")
-            _refuse({"--no-compile": no_compile or None}, "does not go with --session")
-            sessions = _session_options(model, edits, policy, steps, storage, memory, backend, repeat, tiny)
-        else:
-            _refuse({"--steps": steps, "--storage": storage, "--memory": memory}, "needs --session")
-            stored = _measurable(_types(dtype))
-            from retouch.bench import Options
-            from retouch.kernels.devices import selected
+    from retouch.models.pipelines import PIPELINES
 
-            place = str(selected(device or "cpu", backend))
-            options = Options(
-                models=known_networks(model or [NETWORK]),
-                edits=edits,
-                policies=known_policies(policy or ["balanced"]),
-                dtypes=[torch_dtype(name, backend, place) for name in stored],
-                device=place,
-                backend=backend,
-                dilate=dilate,
-                compile_dense=not no_compile,
-                repeat=repeat or ROUNDS,
-                tiny=tiny,
-            )
-            check_masks(options)
-        _check_files(json, report)
+    _list("Pipelines (random weights)", ["name", "what it is"], [list(item) for item in PIPELINES.items()])
+
+
+@bench.command()
+def quality(
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", help="A trained diffusion model.")] = "builtin/emoji",
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of PNG files named after their prompts (drawn anew).")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of edits.")] = 100,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Policy or variant; may be repeated (all).")
+    ] = None,
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    json: Json = None,
+    report: Report = None,
+) -> None:
+    """Measure how close edits of a trained model come to dense ones, with several methods.
+
+    A fixed set of edits is made on pictures that the built-in model draws or on those
+    of --images; each is held against the dense model. A report has a plot and a sheet
+    of pictures beside it.
+    """
+    quiet_libraries()
+    _run(context, "quality", "Quality")
+
+
+@bench.command()
+def halo(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Option("--model", help="Trained network: a built-in super-resolution model (see README).")
+    ] = "builtin/realesrgan-x4",
+    dilate: Annotated[
+        list[int] | None,
+        typer.Option("--dilate", min=0, help="Halo in pixels; may be repeated (0 to 48 in eleven steps)."),
+    ] = None,
+    policy: Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}, with other halos.")] = "balanced",
+    side: Annotated[int, typer.Option("--side", help="Width and height of the photograph in pixels.")] = 256,
+    backend: BackendName = "auto",
+    no_compile: NoCompile = False,
+    repeat: Rounds = 3,
+    threads: Threads = None,
+    json: Json = None,
+    report: Report = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Picture to draw the curves to.")] = None,
+) -> None:
+    """Measure error and time of updates against their halo, on a photograph.
+
+    The halo is what is computed around an edit, in pixels. Where a network sees
+    further, an update is an approximation; its error is that to the dense result,
+    with trained weights, for a brush stroke and a pasted patch.
+    """
+    _run(context, "halo", "Halo")
+
+
+@bench.command()
+def predict(
+    context: typer.Context,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="rtx3090 (the default), a100, h100 or m1pro; may be repeated.")
+    ] = None,
+    model: Names = None,
+    edit: Shares = None,
+    mask: Masks = None,
+    policy: Policies = None,
+    dtype: Annotated[Products, typer.Option("--dtype", help="Type of the products.")] = "float32",
+    dilate: Dilate = None,
+    tiny: Tiny = False,
+    json: Json = None,
+    report: Report = None,
+) -> None:
+    """Predict dense runs and updates on a device, beside SIGE's published measurements.
+
+    Nothing is run: a cost model says what they would take.
+    """
+    _run(context, "predictions", "Predictions")
+
+
+@bench.command()
+def tiles(
+    architecture: Annotated[
+        str | None, typer.Option("--list", help="Print the candidates for sm_80, sm_90 ..., and exit; needs no GPU.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Time tiles of Triton's kernels on the GPU at hand, and say which to put into `tiles.py`.
+
+    Candidates that spill registers, need more shared memory than there is or multiply
+    16-bit numbers without tensor cores are left out before anything is timed.
+    """
+    from retouch.models.extras import require
+
+    require("triton", "triton")
+    from retouch.bench.tiles import Tiles, candidates
+
+    if architecture is not None:
+        typer.echo(candidates(architecture))
+        return
+    suite = Tiles.present()
+    run_suite(suite, json=json)
+    typer.echo(suite.lines())
+
+
+# Running a suite
+
+
+def _run(context: typer.Context, module: str, name: str, **others: Any) -> None:
+    """Run a suite with the options of the command; those that were not given are the suite's own."""
+    kind = getattr(import_module(f"retouch.bench.{module}"), name)
+    given = {key: value for key, value in {**context.params, **others}.items() if value not in (None, (), [])}
+    suite = kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
+    run_suite(
+        suite, **{key: given.get(key) for key in ("threads", "json", "report", "plot")}, command=command_line(context)
+    )
+
+
+def run_suite(
+    suite: Suite,
+    threads: int | None = None,
+    json: Path | None = None,
+    report: Path | None = None,
+    plot: Path | None = None,
+    command: str = "",
+) -> None:
+    """Check what a suite reads and writes, run it with a bar, print its tables, write its files."""
+    with usage_errors():
+        suite.check()
+        _check_files(json, report, plot)
     set_threads(threads)
-    with failures():
-        if session:
-            _bench_sessions(sessions, json)
-        else:
-            _bench_networks(options, command, json, report)
-
-
-def _types(names: list[str] | None) -> list[Products]:
-    """Types by name; ValueError for an unknown one."""
-    known = get_args(Products)
-    for name in names or ():
-        if name not in known:
-            raise ValueError(f"unknown --dtype {name!r}; there are {', '.join(known)}")
-    return cast(list[Products], names or ["float32"])
-
-
-def _measurable(types: list[Products]) -> list[Dtype]:
-    """The types, which weights can have; ValueError for others."""
-    if "tf32" in types:
-        raise ValueError("--dtype tf32 needs --predict; measure another one")
-    return [name for name in types if name != "tf32"]
-
-
-def _refuse(given: dict[str, Any], why: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f"{name} {why}")
-
-
-def _check_files(*files: Path | None) -> None:
-    """ValueError unless all can be written."""
-    from retouch.bench import check_writable
-
-    for file in files:
-        if file is not None:
-            check_writable(file)
-
-
-def _session_options(
-    model: list[str] | None,
-    edits: Callable[[tuple[int, int]], list[Any]],
-    policy: list[str] | None,
-    steps: list[int] | None,
-    storage: str | None,
-    memory: str | None,
-    backend: str,
-    repeat: int | None,
-    tiny: bool,
-) -> SessionOptions:
-    from retouch.bench.sessions import SessionOptions
-    from retouch.models import pipelines
-
-    if policy is not None and len(policy) > 1:
-        raise ValueError("--session measures one policy at a time")
-    options = SessionOptions(
-        models=[pipelines.get(name).name for name in model or [PIPELINE]],
-        steps=steps or STEPS,
-        edits=edits,
-        policy=known_policies(policy or ["fast"])[0],
-        storage=storage or "fp32",
-        memory=byte_count(memory),
-        backend=backend,
-        repeat=repeat or 1,
-        tiny=tiny,
-    )
-    _ = options.ticks  # reads every mask
-    return options
-
-
-def _forecast_options(
-    devices: list[str],
-    model: list[str] | None,
-    edits: Callable[[tuple[int, int]], list[Any]] | None,
-    policy: list[str] | None,
-    dtype: Products,
-    dilate: int | None,
-    tiny: bool,
-) -> ForecastOptions:
-    from retouch.bench.forecast import ForecastOptions
-
-    options = ForecastOptions(
-        models=known_networks(model or [NETWORK]),
-        devices=devices,
-        edits=edits,
-        edit=EDIT,
-        policies=known_policies(policy or ["paper"]),
-        dtype=dtype,
-        dilate=dilate,
-        tiny=tiny,
-    )
-    options.check_edits()
-    return options
-
-
-def _bench_predictions(options: ForecastOptions, command: str, json: Path | None, report: Path | None) -> None:
-    from retouch.bench.forecast import assumptions, forecast, forecast_markdown, forecast_tables
-
-    results = collected(lambda tick: forecast(options, tick), options.steps, json)
-    console = Console()
-    for each in forecast_tables(results):
-        console.print(each)
-    for text in assumptions(results):
-        console.print(f"- {text}", style="dim", markup=False, highlight=False)
+    results = _collected(suite, json)
+    for table in suite.tables(results):
+        Console().print(table)
+    for text in suite.notes(results):
+        Console(stderr=True).print(text, style="dim", markup=False, highlight=False)
     if report is not None:
-        report.write_text(forecast_markdown(results, command))
+        suite.write_report(report, results, command)
+    if plot is not None:
+        from retouch.bench.plots import save_plots
+
+        save_plots(plot, suite.plots(results), suite.heading(results)[0])
 
 
-def _bench_sessions(options: SessionOptions, json: Path | None) -> None:
-    from retouch.bench.sessions import measure_sessions, session_table
+def _check_files(json: Path | None, report: Path | None, plot: Path | None) -> None:
+    from retouch.bench.plots import check_plot
+    from retouch.bench.report import check_writable
 
-    results = collected(lambda tick: measure_sessions(options, tick), options.ticks, json)
-    Console().print(session_table(results))
-
-
-def _bench_networks(options: Options, command: str, json: Path | None, report: Path | None) -> None:
-    from retouch.bench import markdown, measure, restless, table
-
-    results = collected(lambda tick: measure(options, tick), options.steps, json)
-    Console().print(table(results))
-    if report is not None:
-        report.write_text(markdown(results, command))
-    notes = Console(stderr=True)
-    for name in restless(results):
-        notes.print(_RESTLESS.format(name), style="yellow")
-    notes.print(_ALLOCATOR_HINT, style="dim")
+    if report is not None and report.suffix != ".md":
+        raise OptionError(f"cannot write {report}: a report is Markdown, with pictures beside it; name it .md")
+    if plot is not None:
+        check_plot(plot)
+    for path in (json, report, plot):
+        if path is not None:
+            check_writable(path)
 
 
-def collected(
-    measure: Callable[[Tick], Iterator[Result]], ticks: int, json: Path | None, every: int = 1
-) -> list[Result]:
-    """All results, with a bar; they are in the file as soon as `every` more are there."""
-    from retouch.bench import write_json
+def _collected(suite: Suite, json: Path | None) -> list[Result]:
+    """All results. Those that are there are in the file soon, and when the run ends early."""
+    from retouch.bench.report import write_json
 
     results: list[Result] = []
-    with bar() as shown:
-        task = shown.add_task("starting", total=ticks)
-        begun = 0
-
-        def tick(text: str) -> None:
-            # A step is done when the next one begins.
-            nonlocal begun
-            shown.update(task, description=text, completed=begun)
-            begun += 1
-
-        for result in measure(tick):
-            results.append(result)
-            if json is not None and len(results) % every == 0:
-                write_json(json, results)
-        if json is not None:
+    written = time.monotonic()
+    try:
+        with _progress() as progress:
+            for result in suite.results(progress):
+                results.append(result)
+                if json is not None and time.monotonic() - written > WRITE_EVERY_S:
+                    write_json(json, results)
+                    written = time.monotonic()
+    except KeyboardInterrupt as error:
+        note(f"interrupted; {json} holds the results so far: {len(results)}" if json and results else "interrupted")
+        raise typer.Exit(130) from error
+    finally:
+        if json is not None and results:
             write_json(json, results)
-        shown.update(task, description="done", completed=ticks)
     return results
 
 
-def _network_table() -> Table:
-    from retouch import models
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """What suites tell how much is done, shown as a bar."""
+    from retouch.bench.harness import Progress
 
-    made = Table(title="Networks (random weights)", caption="Policies: paper, balanced, fast, exact")
-    made.add_column("name", no_wrap=True)
-    made.add_column("image")
-    made.add_column("GMAC", justify="right")
-    made.add_column("what it is")
-    for network in map(models.get, models.names()):
-        height, width = network.image
-        gmacs = f"{network.gmacs:g}" if network.gmacs else ""
-        made.add_row(network.name, f"{height}x{width}", gmacs, network.summary)
-    return made
+    with bar(TaskProgressColumn()) as shown:
+        task = shown.add_task("starting", total=1.0)
+        yield Progress(lambda text, done: shown.update(task, description=text, completed=done))
+        shown.update(task, description="done", completed=1.0)
 
 
-def _pipeline_table() -> Table:
-    from retouch.bench.sessions import PIPELINES
+def command_line(context: typer.Context) -> str:
+    """The command that runs, with the options that were given."""
+    words = [str(context.parent and context.parent.info_name), str(context.info_name)]
+    for parameter in context.command.params:
+        source, value = context.get_parameter_source(str(parameter.name)), context.params.get(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE":
+            for each in value if isinstance(value, list | tuple) else [value]:
+                words += [parameter.opts[0]] if each is True else [parameter.opts[0], str(each)]
+    return shlex.join(["retouch", *words])
 
-    made = Table(title="Pipelines (random weights)", caption="Policies: paper, balanced, fast, exact")
-    made.add_column("name", no_wrap=True)
-    made.add_column("what it is")
-    for name, summary in PIPELINES.items():
-        made.add_row(name, summary)
-    return made
+
+def _list(title: str, titles: list[str], rows: list[list[str]]) -> None:
+    made = Table(*titles, title=title, caption="Policies: paper, balanced, fast, exact")
+    for row in rows:
+        made.add_row(*row)
+    Console().print(made)

@@ -8,20 +8,20 @@ from __future__ import annotations
 import math
 import os
 import re
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from retouch.errors import OptionError, RetouchError
+
 if TYPE_CHECKING:
-    from retouch.bench import Options
-    from retouch.bench.edits import Edit
     from retouch.editing.archive import Progress
 
 Backend = Literal["auto", "cpu", "triton", "reference"]
@@ -49,39 +49,49 @@ Tiny = Annotated[bool, typer.Option("--tiny", help="Few channels and a small ima
 
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
 
+
 # Errors
 
 _MEMORY = (
     "the device's memory did not suffice ({}); nothing that was saved is lost. Take a smaller picture, a narrower type "
     "(--dtype, --storage), or a smaller share of memory for recordings (--memory, --device-memory)"
 )
+_DEFECT = "this is a defect of Retouch, not of what you asked for: please report it, with the lines above"
 
 
 @contextmanager
 def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Exit with 2 for arguments that cannot be used: for errors of these kinds, or any ValueError."""
+    """Exit with 2 for arguments that cannot be used: for errors of these kinds, or any RetouchError."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, kinds or ValueError):
+        if not isinstance(error, kinds or RetouchError):
             raise
         _stop(error, 2)
 
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Exit with 1 for what goes wrong on the way."""
+    """Exit with 1 for what goes wrong: in one line where the caller or the machine can do something about it (an
+    OSError is a full disk or a missing permission), else as our defect, with the traceback.
+    """
     try:
         yield
-    except typer.Exit:
+    except (typer.Exit, typer.Abort, typer.TyperException):
         raise
-    except (ValueError, RuntimeError, ImportError, OSError, MemoryError) as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
         from retouch.kernels.devices import lacks_memory
 
-        if lacks_memory(error):
+        if isinstance(error, RetouchError | OSError):
+            note(str(error) or type(error).__name__)
+        elif lacks_memory(error):
             note(_MEMORY.format((str(error) or type(error).__name__).splitlines()[0]))
-            raise typer.Exit(1) from error
-        _stop(error, 1)
+        else:
+            traceback.print_exc()
+            note(_DEFECT)
+        raise typer.Exit(1) from error
 
 
 def note(text: str) -> None:
@@ -97,12 +107,12 @@ def _stop(error: BaseException, code: int) -> NoReturn:
 # Progress
 
 
-def bar() -> Bar:
-    """A bar on stderr, with the time left."""
+def bar(done: ProgressColumn) -> Bar:
+    """A bar on stderr, with how much is done and the time left."""
     return Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        done,
         TextColumn("time left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
@@ -112,7 +122,7 @@ def bar() -> Bar:
 @contextmanager
 def steps_bar(first: str) -> Iterator[Progress]:
     """A bar for several long tasks, one after the other; `first` is said until the first one reports."""
-    with bar() as shown:
+    with bar(MofNCompleteColumn()) as shown:
         task = shown.add_task(first, total=None)
         last = math.inf
 
@@ -148,7 +158,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def byte_count(text: str | None) -> int | None:
-    """A size such as "4GB", "512 MB" or "2GiB" in bytes, 0 as it is; None stays None. ValueError for other text."""
+    """A size such as "4GB", "512 MB" or "2GiB" in bytes, 0 as it is; None stays None. OptionError for other text."""
     if text is None:
         return None
     found = _SIZE.fullmatch(text.strip())
@@ -157,85 +167,39 @@ def byte_count(text: str | None) -> int | None:
         return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
     if text.strip() == "0":
         return 0
-    raise ValueError(f"{text!r} is no size; write 4GB or 512MB, for example")
+    raise OptionError(f"{text!r} is no size; write 4GB or 512MB, for example")
 
 
 def check_picture_file(path: Path) -> None:
-    """ValueError unless a picture can be written to `path`."""
+    """OptionError unless a picture can be written to `path`."""
     from PIL import Image
 
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
+        raise OptionError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
     if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+        raise OptionError(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
+        raise OptionError(f"cannot write {path}: it is a folder")
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"cannot write {path}: the folder {path.parent.absolute()} may not be written to")
+        raise OptionError(f"cannot write {path}: the folder {path.parent.absolute()} may not be written to")
 
 
 def known_policies(names: Sequence[str]) -> list[str]:
-    """The names; ValueError listing the presets if one is none of them."""
-    from retouch.plan.policy import Policy
+    """The names; OptionError listing the presets if one is none of them."""
+    from retouch.plan.policy import PRESETS
 
-    return [Policy.named(name).name for name in names]
+    for name in names:
+        if name not in PRESETS:
+            raise OptionError(f"unknown policy {name!r}; presets are {', '.join(PRESETS)}")
+    return list(names)
 
 
 def check_device(name: str) -> None:
-    """ValueError for a device that cannot be used; "auto" takes one that can."""
+    """OptionError for a device that cannot be used; "auto" takes one that can."""
     from retouch.kernels.devices import usable
 
-    if name != "auto":
-        usable(name)
-
-
-def torch_dtype(name: Dtype, backend: Backend, device: str = "cpu") -> Any:
-    """The `torch.dtype` of that name; ValueError unless the backend computes in it on the device."""
-    import torch
-
-    from retouch import kernels
-
-    chosen = kernels.backend(backend, device)
-    if getattr(torch, name) not in chosen.dtypes:
-        known = " or ".join(str(dtype).removeprefix("torch.") for dtype in chosen.dtypes)
-        raise ValueError(f"--dtype {name}: the {chosen.name} backend computes in {known} on {chosen.device}")
-    return getattr(torch, name)
-
-
-def edits_of(fractions: Sequence[float], masks: Sequence[Path]) -> Callable[[tuple[int, int]], list[Edit]]:
-    """Square edits and edits from files, for an image of any size (H, W). ValueError for a wrong share."""
-    from retouch.bench.edits import check_fraction, read_mask, square
-
-    for fraction in fractions:
-        check_fraction(fraction)
-    return lambda size: [
-        *(square(fraction, size) for fraction in fractions),
-        *(read_mask(mask, size) for mask in masks),
-    ]
-
-
-def known_networks(names: Sequence[str]) -> list[str]:
-    """The names; ValueError listing the choices if one is no network."""
-    from retouch import models
-
-    return [models.get(name).name for name in names]
-
-
-def check_masks(options: Options) -> None:
-    """Read every mask at every model's image size before any long work starts."""
-    from retouch import models
-
-    for name in options.models:
-        options.edits(models.get(name).image_size(options.tiny))
-
-
-def command_line(given: dict[str, Any]) -> str:
-    """`retouch bench` with these options, without those that were not given; lists repeat theirs."""
-    words = ["retouch", "bench"]
-    for name, value in given.items():
-        if value is True:
-            words.append(name)
-        elif value is not None and value is not False:
-            for each in value if isinstance(value, list) else [value]:
-                words += [name, str(each)]
-    return shlex.join(words)
+    try:
+        if name != "auto":
+            usable(name)
+    except ValueError as error:
+        raise OptionError(str(error)) from error

@@ -1,125 +1,56 @@
-"""`retouch demo`: three edits in a row of a photograph that is enlarged and of a picture that is generated."""
+"""What `retouch demo` runs: three edits in a row of a photograph that is enlarged and of a generated picture."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from retouch.editing.archive import Progress
+from retouch.bench.edits import brushed, pasted, photograph
+from retouch.bench.harness import Experiment, Progress, Suite, Variant
+from retouch.bench.options import backend_of
+from retouch.bench.report import Column, Result, terminal_table, times
 from retouch.editing.diffusion import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan import Upscaler
 from retouch.editing.gan.upscaler import UpscaleSession
 from retouch.editing.images import Pixels, difference, save_png
+from retouch.editing.session import Edited
 from retouch.editing.sheets import outlined, side_by_side
 from retouch.kernels.devices import selected
-from retouch.models.extras import require
-from retouch.plan.policy import Policy
-from retouch.plan.region import Mask
 
 UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "crying face"
 PHOTO, TINY = 256, 64
 STEPS, GUIDANCE, SEED = 20, 3.0, 7
 GAIN = 10
 COLUMNS = 6
+RED = (214, 40, 57)
 
 NEXT = """Next:
   retouch edit demo/photo.png painted.png -o large.png --model builtin/realesrgan-x4
   retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji --prompt "red heart"
-  retouch bench --model sd15-unet  # against torch.compile
-  retouch bench --quality          # how close edits come to the dense model
+  retouch bench networks --model sd15-unet  # against torch.compile
+  retouch bench quality                     # how close edits come to the dense model
 and in Python: net = retouch.compile(module, inputs), see README.md."""
 
-T = TypeVar("T")
 AnySession = DiffusionSession | UpscaleSession
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One edit: what was drawn, what came of it, the dense result, and the seconds of both."""
-
-    name: str
-    before: Pixels
-    drawn: Pixels
-    result: Pixels
-    truth: Pixels
-    update_s: float
-    dense_s: float
-
-    @property
-    def mask(self) -> Mask:
-        """Where the edit was drawn, bool [H, W]."""
-        return difference(self.before, self.drawn, 0)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What became of one session."""
-
-    title: str
-    kernels: str
-    record_s: float
-    undo_s: float
-    outcomes: list[Outcome]
-
-
-def run_demo(policy: str | Policy, device: str, backend: str, tiny: bool, progress: Progress) -> list[Shown]:
-    """Run both sessions. Raises ImportError naming the extra to install when a library or the weights are missing."""
-    photo = photograph(TINY if tiny else PHOTO)
-    place = selected(device, backend)
-    upscaler = Upscaler.from_pretrained(UPSCALER, device=place, backend=backend)
-    generator = Editor.from_pretrained(GENERATOR, device=place, backend=backend, policy=policy)
-    return [_upscaled(upscaler, photo, progress), _generated(generator, 4 if tiny else STEPS, progress)]
-
-
-def show(sessions: list[Shown], folder: Path, console: Console) -> None:
-    """Print the times and what to try next; write the pictures to `folder`."""
-    console.print(_table(sessions))
-    for kernels in dict.fromkeys(session.kernels for session in sessions):
-        console.print(f"Computed with {kernels}", highlight=False)
-    paths = _write(folder, sessions)
-    console.print(f"Pictures in {folder}/: {', '.join(path.name for path in paths)}")
-    console.print(NEXT, highlight=False)
-
-
-def photograph(side: int) -> Pixels:
-    """The face of scikit-image's astronaut (NASA, public domain), [side, side, 3]."""
-    pixels = require("skimage.data", "demo").astronaut()
-    face = Image.fromarray(pixels).crop((96, 0, 352, 256))
-    return np.array(face.resize((side, side), Image.Resampling.LANCZOS))
-
-
-# Edits
 
 
 def stroke(pixels: Pixels) -> Pixels:
     """A curved brush stroke."""
-    height, width = pixels.shape[:2]
-    points = [(width * (0.30 + 0.4 * t), height * (0.24 - 0.14 * np.sin(np.pi * t))) for t in np.linspace(0, 1, 40)]
-    image = Image.fromarray(pixels)
-    ImageDraw.Draw(image).line(points, (214, 40, 57), max(2, width // 24), "curve")
-    return np.array(image)
+    return brushed(pixels, lambda t: (0.30 + 0.4 * t, 0.24 - 0.14 * np.sin(np.pi * t)), RED, pixels.shape[1] / 24)
 
 
-def pasted(pixels: Pixels) -> Pixels:
+def patched(pixels: Pixels) -> Pixels:
     """A patch of the picture pasted elsewhere."""
     height, width = pixels.shape[:2]
-    h, w = height // 8, width // 6
-    top, left, y, x = height // 3, width // 3, height * 3 // 4, width // 10
-    drawn = pixels.copy()
-    drawn[y : y + h, x : x + w] = pixels[top : top + h, left : left + w]
-    return drawn
+    return pasted(pixels, (height // 3, width // 3), (height * 3 // 4, width // 10), (height // 8, width // 6))
 
 
 def erased(pixels: Pixels) -> Pixels:
@@ -132,98 +63,132 @@ def erased(pixels: Pixels) -> Pixels:
     return np.array(image)
 
 
-EDITS: dict[str, Callable[[Pixels], Pixels]] = {"stroke": stroke, "patch": pasted, "erasure": erased}
+EDITS: dict[str, Callable[[Pixels], Pixels]] = {"stroke": stroke, "patch": patched, "erasure": erased}
 
 
-# Sessions
+@dataclass
+class Outcome:
+    """One edit: the picture before, what was drawn, the result and the dense one."""
+
+    before: Pixels
+    drawn: Pixels
+    pictures: dict[str, Pixels] = field(default_factory=dict)
+
+    def tiles(self, name: str, update_ms: float, dense_ms: float) -> list[tuple[str, Pixels]]:
+        """What is shown of it, under its captions."""
+        mask = difference(self.before, self.drawn, 0)
+        result, truth = self.pictures["update"], self.pictures["dense"]
+        error = np.abs(result.astype(int) - truth) * GAIN
+        return [
+            ("before", self.before),
+            (f"edit: {name}, {mask.mean():.1%}", self.drawn),
+            ("its region", outlined(self.drawn, mask)),
+            (f"update, {update_ms / 1e3:.2f} s", result),
+            (f"dense, {dense_ms / 1e3:.2f} s", truth),
+            (f"|update - dense| x{GAIN}", error.clip(0, 255).astype(np.uint8)),
+        ]
 
 
-def _upscaled(editor: Upscaler, photo: Pixels, progress: Progress) -> Shown:
-    session, record_s = _timed(lambda: editor.open(photo, progress=progress))
-    outcomes = list(_edited(session, lambda: session.source, progress))
-    _, undo_s = _timed(session.undo)
-    return Shown("photograph, 4x enlarged", editor.kernels, record_s, undo_s, outcomes)
+def _seconds(ms: float | None) -> str:
+    return "" if ms is None else f"{ms / 1e3:.4f}" if ms < 10 else f"{ms / 1e3:.3g}"
 
 
-def _generated(editor: Editor, steps: int, progress: Progress) -> Shown:
-    drawn = editor.generate(PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED, progress=progress).pixels
-    session, record_s = _timed(
-        lambda: editor.open(drawn, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED, progress=progress)
+@dataclass(frozen=True)
+class Demo(Suite):
+    """The demo; `policy` is that of the generated picture. `pictures`, `tiles` and `kernels` are what is shown."""
+
+    policy: str = "balanced"
+    device: str = "auto"
+    backend: str = "auto"
+    tiny: bool = False
+    pictures: dict[str, Pixels] = field(default_factory=dict)
+    tiles: list[tuple[str, Pixels]] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)
+
+    columns: ClassVar[Sequence[Column]] = (
+        Column("run", "run"),
+        Column("share", "edited", lambda share: "" if share is None else f"{share:.1%}"),
+        Column("dense_ms", "dense", _seconds),
+        Column("update_ms", "update", _seconds),
+        Column("speedup", "faster", lambda factor: "" if factor is None else times(factor)),
+        Column("most", "most different", lambda most: "" if most is None else str(most)),
     )
-    outcomes = list(_edited(session, lambda: session.pixels, progress))
-    _, undo_s = _timed(session.undo)
-    return Shown(f"{PROMPT}, {steps} steps", editor.kernels, record_s, undo_s, outcomes)
 
+    def check(self) -> None:
+        """Read the photograph, and look the backend up."""
+        photograph(TINY if self.tiny else PHOTO)
+        backend_of(self.backend, self.device)
 
-def _edited(session: AnySession, source: Callable[[], Pixels], progress: Progress) -> Iterator[Outcome]:
-    """All edits one after the other, each on the result of the one before."""
-    for number, (name, draw) in enumerate(EDITS.items()):
-        progress(number, len(EDITS), f"edit: {name}")
-        before = source()
-        drawn = draw(before)
-        truth, dense_s = _timed(partial(session.reference, drawn))
-        edited, update_s = _timed(partial(session.edit, drawn))
-        yield Outcome(name, before, drawn, np.array(edited.image), np.array(truth.image), update_s, dense_s)
-    progress(len(EDITS), len(EDITS), "edits done")
+    def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
+        """Both sessions: recording, the edits one on top of the other, undo."""
+        progress.say("loading the models")
+        photo, steps = photograph(TINY if self.tiny else PHOTO), 4 if self.tiny else STEPS
+        place = selected(self.device, self.backend)
+        upscaler = Upscaler.from_pretrained(UPSCALER, device=place, backend=self.backend)
+        generator = Editor.from_pretrained(GENERATOR, device=place, backend=self.backend, policy=self.policy)
+        emoji = generator.generate(PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED).pixels
+        self.pictures.update({"photo": photo, "emoji": emoji})
+        record = partial(generator.open, emoji, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED)
+        self.kernels.extend(dict.fromkeys((upscaler.kernels, generator.kernels)))
+        runs: dict[str, tuple[str, Callable[..., AnySession]]] = {
+            "large": ("photograph, 4x enlarged", partial(upscaler.open, photo)),
+            "edited": (f"{PROMPT}, {steps} steps", record),
+        }
+        for (name, (title, opened)), part in progress.over(list(runs.items())):
+            yield from self._session(name, title, opened, part)
 
+    def _session(
+        self, name: str, title: str, opened: Callable[..., AnySession], progress: Progress
+    ) -> Iterator[Result]:
+        sessions: list[AnySession] = []
+        outcomes: dict[str, Outcome] = {}
 
-def _timed(call: Callable[[], T]) -> tuple[T, float]:
-    """The result of a call and the seconds it took."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
+        def variants(run: str) -> list[Variant]:
+            if run == "record":
+                return [Variant("record", lambda: opened(progress=progress.steps), sessions.append)]
+            session = sessions[0]
+            if run == "undo":
+                return [Variant("undo", session.undo)]
+            before = session.source if isinstance(session, UpscaleSession) else session.pixels
+            made = outcomes[run] = Outcome(before, EDITS[run](before))
 
+            def keep(kind: str) -> Callable[[Edited], None]:
+                return lambda edited: made.pictures.update({kind: np.array(edited.image)})
 
-# What is shown
+            return [
+                Variant("dense", lambda: session.reference(made.drawn), keep("dense")),
+                Variant("update", lambda: session.edit(made.drawn), keep("update")),
+            ]
 
+        experiment = Experiment(["record", *EDITS, "undo"], variants, 1, warm_up=False)
+        experiment.run(progress, title)
+        empty = {"session": title, "share": None, "dense_ms": None, "speedup": None, "most": None}
+        yield {**empty, "run": "record", "update_ms": experiment.median("record", "record")}
+        for run, made in outcomes.items():
+            dense, update = experiment.median(run, "dense"), experiment.median(run, "update")
+            self.tiles.extend(made.tiles(run, update, dense))
+            most = int(np.abs(made.pictures["update"].astype(int) - made.pictures["dense"]).max())
+            share = float(difference(made.before, made.drawn, 0).mean())
+            facts = {"share": share, "dense_ms": dense, "update_ms": update, "speedup": dense / update, "most": most}
+            yield {**empty, "run": run, **facts}
+        yield {**empty, "run": "undo", "update_ms": experiment.median("undo", "undo")}
+        self.pictures[name] = made.pictures["update"]
 
-def _table(sessions: list[Shown]) -> Table:
-    made = Table(title="Dense model against updates (one run each, seconds)", box=box.SIMPLE_HEAD)
-    made.add_column("run")
-    for title in ("edited", "dense", "update", "faster", "most different"):
-        made.add_column(title, justify="right")
-    for session in sessions:
-        made.add_row(f"[bold]{session.title}", "", "", "", "", "")
-        dense = median(outcome.dense_s for outcome in session.outcomes)
-        made.add_row("record", "", f"{dense:.2f}", f"{session.record_s:.2f}", "", "")
-        for outcome in session.outcomes:
-            made.add_row(*_row(outcome))
-        made.add_row("undo", "", "", f"{session.undo_s:.4f}", "", "")
-    made.caption = "most different: largest difference of update and dense in levels of 0 to 255"
-    return made
+    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
+        """Which session."""
+        return f"{results[0]['session']} (one run each, seconds)", "most different: in levels of 0 to 255"
 
+    def tables(self, results: Sequence[Result]) -> list[Table]:
+        """A table of each session."""
+        titles = dict.fromkeys(each["session"] for each in results)
+        parts = [[each for each in results if each["session"] == title] for title in titles]
+        return [
+            terminal_table(title, self.columns, part, caption)
+            for part in parts
+            for title, caption in [self.heading(part)]
+        ]
 
-def _row(outcome: Outcome) -> list[str]:
-    most = np.abs(outcome.result.astype(int) - outcome.truth).max()
-    return [
-        outcome.name,
-        f"{outcome.mask.mean():.1%}",
-        f"{outcome.dense_s:.2f}",
-        f"{outcome.update_s:.3f}",
-        f"{outcome.dense_s / outcome.update_s:.1f}x",
-        str(most),
-    ]
-
-
-def _write(folder: Path, sessions: list[Shown]) -> list[Path]:
-    """The pictures of both sessions, and one sheet of all edits."""
-    paths = [
-        save_png(sessions[0].outcomes[0].before, folder / "photo.png"),
-        save_png(sessions[0].outcomes[-1].result, folder / "large.png"),
-        save_png(sessions[1].outcomes[0].before, folder / "emoji.png"),
-        save_png(sessions[1].outcomes[-1].result, folder / "edited.png"),
-    ]
-    tiles = [tile for session in sessions for outcome in session.outcomes for tile in _tiles(outcome)]
-    return [*paths, save_png(side_by_side(tiles, COLUMNS), folder / "sheet.png")]
-
-
-def _tiles(outcome: Outcome) -> list[tuple[str, Pixels]]:
-    error = np.abs(outcome.result.astype(int) - outcome.truth) * GAIN
-    return [
-        ("before", outcome.before),
-        (f"edit: {outcome.name}, {outcome.mask.mean():.1%}", outcome.drawn),
-        ("its region", outlined(outcome.drawn, outcome.mask)),
-        (f"update, {outcome.update_s:.2f} s", outcome.result),
-        (f"dense, {outcome.dense_s:.2f} s", outcome.truth),
-        (f"|update - dense| x{GAIN}", error.clip(0, 255).astype(np.uint8)),
-    ]
+    def write_sheet(self, folder: Path) -> list[Path]:
+        """The pictures of both sessions, and one sheet of all edits."""
+        paths = [save_png(pixels, folder / f"{name}.png") for name, pixels in self.pictures.items()]
+        return [*paths, save_png(side_by_side(self.tiles, COLUMNS), folder / "sheet.png")]

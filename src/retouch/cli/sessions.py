@@ -78,7 +78,7 @@ def redo(folder: Folder, output: Output = None) -> None:
 
 def _moved(folder: Path, by: int, output: Path | None) -> None:
     if output is not None:
-        with usage_errors():
+        with usage_errors(ValueError):
             check_picture_file(output)
             check_outside(output, folder)
     with failures():

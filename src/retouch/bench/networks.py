@@ -1,0 +1,226 @@
+"""Dense runs, recordings and updates of named networks with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import retouch
+from retouch import models
+from retouch.bench import machine
+from retouch.bench.dense import dense_runs, run_dense
+from retouch.bench.edits import Edit, edits_of
+from retouch.bench.harness import RESTLESS, Progress, Suite, busy
+from retouch.bench.options import backend_of, chosen
+from retouch.bench.published import REFERENCE, SIGE, measured
+from retouch.bench.report import Column, Result, figure, giga, size_text, times
+from retouch.bench.trial import Case, Trial, on
+from retouch.errors import OptionError
+from retouch.models import Network
+from retouch.plan.explain import Explanation
+from retouch.plan.peaks import device as published_device
+from retouch.plan.policy import PRESETS
+
+BUSY = "Dense times of {} vary by more than half: is the machine busy? Measure again."
+ALLOCATOR = (
+    "Eager PyTorch loses time to page faults under stock malloc. For a dense baseline without them, run again with "
+    "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 in the environment."
+)
+
+BESIDE = (
+    "Dense is the best of eager NCHW, eager channels-last and torch.compile; graphs: as sessions update, replayed from "
+    f"a CUDA graph. SIGE's figures are of the {published_device(REFERENCE).title} (arXiv 2211.02048) for "
+    "the edit nearest in size, for Stable Diffusion of twice the pixels."
+)
+
+
+def _sige(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    """What SIGE's authors measured for the network and the edit nearest in size."""
+
+    def found(row: Mapping[str, Any]) -> float | None:
+        published = None if row["tiny"] else SIGE.get(row["model"])
+        edit = published.nearest(row["edit"]).edit if published else None
+        return edit if key == "edit" else measured(published, edit or 0.0, REFERENCE)[key]
+
+    return found
+
+
+COLUMNS = [
+    Column("model", "network"),
+    Column("", "policy, edit", value=lambda row: f"{row['policy']}, {row['edit_label']}", below=True),
+    Column("dtype", "type", lambda name: "" if name == "float32" else name, below=True),
+    Column("dense_ms", "dense", figure),
+    Column("dense_kind", "kind", lambda kind: kind.removeprefix("channels_"), below=True),
+    Column("record_ms", "record", figure),
+    Column("record_over_dense", "/ dense", times, lambda row: row["record_ms"] / row["dense_ms"], below=True),
+    Column("update_ms", "update", figure),
+    Column("update_replayed_ms", "graphs", lambda ms: "" if ms is None else figure(ms), below=True),
+    Column("speedup", "speed-\nup", times, lambda row: row["dense_ms"] / row["update_ms"]),
+    Column(
+        "speedup_replayed",
+        "graphs",
+        lambda factor: "" if factor is None else times(factor),
+        lambda row: row["dense_ms"] / row["update_replayed_ms"] if row["update_replayed_ms"] else None,
+        below=True,
+    ),
+    Column("macs_active", "GMAC", giga),
+    Column("macs_dense", "of all", giga, below=True),
+    Column("kept_bytes", "kept", size_text),
+    Column("rel_err", "error", lambda error: f"{error:.2g}"),
+    Column("outside_unchanged", "outside", lambda same: "" if same else "changed!", below=True),
+    Column("", "SIGE: edit", lambda edit: f"{edit:g}" if edit else "-", _sige("edit"), wide=True),
+    Column("", "SIGE: dense", figure, _sige("dense_ms"), wide=True),
+    Column("", "SIGE: update", figure, _sige("update_ms"), wide=True),
+    Column("", "SIGE: speed-up", times, _sige("speedup"), wide=True),
+]
+
+
+TYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Networks(Suite):
+    """What to measure; dtype: names of types. Raises OptionError for what there is not, or not together."""
+
+    model: Sequence[str] = ("ddpm-256",)
+    edit: Sequence[float] = ()
+    mask: Sequence[Path] = ()
+    policy: Sequence[str] = ("balanced",)
+    dtype: Sequence[str] = ("float32",)
+    device: str = "cpu"
+    backend: str = "auto"
+    dilate: int | None = None
+    no_compile: bool = False
+    repeat: int = 5
+    tiny: bool = False
+
+    columns: ClassVar[Sequence[Column]] = COLUMNS
+
+    def check(self) -> None:
+        """Look everything up by its name, and read every mask."""
+        chosen(self.policy, PRESETS, "policy")
+        for name in chosen(self.model, models.names(), "model"):
+            self.edits(models.get(name))
+        for name in chosen(self.dtype, TYPES, "type"):
+            self.checked_type(name)
+
+    def edits(self, network: Network) -> list[Edit]:
+        """The edits of a network."""
+        return edits_of(self.edit, self.mask, network.image_size(self.tiny))
+
+    @property
+    def place(self) -> str:
+        """The device with its number."""
+        return str(backend_of(self.backend, self.device).device)
+
+    def checked_type(self, name: str) -> torch.dtype:
+        """The type of that name; OptionError unless the backend computes in it on the device."""
+        backend = backend_of(self.backend, self.device)
+        if getattr(torch, name) not in backend.dtypes:
+            types = " or ".join(str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
+            raise OptionError(f"--dtype {name}: the {backend.name} backend computes in {types} on {backend.device}")
+        found: torch.dtype = getattr(torch, name)
+        return found
+
+    def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
+        """Every model in every type under every policy with every edit."""
+        for (name, dtype), part in progress.over(list(product(self.model, self.dtype))):
+            part.say(f"{name}: building")
+            network = models.get(name)
+            module = network.build(self.tiny, self.checked_type(dtype)).to(self.place)
+            inputs = on(network.inputs(self.tiny, self.checked_type(dtype)), self.place)
+            dense = dense_runs(module, inputs, not self.no_compile)
+            for policy, of_policy in part.over(self.policy):
+                of_policy.say(f"{name}, {policy}: compiling")
+                yield from self._measured(self.trial(network, module, dtype, policy, dense), policy, of_policy)
+            del module, dense
+            torch._dynamo.reset()
+
+    def trial(
+        self, network: Network, module: nn.Module, dtype: str, policy: str, dense: Mapping[str, Callable[[], Tensor]]
+    ) -> Trial:
+        """The network compiled under a policy, with its edits."""
+        inputs = network.inputs(self.tiny, self.checked_type(dtype))
+        cases = [
+            Case(edit.label, on(network.edited(inputs, edit.mask), self.place), edit.mask)
+            for edit in self.edits(network)
+        ]
+        settings = chosen_policy(policy, self.dilate)
+        return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense)
+
+    def _measured(self, trial: Trial, policy: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
+        trial.run(self.repeat, progress)
+        for case in trial.cases:
+            before, after = trial.outputs(case)
+            active = trial.net.active_mask(case.region).unsqueeze(1).expand_as(after)
+            found = trial.found(case)
+            yield {
+                "model": trial.name,
+                "tiny": self.tiny,
+                "edit": case.share,
+                "edit_label": case.label,
+                "policy": policy,
+                "dilate": self.dilate,
+                "dtype": str(next(trial.module.parameters()).dtype).removeprefix("torch."),
+                "device": self.place,
+                "backend": self.backend,
+                "dense_compiled_ms": None,
+                **found,
+                **compare(before, after, run_dense(trial.module, case.edited).cpu(), active),
+                "machine": machine.facts(self.place),
+            }
+
+    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
+        """The errors are a check of the arithmetic."""
+        return "Dense, record and update (medians, ms)", "error: relative L2 in the active rows, random weights"
+
+    def notes(self, results: Sequence[Result]) -> list[str]:
+        """A busy machine, and a better dense baseline."""
+        uneven = {each["model"] for each in results if busy([each["spread"][each["dense_kind"]]]) > RESTLESS}
+        return [*(BUSY.format(name) for name in sorted(uneven)), ALLOCATOR]
+
+    def markdown_table(self, results: Sequence[Result]) -> str:
+        """Says whose the figures beside these are."""
+        return f"{super().markdown_table(results)}\n\n{BESIDE}"
+
+    def explanation(self) -> Explanation:
+        """`explain` of the first model, type, policy and edit; nothing is timed."""
+        network, dtype = models.get(self.model[0]), self.dtype[0]
+        trial = self.trial(network, network.build(self.tiny, self.checked_type(dtype)), dtype, self.policy[0], {})
+        found: Explanation = trial.net.explain(trial.cases[0].region)
+        return found
+
+
+def chosen_policy(name: str, dilate: int | None = None) -> retouch.Policy:
+    """The named policy, with another dilation in mask pixels if one is given."""
+    policy = retouch.Policy.named(name)
+    return policy if dilate is None else replace(policy, dilate=dilate)
+
+
+def compare(before: Tensor, after: Tensor, truth: Tensor, active: Tensor) -> Result:
+    """Errors of `after` against `truth` where `active`, and whether the rest equals `before`.
+
+    All are [B, C, H, W], `active` bool. `rel_err` and `max_abs_err` are taken over the active rows,
+    `rel_err_image` over the whole output; `rel_change` is how far the dense result moved there, the error of
+    doing nothing.
+    """
+    before, after, truth = before.double(), after.double(), truth.double()
+    error = (after - truth).abs()
+    return {
+        "max_abs_err": float(error[active].max()) if active.any() else 0.0,
+        "rel_err": _ratio(error[active], truth[active]),
+        "rel_err_image": _ratio(error, truth),
+        "rel_change": _ratio((before - truth)[active], truth[active]),
+        "outside_unchanged": bool(torch.equal(after[~active], before[~active])),
+    }
+
+
+def _ratio(error: Tensor, reference: Tensor) -> float:
+    norm = float(reference.norm())
+    return float(error.norm()) / norm if norm else 0.0

@@ -1,0 +1,123 @@
+"""Tiles of Triton's kernels, timed on the GPU at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any, ClassVar
+
+from rich.table import Table
+from triton.testing import do_bench
+
+from retouch.bench import machine
+from retouch.bench.harness import Progress, Suite
+from retouch.bench.report import Column, Result, terminal_table
+from retouch.kernels.triton import tune
+from retouch.kernels.triton.tune import Case, Gpu, Tile, Tuned, line, source
+
+SHOWN = 5
+"""Candidates in a table, the best ones."""
+
+RANKING = (
+    Column("tile", "tile"),
+    Column("score", "time over best", lambda score: "left out" if score is None else f"{score:.3f}"),
+)
+LIBRARY = (
+    Column("dtype", "dtype"),
+    *(Column(key, title) for key, title in (("size", "head"), ("queries", "queries"), ("keys", "keys"))),
+    Column("ms", "kernel", "{:.3f}".format),
+    Column("sdpa", "SDPA", "{:.3f}".format),
+)
+
+
+def _median(call: Callable[[], Any]) -> float:
+    """Milliseconds of a call on the GPU."""
+    return float(do_bench(call, return_mode="median"))
+
+
+@dataclass(frozen=True)
+class Tiles(Suite):
+    """What to tune. gpu: the one at hand; timer: milliseconds of a call on it; tuned: what was found."""
+
+    gpu: Gpu
+    timer: tune.Timer = _median
+    tuned: list[Tuned] = field(default_factory=list)
+
+    columns: ClassVar[Sequence[Column]] = ()
+
+    @staticmethod
+    def present() -> Tiles:
+        """For the GPU in use; TuneError without one."""
+        return Tiles(tune.present())
+
+    def check(self) -> None:
+        """Nothing is read."""
+
+    def measure(self, progress: Progress) -> Iterator[Result]:
+        """Every shape and type with every candidate, and with PyTorch's attention."""
+        here = machine.facts("cuda")
+        for (kind, size), part in progress.over(list(product(tune.KINDS, tune.DTYPES))):
+            (_, compiling), (_, timing) = part.over(("compile", "time"))
+
+            def report(done: int, total: int, text: str, parts: Any = (compiling, timing)) -> None:
+                parts[text.startswith("timing")].steps(done, total, text)
+
+            found = tune.tune(kind, size, self.gpu, self.timer, report)
+            self.tuned.append(found)
+            for tile, times in found.times.items():
+                yield from ({**_entry(kind.kernel, *item, tile), "machine": here} for item in times.items())
+            yield from ({**_entry("sdpa", *item), "machine": here} for item in found.library.items())
+
+    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
+        """Which GPU."""
+        return f"Tiles on {self.gpu.name}", ""
+
+    def tables(self, results: Sequence[Result]) -> list[Table]:
+        """The best candidates of each table and the tile in use; attention beside PyTorch's."""
+        found = []
+        for each in self.tuned:
+            found.append(terminal_table(f"{each.kind.table}, {each.size} bytes", RANKING, _ranking(each)))
+            if each.library:
+                title = "Attention, and PyTorch's (medians, ms)"
+                found.append(terminal_table(title, LIBRARY, _beside(each)))
+        return found
+
+    def lines(self) -> str:
+        """What to put into `tiles.py`."""
+        text = ["For src/retouch/kernels/triton/tiles.py:"]
+        for kind in tune.KINDS:
+            chosen = {each.size: each.ranked[0][0] for each in self.tuned if each.kind is kind}
+            text += [f"{kind.table}:", line(self.gpu.name, chosen)]
+        return "\n".join(text)
+
+
+def candidates(architecture: str) -> str:
+    """The candidates that run well on an architecture, which need not be here. Raises TuneError for unknown ones."""
+    gpu, text = tune.named(architecture), []
+    for kind, size in product(tune.KINDS, tune.DTYPES):
+        kept = tune.fitting(kind, size, gpu)
+        text.append(f"{kind.table}, {size} bytes, {gpu.name}: {len(kept)} of {len(kind.candidates[size])}")
+        text += [f"    {source(tile)}" for tile in kept]
+    return "\n".join(text)
+
+
+def _ranking(found: Tuned) -> list[Result]:
+    used, scores = found.kind.used[found.size], found.ranked
+    shown = [x for place, x in enumerate(scores) if place < SHOWN or x[0] == used]
+    rows = [{"tile": source(tile) + (" (in use)" if tile == used else ""), "score": score} for tile, score in shown]
+    left_out = [{"tile": f"{source(used)} (in use)", "score": None}]
+    return rows + left_out * (used not in dict(scores))
+
+
+def _beside(found: Tuned) -> list[Result]:
+    best = found.times[found.ranked[0][0]]
+    return [
+        {**asdict(case[0]), "dtype": str(case[1]).removeprefix("torch."), "ms": ms, "sdpa": found.library[case]}
+        for case, ms in best.items()
+    ]
+
+
+def _entry(kernel: str, case: Case, ms: float, tile: Tile | None = None) -> Result:
+    shape, dtype = case
+    return {"kernel": kernel, **asdict(shape), "dtype": str(dtype), "tile": tile and tile._asdict(), "ms": ms}

@@ -1,0 +1,167 @@
+"""A compiled network in rounds of dense runs, a recording and updates: what networks and halos are measured by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+import retouch
+from retouch.bench import machine
+from retouch.bench.harness import Experiment, Progress, Variant
+from retouch.bench.report import Result
+from retouch.kernels.devices import moved
+from retouch.models import Inputs, tensor_of
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.store import Store
+
+UPDATES_PER_ROUND = 3
+"""Updates are short beside a dense run: several in each round steady their median."""
+
+WHOLE = "the whole image"
+"""The case of dense runs and recordings."""
+
+
+def on(inputs: Inputs, device: str) -> Inputs:
+    """The arguments on a device."""
+    return Inputs(*moved((inputs.args, dict(inputs.kwargs)), device))
+
+
+@dataclass(eq=False)
+class Case:
+    """One edit: its name, the edited inputs, its mask bool [H, W], and pixels that are computed around it."""
+
+    label: str
+    edited: Inputs
+    mask: Tensor
+    halo: int = 0
+
+    @cached_property
+    def region(self) -> retouch.Region:
+        """Always the same one."""
+        return self.fresh()
+
+    def fresh(self) -> retouch.Region:
+        """A new region, whose schedule is not known."""
+        return retouch.Region.from_mask(self.mask).dilated(self.halo)
+
+    @property
+    def share(self) -> float:
+        """Of the image that the mask covers."""
+        return float(self.mask.float().mean())
+
+
+class Trial:
+    """One network under one policy, its dense runs by kind, and edits to update it with.
+
+    On backends that repeat calls in one launch updates are made as sessions make them, too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        inputs: Inputs,
+        policy: retouch.Policy,
+        backend: str,
+        cases: Sequence[Case],
+        dense: Mapping[str, Callable[[], Tensor]],
+    ) -> None:
+        self.name, self.module, self.cases, self._inputs, self._dense = name, module, cases, inputs, dense
+        start = time.perf_counter()
+        self.net: Any = retouch.compile(
+            module, inputs.args, dict(inputs.kwargs) or None, policy=policy, backend=backend
+        )
+        self.compile_s = time.perf_counter() - start
+        self._title = f"{name}, {policy.name}"
+        self._recording: Any = None
+        self._snapshot: Snapshot | None = None
+
+    def run(self, rounds: int, progress: Progress) -> None:
+        """Run everything once in each round, and once before, to warm up."""
+        if self.net.backend.graphs:
+            self.record()
+            self._snapshot = Snapshot.of(self._recording, Store(device=self.net.backend.device))
+            self._drop()
+        self._memory = machine.PeakMemory()
+        self._experiment: Experiment[Case | str] = Experiment(
+            [WHOLE, *self.cases],
+            self._variants,
+            rounds,
+            wait=machine.waiting(str(self.net.backend.device)),
+            done=self._drop,
+            memory=self._memory,
+        )
+        self._experiment.run(progress, self._title)
+
+    def record(self) -> Tensor:
+        """Record the inputs anew; the output's first tensor."""
+        output, self._recording = self.net.record(*self._inputs.args, **self._inputs.kwargs)
+        return tensor_of(output)
+
+    def outputs(self, case: Case) -> tuple[Tensor, Tensor]:
+        """The first output as recorded, and updated, on the host."""
+        if self._recording is None:
+            self._before = self.record().cpu().clone()
+        after = tensor_of(self._update(case, case.region)).cpu().clone()
+        self._undo()
+        return self._before, after
+
+    def _update(self, case: Case, region: retouch.Region, recording: Any = None) -> Any:
+        return self.net.update(recording or self._recording, region, *case.edited.args, **case.edited.kwargs)
+
+    def _drop(self) -> None:
+        """Let the recording go, so that the next one may take over its memory."""
+        self._recording = None
+
+    def _undo(self, _: Any = None) -> None:
+        self._recording.undo()
+
+    def _variants(self, case: Case | str) -> list[Variant]:
+        """An update with a new region, undone, and again with the same region; and as sessions make it."""
+        if not isinstance(case, Case):
+            return [*(Variant(kind, run) for kind, run in self._dense.items()), Variant("record", self.record)]
+        region = [case.region]
+
+        def update() -> None:
+            region[0] = case.fresh()
+            self._update(case, region[0])
+
+        variants = [
+            Variant("update", update),
+            Variant("undo", self._undo),
+            Variant("update_cached", lambda: self._update(case, region[0]), self._undo),
+        ]
+        if snapshot := self._snapshot:
+            replay = Variant("update_replayed", lambda: self._update(case, case.region, snapshot.recording()))
+            variants.append(replay)
+        return variants * UPDATES_PER_ROUND
+
+    def found(self, case: Case) -> Result:
+        """Times of the rounds, arithmetic and memory of an edit."""
+        ran, info = self._experiment, self.net.explain(case.region)
+        dense = {kind: ran.median(WHOLE, kind) for kind in self._dense}
+        best = min(dense, key=lambda kind: dense[kind])
+        steps = ("update", "update_cached", "undo")
+        return {
+            "dense_ms": dense[best],
+            "dense_kind": best,
+            **{f"dense_{kind}_ms": ms for kind, ms in dense.items()},
+            "record_ms": ran.median(WHOLE, "record"),
+            "first_record_ms": ran.first(WHOLE, "record"),
+            "first_update_ms": ran.first(case, "update"),
+            **{f"{step}_ms": ran.median(case, step) for step in steps},
+            "update_replayed_ms": ran.median(case, "update_replayed") if self._snapshot else None,
+            "spread": ran.spread(WHOLE, *dense, "record") | ran.spread(case, *steps),
+            "macs_dense": int(info.macs_dense),
+            "macs_active": int(info.macs_active),
+            "fallbacks": [str(each) for each in info.fallbacks],
+            "kept_bytes": int(info.kept_bytes),
+            "packed_bytes": getattr(self.net, "packed_bytes", None),
+            "compile_s": self.compile_s,
+            "peak_rss_bytes": self._memory.rss,
+        }

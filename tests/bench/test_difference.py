@@ -1,0 +1,111 @@
+"""PSNR, SSIM and LPIPS of pictures: known values, masks, and pictures that cannot be compared."""
+
+import math
+
+import numpy as np
+import pytest
+
+from retouch.bench.difference import MAX_PSNR, compare, inside_and_image, psnr
+from retouch.editing.images import ImageError
+from retouch.models.lpips import trained
+
+
+def pictures(side=64):
+    """A pattern of waves, and the same with a yellow square on it."""
+    rows, cols = np.indices((side, side))
+    waves = [(rows * 3 + cols * 2) % 256, (rows * cols) % 256, (rows - cols) % 64 * 4]
+    plain = np.stack(waves, 2).astype(np.uint8)
+    painted = plain.copy()
+    painted[10:30, 20:50] = (255, 214, 10)
+    return plain, painted
+
+
+def square(side=64):
+    mask = np.zeros((side, side), np.bool_)
+    mask[10:30, 20:50] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def lpips():
+    try:
+        return trained()
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+def test_psnr_of_known_errors():
+    grey = np.ones((8, 8, 3))
+    assert psnr(grey) == pytest.approx(20 * math.log10(255))
+    assert psnr(255 * grey) == 0
+    assert psnr(0 * grey) is None
+
+
+def test_measures_are_taken_in_the_mask_and_over_the_image():
+    error, mask = np.zeros((2, 2, 3)), np.eye(2, dtype=np.bool_)
+    error[0, 0] = 255
+    found = inside_and_image("x", error, mask, mean_abs_err=lambda part: float(part.mean()))
+    assert found == {
+        "x_psnr_db": pytest.approx(10 * math.log10(2)),
+        "x_mean_abs_err": 127.5,
+        "x_psnr_image_db": pytest.approx(10 * math.log10(4)),
+        "x_mean_abs_err_image": 63.75,
+    }
+
+
+def test_equal_pictures():
+    pytest.importorskip("skimage")
+    plain, _ = pictures()
+    found = compare(plain, plain.copy(), square(), None)
+    assert (found.psnr, found.psnr_inside) == (MAX_PSNR, MAX_PSNR)
+    assert found.ssim == found.ssim_inside == pytest.approx(1)
+    assert math.isnan(found.lpips)
+    assert math.isnan(found.lpips_inside)
+
+
+def test_ssim_of_two_flat_pictures_is_that_of_their_levels():
+    pytest.importorskip("skimage")
+    a, b = (np.full((16, 16, 3), level, np.uint8) for level in (50, 100))
+    stabiliser = (0.01 * 255) ** 2
+    expected = (2 * 50 * 100 + stabiliser) / (50**2 + 100**2 + stabiliser)
+    found = compare(a, b, np.eye(16, dtype=np.bool_), None)
+    assert (found.ssim, found.ssim_inside) == pytest.approx((expected, expected))
+
+
+def test_errors_are_inside_the_mask_or_not():
+    pytest.importorskip("skimage")
+    plain, painted = pictures()
+    inside, outside = (compare(plain, painted, mask, None) for mask in (square(), np.indices((64, 64))[0] > 40))
+    assert inside.psnr == outside.psnr
+    assert inside.psnr - inside.psnr_inside == pytest.approx(10 * math.log10(64 * 64 / 600))
+    assert inside.ssim_inside < inside.ssim < outside.ssim_inside == pytest.approx(1)
+    assert outside.psnr_inside == MAX_PSNR
+
+
+def test_bad_pictures_are_named():
+    plain, painted = pictures()
+    for a, b, mask, reason in [
+        (plain, painted[:40], square(), "different sizes"),
+        (plain, painted, square(32), "different sizes"),
+        (plain, painted, np.zeros((64, 64), np.bool_), "the mask is empty"),
+        (plain, painted.astype(np.float32), square(), "not float32"),
+        (plain[:6], painted[:6], square()[:6], "too small"),
+    ]:
+        with pytest.raises(ImageError, match=reason):
+            compare(a, b, mask, None)
+
+
+def test_lpips_inside_is_the_mean_of_the_map(lpips):
+    pytest.importorskip("skimage")
+    plain, painted = pictures()
+    found = compare(plain, painted, square(), lpips)
+    assert found.lpips == pytest.approx(lpips.distance_map(plain, painted).mean())
+    assert found.lpips_inside == pytest.approx(lpips.distance_map(plain, painted)[square()].mean())
+
+
+def test_smallest_picture(lpips):
+    plain, painted = pictures(31)
+    mask = np.ones((31, 31), np.bool_)
+    assert compare(plain, painted, mask, lpips).lpips > 0
+    with pytest.raises(ImageError, match="31 pixels"):
+        compare(plain[:, :30], painted[:, :30], mask[:, :30], lpips)
