@@ -61,7 +61,7 @@ def test_an_update_reads_what_its_snapshot_copies_in():
 def test_an_update_is_never_predicted_slower_than_a_dense_run(on, edit):
     options = ForecastOptions(["ddpm-256"], [on.name], lambda size: [square(edit, size)], tiny=True)
     (found,) = forecast(options)
-    assert found["speedup"] >= 1 / 1.021
+    assert found["speedup"] >= 1
 
 
 # Predictions

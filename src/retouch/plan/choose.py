@@ -20,9 +20,6 @@ Dirty = Callable[[set[Value], dict[Value, Table]], set[Value]]
 UNKNOWN = 0.7
 """Share of the arithmetic from which everything is computed where no costs are known."""
 
-PREFERRED = 1.02
-"""Everything is computed even if that takes longer by this factor: it is the result of a dense run."""
-
 CLEAR = 0.5
 """A rough estimate below this share of a run of everything settles it, without a closer look at the work."""
 
@@ -59,8 +56,8 @@ class Decision:
 class Planner:
     """Decides for one program, policy and machine. It reads no clock: equal regions are decided alike.
 
-    `everything` is the work of computing everything. What a new region takes beside its update is left out, as the
-    steps of a session share it. No grid is computed whole to save time: some of its rows never cost more than all.
+    `everything` is the work of computing everything. Every region counts as new, also where the steps of a session
+    share what is made for it: in doubt everything is computed, which is the dense result. No grid is computed whole to save time: some of its rows never cost more than all.
     """
 
     def __init__(self, plan: Plan, policy: Policy, costs: CostModel | None, dirty: Dirty) -> None:
@@ -82,7 +79,8 @@ class Planner:
             return share >= (self.policy.crossover or UNKNOWN)
         if 2 * self._idle + share * self._whole < CLEAR * self._whole:
             return False
-        return PREFERRED * self.costs.update(self.update(active)) >= self._whole
+        run = self.update(active)
+        return self.costs.update(run) + self.costs.preparing(run) >= self._whole
 
     def choose(self, active: dict[Value, Table]) -> Decision:
         """The decision of `is_whole`, with predictions and reasons."""
