@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, and PyTorch may do that
 
@@ -26,10 +27,16 @@ def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retouch.kernels.devices._accelerator", lambda: None)
 
 
-@pytest.fixture(autouse=True)
-def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates are chosen by arithmetic alone: nothing is timed, and every machine decides alike."""
-    monkeypatch.setattr("retouch.incremental.costs_of", lambda backend: costs())
+@pytest.fixture(autouse=True, scope="session")
+def no_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Updates are chosen by arithmetic alone: nothing is timed, and every machine decides alike.
+
+    Processes that tests start do time kernels, and keep the figures in a folder of the tests.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retouch.incremental.costs_of", lambda backend: costs())
+        patch.setenv("RETOUCH_CACHE", str(tmp_path_factory.getbasetemp().parent / "rates"))
+        yield
 
 
 @pytest.fixture(params=BACKENDS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retouch import models
-from retouch.bench import square
+from retouch.bench.edits import square
 from retouch.bench.forecast import lowered
 from retouch.incremental import planned
 from retouch.ir.geometry import AxisMap, Geometry

@@ -57,7 +57,8 @@ class Planner:
     """Decides for one program, policy and machine. It reads no clock: equal regions are decided alike.
 
     `everything` is the work of computing everything. Every region counts as new, also where the steps of a session
-    share what is made for it: in doubt everything is computed, which is the dense result. No grid is computed whole to save time: some of its rows never cost more than all.
+    share what is made for it: in doubt everything is computed, which is the dense result. No grid is computed whole
+    to save time: some of its rows never cost more than all.
     """
 
     def __init__(self, plan: Plan, policy: Policy, costs: CostModel | None, dirty: Dirty) -> None:

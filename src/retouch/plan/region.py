@@ -89,6 +89,9 @@ class Region:
         samples = f", {len(self.mask)} samples" if len(self.mask) > 1 else ""
         return f"Region({self.grid}{samples}, {self.fraction:.2%} active)"
 
+    def __or__(self, other: Region) -> Region:
+        return Region(self.mask | other.mask)
+
     def dilated(self, radius: int) -> Region:
         """Grown by `radius` positions in every direction, diagonals included."""
         return Region(dilate(self.mask, radius))

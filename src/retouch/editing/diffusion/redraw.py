@@ -163,6 +163,13 @@ class Redraw:
         self.region = self.grow(asked)
         self.count = len(self.process.sampler) - self.change.start
         self.pixels: Pixels = self.current["image"].numpy()
+        self.denoised = self.region | self._stale()
+
+    def _stale(self) -> Region:
+        """Where a denoiser that inpaints has read the mask of the edit before, which an exact edit takes back."""
+        hidden = (self.current["seen"].numpy() != self.pixels).any(-1)
+        matters = self.process.model.inpaints and self.process.policy.exact
+        return Region.from_mask(hidden if matters else np.zeros_like(hidden))
 
     def result(self) -> Redrawn:
         """Compute it."""
@@ -214,7 +221,7 @@ class Redraw:
         for i in range(start, len(sampler)):
             self.progress(i - start, self.count + 1, f"step {i - start + 1} of {self.count}")
             latents[i - process.first] = x[0]
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, self.region)
+            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, self.denoised)
             with self.clock.of("denoise"):
                 output = process.denoiser.step(update, i, x, self.change.conditioning, mask, visible)
             if i == start + checked_step(self.count):
