@@ -37,6 +37,14 @@ def test_every_command_and_option_has_help(words):
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_pages_named_in_help_exist(words):
+    for parameter in COMMANDS[words].params:
+        assert "README" not in parameter.help
+        for page in re.findall(r"docs/[\w/-]+\.md", parameter.help):
+            assert (ROOT / page).is_file()
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_has_an_example(words):
     assert f"\nretouch {' '.join(words)}" in PAGE
 

@@ -20,6 +20,7 @@ from commands import run
 from docs.givens import EMOJI, GIVENS, files, small_emoji
 from docs.pages import BLOCK, PAGES, ROOT, Block, blocks, title
 from retouch.cli import app
+from retouch.cli.demo import NEXT
 from retouch.frontend.lowering import context
 from retouch.models.builtin import PIPELINES
 
@@ -105,6 +106,13 @@ def check_text(block: Block, _: dict[str, Any]) -> None:
 
 PROGRAMS = {"retouch": check_retouch, "make": check_make, "pip": check_pip}
 CHECKS = {"python": check_python, "sh": check_shell, "text": check_text}
+
+
+def test_the_demo_ends_with_commands_that_exist():
+    named = [line for line in NEXT.splitlines() if line.startswith("  retouch ")]
+    assert len(named) == 4
+    for line in named:
+        parse(shlex.split(line, comments=True)[1:])
 
 
 def test_a_wrong_option_is_found():
