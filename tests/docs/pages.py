@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
@@ -16,6 +13,12 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "benchmarks").glob("*.md")),
 ]
+
+
+def title(page: Path) -> str:
+    """Of a page in the output of tests."""
+    return str(page.relative_to(ROOT))
+
 
 BLOCK = re.compile(
     r"(?:^<!-- snippet: (?P<how>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -43,15 +46,3 @@ def blocks(page: Path) -> list[Block]:
         Block(page, 1 + text[: found.start("code")].count("\n"), found["language"], found["how"] or "", found["code"])
         for found in BLOCK.finditer(text)
     ]
-
-
-AWAITED = re.compile(r"retouch\.load\(|bench (networks|sessions|quality|halo|predict|tiles)|retouch kernels")
-"""Names that are on their way; this and the marks go when they are there."""
-
-
-def marked(page: Path, text: bool = False) -> Any:
-    """The page as a parameter, marked where its blocks (or its text) have such names."""
-    parts = [page.read_text()] if text else [block.code for block in blocks(page)]
-    awaited = any(AWAITED.search(part) for part in parts)
-    marks = [pytest.mark.xfail(reason="names that are on their way", strict=not text)] if awaited else []
-    return pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))

@@ -18,8 +18,9 @@ from typer.main import get_command
 
 from commands import run
 from docs.givens import EMOJI, GIVENS, files, small_emoji
-from docs.pages import BLOCK, PAGES, ROOT, Block, blocks, marked
+from docs.pages import BLOCK, PAGES, ROOT, Block, blocks, title
 from retouch.cli import app
+from retouch.cli.demo import NEXT
 from retouch.frontend.lowering import context
 from retouch.models.builtin import PIPELINES
 
@@ -43,7 +44,7 @@ def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [marked(page) for page in PAGES if blocks(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=title)
 def test_every_block_works(page, folder):
     names: dict[str, Any] = {}
     for block in blocks(page):
@@ -107,6 +108,13 @@ PROGRAMS = {"retouch": check_retouch, "make": check_make, "pip": check_pip}
 CHECKS = {"python": check_python, "sh": check_shell, "text": check_text}
 
 
+def test_the_demo_ends_with_commands_that_exist():
+    named = [line for line in NEXT.splitlines() if line.startswith("  retouch ")]
+    assert len(named) == 4
+    for line in named:
+        parse(shlex.split(line, comments=True)[1:])
+
+
 def test_a_wrong_option_is_found():
     with pytest.raises(Exception, match="No such option"):
         parse(["edit", "a.png", "b.png", "-o", "c.png", "--no-such-option", "1"])
@@ -116,7 +124,7 @@ def test_a_wrong_option_is_found():
         parse(["explain"])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#\s]+)", BLOCK.sub("", page.read_text())):
         if "://" not in target:

@@ -166,7 +166,7 @@ def quality(
 def halo(
     context: typer.Context,
     model: Annotated[
-        str, typer.Option("--model", help="Trained network: a built-in super-resolution model (see README).")
+        str, typer.Option("--model", help="Built-in super-resolution network (see docs/guide/models.md).")
     ] = "builtin/realesrgan-x4",
     dilate: Annotated[
         list[int] | None,

@@ -28,7 +28,7 @@ Backend = Literal["auto", "cpu", "triton", "reference"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Storage = Literal["fp32", "bf16", "fp16"]
 
-POLICY_HELP = "paper, balanced, fast or exact (see README)"
+POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
 STORAGE_HELP = "How recorded float32 rows are kept (fp32)."
 DEVICE_HELP = "Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu"
 MEMORY_HELP = "Memory for recordings before they go to files, such as 4GB (40 % of what is free)."

@@ -37,7 +37,7 @@ NEXT = """Next:
   retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji --prompt "red heart"
   retouch bench networks --model sd15-unet  # against torch.compile
   retouch bench quality                     # how close edits come to the dense model
-and in Python: net = retouch.compile(module, inputs), see README.md."""
+and in Python: net = retouch.compile(module, inputs), see docs/tutorials/network.md."""
 
 AnySession = DiffusionSession | UpscaleSession
 

@@ -51,7 +51,10 @@ def edit(
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the result.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Folder or hub name of a diffusers pipeline, or a built-in model (see README)."),
+        typer.Option(
+            "--model",
+            help="Folder or hub name of a diffusers pipeline, file of weights, or built-in (docs/guide/models.md).",
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="What the picture shows, for models that read words.")

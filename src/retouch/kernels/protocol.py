@@ -42,7 +42,7 @@ class Backend(Protocol):
 
     @property
     def graphs(self) -> bool:
-        """True where `graph` pays. Tables are padded then (`retouch.runtime.pattern`): kernels write no row -1."""
+        """True where `graph` pays: tables are padded then, so kernels write no row -1."""
 
     @property
     def lacking(self) -> Mapping[str, str]:
