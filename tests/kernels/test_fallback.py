@@ -50,7 +50,6 @@ CASES = {
     "softmax over positions": (lambda m, x: x.flatten(2).softmax(2).view_as(x), "softmax"),
     "sorted channels": (lambda m, x: x.sort(1)[0], "sort"),
     "top channels": (lambda m, x: x.topk(3, 1)[0], "topk"),
-    "global mean": (lambda m, x: x - x.mean((2, 3), keepdim=True), "mean"),
     "global sum": (lambda m, x: x / (1 + x.square().sum()), "sum_1"),
     "global maximum": (lambda m, x: x * F.adaptive_max_pool2d(x, 1), "adaptive_max_pool2d"),
     "flattened": (lambda m, x: x + m.flat(x.flatten(1))[:, :, None, None], "linear"),

@@ -194,20 +194,20 @@ def test_memory_comes_from_where_it_is_asked():
 
 def test_a_device_comes_first_then_the_host_then_files(tmp_path):
     held = Store(1500, tmp_path, device_budget=1000)
-    memories = [Memory(near=True), Memory(taken=lambda nbytes: 2 * nbytes)]
+    memories = [Memory(on_device=True), Memory(taken=lambda nbytes: 2 * nbytes)]
     specs = [Spec("a", (100,), torch.float32)]
     blocks = [held.block(specs, {}, memories=memories) for _ in range(4)]
-    assert [(block.near, block.file) for block in blocks] == [(True, None)] * 2 + [(False, None), (False, UNNAMED)]
+    assert [(block.on_device, block.file) for block in blocks] == [(True, None)] * 2 + [(False, None), (False, UNNAMED)]
     assert (held.on_device, held.in_memory, held.in_files) == (800, 800, 400)
-    assert held.block(specs, {}, tmp_path / "named", memories=memories).near is False
-    assert not held.fits(800, near=True)
-    assert held.fits(200, near=True)
-    assert not held.fits(200, base=True, near=True)
+    assert held.block(specs, {}, tmp_path / "named", memories=memories).on_device is False
+    assert not held.fits(800, on_device=True)
+    assert held.fits(200, on_device=True)
+    assert not held.fits(200, base=True, on_device=True)
     blocks.clear()
     gc.collect()
     assert (held.on_device, held.in_memory, held.in_files) == (0, 0, 0)
-    adopted = held.adopt({"a": torch.zeros(5)}, {}, near=True)
-    assert (adopted.near, held.on_device) == (True, 20)
+    adopted = held.adopt({"a": torch.zeros(5)}, {}, on_device=True)
+    assert (adopted.on_device, held.on_device) == (True, 20)
 
 
 def test_the_budget_of_a_device_is_a_share_of_what_is_free_there(monkeypatch):

@@ -117,8 +117,8 @@ def _prepared(session: S) -> S:
     nets = list(session.networks().values())
     for net in nets:
         net.backend.release()  # of recordings that went to files: edits touch few rows of theirs
-    near = any(net.backend.transfers for net in nets)
-    if session.store.fits(sum(net.plan.kept_bytes for net in nets), near=near):
+    on_device = any(net.backend.transfers for net in nets)
+    if session.store.fits(sum(net.plan.kept_bytes for net in nets), on_device=on_device):
         for net in nets:
             with net.lock:
                 net.workspace.touch()

@@ -82,14 +82,14 @@ class Spec:
 class Block:
     """Named tensors that are not written again once they are filled.
 
-    `file` is where they are mapped from; None: memory, on a device if `near`. `notes` are plain data that belong
+    `file` is where they are mapped from; None: memory, on a device if `on_device`. `notes` are plain data that belong
     to them.
     """
 
     tensors: dict[str, Tensor]
     notes: dict[str, Any]
     file: Path | None = None
-    near: bool = False
+    on_device: bool = False
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,9 +102,9 @@ def _allocate(nbytes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory for blocks: of a device (`near`) or the host. `allocate` gives bytes as uint8 and takes `taken` of it."""
+    """Memory for blocks: of a device (`on_device`) or the host. `allocate` gives uint8 and takes `taken` of it."""
 
-    near: bool = False
+    on_device: bool = False
     allocate: Callable[[int], Tensor] = _allocate
     taken: Callable[[int], int] = int
 
@@ -150,12 +150,12 @@ class Store:
         """The type that rows of `dtype` are stored in."""
         return self.dtype if dtype == torch.float32 else dtype
 
-    def fits(self, nbytes: int, base: bool = False, near: bool = False) -> bool:
-        """True while `nbytes` more stay inside the budget of the host's memory, or the device's (`near`).
+    def fits(self, nbytes: int, base: bool = False, on_device: bool = False) -> bool:
+        """True while `nbytes` more stay inside the budget of the host's memory, or the device's (`on_device`).
 
         A whole recording (`base`) leaves some of it to edits.
         """
-        budget, used = (self.device_budget, self.on_device) if near else (self.budget, self.in_memory)
+        budget, used = (self.device_budget, self.on_device) if on_device else (self.budget, self.in_memory)
         return used + nbytes <= ((1 - EDIT_SHARE) * budget if base else budget)
 
     def block(
@@ -174,19 +174,19 @@ class Store:
         offsets, size = layout(specs)
         if file is None:
             for memory in memories:
-                if self.fits(memory.taken(size), base, memory.near):
+                if self.fits(memory.taken(size), base, memory.on_device):
                     tensors = _views(memory.allocate(size), specs, offsets)
-                    return self._counted(Block(tensors, notes, near=memory.near), memory.taken(size))
+                    return self._counted(Block(tensors, notes, on_device=memory.on_device), memory.taken(size))
         tensors = _in_file(specs, notes, file, self.folder or spill_folder())
         return self._counted(Block(tensors, notes, file or UNNAMED), size)
 
-    def adopt(self, tensors: dict[str, Tensor], notes: dict[str, Any], near: bool = False) -> Block:
-        """A block of tensors that exist already, on a device if `near`, and that nobody writes any more."""
-        block = Block(tensors, notes, near=near)
+    def adopt(self, tensors: dict[str, Tensor], notes: dict[str, Any], on_device: bool = False) -> Block:
+        """A block of tensors that exist already, on a device if `on_device`, and that nobody writes any more."""
+        block = Block(tensors, notes, on_device=on_device)
         return self._counted(block, block.nbytes)
 
     def _counted(self, block: Block, taken: int) -> Block:
-        count = "on_device" if block.near else "in_memory" if block.file is None else "in_files"
+        count = "on_device" if block.on_device else "in_memory" if block.file is None else "in_files"
         self._count(count, taken)
         weakref.finalize(block, _uncount, weakref.ref(self), count, taken)
         return block

@@ -47,7 +47,11 @@ class Snapshot:
         net: Any = recording.owner
         rows = [(value, net.workspace.whole(value.rows)) for value in recording.buffers]
         same = all(store.stored(v.dtype) == v.dtype for v, _ in rows)
-        if file is None and same and store.fits(recording.nbytes, base=True, near=net.backend.transfers is not None):
+        if (
+            file is None
+            and same
+            and store.fits(recording.nbytes, base=True, on_device=net.backend.transfers is not None)
+        ):
             layer = adopted(recording, store, rows)
         else:
             whole = dict.fromkeys(recording.buffers)
@@ -127,7 +131,7 @@ class Restored(State):
             parts = [
                 (layer.rows[value][1], None if source is None else source.host)
                 for value, layer, _, source in self._picks(schedule)
-                if not layer.near(self.backend)
+                if not layer.on_device(self.backend)
             ]
             self._fetched = schedule, transfers.send(parts)
 
@@ -195,7 +199,7 @@ class Restored(State):
         arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
         for value, layer, where, source in self._picks(schedule):
             target = self.resolve(Slot.kept(value))
-            if layer.near(backend):
+            if layer.on_device(backend):
                 copies.append((target, where, layer.handle(value, backend), source))
             else:
                 copies.append((target, where, backend.rows(next(arrived)), None))

@@ -36,12 +36,12 @@ class Layer:
     block: Block
     _handles: dict[Value, Any] = field(default_factory=dict)
 
-    def near(self, backend: Backend) -> bool:
+    def on_device(self, backend: Backend) -> bool:
         """True when the backend's kernels read the rows where they are."""
-        return backend.transfers is None or self.block.near
+        return backend.transfers is None or self.block.on_device
 
     def handle(self, value: Value, backend: Backend) -> Any:
-        """The kernel handle of the rows of a value, which are `near`."""
+        """The kernel handle of the rows of a value, which are `on_device`."""
         if value not in self._handles:
             self._handles[value] = backend.rows(self.rows[value][1])
         return self._handles[value]
@@ -75,7 +75,7 @@ def written(
         block.tensors[name].copy_(tensor)
     targets = [(block.tensors[f"rows/{v.name}"], v, index) for v, index in indices.items()]
     transfers = state.backend.transfers
-    if transfers is None or block.near:
+    if transfers is None or block.on_device:
         _copy_out(state, targets)
     else:
         _receive(state, targets, transfers)
@@ -115,16 +115,16 @@ def _receive(state: State, targets: Sequence[Target], transfers: Transfers) -> N
 def _memories(backend: Backend) -> list[Memory]:
     """Where layers go: where kernels read them, and else the host's memory."""
     transfers = backend.transfers
-    near = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
-    return [near] if transfers is None else [near, Memory(False, transfers.empty, transfers.taken)]
+    on_device = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
+    return [on_device] if transfers is None else [on_device, Memory(False, transfers.empty, transfers.taken)]
 
 
 def adopted(state: State, store: Store, rows: Sequence[tuple[Value, Table]]) -> Layer:
     """A layer that takes the recording's tensors as they are."""
     tensors = {f"rows/{value.name}": state.buffers[value] for value, _ in rows}
     small = _small(rows, state.values, state.states)
-    near = state.backend.transfers is not None
-    block = store.adopt({**tensors, **small}, _notes(rows, state.values), near)
+    on_device = state.backend.transfers is not None
+    block = store.adopt({**tensors, **small}, _notes(rows, state.values), on_device)
     found = {v: (t, state.buffers[v]) for v, t in rows}
     return Layer(found, dict(state.values), dict(state.states), block)
 
