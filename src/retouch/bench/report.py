@@ -55,6 +55,14 @@ def row_of(columns: Sequence[Column], found: Mapping[str, Any]) -> Result:
     return row
 
 
+def grouped(results: Sequence[Result], key: str) -> dict[Any, list[Result]]:
+    """Results by their value of a key, in the order in which these come."""
+    found: dict[Any, list[Result]] = {}
+    for each in results:
+        found.setdefault(each[key], []).append(each)
+    return found
+
+
 # Tables
 
 

@@ -211,7 +211,7 @@ def predict(
 
     Nothing is run: a cost model says what they would take.
     """
-    _run(context, "predictions", "Predictions")
+    _run(context, "forecast", "Forecast")
 
 
 @bench.command()
