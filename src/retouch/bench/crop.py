@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
 from retouch.plan.region import Mask
 
@@ -15,6 +17,18 @@ GROWTH = 1.5
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom, as Pillow counts them."""
+
+
+def redrawn(session: DiffusionSession, pixels: Pixels) -> Pixels:
+    """Dense image to image from the session's noise: with nothing outside the region, nothing is replaced."""
+    everything = np.ones(session.size, np.bool_)
+    return np.array(session.reference(pixels, mask=everything).image)
+
+
+def of_session(session: DiffusionSession, edited: Pixels, mask: Mask) -> Pixels:
+    """Crop and stitch in place of an edit of a session, from its picture and noise."""
+    redraw = partial(redrawn, session)
+    return crop_and_stitch(edited, session.pixels, mask, session.size, session.border, redraw)
 
 
 def crop_and_stitch(

@@ -17,7 +17,7 @@ from retouch.bench.edits import Edit, edits_of, square
 from retouch.bench.harness import Progress, Suite
 from retouch.bench.options import chosen
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
-from retouch.bench.report import Column, Result, column_table, figure, grouped, terminal_table, times, write_text
+from retouch.bench.report import Column, Result, column_table, figure, grouped, times, write_text
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import Signature
@@ -182,8 +182,7 @@ class Forecast(Suite):
 
     def tables(self, results: Sequence[Result]) -> list[Table]:
         """One for each device."""
-        parts = grouped(results, "device").values()
-        return [terminal_table(self.heading(part)[0], self.columns, part) for part in parts]
+        return [table for part in grouped(results, "device").values() for table in Suite.tables(self, part)]
 
     def notes(self, results: Sequence[Result]) -> list[str]:
         """What the predictions rest on."""

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from retouch.bench.edits import brushed, pasted, photograph
 from retouch.bench.harness import Experiment, Progress, Suite, Variant
-from retouch.bench.options import backend_of
-from retouch.bench.report import Column, Result, terminal_table, times
+from retouch.bench.options import backend_of, chosen
+from retouch.bench.report import Column, Result, grouped, times
 from retouch.editing.diffusion import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan import Upscaler
@@ -23,7 +23,9 @@ from retouch.editing.gan.upscaler import UpscaleSession
 from retouch.editing.images import Pixels, difference, save_png
 from retouch.editing.session import Edited
 from retouch.editing.sheets import outlined, side_by_side
+from retouch.errors import OptionError
 from retouch.kernels.devices import selected
+from retouch.plan.policy import PRESETS
 
 UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "crying face"
 PHOTO, TINY = 256, 64
@@ -95,8 +97,11 @@ def _seconds(ms: float | None) -> str:
 
 @dataclass(frozen=True)
 class Demo(Suite):
-    """The demo; `policy` is that of the generated picture. `pictures`, `tiles` and `kernels` are what is shown."""
+    """The demo. folder: for its pictures. policy: of the generated one. `pictures`, `tiles` and `kernels`: what is
+    shown.
+    """
 
+    folder: Path
     policy: str = "balanced"
     device: str = "auto"
     backend: str = "auto"
@@ -115,9 +120,14 @@ class Demo(Suite):
     )
 
     def check(self) -> None:
-        """Read the photograph, and look the backend up."""
+        """Read the photograph, look everything up by its name, and make the folder."""
         photograph(TINY if self.tiny else PHOTO)
+        chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend, self.device)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"cannot make the folder {self.folder}: {error.strerror or error}") from error
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
         """Both sessions: recording, the edits one on top of the other, undo."""
@@ -180,15 +190,9 @@ class Demo(Suite):
 
     def tables(self, results: Sequence[Result]) -> list[Table]:
         """A table of each session."""
-        titles = dict.fromkeys(each["session"] for each in results)
-        parts = [[each for each in results if each["session"] == title] for title in titles]
-        return [
-            terminal_table(title, self.columns, part, caption)
-            for part in parts
-            for title, caption in [self.heading(part)]
-        ]
+        return [table for part in grouped(results, "session").values() for table in Suite.tables(self, part)]
 
-    def write_sheet(self, folder: Path) -> list[Path]:
+    def write_sheet(self) -> list[Path]:
         """The pictures of both sessions, and one sheet of all edits."""
-        paths = [save_png(pixels, folder / f"{name}.png") for name, pixels in self.pictures.items()]
-        return [*paths, save_png(side_by_side(self.tiles, COLUMNS), folder / "sheet.png")]
+        paths = [save_png(pixels, self.folder / f"{name}.png") for name, pixels in self.pictures.items()]
+        return [*paths, save_png(side_by_side(self.tiles, COLUMNS), self.folder / "sheet.png")]

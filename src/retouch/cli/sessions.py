@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.cli.app import app
-from retouch.cli.common import check_picture_file, failures, usage_errors
+from retouch.cli.common import check_picture_file, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ def info(
 
     Only the manifest is read: no model is loaded, and no checksum compared.
     """
-    with failures():
-        from retouch.editing.kinds import Saved
+    from retouch.editing.kinds import Saved
 
-        saved = Saved.read(folder)
+    saved = Saved.read(folder)
     if json:
         typer.echo(jsonlib.dumps(saved.report(), indent=1))
         return
@@ -81,8 +80,7 @@ def _moved(folder: Path, by: int, output: Path | None) -> None:
         with usage_errors(ValueError):
             check_picture_file(output)
             check_outside(output, folder)
-    with failures():
-        number, picture = move(folder, by, output)
+    number, picture = move(folder, by, output)
     typer.echo(f"now at version {number}: {output or picture}")
 
 
