@@ -40,8 +40,14 @@ def crop_and_stitch(
     """
     box = crop_box(mask, size)
     scaled = Image.fromarray(edited).crop(box).resize(size[::-1], Image.Resampling.LANCZOS)
-    redrawn = Image.fromarray(redraw(np.array(scaled)))
-    return stitched(original, redrawn, box, mask, border)
+    drawn = Image.fromarray(redraw(np.array(scaled)))
+    soft = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    if border:
+        # A Gaussian is nothing beyond three times its radius.
+        soft = soft.filter(ImageFilter.GaussianBlur(border / 3))
+    result, sides = Image.fromarray(original), (box[2] - box[0], box[3] - box[1])
+    result.paste(drawn.resize(sides, Image.Resampling.LANCZOS), box[:2], soft.crop(box))
+    return np.array(result)
 
 
 def crop_box(mask: Mask, size: tuple[int, int]) -> Box:
@@ -54,19 +60,6 @@ def crop_box(mask: Mask, size: tuple[int, int]) -> Box:
     top, bottom = _placed(rows, round(scale * size[0]), mask.shape[0])
     left, right = _placed(cols, round(scale * size[1]), mask.shape[1])
     return left, top, right, bottom
-
-
-def stitched(original: Pixels, redrawn: Image.Image, box: Box, mask: Mask, border: int) -> Pixels:
-    """`redrawn` scaled to `box` and pasted on `original` through `mask`, whose edge is blurred."""
-    left, top, right, bottom = box
-    soft = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-    if border:
-        # A Gaussian is nothing beyond three times its radius.
-        soft = soft.filter(ImageFilter.GaussianBlur(border / 3))
-    result = Image.fromarray(original)
-    scaled = redrawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
-    result.paste(scaled, (left, top), soft.crop(box))
-    return np.array(result)
 
 
 def _span(line: Mask) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-import retouch
 from retouch import models
 from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.edits import Edit, edits_of
@@ -147,7 +146,7 @@ class Networks(Suite):
         """The network compiled under a policy, with its edits."""
         inputs = network.inputs(self.tiny, self.checked_type(dtype))
         cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in self.edits(network)]
-        settings = chosen_policy(policy, self.dilate)
+        settings = PRESETS[policy] if self.dilate is None else replace(PRESETS[policy], dilate=self.dilate)
         return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense)
 
     def _measured(self, trial: Trial, progress: Progress) -> Iterator[Mapping[str, Any]]:
@@ -184,12 +183,6 @@ class Networks(Suite):
         trial = self.trial(network, network.build(self.tiny, self.checked_type(dtype)), dtype, self.policy[0], {})
         found: Explanation = trial.net.explain(trial.cases[0].region)
         return found
-
-
-def chosen_policy(name: str, dilate: int | None = None) -> retouch.Policy:
-    """The named policy, with another dilation in mask pixels if one is given."""
-    policy = retouch.Policy.named(name)
-    return policy if dilate is None else replace(policy, dilate=dilate)
 
 
 def compare(before: Tensor, after: Tensor, truth: Tensor, active: Tensor) -> Result:
