@@ -9,7 +9,7 @@ import torch
 import retouch
 from retouch import models
 from retouch.bench.edits import square
-from retouch.bench.forecast import ForecastOptions, assumptions, forecast, forecast_markdown, lowered, planner
+from retouch.bench.forecast import Forecast, assumptions, lowered, planner
 from retouch.bench.published import SIGE
 from retouch.plan import activity
 from retouch.plan.peaks import DEVICES, Peaks, device
@@ -59,8 +59,8 @@ def test_an_update_reads_what_its_snapshot_copies_in():
 @EVERY_DEVICE
 @pytest.mark.parametrize("edit", [0.02, 0.5, 1.0])
 def test_an_update_is_never_predicted_slower_than_a_dense_run(on, edit):
-    options = ForecastOptions(["ddpm-256"], [on.name], lambda size: [square(edit, size)], tiny=True)
-    (found,) = forecast(options)
+    options = Forecast(["ddpm-256"], [on.name], [edit], tiny=True)
+    (found,) = options.results()
     assert found["speedup"] >= 1
 
 
@@ -83,8 +83,8 @@ def test_larger_edits_compute_more_and_none_beats_its_roofline(on, policy):
 
 @pytest.mark.parametrize("on", ["rtx3090", "m1pro"])
 def test_the_dense_time_is_the_published_one_that_it_is_fitted_to(on):
-    options = ForecastOptions(["ddpm-256"], [on, "a100"])
-    found, other = (each for each in forecast(options) if each["edit_label"] == "0.012")
+    options = Forecast(["ddpm-256"], [on, "a100"])
+    found, other = (each for each in options.results() if each["edit_label"] == "0.012")
     assert found["macs_dense"] == pytest.approx(SIGE["ddpm-256"].gmacs * 1e9, rel=0.01)
     assert found["dense_ms"] == pytest.approx(SIGE["ddpm-256"].dense_ms[on], rel=0.1)
     assert found["sige"]["update_ms"] == {"rtx3090": 12.6, "m1pro": 39.5}[on]
@@ -103,20 +103,21 @@ def test_published_updates_are_found_by_their_share():
 
 def test_an_unknown_device_names_those_that_exist():
     with pytest.raises(ValueError, match="unknown device 'abacus'; choose from: rtx3090, a100, h100, m1pro"):
-        ForecastOptions(["ddpm-256"], ["abacus"])
+        Forecast(["ddpm-256"], ["abacus"]).check()
 
 
 def test_a_type_without_a_peak_names_those_that_have_one():
     with pytest.raises(ValueError, match=r"no published peak for tf32; choose from: float32$"):
-        ForecastOptions(["ddpm-256"], ["rtx3090", "m1pro"], dtype="tf32")
+        Forecast(["ddpm-256"], ["rtx3090", "m1pro"], dtype="tf32").check()
 
 
-def test_faster_types_are_faster_and_the_report_says_what_is_assumed():
-    options = ForecastOptions(["resnet-generator"], ["h100", "m1pro"], tiny=True)
-    results = list(forecast(options))
-    faster = list(forecast(replace(options, devices=["h100"], dtype="float16")))
+def test_faster_types_are_faster_and_the_report_says_what_is_assumed(tmp_path):
+    options = Forecast(["resnet-generator"], ["h100", "m1pro"], tiny=True)
+    results = list(options.results())
+    faster = list(replace(options, device=["h100"], dtype="float16").results())
     assert faster[0]["dense_ms"] < results[0]["dense_ms"]
-    text = forecast_markdown(results, "retouch bench --predict h100")
+    options.write_report(tmp_path / "r.md", results, "retouch bench --predict h100")
+    text = (tmp_path / "r.md").read_text()
     assert "PREDICTED, not measured: NVIDIA H100 SXM, float32" in text
     assert "retouch bench --predict h100" in text
     assert all(each in text for each in assumptions(results))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
 from retouch.plan.region import Mask
 
@@ -15,6 +17,18 @@ GROWTH = 1.5
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom, as Pillow counts them."""
+
+
+def redrawn(session: DiffusionSession, pixels: Pixels) -> Pixels:
+    """Dense image to image from the session's noise: with nothing outside the region, nothing is replaced."""
+    everything = np.ones(session.size, np.bool_)
+    return np.array(session.reference(pixels, mask=everything).image)
+
+
+def of_session(session: DiffusionSession, edited: Pixels, mask: Mask) -> Pixels:
+    """Crop and stitch in place of an edit of a session, from its picture and noise."""
+    redraw = partial(redrawn, session)
+    return crop_and_stitch(edited, session.pixels, mask, session.size, session.border, redraw)
 
 
 def crop_and_stitch(
@@ -26,8 +40,14 @@ def crop_and_stitch(
     """
     box = crop_box(mask, size)
     scaled = Image.fromarray(edited).crop(box).resize(size[::-1], Image.Resampling.LANCZOS)
-    redrawn = Image.fromarray(redraw(np.array(scaled)))
-    return stitched(original, redrawn, box, mask, border)
+    drawn = Image.fromarray(redraw(np.array(scaled)))
+    soft = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    if border:
+        # A Gaussian is nothing beyond three times its radius.
+        soft = soft.filter(ImageFilter.GaussianBlur(border / 3))
+    result, sides = Image.fromarray(original), (box[2] - box[0], box[3] - box[1])
+    result.paste(drawn.resize(sides, Image.Resampling.LANCZOS), box[:2], soft.crop(box))
+    return np.array(result)
 
 
 def crop_box(mask: Mask, size: tuple[int, int]) -> Box:
@@ -40,19 +60,6 @@ def crop_box(mask: Mask, size: tuple[int, int]) -> Box:
     top, bottom = _placed(rows, round(scale * size[0]), mask.shape[0])
     left, right = _placed(cols, round(scale * size[1]), mask.shape[1])
     return left, top, right, bottom
-
-
-def stitched(original: Pixels, redrawn: Image.Image, box: Box, mask: Mask, border: int) -> Pixels:
-    """`redrawn` scaled to `box` and pasted on `original` through `mask`, whose edge is blurred."""
-    left, top, right, bottom = box
-    soft = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-    if border:
-        # A Gaussian is nothing beyond three times its radius.
-        soft = soft.filter(ImageFilter.GaussianBlur(border / 3))
-    result = Image.fromarray(original)
-    scaled = redrawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
-    result.paste(scaled, (left, top), soft.crop(box))
-    return np.array(result)
 
 
 def _span(line: Mask) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ def dense_runs(module: nn.Module, inputs: Inputs, compiled: bool = True) -> Mapp
     """
     last = _channels_last_copy(module)
     moved = inputs.with_image(inputs.args[0].contiguous(memory_format=torch.channels_last))
-    runs = {EAGER: _runner(module, inputs), CHANNELS_LAST: _runner(last, moved)}
+    runs = {EAGER: partial(run_dense, module, inputs), CHANNELS_LAST: partial(run_dense, last, moved)}
     if compiled:
-        runs[COMPILED] = _runner(torch.compile(last, dynamic=False), moved)
+        runs[COMPILED] = partial(run_dense, torch.compile(last, dynamic=False), moved)
     return runs
 
 
@@ -31,10 +32,6 @@ def run_dense(module: Callable[..., object], inputs: Inputs) -> Tensor:
     """One run without gradients; the result's first tensor."""
     with torch.no_grad():
         return tensor_of(module(*inputs.args, **inputs.kwargs))
-
-
-def _runner(module: Callable[..., object], inputs: Inputs) -> Callable[[], Tensor]:
-    return lambda: run_dense(module, inputs)
 
 
 def _channels_last_copy(module: nn.Module) -> nn.Module:

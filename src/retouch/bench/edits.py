@@ -39,25 +39,20 @@ def edits_of(shares: Sequence[float], masks: Sequence[Path], size: tuple[int, in
     return [*(square(share, size) for share in squares), *(read_mask(mask, size) for mask in masks)]
 
 
-def check_fraction(fraction: float) -> float:
-    """`fraction` itself; OptionError unless it lies in (0, 1]."""
-    if not 0.0 < fraction <= 1.0:
-        raise OptionError(
-            f"an edit of {fraction:g} is not a share of the image; give a number "
-            "above 0 and at most 1, such as 0.012 for 1.2 %"
-        )
-    return fraction
-
-
 def square(fraction: float, size: tuple[int, int]) -> Edit:
     """A square covering `fraction` of an image of `size` (H, W).
 
     It lies in the middle, with its corner off every grid of 8 pixels, so that no
     level of a network gets a conveniently aligned region. An area that no square
-    can have inside the image becomes a rectangle.
+    can have inside the image becomes a rectangle. OptionError unless `fraction` lies in (0, 1].
     """
+    if not 0.0 < fraction <= 1.0:
+        raise OptionError(
+            f"an edit of {fraction:g} is not a share of the image; give a number "
+            "above 0 and at most 1, such as 0.012 for 1.2 %"
+        )
     height, width = size
-    area = check_fraction(fraction) * height * width
+    area = fraction * height * width
     rows = min(height, max(1, round(math.sqrt(area))))
     cols = min(width, max(1, round(area / rows)))
     rows = min(height, max(1, round(area / cols)))

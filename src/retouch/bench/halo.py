@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch.bench import machine
 from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.difference import inside_and_image
-from retouch.bench.edits import MOST, brushed, pasted, photograph
+from retouch.bench.edits import MOST, Edit, brushed, pasted, photograph
 from retouch.bench.harness import Progress, Suite
 from retouch.bench.options import backend_of, chosen
 from retouch.bench.plots import Plot, Point
@@ -105,28 +104,22 @@ class Halo(Suite):
         # The halos are drawn into the masks, so that one recording serves them all.
         policy = replace(PRESETS[self.policy], dilate=0)
         cases = [
-            Case(name, _inputs(pixels), torch.from_numpy((pixels != photo).any(2)), halo)
+            Case(Edit(name, torch.from_numpy((pixels != photo).any(2))), _inputs(pixels), halo)
             for name, pixels in drawn_edits(photo).items()
             for halo in halos
         ]
         dense = dense_runs(module, inputs, not self.no_compile)
         trial = Trial(self.model, module, inputs, policy, self.backend, cases, dense)
         trial.run(self.repeat, progress)
-        truths = {case.label: run_dense(module, case.edited) for case in cases[:: len(halos)]}
+        truths = {case.edit.label: run_dense(module, case.edited) for case in cases[:: len(halos)]}
         for case in cases:
-            before, after = trial.outputs(case)
+            (before, after), truth, mask = trial.outputs(case), truths[case.edit.label], case.edit.mask.numpy()
             yield {
-                "model": self.model,
                 "image": [self.side, self.side],
-                "edit": case.share,
-                "edit_label": case.label,
-                "policy": self.policy,
                 "halo": case.halo,
-                "backend": self.backend,
                 **trial.found(case),
-                **errors("update", after, truths[case.label], case.mask.numpy()),
-                **errors("nothing", before, truths[case.label], case.mask.numpy()),
-                "machine": machine.facts(),
+                **errors("update", after, truth, mask),
+                **errors("nothing", before, truth, mask),
             }
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:

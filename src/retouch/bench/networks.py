@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-import retouch
 from retouch import models
-from retouch.bench import machine
 from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.edits import Edit, edits_of
 from retouch.bench.harness import RESTLESS, Progress, Suite, busy
@@ -122,10 +120,10 @@ class Networks(Suite):
     def checked_type(self, name: str) -> torch.dtype:
         """The type of that name; OptionError unless the backend computes in it on the device."""
         backend = backend_of(self.backend, self.device)
-        if getattr(torch, name) not in backend.dtypes:
+        found: torch.dtype = getattr(torch, name)
+        if found not in backend.dtypes:
             types = " or ".join(str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
             raise OptionError(f"--dtype {name}: the {backend.name} backend computes in {types} on {backend.device}")
-        found: torch.dtype = getattr(torch, name)
         return found
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
@@ -138,7 +136,7 @@ class Networks(Suite):
             dense = dense_runs(module, inputs, not self.no_compile)
             for policy, of_policy in part.over(self.policy):
                 of_policy.say(f"{name}, {policy}: compiling")
-                yield from self._measured(self.trial(network, module, dtype, policy, dense), policy, of_policy)
+                yield from self._measured(self.trial(network, module, dtype, policy, dense), of_policy)
             del module, dense
             torch._dynamo.reset()
 
@@ -147,33 +145,23 @@ class Networks(Suite):
     ) -> Trial:
         """The network compiled under a policy, with its edits."""
         inputs = network.inputs(self.tiny, self.checked_type(dtype))
-        cases = [
-            Case(edit.label, on(network.edited(inputs, edit.mask), self.place), edit.mask)
-            for edit in self.edits(network)
-        ]
-        settings = chosen_policy(policy, self.dilate)
+        cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in self.edits(network)]
+        settings = PRESETS[policy] if self.dilate is None else replace(PRESETS[policy], dilate=self.dilate)
         return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense)
 
-    def _measured(self, trial: Trial, policy: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
+    def _measured(self, trial: Trial, progress: Progress) -> Iterator[Mapping[str, Any]]:
         trial.run(self.repeat, progress)
         for case in trial.cases:
             before, after = trial.outputs(case)
             active = trial.net.active_mask(case.region).unsqueeze(1).expand_as(after)
-            found = trial.found(case)
             yield {
-                "model": trial.name,
                 "tiny": self.tiny,
-                "edit": case.share,
-                "edit_label": case.label,
-                "policy": policy,
                 "dilate": self.dilate,
                 "dtype": str(next(trial.module.parameters()).dtype).removeprefix("torch."),
                 "device": self.place,
-                "backend": self.backend,
                 "dense_compiled_ms": None,
-                **found,
+                **trial.found(case),
                 **compare(before, after, run_dense(trial.module, case.edited).cpu(), active),
-                "machine": machine.facts(self.place),
             }
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
@@ -195,12 +183,6 @@ class Networks(Suite):
         trial = self.trial(network, network.build(self.tiny, self.checked_type(dtype)), dtype, self.policy[0], {})
         found: Explanation = trial.net.explain(trial.cases[0].region)
         return found
-
-
-def chosen_policy(name: str, dilate: int | None = None) -> retouch.Policy:
-    """The named policy, with another dilation in mask pixels if one is given."""
-    policy = retouch.Policy.named(name)
-    return policy if dilate is None else replace(policy, dilate=dilate)
 
 
 def compare(before: Tensor, after: Tensor, truth: Tensor, active: Tensor) -> Result:

@@ -19,14 +19,13 @@ import numpy as np
 from rich.table import Table
 
 from retouch.bench import machine
-from retouch.bench.crop import crop_and_stitch
+from retouch.bench.crop import of_session
 from retouch.bench.difference import compare
 from retouch.bench.harness import Experiment, Progress, Suite, Variant
 from retouch.bench.options import backend_of, chosen
 from retouch.bench.plots import Plot, Point
-from retouch.bench.report import Column, Result, column_table, terminal_table
+from retouch.bench.report import Column, Result, column_table, grouped, terminal_table
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
-from retouch.bench.sessions import redrawn
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.estimate import StepCheck
 from retouch.editing.diffusion.session import DiffusionSession
@@ -146,9 +145,9 @@ class Quality(Suite):
             pictures[index] = np.array(made.image if isinstance(made, Edited) else made)
 
         def variants(index: int) -> list[Variant]:
-            run = _crop if METHODS[method] is None else _edit
-            one = Variant("edit", partial(run, session, edits[index]), partial(keep, index))
-            return [one, *self._reference(session, index, edits[index])]
+            run, edit = partial(of_session, session) if METHODS[method] is None else session.edit, edits[index]
+            one = Variant("edit", lambda: run(edit.pixels, mask=edit.mask), partial(keep, index))
+            return [one, *self._reference(session, index, edit)]
 
         experiment = Experiment(list(edits), variants, 1, warm_up=False)
         experiment.run(progress, f"{method}: {prompt}")
@@ -240,7 +239,7 @@ class Quality(Suite):
 
     def notes(self, results: Sequence[Result]) -> list[str]:
         """What probes gain, and how good estimates of the error are."""
-        parts, lines = by_method(results), []
+        parts, lines = grouped(results, "method"), []
         if {"balanced", "fast", "refreshed"} <= set(parts):
             gain, count = gain_of_probes(results)
             lines.append(
@@ -273,15 +272,6 @@ def _key(session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[int, 
     return index, inside, session.border
 
 
-def _edit(session: DiffusionSession, edit: SampleEdit) -> Edited:
-    return session.edit(edit.pixels, mask=edit.mask)
-
-
-def _crop(session: DiffusionSession, edit: SampleEdit) -> Pixels:
-    redraw = partial(redrawn, session)
-    return crop_and_stitch(edit.pixels, session.pixels, edit.mask, session.size, session.border, redraw)
-
-
 def _estimate(edited: Edited) -> Result:
     """The estimated error, and the seconds it took."""
     assert isinstance(edited.estimate, StepCheck)
@@ -296,12 +286,6 @@ SIZES = 5
 """Groups of edits by their share of the picture: the points of a curve."""
 
 
-def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results of each method."""
-    names = dict.fromkeys(each["method"] for each in results)
-    return {name: [each for each in results if each["method"] == name] for name in names}
-
-
 def summaries(results: Sequence[Result]) -> list[Result]:
     """Of each method: medians over its edits, and its worst tenth in dB inside the region."""
     return [
@@ -310,7 +294,7 @@ def summaries(results: Sequence[Result]) -> list[Result]:
             **{key: float(np.median([each[key] for each in part])) for key in MEDIANS},
             "worst_tenth_db": float(np.quantile([each["psnr_inside"] for each in part], 0.1)),
         }
-        for name, part in by_method(results).items()
+        for name, part in grouped(results, "method").items()
     ]
 
 
@@ -318,7 +302,7 @@ def gain_of_probes(results: Sequence[Result], limit: float = 40.0) -> tuple[floa
     """Median dB that probed statistics gain over the better of recorded ones (`fast`) and refreshed ones, edit by
     edit, and the number of edits: those below `limit` dB with the better one.
     """
-    psnr = {name: {r["edit"]: r["psnr_inside"] for r in part} for name, part in by_method(results).items()}
+    psnr = {name: {r["edit"]: r["psnr_inside"] for r in part} for name, part in grouped(results, "method").items()}
     better = {i: max(value, psnr["refreshed"][i]) for i, value in psnr["fast"].items()}
     gains = [psnr["balanced"][i] - value for i, value in better.items() if value < limit]
     return (float(np.median(gains)) if gains else float("nan")), len(gains)
@@ -365,11 +349,9 @@ def inexact(results: Sequence[Result]) -> list[Result]:
 def curves(results: Sequence[Result], methods: Sequence[str]) -> dict[str, list[Point]]:
     """Median seconds and median root mean square error of each method, from small edits to large ones."""
     found = {}
-    for name, part in by_method([each for each in results if each["method"] in methods]).items():
+    for name, part in grouped([each for each in results if each["method"] in methods], "method").items():
         ordered = sorted(part, key=lambda each: each["share"])
-        groups = [
-            ordered[places[0] : places[-1] + 1] for places in np.array_split(np.arange(len(part)), SIZES) if len(places)
-        ]
+        groups = filter(len, np.array_split(np.array(ordered), SIZES))
         found[name] = [
             (median(each["seconds"] for each in group), max(median(map(rms_error, group)), 1e-3)) for group in groups
         ]
@@ -380,8 +362,11 @@ def _by_kind(results: Sequence[Result]) -> str:
     """A table of median dB inside the region by kind of edit."""
     kinds = [kind for kind in KINDS if any(each["kind"] == kind for each in results)]
     rows = [
-        {"method": name, **{k: median(r["psnr_inside"] for r in part if r["kind"] == k) for k in kinds}}
-        for name, part in by_method(results).items()
+        {
+            "method": name,
+            **{k: median(r["psnr_inside"] for r in of_kind) for k, of_kind in grouped(part, "kind").items()},
+        }
+        for name, part in grouped(results, "method").items()
     ]
     columns = [Column("method", "dB by kind"), *(Column(kind, kind, "{:.1f}".format) for kind in kinds)]
     return column_table(columns, rows)

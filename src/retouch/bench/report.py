@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,21 +55,32 @@ def row_of(columns: Sequence[Column], found: Mapping[str, Any]) -> Result:
     return row
 
 
+def grouped(results: Sequence[Result], key: str) -> dict[Any, list[Result]]:
+    """Results by their value of a key, in the order in which these come."""
+    found: dict[Any, list[Result]] = {}
+    for each in results:
+        found.setdefault(each[key], []).append(each)
+    return found
+
+
 # Tables
 
 
 def terminal_table(
     title: str, columns: Sequence[Column], results: Sequence[Mapping[str, Any]], caption: str = ""
 ) -> Table:
-    """A row of one or more lines for each result."""
+    """A row of one or more lines for each result: names in the first column, figures in the others."""
     groups: list[list[Column]] = []
     for column in _shown(columns, results):
         if not column.wide:
             groups[-1].append(column) if column.below else groups.append([column])
     titles = ["\n".join(column.title for column in group) for group in groups]
     rows = (["\n".join(filter(None, (column.cell(row) for column in group))) for group in groups] for row in results)
-    made = compact_table(title, titles, rows)
-    made.caption = caption or None
+    made = Table(title=title, caption=caption or None, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for place, name in enumerate(titles):
+        made.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
     return made
 
 
@@ -78,26 +89,12 @@ def _shown(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> l
     return [column for column in columns if column.title and any(column.cell(row) for row in results)]
 
 
-def compact_table(title: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table 80 columns wide: names in the first column, figures in the others."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for place, name in enumerate(titles):
-        made.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
-
-
 def column_table(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> str:
     """A table in Markdown, all columns beside each other."""
     shown = _shown(columns, results)
+    titles = [column.title.replace("-\n", "-").replace("\n", " ") for column in shown]
     rows = ([column.cell(row) or "-" for column in shown] for row in results)
-    return markdown_table([column.title.replace("-\n", "-").replace("\n", " ") for column in shown], rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(shown), *rows))
 
 
 # Figures

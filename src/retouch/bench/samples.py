@@ -7,7 +7,7 @@ changed pixels. Letters look as the installed Pillow draws them; all else is the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -273,15 +273,14 @@ def _curve(site: _Site, centre: Numbers, length: float) -> Numbers:
     knots = centre + steps * along + swings * across
     knots -= np.minimum(knots.min(0), 0)
     knots -= np.maximum(knots.max(0) - site.size, 0)
-    return np.concatenate(list(_pieces(np.clip(knots, 0, site.size))))
-
-
-def _pieces(knots: Numbers) -> Iterator[Numbers]:
-    """Catmull-Rom curves between neighbouring knots [n, 2], 8 points each."""
+    knots = np.pad(np.clip(knots, 0, site.size), ((1, 1), (0, 0)), "edge")
+    # Catmull-Rom curves between neighbours, 8 points each.
     t = np.arange(8)[:, None] / 7
-    ends = np.concatenate([knots[:1], knots, knots[-1:]])
-    for a, b, c, d in zip(ends, ends[1:], ends[2:], ends[3:], strict=False):
-        yield b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * b - a - 3 * c + d)))
+    pieces = [
+        b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * b - a - 3 * c + d)))
+        for a, b, c, d in zip(knots, knots[1:], knots[2:], knots[3:], strict=False)
+    ]
+    return np.concatenate(pieces)
 
 
 def _distance(size: tuple[int, int], curves: Sequence[Numbers]) -> Numbers:

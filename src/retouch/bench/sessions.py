@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from retouch.bench import machine
-from retouch.bench.crop import crop_and_stitch
+from retouch.bench.crop import of_session, redrawn
 from retouch.bench.dense import CHANNELS_LAST, dense_runs
 from retouch.bench.difference import inside_and_image
 from retouch.bench.edits import Edit, edits_of
@@ -30,7 +30,6 @@ from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant
 from retouch.bench.options import backend_of, chosen
 from retouch.bench.report import Column, Result, decibels, size_text, times
 from retouch.editing.diffusion.editor import GUIDANCE, Editor
-from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
 from retouch.editing.session import Edited
 from retouch.incremental import Incremental
@@ -125,24 +124,8 @@ class Sessions(Suite):
                 recorded = Recorded(bench, steps)
                 recorded.run(part)
                 for case in recorded.cases:
-                    yield {**self._asked(bench, case, steps), **bench.facts(), **recorded.facts(case)}
+                    yield {**bench.facts(), "steps": steps, **recorded.facts(case)}
                 del recorded, case
-
-    def _asked(self, bench: Bench, case: Case, steps: int) -> Result:
-        return {
-            "model": bench.pipeline.name,
-            "tiny": self.tiny,
-            "image": list(case.mask.shape),
-            "steps": steps,
-            "edit": case.edit.fraction,
-            "edit_label": case.edit.label,
-            "policy": self.policy,
-            "dtype": str(bench.editor.model.dtype).removeprefix("torch."),
-            "storage": self.storage,
-            "backend": self.backend,
-            "repeat": self.repeat,
-            "machine": machine.facts(),
-        }
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """The yardstick."""
@@ -176,8 +159,14 @@ class Bench:
         self.picture: Pixels = np.array(Image.fromarray(colours).resize(size[::-1], Image.Resampling.BICUBIC))
 
     def facts(self) -> Result:
-        """Compiling, and the dense layouts."""
+        """What is measured and where, compiling, and the dense layouts."""
+        asked = ("tiny", "policy", "storage", "backend", "repeat")
         return {
+            "model": self.pipeline.name,
+            **{name: getattr(self.options, name) for name in asked},
+            "image": list(self.picture.shape[:2]),
+            "dtype": str(self.editor.model.dtype).removeprefix("torch."),
+            "machine": machine.facts(),
             "dense_kinds": {name: _best(layout) for name, layout in self.layouts.items()},
             "dense_layouts_ms": self.layouts,
             "dense_compiled_ms": None,
@@ -213,12 +202,6 @@ def moved(mask: Mask) -> Mask:
     height, width = mask.shape
     down, right = (n - 1 - int(np.flatnonzero(mask.any(1 - axis))[-1]) for axis, n in enumerate((height, width)))
     return np.roll(mask, (down // 2, right // 2), (0, 1))
-
-
-def redrawn(session: DiffusionSession, pixels: Pixels) -> Pixels:
-    """Dense image to image from the session's noise: with nothing outside the region, nothing is replaced."""
-    everything = np.ones(session.size, np.bool_)
-    return np.array(session.reference(pixels, mask=everything).image)
 
 
 @dataclass(eq=False)
@@ -272,10 +255,7 @@ class Recorded:
 
     def _variants(self, case: Case) -> list[Variant]:
         """Dense runs; the edit, undone and made again several times; then another one on top; all undone."""
-        session, mask, redraw = self.session, case.mask, partial(redrawn, self.session)
-
-        def crop() -> Pixels:
-            return crop_and_stitch(case.edited, session.pixels, mask, session.size, session.border, redraw)
+        session, mask = self.session, case.mask
 
         def keep(name: str, edited: Edited) -> None:
             case.pictures[name] = np.array(edited.image)
@@ -289,8 +269,8 @@ class Recorded:
         update = Variant("update", lambda: session.edit(case.edited, mask=mask), keep_update)
         return [
             Variant("dense", lambda: session.reference(case.edited, mask=mask), partial(keep, "dense")),
-            Variant("img2img", lambda: redraw(case.edited), partial(case.pictures.__setitem__, "img2img")),
-            Variant("crop", crop, partial(case.pictures.__setitem__, "crop")),
+            Variant("img2img", lambda: redrawn(session, case.edited), partial(case.pictures.__setitem__, "img2img")),
+            Variant("crop", lambda: of_session(session, case.edited, mask), partial(case.pictures.__setitem__, "crop")),
             *[update] * math.ceil(max(MIN_UPDATES, self._rounds) / self._rounds),
             self._on_top(moved(mask)),
         ]
@@ -313,6 +293,8 @@ class Recorded:
         """Times, sizes and errors of an edit."""
         names = (*SAME_WORK, "update", "next_update")
         return {
+            "edit": case.edit.fraction,
+            "edit_label": case.edit.label,
             **{f"{name}_ms": self._experiment.median(case, name) for name in names},
             "record_ms": self._ms,
             "first_update_ms": case.first_ms,

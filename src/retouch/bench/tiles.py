@@ -46,11 +46,6 @@ class Tiles(Suite):
 
     columns: ClassVar[Sequence[Column]] = ()
 
-    @staticmethod
-    def present() -> Tiles:
-        """For the GPU in use; TuneError without one."""
-        return Tiles(tune.present())
-
     def check(self) -> None:
         """Nothing is read."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import retouch
 from retouch.bench import machine
+from retouch.bench.edits import Edit
 from retouch.bench.harness import Experiment, Progress, Variant
 from retouch.bench.report import Result
 from retouch.kernels.devices import moved
@@ -33,11 +34,10 @@ def on(inputs: Inputs, device: str) -> Inputs:
 
 @dataclass(eq=False)
 class Case:
-    """One edit: its name, the edited inputs, its mask bool [H, W], and pixels that are computed around it."""
+    """An edit, the edited inputs, and pixels that are computed around it."""
 
-    label: str
+    edit: Edit
     edited: Inputs
-    mask: Tensor
     halo: int = 0
 
     @cached_property
@@ -47,12 +47,7 @@ class Case:
 
     def fresh(self) -> retouch.Region:
         """A new region, whose schedule is not known."""
-        return retouch.Region.from_mask(self.mask).dilated(self.halo)
-
-    @property
-    def share(self) -> float:
-        """Of the image that the mask covers."""
-        return float(self.mask.float().mean())
+        return retouch.Region.from_mask(self.edit.mask).dilated(self.halo)
 
 
 class Trial:
@@ -72,6 +67,7 @@ class Trial:
         dense: Mapping[str, Callable[[], Tensor]],
     ) -> None:
         self.name, self.module, self.cases, self._inputs, self._dense = name, module, cases, inputs, dense
+        self._asked = {"model": name, "policy": policy.name, "backend": backend}
         start = time.perf_counter()
         self.net: Any = retouch.compile(
             module, inputs.args, dict(inputs.kwargs) or None, policy=policy, backend=backend
@@ -142,12 +138,16 @@ class Trial:
         return variants * UPDATES_PER_ROUND
 
     def found(self, case: Case) -> Result:
-        """Times of the rounds, arithmetic and memory of an edit."""
+        """What was measured, and where; times of the rounds, arithmetic and memory of an edit."""
         ran, info = self._experiment, self.net.explain(case.region)
         dense = {kind: ran.median(WHOLE, kind) for kind in self._dense}
         best = min(dense, key=lambda kind: dense[kind])
         steps = ("update", "update_cached", "undo")
         return {
+            **self._asked,
+            "edit": case.edit.fraction,
+            "edit_label": case.edit.label,
+            "machine": machine.facts(str(self.net.backend.device)),
             "dense_ms": dense[best],
             "dense_kind": best,
             **{f"dense_{kind}_ms": ms for kind, ms in dense.items()},

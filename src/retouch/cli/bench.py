@@ -211,7 +211,7 @@ def predict(
 
     Nothing is run: a cost model says what they would take.
     """
-    _run(context, "predictions", "Predictions")
+    _run(context, "forecast", "Forecast")
 
 
 @bench.command()
@@ -230,11 +230,12 @@ def tiles(
 
     require("triton", "triton")
     from retouch.bench.tiles import Tiles, candidates
+    from retouch.kernels.triton import tune
 
     if architecture is not None:
         typer.echo(candidates(architecture))
         return
-    suite = Tiles.present()
+    suite = Tiles(tune.present())
     run_suite(suite, json=json)
     typer.echo(suite.lines())
 

@@ -9,10 +9,10 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -29,21 +29,25 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Storage = Literal["fp32", "bf16", "fp16"]
 
 POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
-STORAGE_HELP = "How recorded float32 rows are kept (fp32)."
 DEVICE_HELP = "Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu"
-MEMORY_HELP = "Memory for recordings before they go to files, such as 4GB (40 % of what is free)."
-DEVICE_MEMORY_HELP = (
-    "Memory of an accelerator for recordings before they go to the host's (40 % of what is free there)."
-)
 
 AutomaticDevice = Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels to use.")]
-DeviceMemory = Annotated[str | None, typer.Option("--device-memory", help=DEVICE_MEMORY_HELP)]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--device-memory",
+        help="Memory of an accelerator for recordings before they go to the host's (40 % of what is free there).",
+    ),
+]
 Dilate = Annotated[int | None, typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels.")]
 DtypeName = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
-Memory = Annotated[str | None, typer.Option("--memory", help=MEMORY_HELP)]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", help="Memory for recordings before they go to files, such as 4GB (40 % of what is free)."),
+]
 PolicyName = Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}.")]
-StorageName = Annotated[Storage | None, typer.Option("--storage", help=STORAGE_HELP)]
+StorageName = Annotated[Storage | None, typer.Option("--storage", help="How recorded float32 rows are kept (fp32).")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of PyTorch and the kernels.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Few channels and a small image: to try things out.")]
 
@@ -67,7 +71,8 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, kinds or RetouchError):
             raise
-        _stop(error, 2)
+        note(str(error) or type(error).__name__)
+        raise typer.Exit(2) from error
 
 
 @contextmanager
@@ -77,9 +82,7 @@ def failures() -> Iterator[None]:
     """
     try:
         yield
-    except (typer.Exit, typer.Abort, typer.TyperException):
-        raise
-    except BrokenPipeError:
+    except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
         raise
     except Exception as error:
         from retouch.kernels.devices import lacks_memory
@@ -97,11 +100,6 @@ def failures() -> Iterator[None]:
 def note(text: str) -> None:
     """Something worth knowing, on stderr."""
     typer.echo(f"retouch: {text}", err=True)
-
-
-def _stop(error: BaseException, code: int) -> NoReturn:
-    note(str(error) or type(error).__name__)
-    raise typer.Exit(code) from error
 
 
 # Progress
@@ -182,24 +180,3 @@ def check_picture_file(path: Path) -> None:
         raise OptionError(f"cannot write {path}: it is a folder")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"cannot write {path}: the folder {path.parent.absolute()} may not be written to")
-
-
-def known_policies(names: Sequence[str]) -> list[str]:
-    """The names; OptionError listing the presets if one is none of them."""
-    from retouch.plan.policy import PRESETS
-
-    for name in names:
-        if name not in PRESETS:
-            raise OptionError(f"unknown policy {name!r}; presets are {', '.join(PRESETS)}")
-    return list(names)
-
-
-def check_device(name: str) -> None:
-    """OptionError for a device that cannot be used; "auto" takes one that can."""
-    from retouch.kernels.devices import usable
-
-    try:
-        if name != "auto":
-            usable(name)
-    except ValueError as error:
-        raise OptionError(str(error)) from error

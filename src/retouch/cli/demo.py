@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,16 +14,17 @@ from rich.table import Table
 
 from retouch.bench.edits import brushed, pasted, photograph
 from retouch.bench.harness import Experiment, Progress, Suite, Variant
-from retouch.bench.options import backend_of
-from retouch.bench.report import Column, Result, terminal_table, times
+from retouch.bench.options import backend_of, chosen
+from retouch.bench.report import Column, Result, grouped, times
 from retouch.editing.diffusion import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan import Upscaler
 from retouch.editing.gan.upscaler import UpscaleSession
 from retouch.editing.images import Pixels, difference, save_png
-from retouch.editing.session import Edited
 from retouch.editing.sheets import outlined, side_by_side
+from retouch.errors import OptionError
 from retouch.kernels.devices import selected
+from retouch.plan.policy import PRESETS
 
 UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "crying face"
 PHOTO, TINY = 256, 64
@@ -40,6 +41,7 @@ NEXT = """Next:
 and in Python: net = retouch.compile(module, inputs), see docs/tutorials/network.md."""
 
 AnySession = DiffusionSession | UpscaleSession
+T = TypeVar("T")
 
 
 def stroke(pixels: Pixels) -> Pixels:
@@ -66,27 +68,20 @@ def erased(pixels: Pixels) -> Pixels:
 EDITS: dict[str, Callable[[Pixels], Pixels]] = {"stroke": stroke, "patch": patched, "erasure": erased}
 
 
-@dataclass
-class Outcome:
-    """One edit: the picture before, what was drawn, the result and the dense one."""
-
-    before: Pixels
-    drawn: Pixels
-    pictures: dict[str, Pixels] = field(default_factory=dict)
-
-    def tiles(self, name: str, update_ms: float, dense_ms: float) -> list[tuple[str, Pixels]]:
-        """What is shown of it, under its captions."""
-        mask = difference(self.before, self.drawn, 0)
-        result, truth = self.pictures["update"], self.pictures["dense"]
-        error = np.abs(result.astype(int) - truth) * GAIN
-        return [
-            ("before", self.before),
-            (f"edit: {name}, {mask.mean():.1%}", self.drawn),
-            ("its region", outlined(self.drawn, mask)),
-            (f"update, {update_ms / 1e3:.2f} s", result),
-            (f"dense, {dense_ms / 1e3:.2f} s", truth),
-            (f"|update - dense| x{GAIN}", error.clip(0, 255).astype(np.uint8)),
-        ]
+def shown(
+    run: str, before: Pixels, drawn: Pixels, update: tuple[Pixels, float], dense: tuple[Pixels, float]
+) -> list[tuple[str, Pixels]]:
+    """An edit under its captions; update and dense run with their milliseconds."""
+    mask = difference(before, drawn, 0)
+    error = np.abs(update[0].astype(int) - dense[0]) * GAIN
+    return [
+        ("before", before),
+        (f"edit: {run}, {mask.mean():.1%}", drawn),
+        ("its region", outlined(drawn, mask)),
+        (f"update, {update[1] / 1e3:.2f} s", update[0]),
+        (f"dense, {dense[1] / 1e3:.2f} s", dense[0]),
+        (f"|update - dense| x{GAIN}", error.clip(0, 255).astype(np.uint8)),
+    ]
 
 
 def _seconds(ms: float | None) -> str:
@@ -95,8 +90,11 @@ def _seconds(ms: float | None) -> str:
 
 @dataclass(frozen=True)
 class Demo(Suite):
-    """The demo; `policy` is that of the generated picture. `pictures`, `tiles` and `kernels` are what is shown."""
+    """The demo. folder: for its pictures. policy: of the generated one. `pictures`, `tiles` and `kernels`: what is
+    shown.
+    """
 
+    folder: Path
     policy: str = "balanced"
     device: str = "auto"
     backend: str = "auto"
@@ -115,9 +113,14 @@ class Demo(Suite):
     )
 
     def check(self) -> None:
-        """Read the photograph, and look the backend up."""
+        """Read the photograph, look everything up by its name, and make the folder."""
         photograph(TINY if self.tiny else PHOTO)
+        chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend, self.device)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"cannot make the folder {self.folder}: {error.strerror or error}") from error
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
         """Both sessions: recording, the edits one on top of the other, undo."""
@@ -140,39 +143,30 @@ class Demo(Suite):
     def _session(
         self, name: str, title: str, opened: Callable[..., AnySession], progress: Progress
     ) -> Iterator[Result]:
-        sessions: list[AnySession] = []
-        outcomes: dict[str, Outcome] = {}
+        parts = progress.over(range(2 + 2 * len(EDITS)))
 
-        def variants(run: str) -> list[Variant]:
-            if run == "record":
-                return [Variant("record", lambda: opened(progress=progress.steps), sessions.append)]
-            session = sessions[0]
-            if run == "undo":
-                return [Variant("undo", session.undo)]
-            before = session.source if isinstance(session, UpscaleSession) else session.pixels
-            made = outcomes[run] = Outcome(before, EDITS[run](before))
+        def timed(run: str, call: Callable[[], T]) -> tuple[T, float]:
+            made: list[T] = []
+            experiment = Experiment([title], lambda _: [Variant(run, call, made.append)], 1, warm_up=False)
+            experiment.run(next(parts)[1], title)
+            return made[0], experiment.median(title, run)
 
-            def keep(kind: str) -> Callable[[Edited], None]:
-                return lambda edited: made.pictures.update({kind: np.array(edited.image)})
-
-            return [
-                Variant("dense", lambda: session.reference(made.drawn), keep("dense")),
-                Variant("update", lambda: session.edit(made.drawn), keep("update")),
-            ]
-
-        experiment = Experiment(["record", *EDITS, "undo"], variants, 1, warm_up=False)
-        experiment.run(progress, title)
         empty = {"session": title, "share": None, "dense_ms": None, "speedup": None, "most": None}
-        yield {**empty, "run": "record", "update_ms": experiment.median("record", "record")}
-        for run, made in outcomes.items():
-            dense, update = experiment.median(run, "dense"), experiment.median(run, "update")
-            self.tiles.extend(made.tiles(run, update, dense))
-            most = int(np.abs(made.pictures["update"].astype(int) - made.pictures["dense"]).max())
-            share = float(difference(made.before, made.drawn, 0).mean())
-            facts = {"share": share, "dense_ms": dense, "update_ms": update, "speedup": dense / update, "most": most}
-            yield {**empty, "run": run, **facts}
-        yield {**empty, "run": "undo", "update_ms": experiment.median("undo", "undo")}
-        self.pictures[name] = made.pictures["update"]
+        session, ms = timed("record", partial(opened, progress=progress.steps))
+        yield {**empty, "run": "record", "update_ms": ms}
+        for run, draw in EDITS.items():
+            before = session.source if isinstance(session, UpscaleSession) else session.pixels
+            drawn = draw(before)
+            dense, dense_ms = timed("dense", partial(session.reference, drawn))
+            update, ms = timed("update", partial(session.edit, drawn))
+            truth, picture = np.array(dense.image), np.array(update.image)
+            self.tiles.extend(shown(run, before, drawn, (picture, ms), (truth, dense_ms)))
+            share = float(difference(before, drawn, 0).mean())
+            facts = {"share": share, "dense_ms": dense_ms, "update_ms": ms, "speedup": dense_ms / ms}
+            yield {**empty, **facts, "run": run, "most": int(np.abs(picture.astype(int) - truth).max())}
+        _, ms = timed("undo", session.undo)
+        yield {**empty, "run": "undo", "update_ms": ms}
+        self.pictures[name] = picture
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """Which session."""
@@ -180,15 +174,9 @@ class Demo(Suite):
 
     def tables(self, results: Sequence[Result]) -> list[Table]:
         """A table of each session."""
-        titles = dict.fromkeys(each["session"] for each in results)
-        parts = [[each for each in results if each["session"] == title] for title in titles]
-        return [
-            terminal_table(title, self.columns, part, caption)
-            for part in parts
-            for title, caption in [self.heading(part)]
-        ]
+        return [table for part in grouped(results, "session").values() for table in Suite.tables(self, part)]
 
-    def write_sheet(self, folder: Path) -> list[Path]:
+    def write_sheet(self) -> list[Path]:
         """The pictures of both sessions, and one sheet of all edits."""
-        paths = [save_png(pixels, folder / f"{name}.png") for name, pixels in self.pictures.items()]
-        return [*paths, save_png(side_by_side(self.tiles, COLUMNS), folder / "sheet.png")]
+        paths = [save_png(pixels, self.folder / f"{name}.png") for name, pixels in self.pictures.items()]
+        return [*paths, save_png(side_by_side(self.tiles, COLUMNS), self.folder / "sheet.png")]

@@ -21,7 +21,6 @@ from retouch.cli.common import (
     Threads,
     byte_count,
     check_picture_file,
-    failures,
     note,
     quiet_libraries,
     set_threads,
@@ -41,9 +40,13 @@ SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
 # Those of the library, which is not loaded for a help text.
 STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD = 20, 0.6, 7.5, 0, "balanced", 2
 
+OWN = {"original", "edited", "output", "model", "session", "preview", "threads", "force"}
+"""Parameters of the command itself; the others are options of the edit."""
+
 
 @app.command()
 def edit(
+    context: typer.Context,
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The picture before the edit.")],
     edited: Annotated[
         Path, typer.Argument(metavar="EDITED", help="The same picture with strokes, patches or erasures on it.")
@@ -120,26 +123,11 @@ def edit(
     record, --instances names the map of ORIGINAL, which EDITED keeps unless a
     second one is named; in a session it names that of EDITED.
     """
-    with _interruptible(session), failures():
+    with _interruptible(session):
         with usage_errors():
-            options = {
-                "prompt": prompt,
-                "negative": negative,
-                "guidance": guidance,
-                "steps": steps,
-                "strength": strength,
-                "max_error": max_error,
-                "threshold": threshold,
-                "seed": seed,
-                "scheduler": scheduler,
-                "instances": instances or None,
-                "mask": mask,
-                "policy": policy,
-                "storage": storage,
-                "memory": byte_count(memory),
-                "device_memory": byte_count(device_memory),
-                "device": device,
-            }
+            options = {name: value for name, value in context.params.items() if name not in OWN}
+            options |= {"mask": mask, "instances": instances or None}
+            options |= {"memory": byte_count(memory), "device_memory": byte_count(device_memory)}
             _check_outputs([output, preview], [original, edited, mask, *(instances or [])], session, force)
             from retouch.editing.request import Request
 

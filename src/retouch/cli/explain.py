@@ -17,12 +17,9 @@ from retouch.cli.common import (
     PolicyName,
     Threads,
     Tiny,
-    check_device,
-    known_policies,
     quiet_libraries,
     usage_errors,
 )
-from retouch.errors import OptionError
 
 
 @app.command()
@@ -64,24 +61,13 @@ def demo(
     Three edits each, one on top of the other, with trained networks; prints a table
     and writes the pictures. --policy is for the emoji: the enlargement is exact.
     """
-    with usage_errors():
-        known_policies([policy])
-        check_device(device)
-        _make_folder(output)
     quiet_libraries()
     from retouch.cli.demo import NEXT, Demo
 
-    suite = Demo(policy, device, backend, tiny)
+    suite = Demo(output, policy, device, backend, tiny)
     run_suite(suite, threads)
     for text in suite.kernels:
         typer.echo(f"Computed with {text}")
-    paths = suite.write_sheet(output)
+    paths = suite.write_sheet()
     typer.echo(f"Pictures in {output}/: {', '.join(path.name for path in paths)}")
     typer.echo(NEXT)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"cannot make the folder {folder}: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from retouch.cli.app import app
-from retouch.cli.common import AutomaticDevice, failures, usage_errors
+from retouch.cli.common import AutomaticDevice, usage_errors
 
 if TYPE_CHECKING:
     from retouch.kernels.registry import Coverage
@@ -20,10 +20,9 @@ def kernels(device: AutomaticDevice = "auto") -> None:
         from retouch.kernels.devices import selected
 
         chosen = selected(device)
-    with failures():
-        from retouch.kernels.registry import coverage
+    from retouch.kernels.registry import coverage
 
-        typer.echo("\n".join(_lines(coverage(chosen), str(chosen))))
+    typer.echo("\n".join(_lines(coverage(chosen), str(chosen))))
 
 
 def _lines(kernels: list[Coverage], device: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.cli.app import app
-from retouch.cli.common import check_picture_file, failures, usage_errors
+from retouch.cli.common import check_picture_file, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
@@ -31,10 +32,9 @@ def info(
 
     Only the manifest is read: no model is loaded, and no checksum compared.
     """
-    with failures():
-        from retouch.editing.kinds import Saved
+    from retouch.editing.kinds import Saved
 
-        saved = Saved.read(folder)
+    saved = Saved.read(folder)
     if json:
         typer.echo(jsonlib.dumps(saved.report(), indent=1))
         return
@@ -77,28 +77,19 @@ def redo(folder: Folder, output: Output = None) -> None:
 
 
 def _moved(folder: Path, by: int, output: Path | None) -> None:
-    if output is not None:
-        with usage_errors(ValueError):
-            check_picture_file(output)
-            check_outside(output, folder)
-    with failures():
-        number, picture = move(folder, by, output)
-    typer.echo(f"now at version {number}: {output or picture}")
-
-
-def move(folder: Path, by: int, output: Path | None = None) -> tuple[int, str]:
-    """Make the version that many places further the current one; its number and picture, which is written first.
-
-    Raises UndoError when there is none, ArchiveError when the folder is no session, damaged or in use.
-    """
+    """Make the version that many places further the current one; its picture is written first."""
     from retouch.editing.archive import Archive
     from retouch.editing.images import as_pixels, save_png
     from retouch.editing.kinds import Saved
     from retouch.editing.manifest import PICTURE
     from retouch.runtime.state.in_place import UndoError
 
+    if output is not None:
+        with usage_errors(ValueError):
+            check_picture_file(output)
+            check_outside(output, folder)
     archive, manifest = Archive.open(folder)
-    try:
+    with closing(archive):
         saved, place = Saved.of(folder, manifest), manifest.current + by
         if place not in range(len(manifest.versions)):
             raise UndoError(
@@ -109,9 +100,7 @@ def move(folder: Path, by: int, output: Path | None = None) -> tuple[int, str]:
         if output is not None:
             save_png(as_pixels(saved.picture(entry)), output)
         archive.commit(replace(manifest, current=place))
-    finally:
-        archive.close()
-    return entry.number, saved.picture(entry)
+    typer.echo(f"now at version {entry.number}: {output or saved.picture(entry)}")
 
 
 def check_outside(path: Path, folder: Path) -> None:
