@@ -129,7 +129,7 @@ def test_weights_computed_from_the_input_run_densely(batch):
     check_rule(
         lambda m, x: F.conv2d(x, m.op.weight * x.mean((0, 2, 3), keepdim=True), padding=1),
         batch, lambda: {"op": nn.Conv2d(8, 8, 3)}, local=False, sparse=False,
-        fallbacks=["mean", "conv2d_1"],
+        fallbacks=["conv2d_1"] if batch == 1 else ["mean", "conv2d_1"],  # of one sample it is a mean of the map
     )  # fmt: skip
 
 

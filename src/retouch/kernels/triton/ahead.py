@@ -27,6 +27,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from retouch.kernels.devices import HOST
+from retouch.kernels.protocol import BackendError
 from retouch.kernels.specs import SPECS, handles
 from retouch.kernels.triton.backend import Triton
 from retouch.ops.spec import Arguments, Draw, KernelSpec
@@ -113,10 +114,10 @@ def compile_all(name: str) -> dict[str, Resources]:
 def compiled(target: GPUTarget, launches: Iterable[tuple[str, Callable[[], None]]]) -> dict[str, Resources]:
     """What the kernels of named launches take on `target`, by the launch's name and the kernel's.
 
-    Raises RuntimeError under `TRITON_INTERPRET`, where nothing is compiled.
+    Raises BackendError under `TRITON_INTERPRET`, where nothing is compiled.
     """
     if triton.knobs.runtime.interpret:
-        raise RuntimeError("TRITON_INTERPRET is set, so kernels are interpreted; unset it to compile them")
+        raise BackendError("TRITON_INTERPRET is set, so kernels are interpreted; unset it to compile them")
     run, made = JITFunction.run, {}
     read = _amd if target.backend == "hip" else _cuda
     variant = ""  # of the launch that `compile_only` sees
