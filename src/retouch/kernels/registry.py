@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from threading import RLock
 
 import torch
 
@@ -49,6 +50,7 @@ _BACKENDS = {
     "triton": Entry(_triton, ("cuda", "xpu"), "pip install triton==3.7.1"),
     "reference": Entry(_reference),
 }
+_MAKING = RLock()
 _made: dict[tuple[str, torch.device], Backend] = {}
 
 
@@ -154,9 +156,10 @@ def _trouble(name: str, device: torch.device) -> Exception | None:
 
 
 def _once(name: str, device: torch.device) -> Backend:
-    if (name, device) not in _made:
-        _made[name, device] = _make(name, device)
-    return _made[name, device]
+    with _MAKING:
+        if (name, device) not in _made:
+            _made[name, device] = _make(name, device)
+        return _made[name, device]
 
 
 def _make(name: str, device: torch.device) -> Backend:
