@@ -5,25 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from models.test_lpips import pictures, square
 from retouch.bench.difference import MAX_PSNR, compare, inside_and_image, psnr
 from retouch.editing.images import ImageError
 from retouch.models.lpips import trained
-
-
-def pictures(side=64):
-    """A pattern of waves, and the same with a yellow square on it."""
-    rows, cols = np.indices((side, side))
-    waves = [(rows * 3 + cols * 2) % 256, (rows * cols) % 256, (rows - cols) % 64 * 4]
-    plain = np.stack(waves, 2).astype(np.uint8)
-    painted = plain.copy()
-    painted[10:30, 20:50] = (255, 214, 10)
-    return plain, painted
-
-
-def square(side=64):
-    mask = np.zeros((side, side), np.bool_)
-    mask[10:30, 20:50] = True
-    return mask
 
 
 @pytest.fixture(scope="module")
