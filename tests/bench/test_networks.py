@@ -117,6 +117,7 @@ def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch):
 )
 def test_what_cannot_be_measured_is_named(changed, message, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("retouch.kernels.registry._made", {})
     with pytest.raises(OptionError, match=message):
         Networks(**{"model": ["resnet-generator"], **changed}).check()
 
