@@ -20,7 +20,7 @@ def test_every_kernel_with_its_formula_and_backends():
 
 def test_what_a_backend_lacks_is_named_with_the_reason(monkeypatch):
     partial = cpu.Cpu({name: kernel for name, kernel in cpu.KERNELS.items() if name not in ("pool", "gemm")})
-    monkeypatch.setitem(registry._made, ("cpu", HOST), partial)
+    monkeypatch.setattr(registry, "_made", {("cpu", HOST): partial})
     monkeypatch.delenv("TRITON_INTERPRET")
     output = run("kernels", "--device", "cpu").output
     assert "pool: reference\n" in output
