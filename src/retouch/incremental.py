@@ -285,11 +285,8 @@ class Incremental:
         """Active rows of every value for a region."""
         return activity.of_update(self.program, region, self.policy, changed)
 
-    def _schedule(self, region: Region, changed: frozenset[Value]) -> Schedule | None:
-        """The schedule of an update; None when everything is computed."""
-        return self._plan_of(region, changed).schedule
-
     def _plan_of(self, region: Region, changed: frozenset[Value]) -> Planned:
+        """The schedule of an update, made once for a region."""
         key = (region, changed)
         if key in self._planned:
             self._planned.move_to_end(key)

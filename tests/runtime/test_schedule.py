@@ -90,4 +90,4 @@ def test_a_schedule_is_made_once_for_a_region():
     x, region = noise(1, 3, 16, 16), Region.from_mask(spot(16, 16))
     net = retouch.compile(module, (x,), policy=SHARED)
     again = Region.from_mask(spot(16, 16))
-    assert net._schedule(region, frozenset()) is net._schedule(again, frozenset())
+    assert net._plan_of(region, frozenset()).schedule is net._plan_of(again, frozenset()).schedule

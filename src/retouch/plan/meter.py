@@ -51,9 +51,9 @@ class ActiveMeter:
         self.launches: list[Work] = []
         self._rows: dict[Table, Rows] = {}
         self._all: dict[tuple[int, int, int], Rows] = {}
-        self._taps: dict[tuple[Geometry, int], Rows] = {}
-        self._distinct: dict[int, Rows] = {}
-        self._evaluated: set[tuple[Value, int]] = set()
+        self._taps: dict[tuple[Geometry, Rows], Rows] = {}
+        self._distinct: dict[Rows, Rows] = {}
+        self._evaluated: set[tuple[Value, Rows]] = set()
         self._reads: dict[Value, list[Rows]] = {}
         self._replaced: set[Value] = set()
         self._summed: set[Value] = set()
@@ -77,7 +77,7 @@ class ActiveMeter:
         return self._rows[table]
 
     def taps(self, geometry: Geometry, rows: Rows) -> Rows:
-        key = (geometry, id(rows))
+        key = (geometry, rows)
         if key not in self._taps:
             mask = _transposed(geometry).reach(rows.mask)
             self._taps[key] = Rows(mask, len(rows) * geometry.taps)
@@ -144,13 +144,13 @@ class ActiveMeter:
         """The distinct rows that a table names."""
         if len(rows) == rows.distinct:
             return rows
-        if id(rows) not in self._distinct:
-            self._distinct[id(rows)] = Rows(rows.mask)
-        return self._distinct[id(rows)]
+        if rows not in self._distinct:
+            self._distinct[rows] = Rows(rows.mask)
+        return self._distinct[rows]
 
     def _evaluate(self, value: Value, rows: Rows) -> None:
-        if (value, id(rows)) not in self._evaluated:
-            self._evaluated.add((value, id(rows)))
+        if (value, rows) not in self._evaluated:
+            self._evaluated.add((value, rows))
             self.plan.producers[value].evaluation(self, rows)
 
     def _kept(self, value: Value, rows: Rows) -> None:
@@ -159,8 +159,8 @@ class ActiveMeter:
         if probes is not None and rows is not active and value in self.plan.producers:
             rows = self._unique(rows)
             others = int(np.count_nonzero(rows.mask & ~active.mask))
-            if others and (value, id(rows)) not in self._evaluated:
-                self._evaluated.add((value, id(rows)))
+            if others and (value, rows) not in self._evaluated:
+                self._evaluated.add((value, rows))
                 self._fit(value, probes)
                 for count, steps in ((rows.distinct - others, 1), (others, 5)):
                     self._copy("row_map", value, count, steps)
@@ -251,7 +251,7 @@ class ActiveMeter:
         for value, lists in self._reads.items():
             if value in self.dirty:
                 continue
-            used = np.logical_or.reduce([rows.mask for rows in {id(r): r for r in lists}.values()])
+            used = np.logical_or.reduce([rows.mask for rows in dict.fromkeys(lists)])
             if value in written and value not in self._replaced:
                 used = used & ~self.active(value).mask
             total += int(np.count_nonzero(used)) * value.channels * value.dtype.itemsize
