@@ -126,33 +126,35 @@ def tokenizer_of(captions: list[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)
 
 
+def packed(archive: Path, name: str) -> dict[str, Any]:
+    """A JSON file of the icons' package."""
+    with tarfile.open(archive) as tar:
+        member = tar.extractfile(f"package/{name}")
+        assert member is not None
+        return json.load(member)
+
+
+def rendered(archive: Path, names: list[str], background: str) -> Tensor:
+    """Icons on a background, uint8 [N, 3, 256, 256]."""
+    import resvg_py
+
+    icons, images = packed(archive, "icons.json")["icons"], []
+    for name in names:
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 128 128">{icons[name]["body"]}</svg>'
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=RENDERED, height=RENDERED, background=background)
+        images.append(np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB")))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
 @app.command()
 def data(archive: Path, work: Work = DEFAULT_WORK) -> None:
     """Render the icons of ARCHIVE, what `npm pack @iconify-json/noto` leaves, and build the vocabulary."""
-    import resvg_py
-
-    with tarfile.open(archive) as tar:
-
-        def read(name: str) -> dict[str, Any]:
-            member = tar.extractfile(f"package/{name}")
-            assert member is not None
-            return json.load(member)
-
-        icons, by_category = read("icons.json")["icons"], read("metadata.json")["categories"]
+    by_category = packed(archive, "metadata.json")["categories"]
     category_of = {name: category for category, names in by_category.items() for name in names}
-    captions: list[tuple[str, str]] = []
-    images: list[np.ndarray] = []
-    for name in sorted(icons):
-        category = category_of.get(name)
-        if category is None or not wanted(name, category):
-            continue
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 128 128">{icons[name]["body"]}</svg>'
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=RENDERED, height=RENDERED, background="#ffffff")
-        images.append(np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB")))
-        captions.append((name.replace("-", " "), category))
+    names = [name for name in sorted(packed(archive, "icons.json")["icons"]) if wanted(name, category_of.get(name))]
+    captions = [(name.replace("-", " "), category_of[name]) for name in names]
     work.mkdir(parents=True, exist_ok=True)
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    save_file({"images": pixels}, work / "images.safetensors")
+    save_file({"images": rendered(archive, names, "#ffffff")}, work / "images.safetensors")
     (work / "captions.json").write_text(json.dumps(captions, indent=0))
     tokenizer_of([f"{name}, {category.lower()}" for name, category in captions]).save_pretrained(work / "tokenizer")
     emoji = Emoji.load(work)
@@ -471,28 +473,45 @@ def caption(name: str, category: str, rng: random.Random) -> str:
     return f"{name}, {category}" if chance < 0.3 else name
 
 
+@dataclass
+class Noising:
+    """The loss of a v-prediction network along a schedule, its words included."""
+
+    scheduler: DDIMScheduler
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+
+    def error(self, clean: Tensor, captions: list[str], steps: Tensor, noise: Tensor, network: Any) -> Tensor:
+        """Mean square error of the velocities that `network` predicts for noised latents."""
+        share = self.scheduler.alphas_cumprod[steps][:, None, None, None]
+        a, b = share.sqrt(), (1 - share).sqrt()
+        ids = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        noisy = (a * clean + b * noise).contiguous(memory_format=torch.channels_last)
+        with bfloat16():
+            context = self.text_encoder(ids).last_hidden_state
+            velocity = network(noisy, steps, context).sample.float()
+        return (velocity - (a * noise - b * clean)).square().mean()
+
+
+def spread_steps(batch: int) -> Tensor:
+    """Time steps of a batch: evenly spread, from step to step elsewhere."""
+    spread = (torch.rand(()) + torch.arange(batch) / batch) % 1
+    return (spread**HARD * 1000).long().clamp(max=999)
+
+
 def unet_stage(work: Path, batch: int = 32, compiled: bool = False) -> Stage:
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    unet, text_encoder, scheduler = new_unet(), new_text_encoder(tokenizer), new_scheduler()
+    unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
     captions: list[tuple[str, str]] = json.loads((work / "captions.json").read_text())
     emoji = Emoji(torch.empty(0), [name for name, _ in captions], [category for _, category in captions])
     drawn = set(DRAWN.read_text().splitlines())
     train = [i for i in emoji.split(held_out=False) if emoji.names[i] in drawn]
     held_out = [i for i in emoji.split(held_out=True) if emoji.categories[i] in CATEGORIES]
     stored = load_file(work / "latents.safetensors")["latents"] if (work / "latents.safetensors").exists() else None
-    signal_share = scheduler.alphas_cumprod.sqrt()
-    noise_share = (1 - scheduler.alphas_cumprod).sqrt()
     unet.set_attn_processor(AttnProcessor())  # a third faster backward than fused attention on these small grids
     forward = torch.compile(unet, dynamic=False) if compiled else unet
 
-    def error(clean: Tensor, captions: list[str], steps: Tensor, noise: Tensor, network: Any) -> Tensor:
-        a, b = signal_share[steps][:, None, None, None], noise_share[steps][:, None, None, None]
-        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        noisy = (a * clean + b * noise).contiguous(memory_format=torch.channels_last)
-        with bfloat16():
-            context = text_encoder(ids).last_hidden_state
-            velocity = network(noisy, steps, context).sample.float()
-        return (velocity - (a * noise - b * clean)).square().mean()
+    noising = Noising(new_scheduler(), tokenizer, text_encoder)
 
     def loss(rng: random.Random) -> Tensor:
         assert stored is not None
@@ -500,10 +519,8 @@ def unet_stage(work: Path, batch: int = 32, compiled: bool = False) -> Stage:
         variants = [rng.randrange(VARIANTS) if rng.random() < 0.4 else 0 for _ in chosen]
         clean = stored[variants, chosen].float()
         texts = [caption(emoji.names[i], emoji.categories[i], rng) for i in chosen]
-        first = torch.rand(())
-        spread = (first + torch.arange(batch) / batch) % 1  # evenly, from step to step elsewhere
-        steps = (spread**HARD * 1000).long().clamp(max=999)
-        return error(clean, texts, steps, torch.randn_like(clean), forward)
+        steps = spread_steps(batch)
+        return noising.error(clean, texts, steps, torch.randn_like(clean), forward)
 
     def validate() -> float:
         assert stored is not None
@@ -511,7 +528,7 @@ def unet_stage(work: Path, batch: int = 32, compiled: bool = False) -> Stage:
         steps = torch.arange(len(held_out)) * 1000 // len(held_out)
         noise = torch.randn(clean.shape, generator=generator)
         with torch.inference_mode():
-            return error(clean, [emoji.names[i] for i in held_out], steps, noise, unet).item()
+            return noising.error(clean, [emoji.names[i] for i in held_out], steps, noise, unet).item()
 
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     matrices = [
@@ -643,7 +660,12 @@ def held_out(folder: Path, work: Work = DEFAULT_WORK) -> None:
 @app.command()
 def export(folder: Path, work: Work = DEFAULT_WORK) -> None:
     """Write the trained model to FOLDER in half precision, for `StableDiffusionPipeline.from_pretrained`."""
-    pipe = pipeline(work).to(dtype=torch.float16)
+    write(pipeline(work), folder)
+
+
+def write(pipe: StableDiffusionPipeline, folder: Path) -> None:
+    """A pipeline in a folder, in half precision and without the paths that it was loaded from."""
+    pipe = pipe.to(dtype=torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
     pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # for releases that read vocab.json
     settings = folder / "text_encoder" / "config.json"  # loaded, like the other parts, as float32 unless told otherwise

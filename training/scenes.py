@@ -1,0 +1,268 @@
+"""Tune the emoji model on scenes: several emoji on a plain background, 256x256. Encode, unet, sheet, export."""
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import emoji as small
+import torch
+import torch.nn.functional as F
+import typer
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+
+SIZE = 256  # pixels of a scene
+FACTOR = 4  # pixels of a latent's position
+MOST = 5  # emoji in a scene
+SIZES = (72, 128)  # their pixels, least and most
+APART = 0.85  # of the sum of two half sizes: how near they may come
+CROP = 40  # positions of a latent, in most of the training steps
+
+COLOURS = {
+    "white": (255, 255, 255),
+    "yellow": (250, 220, 110),
+    "orange": (250, 190, 130),
+    "red": (240, 150, 140),
+    "purple": (205, 175, 235),
+    "blue": (160, 205, 245),
+    "green": (165, 215, 160),
+    "brown": (205, 180, 150),
+    "black": (60, 62, 70),
+}
+"""Backgrounds by the word that a caption has for them, RGB; each is varied a little."""
+
+Work = Annotated[Path, typer.Option(help="Folder of the data, checkpoints and logs.")]
+Base = Annotated[Path, typer.Option(help="Folder of the emoji model that is tuned.")]
+DEFAULT_BASE = Path(__file__).parents[1] / "src" / "retouch" / "models" / "emoji"
+
+
+# Data
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One emoji of a scene: index of its picture, left and top, size in pixels, mirrored or not."""
+
+    index: int
+    left: int
+    top: int
+    size: int
+    mirrored: bool
+
+    def inside(self, left: int, top: int, size: int) -> bool:
+        """Whether its middle lies in a square of pixels."""
+        x, y = self.left + self.size / 2 - left, self.top + self.size / 2 - top
+        return 0 <= x < size and 0 <= y < size
+
+
+def arranged(indices: list[int], pictures: small.Emoji, rng: random.Random) -> list[Thing]:
+    """Emoji at random places that hardly overlap; those that find no place are left out."""
+    found: list[Thing] = []
+    for index in indices:
+        for _ in range(30):
+            size = rng.randint(*SIZES)
+            left, top = (rng.randint(-size // 8, SIZE - size + size // 8) for _ in range(2))
+            middle = (left + size / 2, top + size / 2)
+            near = (
+                max(abs(middle[0] - t.left - t.size / 2), abs(middle[1] - t.top - t.size / 2))
+                < APART * (size + t.size) / 2
+                for t in found
+            )
+            if not any(near):
+                found.append(Thing(index, left, top, size, pictures.mirrors(index) and rng.random() < 0.5))
+                break
+    return found
+
+
+def background(rng: random.Random) -> tuple[str, Tensor]:
+    """The name of a colour, and it as `[3, 1, 1]` in [0, 1], varied."""
+    name = rng.choice(list(COLOURS))
+    vary = 0 if name == "white" else 14
+    colour = torch.tensor([min(255, max(0, c + rng.uniform(-vary, vary))) for c in COLOURS[name]]) / 255
+    return name, colour[:, None, None]
+
+
+def drawn_scene(things: list[Thing], colour: Tensor, cut: "Cutouts") -> Tensor:
+    """The scene, `[3, 256, 256]` in [-1, 1]."""
+    scene = colour.expand(3, SIZE, SIZE).clone()
+    for thing in things:
+        ink, cover = cut.at(thing)
+        top, left = max(0, thing.top), max(0, thing.left)
+        bottom, right = min(SIZE, thing.top + thing.size), min(SIZE, thing.left + thing.size)
+        part = (slice(top - thing.top, bottom - thing.top), slice(left - thing.left, right - thing.left))
+        place = scene[:, top:bottom, left:right]
+        place += cover[:, *part] * (ink[:, *part] - place)
+    return scene * 2 - 1
+
+
+class Cutouts:
+    """Emoji with their transparency: renderings on white and on black tell both."""
+
+    def __init__(self, on_white: Tensor, on_black: Tensor) -> None:
+        self.on_white, self.on_black = on_white, on_black
+
+    def at(self, thing: Thing) -> tuple[Tensor, Tensor]:
+        """Colour `[3, s, s]` and cover `[1, s, s]` of a thing in [0, 1]."""
+        both = torch.stack([self.on_white[thing.index], self.on_black[thing.index]]).float() / 255
+        size = (thing.size, thing.size)
+        white, black = F.interpolate(both, size, mode="bilinear", antialias=True, align_corners=False)
+        if thing.mirrored:
+            white, black = white.flip(-1), black.flip(-1)
+        cover = (1 - (white - black).mean(0, keepdim=True)).clamp(0, 1)
+        return (black / cover.clamp(min=1e-3)).clamp(0, 1), cover
+
+
+def learnt(work: Path) -> tuple[small.Emoji, list[int]]:
+    """The pictures, and the indices of those that the U-Net learns."""
+    pictures = small.Emoji.load(work)
+    drawn = set(small.DRAWN.read_text().splitlines())
+    return pictures, [i for i in pictures.split(held_out=False) if pictures.names[i] in drawn]
+
+
+@app.command()
+def black(archive: Path, work: Work = small.DEFAULT_WORK) -> None:
+    """Render the icons of ARCHIVE on black, beside what `emoji.py data` rendered on white: both give transparency."""
+    pictures = small.Emoji.load(work)
+    rendered = small.rendered(archive, [name.replace(" ", "-") for name in pictures.names], "#000000")
+    save_file({"images": rendered}, work / "black.safetensors")
+
+
+@app.command()
+def encode(count: int = 2400, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE, seed: int = 0) -> None:
+    """Compose COUNT scenes and keep their latents and what is where."""
+    pictures, indices = learnt(work)
+    cut = Cutouts(pictures.images, load_file(work / "black.safetensors")["images"])
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).to(memory_format=torch.channels_last)
+    rng = random.Random(seed)
+    kept, scenes = [], []
+    with torch.inference_mode():
+        for first in range(0, count, 8):
+            batch = []
+            for _ in range(min(8, count - first)):
+                name, colour = background(rng)
+                things = arranged(rng.sample(indices, rng.randint(1, MOST)), pictures, rng)
+                batch.append(drawn_scene(things, colour, cut))
+                scenes.append({"background": name, "things": [vars(thing) for thing in things]})
+            with small.bfloat16():
+                kept.append(vae.encode(torch.stack(batch)).latent_dist.mean.bfloat16())
+            if first % 80 == 0:
+                print(f"{first} of {count}", flush=True)
+    save_file({"latents": torch.cat(kept).contiguous()}, work / "scenes.safetensors")
+    (work / "scenes.json").write_text(json.dumps(scenes))
+
+
+# Training
+
+
+def caption(scene: dict[str, Any], things: list[Thing], names: list[str], rng: random.Random) -> str:
+    """Names of all things or of some, the background in half of them; nothing in one of ten."""
+    if rng.random() < 0.1:
+        return ""
+    some = rng.sample(things, len(things))
+    if rng.random() < 0.3:
+        some = some[: rng.randint(1, max(1, len(some)))]
+    words = [names[thing.index] for thing in some] + [scene["background"]] * (rng.random() < 0.5)
+    return ", ".join(words)
+
+
+def unet_stage(work: Path, base: Path, compiled: bool = False) -> small.Stage:
+    pipe = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32)
+    tokenizer: CLIPTokenizer = pipe.tokenizer
+    unet, text_encoder = pipe.unet.to(memory_format=torch.channels_last), pipe.text_encoder
+    names = [name for name, _ in json.loads((work / "captions.json").read_text())]
+    stored = load_file(work / "scenes.safetensors")["latents"]
+    scenes = json.loads((work / "scenes.json").read_text())
+    unet.set_attn_processor(AttnProcessor())
+    forward = torch.compile(unet, dynamic=False) if compiled else unet
+    noising = small.Noising(small.new_scheduler(), tokenizer, text_encoder)
+
+    def sample(size: int, rng: random.Random) -> tuple[Tensor, str]:
+        chosen = rng.randrange(len(scenes))
+        left, top = (rng.randint(0, SIZE // FACTOR - size) for _ in range(2))
+        things = [Thing(**thing) for thing in scenes[chosen]["things"]]
+        seen = [t for t in things if t.inside(left * FACTOR, top * FACTOR, size * FACTOR)]
+        clean = stored[chosen, :, top : top + size, left : left + size].float()
+        return clean, caption(scenes[chosen], seen, names, rng)
+
+    def loss(rng: random.Random) -> Tensor:
+        size, batch = (CROP, 16) if rng.random() < 0.7 else (SIZE // FACTOR, 6)
+        clean, texts = zip(*(sample(size, rng) for _ in range(batch)), strict=True)
+        steps = small.spread_steps(batch)
+        stacked = torch.stack(clean)
+        return noising.error(stacked, list(texts), steps, torch.randn_like(stacked), forward)
+
+    def validate() -> float:
+        clean = stored[:12].float()
+        texts = [", ".join(names[thing["index"]] for thing in scene["things"]) for scene in scenes[:12]]
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            return noising.error(clean, texts, torch.arange(12) * 1000 // 12, noise, unet).item()
+
+    model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    matrices = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not re.search("embed|conv_in|conv_out", name)
+    ]
+    return small.Stage("scenes", work, model, loss, validate, rate=2.5e-4, decay=0.998, matrices=matrices)
+
+
+@app.command()
+def unet(hours: float = 2, compiled: bool = False, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE) -> None:
+    """Tune the U-Net and the text encoder until HOURS are used up over all runs."""
+    unet_stage(work, base, compiled).train(hours)
+
+
+# Pictures and export
+
+
+def pipeline(work: Path, base: Path) -> StableDiffusionPipeline:
+    """The tuned parts, with averaged weights."""
+    model = unet_stage(work, base).averaged()
+    assert isinstance(model, nn.ModuleDict)
+    pipe = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32)
+    pipe.unet.load_state_dict(model["unet"].state_dict())
+    pipe.unet.register_to_config(sample_size=SIZE // FACTOR)
+    pipe.text_encoder.load_state_dict(model["text_encoder"].state_dict())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@app.command()
+def sheet(
+    steps: int = 20,
+    guidance: float = 4.0,
+    seed: int = 0,
+    count: int = 12,
+    work: Work = small.DEFAULT_WORK,
+    base: Base = DEFAULT_BASE,
+) -> None:
+    """Write scenes.png: COUNT scenes of one to four names drawn by lot, on a background drawn by lot."""
+    pipe, rng = pipeline(work, base), random.Random(3)
+    names = small.DRAWN.read_text().splitlines()
+    torch.manual_seed(seed)
+    captions = [", ".join([*rng.sample(names, 1 + i % 4), rng.choice(list(COLOURS))]) for i in range(count)]
+    pictures: list[Image.Image] = []
+    for text in captions:
+        pictures += pipe(text, num_inference_steps=steps, guidance_scale=guidance).images
+    small.grid(pictures, 4, captions).save(work / "scenes.png")
+
+
+@app.command()
+def export(folder: Path, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE) -> None:
+    """Write the tuned model to FOLDER in half precision, for `StableDiffusionPipeline.from_pretrained`."""
+    small.write(pipeline(work, base), folder)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    app()
