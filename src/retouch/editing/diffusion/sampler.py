@@ -82,6 +82,12 @@ class Sampler:
     def __len__(self) -> int:
         return len(self.times)
 
+    def seeded(self, seed: int) -> Sampler:
+        """The same schedule with the noise of another seed."""
+        twin = copy.copy(self)
+        twin.seed = seed
+        return twin
+
     def _mixed(self, image: Tensor, noise: Tensor, i: int) -> float:
         return float(copy.copy(self.scheduler).add_noise(image, noise, self.times[i : i + 1]))
 
