@@ -46,13 +46,14 @@ class Meeting:
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         self._changed.wait_for(lambda: self._ended is not None or ready())
-        if self._ended is not None:
+        if not ready():
+            assert self._ended is not None
             raise self._ended
 
     def _computed(self) -> list[Any]:
         requests = [self._asked[number] for number in range(len(self.calls))]
         name, net, region, _ = requests[0]
-        assert all(other[:3] == (name, net, region) for other in requests), "edits that differ cannot meet"
+        assert all(other[:3] == (name, net, region) for other in requests), "edits that differ cannot meet: they make other calls"
         return Calls.update_many(self.calls, name, net, region, [inputs for *_, inputs in requests])
 
     def end(self, reason: BaseException) -> None:
@@ -82,10 +83,12 @@ def side_by_side(calls: Sequence[Calls], edits: Sequence[Callable[[Seat], R]]) -
 
     def attend(number: int) -> R:
         try:
-            return edits[number](Seat(meeting, number))
+            found = edits[number](Seat(meeting, number))
         except BaseException as error:
             meeting.end(error)
             raise
+        meeting.end(AssertionError("edits that differ cannot meet: one is done, another makes more calls"))
+        return found
 
     with ThreadPoolExecutor(len(edits)) as pool:
         others = [pool.submit(attend, number) for number in range(1, len(edits))]
