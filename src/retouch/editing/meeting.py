@@ -53,7 +53,9 @@ class Meeting:
     def _computed(self) -> list[Any]:
         requests = [self._asked[number] for number in range(len(self.calls))]
         name, net, region, _ = requests[0]
-        assert all(other[:3] == (name, net, region) for other in requests), "edits that differ cannot meet: they make other calls"
+        assert all(other[:3] == (name, net, region) for other in requests), (
+            "edits that differ cannot meet: they make other calls"
+        )
         return Calls.update_many(self.calls, name, net, region, [inputs for *_, inputs in requests])
 
     def end(self, reason: BaseException) -> None:
