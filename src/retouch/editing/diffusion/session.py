@@ -18,7 +18,8 @@ from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
 from retouch.editing.diffusion.redraw import GROWTHS, Evaluations, Growth, Process, Redraw, Redrawn, Whole
-from retouch.editing.diffusion.sampler import Sampler, SchedulerError
+from retouch.editing.diffusion.sampler import Sampler
+from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import (
     ImageLike,
     Pixels,
