@@ -104,7 +104,8 @@ def edit(
         ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="Picture, white where edited (where the two differ).")
+        Path | None,
+        typer.Option("--mask", help="Picture, white where edited, grey: with less strength (where the two differ)."),
     ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,
