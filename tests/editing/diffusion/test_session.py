@@ -20,7 +20,10 @@ PIPELINES = ("ddpm", "v", "sd", "inpaint", "sdxl")
 
 @cache
 def editor(name, policy="balanced", **options):
-    return Editor(pipeline(name), policy=policy, name=name, **options)
+    made = Editor(pipeline(name), policy=policy, name=name, **options)
+    if options.keys() == {"scheduler"}:  # one model under all of them: compiling takes longest
+        made.model = editor(name, policy).model
+    return made
 
 
 def opened(name, policy="balanced", steps=4, strength=0.7, editor_options=None, **options):
