@@ -119,8 +119,8 @@ def policy_fields(saved: Any) -> dict[str, Any]:
             "does not know; update retouch, or record it again"
         )
     for name, value in given.items():
-        alike = number(value) if isinstance(defaults[name], float) else type(value) is type(defaults[name])
-        if not alike:
+        default = defaults[name]
+        if not (type(value) is type(default) or (number(value) and isinstance(default, float | None))):
             raise ValueError(f"{name} of a policy cannot be {value!r}")
     return asdict(Policy(**given))
 
