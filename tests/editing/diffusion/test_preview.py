@@ -1,12 +1,14 @@
 """Previews: a linear map of the clean latent that a step predicts."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
 from pipelines import pipeline
 from retouch.editing.diffusion.preview import LinearMap
-from retouch.editing.diffusion.sampler import Sampler, chosen
+from retouch.editing.diffusion.sampler import Sampler
+from retouch.editing.diffusion.schedulers import chosen
 
 
 def test_colours_that_are_linear_in_a_latent_are_found():
@@ -50,3 +52,11 @@ def test_the_clean_latent_is_the_schedulers_own(name, kind):
         scheduler.scale_model_input(x, sampler.times[i])  # Euler finds its place there
         expected = scheduler.step(output, sampler.times[i], x).pred_original_sample
         assert torch.allclose(sampler.clean(output, x, i), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_clean_latent_of_flow_matching_is_what_is_left_without_the_noise():
+    sampler = Sampler(diffusers.FlowMatchEulerDiscreteScheduler(), 10, 0)
+    clean, noise = torch.randn(2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    for i in (3, 8):
+        x = sampler.noised(clean, noise, i)
+        assert torch.allclose(sampler.clean(noise - clean, x, i), clean, atol=1e-5)
