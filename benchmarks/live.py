@@ -20,12 +20,12 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from retouch.editing.jobs import Frame, Job
 
 from retouch import Editor, Region
 from retouch.bench.edits import square
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
+from retouch.editing.jobs import Frame, Job
 from retouch.models import pipelines
 from retouch.plan.region import Mask
 
