@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from threading import RLock
@@ -104,6 +104,13 @@ class State(ABC):
     @abstractmethod
     def put(self, value: Value, content: Any) -> None:
         """Replace a dense value."""
+
+    def drop(self, values: Iterable[Value]) -> None:
+        """Forget dense values that were put for one run alone."""
+        for value in values:
+            self.values.pop(value, None)
+            if self.pending is not None:
+                self.pending.dense.pop(value, None)
 
     @abstractmethod
     def put_rows(self, value: Value, rows: Tensor) -> None:

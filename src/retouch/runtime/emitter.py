@@ -10,12 +10,13 @@ import torch
 
 from retouch.ir.emitter import Sums
 from retouch.ir.expr import Expr
-from retouch.ir.geometry import Geometry
+from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, columns
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Part, Table, Tables
 from retouch.ir.value import Matrix, Value
 from retouch.passes.storage import Plan, Storage
+from retouch.plan.areas import Areas
 from retouch.plan.statistics import Statistics
 from retouch.runtime.calls import Call
 from retouch.runtime.schedule import Schedule
@@ -26,11 +27,17 @@ class ScheduleEmitter:
     """Collects the calls of one schedule; see `retouch.ir.emitter.Emitter`."""
 
     def __init__(
-        self, plan: Plan, active: dict[Value, Table], shared: Shared, statistics: Statistics, dirty: set[Value]
+        self,
+        plan: Plan,
+        active: dict[Value, Table],
+        shared: Shared,
+        statistics: Statistics,
+        dirty: set[Value],
+        areas: Areas | None,
     ) -> None:
         """`dirty`: dense values to be computed again."""
         self.plan, self.actives, self.shared, self.backend = plan, active, shared, shared.backend
-        self.statistics, self.dirty = statistics, dirty
+        self.statistics, self.dirty, self.areas = statistics, dirty, areas
         self.producers = plan.producers
         self.tables = Tables()
         self.steps: list[Call] = []
@@ -39,6 +46,7 @@ class ScheduleEmitter:
         self.states: dict[Slot, None] = {}
         self.reads: dict[Value, dict[Table, None]] = {}
         self.replaced: set[Value] = set()
+        self._by_area: dict[tuple[Table, Grid], tuple[Table, ...]] = {}
 
     # Rows
 
@@ -71,6 +79,16 @@ class ScheduleEmitter:
     def bounds(self, value: Value, rows: Table) -> Table:
         assert value.grid is not None
         return self.tables.bounds(rows, value.grid.size)
+
+    def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
+        assert value.grid is not None
+        assert self.areas is not None
+        key = rows, value.grid
+        if key not in self._by_area:
+            labels = self.areas.labels(value.grid).reshape(-1)[rows.array % value.grid.size]
+            numbers = range(len(self.areas.regions) + 1)
+            self._by_area[key] = tuple(Part.of(rows, labels == number).rows for number in numbers)
+        return self._by_area[key]
 
     # Operands
 
@@ -238,10 +256,18 @@ def _compute(state: Any, op: Op) -> None:
 
 
 def build(
-    plan: Plan, active: dict[Value, Table], shared: Shared, statistics: Statistics, dirty: set[Value]
+    plan: Plan,
+    active: dict[Value, Table],
+    shared: Shared,
+    statistics: Statistics,
+    dirty: set[Value],
+    areas: Areas | None = None,
 ) -> Schedule:
-    """The schedule that computes the `active` rows of every value, and the `dirty` dense values."""
-    emitter = ScheduleEmitter(plan, active, shared, statistics, dirty)
+    """The schedule that computes the `active` rows of every value, and the `dirty` dense values.
+
+    areas: those of a plan for a program by areas.
+    """
+    emitter = ScheduleEmitter(plan, active, shared, statistics, dirty, areas)
     for op in plan.program.ops:
         virtual = op.out.grid is not None and plan.storage[op.out] is Storage.VIRTUAL
         if not virtual and op.is_due(active):
