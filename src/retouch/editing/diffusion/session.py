@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.areas import WORDS, Area
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
@@ -28,13 +30,16 @@ from retouch.editing.images import (
     from_tensor,
     threshold_of,
 )
-from retouch.editing.manifest import Fields, maybe, number, optional, positive, record, text, whole
+from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
+from retouch.plan.areas import Areas
 from retouch.plan.region import Mask, Region
 from retouch.runtime.store import Store
+
+AreasLike = Sequence[Area | tuple[Any, ...]]
 
 MASK_STEPS = 4
 """Steps at which an automatic difference mask compares the predictions for two prompts."""
@@ -56,7 +61,12 @@ class DiffusionSession(Session):
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
     }
-    saved_facts: ClassVar[Fields] = {"steps": positive, "prompt": optional(text), "negative": optional(text)}
+    saved_facts: ClassVar[Fields] = {
+        "steps": positive,
+        "prompt": optional(text),
+        "negative": optional(text),
+        "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
+    }
 
     def __init__(
         self, model: Model, sampler: Sampler, conditioning: Conditioning, store: Store, settings: dict[str, Any]
@@ -128,6 +138,7 @@ class DiffusionSession(Session):
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
+        areas: AreasLike = (),
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
@@ -147,13 +158,17 @@ class DiffusionSession(Session):
             calibrates it on an edit of its own, computed both ways, which takes a dense edit (see `Edited.error`).
         threshold: grey levels; where `image` differs from the current one by no more, it counts as not edited.
             None: 2, as files and colour conversions leave such differences, and 0 under `exact`.
+        areas: parts of the picture with words of their own, each an `Area`, (mask, prompt) or (mask, prompt,
+            negative). Only the rows of an area read its words (see `retouch.editing.diffusion.areas`), all others
+            the session's; where areas overlap the later wins. Without `mask` the edit covers them, too, with the
+            strength that their masks give. They hold for this edit alone.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
-        nothing changed. Raises ImageError, PipelineError or SchedulerError for bad input; then, and when it
-        is interrupted, the session is as before.
+        nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
+        when it is interrupted, the session is as before.
         """
         clock = Clock()
-        change = self._change(image, mask, prompt, negative, strength, threshold)
+        change = self._change(image, mask, prompt, negative, strength, threshold, areas)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
         return self._run(change, clock, progress, max_error)
@@ -167,6 +182,7 @@ class DiffusionSession(Session):
         negative: str | None = None,
         strength: float | None = None,
         max_error: float | None = None,
+        areas: AreasLike = (),
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
@@ -175,7 +191,7 @@ class DiffusionSession(Session):
         from the old content.
         """
         clock = Clock()
-        change = self._change(None, mask, prompt, negative, strength)
+        change = self._change(None, mask, prompt, negative, strength, areas=areas)
         return self._run(replace(change, repaint=True), clock, progress, max_error)
 
     @locked
@@ -188,6 +204,7 @@ class DiffusionSession(Session):
         negative: str | None = None,
         strength: float | None = None,
         inpaint: bool = False,
+        areas: AreasLike = (),
         progress: Progress = silent,
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
@@ -196,7 +213,7 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = replace(self._change(image, mask, prompt, negative, strength, 0), repaint=inpaint)
+        change = replace(self._change(image, mask, prompt, negative, strength, 0, areas), repaint=inpaint)
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
@@ -208,16 +225,36 @@ class DiffusionSession(Session):
         negative: str | None,
         strength: float | None,
         threshold: int | None = None,
+        areas: AreasLike = (),
     ) -> Change:
         current, old = self.pixels, self.conditioning
         texts = (old.prompt if prompt is None else prompt, old.negative if negative is None else negative)
         conditioning = self._condition(*texts)
         drawn = current if image is None else as_pixels(image)
         changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        if mask is None and not changed.any() and texts != old.texts:
+        named = tuple(map(Area.of, areas))
+        masks = [as_strengths(area.mask, self.size) for area in named]
+        if mask is None and not (masks or changed.any()) and texts != old.texts:
             changed = self._difference_mask(conditioning)
-        found = self._joins(changed.astype(float) if mask is None else as_strengths(mask, self.size), strength)
-        return Change(np.where((found < NEVER)[..., None], drawn, current), found, conditioning)
+        strengths = changed.astype(float) if mask is None else as_strengths(mask, self.size)
+        for part in masks if mask is None else ():
+            strengths = np.where(part > 0, part, strengths)
+        found = self._joins(strengths, strength)
+        pixels, words = np.where((found < NEVER)[..., None], drawn, current), tuple(area.texts for area in named)
+        return Change(pixels, found, conditioning, areas=self._areas(conditioning, named, masks), words=words)
+
+    def _areas(self, conditioning: Conditioning, areas: Sequence[Area], masks: Sequence[Strengths]) -> Areas | None:
+        """Areas as the network reads them."""
+        regions = [Region.from_mask(mask > 0) for mask in masks]
+        found = [
+            self._condition(area.prompt, conditioning.negative if area.negative is None else area.negative)
+            for area in areas
+        ]
+        if not areas and self.policy.exact and any(v.facts.get("areas") for v in self.versions[: self.position + 1]):
+            # An empty area, so that rows which read the texts of others are computed again.
+            regions, found = [Region.from_mask(np.zeros(self.size, np.bool_))], [conditioning]
+        texts = (dict(each.inputs)[WORDS] for each in found)
+        return Areas(WORDS, tuple(regions), tuple(texts)) if found else None
 
     def _joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
         """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any."""
@@ -253,6 +290,7 @@ class DiffusionSession(Session):
                 with clock.of("store"):
                     edit = "inpaint" if change.repaint else "edit"
                     facts = self._facts(edit, region.fraction, change.start, change.conditioning, clock)
+                    facts |= {"areas": [*change.words]} if change.words else {}
                     self._put(calls, found.tensors(), facts)
                 break
         return Edited(self.image, region, clock.total(), found.check)
