@@ -231,6 +231,7 @@ _SETTINGS: Fields = {
             "dtype": lambda found: text(found) and found in WEIGHTS,
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
+            "vae": maybe(text),
         }
     ),
 }

@@ -52,7 +52,7 @@ def net_and_inputs(guidance=5.0):
     session = opened("sd", "fast", guidance=guidance)
     x = session.version.tensors["latents"][0][None]
     inputs = session.model.inputs(x, torch.ones(1), session.conditioning)
-    others = [dict(session._condition(words, "").inputs)[WORDS] for words in ("c d e", "f g h")]
+    others = [dict(session._condition(words, "", None).inputs)[WORDS] for words in ("c d e", "f g h")]
     return session.nets.denoiser, inputs, others
 
 
