@@ -197,7 +197,8 @@ class Saved:
 
     def _version(self, entry: Entry) -> dict[str, Any]:
         told = {
-            name: entry.facts.get(name) for name in ("edit", "region", "steps", "prompt", "negative", "class_label")
+            name: entry.facts.get(name)
+            for name in ("edit", "region", "steps", "prompt", "negative", "class_label", "areas")
         }
         return {
             "number": entry.number,
