@@ -30,7 +30,7 @@ SLACK = 1e-7
 AreasLike = Sequence[Area | tuple[Any, ...]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Asked:
     """What is asked of an edit, as `DiffusionSession.edit` takes it; None: as the session has it."""
 

@@ -255,8 +255,9 @@ class DiffusionSession(Session):
             image = self._moved_on(as_pixels(image), base)
         asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, inpaint)
         strengths = self._strengths(asked)
-        pixels = self._known_change(replace(asked, mask=strengths)).pixels
-        drawn, grey = (pixels != self.pixels).any(-1), strengths if mask is not None or strengths.any() else None
+        grey = strengths if strengths.any() else None
+        pixels = self._known_change(replace(asked, mask=grey)).pixels
+        drawn = (pixels != self.pixels).any(-1)
         asked = replace(asked, image=None, mask=None)
         drawing = Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
         return self.start(drawing, join)
