@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from retouch.editing.request import Request
     from retouch.plan.region import Mask
 
+BlendName = Literal["fade", "multiband", "harmonise"]
 SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
 
 # Those of the library, which is not loaded for a help text.
-STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD = 20, 0.6, 7.5, 0, "balanced", 2
+STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD, BLEND = 20, 0.6, 7.5, 0, "balanced", 2, "harmonise"
 
 OWN = {"original", "edited", "output", "model", "session", "preview", "threads", "force"}
 """Parameters of the command itself; the others are options of the edit."""
@@ -95,6 +96,10 @@ def edit(
     ] = None,
     mask: Annotated[
         Path | None, typer.Option("--mask", help="Picture, white where edited (where the two differ).")
+    ] = None,
+    blend: Annotated[
+        BlendName | None,
+        typer.Option("--blend", help=f"How the result is set into the picture ({BLEND}; a session's own)."),
     ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,

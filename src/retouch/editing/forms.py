@@ -86,9 +86,9 @@ _ONCE = "does not go with a model that runs once, without noise or words"
 _KEPT = MACHINE | {"policy", "storage"}
 
 DIFFUSION = Form(
-    loading=_KEPT | {"scheduler"},
+    loading=_KEPT | {"scheduler", "blend"},
     opening=frozenset({"prompt", "negative", "guidance", "strength", "steps", "seed"}),
-    editing=frozenset({"prompt", "negative", "strength", "max_error", "mask", "threshold"}),
+    editing=frozenset({"prompt", "negative", "strength", "max_error", "mask", "threshold", "blend"}),
     alike=True,
     check=_check_diffusion,
 )

@@ -10,6 +10,7 @@ from typing import Any, overload
 import torch
 
 from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.sampler import Sampler, chosen, name_of
 from retouch.editing.diffusion.session import DiffusionSession
@@ -32,9 +33,11 @@ class Editor(BaseEditor[DiffusionSession]):
     pipe: DDPMPipeline, DDIMPipeline (also v-prediction and few-step checkpoints), Stable Diffusion 1.x or
         2.x (text to image, image to image, inpainting), or SDXL base, on any one device.
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
+    blend: how results of edits are set into the picture: "fade", "multiband" or "harmonise"; None: "harmonise", and
+        what saved sessions say, "fade" where they say nothing.
     policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
 
-    Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
+    Raises PipelineError for a pipeline, SchedulerError for a scheduler, OptionError for a blend that is not supported.
     """
 
     sessions = DiffusionSession
@@ -44,6 +47,7 @@ class Editor(BaseEditor[DiffusionSession]):
         pipe: Any,
         *,
         scheduler: str | None = None,
+        blend: str | None = None,
         policy: str | Policy = "balanced",
         backend: str = "auto",
         memory: int | None = None,
@@ -54,6 +58,7 @@ class Editor(BaseEditor[DiffusionSession]):
     ) -> None:
         self.model = model_of(pipe, Policy.named(policy), backend)
         self.scheduler = chosen(scheduler, pipe.scheduler)
+        self.blend = blend and checked(blend)
         super().__init__(name, backend, memory, device_memory, folder, storage)
 
     @property
@@ -155,6 +160,8 @@ class Editor(BaseEditor[DiffusionSession]):
 
     def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts
+        if self.blend:
+            settings["blend"] = self.blend
         size = (settings["height"], settings["width"])
         scheduler = settings["scheduler"]
         if scheduler != self._scheduler_facts():
@@ -190,6 +197,7 @@ class Editor(BaseEditor[DiffusionSession]):
             "guidance": guidance,
             "first": 0 if generated else start,
             "scheduler": self._scheduler_facts(),
+            "blend": self.blend or DEFAULT,
             "editor": {
                 "policy": asdict(self.model.policy),
                 "backend": self.backend,

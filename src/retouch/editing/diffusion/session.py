@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
+from retouch.editing.blend import FADE, checked, is_blend
 from retouch.editing.calls import Calls, Clock
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
@@ -45,6 +46,7 @@ class DiffusionSession(Session):
         "first": whole,
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
+        "blend": maybe(is_blend),
     }
     saved_facts: ClassVar[Fields] = {"steps": positive, "prompt": optional(text), "negative": optional(text)}
 
@@ -98,8 +100,13 @@ class DiffusionSession(Session):
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return self.process.border
+
+    @property
+    def blend(self) -> str:
+        """How results are set into the picture, where an edit does not say it: a name of `editing.blend.BLENDS`."""
+        return str(self.settings.get("blend", FADE))
 
     def latent_mask(self, region: Region) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of the noised image that an edit of this region may change."""
@@ -118,6 +125,7 @@ class DiffusionSession(Session):
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
@@ -134,13 +142,14 @@ class DiffusionSession(Session):
             calibrates it on an edit of its own, computed both ways, which takes a dense edit (see `Edited.error`).
         threshold: grey levels; where `image` differs from the current one by no more, it counts as not edited.
             None: 2, as files and colour conversions leave such differences, and 0 under `exact`.
+        blend: how the result is set into the picture, "fade", "multiband" or "harmonise"; None: that of the session.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
         nothing changed. Raises ImageError, PipelineError or SchedulerError for bad input; then, and when it
         is interrupted, the session is as before.
         """
         clock = Clock()
-        change = self._change(image, mask, prompt, negative, strength, threshold)
+        change = self._change(image, mask, prompt, negative, strength, blend, threshold)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
         return self._run(change, clock, progress, max_error)
@@ -154,6 +163,7 @@ class DiffusionSession(Session):
         negative: str | None = None,
         strength: float | None = None,
         max_error: float | None = None,
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
@@ -161,7 +171,7 @@ class DiffusionSession(Session):
         At strength 1 nothing of what was there is kept; below it the filling starts from the old content.
         """
         clock = Clock()
-        change = self._change(None, mask, prompt, negative, strength)
+        change = self._change(None, mask, prompt, negative, strength, blend)
         return self._run(replace(change, repaint=True), clock, progress, max_error)
 
     @locked
@@ -174,6 +184,7 @@ class DiffusionSession(Session):
         negative: str | None = None,
         strength: float | None = None,
         inpaint: bool = False,
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
@@ -182,7 +193,7 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = replace(self._change(image, mask, prompt, negative, strength, 0), repaint=inpaint)
+        change = replace(self._change(image, mask, prompt, negative, strength, blend, 0), repaint=inpaint)
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
@@ -193,6 +204,7 @@ class DiffusionSession(Session):
         prompt: str | None,
         negative: str | None,
         strength: float | None,
+        blend: str | None,
         threshold: int | None = None,
     ) -> Change:
         current, old = self.pixels, self.conditioning
@@ -204,7 +216,8 @@ class DiffusionSession(Session):
             changed = as_mask(mask, self.size)
         elif not changed.any() and texts != old.texts:
             changed = self._difference_mask(conditioning)
-        return Change(np.where(changed[..., None], drawn, current), changed, conditioning, start)
+        drawn = np.where(changed[..., None], drawn, current)
+        return Change(drawn, changed, conditioning, start, checked(blend or self.blend))
 
     def _start(self, strength: float | None) -> int:
         start = self.sampler.start(self.settings["strength"] if strength is None else strength)
@@ -265,7 +278,7 @@ class DiffusionSession(Session):
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
         conditioning = self._condition(first.facts["prompt"], first.facts["negative"])
-        change = Change(pixels, mask, conditioning, self._start(None))
+        change = Change(pixels, mask, conditioning, self._start(None), self.blend)
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
