@@ -95,7 +95,8 @@ def edit(
         ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="Picture, white where edited (where the two differ).")
+        Path | None,
+        typer.Option("--mask", help="Picture, white where edited, grey: with less strength (where the two differ)."),
     ] = None,
     blend: Annotated[
         BlendName | None,

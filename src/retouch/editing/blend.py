@@ -46,9 +46,9 @@ def blend(current: Pixels, new: Pixels, mask: Mask, border: int, method: str) ->
     made, blended = BLENDS[checked(method)], np.array(current, order="C")
     if mask.any():
         box = _box(mask, border)
-        distance = _distance(mask[box], border + 1)
-        rows = made(current[box], new[box], distance, border)
-        blended[box][distance <= border] = np.rint(rows).clip(0, 255)
+        away = distance(mask[box], border + 1)
+        rows = made(current[box], new[box], away, border)
+        blended[box][away <= border] = np.rint(rows).clip(0, 255)
     return blended
 
 
@@ -57,6 +57,18 @@ def checked(method: str) -> str:
     if method not in BLENDS:
         raise OptionError(f"unknown blend {method!r}; choose from {', '.join(BLENDS)}")
     return method
+
+
+def distance(mask: Mask, limit: int) -> Distance:
+    """Squares around `mask` [H, W] that a position lies outside of: its distance, at most `limit`."""
+    found = np.zeros(mask.shape, dtype=np.int64)
+    reached = mask[None]
+    for _ in range(limit):
+        if reached.all():
+            break
+        found += ~reached[0]
+        reached = dilate(reached, 1)
+    return found
 
 
 def is_blend(found: Any) -> bool:
@@ -157,15 +169,3 @@ def _box(mask: Mask, border: int) -> tuple[slice, slice]:
         found = np.flatnonzero(mask.any(axis))
         spans.append(slice(max(0, int(found[0]) - border), int(found[-1]) + 1 + border))
     return spans[0], spans[1]
-
-
-def _distance(mask: Mask, limit: int) -> Distance:
-    """Squares around `mask` [H, W] that a position lies outside of: its distance, at most `limit`."""
-    distance = np.zeros(mask.shape, dtype=np.int64)
-    reached = mask[None]
-    for _ in range(limit):
-        if reached.all():
-            break
-        distance += ~reached[0]
-        reached = dilate(reached, 1)
-    return distance

@@ -13,12 +13,22 @@ from torch import Tensor
 from retouch.editing.archive import Progress, silent
 from retouch.editing.blend import FADE, checked, is_blend
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
-from retouch.editing.diffusion.redraw import GROWTHS, Change, Evaluations, Growth, Process, Redraw, Redrawn, Whole
-from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.images import ImageLike, Pixels, as_mask, as_pixels, difference, from_tensor, threshold_of
+from retouch.editing.diffusion.redraw import GROWTHS, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.sampler import Sampler, SchedulerError
+from retouch.editing.images import (
+    ImageLike,
+    Pixels,
+    Strengths,
+    as_pixels,
+    as_strengths,
+    difference,
+    from_tensor,
+    threshold_of,
+)
 from retouch.editing.manifest import Fields, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
@@ -134,7 +144,10 @@ class DiffusionSession(Session):
             current image, for a change of prompts alone.
         mask: where it was edited; None: where `image` differs from the current one, and for a change of
             prompts alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
-            arXiv 2210.11427).
+            arXiv 2210.11427). A grey mask is the strength at each pixel, as a part of `strength` (Levin and
+            Fried, "Differential Diffusion", arXiv 2306.00950): a position joins at the step that its strength
+            says and is as in the current image until then; where none of the steps is left, it stays. As
+            floats in 0..1, uint8 (255 is white), uint16, bool, or a file.
         prompt, negative: new texts; the session keeps them. Only the region follows them.
         strength: how much is redrawn, 0 to 1; None: that of the session.
         max_error: grey levels; when the estimate of the error is above it, more is computed around the region,
@@ -168,7 +181,8 @@ class DiffusionSession(Session):
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
 
-        At strength 1 nothing of what was there is kept; below it the filling starts from the old content.
+        At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
+        from the old content.
         """
         clock = Clock()
         change = self._change(None, mask, prompt, negative, strength, blend)
@@ -209,18 +223,29 @@ class DiffusionSession(Session):
     ) -> Change:
         current, old = self.pixels, self.conditioning
         texts = (old.prompt if prompt is None else prompt, old.negative if negative is None else negative)
-        conditioning, start = self._condition(*texts), self._start(strength)
+        conditioning = self._condition(*texts)
         drawn = current if image is None else as_pixels(image)
         changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        if mask is not None:
-            changed = as_mask(mask, self.size)
-        elif not changed.any() and texts != old.texts:
+        if mask is None and not changed.any() and texts != old.texts:
             changed = self._difference_mask(conditioning)
-        drawn = np.where(changed[..., None], drawn, current)
-        return Change(drawn, changed, conditioning, start, checked(blend or self.blend))
+        found = self._joins(changed.astype(float) if mask is None else as_strengths(mask, self.size), strength)
+        drawn = np.where((found < NEVER)[..., None], drawn, current)
+        return Change(drawn, found, conditioning, checked(blend or self.blend))
 
-    def _start(self, strength: float | None) -> int:
-        start = self.sampler.start(self.settings["strength"] if strength is None else strength)
+    def _joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
+        """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any."""
+        most = self.settings["strength"] if strength is None else strength
+        self._start(most)
+        found, brightest = joins(strengths, most, self.sampler.start), strengths.max()
+        if brightest and not (found < NEVER).any():
+            raise SchedulerError(
+                f"the brightest value of the mask, {brightest:.2g} of white, leaves none of {self.sampler.steps} steps "
+                f"at a strength of {most:g}; white is 1.0, 255 or True"
+            )
+        return found
+
+    def _start(self, strength: float) -> int:
+        start = self.sampler.start(strength)
         if start < self.first:
             raise PipelineError(
                 f"a strength of {strength:g} needs steps that were not recorded; this session was opened with "
@@ -278,7 +303,7 @@ class DiffusionSession(Session):
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
         conditioning = self._condition(first.facts["prompt"], first.facts["negative"])
-        change = Change(pixels, mask, conditioning, self._start(None), self.blend)
+        change = Change(pixels, self._joins(mask.astype(float)), conditioning, self.blend)
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
