@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from retouch.plan.region import Mask
 
 BlendName = Literal["fade", "multiband", "harmonise"]
-SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
+SchedulerName = Literal[
+    "ddim", "ddpm", "deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "euler-a", "flow-euler", "heun",
+    "lcm", "pndm", "tcd", "unipc",
+]  # fmt: skip
 
 # Those of the library, which is not loaded for a help text.
 STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD, BLEND = 20, 0.6, 7.5, 0, "balanced", 2, "harmonise"

@@ -226,6 +226,7 @@ _SETTINGS: Fields = {
             "dtype": lambda found: text(found) and found in WEIGHTS,
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
+            "vae": maybe(text),
         }
     ),
 }

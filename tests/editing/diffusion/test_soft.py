@@ -11,7 +11,7 @@ from editing.diffusion.test_session import PIPELINES, contents, distance, equal,
 from pipelines import painted
 from retouch import ImageError, SchedulerError
 from retouch.editing.diffusion.change import NEVER, joins
-from retouch.editing.diffusion.sampler import SCHEDULERS
+from retouch.editing.diffusion.schedulers import SCHEDULERS
 from retouch.incremental import Incremental
 from retouch.plan import activity
 from retouch.plan.region import dilate

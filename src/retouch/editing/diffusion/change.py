@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retouch.editing.diffusion.model import Conditioning
-from retouch.editing.diffusion.sampler import SchedulerError
+from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import Pixels, Strengths
 from retouch.plan.region import Mask
 

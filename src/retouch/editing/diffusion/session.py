@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,8 @@ from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
 from retouch.editing.diffusion.redraw import GROWTHS, Evaluations, Growth, Process, Redraw, Redrawn, Whole
-from retouch.editing.diffusion.sampler import Sampler, SchedulerError
+from retouch.editing.diffusion.sampler import Sampler
+from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import (
     ImageLike,
     Pixels,
@@ -58,7 +60,10 @@ class DiffusionSession(Session):
         "calibration": maybe(Calibration.saved),
         "blend": maybe(is_blend),
     }
-    saved_facts: ClassVar[Fields] = {"steps": positive, "prompt": optional(text), "negative": optional(text)}
+    saved_facts: ClassVar[Fields] = {
+        "steps": positive, "prompt": optional(text), "negative": optional(text),
+        "class_label": maybe(optional(whole)),
+    }  # fmt: skip
 
     def __init__(
         self, model: Model, sampler: Sampler, conditioning: Conditioning, store: Store, settings: dict[str, Any]
@@ -70,7 +75,7 @@ class DiffusionSession(Session):
         self.nets = model.networks(self.size, conditioning)
         self.process = Process(model, self.nets, sampler, self.size, self.first)
         self._opened_with = conditioning
-        self._known: Recent[tuple[str | None, str | None], Conditioning] = Recent(TEXTS)
+        self._known: Recent[tuple[str | None, str | None, int | None], Conditioning] = Recent(TEXTS)
 
     def networks(self) -> dict[str, Incremental]:
         """Denoiser, and encoder and decoder of a latent model."""
@@ -95,13 +100,18 @@ class DiffusionSession(Session):
         """What the current version is conditioned on."""
         if not self.versions:
             return self._opened_with
-        return self._condition(self.version.facts["prompt"], self.version.facts["negative"])
+        return self._recorded_with(self.version)
 
-    def _condition(self, prompt: str | None, negative: str | None) -> Conditioning:
-        if (prompt, negative) == self._opened_with.texts:
+    def _recorded_with(self, version: Version) -> Conditioning:
+        facts = version.facts
+        return self._condition(facts["prompt"], facts["negative"], facts.get("class_label"))
+
+    def _condition(self, prompt: str | None, negative: str | None, class_label: int | None = None) -> Conditioning:
+        asked, guidance = (prompt, negative, class_label), float(self.settings["guidance"])
+        if asked == self._opened_with.asked:
             return self._opened_with
-        guidance = float(self.settings["guidance"])
-        return self._known.get((prompt, negative), lambda: self.model.condition(prompt, negative, guidance, self.size))
+        made = partial(self.model.condition, prompt, negative, guidance, self.size, class_label)
+        return self._known.get(asked, made)
 
     @property
     def threshold(self) -> int:
@@ -132,6 +142,7 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
@@ -141,14 +152,14 @@ class DiffusionSession(Session):
         """Redraw what was changed.
 
         image: the current image with strokes, patches or erasures on it, of the session's size. None: the
-            current image, for a change of prompts alone.
+            current image, for a change of what it is conditioned on alone.
         mask: where it was edited; None: where `image` differs from the current one, and for a change of
-            prompts alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
+            these alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
             arXiv 2210.11427). A grey mask is the strength at each pixel, as a part of `strength` (Levin and
             Fried, "Differential Diffusion", arXiv 2306.00950): a position joins at the step that its strength
             says and is as in the current image until then; where none of the steps is left, it stays. As
             floats in 0..1, uint8 (255 is white), uint16, bool, or a file.
-        prompt, negative: new texts; the session keeps them. Only the region follows them.
+        prompt, negative, class_label: new texts, another class; the session keeps them. Only the region follows them.
         strength: how much is redrawn, 0 to 1; None: that of the session.
         max_error: grey levels; when the estimate of the error is above it, more is computed around the region,
             and in the end everything. Each estimate takes one dense denoising step; the first one of a session
@@ -162,7 +173,7 @@ class DiffusionSession(Session):
         is interrupted, the session is as before.
         """
         clock = Clock()
-        change = self._change(image, mask, prompt, negative, strength, blend, threshold)
+        change = self._change(image, mask, (prompt, negative, class_label), strength, blend, threshold)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
         return self._run(change, clock, progress, max_error)
@@ -174,6 +185,7 @@ class DiffusionSession(Session):
         *,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         blend: str | None = None,
@@ -185,7 +197,7 @@ class DiffusionSession(Session):
         from the old content.
         """
         clock = Clock()
-        change = self._change(None, mask, prompt, negative, strength, blend)
+        change = self._change(None, mask, (prompt, negative, class_label), strength, blend)
         return self._run(replace(change, repaint=True), clock, progress, max_error)
 
     @locked
@@ -196,6 +208,7 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         inpaint: bool = False,
         blend: str | None = None,
@@ -207,7 +220,8 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = replace(self._change(image, mask, prompt, negative, strength, blend, 0), repaint=inpaint)
+        change = self._change(image, mask, (prompt, negative, class_label), strength, blend, 0)
+        change = replace(change, repaint=inpaint)
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
@@ -215,18 +229,21 @@ class DiffusionSession(Session):
         self,
         image: ImageLike | None,
         mask: ImageLike | None,
-        prompt: str | None,
-        negative: str | None,
+        asked: tuple[str | None, str | None, int | None],
         strength: float | None,
         blend: str | None,
         threshold: int | None = None,
     ) -> Change:
         current, old = self.pixels, self.conditioning
-        texts = (old.prompt if prompt is None else prompt, old.negative if negative is None else negative)
-        conditioning = self._condition(*texts)
+        prompt, negative, label = asked
+        conditioning = self._condition(
+            old.prompt if prompt is None else prompt,
+            old.negative if negative is None else negative,
+            old.class_label if label is None else label,
+        )
         drawn = current if image is None else as_pixels(image)
         changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        if mask is None and not changed.any() and texts != old.texts:
+        if mask is None and not changed.any() and conditioning.asked != old.asked:
             changed = self._difference_mask(conditioning)
         found = self._joins(changed.astype(float) if mask is None else as_strengths(mask, self.size), strength)
         drawn = np.where((found < NEVER)[..., None], drawn, current)
@@ -302,8 +319,7 @@ class DiffusionSession(Session):
     def _measured(self) -> Calibration:
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
-        conditioning = self._condition(first.facts["prompt"], first.facts["negative"])
-        change = Change(pixels, self._joins(mask.astype(float)), conditioning, self.blend)
+        change = Change(pixels, self._joins(mask.astype(float)), self._recorded_with(first), self.blend)
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
@@ -398,5 +414,6 @@ class DiffusionSession(Session):
             "steps": len(self.sampler) - start,
             "prompt": conditioning.prompt,
             "negative": conditioning.negative,
+            "class_label": conditioning.class_label,
             "seconds": clock.total(),
         }
