@@ -67,6 +67,9 @@ def edit(
         str | None, typer.Option("--prompt", help="What the picture shows, for models that read words.")
     ] = None,
     negative: Annotated[str | None, typer.Option("--negative", help="What it should not show.")] = None,
+    class_label: Annotated[
+        int | None, typer.Option("--class-label", min=0, help="Number of a class, for models that read one.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help=f"Scale of guidance ({GUIDANCE:g}).")] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, max=1000, help=f"Steps of the scheduler ({STEPS}).")
@@ -88,6 +91,10 @@ def edit(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help=f"Seed of all noise ({SEED}).")] = None,
     scheduler: Annotated[
         SchedulerName | None, typer.Option("--scheduler", help="Scheduler (the pipeline's own).")
+    ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option("--vae", metavar="FOLDER", help="Folder or hub name of another autoencoder (the pipeline's own)."),
     ] = None,
     instances: Annotated[
         list[Path] | None,
@@ -124,7 +131,7 @@ def edit(
     ORIGINAL is recorded first, which takes about as long as redrawing all of
     it; then only the edit is computed. With --session the recording is kept: an
     edit of the session's current picture needs no new one, and takes new words
-    (--prompt) too. A recording fixes --steps, --seed, --guidance, --scheduler,
+    (--prompt) or another class too. A recording fixes --steps, --seed, --guidance, --scheduler,
     --policy and --storage. With --mask EDITED may be ORIGINAL itself: that part
     is drawn again.
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from retouch.editing.images import ImageError, Pixels, check_same
+from retouch.editing.images import ImageError, Pixels, box_of, check_same
 from retouch.errors import OptionError
 from retouch.plan.region import Mask, dilate
 
@@ -45,7 +45,7 @@ def blend(current: Pixels, new: Pixels, mask: Mask, border: int, method: str) ->
         raise ImageError(f"a border counts pixels and cannot be {border}")
     made, blended = BLENDS[checked(method)], np.array(current, order="C")
     if mask.any():
-        box = _box(mask, border)
+        box = box_of(mask, border)
         away = distance(mask[box], border + 1)
         rows = made(current[box], new[box], away, border)
         blended[box][away <= border] = np.rint(rows).clip(0, 255)
@@ -160,12 +160,3 @@ def _doubled(planes: Planes, like: Planes) -> Planes:
     """Interpolated to the height and width of another array."""
     size = like.shape[:0:-1]
     return np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)) for plane in planes])
-
-
-def _box(mask: Mask, border: int) -> tuple[slice, slice]:
-    """The rows and columns of a mask that is not empty, with `border` more on every side."""
-    spans = []
-    for axis in (1, 0):
-        found = np.flatnonzero(mask.any(axis))
-        spans.append(slice(max(0, int(found[0]) - border), int(found[-1]) + 1 + border))
-    return spans[0], spans[1]

@@ -29,6 +29,9 @@ Pixels = npt.NDArray[np.uint8]
 Strengths = npt.NDArray[np.float64]
 """[H, W], from 0 to 1."""
 
+Box = tuple[slice, slice]
+"""Rows and columns of a rectangle, with numbers for their ends."""
+
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
 MAX_PIXELS = 64 * 2**20
@@ -384,6 +387,16 @@ def _unit(array: npt.NDArray[Any]) -> Strengths:
 
 def _luma(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def box_of(mask: Mask, border: int = 0) -> Box:
+    """The rectangle around a mask [H, W], with `border` more on every side that has them; an empty one for an empty."""
+    spans = []
+    for axis in (1, 0):
+        found = np.flatnonzero(mask.any(axis))
+        first, last = (int(found[0]) - border, int(found[-1]) + 1 + border) if len(found) else (0, 0)
+        spans.append(slice(max(0, first), min(last, mask.shape[1 - axis])))
+    return spans[0], spans[1]
 
 
 def check_same(one: npt.NDArray[Any], other: npt.NDArray[Any], what: str) -> None:

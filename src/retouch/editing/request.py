@@ -13,7 +13,7 @@ import numpy as np
 
 from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
-from retouch.editing.forms import MACHINE, RECORDED, check_labels
+from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
 from retouch.editing.images import Pixels, Strengths, as_integers, as_pixels, difference
 from retouch.editing.kinds import AnySession, Kind, Saved, kind_of, located
@@ -87,7 +87,7 @@ class Request:
         """The session in the folder, or a new one with the original recorded. OptionError where the model refuses."""
         form = self.kind.form
         if self.saved is not None:
-            machine = self._only(MACHINE)
+            machine = self._only(MACHINE | {"vae"})
             return kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
         editor = kinds.load(str(self.model), **self._only(form.loading))
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
@@ -96,8 +96,7 @@ class Request:
 
     def edit(self, session: AnySession, progress: Progress) -> Edited:
         """Make the edit in a session from `open`."""
-        # A new session was recorded with its texts.
-        known = frozenset() if self.saved is not None else frozenset({"prompt", "negative"})
+        known = frozenset() if self.saved is not None else CONDITIONS  # a new session was recorded with them
         options = self._only(self.kind.form.editing - known - {"mask"}) | self._taken("instances", self.instances[1])
         return session.edit(self.after, mask=self.mask, progress=progress, **options)
 
@@ -127,7 +126,7 @@ class Request:
         """True when nothing is to be computed: no difference, mask or words, and nothing to be recorded for later."""
         if not self.kind.form.alike or self.mask is not None or (self.session is not None and self.saved is None):
             return False
-        words = self.saved is not None and not self.given.keys().isdisjoint({"prompt", "negative"})
+        words = self.saved is not None and not self.given.keys().isdisjoint(CONDITIONS)
         return not words and not self.changed.any()
 
     def warnings(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,24 +16,32 @@ from retouch.editing.blend import FADE, checked, is_blend
 from retouch.editing.calls import Calls, Clock
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
 from retouch.editing.diffusion.denoiser import snapshot_name
+from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
-from retouch.editing.diffusion.redraw import GROWTHS, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.preview import LinearMap, Previews
+from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import (
+    Box,
     ImageLike,
     Pixels,
     Strengths,
     as_pixels,
     as_strengths,
+    box_of,
+    check_same,
     difference,
     from_tensor,
     threshold_of,
 )
+from retouch.editing.jobs import Job
 from retouch.editing.manifest import Fields, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
+from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.plan.region import Mask, Region
@@ -41,6 +49,8 @@ from retouch.runtime.store import Store
 
 MASK_STEPS = 4
 """Steps at which an automatic difference mask compares the predictions for two prompts."""
+
+NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
 TEXTS = 16
 """The embeddings of so many pairs of texts are kept."""
@@ -62,7 +72,7 @@ class DiffusionSession(Session):
     }
     saved_facts: ClassVar[Fields] = {
         "steps": positive, "prompt": optional(text), "negative": optional(text),
-        "class_label": maybe(optional(whole)),
+        "class_label": maybe(optional(whole)), "refined": maybe(text),
     }  # fmt: skip
 
     def __init__(
@@ -176,7 +186,7 @@ class DiffusionSession(Session):
         change = self._change(image, mask, (prompt, negative, class_label), strength, blend, threshold)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)
+        return self._run(change, clock, progress, max_error)[0]
 
     @locked
     def inpaint(
@@ -198,7 +208,100 @@ class DiffusionSession(Session):
         """
         clock = Clock()
         change = self._change(None, mask, (prompt, negative, class_label), strength, blend)
-        return self._run(replace(change, repaint=True), clock, progress, max_error)
+        return self._run(replace(change, repaint=True), clock, progress, max_error)[0]
+
+    def submit(
+        self,
+        image: ImageLike | None = None,
+        *,
+        mask: ImageLike | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        class_label: int | None = None,
+        strength: float | None = None,
+        max_error: float | None = None,
+        threshold: int | None = None,
+        blend: str | None = None,
+        inpaint: bool = False,
+        base: int | None = None,
+        refine: float | str | None = ENOUGH,
+        join: bool = True,
+        progress: Progress = silent,
+    ) -> Job[Edited]:
+        """Begin an edit and return: `edit` as a job, or with `inpaint` what `inpaint` does.
+
+        The rest of the arguments are those of `edit`; `progress` is called in another thread.
+
+        base: the number of the version that `image` was drawn on; None: the current one. Only what differs from it
+            was drawn, and goes on whatever picture is the current one when the edit begins.
+        refine: what follows when nothing waits for the device: "off" (or None) nothing, "step" the edit again with
+            more around it, "dense" that, and then everything as the dense model computes it; or grey levels, the same
+            until the estimate of the error is no higher. It takes the place of the edit, in the same version.
+        join: the session's jobs that are not done are cancelled and their strokes made part of this edit: newer ones
+            over older ones, both regions, words and options of the newer where they are given. An edit that is to find
+            its region by words, and one that fills where the other redraws, comes after them instead. With False every
+            edit does.
+
+        Raises what `edit` raises for bad input, OptionError for `refine` and `base`, SessionError when the session is
+        closed, has no picture yet, or too much waits; nothing was begun then.
+        """
+        if inpaint and mask is None:
+            raise OptionError("to inpaint, say with a mask where")
+        stages_of(refine)
+        if image is not None and base is not None:
+            image = self._moved_on(as_pixels(image), base)
+        grey = None if mask is None else as_strengths(mask, self.size)
+        asked = prompt, negative, class_label
+        change = self._asked(image, grey, asked, strength, blend, threshold)
+        if grey is None and change.mask.any():
+            grey = change.mask.astype(float)
+        drawing = Drawing(
+            self._draw,
+            change.pixels,
+            (change.pixels != self.pixels).any(-1),
+            grey,
+            asked,
+            strength,
+            blend,
+            inpaint,
+            max_error,
+            refine,
+            progress,
+        )
+        return self.start(drawing, join)
+
+    def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
+        """What was drawn on the version of that number, on the current picture."""
+        if not self.versions and base == 0:
+            return drawn
+        found = [version.pixels for version in self.versions if version.number == base]
+        if not found:
+            raise OptionError(f"there is no version {base} to draw on")
+        check_same(found[0], drawn, "pictures")
+        moved: Pixels = np.where(drawn != found[0], drawn, self.pixels)
+        return moved
+
+    @locked
+    def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
+        """What a job computes."""
+        clock, before = Clock(), self.version
+        change = self._change(drawing.on(self.pixels), drawing.mask, drawing.asked, drawing.strength, drawing.blend)
+        change = replace(change, repaint=drawing.inpaint)
+        if not change.mask.any():
+            job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
+            return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
+        edited, calls = self._run(change, clock, drawing.progress, drawing.max_error, job)
+        stages, bound = stages_of(drawing.refining)
+        if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
+            stages = []
+
+        def redrawn(run: Evaluations, grow: Growth) -> Redrawn:
+            return self._redraw(before, change, run, Clock(), grow=grow).result()
+
+        anew = partial(Calls, self.store, before.snapshots, None)
+        return edited, Refinement(
+            self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last
+        )
 
     @locked
     def reference(
@@ -234,6 +337,22 @@ class DiffusionSession(Session):
         blend: str | None,
         threshold: int | None = None,
     ) -> Change:
+        change = self._asked(image, mask, asked, strength, blend, threshold)
+        if change.steps or change.conditioning.asked == self.conditioning.asked:
+            return change
+        found = self._difference_mask(change.conditioning)
+        return replace(change, joins=self._joins(found.astype(float), strength))
+
+    def _asked(
+        self,
+        image: ImageLike | None,
+        mask: ImageLike | None,
+        asked: tuple[str | None, str | None, int | None],
+        strength: float | None,
+        blend: str | None,
+        threshold: int | None,
+    ) -> Change:
+        """The change as far as no network is needed for it; none of it joins where that is for the words to say."""
         current, old = self.pixels, self.conditioning
         prompt, negative, label = asked
         conditioning = self._condition(
@@ -243,11 +362,9 @@ class DiffusionSession(Session):
         )
         drawn = current if image is None else as_pixels(image)
         changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        if mask is None and not changed.any() and conditioning.asked != old.asked:
-            changed = self._difference_mask(conditioning)
         found = self._joins(changed.astype(float) if mask is None else as_strengths(mask, self.size), strength)
         drawn = np.where((found < NEVER)[..., None], drawn, current)
-        return Change(drawn, found, conditioning, checked(blend or self.blend))
+        return Change(drawn, found, conditioning, checked(self.blend if blend is None else blend))
 
     def _joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
         """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any."""
@@ -270,11 +387,14 @@ class DiffusionSession(Session):
             )
         return start
 
-    def _run(self, change: Change, clock: Clock, progress: Progress, max_error: float | None) -> Edited:
-        region = Region.from_mask(change.mask)
+    def _run(
+        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
+    ) -> tuple[Edited, Calls]:
+        region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
             with self._making() as calls:
-                found = self._redraw(self.version, change, calls, clock, progress, grow).result()
+                told = {} if job is None else {"after_step": self._previews(job, change, box, calls)}
+                found = self._redraw(self.version, change, calls, clock, progress, grow, **told).result()
                 if max_error is not None and grow is not GROWTHS[-1]:
                     with clock.of("estimate"):
                         too_far = found.check is not None and found.check.error > max_error
@@ -285,7 +405,10 @@ class DiffusionSession(Session):
                     facts = self._facts(edit, region.fraction, change.start, change.conditioning, clock)
                     self._put(calls, found.tensors(), facts)
                 break
-        return Edited(self.image, region, clock.total(), found.check)
+        if job is not None:
+            steps = len(self.sampler) - change.start
+            job.show("result", self.version.number, box, found.pixels[box].copy(), (steps, steps), calls)
+        return Edited(self.image, region, clock.total(), found.check), calls
 
     def _redraw(
         self,
@@ -295,13 +418,23 @@ class DiffusionSession(Session):
         clock: Clock,
         progress: Progress = silent,
         grow: Growth = GROWTHS[0],
+        after_step: AfterStep = lambda *_: None,
     ) -> Redraw:
         original = self.versions[0].tensors
-        return Redraw(self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow)
+        return Redraw(
+            self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow, after_step
+        )
+
+    def _previews(self, job: Job[Edited], change: Change, box: Box, calls: Calls) -> Previews:
+        return Previews(job, self.process, self._colours, change, self.pixels, box, self._next, calls)
+
+    @cached_property
+    def _colours(self) -> LinearMap:
+        first = self.versions[0].tensors
+        return LinearMap.fitted(first["latents"][-1:], first["image"].numpy())
 
     # The estimate of the error
 
-    @locked
     def calibration(self) -> Calibration:
         """What a disagreement between an update and the dense model stands for, under this model and policy.
 
@@ -313,7 +446,9 @@ class DiffusionSession(Session):
         if self.settings["model"] in FITTED:
             return FITTED[self.settings["model"]]
         if "calibration" not in self.settings:
-            self.settings["calibration"] = asdict(self._measured())
+            measured = asdict(self._measured())
+            with self.lock:
+                self.settings["calibration"] = measured
         return Calibration(**self.settings["calibration"])
 
     def _measured(self) -> Calibration:
