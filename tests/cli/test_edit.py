@@ -16,8 +16,18 @@ from PIL import Image
 from commands import EDIT, run, said
 from manifests import alter
 from pipelines import painted, picture, pipeline, tiny_vae
-from retouch.cli.edit import GUIDANCE, POLICY, STEPS, STRENGTH, THRESHOLD, SchedulerName, dense_estimate
-from retouch.editing import images
+from retouch.cli.edit import (
+    BLEND,
+    GUIDANCE,
+    POLICY,
+    STEPS,
+    STRENGTH,
+    THRESHOLD,
+    BlendName,
+    SchedulerName,
+    dense_estimate,
+)
+from retouch.editing import blend, images
 from retouch.editing.diffusion import SCHEDULERS, editor
 from retouch.editing.images import as_pixels, save_png
 from retouch.incremental import Incremental
@@ -46,6 +56,7 @@ def no_model(monkeypatch):
 
 def test_names_and_defaults_are_those_of_the_library():
     assert set(get_args(SchedulerName)) == set(SCHEDULERS)
+    assert (get_args(BlendName), BLEND) == (tuple(blend.BLENDS), blend.DEFAULT)
     assert (STEPS, STRENGTH, GUIDANCE) == (editor.STEPS, editor.STRENGTH, editor.GUIDANCE)
     assert inspect.signature(editor.Editor).parameters["policy"].default == POLICY
     assert images.THRESHOLD == THRESHOLD

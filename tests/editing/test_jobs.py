@@ -254,9 +254,12 @@ def test_words_and_options_are_the_newer_ones_where_they_are_given():
         pixels = np.full((8, 8, 3), at, np.uint8)
         return Drawing(Mock(), pixels, drawn, mask, Asked(**given), max_error=None, refining=None, progress=print)
 
-    older, newer = drawing(1, prompt="a", negative="b", strength=0.5, areas=(1,)), drawing(2, prompt="c", areas=(2,))
+    older, newer = (
+        drawing(1, prompt="a", negative="b", strength=0.5, areas=(1,), blend="fade"),
+        drawing(2, prompt="c", areas=(2,)),
+    )
     both = newer.joined(older)
-    assert both.asked == Asked(prompt="c", negative="b", strength=0.5, areas=(1, 2))
+    assert both.asked == Asked(prompt="c", negative="b", strength=0.5, areas=(1, 2), blend="fade")
     assert np.argwhere(both.mask).tolist() == np.argwhere(both.drawn).tolist() == [[1, 1], [2, 2]]
     assert (both.pixels[1, 1, 0], both.pixels[2, 2, 0]) == (1, 2)
     assert drawing(1, mask=None).joined(older) is None

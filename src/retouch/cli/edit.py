@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from retouch.editing.request import Request
     from retouch.plan.region import Mask
 
+BlendName = Literal["fade", "multiband", "harmonise"]
 SchedulerName = Literal[
     "ddim", "ddpm", "deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "euler-a", "flow-euler", "heun",
     "lcm", "pndm", "tcd", "unipc",
 ]  # fmt: skip
 
 # Those of the library, which is not loaded for a help text.
-STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD = 20, 0.6, 7.5, 0, "balanced", 2
+STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD, BLEND = 20, 0.6, 7.5, 0, "balanced", 2, "harmonise"
 
 OWN = {"original", "edited", "output", "model", "session", "preview", "threads", "force"}
 """Parameters of the command itself; the others are options of the edit."""
@@ -114,6 +115,10 @@ def edit(
             metavar="MASK=PROMPT",
             help="Other words for the part that is not black in a picture; may be repeated, the later one wins.",
         ),
+    ] = None,
+    blend: Annotated[
+        BlendName | None,
+        typer.Option("--blend", help=f"How the result is set into the picture ({BLEND}; a session's own)."),
     ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,

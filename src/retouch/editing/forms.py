@@ -103,9 +103,9 @@ _ONCE = "does not go with a model that runs once, without noise or words"
 _KEPT = MACHINE | {"policy", "storage"}
 
 DIFFUSION = Form(
-    loading=_KEPT | {"scheduler", "vae"},
+    loading=_KEPT | {"scheduler", "vae", "blend"},
     opening=CONDITIONS | {"guidance", "strength", "steps", "seed"},
-    editing=CONDITIONS | {"strength", "max_error", "mask", "area", "threshold"},
+    editing=CONDITIONS | {"strength", "max_error", "mask", "area", "threshold", "blend"},
     mask=as_strengths,
     alike=True,
     check=_check_diffusion,

@@ -42,18 +42,20 @@ class Asked:
     strength: float | None = None
     threshold: int | None = None
     areas: AreasLike = ()
+    blend: str | None = None
     inpaint: bool = False
 
     def over(self, older: Asked) -> Asked:
         """What is given here, or else by an older one; areas of both, these over the older."""
-        fields = ("prompt", "negative", "class_label", "strength")
+        fields = ("prompt", "negative", "class_label", "strength", "blend")
         left = {name: getattr(older, name) for name in fields if getattr(self, name) is None}
         return replace(self, **left, areas=(*older.areas, *self.areas))
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an edit comes to: pixels, when each joins (at least one does), conditioning; whether all is repainted.
+    """What an edit comes to: pixels, when each joins (at least one does), conditioning, how the result is set in (a
+    name of `editing.blend.BLENDS`); whether all is repainted.
 
     areas: those with texts of their own; words: these texts, as facts of versions have them.
     """
@@ -61,6 +63,7 @@ class Change:
     pixels: Pixels
     joins: Joins
     conditioning: Conditioning
+    blend: str
     repaint: bool = False
     areas: Areas | None = None
     words: tuple[dict[str, str | None], ...] = ()

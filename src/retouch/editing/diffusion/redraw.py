@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from retouch.editing.archive import Progress
+from retouch.editing.blend import blend
 from retouch.editing.calls import Clock
 from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.change import Change
@@ -25,7 +26,7 @@ from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
 from retouch.editing.diffusion.model import Model, Networks
 from retouch.editing.diffusion.sampler import Sampler, Trajectory
-from retouch.editing.images import Pixels, blend, from_tensor, to_tensor
+from retouch.editing.images import Pixels, from_tensor, to_tensor
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.plan.areas import Areas
@@ -108,7 +109,7 @@ class Process:
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return 0 if self.policy.exact else self.policy.dilate
 
     @property
@@ -196,7 +197,8 @@ class Redraw:
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
         with self.clock.of("composite"):
-            pixels = blend(self.pixels, from_tensor(decoded), self.change.mask, self.process.border)
+            change, border = self.change, self.process.border
+            pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
         self.progress(self.count + 1, self.count + 1, "done")
         return Redrawn(latents, pixels, seen, check)
 

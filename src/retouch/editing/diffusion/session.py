@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
+from retouch.editing.blend import FADE, checked, is_blend
 from retouch.editing.calls import Calls, Clock
 from retouch.editing.diffusion.areas import WORDS, Area
 from retouch.editing.diffusion.change import NEVER, AreasLike, Asked, Change, Joins, joins
@@ -70,6 +71,7 @@ class DiffusionSession(Session):
         "first": whole,
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
+        "blend": maybe(is_blend),
     }
     saved_facts: ClassVar[Fields] = {
         "steps": positive, "prompt": optional(text), "negative": optional(text),
@@ -132,8 +134,13 @@ class DiffusionSession(Session):
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return self.process.border
+
+    @property
+    def blend(self) -> str:
+        """How results are set into the picture, where an edit does not say it: a name of `editing.blend.BLENDS`."""
+        return str(self.settings.get("blend", FADE))
 
     def latent_mask(self, region: Region) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of the noised image that an edit of this region may change."""
@@ -154,6 +161,7 @@ class DiffusionSession(Session):
         max_error: float | None = None,
         threshold: int | None = None,
         areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
@@ -177,12 +185,13 @@ class DiffusionSession(Session):
             negative). Only the rows of an area read its words (see `retouch.editing.diffusion.areas`), all others
             the session's; where areas overlap the later wins. Without `mask` the edit covers them, too, with the
             strength that their masks give. They hold for this edit alone.
+        blend: how the result is set into the picture, "fade", "multiband" or "harmonise"; None: that of the session.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
         nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
         when it is interrupted, the session is as before.
         """
-        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas)
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend)
         return self._edited(asked, max_error, progress)
 
     @locked
@@ -196,6 +205,7 @@ class DiffusionSession(Session):
         strength: float | None = None,
         max_error: float | None = None,
         areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
@@ -203,7 +213,7 @@ class DiffusionSession(Session):
         At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
         from the old content.
         """
-        asked = Asked(None, mask, prompt, negative, class_label, strength, areas=areas, inpaint=True)
+        asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, inpaint=True)
         return self._edited(asked, max_error, progress)
 
     def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
@@ -225,6 +235,7 @@ class DiffusionSession(Session):
         max_error: float | None = None,
         threshold: int | None = None,
         areas: AreasLike = (),
+        blend: str | None = None,
         inpaint: bool = False,
         base: int | None = None,
         refine: float | str | None = ENOUGH,
@@ -253,7 +264,7 @@ class DiffusionSession(Session):
         stages_of(refine)
         if image is not None and base is not None:
             image = self._moved_on(as_pixels(image), base)
-        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, inpaint)
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
         strengths = self._strengths(asked)
         grey = strengths if strengths.any() else None
         pixels = self._known_change(replace(asked, mask=grey)).pixels
@@ -306,6 +317,7 @@ class DiffusionSession(Session):
         strength: float | None = None,
         inpaint: bool = False,
         areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
@@ -314,7 +326,7 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = self._change(Asked(image, mask, prompt, negative, class_label, strength, 0, areas, inpaint))
+        change = self._change(Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint))
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
@@ -338,7 +350,8 @@ class DiffusionSession(Session):
             pixels = np.where((found < NEVER)[..., None], as_pixels(asked.image), pixels)
         areas = tuple(map(Area.of, asked.areas))
         words = tuple(area.texts for area in areas)
-        return Change(pixels, found, conditioning, asked.inpaint, self._areas(conditioning, areas), words)
+        blend = checked(self.blend if asked.blend is None else asked.blend)
+        return Change(pixels, found, conditioning, blend, asked.inpaint, self._areas(conditioning, areas), words)
 
     def _strengths(self, asked: Asked) -> Strengths:
         """Shares of the strength by pixel: the mask's, or those of areas and white where the picture was drawn on."""
@@ -452,7 +465,7 @@ class DiffusionSession(Session):
     def _measured(self) -> Calibration:
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
-        change = Change(pixels, self._joins(mask.astype(float)), self._recorded_with(first))
+        change = Change(pixels, self._joins(mask.astype(float)), self._recorded_with(first), self.blend)
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
