@@ -53,9 +53,9 @@ class Asked:
 class Current:
     """The version that edits are asked of.
 
-    pixels, latents: its image and the latents of all positions (None: it is not recorded yet); conditioning: its own; condition: makes that of a
-    prompt, a negative prompt and a class. strength, blend: those of edits that do not say. had_areas: whether an edit
-    before gave words to areas.
+    pixels, latents: its image and the latents of all positions (None: it is not recorded yet); conditioning: its own;
+    condition: makes that of a prompt, a negative prompt and a class. strength, blend: those of edits that do not say.
+    had_areas: whether an edit before gave words to areas.
     """
 
     process: Process
