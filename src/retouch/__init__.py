@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
+    from retouch.editing.diffusion.variants import VariantsError as VariantsError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
+    from retouch.editing.jobs import Frame as Frame
+    from retouch.editing.jobs import Job as Job
+    from retouch.editing.jobs import SessionError as SessionError
     from retouch.editing.kinds import load as load
     from retouch.editing.kinds import open as open
     from retouch.editing.manifest import ArchiveError as ArchiveError
@@ -61,10 +65,12 @@ _HOMES = {
     "Explanation": "plan.explain",
     "ExtraError": "models.extras",
     "FallbackWarning": "errors",
+    "Frame": "editing.jobs",
     "FileError": "bench.report",
     "ImageError": "editing.images",
     "Incremental": "incremental",
     "InputError": "frontend.signature",
+    "Job": "editing.jobs",
     "LabelEditor": "editing.gan",
     "OptionError": "errors",
     "PipelineError": "editing.diffusion",
@@ -75,11 +81,13 @@ _HOMES = {
     "RegionError": "plan.region",
     "SchedulerError": "editing.diffusion",
     "Session": "editing.session",
+    "SessionError": "editing.jobs",
     "StoreError": "runtime.store",
     "RetouchError": "errors",
     "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",
     "Upscaler": "editing.gan",
+    "VariantsError": "editing.diffusion.variants",
     "WeightFileError": "models.checkpoints",
     "WeightsChangedError": "runtime.weights",
     "compile": "incremental",

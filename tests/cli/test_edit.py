@@ -15,9 +15,19 @@ from PIL import Image
 
 from commands import EDIT, run, said
 from manifests import alter
-from pipelines import painted, picture, pipeline
-from retouch.cli.edit import GUIDANCE, POLICY, STEPS, STRENGTH, THRESHOLD, SchedulerName, dense_estimate
-from retouch.editing import images
+from pipelines import painted, picture, pipeline, tiny_vae
+from retouch.cli.edit import (
+    BLEND,
+    GUIDANCE,
+    POLICY,
+    STEPS,
+    STRENGTH,
+    THRESHOLD,
+    BlendName,
+    SchedulerName,
+    dense_estimate,
+)
+from retouch.editing import blend, images
 from retouch.editing.diffusion import SCHEDULERS, editor
 from retouch.editing.images import as_pixels, save_png
 from retouch.incremental import Incremental
@@ -46,6 +56,7 @@ def no_model(monkeypatch):
 
 def test_names_and_defaults_are_those_of_the_library():
     assert set(get_args(SchedulerName)) == set(SCHEDULERS)
+    assert (get_args(BlendName), BLEND) == (tuple(blend.BLENDS), blend.DEFAULT)
     assert (STEPS, STRENGTH, GUIDANCE) == (editor.STEPS, editor.STRENGTH, editor.GUIDANCE)
     assert inspect.signature(editor.Editor).parameters["policy"].default == POLICY
     assert images.THRESHOLD == THRESHOLD
@@ -256,6 +267,39 @@ def test_options_that_were_recorded_differently(folder, no_model, option, value,
     result = edit("--session", "house", option, value, original="one.png")
     assert result.exit_code == 2
     assert f"{option}: the session house was recorded with {recorded}" in said(result)
+
+
+def test_classes_are_named(folder):
+    pipeline("classes").save_pretrained("classes")
+    options = ("--model", "classes", *EDIT, "--session", "s")
+    missing = edit(*options)
+    assert missing.exit_code == 2
+    assert "needs a class: name one with class_label=, from 0 to 3" in said(missing)
+    recorded = edit(*options, "--class-label", 1)
+    assert recorded.exit_code == 0, recorded.output
+    save_png(painted(np.zeros((32, 32, 3), np.uint8), colour=(255,) * 3), Path("mask.png"))
+    other = edit("--session", "s", "--class-label", 2, "--mask", "mask.png", original="out.png", edited="out.png")
+    assert other.exit_code == 0, other.output
+    found = json.loads(run("info", "s", "--json").stdout)
+    assert [version["class_label"] for version in found["versions"]] == [1, 1, 2]
+
+
+def test_another_autoencoder(folder):
+    save_png(picture("sd"), Path("sd.png"))
+    save_png(painted(picture("sd")), Path("sd-b.png"))
+    pipeline("sd").save_pretrained("sd")
+    tiny_vae().save_pretrained("tiny")
+    options = ("--model", "sd", *EDIT, "--prompt", "a", "--vae", "tiny", "--session", "s")
+    result = edit(*options, original="sd.png", edited="sd-b.png")
+    assert result.exit_code == 0, result.output
+    Path("tiny").rename("moved")
+    save_png(painted(np.zeros((64, 64, 3), np.uint8), colour=(255,) * 3), Path("mask.png"))
+    again = ("--session", "s", "--mask", "mask.png")
+    missing = edit(*again, original="out.png", edited="out.png", output="two.png")
+    assert missing.exit_code == 2
+    assert "no autoencoder can be loaded from" in said(missing)
+    found = edit(*again, "--vae", "moved", original="out.png", edited="out.png", output="two.png")
+    assert found.exit_code == 0, found.output
 
 
 def test_the_original_must_be_the_current_picture(folder, no_model):

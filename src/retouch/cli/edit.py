@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from retouch.editing.request import Request
     from retouch.plan.region import Mask
 
+BlendName = Literal["fade", "multiband", "harmonise"]
 SchedulerName = Literal[
     "ddim", "ddpm", "deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "euler-a", "flow-euler", "heun",
     "lcm", "pndm", "tcd", "unipc",
 ]  # fmt: skip
 
 # Those of the library, which is not loaded for a help text.
-STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD = 20, 0.6, 7.5, 0, "balanced", 2
+STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD, BLEND = 20, 0.6, 7.5, 0, "balanced", 2, "harmonise"
 
 OWN = {"original", "edited", "output", "model", "session", "preview", "threads", "force"}
 """Parameters of the command itself; the others are options of the edit."""
@@ -66,6 +67,9 @@ def edit(
         str | None, typer.Option("--prompt", help="What the picture shows, for models that read words.")
     ] = None,
     negative: Annotated[str | None, typer.Option("--negative", help="What it should not show.")] = None,
+    class_label: Annotated[
+        int | None, typer.Option("--class-label", min=0, help="Number of a class, for models that read one.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help=f"Scale of guidance ({GUIDANCE:g}).")] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, max=1000, help=f"Steps of the scheduler ({STEPS}).")
@@ -88,6 +92,10 @@ def edit(
     scheduler: Annotated[
         SchedulerName | None, typer.Option("--scheduler", help="Scheduler (the pipeline's own).")
     ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option("--vae", metavar="FOLDER", help="Folder or hub name of another autoencoder (the pipeline's own)."),
+    ] = None,
     instances: Annotated[
         list[Path] | None,
         typer.Option(
@@ -108,6 +116,10 @@ def edit(
             help="Other words for the part that is not black in a picture; may be repeated, the later one wins.",
         ),
     ] = None,
+    blend: Annotated[
+        BlendName | None,
+        typer.Option("--blend", help=f"How the result is set into the picture ({BLEND}; a session's own)."),
+    ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,
     memory: Memory = None,
@@ -127,7 +139,7 @@ def edit(
     ORIGINAL is recorded first, which takes about as long as redrawing all of
     it; then only the edit is computed. With --session the recording is kept: an
     edit of the session's current picture needs no new one, and takes new words
-    (--prompt) too. A recording fixes --steps, --seed, --guidance, --scheduler,
+    (--prompt) or another class too. A recording fixes --steps, --seed, --guidance, --scheduler,
     --policy and --storage. With --mask or --area EDITED may be ORIGINAL itself:
     that part is drawn again.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from retouch.errors import OptionError, RetouchError
 from retouch.plan.policy import Policy
-from retouch.plan.region import Mask, dilate
+from retouch.plan.region import Mask
 
 A = TypeVar("A", bound=npt.NDArray[Any])
 
@@ -28,6 +28,9 @@ Pixels = npt.NDArray[np.uint8]
 
 Strengths = npt.NDArray[np.float64]
 """[H, W], from 0 to 1."""
+
+Box = tuple[slice, slice]
+"""Rows and columns of a rectangle, with numbers for their ends."""
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
@@ -176,26 +179,6 @@ def from_tensor(picture: Tensor) -> Pixels:
     if np.isnan(planes).any():
         raise ImageError("the picture holds NaN")
     return np.rint((planes.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5).astype(np.uint8, order="C")
-
-
-def blend(current: Pixels, new: Pixels, mask: Mask, border: int) -> Pixels:
-    """`new` inside `mask` [H, W], `current` further than `border` pixels from it, a linear ramp between.
-
-    At distance k, counted in squares as `retouch.plan.region.dilate` grows them, `new` has the weight
-    1 - k / (border + 1). Inside and beyond the ramp pixels are copied. Returns a new array [H, W, 3].
-
-    Raises ImageError for different sizes or a negative border.
-    """
-    check_same(current, new, "pictures")
-    check_same(current, mask, "picture and mask")
-    if border < 0:
-        raise ImageError(f"a border counts pixels and cannot be {border}")
-    blended = np.array(current, order="C")
-    if mask.any():
-        box = _box(mask, border)
-        distance = _distance(mask[box], border + 1)
-        _mix(blended[box], new[box], distance, border + 1)
-    return blended
 
 
 def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str]) -> Path:
@@ -406,35 +389,14 @@ def _luma(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
-def _box(mask: Mask, border: int) -> tuple[slice, slice]:
-    """The rows and columns of a mask that is not empty, with `border` more on every side."""
+def box_of(mask: Mask, border: int = 0) -> Box:
+    """The rectangle around a mask [H, W], with `border` more on every side that has them; an empty one for an empty."""
     spans = []
     for axis in (1, 0):
         found = np.flatnonzero(mask.any(axis))
-        spans.append(slice(max(0, int(found[0]) - border), int(found[-1]) + 1 + border))
+        first, last = (int(found[0]) - border, int(found[-1]) + 1 + border) if len(found) else (0, 0)
+        spans.append(slice(max(0, first), min(last, mask.shape[1 - axis])))
     return spans[0], spans[1]
-
-
-def _distance(mask: Mask, limit: int) -> npt.NDArray[np.int64]:
-    """Squares around `mask` [H, W] that a position lies outside of: its distance, at most `limit`."""
-    distance = np.zeros(mask.shape, dtype=np.int64)
-    reached = mask[None]
-    for _ in range(limit):
-        if reached.all():
-            break
-        distance += ~reached[0]
-        reached = dilate(reached, 1)
-    return distance
-
-
-def _mix(blended: Pixels, new: Pixels, distance: npt.NDArray[np.int64], limit: int) -> None:
-    """Write `new` into `blended` where the distance is 0, and part of it where it is below `limit`."""
-    ramp = (distance > 0) & (distance < limit)
-    weight = 1 - distance[ramp, None] / limit
-    old = blended[ramp].astype(np.float64)
-    blended[ramp] = np.rint(old + weight * (new[ramp] - old))
-    inside = distance == 0
-    blended[inside] = new[inside]
 
 
 def check_same(one: npt.NDArray[Any], other: npt.NDArray[Any], what: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
 from retouch.editing.diffusion.areas import Area
-from retouch.editing.forms import MACHINE, RECORDED, check_labels
+from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
 from retouch.editing.images import Pixels, Strengths, as_integers, as_pixels, as_strengths, difference
 from retouch.editing.kinds import AnySession, Kind, Saved, kind_of, located
@@ -90,7 +90,7 @@ class Request:
         """The session in the folder, or a new one with the original recorded. OptionError where the model refuses."""
         form = self.kind.form
         if self.saved is not None:
-            machine = self._only(MACHINE)
+            machine = self._only(MACHINE | {"vae"})
             return kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
         editor = kinds.load(str(self.model), **self._only(form.loading))
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
@@ -99,8 +99,7 @@ class Request:
 
     def edit(self, session: AnySession, progress: Progress) -> Edited:
         """Make the edit in a session from `open`."""
-        # A new session was recorded with its texts.
-        known = frozenset() if self.saved is not None else frozenset({"prompt", "negative"})
+        known = frozenset() if self.saved is not None else CONDITIONS  # a new session was recorded with them
         options = self._only(self.kind.form.editing - known - {"mask", "area"})
         options |= self._taken("instances", self.instances[1]) | self._taken("areas", self.areas or None)
         return session.edit(self.after, mask=self.mask, progress=progress, **options)
@@ -133,7 +132,7 @@ class Request:
             return False
         if self.session is not None and self.saved is None:
             return False
-        words = self.saved is not None and not self.given.keys().isdisjoint({"prompt", "negative"})
+        words = self.saved is not None and not self.given.keys().isdisjoint(CONDITIONS)
         return not words and not self.changed.any()
 
     def warnings(self) -> list[str]:

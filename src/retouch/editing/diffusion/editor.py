@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.model import Conditioning, loading
 from retouch.editing.diffusion.sampler import Sampler
@@ -38,9 +39,11 @@ class Editor(BaseEditor[DiffusionSession]):
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
     vae: an autoencoder in the place of the pipeline's, or the folder or hub name of one: `AutoencoderKL`,
         `AutoencoderTiny` or `AsymmetricAutoencoderKL`. `retouch.open` finds those again that have a name.
+    blend: how results of edits are set into the picture: "fade", "multiband" or "harmonise"; None: "harmonise", and
+        what saved sessions say, "fade" where they say nothing.
     policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
 
-    Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
+    Raises PipelineError for a pipeline, SchedulerError for a scheduler, OptionError for a blend that is not supported.
     """
 
     sessions = DiffusionSession
@@ -51,6 +54,7 @@ class Editor(BaseEditor[DiffusionSession]):
         *,
         scheduler: str | None = None,
         vae: nn.Module | str | Path | None = None,
+        blend: str | None = None,
         policy: str | Policy = "balanced",
         backend: str = "auto",
         memory: int | None = None,
@@ -63,6 +67,7 @@ class Editor(BaseEditor[DiffusionSession]):
         own = loaded(vae, pipe.unet) if isinstance(vae, str | Path) else vae
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
+        self.blend = None if blend is None else checked(blend)
         super().__init__(name, backend, memory, device_memory, folder, storage)
 
     @property
@@ -119,6 +124,7 @@ class Editor(BaseEditor[DiffusionSession]):
         steps: int = STEPS,
         seed: int = 0,
         folder: str | Path | None = None,
+        wait: bool = True,
         progress: Progress = silent,
     ) -> DiffusionSession:
         """Record a photograph (or any picture), to edit it.
@@ -130,6 +136,9 @@ class Editor(BaseEditor[DiffusionSession]):
         class_label: the number of a class, for models that are conditioned on classes; these need one.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
+        wait: False returns at once, and the worker of the device records: `session.opening` is that job, which calls
+            `progress`. The picture can be seen and drawn on meanwhile; edits wait for the recording. When it fails or
+            is cancelled the session is closed, and nothing stays in its folder.
 
         Raises ImageError, PipelineError, SchedulerError for bad input, StoreError when there is no room.
         """
@@ -138,7 +147,8 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model.check_size(size)
         conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=False)
-        return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress))
+        awaited = {"image": torch.from_numpy(pixels)}
+        return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress), wait, awaited)
 
     def generate(
         self,
@@ -152,20 +162,24 @@ class Editor(BaseEditor[DiffusionSession]):
         steps: int = STEPS,
         seed: int = 0,
         folder: str | Path | None = None,
+        wait: bool = True,
         progress: Progress = silent,
     ) -> DiffusionSession:
         """Generate an image of `size` (H, W) and record the trajectory that makes it, to edit it.
 
-        strength: that of edits which do not say another. Otherwise like `open`.
+        strength: that of edits which do not say another. Otherwise like `open`; with `wait=False` there is no picture
+            until `session.opening` is done.
         """
         size = size or self.model.default_size
         self.model.check_size(size)
         conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=True)
-        return self._recorded(session, folder, lambda: session.record_generated(progress))
+        return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
 
     def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts
+        if self.blend is not None:
+            settings["blend"] = self.blend
         size = (settings["height"], settings["width"])
         scheduler = settings["scheduler"]
         if scheduler != self._scheduler_facts():
@@ -203,6 +217,7 @@ class Editor(BaseEditor[DiffusionSession]):
             "guidance": guidance,
             "first": 0 if generated else start,
             "scheduler": self._scheduler_facts(),
+            "blend": self.blend or DEFAULT,
             "editor": {
                 "policy": asdict(self.model.policy),
                 "backend": self.backend,

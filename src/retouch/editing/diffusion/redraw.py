@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from retouch.editing.archive import Progress
+from retouch.editing.blend import blend
 from retouch.editing.calls import Clock
 from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.change import Change
@@ -25,7 +26,7 @@ from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
 from retouch.editing.diffusion.model import Model, Networks
 from retouch.editing.diffusion.sampler import Sampler, Trajectory
-from retouch.editing.images import Pixels, blend, from_tensor, to_tensor
+from retouch.editing.images import Pixels, from_tensor, to_tensor
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.plan.areas import Areas
@@ -108,7 +109,7 @@ class Process:
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return 0 if self.policy.exact else self.policy.dilate
 
     @property
@@ -153,7 +154,7 @@ class Redraw:
     """One change being computed, every network for what `grow` makes of its region; what may change stays the same.
 
     original, current: tensors of the session's first version, and of the one that is edited. after_step: told of every
-    step.
+    step. fresh: the noise is that of the sampler's seed, not what the original holds.
     """
 
     process: Process
@@ -166,6 +167,7 @@ class Redraw:
     progress: Progress
     grow: Growth = GROWTHS[0]
     after_step: AfterStep = lambda *_: None
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         asked = Region.from_mask(self.change.mask)
@@ -196,7 +198,8 @@ class Redraw:
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
         with self.clock.of("composite"):
-            pixels = blend(self.pixels, from_tensor(decoded), self.change.mask, self.process.border)
+            change, border = self.change, self.process.border
+            pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
         self.progress(self.count + 1, self.count + 1, "done")
         return Redrawn(latents, pixels, seen, check)
 
@@ -256,10 +259,13 @@ class Redraw:
         return inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
 
     def _noised(self, latent: Tensor, i: int) -> Tensor:
-        """The start of a trajectory from step i, with the noise that the original holds."""
+        """The start of a trajectory from step i, with the noise that the original holds, or a fresh one."""
         process = self.process
         original = self.original["latents"]
-        noise = process.sampler.noise_of(original[i - process.first][None], original[-1:], i)
+        if self.fresh:
+            noise = process.sampler.noise(tuple(original[-1:].shape))
+        else:
+            noise = process.sampler.noise_of(original[i - process.first][None], original[-1:], i)
         if self.change.repaint and i == 0:
             return process.sampler.initial(noise)
         return process.sampler.noised(latent, noise, i)

@@ -44,6 +44,12 @@ class Sampler:
     def __len__(self) -> int:
         return len(self.times)
 
+    def seeded(self, seed: int) -> Sampler:
+        """The same schedule with the noise of another seed."""
+        twin = copy.copy(self)
+        twin.seed = seed
+        return twin
+
     def _before(self, i: int) -> Any:
         """The scheduler before step i, which times alone do not tell: two calls of one step share theirs."""
         return _begun(copy.copy(self.scheduler), i)
@@ -70,7 +76,16 @@ class Sampler:
             raise SchedulerError(
                 f"a strength of {strength:g} leaves none of {self.steps} steps; take at least {1 / self.steps:.2g}"
             )
-        return (self.steps - count) * int(self.scheduler.order)
+        return self._begin((self.steps - count) * int(self.scheduler.order))
+
+    def _begin(self, i: int) -> int:
+        """`i`, unless nothing but noise is there and the network tells the noise alone."""
+        if self.scale[i] == 0 and prediction(self.scheduler) == "epsilon":
+            raise SchedulerError(
+                f"at time {int(self.times[i])} no signal is left (rescale_betas_zero_snr), and a network that predicts "
+                "the noise (epsilon) tells nothing there; start at a lower strength"
+            )
+        return i
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """float32 noise that depends on the seed alone."""
@@ -97,13 +112,25 @@ class Sampler:
             return spread / max(scale, 1e-3)
         return spread / math.hypot(scale, spread) if kind == "v_prediction" else 1.0
 
+    def clean(self, output: Tensor, x: Tensor, i: int) -> Tensor:
+        """The clean image that a prediction at step i for `x` stands for."""
+        scale, spread, kind = self.scale[i], self.spread[i], prediction(self.scheduler)
+        if kind == FLOW:
+            return x - spread * output
+        if kind == "epsilon":
+            return (x - spread * output) / max(scale, 1e-3)
+        if kind == "v_prediction":
+            length = math.hypot(scale, spread)
+            return (scale / length * x - spread * output) / length
+        return output
+
     def model_input(self, x: Tensor, i: int) -> Tensor:
         """What the network reads at step i."""
         return x if self.input_scale[i] == 1.0 else x * self.input_scale[i]
 
     def trajectory(self, start: int) -> Trajectory:
         """A run from position `start`."""
-        return Trajectory(self, start)
+        return Trajectory(self, self._begin(start))
 
 
 class Trajectory:
