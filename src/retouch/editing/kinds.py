@@ -69,7 +69,7 @@ def _diffusion_facts(manifest: Manifest) -> dict[str, str]:
     settings, recorded = manifest.settings, manifest.versions[0].facts["steps"]
     noise = f"strength {settings['strength']}, guidance {settings['guidance']}, seed {settings['seed']}"
     return {
-        "steps": f"{recorded} recorded of {settings['steps']}, {settings['scheduler']['name']}",
+        "steps": f"{recorded} recorded of {recorded + settings['first']}, {settings['scheduler']['name']}",
         "settings": f"{noise}, {_kept(manifest)}",
     }
 
@@ -197,7 +197,8 @@ class Saved:
 
     def _version(self, entry: Entry) -> dict[str, Any]:
         told = {
-            name: entry.facts.get(name) for name in ("edit", "region", "steps", "prompt", "negative", "class_label")
+            name: entry.facts.get(name)
+            for name in ("edit", "region", "steps", "prompt", "negative", "class_label", "areas")
         }
         return {
             "number": entry.number,

@@ -90,6 +90,11 @@ def record(of: Fields) -> Check:
     return lambda found: isinstance(found, dict) and not wrong(found, of)
 
 
+def listed(check: Check) -> Check:
+    """A list whose values all pass the check."""
+    return lambda found: isinstance(found, list) and all(map(check, found))
+
+
 def table(check: Check) -> Check:
     """A mapping whose values all pass the check."""
     return lambda found: isinstance(found, dict) and all(map(check, found.values()))

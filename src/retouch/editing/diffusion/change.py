@@ -1,18 +1,21 @@
-"""What an edit of a diffusion session asks for, and when each of its pixels joins."""
+"""What is asked of an edit of a diffusion session, what it comes to, and when each of its pixels joins."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from retouch.editing.diffusion.areas import Area
 from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.schedulers import SchedulerError
-from retouch.editing.images import Pixels, Strengths
+from retouch.editing.images import ImageLike, Pixels, Strengths
+from retouch.plan.areas import Areas
 from retouch.plan.region import Mask
 
 Joins = npt.NDArray[np.int32]
@@ -24,14 +27,43 @@ SLACK = 1e-7
 """A mask in float32 has no more digits: 0.7 of 10 steps is 7 steps."""
 
 
+AreasLike = Sequence[Area | tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of an edit, as `DiffusionSession.edit` takes it; None: as the session has it."""
+
+    image: ImageLike | None = None
+    mask: ImageLike | None = None
+    prompt: str | None = None
+    negative: str | None = None
+    class_label: int | None = None
+    strength: float | None = None
+    threshold: int | None = None
+    areas: AreasLike = ()
+    inpaint: bool = False
+
+    def over(self, older: Asked) -> Asked:
+        """What is given here, or else by an older one; areas of both, these over the older."""
+        fields = ("prompt", "negative", "class_label", "strength")
+        left = {name: getattr(older, name) for name in fields if getattr(self, name) is None}
+        return replace(self, **left, areas=(*older.areas, *self.areas))
+
+
 @dataclass(frozen=True)
 class Change:
-    """What an edit asks for: pixels, when each joins (at least one does), conditioning; whether all is repainted."""
+    """What an edit comes to: pixels, when each joins (at least one does), conditioning; whether all is repainted.
+
+    areas: those with texts of their own; words: these texts, as facts of versions have them.
+    """
 
     pixels: Pixels
     joins: Joins
     conditioning: Conditioning
     repaint: bool = False
+    areas: Areas | None = None
+    words: tuple[dict[str, str | None], ...] = ()
 
     @cached_property
     def mask(self) -> Mask:

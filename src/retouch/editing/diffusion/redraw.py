@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from retouch.editing.archive import Progress
-from retouch.editing.calls import Clock, run_whole
+from retouch.editing.calls import Clock
+from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
@@ -27,6 +28,7 @@ from retouch.editing.diffusion.sampler import Sampler, Trajectory
 from retouch.editing.images import Pixels, blend, from_tensor, to_tensor
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
+from retouch.plan.areas import Areas
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, spread
 
@@ -48,16 +50,20 @@ GROWTHS: tuple[Growth, ...] = (
 class Evaluations(Protocol):
     """How an edit evaluates a network: from snapshots, or densely."""
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
-        """The result of the call `name`, computed anew inside `region`."""
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
+        """The result of the call `name`, computed anew inside `region`; `areas` read texts of their own."""
 
 
 class Whole:
     """Every network run whole, for comparison."""
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
         """The module's own result."""
-        return run_whole(net, *args, **kwargs)
+        return run_dense(net, *args, areas=areas, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -129,9 +135,9 @@ class Process:
         read = self.model.decoder_input(latent)
         return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
 
-    def dense(self, **inputs: Any) -> Any:
+    def dense(self, areas: Areas | None = None, **inputs: Any) -> Any:
         """What the module of the denoiser returns."""
-        return run_whole(self.nets.denoiser, **inputs)
+        return run_dense(self.nets.denoiser, areas=areas, **inputs)
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,7 @@ class Redraw:
     def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
-        old = self.current["latents"]
+        old, areas = self.current["latents"], self.change.areas
         latents, x, check = old.clone(), old[start - process.first][None], None
         joined, parts = Joined(torch.zeros_like(self.inside), self.stale), list[tuple[Tensor, Trajectory]]()
         for i in range(start, len(sampler)):
@@ -229,13 +235,14 @@ class Redraw:
                 parts.append((joined.inside & ~before.inside, sampler.trajectory(i)))
                 x = torch.where(parts[-1][0], self._noised(latent, i), x)
             latents[i - process.first] = x[0]
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region)
+            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region, areas=areas)
             repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
             with self.clock.of("denoise"):
                 output = process.denoiser.step(update, i, x, self.change.conditioning, *repainted)
             self.after_step(i, x, output)
             if i == start + checked_step(self.count):
-                dense = partial(process.denoiser.step, process.dense, i, x, self.change.conditioning, *repainted)
+                whole = partial(process.dense, areas)
+                dense = partial(process.denoiser.step, whole, i, x, self.change.conditioning, *repainted)
                 check = self._check(i, output, dense)
             with self.clock.of("schedule"):
                 x, before_step = old[i + 1 - process.first][None], x

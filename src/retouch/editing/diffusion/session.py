@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
 from retouch.editing.calls import Calls, Clock
-from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
+from retouch.editing.diffusion.areas import WORDS, Area
+from retouch.editing.diffusion.change import NEVER, AreasLike, Asked, Change, Joins, joins
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
@@ -37,12 +39,13 @@ from retouch.editing.images import (
     threshold_of,
 )
 from retouch.editing.jobs import Job
-from retouch.editing.manifest import Fields, maybe, number, optional, positive, record, text, whole
+from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
+from retouch.plan.areas import Areas
 from retouch.plan.region import Mask, Region
 from retouch.runtime.store import Store
 
@@ -71,6 +74,7 @@ class DiffusionSession(Session):
     saved_facts: ClassVar[Fields] = {
         "steps": positive, "prompt": optional(text), "negative": optional(text),
         "class_label": maybe(optional(whole)), "refined": maybe(text),
+        "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
     }  # fmt: skip
 
     def __init__(
@@ -149,6 +153,7 @@ class DiffusionSession(Session):
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
+        areas: AreasLike = (),
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
@@ -168,16 +173,17 @@ class DiffusionSession(Session):
             calibrates it on an edit of its own, computed both ways, which takes a dense edit (see `Edited.error`).
         threshold: grey levels; where `image` differs from the current one by no more, it counts as not edited.
             None: 2, as files and colour conversions leave such differences, and 0 under `exact`.
+        areas: parts of the picture with words of their own, each an `Area`, (mask, prompt) or (mask, prompt,
+            negative). Only the rows of an area read its words (see `retouch.editing.diffusion.areas`), all others
+            the session's; where areas overlap the later wins. Without `mask` the edit covers them, too, with the
+            strength that their masks give. They hold for this edit alone.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
-        nothing changed. Raises ImageError, PipelineError or SchedulerError for bad input; then, and when it
-        is interrupted, the session is as before.
+        nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
+        when it is interrupted, the session is as before.
         """
-        clock = Clock()
-        change = self._change(image, mask, (prompt, negative, class_label), strength, threshold)
-        if not change.mask.any():
-            return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)[0]
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas)
+        return self._edited(asked, max_error, progress)
 
     @locked
     def inpaint(
@@ -189,6 +195,7 @@ class DiffusionSession(Session):
         class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
+        areas: AreasLike = (),
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
@@ -196,9 +203,15 @@ class DiffusionSession(Session):
         At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
         from the old content.
         """
+        asked = Asked(None, mask, prompt, negative, class_label, strength, areas=areas, inpaint=True)
+        return self._edited(asked, max_error, progress)
+
+    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
         clock = Clock()
-        change = self._change(None, mask, (prompt, negative, class_label), strength)
-        return self._run(replace(change, repaint=True), clock, progress, max_error)[0]
+        change = self._change(asked)
+        if not change.mask.any():
+            return Edited(self.image, Region.from_mask(change.mask), clock.total())
+        return self._run(change, clock, progress, max_error)[0]
 
     def submit(
         self,
@@ -211,6 +224,7 @@ class DiffusionSession(Session):
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
+        areas: AreasLike = (),
         inpaint: bool = False,
         base: int | None = None,
         refine: float | str | None = ENOUGH,
@@ -237,26 +251,23 @@ class DiffusionSession(Session):
         if inpaint and mask is None:
             raise OptionError("to inpaint, say with a mask where")
         stages_of(refine)
-        if image is not None and base is not None:
-            image = self._moved_on(as_pixels(image), base)
-        grey = None if mask is None else as_strengths(mask, self.size)
-        asked = prompt, negative, class_label
-        change = self._asked(image, grey, asked, strength, threshold)
-        if grey is None and change.mask.any():
-            grey = change.mask.astype(float)
-        drawing = Drawing(
-            self._draw,
-            change.pixels,
-            (change.pixels != self.pixels).any(-1),
-            grey,
-            asked,
-            strength,
-            inpaint,
-            max_error,
-            refine,
-            progress,
-        )
+        picture = None if image is None else as_pixels(image)
+        asked = Asked(picture, mask, prompt, negative, class_label, strength, threshold, areas, inpaint)
+        drawing = self.at_once(lambda: self._drawing(asked, base, max_error, refine, progress))
         return self.start(drawing, join)
+
+    def _drawing(
+        self, asked: Asked, base: int | None, max_error: float | None, refine: float | str | None, progress: Progress
+    ) -> Drawing:
+        """An edit apart from the current picture."""
+        if asked.image is not None and base is not None:
+            asked = replace(asked, image=self._moved_on(as_pixels(asked.image), base))
+        strengths = self._strengths(asked)
+        grey = strengths if strengths.any() else None
+        pixels = self._known_change(replace(asked, mask=grey)).pixels
+        drawn = (pixels != self.pixels).any(-1)
+        asked = replace(asked, image=None, mask=None)
+        return Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
 
     def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
         """What was drawn on the version of that number, on the current picture."""
@@ -273,8 +284,7 @@ class DiffusionSession(Session):
     def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
         """What a job computes."""
         clock, before = Clock(), self.version
-        change = self._change(drawing.on(self.pixels), drawing.mask, drawing.asked, drawing.strength)
-        change = replace(change, repaint=drawing.inpaint)
+        change = self._change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
         if not change.mask.any():
             job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
             return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
@@ -282,6 +292,8 @@ class DiffusionSession(Session):
         stages, bound = stages_of(drawing.refining)
         if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
             stages = []
+        if not stages:
+            return edited, None
 
         def redrawn(run: Evaluations, grow: Growth) -> Redrawn:
             return self._redraw(before, change, run, Clock(), grow=grow).result()
@@ -302,6 +314,7 @@ class DiffusionSession(Session):
         class_label: int | None = None,
         strength: float | None = None,
         inpaint: bool = False,
+        areas: AreasLike = (),
         progress: Progress = silent,
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
@@ -310,44 +323,54 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = replace(self._change(image, mask, (prompt, negative, class_label), strength, 0), repaint=inpaint)
+        change = self._change(Asked(image, mask, prompt, negative, class_label, strength, 0, areas, inpaint))
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
-    def _change(
-        self,
-        image: ImageLike | None,
-        mask: ImageLike | None,
-        asked: tuple[str | None, str | None, int | None],
-        strength: float | None,
-        threshold: int | None = None,
-    ) -> Change:
-        change = self._asked(image, mask, asked, strength, threshold)
+    def _change(self, asked: Asked) -> Change:
+        change = self._known_change(asked)
         if change.steps or change.conditioning.asked == self.conditioning.asked:
             return change
         found = self._difference_mask(change.conditioning)
-        return replace(change, joins=self._joins(found.astype(float), strength))
+        return replace(change, joins=self._joins(found.astype(float), asked.strength))
 
-    def _asked(
-        self,
-        image: ImageLike | None,
-        mask: ImageLike | None,
-        asked: tuple[str | None, str | None, int | None],
-        strength: float | None,
-        threshold: int | None,
-    ) -> Change:
+    def _known_change(self, asked: Asked) -> Change:
         """The change as far as no network is needed for it; none of it joins where that is for the words to say."""
-        current, old = self.pixels, self.conditioning
-        prompt, negative, label = asked
+        old, pixels = self.conditioning, self.pixels
         conditioning = self._condition(
-            old.prompt if prompt is None else prompt,
-            old.negative if negative is None else negative,
-            old.class_label if label is None else label,
+            old.prompt if asked.prompt is None else asked.prompt,
+            old.negative if asked.negative is None else asked.negative,
+            old.class_label if asked.class_label is None else asked.class_label,
         )
-        drawn = current if image is None else as_pixels(image)
-        changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        found = self._joins(changed.astype(float) if mask is None else as_strengths(mask, self.size), strength)
-        return Change(np.where((found < NEVER)[..., None], drawn, current), found, conditioning)
+        found = self._joins(self._strengths(asked), asked.strength)
+        if asked.image is not None:
+            pixels = np.where((found < NEVER)[..., None], as_pixels(asked.image), pixels)
+        areas = tuple(map(Area.of, asked.areas))
+        words = tuple(area.texts for area in areas)
+        return Change(pixels, found, conditioning, asked.inpaint, self._areas(conditioning, areas), words)
+
+    def _strengths(self, asked: Asked) -> Strengths:
+        """Shares of the strength by pixel: the mask's, or those of areas and white where the picture was drawn on."""
+        if asked.mask is not None:
+            return as_strengths(asked.mask, self.size)
+        drawn = self.pixels if asked.image is None else as_pixels(asked.image)
+        threshold = self.threshold if asked.threshold is None else asked.threshold
+        found: Strengths = difference(self.pixels, drawn, threshold).astype(float)
+        for area in map(Area.of, asked.areas):
+            part = as_strengths(area.mask, self.size)
+            found = np.where(part > 0, part, found)
+        return found
+
+    def _areas(self, conditioning: Conditioning, areas: Sequence[Area]) -> Areas | None:
+        """Areas as the network reads them."""
+        regions = [Region.from_mask(as_strengths(area.mask, self.size) > 0) for area in areas]
+        old, label = conditioning.negative, conditioning.class_label
+        found = [self._condition(area.prompt, old if area.negative is None else area.negative, label) for area in areas]
+        if not areas and self.policy.exact and any(v.facts.get("areas") for v in self.versions[: self.position + 1]):
+            # An empty area, so that rows which read the texts of others are computed again.
+            regions, found = [Region.from_mask(np.zeros(self.size, np.bool_))], [conditioning]
+        texts = (dict(each.inputs)[WORDS] for each in found)
+        return Areas(WORDS, tuple(regions), tuple(texts)) if found else None
 
     def _joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
         """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any."""
@@ -386,6 +409,7 @@ class DiffusionSession(Session):
                 with clock.of("store"):
                     edit = "inpaint" if change.repaint else "edit"
                     facts = self._facts(edit, region.fraction, change.start, change.conditioning, clock)
+                    facts |= {"areas": [*change.words]} if change.words else {}
                     self._put(calls, found.tensors(), facts)
                 break
         if job is not None:
