@@ -246,17 +246,24 @@ class DiffusionSession(Session):
         if inpaint and mask is None:
             raise OptionError("to inpaint, say with a mask where")
         stages_of(refine)
-        if image is not None and base is not None:
-            image = self._moved_on(as_pixels(image), base)
-        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
+        picture = None if image is None else as_pixels(image)
+        asked = Asked(picture, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
+        drawing = self.at_once(lambda: self._drawing(asked, base, max_error, refine, progress))
+        return self.start(drawing, join)
+
+    def _drawing(
+        self, asked: Asked, base: int | None, max_error: float | None, refine: float | str | None, progress: Progress
+    ) -> Drawing:
+        """An edit apart from the current picture."""
+        if asked.image is not None and base is not None:
+            asked = replace(asked, image=self._moved_on(as_pixels(asked.image), base))
         current = self._current()
         strengths = current.strengths(asked)
         grey = strengths if strengths.any() else None
         pixels = current.known(replace(asked, mask=grey)).pixels
         drawn = (pixels != current.pixels).any(-1)
         asked = replace(asked, image=None, mask=None)
-        drawing = Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
-        return self.start(drawing, join)
+        return Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
 
     def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
         """What was drawn on the version of that number, on the current picture."""
@@ -281,6 +288,8 @@ class DiffusionSession(Session):
         stages, bound = stages_of(drawing.refining)
         if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
             stages = []
+        if not stages:
+            return edited, None
 
         def redrawn(run: Evaluations, grow: Growth) -> Redrawn:
             return self._redraw(before, change, run, Clock(), grow=grow).result()

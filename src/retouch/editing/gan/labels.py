@@ -112,7 +112,7 @@ class LabelSession(GeneratorSession):
 
         Raises ImageError for bad input, SessionError when the session is closed or too much waits.
         """
-        return self._submitted(self._drawn(labels, instances, mask), join, progress)
+        return self._submitted(lambda: self._drawn(labels, instances, mask), join, progress)
 
     @locked
     def reference(

@@ -125,8 +125,8 @@ class UpscaleSession(GeneratorSession):
 
         Raises ImageError for bad input, SessionError when the session is closed or too much waits.
         """
-        drawn = self._drawn(image, mask, self.threshold if threshold is None else threshold)
-        return self._submitted(drawn, join, progress)
+        levels = self.threshold if threshold is None else threshold
+        return self._submitted(lambda: self._drawn(image, mask, levels), join, progress)
 
     @locked
     def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
