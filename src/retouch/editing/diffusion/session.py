@@ -334,16 +334,14 @@ class DiffusionSession(Session):
         if not change.mask.any():
             raise VariantsError("nothing is edited, so there is nothing to vary; draw, or give a mask or a prompt")
         self._check_room(change, count)
-        base, clock = self.version, Clock()
-        redraws = [
-            self._redraw(base, change, Whole(), clock if k == 0 else Clock(), progress if k == 0 else silent)
-            for k in range(count)
-        ]
+        self.worker.stop_refining(self)  # which would replace the version that they are made from
+        base, clocks, told = self.version, [Clock() for _ in chosen], [progress, *[silent] * (count - 1)]
+        redraws = [self._redraw(base, change, Whole(), *each) for each in zip(clocks, told, strict=True)]
         calls = [Calls(self.store, base.snapshots, None) for _ in chosen]
-        found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
-        edit = "inpaint" if inpaint else "edit"
-        facts = self._facts(edit, float(change.mask.mean()), change.start, change.conditioning, clock)
-        region = Region.from_mask(change.mask)
+        with self.worker.claimed():
+            found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
+        region, edit = Region.from_mask(change.mask), "inpaint" if inpaint else "edit"
+        facts = self._facts(edit, region.fraction, change.start, change.conditioning, clocks[0])
         made = (Variant(*each, region, facts) for each in zip(chosen, found, calls, strict=True))
         return Variants(self, base, tuple(made))
 
