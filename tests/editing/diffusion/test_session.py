@@ -375,7 +375,7 @@ def test_bad_input():
     with pytest.raises(SchedulerError, match="at least 1"):
         opened("ddpm", steps=0)
     with pytest.raises(SchedulerError, match="unknown scheduler"):
-        editor("ddpm", scheduler="heun")
+        editor("ddpm", scheduler="lms")
     session = opened("ddpm", strength=0.5)
     with pytest.raises(PipelineError, match="were not recorded"):
         session.edit(painted(session.pixels), strength=1.0)
