@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retouch.bench.report import FileError as FileError
+    from retouch.editing.diffusion import Area as Area
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from retouch.kernels.protocol import BackendNameError as BackendNameError
     from retouch.models.checkpoints import WeightFileError as WeightFileError
     from retouch.models.extras import ExtraError as ExtraError
+    from retouch.passes.by_area import AreaError as AreaError
     from retouch.plan.explain import Explanation as Explanation
     from retouch.plan.policy import Policy as Policy
     from retouch.plan.policy import PolicyError as PolicyError
@@ -51,6 +53,8 @@ __version__ = version("retouch")
 
 # Names are imported when they are first used: the command line answers without loading PyTorch.
 _HOMES = {
+    "Area": "editing.diffusion",
+    "AreaError": "passes.by_area",
     "ArchiveError": "editing.manifest",
     "BackendError": "kernels.protocol",
     "BackendImportError": "kernels.protocol",
