@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import retouch
-from retouch import Region
+from kernels import interpreter
+from retouch import Region, kernels
 from retouch.ir.geometry import Grid
 from retouch.passes import AreaError
 from retouch.plan.areas import Areas
-from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.state.layered import Restored, Snapshot
 from retouch.runtime.store import Store
 from support import BACKENDS, EXACT, SHARED, edit, error, fill, noise, same, state
 
@@ -141,6 +142,32 @@ def test_snapshots_take_areas_again_and_again():
         assert set(recording.snapshot.dense) == set(first.dense)
     plain = net.update(first.recording(), TWO, X, TEXT)
     assert torch.equal(plain, net.update(net.record(X, TEXT)[1], TWO, X, TEXT))
+
+
+def test_what_is_made_of_texts_is_computed_once(monkeypatch):
+    net, calls = compiled(), []
+    snapshot = Snapshot.of(net.record(X, TEXT)[1], Store())
+    net.update_areas(snapshot.recording(), TWO, AREAS, X, TEXT)
+    compute = Restored.compute
+    monkeypatch.setattr(Restored, "compute", lambda state, op: (calls.append(op), compute(state, op)))
+    net.update_areas(snapshot.recording(), ONE, Areas("text", (TWO, ONE), tuple(t.clone() for t in OTHERS)), X, TEXT)
+    assert not calls
+    net.update_areas(snapshot.recording(), ONE, Areas("text", (TWO, ONE), OTHERS[::-1]), X, TEXT)
+    assert calls
+
+
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
+def test_regions_and_areas_that_move_share_graphs(monkeypatch):
+    interpreter.correct()
+    monkeypatch.setitem(kernels.registry._made, ("triton", interpreter.CPU), interpreter.Graphs())
+    net = retouch.compile(fill(Reader()), (X, TEXT), policy=SHARED, backend="triton")
+    snapshot = Snapshot.of(net.record(X, TEXT)[1], Store())
+    for top in (2, 6, 4):
+        region = Region.from_mask(box(top, 4, 4, 6))
+        areas = Areas("text", tuple(Region.from_mask(box(top, left, 4, 4)) for left in (2, 6)), OTHERS)
+        found = net.update_areas(snapshot.recording(), region, areas, X, TEXT)
+        assert torch.equal(found, net.update_areas(net.record(X, TEXT)[1], region, areas, X, TEXT))
+    assert len(net.workspace.templates) == 1
 
 
 def test_an_update_that_fails_leaves_nothing_behind(monkeypatch):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
+    from retouch.editing.diffusion.variants import VariantsError as VariantsError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
@@ -86,6 +87,7 @@ _HOMES = {
     "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",
     "Upscaler": "editing.gan",
+    "VariantsError": "editing.diffusion.variants",
     "WeightFileError": "models.checkpoints",
     "WeightsChangedError": "runtime.weights",
     "compile": "incremental",

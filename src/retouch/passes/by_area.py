@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from retouch.errors import RetouchError
@@ -19,7 +20,7 @@ class AreaError(RetouchError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class ByArea:
-    """A program by areas: `inputs` are the further versions of the input, `made` what is computed of them alone."""
+    """A program by areas: `inputs` are the further versions of the input, `made` what is computed of them."""
 
     program: Program
     inputs: tuple[Value, ...]
@@ -30,11 +31,16 @@ class ByArea:
         """The values that the program has beside those that it was made from."""
         return (*self.inputs, *(op.out for op in self.made))
 
+    def alone(self, constants: Container[Value]) -> bool:
+        """Whether nothing but them and constants is read by what is computed of them."""
+        added = set(self.added)
+        return all(value in added or value in constants for op in self.made for value in op.dense_operands())
+
 
 def by_area(program: Program, source: Value, count: int) -> ByArea:
     """The program with `count` more versions of an input without a grid, for as many areas.
 
-    What is computed of the input alone is computed of every version, and attention over it becomes attention by
+    What is computed of the input is computed of every version, and attention over it becomes attention by
     area; rows, and all values that there were, are the same. Raises AreaError when rows read the input otherwise.
     """
     twins: list[dict[Value, Value]] = [{source: _twin(source, area)} for area in range(1, count + 1)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -115,6 +115,7 @@ def test_the_start_of_a_grey_part_is_the_edited_picture_noised():
 # Nothing moves before it joins.
 
 
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_positions_keep_the_trajectory_of_the_session_until_they_join(seed):
     session = fresh()
