@@ -55,9 +55,13 @@ class UnsupportedError(RetouchError, RuntimeError):
 
 @dataclass
 class Planned:
-    """The schedule for a region, None when everything is computed; how long its last update took."""
+    """What updates for a region do, of which there are `uses`: everything up to `break_even` of them, as its
+    schedule is made (None) when there are more; how long the last one took.
+    """
 
-    schedule: Schedule | None
+    break_even: float = 0
+    uses: int = 0
+    schedule: Schedule | None = None
     measured_ms: float | None = None
 
 
@@ -159,7 +163,7 @@ class Incremental:
         changed = self._changed(recording, leaves)
         idle = not region.mask.any() and not changed
         self.backend.set_threads(torch.get_num_threads())
-        planned = Planned(self._idle()) if idle else self._plan_of(region, changed)
+        planned = Planned(schedule=self._idle()) if idle else self._plan_of(region, changed, recording.uses)
         schedule = planned.schedule
         try:
             if schedule is None:
@@ -285,19 +289,33 @@ class Incremental:
         """Active rows of every value for a region."""
         return activity.of_update(self.program, region, self.policy, changed)
 
-    def _plan_of(self, region: Region, changed: frozenset[Value]) -> Planned:
-        """The schedule of an update, made once for a region."""
-        key = (region, changed)
-        if key in self._planned:
-            self._planned.move_to_end(key)
-            return self._planned[key]
-        active = self.active(region, changed)
-        whole = self.planner.is_whole(active)
-        schedule = None if whole else self._built(active, dirty_values(self.program, set(changed), active))
-        self._planned[key] = Planned(schedule)
+    def _plan_of(self, region: Region, changed: frozenset[Value], uses: int = 1) -> Planned:
+        """The schedule of an update, made once for a region that so many updates use. Those that were count as well
+        under `exact`, where both ways give the same result.
+        """
+        key, active = (region, changed), None
+        if key not in self._planned:
+            active = self.active(region, changed)
+            self._planned[key] = Planned(self.planner.break_even(active))
+        planned = self._planned[key]
+        planned.uses = max(uses, planned.uses + self.policy.exact)
+        if planned.schedule is None and planned.uses > planned.break_even:
+            active = active or self.active(region, changed)
+            planned.schedule = self._built(active, dirty_values(self.program, set(changed), active))
+        self._planned.move_to_end(key)
         if len(self._planned) > REMEMBERED:
             self._planned.popitem(last=False)
-        return self._planned[key]
+        return planned
+
+    def forget(self) -> None:
+        """Drop what was made for regions: all are new again."""
+        with self.lock:
+            self._planned.clear()
+
+    def _seen(self, region: Region) -> Planned:
+        """What the last updates for a region did, or one that is to come."""
+        found = [planned for (seen, _), planned in self._planned.items() if seen == region]
+        return found[-1] if found else Planned(uses=1)
 
     # Reports
 
@@ -318,8 +336,8 @@ class Incremental:
         report = explain(self.program, self.plan, active, self.backend.computed_by, kernels)
         if region is None:
             return report
-        runs = [planned for (seen, _), planned in self._planned.items() if seen == region and planned.measured_ms]
-        return replace(report, decision=self.planner.choose(active), measured_ms=runs[-1].measured_ms if runs else None)
+        seen = self._seen(region)
+        return replace(report, decision=self.planner.choose(active, seen.uses), measured_ms=seen.measured_ms)
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -328,7 +346,7 @@ class Incremental:
         if output is None:
             raise RegionError("the module returns no image")
         active = self.active(region)
-        if self.planner.is_whole(active):
+        if self._seen(region).uses <= self.planner.break_even(active):
             active = activity.everything(self.program)
         mask: Mask = np.zeros(output.rows, np.bool_)
         mask[active[output].edited.array] = True

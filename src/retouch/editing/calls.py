@@ -71,6 +71,7 @@ class Calls:
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
             recording.file = self._file(name)
+            recording.uses = sum(each.net is net for each in self.snapshots.values())
             recording.meanwhile = partial(self._fetch_following, name)
             result = moved(net.update(recording, region, *args, **kwargs), HOST)
         self.bytes_read += recording.bytes_read

@@ -11,6 +11,7 @@ import retouch
 from pipelines import LATENT_PIXELS, painted, picture, pipeline
 from retouch import ArchiveError, Editor, ImageError, OptionError, PipelineError, SchedulerError, UndoError
 from retouch.editing.diffusion.sampler import SCHEDULERS
+from retouch.incremental import Incremental
 from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -347,3 +348,14 @@ def test_unsupported_pipelines(tmp_path):
     pipeline("ddpm").save_pretrained(tmp_path / "pickled", safe_serialization=False)
     with pytest.raises(PipelineError, match="no pipeline can be loaded"):
         Editor.from_pretrained(tmp_path / "pickled")
+
+
+def test_the_steps_of_a_session_share_what_is_prepared_for_a_region(monkeypatch):
+    """So what that takes is spread over them when it is decided what an edit computes."""
+    session, uses = opened("sd", steps=4, strength=1.0), []
+    update = Incremental.update
+    monkeypatch.setattr(
+        Incremental, "update", lambda net, state, *a, **k: uses.append(state.uses) or update(net, state, *a, **k)
+    )
+    session.edit(next(strokes(session, 1)))
+    assert uses == [1, *[4] * 4, 1]
