@@ -583,13 +583,15 @@ def pipeline(work: Path) -> StableDiffusionPipeline:
 def grid(pictures: list[Image.Image], columns: int, captions: list[str]) -> Image.Image:
     """Pictures in rows, the caption of each below it (none where they end)."""
     rows, below = -(-len(pictures) // columns), 16 if captions else 0
-    sheet = Image.new("RGB", (columns * (SIZE + 4), rows * (SIZE + 4 + below)), "#ffffff" if captions else "#888888")
+    side = pictures[0].width
+    sheet = Image.new("RGB", (columns * (side + 4), rows * (side + 4 + below)), "#ffffff" if captions else "#888888")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     for i, picture in enumerate(pictures):
-        left, top = i % columns * (SIZE + 4) + 2, i // columns * (SIZE + 4 + below) + 2
+        left, top = i % columns * (side + 4) + 2, i // columns * (side + 4 + below) + 2
         sheet.paste(picture, (left, top))
         if i < len(captions):
-            draw.text((left + SIZE // 2, top + SIZE + 8), captions[i][:26], "#000000", font, anchor="mm")
+            words = captions[i][: side // 5 + 1]
+            draw.text((left + side // 2, top + side + 8), words, "#000000", font, anchor="mm")
     return sheet
 
 

@@ -34,6 +34,7 @@ def files(folder: Path) -> None:
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[35:45, 30:45] = 255
     pictures = {"photo": photo, "painted": once, "one-painted": painted(once, 45, 10, 5, (0, 0, 255)), "mask": mask}
+    pictures["left"] = np.where(np.arange(SIDE) < 20, np.uint8(255), np.zeros((SIDE, SIDE), np.uint8))
     small = photo[::2, ::2].copy()
     pictures |= {"small": small, "small-painted": painted(small)}
     labels = np.random.default_rng(1).integers(0, 5, (4, 8)).repeat(16, 0).repeat(16, 1).astype(np.uint8)

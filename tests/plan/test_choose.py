@@ -76,7 +76,7 @@ def test_what_is_decided_is_done_and_is_what_the_mask_says(monkeypatch, policy, 
     before, after = net.record(x)[0], net.update(recording, region, edited)
     changed = (before != after).any(1)
     assert net.explain(region).decision.whole == dear == bool(net.active_mask(region).all())
-    assert (net._plan_of(region, frozenset()).schedule is None) == dear
+    assert net._plan_of(region, frozenset()).whole == dear
     assert not (changed & ~net.active_mask(region)).any()
     assert bool(changed[0, -1, -1]) == dear
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -55,13 +56,18 @@ def _table(saved: Saved) -> Table:
             "now" if place == current else "undone" if place > current else "",
             str(entry.number),
             Text(printable(entry.facts["edit"])),
-            Text(printable(entry.facts.get("prompt") or "")),
+            Text(printable(_words(entry.facts))),
             f"{entry.facts['region']:.2%}",
             f"{entry.facts['seconds'].get('total', 0.0):.2f}",
             megabytes(entry.nbytes),
             megabytes(entry.facts["bytes_read"]),
         )
     return made
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    """The words of a version, with those of its areas."""
+    return " | ".join([facts.get("prompt") or "", *(area["prompt"] for area in facts.get("areas", ()))])
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import Any, overload
 import torch
 
 from retouch.editing.archive import Progress, silent, version_folder
+from retouch.editing.blend import FADE
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.editor import check_saved
@@ -69,8 +70,8 @@ def _diffusion_facts(manifest: Manifest) -> dict[str, str]:
     settings, recorded = manifest.settings, manifest.versions[0].facts["steps"]
     noise = f"strength {settings['strength']}, guidance {settings['guidance']}, seed {settings['seed']}"
     return {
-        "steps": f"{recorded} recorded of {settings['steps']}, {settings['scheduler']['name']}",
-        "settings": f"{noise}, {_kept(manifest)}",
+        "steps": f"{recorded} recorded of {recorded + settings['first']}, {settings['scheduler']['name']}",
+        "settings": f"{noise}, blend {settings.get('blend', FADE)}, {_kept(manifest)}",
     }
 
 
@@ -170,11 +171,11 @@ class Saved:
 
     def picture(self, entry: Entry) -> str:
         """The file with a version's image."""
-        return str(version_folder(self.folder, entry.number) / PICTURE)
+        return str(version_folder(self.folder, entry.folder) / PICTURE)
 
     def source(self, entry: Entry) -> str:
         """The file with what edits are drawn on."""
-        return str(version_folder(self.folder, entry.number) / (SOURCE if SOURCE in entry.files else PICTURE))
+        return str(version_folder(self.folder, entry.folder) / (SOURCE if SOURCE in entry.files else PICTURE))
 
     def facts(self) -> dict[str, str]:
         """What people want to know of it, line by line."""
@@ -196,7 +197,10 @@ class Saved:
         }
 
     def _version(self, entry: Entry) -> dict[str, Any]:
-        told = {name: entry.facts.get(name) for name in ("edit", "region", "steps", "prompt", "negative")}
+        told = {
+            name: entry.facts.get(name)
+            for name in ("edit", "region", "steps", "prompt", "negative", "class_label", "areas")
+        }
         return {
             "number": entry.number,
             **told,
@@ -238,7 +242,7 @@ def _recorded_editor(
     named, editor = model or settings["model"], settings["editor"]
     if not named:
         raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
-    recorded = {name: editor[name] for name in ("backend", "scheduler", "upsamplings") if name in editor}
+    recorded = {name: editor[name] for name in ("backend", "scheduler", "upsamplings", "vae") if name in editor}
     recorded |= {"policy": Policy(**editor["policy"]), "dtype": WEIGHTS[editor["dtype"]]}
     on_cpu = any(network["backend"] == "cpu" for network in saved.manifest.networks.values())
     place = HOST if device == "auto" and on_cpu else device

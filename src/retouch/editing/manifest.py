@@ -90,6 +90,11 @@ def record(of: Fields) -> Check:
     return lambda found: isinstance(found, dict) and not wrong(found, of)
 
 
+def listed(check: Check) -> Check:
+    """A list whose values all pass the check."""
+    return lambda found: isinstance(found, list) and all(map(check, found))
+
+
 def table(check: Check) -> Check:
     """A mapping whose values all pass the check."""
     return lambda found: isinstance(found, dict) and all(map(check, found.values()))
@@ -119,8 +124,8 @@ def policy_fields(saved: Any) -> dict[str, Any]:
             "does not know; update retouch, or record it again"
         )
     for name, value in given.items():
-        alike = number(value) if isinstance(defaults[name], float) else type(value) is type(defaults[name])
-        if not alike:
+        default = defaults[name]
+        if not (type(value) is type(default) or (number(value) and isinstance(default, float | None))):
             raise ValueError(f"{name} of a policy cannot be {value!r}")
     return asdict(Policy(**given))
 
@@ -140,12 +145,21 @@ def _from_repr(found: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A version: `layers` are its calls by name with their files, `files` their sizes and checksums."""
+    """A version: `layers` are its calls by name with their files, `files` their sizes and checksums.
+
+    revision: how many times its content was replaced by a refinement.
+    """
 
     number: int
     facts: Mapping[str, Any]
     layers: tuple[tuple[str, str], ...]
     files: Mapping[str, Mapping[str, Any]]
+    revision: int = 0
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder with its files."""
+        return folder_name(self.number, self.revision)
 
     @property
     def nbytes(self) -> int:
@@ -173,6 +187,11 @@ class Manifest:
     def numbers(self) -> list[int]:
         """Those of the versions."""
         return [entry.number for entry in self.versions]
+
+    @property
+    def folders(self) -> list[str]:
+        """The names of the folders of the versions."""
+        return [entry.folder for entry in self.versions]
 
     @staticmethod
     def read(folder: Path) -> Manifest:
@@ -214,6 +233,7 @@ _ENTRY: Fields = {
     "facts": record(_FACTS),
     "files": lambda found: table(record(_FILE))(found) and all(map(NAME.fullmatch, found)),
     "layers": lambda found: isinstance(found, list) and all(map(_is_pair, found)),
+    "revision": maybe(whole),
 }
 _SETTINGS: Fields = {
     "model": optional(text),
@@ -226,6 +246,7 @@ _SETTINGS: Fields = {
             "dtype": lambda found: text(found) and found in WEIGHTS,
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
+            "vae": maybe(text),
         }
     ),
 }
@@ -269,7 +290,12 @@ def _entry(found: dict[str, Any]) -> Entry:
     expected = [(name, layer_file(name, place)) for place, (name, _) in enumerate(layers)]
     if missing or list(layers) != expected:
         raise ValueError(f"version {found['number']} lacks {', '.join(sorted(missing)) or 'the names of its layers'}")
-    return Entry(found["number"], found["facts"], layers, found["files"])
+    return Entry(found["number"], found["facts"], layers, found["files"], found.get("revision", 0))
+
+
+def folder_name(number: int, revision: int = 0) -> str:
+    """The folder of a version, of its own for each revision: what is there is not written again."""
+    return f"{number:04d}-{revision}" if revision else f"{number:04d}"
 
 
 def layer_file(name: str, place: int) -> str:

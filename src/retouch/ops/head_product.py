@@ -64,12 +64,13 @@ def reference(
 ) -> None:
     """Rows bounds[b] to bounds[b + 1] times the matrices of sample b.
 
-    a `[rows, heads * d]` through index int32 `[M]` or None, w float32 `[B * d, heads * e]`, bounds int32 `[B + 1]`, out
-    `[rows, heads * e]`. Computed in float32.
+    a `[rows, heads * d]` through index int32 `[M]` or None, w float32 `[B * d, heads * e]`, or `[d, heads * e]` for all
+    samples, bounds int32 `[B + 1]`, out `[rows, heads * e]`. Computed in float32.
     """
     rows = fetch(a, index).float()
     rows = rows.reshape(len(rows), heads, a.shape[1] // heads)
-    matrices = w.reshape(len(bounds) - 1, rows.shape[2], heads, -1)
+    samples, depth = len(bounds) - 1, rows.shape[2]
+    matrices = w.reshape(len(w) // depth, depth, heads, -1).expand(samples, -1, -1, -1)
     parts = [
         torch.einsum("nhd,dhe->nhe", rows[first:last], matrices[b]).flatten(1)
         for b, (first, last) in enumerate(pairwise(bounds.tolist()))
@@ -81,7 +82,7 @@ def _arguments(draw: Draw, dtype: torch.dtype) -> Arguments:
     heads, depth, width = draw.size(8, 1, 3), draw.size(40, 1, 5, 33), draw.size(40, 1, 7, 16, 65)
     counts = draw.counts(120)
     m = sum(counts)
-    w = draw.rows(len(counts) * depth, heads * width)
+    w = draw.rows(draw.choice(len(counts), 1) * depth, heads * width)
     out = draw.target(m, heads * width, draw.output(dtype))
     return *out, draw.rows(m + 3, heads * depth, dtype), draw.index(-1, m + 3, m), w, heads, draw.bounds(*counts)
 

@@ -58,7 +58,7 @@ class Outer(Op):
         if rows is not emitter.active(self.b):
             emitter.clear(sums)
             whole = [emitter.whole([x], x.batch, x.dtype) for x in parts]
-            self._add(emitter, sums, whole, None, Table.all(self.a.rows), 1)
+            self._add(emitter, sums, whole, None, Table.all(rows.total), 1)
         elif rows.complete:
             emitter.clear(sums)
             self._add(emitter, sums, [emitter.access(x, rows)[0] for x in parts], None, rows, 1)
@@ -78,7 +78,8 @@ class Outer(Op):
     def _add(
         self, emitter: Emitter, sums: Slot, factors: list[Operand], index: Table | None, rows: Table, sign: int
     ) -> None:
-        emitter.call("outer_sums", sums, *factors, index, self.heads, emitter.bounds(self.a, rows), sign)
+        a, b = factors
+        emitter.call("outer_sums", sums, a, index, b, index, self.heads, emitter.bounds(self.a, rows), sign)
 
     def work(self, meter: Meter) -> None:
         if not meter.follows((self.a, self.b)):
@@ -100,20 +101,37 @@ class Outer(Op):
         return f"outer[{self.heads} heads]"
 
 
-def reference(sums: Tensor, a: Tensor, b: Tensor, index: Tensor | None, heads: int, bounds: Tensor, sign: int) -> None:
-    """`sums[s, (h, d, e)] += sign * sum of a[m, (h, d)] * b[m, (h, e)]` over rows m = index[n] of both, where n is
-    bounds[s] to bounds[s + 1].
+def reference(
+    sums: Tensor,
+    a: Tensor,
+    a_index: Tensor | None,
+    b: Tensor,
+    b_index: Tensor | None,
+    heads: int,
+    bounds: Tensor,
+    sign: int,
+) -> None:
+    """`sums[s, (h, d, e)] += sign * sum of a[m, (h, d)] * b[m, (h, e)]` over rows m from bounds[s] to bounds[s + 1].
 
-    sums float64 `[B, 2K]`, of which the first K = heads * da * db are used; a `[rows, heads * da]`, b
-    `[rows, heads * db]`, index int32 `[M]` or None, bounds int32 `[B + 1]`.
+    sums float64 `[B, 2K]`, of which the first K = heads * da * db are used; a `[rows, heads * da]` and b
+    `[rows, heads * db]` through indices int32 `[M]` or None; bounds int32 `[B + 1]`.
     """
-    for s, part in enumerate(_products(a, b, index, heads, bounds, torch.float64)):
+    for s, part in enumerate(_products(fetch(a, a_index).double(), fetch(b, b_index).double(), heads, bounds)):
         sums[s, : len(part)] += sign * part
 
 
-def single(sums: Tensor, a: Tensor, b: Tensor, index: Tensor | None, heads: int, bounds: Tensor, sign: int) -> None:
+def single(
+    sums: Tensor,
+    a: Tensor,
+    a_index: Tensor | None,
+    b: Tensor,
+    b_index: Tensor | None,
+    heads: int,
+    bounds: Tensor,
+    sign: int,
+) -> None:
     """The reference with sums float32 `[B, 4K]`: K sums, then what rounding them lost (Knuth's exact addition)."""
-    for s, part in enumerate(_products(a, b, index, heads, bounds, torch.float32)):
+    for s, part in enumerate(_products(fetch(a, a_index).float(), fetch(b, b_index).float(), heads, bounds)):
         total, lost = sums[s, : len(part)], sums[s, len(part) : 2 * len(part)]
         added = sign * part
         found = total + added
@@ -122,10 +140,8 @@ def single(sums: Tensor, a: Tensor, b: Tensor, index: Tensor | None, heads: int,
         total.copy_(found)
 
 
-def _products(
-    a: Tensor, b: Tensor, index: Tensor | None, heads: int, bounds: Tensor, dtype: torch.dtype
-) -> list[Tensor]:
-    left, right = (y.reshape(len(y), heads, y.shape[1] // heads) for y in (fetch(x, index).to(dtype) for x in (a, b)))
+def _products(a: Tensor, b: Tensor, heads: int, bounds: Tensor) -> list[Tensor]:
+    left, right = (x.reshape(len(x), heads, x.shape[1] // heads) for x in (a, b))
     runs = [slice(first, last) for first, last in pairwise(bounds.tolist())]
     return [torch.einsum("nhd,nhe->hde", left[run], right[run]).flatten() for run in runs]
 
@@ -134,14 +150,13 @@ def _arguments(draw: Draw, dtype: torch.dtype) -> Arguments:
     heads, widths = draw.size(8, 1, 3), [draw.size(40, 1, 5, 17, 33) for _ in range(2)]
     counts = draw.counts(200)
     m, sums = sum(counts), draw.matrix(len(counts), 2 * heads * widths[0] * widths[1], dtype=torch.float64)
-    a, b = (draw.rows(m + 1, heads * width, dtype) for width in widths)
-    index = draw.choice(draw.index(0, m + 1, m), None)
-    return sums, a, b, index, heads, draw.bounds(*counts), draw.choice(1, -1)
+    factors = [(draw.rows(m + 1, heads * w, dtype), draw.choice(draw.index(-1, m + 1, m), None)) for w in widths]
+    return sums, *factors[0], *factors[1], heads, draw.bounds(*counts), draw.choice(1, -1)
 
 
 SPEC = KernelSpec(
     "outer_sums",
-    "sums[s, h, d, e] += sign * sum of a[m, h, d] * b[m, h, e] over m = index[n], n from bounds[s] to bounds[s + 1]",
+    "sums[s, h, d, e] += sign * sum of a[a_index[m], h, d] * b[b_index[m], h, e], m from bounds[s] to bounds[s + 1]",
     reference,
     {"heads": _arguments},
     within(1e-12, *FLOATS),

@@ -92,9 +92,13 @@ class Planner:
         saved = self._whole - self.costs.update(run)
         return self.costs.preparing(run) / saved if saved > 0 else math.inf
 
+    def is_whole(self, active: dict[Value, Table], uses: int = 1) -> bool:
+        """Whether everything is computed, by each of `uses` updates."""
+        return uses <= self.break_even(active)
+
     def choose(self, active: dict[Value, Table], uses: int = 1) -> Decision:
         """What `uses` updates for a region do, by their `break_even`, with predictions and reasons."""
-        share, whole = activity.share(self.plan.program, active), uses <= self.break_even(active)
+        share, whole = activity.share(self.plan.program, active), self.is_whole(active, uses)
         sparse_ms = whole_ms = preparing_ms = None
         if self.costs is not None:
             run = self.update(active)

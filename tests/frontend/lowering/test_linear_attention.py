@@ -196,12 +196,22 @@ def test_sums_without_float64_keep_what_rounding_loses():
     a, b, large = noise(50, 8), noise(50, 6, seed=1), 1e4 * noise(50, 8, seed=2)
     sums, exact = torch.zeros(1, 4 * 24), torch.zeros(1, 2 * 24, dtype=torch.float64)
     single = spec.on(torch.float32)
-    single(sums, a, b, None, heads, bounds, 1)
+    single(sums, a, None, b, None, heads, bounds, 1)
     for sign in [1, -1] * 20:
-        single(sums, large * (1 + 0.1 * sign), b, None, heads, bounds, 1)
-        single(sums, large * (1 + 0.1 * sign), b, None, heads, bounds, -1)
-    spec.reference(exact, a, b, None, heads, bounds, 1)
+        single(sums, large * (1 + 0.1 * sign), None, b, None, heads, bounds, 1)
+        single(sums, large * (1 + 0.1 * sign), None, b, None, heads, bounds, -1)
+    spec.reference(exact, a, None, b, None, heads, bounds, 1)
     found, wanted = torch.zeros(1, 24), torch.zeros(1, 24)
     SPECS["fold_mean"].reference(found, sums, None, 1)
     SPECS["fold_mean"].reference(wanted, exact, None, 1)
     assert error(found, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("policy", [EXACT, SHARED, PROBED], ids=["exact", "shared", "probed"])
+@pytest.mark.parametrize("function", [_elu, _apart, _padded])
+def test_recordings_that_are_updated_together_get_what_each_gets_alone(function, policy):
+    net, x, region = compiled(function, policy), noise(1, 3, 16, 12), Region.from_mask(spot(16, 12))
+    edits = [edit(x, spot(16, 12), seed=seed) for seed in (9, 10)]
+    alone = [net.update(net.record(x)[1], region, edited) for edited in edits]
+    together = net.update_many([net.record(x)[1] for _ in edits], region, [((edited,), {}) for edited in edits])
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))

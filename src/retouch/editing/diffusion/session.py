@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,23 +13,48 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
+from retouch.editing.blend import FADE, checked, is_blend
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.areas import WORDS, Area
+from retouch.editing.diffusion.change import NEVER, AreasLike, Asked, Change, Joins, joins
 from retouch.editing.diffusion.denoiser import snapshot_name
+from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
-from retouch.editing.diffusion.redraw import GROWTHS, Change, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.preview import LinearMap, Previews
+from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.images import ImageLike, Pixels, as_mask, as_pixels, difference, from_tensor, threshold_of
-from retouch.editing.manifest import Fields, maybe, number, optional, positive, record, text, whole
+from retouch.editing.diffusion.schedulers import SchedulerError
+from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
+from retouch.editing.images import (
+    Box,
+    ImageLike,
+    Pixels,
+    Strengths,
+    as_pixels,
+    as_strengths,
+    box_of,
+    check_same,
+    difference,
+    from_tensor,
+    threshold_of,
+)
+from retouch.editing.jobs import Job
+from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
+from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
+from retouch.plan.areas import Areas
 from retouch.plan.region import Mask, Region
 from retouch.runtime.store import Store
 
 MASK_STEPS = 4
 """Steps at which an automatic difference mask compares the predictions for two prompts."""
+
+NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
 TEXTS = 16
 """The embeddings of so many pairs of texts are kept."""
@@ -45,8 +72,13 @@ class DiffusionSession(Session):
         "first": whole,
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
+        "blend": maybe(is_blend),
     }
-    saved_facts: ClassVar[Fields] = {"steps": positive, "prompt": optional(text), "negative": optional(text)}
+    saved_facts: ClassVar[Fields] = {
+        "steps": positive, "prompt": optional(text), "negative": optional(text),
+        "class_label": maybe(optional(whole)), "refined": maybe(text), "seed": maybe(whole),
+        "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
+    }  # fmt: skip
 
     def __init__(
         self, model: Model, sampler: Sampler, conditioning: Conditioning, store: Store, settings: dict[str, Any]
@@ -58,7 +90,7 @@ class DiffusionSession(Session):
         self.nets = model.networks(self.size, conditioning)
         self.process = Process(model, self.nets, sampler, self.size, self.first)
         self._opened_with = conditioning
-        self._known: Recent[tuple[str | None, str | None], Conditioning] = Recent(TEXTS)
+        self._known: Recent[tuple[str | None, str | None, int | None], Conditioning] = Recent(TEXTS)
 
     def networks(self) -> dict[str, Incremental]:
         """Denoiser, and encoder and decoder of a latent model."""
@@ -83,13 +115,18 @@ class DiffusionSession(Session):
         """What the current version is conditioned on."""
         if not self.versions:
             return self._opened_with
-        return self._condition(self.version.facts["prompt"], self.version.facts["negative"])
+        return self._recorded_with(self.version)
 
-    def _condition(self, prompt: str | None, negative: str | None) -> Conditioning:
-        if (prompt, negative) == self._opened_with.texts:
+    def _recorded_with(self, version: Version) -> Conditioning:
+        facts = version.facts
+        return self._condition(facts["prompt"], facts["negative"], facts.get("class_label"))
+
+    def _condition(self, prompt: str | None, negative: str | None, class_label: int | None = None) -> Conditioning:
+        asked, guidance = (prompt, negative, class_label), float(self.settings["guidance"])
+        if asked == self._opened_with.asked:
             return self._opened_with
-        guidance = float(self.settings["guidance"])
-        return self._known.get((prompt, negative), lambda: self.model.condition(prompt, negative, guidance, self.size))
+        made = partial(self.model.condition, prompt, negative, guidance, self.size, class_label)
+        return self._known.get(asked, made)
 
     @property
     def threshold(self) -> int:
@@ -98,8 +135,13 @@ class DiffusionSession(Session):
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return self.process.border
+
+    @property
+    def blend(self) -> str:
+        """How results are set into the picture, where an edit does not say it: a name of `editing.blend.BLENDS`."""
+        return str(self.settings.get("blend", FADE))
 
     def latent_mask(self, region: Region) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of the noised image that an edit of this region may change."""
@@ -115,35 +157,43 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
+        areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
 
         image: the current image with strokes, patches or erasures on it, of the session's size. None: the
-            current image, for a change of prompts alone.
+            current image, for a change of what it is conditioned on alone.
         mask: where it was edited; None: where `image` differs from the current one, and for a change of
-            prompts alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
-            arXiv 2210.11427).
-        prompt, negative: new texts; the session keeps them. Only the region follows them.
+            these alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
+            arXiv 2210.11427). A grey mask is the strength at each pixel, as a part of `strength` (Levin and
+            Fried, "Differential Diffusion", arXiv 2306.00950): a position joins at the step that its strength
+            says and is as in the current image until then; where none of the steps is left, it stays. As
+            floats in 0..1, uint8 (255 is white), uint16, bool, or a file.
+        prompt, negative, class_label: new texts, another class; the session keeps them. Only the region follows them.
         strength: how much is redrawn, 0 to 1; None: that of the session.
         max_error: grey levels; when the estimate of the error is above it, more is computed around the region,
             and in the end everything. Each estimate takes one dense denoising step; the first one of a session
             calibrates it on an edit of its own, computed both ways, which takes a dense edit (see `Edited.error`).
         threshold: grey levels; where `image` differs from the current one by no more, it counts as not edited.
             None: 2, as files and colour conversions leave such differences, and 0 under `exact`.
+        areas: parts of the picture with words of their own, each an `Area`, (mask, prompt) or (mask, prompt,
+            negative). Only the rows of an area read its words (see `retouch.editing.diffusion.areas`), all others
+            the session's; where areas overlap the later wins. Without `mask` the edit covers them, too, with the
+            strength that their masks give. They hold for this edit alone.
+        blend: how the result is set into the picture, "fade", "multiband" or "harmonise"; None: that of the session.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
-        nothing changed. Raises ImageError, PipelineError or SchedulerError for bad input; then, and when it
-        is interrupted, the session is as before.
+        nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
+        when it is interrupted, the session is as before.
         """
-        clock = Clock()
-        change = self._change(image, mask, prompt, negative, strength, threshold)
-        if not change.mask.any():
-            return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend)
+        return self._edited(asked, max_error, progress)
 
     @locked
     def inpaint(
@@ -152,17 +202,184 @@ class DiffusionSession(Session):
         *,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
+        areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
 
-        At strength 1 nothing of what was there is kept; below it the filling starts from the old content.
+        At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
+        from the old content.
         """
+        asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, inpaint=True)
+        return self._edited(asked, max_error, progress)
+
+    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
         clock = Clock()
-        change = self._change(None, mask, prompt, negative, strength)
-        return self._run(replace(change, repaint=True), clock, progress, max_error)
+        change = self._change(asked)
+        if not change.mask.any():
+            return Edited(self.image, Region.from_mask(change.mask), clock.total())
+        return self._run(change, clock, progress, max_error)[0]
+
+    def submit(
+        self,
+        image: ImageLike | None = None,
+        *,
+        mask: ImageLike | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        class_label: int | None = None,
+        strength: float | None = None,
+        max_error: float | None = None,
+        threshold: int | None = None,
+        areas: AreasLike = (),
+        blend: str | None = None,
+        inpaint: bool = False,
+        base: int | None = None,
+        refine: float | str | None = ENOUGH,
+        join: bool = True,
+        progress: Progress = silent,
+    ) -> Job[Edited]:
+        """Begin an edit and return: `edit` as a job, or with `inpaint` what `inpaint` does.
+
+        The rest of the arguments are those of `edit`; `progress` is called in another thread.
+
+        base: the number of the version that `image` was drawn on; None: the current one. Only what differs from it
+            was drawn, and goes on whatever picture is the current one when the edit begins.
+        refine: what follows when nothing waits for the device: "off" (or None) nothing, "step" the edit again with
+            more around it, "dense" that, and then everything as the dense model computes it; or grey levels, the same
+            until the estimate of the error is no higher. It takes the place of the edit, in the same version.
+        join: the session's jobs that are not done are cancelled and their strokes made part of this edit: newer ones
+            over older ones, both regions, words and options of the newer where they are given. An edit that is to find
+            its region by words, and one that fills where the other redraws, comes after them instead. With False every
+            edit does.
+
+        Raises what `edit` raises for bad input, OptionError for `refine` and `base`, SessionError when the session is
+        closed, has no picture yet, or too much waits; nothing was begun then.
+        """
+        if inpaint and mask is None:
+            raise OptionError("to inpaint, say with a mask where")
+        stages_of(refine)
+        if image is not None and base is not None:
+            image = self._moved_on(as_pixels(image), base)
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
+        strengths = self._strengths(asked)
+        grey = strengths if strengths.any() else None
+        pixels = self._known_change(replace(asked, mask=grey)).pixels
+        drawn = (pixels != self.pixels).any(-1)
+        asked = replace(asked, image=None, mask=None)
+        drawing = Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
+        return self.start(drawing, join)
+
+    def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
+        """What was drawn on the version of that number, on the current picture."""
+        if not self.versions and base == 0:
+            return drawn
+        found = [version.pixels for version in self.versions if version.number == base]
+        if not found:
+            raise OptionError(f"there is no version {base} to draw on")
+        check_same(found[0], drawn, "pictures")
+        moved: Pixels = np.where(drawn != found[0], drawn, self.pixels)
+        return moved
+
+    @locked
+    def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
+        """What a job computes."""
+        clock, before = Clock(), self.version
+        change = self._change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
+        if not change.mask.any():
+            job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
+            return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
+        edited, calls = self._run(change, clock, drawing.progress, drawing.max_error, job)
+        stages, bound = stages_of(drawing.refining)
+        if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
+            stages = []
+
+        def redrawn(run: Evaluations, grow: Growth) -> Redrawn:
+            return self._redraw(before, change, run, Clock(), grow=grow).result()
+
+        anew = partial(Calls, self.store, before.snapshots, None)
+        return edited, Refinement(
+            self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last
+        )
+
+    @locked
+    def variants(
+        self,
+        count: int,
+        image: ImageLike | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        inpaint: bool = False,
+        mask: ImageLike | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        class_label: int | None = None,
+        strength: float | None = None,
+        threshold: int | None = None,
+        blend: str | None = None,
+        progress: Progress = silent,
+    ) -> Variants:
+        """One edit with `count` seeds, computed together; the session stays as it is until one is chosen.
+
+        Takes the arguments of `edit`, or with `inpaint` those of `inpaint`. The first seed is the session's own, so the
+        first variant is what `edit` makes; the others are those after it, or what `seeds` says, which are `count`.
+        The noise of a seed is seen in the region alone.
+
+        Raises VariantsError, before anything is computed, for fewer than one, for an edit that changes nothing, and
+        when that many do not fit into memory; and what `edit` raises.
+        """
+        chosen = seeds_of(count, seeds, self.settings["seed"])
+        change = self._change(
+            Asked(image, mask, prompt, negative, class_label, strength, threshold, (), blend, inpaint)
+        )
+        if change.areas is not None:
+            raise VariantsError("an edit before this one gave words to areas, which variants under `exact` cannot read")
+        if not change.mask.any():
+            raise VariantsError("nothing is edited, so there is nothing to vary; draw, or give a mask or a prompt")
+        self._check_room(change, count)
+        base, clock = self.version, Clock()
+        redraws = [
+            self._redraw(base, change, Whole(), clock if k == 0 else Clock(), progress if k == 0 else silent)
+            for k in range(count)
+        ]
+        calls = [Calls(self.store, base.snapshots, None) for _ in chosen]
+        found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
+        edit = "inpaint" if inpaint else "edit"
+        facts = self._facts(edit, float(change.mask.mean()), change.start, change.conditioning, clock)
+        region = Region.from_mask(change.mask)
+        made = (Variant(*each, region, facts) for each in zip(chosen, found, calls, strict=True))
+        return Variants(self, base, tuple(made))
+
+    def _check_room(self, change: Change, count: int) -> None:
+        region, nets = Region.from_mask(change.mask), self.networks()
+        demands = {name: net.demand(region) for name, net in nets.items()}
+        last = snapshot_name(change.start)
+        steps = [demands[of] for name, of in self.calls().items() if of != "denoiser" or name >= last]
+        added = sum(demand.added for demand in steps) + sum(t.nbytes for t in self.version.tensors.values())
+        most = max(demands.values(), key=lambda demand: demand.once + count * demand.each)
+        check_room(count, most.once, most.each + added, self.nets.denoiser.backend.device)
+
+    @locked
+    def choose(self, found: Variants, number: int) -> Edited:
+        """Make a variant the version after the one that it was made from, in the place of another one of them.
+
+        Raises VariantsError when there is none of that number, or the session shows another version by now.
+        """
+        variant, before = found[number], self._history
+        self._history = self.versions, found.place_in(self.versions, self.position)
+        try:
+            with self._making() as calls:
+                calls.take(variant.calls)
+                self._put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
+        except BaseException:
+            self._history = before
+            raise
+        found.chosen = self.version.number
+        return variant.edited
 
     @locked
     def reference(
@@ -172,8 +389,11 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         inpaint: bool = False,
+        areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
@@ -182,32 +402,70 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = replace(self._change(image, mask, prompt, negative, strength, 0), repaint=inpaint)
+        change = self._change(Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint))
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
-    def _change(
-        self,
-        image: ImageLike | None,
-        mask: ImageLike | None,
-        prompt: str | None,
-        negative: str | None,
-        strength: float | None,
-        threshold: int | None = None,
-    ) -> Change:
-        current, old = self.pixels, self.conditioning
-        texts = (old.prompt if prompt is None else prompt, old.negative if negative is None else negative)
-        conditioning, start = self._condition(*texts), self._start(strength)
-        drawn = current if image is None else as_pixels(image)
-        changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        if mask is not None:
-            changed = as_mask(mask, self.size)
-        elif not changed.any() and texts != old.texts:
-            changed = self._difference_mask(conditioning)
-        return Change(np.where(changed[..., None], drawn, current), changed, conditioning, start)
+    def _change(self, asked: Asked) -> Change:
+        change = self._known_change(asked)
+        if change.steps or change.conditioning.asked == self.conditioning.asked:
+            return change
+        found = self._difference_mask(change.conditioning)
+        return replace(change, joins=self._joins(found.astype(float), asked.strength))
 
-    def _start(self, strength: float | None) -> int:
-        start = self.sampler.start(self.settings["strength"] if strength is None else strength)
+    def _known_change(self, asked: Asked) -> Change:
+        """The change as far as no network is needed for it; none of it joins where that is for the words to say."""
+        old, pixels = self.conditioning, self.pixels
+        conditioning = self._condition(
+            old.prompt if asked.prompt is None else asked.prompt,
+            old.negative if asked.negative is None else asked.negative,
+            old.class_label if asked.class_label is None else asked.class_label,
+        )
+        found = self._joins(self._strengths(asked), asked.strength)
+        if asked.image is not None:
+            pixels = np.where((found < NEVER)[..., None], as_pixels(asked.image), pixels)
+        areas = tuple(map(Area.of, asked.areas))
+        words = tuple(area.texts for area in areas)
+        blend = checked(self.blend if asked.blend is None else asked.blend)
+        return Change(pixels, found, conditioning, blend, asked.inpaint, self._areas(conditioning, areas), words)
+
+    def _strengths(self, asked: Asked) -> Strengths:
+        """Shares of the strength by pixel: the mask's, or those of areas and white where the picture was drawn on."""
+        if asked.mask is not None:
+            return as_strengths(asked.mask, self.size)
+        drawn = self.pixels if asked.image is None else as_pixels(asked.image)
+        threshold = self.threshold if asked.threshold is None else asked.threshold
+        found: Strengths = difference(self.pixels, drawn, threshold).astype(float)
+        for area in map(Area.of, asked.areas):
+            part = as_strengths(area.mask, self.size)
+            found = np.where(part > 0, part, found)
+        return found
+
+    def _areas(self, conditioning: Conditioning, areas: Sequence[Area]) -> Areas | None:
+        """Areas as the network reads them."""
+        regions = [Region.from_mask(as_strengths(area.mask, self.size) > 0) for area in areas]
+        old, label = conditioning.negative, conditioning.class_label
+        found = [self._condition(area.prompt, old if area.negative is None else area.negative, label) for area in areas]
+        if not areas and self.policy.exact and any(v.facts.get("areas") for v in self.versions[: self.position + 1]):
+            # An empty area, so that rows which read the texts of others are computed again.
+            regions, found = [Region.from_mask(np.zeros(self.size, np.bool_))], [conditioning]
+        texts = (dict(each.inputs)[WORDS] for each in found)
+        return Areas(WORDS, tuple(regions), tuple(texts)) if found else None
+
+    def _joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
+        """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any."""
+        most = self.settings["strength"] if strength is None else strength
+        self._start(most)
+        found, brightest = joins(strengths, most, self.sampler.start), strengths.max()
+        if brightest and not (found < NEVER).any():
+            raise SchedulerError(
+                f"the brightest value of the mask, {brightest:.2g} of white, leaves none of {self.sampler.steps} steps "
+                f"at a strength of {most:g}; white is 1.0, 255 or True"
+            )
+        return found
+
+    def _start(self, strength: float) -> int:
+        start = self.sampler.start(strength)
         if start < self.first:
             raise PipelineError(
                 f"a strength of {strength:g} needs steps that were not recorded; this session was opened with "
@@ -215,11 +473,14 @@ class DiffusionSession(Session):
             )
         return start
 
-    def _run(self, change: Change, clock: Clock, progress: Progress, max_error: float | None) -> Edited:
-        region = Region.from_mask(change.mask)
+    def _run(
+        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
+    ) -> tuple[Edited, Calls]:
+        region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
             with self._making() as calls:
-                found = self._redraw(self.version, change, calls, clock, progress, grow).result()
+                told = {} if job is None else {"after_step": self._previews(job, change, box, calls)}
+                found = self._redraw(self.version, change, calls, clock, progress, grow, **told).result()
                 if max_error is not None and grow is not GROWTHS[-1]:
                     with clock.of("estimate"):
                         too_far = found.check is not None and found.check.error > max_error
@@ -228,9 +489,13 @@ class DiffusionSession(Session):
                 with clock.of("store"):
                     edit = "inpaint" if change.repaint else "edit"
                     facts = self._facts(edit, region.fraction, change.start, change.conditioning, clock)
+                    facts |= {"areas": [*change.words]} if change.words else {}
                     self._put(calls, found.tensors(), facts)
                 break
-        return Edited(self.image, region, clock.total(), found.check)
+        if job is not None:
+            steps = len(self.sampler) - change.start
+            job.show("result", self.version.number, box, found.pixels[box].copy(), (steps, steps), calls)
+        return Edited(self.image, region, clock.total(), found.check), calls
 
     def _redraw(
         self,
@@ -240,13 +505,23 @@ class DiffusionSession(Session):
         clock: Clock,
         progress: Progress = silent,
         grow: Growth = GROWTHS[0],
+        after_step: AfterStep = lambda *_: None,
     ) -> Redraw:
         original = self.versions[0].tensors
-        return Redraw(self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow)
+        return Redraw(
+            self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow, after_step
+        )
+
+    def _previews(self, job: Job[Edited], change: Change, box: Box, calls: Calls) -> Previews:
+        return Previews(job, self.process, self._colours, change, self.pixels, box, self._next, calls)
+
+    @cached_property
+    def _colours(self) -> LinearMap:
+        first = self.versions[0].tensors
+        return LinearMap.fitted(first["latents"][-1:], first["image"].numpy())
 
     # The estimate of the error
 
-    @locked
     def calibration(self) -> Calibration:
         """What a disagreement between an update and the dense model stands for, under this model and policy.
 
@@ -258,14 +533,15 @@ class DiffusionSession(Session):
         if self.settings["model"] in FITTED:
             return FITTED[self.settings["model"]]
         if "calibration" not in self.settings:
-            self.settings["calibration"] = asdict(self._measured())
+            measured = asdict(self._measured())
+            with self.lock:
+                self.settings["calibration"] = measured
         return Calibration(**self.settings["calibration"])
 
     def _measured(self) -> Calibration:
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
-        conditioning = self._condition(first.facts["prompt"], first.facts["negative"])
-        change = Change(pixels, mask, conditioning, self._start(None))
+        change = Change(pixels, self._joins(mask.astype(float)), self._recorded_with(first), self.blend)
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
@@ -360,5 +636,6 @@ class DiffusionSession(Session):
             "steps": len(self.sampler) - start,
             "prompt": conditioning.prompt,
             "negative": conditioning.negative,
+            "class_label": conditioning.class_label,
             "seconds": clock.total(),
         }

@@ -42,7 +42,8 @@ struct Product {
       return;
     }
     const In* a = reinterpret_cast<const In*>(p.a.data) + line * p.a.ld;
-    const float* w = reinterpret_cast<const float*>(p.w.data) + sample * depth * p.w.ld;
+    const float* w = reinterpret_cast<const float*>(p.w.data);
+    if (p.w.rows > depth) w += sample * depth * p.w.ld; // else one matrix for all samples
     for (int64_t h = 0; h < p.heads; ++h)
       for (int64_t j = 0; j < width; j += strip_vectors * lanes)
         strip(a + h * depth, w + h * width + j, out + h * width + j,
@@ -96,7 +97,8 @@ void call_head_product(const Rows& out, const Index* out_index, const Rows& a, c
   int64_t m = count_rows(out, out_index), samples = check_bounds(bounds, "head_product");
   check_same(bounds.table.data[samples], m, "rows in bounds");
   check_same(out.m.channels, w.m.channels, "channels of out");
-  check_same(w.m.rows, samples * (a.m.channels / heads), "rows of w");
+  int64_t depth = a.m.channels / heads;
+  if (w.m.rows != depth) check_same(w.m.rows, samples * depth, "rows of w");
   HeadProductArgs args{out.m,
                        a.m,
                        w.m,

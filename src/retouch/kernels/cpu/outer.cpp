@@ -25,11 +25,11 @@ void sum_part(const OuterSumsArgs& c, int64_t sample, int64_t left, int64_t heig
               int64_t width, double* out, int64_t stride) {
   double sums[tall][wide] = {};
   for (int64_t m = c.bounds[sample]; m < c.bounds[sample + 1]; ++m) {
-    int64_t line = c.index ? c.index[m] : m;
-    if (line < 0) continue;
+    int64_t p = c.a_index ? c.a_index[m] : m, q = c.b_index ? c.b_index[m] : m;
+    if (p < 0 || q < 0) continue;
     double b[wide];
-    const T* a = reinterpret_cast<const T*>(c.a.data) + line * c.a.ld + left;
-    to_double(reinterpret_cast<const T*>(c.b.data) + line * c.b.ld + right, width, b);
+    const T* a = reinterpret_cast<const T*>(c.a.data) + p * c.a.ld + left;
+    to_double(reinterpret_cast<const T*>(c.b.data) + q * c.b.ld + right, width, b);
     for (int i = 0; i < tall && i < height; ++i) {
       double factor = to_float(a[i]);
       for (int j = 0; j < wide; ++j) sums[i][j] += factor * b[j];
@@ -67,8 +67,8 @@ using namespace nb::literals;
 
 namespace {
 
-void call_outer_sums(const Rows& sums, const Rows& a, const Rows& b, const Index* index,
-                     int64_t heads, const Index& bounds, double sign) {
+void call_outer_sums(const Rows& sums, const Rows& a, const Index* a_index, const Rows& b,
+                     const Index* b_index, int64_t heads, const Index& bounds, double sign) {
   check_dtype(sums, {DType::f64}, "sums");
   check_float(a, "a");
   if (b.m.dtype != a.m.dtype) bad_type("outer_sums: a and b must have one dtype");
@@ -78,9 +78,9 @@ void call_outer_sums(const Rows& sums, const Rows& a, const Rows& b, const Index
   int64_t samples = check_bounds(bounds, "outer_sums"), m = bounds.table.data[samples];
   check_same(sums.m.rows, samples, "rows of sums");
   check_same(sums.m.channels, 2 * (a.m.channels / heads) * b.m.channels, "channels of sums");
-  check_gather(b, index, m, 1, "index");
-  OuterSumsArgs args{sums.m, a.m,     b.m, check_gather(a, index, m, 1, "index"), bounds.table.data,
-                     heads,  samples, sign};
+  const int32_t* p = check_gather(a, a_index, m, 1, "a_index");
+  const int32_t* q = check_gather(b, b_index, m, 1, "b_index");
+  OuterSumsArgs args{sums.m, a.m, b.m, p, q, bounds.table.data, heads, samples, sign};
   if (!a.m.channels || !b.m.channels) return;
   launch(kernels().outer_sums, args);
 }
@@ -88,8 +88,8 @@ void call_outer_sums(const Rows& sums, const Rows& a, const Rows& b, const Index
 } // namespace
 
 void bind_outer_sums(nb::module_& m) {
-  m.def("outer_sums", &call_outer_sums, "sums"_a, "a"_a, "b"_a, "index"_a.none(), "heads"_a,
-        "bounds"_a, "sign"_a = 1.0);
+  m.def("outer_sums", &call_outer_sums, "sums"_a, "a"_a, "a_index"_a.none(), "b"_a,
+        "b_index"_a.none(), "heads"_a, "bounds"_a, "sign"_a = 1.0);
 }
 
 } // namespace retouch

@@ -134,7 +134,7 @@ struct ChannelSumsArgs {
 
 struct OuterSumsArgs {
   Matrix sums, a, b;
-  const int32_t *index, *bounds;
+  const int32_t *a_index, *b_index, *bounds;
   int64_t heads, samples;
   double sign;
 };

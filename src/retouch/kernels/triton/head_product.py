@@ -13,10 +13,10 @@ from retouch.kernels.triton.expression import look_up, store
 
 @triton.jit
 def head_product_kernel(
-    out, out_stride, out_index, a, a_stride, index, w, w_stride, bounds, D, E,
+    out, out_stride, out_index, a, a_stride, index, w, w_stride, step, bounds, D, E,
     PRECISION: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
 ):  # fmt: skip
-    """One program computes BM rows and BE columns of one head of one sample."""
+    """One program computes BM rows and BE columns of one head of one sample; its matrix begins at w[sample * step]."""
     panels = tl.cdiv(E, BE)
     head, sample = tl.program_id(1) // panels, tl.program_id(2)
     first, last = tl.load(bounds + sample) + tl.program_id(0) * BM, tl.load(bounds + sample + 1)
@@ -31,7 +31,7 @@ def head_product_kernel(
     for part in range(0, D, BD):
         d = part + tl.arange(0, BD)
         x = tl.load(a + row[:, None] * a_stride + (head * D + d)[None, :], mask=valid & (d < D)[None, :], other=0.0)
-        y = tl.load(w + (sample * D + d)[:, None] * w_stride + (head * E + e)[None, :],
+        y = tl.load(w + (sample * step + d)[:, None] * w_stride + (head * E + e)[None, :],
                     mask=(d < D)[:, None] & (e < E)[None, :], other=0.0)  # fmt: skip
         acc = tl.dot(x.to(tl.float32), y, acc, input_precision=PRECISION)
     store(out, out_stride, out_index, m, head * E + e, here[:, None] & (e < E)[None, :], acc)
@@ -42,7 +42,7 @@ def head_product(
 ) -> None:
     """See `retouch.ops.head_product.reference`."""
     samples, d, e = len(bounds) - 1, a.shape[1] // heads, w.shape[1] // heads
-    if a.shape[1] % heads or w.shape[1] % heads or len(w) != samples * d:
+    if a.shape[1] % heads or w.shape[1] % heads or len(w) not in (d, samples * d):
         raise ValueError(f"matrices {list(w.shape)} for {a.shape[1]} channels and {samples} samples: {heads} heads?")
     most = len(a) if index is None else len(index)
     if most == 0:
@@ -50,6 +50,6 @@ def head_product(
     depth, width = (min(64, max(16, triton.next_power_of_2(n))) for n in (d, e))
     grid = triton.cdiv(most, 32), heads * triton.cdiv(e, width), samples
     head_product_kernel[grid](
-        out, out.stride(0), out_index, a, a.stride(0), index, w, w.stride(0), bounds, d, e,
+        out, out.stride(0), out_index, a, a.stride(0), index, w, w.stride(0), d if len(w) > d else 0, bounds, d, e,
         PRECISION=tiles.precision(), BM=32, BD=min(32, depth), BE=width,
     )  # fmt: skip
