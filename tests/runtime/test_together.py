@@ -5,15 +5,15 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from networks import TEXT, case, compiled, edits, record, update
-from retouch import InputError, Policy, Region, models
+from networks import TEXT, Case, case, compiled, edits, record, update
+from retouch import InputError, Policy, Region, compile, models
 from retouch.ops.dense import Dense
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.together import Together
 from retouch.runtime.store import Store
-from support import EXACT, PROBED, SHARED
+from support import EXACT, PROBED, SHARED, fill, noise, spot
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -81,6 +81,35 @@ def test_recordings_of_their_own_with_words_of_their_own(name, policy):
     assert net._last.schedule.bases == (0, 1, 0)
     check(net, after, mask, [each.edited(mask, seed=50) for each in cases])
     assert net._last.schedule.bases == (0, 1, 2)
+
+
+class Linear(nn.Module):
+    """Linear attention: sums of outer products over the map, kept like statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.qkv, self.last = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 24, 1),
+            nn.Conv2d(8, 4, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        q, k, v = (part.flatten(2).mT for part in self.qkv(x).chunk(3, 1))
+        y = q.relu() @ (k.relu().mT @ v)
+        return self.last(x + y.mT.view_as(x))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("policy", [SHARED, PROBED, EXACT], ids=lambda p: p.name)
+def test_linear_attention(policy, batch):
+    x, mask = noise(batch, 3, 16, 16), spot(16, 16)
+    net = compile(fill(Linear()), (x,), policy=policy, backend="cpu")
+    snapshot = Snapshot.of(net.record(x)[1], Store())
+    cases = [Case(net.module, (torch.where(mask, noise(batch, 3, 16, 16, seed=k), x),), {}, (16, 16)) for k in (1, 2)]
+    check(net, [snapshot] * 2, mask, cases)
+    assert net._last is not None
 
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet", "sd3"])
