@@ -278,7 +278,17 @@ def test_classes_are_named(folder):
     recorded = edit(*options, "--class-label", 1)
     assert recorded.exit_code == 0, recorded.output
     save_png(painted(np.zeros((32, 32, 3), np.uint8), colour=(255,) * 3), Path("mask.png"))
-    other = edit("--session", "s", "--class-label", 2, "--mask", "mask.png", original="out.png", edited="out.png")
+    other = edit(
+        "--session",
+        "s",
+        "--class-label",
+        2,
+        "--mask",
+        "mask.png",
+        original="out.png",
+        edited="out.png",
+        output="two.png",
+    )
     assert other.exit_code == 0, other.output
     found = json.loads(run("info", "s", "--json").stdout)
     assert [version["class_label"] for version in found["versions"]] == [1, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,13 @@ def unet() -> dict[str, Any]:
 
 
 def pipe() -> dict[str, Any]:
-    """A small pipeline with random weights."""
-    return {"pipe": pipelines.pipeline("sd")}
+    """A small pipeline with random weights, whose parts may be replaced."""
+    return {"pipe": copy.copy(pipelines.pipeline("sd"))}
 
 
-GIVENS: dict[str, Callable[[], dict[str, Any]]] = {"unet": unet, "pipe": pipe}
+def vae() -> dict[str, Any]:
+    """A small autoencoder for that pipeline."""
+    return {"vae": pipelines.tiny_vae()}
+
+
+GIVENS: dict[str, Callable[[], dict[str, Any]]] = {"unet": unet, "pipe": pipe, "vae": vae}

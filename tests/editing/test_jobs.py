@@ -14,7 +14,7 @@ from editing.live import WAIT, Gate, session
 from pipelines import painted, picture
 from retouch import ImageError, OptionError, SchedulerError, SessionError
 from retouch.editing.calls import Calls
-from retouch.editing.diffusion.change import Asked
+from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.jobs import Job, Task
 from retouch.editing.worker import MOST, Worker

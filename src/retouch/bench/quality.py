@@ -71,11 +71,11 @@ PROMPTS = (
 SUMMARY = [
     Column("method", "method"),
     Column("psnr_inside", "dB", "{:.1f}".format),
-    Column("worst_tenth_db", "worst\ntenth", "{:.1f}".format),
+    Column("worst_tenth_db", "worst\ntenth", "{:.1f}".format, below=True),
     Column("ssim_inside", "SSIM", "{:.4f}".format),
     Column("lpips_inside", "LPIPS", "{:.4f}".format),
     Column("psnr", "image\ndB", "{:.1f}".format),
-    Column("lpips", "image\nLPIPS", "{:.4f}".format),
+    Column("lpips", "image\nLPIPS", "{:.4f}".format, below=True),
     Column("seam", "seam", "{:.2f}".format),
     Column("seconds", "ms", lambda seconds: f"{seconds * 1e3:.0f}"),
     Column("macs", "GMAC\nshare", "{:.1%}".format),

@@ -228,33 +228,32 @@ def _pixels(image: ImageLike, ground: int) -> Pixels:
     raise ImageError(f"a picture is a path, a Pillow image, an array or a tensor, not {type(image).__name__}")
 
 
-def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """ImageError with the name of the file for whatever happens while it is read."""
     try:
-        with path.open("rb") as file, _opened(file) as image:
-            return convert(image)
+        yield
     except FileNotFoundError as error:
         raise ImageError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image in a format that Pillow reads") from error
-    except ImageError as error:
-        raise ImageError(f"cannot read {path}: {error}") from error
     # Readers of headers let through whatever they meet in a broken file.
     except Exception as error:
         raise ImageError(f"cannot read {path}: {_reason(error)}") from error
 
 
+def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    with _reading(path), path.open("rb") as file, _opened(file) as image:
+        return convert(image)
+
+
 def _from_array_file(path: Path) -> npt.NDArray[Any]:
     """The array in an .npy file; what would run code is refused."""
-    try:
+    with _reading(path):
         # Mapped, so that a header that lies about the size reserves no memory.
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError as error:
-        raise ImageError(f"there is no file {path}") from error
-    # As for pictures.
-    except Exception as error:
-        raise ImageError(f"cannot read {path}: {_reason(error)}") from error
-    if array.size > MAX_PIXELS:
-        raise ImageError(f"cannot read {path}: it has more than {MAX_PIXELS} pixels")
+        if array.size > MAX_PIXELS:
+            raise ImageError(f"it has more than {MAX_PIXELS} pixels")
     return array
 
 

@@ -80,7 +80,7 @@ def _balanced(name: str) -> Policy:
 
 
 def _upscaler_policy(name: str) -> Policy:
-    return next((Policy.named(made.policy) for known, made in PRETRAINED.items() if known == name), _balanced(name))
+    return Policy.named(PRETRAINED[name].policy) if name in PRETRAINED else _balanced(name)
 
 
 KINDS: Mapping[str, Kind] = {

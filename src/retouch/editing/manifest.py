@@ -268,8 +268,8 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     """From the content of a file. ValueError naming what cannot be in it."""
     bad = [*wrong(body, _BODY), *(body.keys() - _BODY.keys())]
     if bad:
-        parts = [name for name in bad if isinstance(body.get(name), dict)]
-        inside = [f"{name}: {each}" for name in parts for each in wrong(body[name], _PARTS.get(name, {}))]
+        settings = body.get("settings")
+        inside = [f"settings: {each}" for each in wrong(settings, _SETTINGS)] if isinstance(settings, dict) else []
         raise ValueError(f"no session has such {', '.join(inside or bad)}")
     entries = tuple(_entry(each) for each in body["versions"])
     numbers = [entry.number for entry in entries]
@@ -279,9 +279,6 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     editor = body["settings"]["editor"]
     settings = {**body["settings"], "editor": {**editor, "policy": policy_fields(editor["policy"])}}
     return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"])
-
-
-_PARTS: Mapping[str, Fields] = {"settings": _SETTINGS}
 
 
 def _entry(found: dict[str, Any]) -> Entry:

@@ -1,20 +1,18 @@
-"""What is asked of an edit of a diffusion session, what it comes to, and when each of its pixels joins."""
+"""What an edit of a diffusion session comes to, and when each of its pixels joins."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from retouch.editing.diffusion.areas import Area
 from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.schedulers import SchedulerError
-from retouch.editing.images import ImageLike, Pixels, Strengths
+from retouch.editing.images import Pixels, Strengths
 from retouch.plan.areas import Areas
 from retouch.plan.region import Mask
 
@@ -25,31 +23,6 @@ NEVER = np.iinfo(np.int32).max
 
 SLACK = 1e-7
 """A mask in float32 has no more digits: 0.7 of 10 steps is 7 steps."""
-
-
-AreasLike = Sequence[Area | tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of an edit, as `DiffusionSession.edit` takes it; None: as the session has it."""
-
-    image: ImageLike | None = None
-    mask: ImageLike | None = None
-    prompt: str | None = None
-    negative: str | None = None
-    class_label: int | None = None
-    strength: float | None = None
-    threshold: int | None = None
-    areas: AreasLike = ()
-    blend: str | None = None
-    inpaint: bool = False
-
-    def over(self, older: Asked) -> Asked:
-        """What is given here, or else by an older one; areas of both, these over the older."""
-        fields = ("prompt", "negative", "class_label", "strength", "blend")
-        left = {name: getattr(older, name) for name in fields if getattr(self, name) is None}
-        return replace(self, **left, areas=(*older.areas, *self.areas))
 
 
 @dataclass(frozen=True)

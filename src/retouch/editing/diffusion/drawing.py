@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from retouch.editing.archive import Progress
-from retouch.editing.diffusion.change import Asked
+from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.refine import Refinement
 from retouch.editing.images import Pixels, Strengths
 from retouch.editing.jobs import Job, Task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -13,46 +13,29 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
-from retouch.editing.blend import FADE, checked, is_blend
+from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
-from retouch.editing.diffusion.areas import WORDS, Area
-from retouch.editing.diffusion.change import NEVER, AreasLike, Asked, Change, Joins, joins
+from retouch.editing.diffusion.asked import AreasLike, Asked, Current
+from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
-from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
+from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
+from retouch.editing.diffusion.recorder import Recorder
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
-from retouch.editing.images import (
-    Box,
-    ImageLike,
-    Pixels,
-    Strengths,
-    as_pixels,
-    as_strengths,
-    box_of,
-    check_same,
-    difference,
-    from_tensor,
-    threshold_of,
-)
+from retouch.editing.images import Box, ImageLike, Pixels, as_pixels, box_of, check_same, from_tensor, threshold_of
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
-from retouch.ir.geometry import Grid
-from retouch.plan.areas import Areas
-from retouch.plan.region import Mask, Region
+from retouch.plan.region import Region
 from retouch.runtime.store import Store
-
-MASK_STEPS = 4
-"""Steps at which an automatic difference mask compares the predictions for two prompts."""
 
 NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
@@ -219,7 +202,7 @@ class DiffusionSession(Session):
 
     def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
         clock = Clock()
-        change = self._change(asked)
+        change = self._current().change(asked)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
         return self._run(change, clock, progress, max_error)[0]
@@ -263,16 +246,24 @@ class DiffusionSession(Session):
         if inpaint and mask is None:
             raise OptionError("to inpaint, say with a mask where")
         stages_of(refine)
-        if image is not None and base is not None:
-            image = self._moved_on(as_pixels(image), base)
-        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
-        strengths = self._strengths(asked)
-        grey = strengths if strengths.any() else None
-        pixels = self._known_change(replace(asked, mask=grey)).pixels
-        drawn = (pixels != self.pixels).any(-1)
-        asked = replace(asked, image=None, mask=None)
-        drawing = Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
+        picture = None if image is None else as_pixels(image)
+        asked = Asked(picture, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
+        drawing = self.at_once(lambda: self._drawing(asked, base, max_error, refine, progress))
         return self.start(drawing, join)
+
+    def _drawing(
+        self, asked: Asked, base: int | None, max_error: float | None, refine: float | str | None, progress: Progress
+    ) -> Drawing:
+        """An edit apart from the current picture."""
+        if asked.image is not None and base is not None:
+            asked = replace(asked, image=self._moved_on(as_pixels(asked.image), base))
+        current = self._current()
+        strengths = current.strengths(asked)
+        grey = strengths if strengths.any() else None
+        pixels = current.known(replace(asked, mask=grey)).pixels
+        drawn = (pixels != current.pixels).any(-1)
+        asked = replace(asked, image=None, mask=None)
+        return Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
 
     def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
         """What was drawn on the version of that number, on the current picture."""
@@ -289,7 +280,7 @@ class DiffusionSession(Session):
     def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
         """What a job computes."""
         clock, before = Clock(), self.version
-        change = self._change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
+        change = self._current().change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
         if not change.mask.any():
             job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
             return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
@@ -297,6 +288,8 @@ class DiffusionSession(Session):
         stages, bound = stages_of(drawing.refining)
         if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
             stages = []
+        if not stages:
+            return edited, None
 
         def redrawn(run: Evaluations, grow: Growth) -> Redrawn:
             return self._redraw(before, change, run, Clock(), grow=grow).result()
@@ -333,7 +326,7 @@ class DiffusionSession(Session):
         when that many do not fit into memory; and what `edit` raises.
         """
         chosen = seeds_of(count, seeds, self.settings["seed"])
-        change = self._change(
+        change = self._current().change(
             Asked(image, mask, prompt, negative, class_label, strength, threshold, (), blend, inpaint)
         )
         if change.areas is not None:
@@ -341,16 +334,14 @@ class DiffusionSession(Session):
         if not change.mask.any():
             raise VariantsError("nothing is edited, so there is nothing to vary; draw, or give a mask or a prompt")
         self._check_room(change, count)
-        base, clock = self.version, Clock()
-        redraws = [
-            self._redraw(base, change, Whole(), clock if k == 0 else Clock(), progress if k == 0 else silent)
-            for k in range(count)
-        ]
+        self.worker.stop_refining(self)  # which would replace the version that they are made from
+        base, clocks, told = self.version, [Clock() for _ in chosen], [progress, *[silent] * (count - 1)]
+        redraws = [self._redraw(base, change, Whole(), *each) for each in zip(clocks, told, strict=True)]
         calls = [Calls(self.store, base.snapshots, None) for _ in chosen]
-        found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
-        edit = "inpaint" if inpaint else "edit"
-        facts = self._facts(edit, float(change.mask.mean()), change.start, change.conditioning, clock)
-        region = Region.from_mask(change.mask)
+        with self.worker.claimed():
+            found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
+        region, edit = Region.from_mask(change.mask), "inpaint" if inpaint else "edit"
+        facts = self._facts(edit, region.fraction, change.start, change.conditioning, clocks[0])
         made = (Variant(*each, region, facts) for each in zip(chosen, found, calls, strict=True))
         return Variants(self, base, tuple(made))
 
@@ -402,76 +393,20 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = self._change(Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint))
+        change = self._current().change(
+            Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint)
+        )
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
-    def _change(self, asked: Asked) -> Change:
-        change = self._known_change(asked)
-        if change.steps or change.conditioning.asked == self.conditioning.asked:
-            return change
-        found = self._difference_mask(change.conditioning)
-        return replace(change, joins=self._joins(found.astype(float), asked.strength))
-
-    def _known_change(self, asked: Asked) -> Change:
-        """The change as far as no network is needed for it; none of it joins where that is for the words to say."""
-        old, pixels = self.conditioning, self.pixels
-        conditioning = self._condition(
-            old.prompt if asked.prompt is None else asked.prompt,
-            old.negative if asked.negative is None else asked.negative,
-            old.class_label if asked.class_label is None else asked.class_label,
+    def _current(self) -> Current:
+        """The current version, as edits are asked of it."""
+        had_areas = any(version.facts.get("areas") for version in self.versions[: self.position + 1])
+        latents = self.version.tensors["latents"] if self.versions else None
+        strength = float(self.settings["strength"])
+        return Current(
+            self.process, self.pixels, latents, self.conditioning, self._condition, strength, self.blend, had_areas
         )
-        found = self._joins(self._strengths(asked), asked.strength)
-        if asked.image is not None:
-            pixels = np.where((found < NEVER)[..., None], as_pixels(asked.image), pixels)
-        areas = tuple(map(Area.of, asked.areas))
-        words = tuple(area.texts for area in areas)
-        blend = checked(self.blend if asked.blend is None else asked.blend)
-        return Change(pixels, found, conditioning, blend, asked.inpaint, self._areas(conditioning, areas), words)
-
-    def _strengths(self, asked: Asked) -> Strengths:
-        """Shares of the strength by pixel: the mask's, or those of areas and white where the picture was drawn on."""
-        if asked.mask is not None:
-            return as_strengths(asked.mask, self.size)
-        drawn = self.pixels if asked.image is None else as_pixels(asked.image)
-        threshold = self.threshold if asked.threshold is None else asked.threshold
-        found: Strengths = difference(self.pixels, drawn, threshold).astype(float)
-        for area in map(Area.of, asked.areas):
-            part = as_strengths(area.mask, self.size)
-            found = np.where(part > 0, part, found)
-        return found
-
-    def _areas(self, conditioning: Conditioning, areas: Sequence[Area]) -> Areas | None:
-        """Areas as the network reads them."""
-        regions = [Region.from_mask(as_strengths(area.mask, self.size) > 0) for area in areas]
-        old, label = conditioning.negative, conditioning.class_label
-        found = [self._condition(area.prompt, old if area.negative is None else area.negative, label) for area in areas]
-        if not areas and self.policy.exact and any(v.facts.get("areas") for v in self.versions[: self.position + 1]):
-            # An empty area, so that rows which read the texts of others are computed again.
-            regions, found = [Region.from_mask(np.zeros(self.size, np.bool_))], [conditioning]
-        texts = (dict(each.inputs)[WORDS] for each in found)
-        return Areas(WORDS, tuple(regions), tuple(texts)) if found else None
-
-    def _joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
-        """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any."""
-        most = self.settings["strength"] if strength is None else strength
-        self._start(most)
-        found, brightest = joins(strengths, most, self.sampler.start), strengths.max()
-        if brightest and not (found < NEVER).any():
-            raise SchedulerError(
-                f"the brightest value of the mask, {brightest:.2g} of white, leaves none of {self.sampler.steps} steps "
-                f"at a strength of {most:g}; white is 1.0, 255 or True"
-            )
-        return found
-
-    def _start(self, strength: float) -> int:
-        start = self.sampler.start(strength)
-        if start < self.first:
-            raise PipelineError(
-                f"a strength of {strength:g} needs steps that were not recorded; this session was opened with "
-                f"a strength of {self.settings['strength']:g}, open it again with a higher one"
-            )
-        return start
 
     def _run(
         self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
@@ -541,7 +476,7 @@ class DiffusionSession(Session):
     def _measured(self) -> Calibration:
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
-        change = Change(pixels, self._joins(mask.astype(float)), self._recorded_with(first), self.blend)
+        change = Change(pixels, self._current().joins(mask.astype(float)), self._recorded_with(first), self.blend)
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
@@ -558,76 +493,23 @@ class DiffusionSession(Session):
         """Calls from the original that no version keeps."""
         return Calls(self.store, self.versions[0].snapshots, None)
 
-    def _difference_mask(self, conditioning: Conditioning) -> Mask:
-        """Where the predictions for the session's texts and for others differ by more than half the most."""
-        latents, denoiser = self.version.tensors["latents"], self.process.denoiser
-        last = len(self.sampler) - 1
-        differences = []
-        for i in np.unique(np.linspace(self.first, last, MASK_STEPS + 2).astype(int)[1:-1]):
-            x = latents[i - self.first][None]
-            old, new = (denoiser.step(self.process.dense, i, x, c) for c in (self.conditioning, conditioning))
-            differences.append((new - old).abs().mean(1)[0])
-        mean = torch.stack(differences).mean(0)
-        scaled = mean / mean.quantile(0.99).clamp(min=1e-12)
-        cells: Mask = (scaled > 0.5).numpy()
-        mask: Mask = Region.from_mask(cells).on(Grid(*self.size)).mask[0]
-        return mask
-
     # Recording
 
-    @locked
     def record_photograph(self, pixels: Pixels, progress: Progress = silent) -> None:
         """Make a photograph the session's first version: the network on it at every level of noise."""
-        clock = Clock()
-        total = len(self.sampler) - self.first + 2
-        with self._making() as calls:
-            progress(0, total, "encoding")
-            with clock.of("encode"):
-                latent = self.process.to_latent(pixels, calls.record)
-            noise = self.sampler.noise(tuple(latent.shape))
-            positions = range(self.first, len(self.sampler) + 1)
-            latents = torch.cat([self.sampler.noised(latent, noise, i) for i in positions])
-            for i in positions[:-1]:
-                progress(i - self.first + 1, total, f"recording step {i - self.first + 1} of {len(positions) - 1}")
-                with clock.of("denoise"):
-                    self._record_step(i, latents[i - self.first][None], latent, calls)
-            progress(total - 1, total, "recording the decoder")
-            with clock.of("decode"):
-                self.process.to_pixels(latent, calls.record)
-            self._put_first(calls, Redrawn(latents, pixels, pixels), "photograph", clock)
-        progress(total, total, "recorded")
+        self._record("photograph", lambda recorder: recorder.photograph(pixels), progress)
 
-    @locked
     def record_generated(self, progress: Progress = silent) -> None:
         """Generate an image and make it the session's first version: the trajectory that made it."""
+        self._record("generated", Recorder.generated, progress)
+
+    @locked
+    def _record(self, edit: str, made: Callable[[Recorder], Redrawn], progress: Progress) -> None:
         clock = Clock()
-        total = len(self.sampler) + 2
         with self._making() as calls:
-            x = self.sampler.initial(self.sampler.noise(self.model.latent_shape(self.size)))
-            latents, trajectory = [x], self.sampler.trajectory(0)
-            for i in range(len(self.sampler)):
-                progress(i, total, f"step {i + 1} of {len(self.sampler)}")
-                with clock.of("denoise"):
-                    output = self._record_step(i, x, None, calls)
-                x = trajectory.advance(output, x)
-                latents.append(x)
-            progress(total - 2, total, "decoding")
-            with clock.of("decode"):
-                pixels = from_tensor(self.process.to_pixels(x, calls.record))
-            progress(total - 1, total, "recording the encoder")
-            with clock.of("encode"):
-                self.process.to_latent(pixels, calls.record)
-            self._put_first(calls, Redrawn(torch.cat(latents), pixels, pixels), "generated", clock)
-        progress(total, total, "recorded")
-
-    def _record_step(self, i: int, x: Tensor, visible: Tensor | None, calls: Calls) -> Tensor:
-        def record(**inputs: Any) -> Any:
-            return calls.record(snapshot_name(i), self.nets.denoiser, **inputs)
-
-        return self.process.denoiser.step(record, i, x, self.conditioning, None, visible)
-
-    def _put_first(self, calls: Calls, found: Redrawn, edit: str, clock: Clock) -> None:
-        self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
+            found = made(Recorder(self.process, self.conditioning, calls, clock, progress))
+            self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
+        progress(1, 1, "recorded")
 
     def _facts(self, edit: str, region: float, start: int, conditioning: Conditioning, clock: Clock) -> dict[str, Any]:
         return {
