@@ -151,7 +151,9 @@ class Calls:
                 recording.file = calls._file(name)
                 recording.uses = first._steps(net)
             results = net.update_many(recordings, region, moved(list(inputs), net.backend.device))
+        read = sum(recording.bytes_read for recording in recordings)
         for calls, recording in zip(all_calls, recordings, strict=True):
+            recording.bytes_read = read  # once for all, so for whichever stays
             calls._updated(name, net, recording)
         found: list[Any] = moved(results, HOST)
         return found
