@@ -179,7 +179,8 @@ class Incremental:
         The recording keeps the rows, and for its next update the argument that all other rows read. Under `exact`
         everything that depends on the argument is computed again.
 
-        Raises AreaError where the module reads that argument otherwise than as keys and values of attention.
+        That is for attention, of which the argument makes keys and values; whatever else is made of it stays that of
+        all other rows. Raises AreaError where nothing attends to it, and where keys are not made of it alone.
         """
         leaves = self.signature.flatten(args, kwargs)
         with self.lock:
@@ -367,8 +368,9 @@ class Incremental:
         """
         generation, known = self._texts
         given = dict(zip(by_area.inputs, areas.values, strict=True))
-        again = generation == self.weights.generation and by_area.alone(self.weights.values)
-        if again and all(v in known and same_tensor(known[v], content) for v, content in given.items()):
+        if generation == self.weights.generation and all(
+            v in known and same_tensor(known[v], content) for v, content in given.items()
+        ):
             for value in by_area.added:
                 recording.put(value, known[value])
             return
@@ -415,7 +417,7 @@ class Incremental:
         return replace(self._whole(), saves={}, stays={})
 
     def _by_area(self, areas: Areas) -> ByArea:
-        """The program for as many areas; AreaError when the module has no such argument, or reads it otherwise."""
+        """The program for as many areas; AreaError when the module has no such argument, and as `by_area`."""
         key = (areas.argument, len(areas.regions))
         if key not in self._programs:
             inputs = dict(zip(self.signature.names, self.program.inputs, strict=True))
