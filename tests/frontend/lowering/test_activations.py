@@ -54,6 +54,7 @@ ACTIVATIONS = {
     "rrelu": lambda x: F.rrelu(x, 0.2, 0.5),
     "glu": lambda x: F.glu(x, 1),
     "glu of rows": lambda x: F.glu(x, 2),
+    "glu of other channels": lambda x: F.glu(x.view(x.shape[0], 4, 2, 16, 12), 2).flatten(1, 2),
     "glu of the last": lambda x: F.glu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
     "exp minus one": torch.expm1,
     "exp2": torch.exp2,
@@ -78,7 +79,6 @@ def test_activations(name, batch):
 DENSE = {
     "elu downwards": (lambda x: torch.ops.aten.elu(x, 1.0, 1.0, -0.5), "elu"),
     "places": (lambda x: torch.atan(x), "atan"),
-    "glu of other channels": (lambda x: F.glu(x.view(x.shape[0], 4, 2, 16, 12), 2).flatten(1, 2), "glu"),
 }
 
 
