@@ -199,6 +199,8 @@ class Saved:
         told = {name: entry.facts.get(name) for name in ("edit", "region", "steps", "prompt", "negative")}
         return {
             "number": entry.number,
+            "parent": entry.parent,
+            "name": entry.name,
             **told,
             "seconds": {"total": 0.0, **entry.facts["seconds"]},
             "bytes": entry.nbytes,
