@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retouch.bench.report import FileError as FileError
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
     from retouch.incremental import Incremental as Incremental
     from retouch.incremental import UnsupportedError as UnsupportedError
     from retouch.incremental import compile as compile
+    from retouch.kernels.devices import DeviceError as DeviceError
+    from retouch.kernels.protocol import BackendError as BackendError
+    from retouch.kernels.protocol import BackendImportError as BackendImportError
+    from retouch.kernels.protocol import BackendNameError as BackendNameError
     from retouch.models.checkpoints import WeightFileError as WeightFileError
+    from retouch.models.extras import ExtraError as ExtraError
     from retouch.plan.explain import Explanation as Explanation
     from retouch.plan.policy import Policy as Policy
     from retouch.plan.policy import PolicyError as PolicyError
@@ -42,10 +48,16 @@ __version__ = version("retouch")
 # Names are imported when they are first used: the command line answers without loading PyTorch.
 _HOMES = {
     "ArchiveError": "editing.manifest",
+    "BackendError": "kernels.protocol",
+    "BackendImportError": "kernels.protocol",
+    "BackendNameError": "kernels.protocol",
     "CaptureError": "frontend.capture",
+    "DeviceError": "kernels.devices",
     "Editor": "editing.diffusion",
     "Explanation": "plan.explain",
+    "ExtraError": "models.extras",
     "FallbackWarning": "errors",
+    "FileError": "bench.report",
     "ImageError": "editing.images",
     "Incremental": "incremental",
     "InputError": "frontend.signature",

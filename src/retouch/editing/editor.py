@@ -65,7 +65,7 @@ class BaseEditor(ABC, Generic[S]):
             check_saved(self.sessions, Path(path), manifest)
             archive.verify(manifest.versions, progress)
             session = self._loaded(archive, manifest)
-            archive.clean(manifest.numbers)
+            archive.clean(manifest.folders)
         except BaseException:
             archive.close()
             raise

@@ -144,7 +144,8 @@ def _from_repr(found: str) -> dict[str, Any]:
 class Entry:
     """A version: `layers` are its calls by name with their files, `files` their sizes and checksums.
 
-    `parent` is the number of the version that it was made from.
+    parent: the number of the version that it was made from. revision: how many times its content was replaced by a
+    refinement.
     """
 
     number: int
@@ -153,6 +154,12 @@ class Entry:
     files: Mapping[str, Mapping[str, Any]]
     parent: int | None
     name: str | None
+    revision: int = 0
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder with its files."""
+        return folder_name(self.number, self.revision)
 
     @property
     def nbytes(self) -> int:
@@ -194,6 +201,11 @@ class Manifest:
         """Those of the versions."""
         return [entry.number for entry in self.versions]
 
+    @property
+    def folders(self) -> list[str]:
+        """The names of the folders of the versions."""
+        return [entry.folder for entry in self.versions]
+
     @staticmethod
     def read(folder: Path) -> Manifest:
         """That of a session folder. ArchiveError when there is none, or it is altered or of a newer format."""
@@ -228,7 +240,14 @@ def checksum(body: Mapping[str, Any]) -> str:
 
 
 _FILE: Fields = {"bytes": whole, "blake2b": lambda found: text(found) and bool(DIGEST.fullmatch(found))}
-_FACTS: Fields = {"edit": text, "region": number, "bytes_read": whole, "seconds": table(finite)}
+_FACTS: Fields = {
+    "edit": text,
+    "region": number,
+    "bytes_read": whole,
+    "seconds": table(finite),
+    "macs": maybe(whole),
+    "dense_macs": maybe(whole),
+}
 _ENTRY: Fields = {
     "number": whole,
     "facts": record(_FACTS),
@@ -236,6 +255,7 @@ _ENTRY: Fields = {
     "layers": lambda found: isinstance(found, list) and all(map(_is_pair, found)),
     "parent": optional(whole),
     "name": optional(text),
+    "revision": maybe(whole),
 }
 _SETTINGS: Fields = {
     "model": optional(text),
@@ -299,7 +319,13 @@ def _entry(found: dict[str, Any]) -> Entry:
     expected = [(name, layer_file(name, place)) for place, (name, _) in enumerate(layers)]
     if missing or list(layers) != expected:
         raise ValueError(f"version {found['number']} lacks {', '.join(sorted(missing)) or 'the names of its layers'}")
-    return Entry(found["number"], found["facts"], layers, found["files"], found["parent"], found["name"])
+    revision = found.get("revision", 0)
+    return Entry(found["number"], found["facts"], layers, found["files"], found["parent"], found["name"], revision)
+
+
+def folder_name(number: int, revision: int = 0) -> str:
+    """The folder of a version, of its own for each revision: what is there is not written again."""
+    return f"{number:04d}-{revision}" if revision else f"{number:04d}"
 
 
 def layer_file(name: str, place: int) -> str:

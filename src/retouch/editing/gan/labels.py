@@ -16,6 +16,7 @@ from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.gan.editor import GeneratorEditor
 from retouch.editing.gan.session import GeneratorSession
 from retouch.editing.images import ImageError, ImageLike, Pixels, as_integers, as_mask, from_tensor
+from retouch.editing.jobs import Job
 from retouch.editing.manifest import SOURCE, ArchiveError, Fields, Manifest, flag, positive
 from retouch.editing.session import Edited, Version, locked
 from retouch.incremental import Incremental
@@ -94,6 +95,24 @@ class LabelSession(GeneratorSession):
         Raises ImageError for bad input; then, and when it is interrupted, the session is as before.
         """
         return self._edited(self._drawn(labels, instances, mask), progress)
+
+    def submit(
+        self,
+        labels: ImageLike | None = None,
+        *,
+        instances: ImageLike | None = None,
+        mask: ImageLike | None = None,
+        join: bool = True,
+        progress: Progress = silent,
+    ) -> Job[Edited]:
+        """Begin an edit and return: `edit` as a job, with the same arguments; `progress` is called in another thread.
+
+        join: the session's jobs that are not done are cancelled, and what was drawn there made part of this edit, newer
+        labels over older ones. With False this edit comes after them.
+
+        Raises ImageError for bad input, SessionError when the session is closed or too much waits.
+        """
+        return self._submitted(self._drawn(labels, instances, mask), join, progress)
 
     @locked
     def reference(

@@ -25,6 +25,7 @@ from retouch.editing.images import (
     difference,
     threshold_of,
 )
+from retouch.editing.jobs import Job
 from retouch.editing.manifest import SOURCE
 from retouch.editing.session import Edited, Version, locked
 from retouch.errors import OptionError
@@ -107,6 +108,25 @@ class UpscaleSession(GeneratorSession):
         Raises ImageError for bad input; then, and when it is interrupted, the session is as before.
         """
         return self._edited(self._drawn(image, mask, self.threshold if threshold is None else threshold), progress)
+
+    def submit(
+        self,
+        image: ImageLike,
+        *,
+        mask: ImageLike | None = None,
+        threshold: int | None = None,
+        join: bool = True,
+        progress: Progress = silent,
+    ) -> Job[Edited]:
+        """Begin an edit and return: `edit` as a job, with the same arguments; `progress` is called in another thread.
+
+        join: the session's jobs that are not done are cancelled, and what was drawn there made part of this edit, newer
+        strokes over older ones. With False this edit comes after them.
+
+        Raises ImageError for bad input, SessionError when the session is closed or too much waits.
+        """
+        drawn = self._drawn(image, mask, self.threshold if threshold is None else threshold)
+        return self._submitted(drawn, join, progress)
 
     @locked
     def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
