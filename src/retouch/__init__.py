@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
+    from retouch.editing.jobs import Frame as Frame
+    from retouch.editing.jobs import Job as Job
+    from retouch.editing.jobs import SessionError as SessionError
     from retouch.editing.kinds import load as load
     from retouch.editing.kinds import open as open
     from retouch.editing.manifest import ArchiveError as ArchiveError
@@ -57,10 +60,12 @@ _HOMES = {
     "Explanation": "plan.explain",
     "ExtraError": "models.extras",
     "FallbackWarning": "errors",
+    "Frame": "editing.jobs",
     "FileError": "bench.report",
     "ImageError": "editing.images",
     "Incremental": "incremental",
     "InputError": "frontend.signature",
+    "Job": "editing.jobs",
     "LabelEditor": "editing.gan",
     "OptionError": "errors",
     "PipelineError": "editing.diffusion",
@@ -71,6 +76,7 @@ _HOMES = {
     "RegionError": "plan.region",
     "SchedulerError": "editing.diffusion",
     "Session": "editing.session",
+    "SessionError": "editing.jobs",
     "StoreError": "runtime.store",
     "RetouchError": "errors",
     "UnsupportedError": "incremental",

@@ -254,6 +254,8 @@ class DiffusionSession(Session):
 
     def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
         """What was drawn on the version of that number, on the current picture."""
+        if not self.versions and base == 0:
+            return drawn
         found = [version.pixels for version in self.versions if version.number == base]
         if not found:
             raise OptionError(f"there is no version {base} to draw on")

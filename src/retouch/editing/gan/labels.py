@@ -235,6 +235,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
         *,
         instances: ImageLike | None = None,
         folder: str | Path | None = None,
+        wait: bool = True,
         progress: Progress = silent,
     ) -> LabelSession:
         """Make the picture of a map of labels and record how, to edit it.
@@ -242,6 +243,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
         labels: class ids [H, W]: a PNG of one channel or with a palette (its indices), or an array.
         instances: ids of instances, of the same size; None: every area of one label is one.
         folder: keep the session there; None: `Session.save` does later.
+        wait: as for `Editor.open`; the labels are there at once, the picture when `session.opening` is done.
 
         Raises ImageError for ids that the network does not know and sizes that it does not divide.
         """
@@ -250,7 +252,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
         planes = [ids] if instances is None else [ids, as_integers(instances, size)]
         session = self._session(size, labels=self.count, instances=instances is not None)
         source = torch.from_numpy(np.stack(planes))
-        return self._recorded(session, folder, lambda: session.record(source, progress))
+        return self._recorded(session, folder, lambda: session.record(source, progress), wait, {"source": source})
 
     def check_size(self, size: tuple[int, int]) -> None:
         """ImageError for a size (H, W) that the network does not divide."""

@@ -175,16 +175,18 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
         return Upscaler(network.to(place, dtype), policy=policy or chosen.policy, name=str(name), **options)
 
     def open(
-        self, image: ImageLike, *, folder: str | Path | None = None, progress: Progress = silent
+        self, image: ImageLike, *, folder: str | Path | None = None, wait: bool = True, progress: Progress = silent
     ) -> UpscaleSession:
         """Enlarge a picture and record how, to edit it.
 
-        folder: keep the session there; None: `Session.save` does later. Raises ImageError for bad input,
-        StoreError when there is no room.
+        folder: keep the session there; None: `Session.save` does later. wait: as for `Editor.open`; the small picture
+        is there at once, the large one when `session.opening` is done. Raises ImageError for bad input, StoreError when
+        there is no room.
         """
         pixels = as_pixels(image)
         session = self._session((pixels.shape[0], pixels.shape[1]))
-        return self._recorded(session, folder, lambda: session.record(torch.from_numpy(pixels), progress))
+        source = torch.from_numpy(pixels)
+        return self._recorded(session, folder, lambda: session.record(source, progress), wait, {"source": source})
 
     def check_size(self, size: tuple[int, int]) -> None:
         """ImageError for a size (H, W) of which the result would be too large."""
