@@ -17,11 +17,14 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST, SOURCE, Manifest
+from retouch.errors import OptionError
 from retouch.server.hub import Hub
 from retouch.server.idempotency import Answers
 from retouch.server.limits import Limits
@@ -31,6 +34,8 @@ from retouch.server.problems import Problem
 
 ID = re.compile(r"[0-9a-f]{32}")
 OWNER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+INCOMING = "incoming_"
+"""What folders are called while a session is sent in; no owner is called so."""
 PATIENCE = 2
 """Seconds after which a caller is told to come again when all memory is in use."""
 
@@ -95,6 +100,9 @@ class Pool:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
         self._lock = RLock()
         self._entries: dict[str, Entry] = {}
+        self._home_lock = _locked(home)
+        for stale in home.glob(f"{INCOMING}*"):
+            shutil.rmtree(stale)
         for folder in sorted(home.glob("*/*")):
             if OWNER.fullmatch(folder.parent.name) and ID.fullmatch(folder.name):
                 if (folder / MANIFEST).exists():
@@ -255,3 +263,17 @@ class Pool:
                 session, entry.session, entry.held = entry.session, None, 0
                 if session is not None:
                     session.close()
+        self._home_lock.release()
+
+
+def _locked(home: Path) -> FileLock:
+    """The lock of the folder with all sessions; OptionError when another server has it, or it cannot be made."""
+    lock = FileLock(home / "lock", mode=0o600, thread_local=False)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise OptionError(f"another server uses the sessions in {home}; stop it, or name another --home") from error
+    except OSError as error:
+        raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
+    return lock
