@@ -8,12 +8,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retouch.bench.report import FileError as FileError
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
+    from retouch.editing.jobs import Frame as Frame
+    from retouch.editing.jobs import Job as Job
+    from retouch.editing.jobs import SessionError as SessionError
     from retouch.editing.kinds import load as load
     from retouch.editing.kinds import open as open
     from retouch.editing.manifest import ArchiveError as ArchiveError
@@ -26,7 +30,12 @@ if TYPE_CHECKING:
     from retouch.incremental import Incremental as Incremental
     from retouch.incremental import UnsupportedError as UnsupportedError
     from retouch.incremental import compile as compile
+    from retouch.kernels.devices import DeviceError as DeviceError
+    from retouch.kernels.protocol import BackendError as BackendError
+    from retouch.kernels.protocol import BackendImportError as BackendImportError
+    from retouch.kernels.protocol import BackendNameError as BackendNameError
     from retouch.models.checkpoints import WeightFileError as WeightFileError
+    from retouch.models.extras import ExtraError as ExtraError
     from retouch.plan.explain import Explanation as Explanation
     from retouch.plan.policy import Policy as Policy
     from retouch.plan.policy import PolicyError as PolicyError
@@ -42,13 +51,21 @@ __version__ = version("retouch")
 # Names are imported when they are first used: the command line answers without loading PyTorch.
 _HOMES = {
     "ArchiveError": "editing.manifest",
+    "BackendError": "kernels.protocol",
+    "BackendImportError": "kernels.protocol",
+    "BackendNameError": "kernels.protocol",
     "CaptureError": "frontend.capture",
+    "DeviceError": "kernels.devices",
     "Editor": "editing.diffusion",
     "Explanation": "plan.explain",
+    "ExtraError": "models.extras",
     "FallbackWarning": "errors",
+    "Frame": "editing.jobs",
+    "FileError": "bench.report",
     "ImageError": "editing.images",
     "Incremental": "incremental",
     "InputError": "frontend.signature",
+    "Job": "editing.jobs",
     "LabelEditor": "editing.gan",
     "OptionError": "errors",
     "PipelineError": "editing.diffusion",
@@ -59,6 +76,7 @@ _HOMES = {
     "RegionError": "plan.region",
     "SchedulerError": "editing.diffusion",
     "Session": "editing.session",
+    "SessionError": "editing.jobs",
     "StoreError": "runtime.store",
     "RetouchError": "errors",
     "UnsupportedError": "incremental",

@@ -302,6 +302,11 @@ class Incremental:
     # Reports
 
     @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of a dense run."""
+        return activity.macs(self.program, activity.everything(self.program))
+
+    @cached_property
     def digest(self) -> str:
         """A hash of the program: equal for networks that compute the same from weights of the same shapes."""
         return hashlib.blake2b(str(self.program).encode(), digest_size=16).hexdigest()

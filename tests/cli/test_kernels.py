@@ -5,7 +5,7 @@ import torch
 from commands import run
 from retouch.kernels import registry
 from retouch.kernels.cpu import backend as cpu
-from retouch.kernels.specs import SPECS
+from retouch.ops.specs import SPECS
 
 HOST = torch.device("cpu")
 

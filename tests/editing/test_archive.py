@@ -200,7 +200,7 @@ def change(manifest, *path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format"], 3, "update retouch"),
+        (["format"], 4, "update retouch"),
         (["current"], 7, "damaged"),
         (["versions"], 3, "damaged"),
         (["versions", 1, "number"], 0, "damaged"),
@@ -304,7 +304,7 @@ def test_a_folder_names_the_weights_of_its_recordings(tmp_path):
 def test_what_a_process_left_before_its_first_version_is_taken_over(tmp_path):
     folder = tmp_path / "s"
     archive = Archive.create(folder)
-    (archive.staging(0) / "000-step-000.safetensors").write_bytes(b"half")
+    (archive.staging("0000") / "000-step-000.safetensors").write_bytes(b"half")
     (folder / UNFINISHED).write_text("{")
     with pytest.raises(ArchiveError, match="in use"):
         editor().open(picture("ddpm"), steps=1, strength=1.0, folder=folder)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retouch.kernels import cpu
-from retouch.kernels.protocol import Backend
+from retouch.kernels.protocol import Backend, handles
 from retouch.kernels.registry import backend
-from retouch.kernels.specs import SPECS, handles
+from retouch.ops.specs import SPECS
 
 settings.register_profile("kernels", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("kernels")

@@ -10,10 +10,11 @@ from torch.utils import _pytree as pytree
 from kernels import cases, interpreter
 from kernels.cases import assert_close, on_isa
 from retouch.kernels.cpu.backend import Cpu
+from retouch.kernels.protocol import handles
 from retouch.kernels.reference import Reference
-from retouch.kernels.specs import SPECS, handles
 from retouch.kernels.triton.backend import Triton
 from retouch.ops.spec import Draw
+from retouch.ops.specs import SPECS
 
 interpreter.correct()
 HOST = torch.device("cpu")

@@ -12,7 +12,8 @@ from kernels.cases import Random, assert_close
 from kernels.test_attention import query
 from kernels.test_gemm import product
 from kernels.test_triton import check
-from retouch.errors import RetouchError
+from retouch.errors import OptionError, RetouchError
+from retouch.kernels import BackendError
 from retouch.kernels.triton import tiles, tune
 from retouch.kernels.triton.ahead import Resources
 from retouch.kernels.triton.tiles import AttentionTile, Tile
@@ -69,7 +70,7 @@ def test_a_tile_that_the_gpu_refuses_is_left_out():
         return 1.0
 
     assert list(tune.measure(kind, 4, [FIRST, SECOND], timer, CPU)) == [SECOND]
-    with pytest.raises(tune.TuneError, match="no candidate of TILES for numbers of 4 bytes"):
+    with pytest.raises(BackendError, match="no candidate of TILES for numbers of 4 bytes"):
         tune.measure(kind, 4, [FIRST], timer, CPU)
 
 
@@ -116,10 +117,10 @@ def test_the_interpreter_has_no_candidates():
 
 
 def test_unknown_architectures_and_missing_gpus_are_named(monkeypatch):
-    with pytest.raises(tune.TuneError, match=r"no tiles are known for 'sm_1'; choose from: sm_80, sm_86, sm_90"):
+    with pytest.raises(OptionError, match=r"no tiles are known for 'sm_1'; choose from: sm_80, sm_86, sm_90"):
         tune.named("sm_1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(tune.TuneError, match="this needs a GPU"):
+    with pytest.raises(BackendError, match="this needs a GPU"):
         tune.present()
 
 

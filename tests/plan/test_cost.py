@@ -15,8 +15,9 @@ from retouch.incremental import planned
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.work import Work
 from retouch.kernels import backend
+from retouch.ops.specs import SPECS
 from retouch.plan import activity, meter
-from retouch.plan.cost import KERNELS, LIKE, Rate, Rates, amounts
+from retouch.plan.cost import KERNELS, Rate, Rates, amounts
 from retouch.plan.explain import explain
 from retouch.plan.policy import Policy
 from retouch.plan.region import Region
@@ -56,7 +57,7 @@ def test_the_launches_of_an_update_are_the_calls_of_its_schedule(name, policy):
     for edit in (0.02, 0.3):
         plan, active, dirty = update(name, chosen, edit)
         shared = Shared(backend("reference"))
-        names = {id(shared.backend.kernel(kernel)): kernel for kernel in (*KERNELS[:-1], *LIKE) if kernel != "dense"}
+        names = {id(shared.backend.kernel(kernel)): kernel for kernel in SPECS}
         schedule = build(plan, active, shared, activity.statistics_of(plan.program, chosen), dirty)
         called = Counter(names[id(call.function)] for call in schedule.steps if not call.host)
         run = meter.of_update(plan, active, chosen, dirty)
@@ -115,7 +116,7 @@ def test_what_outputs_read_is_found_without_their_tables(axis):
 # What it costs
 
 
-@pytest.mark.parametrize("kernel", [*KERNELS, *LIKE])
+@pytest.mark.parametrize("kernel", [*SPECS, "dense"])
 @pytest.mark.parametrize("part", ["nbytes", "rows", "columns", "depth", "count", "steps"])
 def test_more_work_never_costs_less(kernel, part):
     work = Work(kernel, torch.float32, 1000, 64, 32, 16, 2, 3)

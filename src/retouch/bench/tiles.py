@@ -88,7 +88,7 @@ class Tiles(Suite):
 
 
 def candidates(architecture: str) -> str:
-    """The candidates that run well on an architecture, which need not be here. Raises TuneError for unknown ones."""
+    """The candidates that run well on an architecture, which need not be here. Raises OptionError for unknown ones."""
     gpu, text = tune.named(architecture), []
     for kind, size in product(tune.KINDS, tune.DTYPES):
         kept = tune.fitting(kind, size, gpu)

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from retouch.editing.manifest import MANIFEST, ArchiveError, Entry, Manifest
 
 UNFINISHED, LOCK = "manifest.json.new", "lock"
-VERSION = re.compile(r"\d+(\.part)?")
+VERSION = re.compile(r"\d+(-\d+)?(\.part)?")
 
 Progress = Callable[[int, int, str], None]
 """Told the steps done, the steps in all, and what comes next."""
@@ -84,34 +84,34 @@ class Archive:
 
     # Writing
 
-    def staging(self, number: int) -> Path:
-        """An empty folder for the files of a version that is being made."""
-        folder = self.staged(number)
+    def staging(self, name: str) -> Path:
+        """An empty folder for the files of a version that is being made; `name` is that of its folder."""
+        folder = self.staged(name)
         try:
-            for old in (folder, self.folder(number)):
+            for old in (folder, self.folder(name)):
                 shutil.rmtree(old, ignore_errors=True)
             folder.mkdir()
         except OSError as error:
             raise ArchiveError(f"cannot write to {folder}: {error.strerror or error}") from error
         return folder
 
-    def seal(self, number: int) -> dict[str, dict[str, Any]]:
+    def seal(self, name: str) -> dict[str, dict[str, Any]]:
         """Flush the files of a version and give it its name; their sizes and checksums."""
-        staging = self.staged(number)
+        staging = self.staged(name)
         try:
             with ThreadPoolExecutor() as pool:
                 files = sorted(staging.iterdir())
                 entries = dict(zip([f.name for f in files], pool.map(_sealed, files), strict=True))
             _flush(staging)
-            staging.rename(self.folder(number))
+            staging.rename(self.folder(name))
             _flush(self.path / "versions")
         except OSError as error:
             raise ArchiveError(f"cannot write {staging}: {error.strerror or error}") from error
         return entries
 
-    def discard(self, number: int) -> None:
+    def discard(self, name: str) -> None:
         """Remove what was written of a version."""
-        shutil.rmtree(self.staged(number), ignore_errors=True)
+        shutil.rmtree(self.staged(name), ignore_errors=True)
 
     def commit(self, manifest: Manifest) -> None:
         """Replace the manifest at once."""
@@ -126,26 +126,26 @@ class Archive:
         except OSError as error:
             raise ArchiveError(f"cannot write {new}: {error.strerror or error}; the last state stays") from error
 
-    def clean(self, numbers: Iterable[int]) -> None:
-        """Remove the folders of versions other than these: what a stopped process or an undo left."""
-        known = {self.folder(number).name for number in numbers}
+    def clean(self, names: Iterable[str]) -> None:
+        """Remove the folders of versions other than these: what a stopped process, an undo or a refinement left."""
+        known = set(names)
         for found in (self.path / "versions").iterdir():
             if found.name not in known and VERSION.fullmatch(found.name):
                 shutil.rmtree(found, ignore_errors=True)
 
-    def staged(self, number: int) -> Path:
+    def staged(self, name: str) -> Path:
         """Where the files of a version are until it has its name."""
-        return self.path / "versions" / f"{number:04d}.part"
+        return self.path / "versions" / f"{name}.part"
 
     # Reading
 
-    def folder(self, number: int) -> Path:
+    def folder(self, name: str) -> Path:
         """Where the files of a version are."""
-        return version_folder(self.path, number)
+        return version_folder(self.path, name)
 
     def verify(self, entries: Iterable[Entry], progress: Progress = silent) -> None:
         """Compare sizes and checksums of all files with the manifest; ArchiveError at the first that differs."""
-        wanted = [(self.folder(entry.number) / name, facts) for entry in entries for name, facts in entry.files.items()]
+        wanted = [(self.folder(entry.folder) / name, facts) for entry in entries for name, facts in entry.files.items()]
         with ThreadPoolExecutor() as pool:
             for done, problem in enumerate(pool.map(_problem, wanted)):
                 progress(done, len(wanted), f"checking {wanted[done][0].name}")
@@ -153,9 +153,9 @@ class Archive:
                     raise ArchiveError(f"{problem}; the session cannot be trusted")
 
 
-def version_folder(path: Path, number: int) -> Path:
-    """Where a session folder keeps the files of a version."""
-    return path / "versions" / f"{number:04d}"
+def version_folder(path: Path, name: str) -> Path:
+    """Where a session folder keeps the files of a version whose folder has that name."""
+    return path / "versions" / name
 
 
 def unused(path: Path) -> bool:

@@ -1,10 +1,11 @@
-"""The network calls of a version that is being made, and the clock that times them."""
+"""The network calls of a version that is being made, the clock that times them, and the question whether to go on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,28 @@ import torch
 from retouch.editing.manifest import layer_file
 from retouch.incremental import Incremental
 from retouch.kernels.devices import HOST, lacks_memory, moved
+from retouch.plan import activity
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Restored, Snapshot
 from retouch.runtime.state.layers import Layer
 from retouch.runtime.store import Store
+
+
+class Cancelled(Exception):
+    """Raised before a network call of what is to stop, and seen by nobody but who asked for that."""
+
+
+_go_on: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
+
+
+@contextmanager
+def asking(go_on: Callable[[], None]) -> Iterator[None]:
+    """Call `go_on` before every network call that this thread makes in a block; it raises Cancelled to stop there."""
+    token = _go_on.set(go_on)
+    try:
+        yield
+    finally:
+        _go_on.reset(token)
 
 
 class Clock:
@@ -43,6 +62,8 @@ class Clock:
 class Calls:
     """The recorded network calls of a version that is being made. Arguments and results are on the host.
 
+    `macs` are the multiply-accumulates of all calls, `dense_macs` those of the same calls of the dense networks.
+
     Calls of one network follow each other in the order of their snapshots, so while the device computes one, what
     the next one reads is brought there.
     """
@@ -51,22 +72,25 @@ class Calls:
         self.store, self.folder = store, folder
         self.snapshots = dict(snapshots)
         self.added: list[tuple[str, Layer]] = []
-        self.bytes_read = 0
+        self.bytes_read = self.macs = self.dense_macs = 0
         self._recorded: Incremental | None = None
         self._coming: Restored | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
         """Run a network whole and keep the recording under `name`; its result."""
+        _go_on.get()()
         if self._recorded is not net:
             net.backend.release()  # memory of another network's recordings does not fit
             self._recorded = net
         args, kwargs = moved((args, kwargs), net.backend.device)
         result, recording = net.record(*args, **kwargs)
         self._put(name, Snapshot.of(recording, self.store, self._file(name)))
+        self.count(net, net.macs)
         return moved(result, HOST)
 
     def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
         """Run a network for a region, from the snapshot `name`; its result."""
+        _go_on.get()()
         args, kwargs = moved((args, kwargs), net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
@@ -74,9 +98,16 @@ class Calls:
             recording.meanwhile = partial(self._fetch_following, name)
             result = moved(net.update(recording, region, *args, **kwargs), HOST)
         self.bytes_read += recording.bytes_read
+        assert recording.schedule is not None
+        self.count(net, activity.macs(net.program, recording.schedule.active))
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
         return result
+
+    def count(self, net: Incremental, macs: int) -> None:
+        """Add what one call of a network has computed."""
+        self.macs += macs
+        self.dense_macs += net.macs
 
     def _opened(self, name: str) -> Restored:
         coming, self._coming = self._coming, None
@@ -107,6 +138,7 @@ class Calls:
 
 def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
     """The module's own result, densely. Arguments and results are on the host."""
+    _go_on.get()()
     args, kwargs = moved((args, kwargs), net.backend.device)
     with torch.no_grad():
         return moved(net.module(*args, **kwargs), HOST)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.jobs import Job, Task
 from retouch.editing.manifest import ArchiveError, Manifest, wrong
 from retouch.editing.session import Session
 from retouch.errors import RetouchError
@@ -65,7 +70,7 @@ class BaseEditor(ABC, Generic[S]):
             check_saved(self.sessions, Path(path), manifest)
             archive.verify(manifest.versions, progress)
             session = self._loaded(archive, manifest)
-            archive.clean(manifest.numbers)
+            archive.clean(manifest.folders)
         except BaseException:
             archive.close()
             raise
@@ -89,17 +94,57 @@ class BaseEditor(ABC, Generic[S]):
     def _store(self, storage: str | None = None) -> Store:
         return Store(self.memory, self.folder, storage or self.storage, self.device_memory, self.device)
 
-    def _recorded(self, session: S, folder: str | Path | None, record: Callable[[], None]) -> S:
-        """The session after `record`, in `folder` if one is named; nothing is left there when that fails."""
+    def _recorded(
+        self,
+        session: S,
+        folder: str | Path | None,
+        record: Callable[[], None],
+        wait: bool,
+        awaited: Mapping[str, Tensor],
+    ) -> S:
+        """The session after `record`, in `folder` if one is named; nothing is left there when that fails.
+
+        Unless it should `wait`, a job of the session records; `awaited` are tensors of its first version.
+        """
         if folder is not None:
             session.archive = Archive.create(Path(folder))
         try:
-            record()
+            if wait:
+                record()
+                return _prepared(session)
+            session.awaited = awaited
+            session.opening = session.start(Opening(session, record))
         except BaseException:
             if session.archive is not None:
                 session.archive.abandon()
             raise
-        return _prepared(session)
+        session.opening.add_done_callback(partial(_abandon, session, session.archive))
+        return session
+
+
+@dataclass(eq=False)
+class Opening(Task[S]):
+    """Records the first version of a session."""
+
+    session: S
+    record: Callable[[], None]
+
+    def run(self, job: Job[S]) -> S:
+        """Record it; the session. The frame is the whole picture."""
+        self.record()
+        self.session.awaited = {}
+        pixels = self.session.pixels
+        box = slice(0, pixels.shape[0]), slice(0, pixels.shape[1])
+        job.show("result", self.session.version.number, box, pixels, (1, 1))
+        return _prepared(self.session)
+
+
+def _abandon(session: Session, archive: Archive | None, opening: Future[S]) -> None:
+    """Close a session that could not be opened, and its folder as if it had never been one."""
+    if opening.cancelled() or opening.exception():
+        if archive is not None:
+            archive.abandon()
+        session.close()
 
 
 def check_saved(sessions: type[Session], path: Path, manifest: Manifest) -> None:

@@ -24,6 +24,9 @@ from retouch.plan.region import Mask, dilate
 Pixels = npt.NDArray[np.uint8]
 """[H, W, 3], RGB from 0 to 255."""
 
+Box = tuple[slice, slice]
+"""Rows and columns of a rectangle, with numbers for their ends."""
+
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
 MAX_PIXELS = 64 * 2**20
@@ -166,9 +169,9 @@ def blend(current: Pixels, new: Pixels, mask: Mask, border: int) -> Pixels:
         raise ImageError(f"a border counts pixels and cannot be {border}")
     blended = np.array(current, order="C")
     if mask.any():
-        box = _box(mask, border)
-        distance = _distance(mask[box], border + 1)
-        _mix(blended[box], new[box], distance, border + 1)
+        part = box_of(mask, border)
+        distance = _distance(mask[part], border + 1)
+        _mix(blended[part], new[part], distance, border + 1)
     return blended
 
 
@@ -380,12 +383,13 @@ def _luma(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
-def _box(mask: Mask, border: int) -> tuple[slice, slice]:
-    """The rows and columns of a mask that is not empty, with `border` more on every side."""
+def box_of(mask: Mask, border: int = 0) -> Box:
+    """The rectangle around a mask [H, W], with `border` more on every side that has them; an empty one for an empty."""
     spans = []
     for axis in (1, 0):
         found = np.flatnonzero(mask.any(axis))
-        spans.append(slice(max(0, int(found[0]) - border), int(found[-1]) + 1 + border))
+        first, last = (int(found[0]) - border, int(found[-1]) + 1 + border) if len(found) else (0, 0)
+        spans.append(slice(max(0, first), min(last, mask.shape[1 - axis])))
     return spans[0], spans[1]
 
 

@@ -170,11 +170,11 @@ class Saved:
 
     def picture(self, entry: Entry) -> str:
         """The file with a version's image."""
-        return str(version_folder(self.folder, entry.number) / PICTURE)
+        return str(version_folder(self.folder, entry.folder) / PICTURE)
 
     def source(self, entry: Entry) -> str:
         """The file with what edits are drawn on."""
-        return str(version_folder(self.folder, entry.number) / (SOURCE if SOURCE in entry.files else PICTURE))
+        return str(version_folder(self.folder, entry.folder) / (SOURCE if SOURCE in entry.files else PICTURE))
 
     def facts(self) -> dict[str, str]:
         """What people want to know of it, line by line."""
@@ -199,6 +199,8 @@ class Saved:
         told = {name: entry.facts.get(name) for name in ("edit", "region", "steps", "prompt", "negative")}
         return {
             "number": entry.number,
+            "parent": entry.parent,
+            "name": entry.name,
             **told,
             "seconds": {"total": 0.0, **entry.facts["seconds"]},
             "bytes": entry.nbytes,

@@ -1,9 +1,11 @@
 """Editing sessions: versions of an image, undo, redo, branches, saving. What an edit computes is a subclass's.
 
 A version is immutable: snapshots of every recorded network call, a few tensors, and facts. A session is a
-list of versions and a place in it, both replaced at once, so reading them takes no lock. What makes or moves versions
-holds the session's lock. Locks are taken in one order: a session's, that of an editor's caches, a compiled network's,
-a store's.
+tree of versions and a place in it, both replaced at once, so reading them takes no lock, and neither does `submit`.
+What makes or moves versions holds the session's lock, an edit or a job as long as it is computed. So `undo`, `redo` and
+`go` stop the session's jobs first, and wait for one network call at most; they wait for an `edit` of another thread.
+Refinements hold the lock only to replace a version. Locks are taken in one order: a session's, that of an editor's
+caches, a compiled network's, a store's. Those of workers and jobs are held while nothing else is locked or called.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import wraps
@@ -23,13 +26,15 @@ from torch import Tensor
 
 import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
-from retouch.editing.calls import Calls
+from retouch.editing.calls import Calls, Cancelled
+from retouch.editing.history import History
 from retouch.editing.images import Pixels, save_png
-from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, layer_file
+from retouch.editing.jobs import Job, SessionError, Task
+from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
+from retouch.editing.worker import Worker, worker_of
 from retouch.incremental import Incremental
 from retouch.ir.program import Read
 from retouch.plan.region import Region
-from retouch.runtime.state.in_place import UndoError
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
 from retouch.runtime.store import Block, Store
@@ -37,13 +42,15 @@ from retouch.runtime.store import Block, Store
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method of a session that one thread runs at a time."""
+    """A method of a session that one thread runs at a time, once the session is opened."""
 
     @wraps(method)
     def call(session: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        session.wait_until_open()
         with session.lock:
             return method(session, *args, **kwargs)
 
@@ -52,9 +59,10 @@ def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """One state of a session.
+    """One state of a session. `revision` counts the refinements that took its place.
 
-    `added` are the layers that it added to the snapshots of the version before, by the snapshot's name.
+    `parent` is the number of the version that it was made from (None: the first), `added` are the layers that it added
+    to that one's snapshots, by the snapshot's name. `name` is what somebody called it.
     `tensors` holds `image` uint8 `[H, W, 3]` and what the kind of session needs; `facts` are plain data.
     """
 
@@ -64,6 +72,14 @@ class Version:
     facts: Mapping[str, Any]
     added: Sequence[tuple[str, Layer]]
     files: Mapping[str, Any] = field(default_factory=dict)
+    parent: int | None = None
+    name: str | None = None
+    revision: int = 0
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder where the session is saved."""
+        return folder_name(self.number, self.revision)
 
     @property
     def pixels(self) -> Pixels:
@@ -111,9 +127,11 @@ class Edited:
 class Session(ABC):
     """Versions of an edited image. Made by an editor, or by `retouch.open`.
 
-    `undo`, `redo` and `branch` cost nothing; nothing that a version holds is ever written again. A session
-    in a folder keeps every edit there as soon as it is made. Several threads may use one session.
+    Versions are a tree: an edit after `undo` begins a branch, and `go` reaches every version. That and `branch` cost
+    nothing; nothing that a version holds is ever written again. A session in a folder keeps every edit there as soon as
+    it is made. Several threads may use one session.
 
+    opening: the job that records the first version, where `wait=False` opened the session; None elsewhere.
     kind: its name in manifests. saved_settings, saved_facts: what manifests say of such sessions beside the common.
     """
 
@@ -124,8 +142,11 @@ class Session(ABC):
     def __init__(self, store: Store, settings: dict[str, Any]) -> None:
         self.store, self.settings = store, settings
         self.archive: Archive | None = None
+        self.opening: Job[Self] | None = None
+        self.awaited: Mapping[str, Tensor] = {}  # of the first version, before there is one
         self.lock = RLock()
-        self._history: tuple[tuple[Version, ...], int] = ((), -1)
+        self._closed = False
+        self._history: History[Version] = History()
         self._next = 0
 
     # What a kind of session says
@@ -153,48 +174,86 @@ class Session(ABC):
     # State
 
     @property
+    def history(self) -> History[Version]:
+        """The tree of versions."""
+        return self._history
+
+    @property
     def versions(self) -> tuple[Version, ...]:
-        """All versions, those that were undone too."""
-        return self._history[0]
+        """All versions, in the order in which they were made."""
+        return self._history.versions
 
     @property
     def position(self) -> int:
-        """The place of the current version."""
-        return self._history[1]
+        """The place of the current version among them."""
+        history = self._history
+        return history.place(history.current)
 
     @property
     def version(self) -> Version:
-        """The current version."""
-        versions, position = self._history
-        return versions[position]
+        """The current version. SessionError where there is none yet, as the session is being opened."""
+        history = self._history
+        if not history.versions:
+            raise SessionError(f"there is no version: {self._why_none()}")
+        return history[history.current]
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the current version, or while the session is being opened that of its first, if it is known.
+
+        SessionError where it is not.
+        """
+        if not self.versions and name in self.awaited:
+            return self.awaited[name]
+        return self.version.tensors[name]
+
+    def _why_none(self) -> str:
+        going = self.opening is not None and not self.opening.done()
+        return "wait for session.opening.result()" if going else "the session was not recorded; open it again"
 
     @property
     def pixels(self) -> Pixels:
-        """The current image, uint8 `[H, W, 3]`; a copy."""
-        return self.version.pixels
+        """The current image, uint8 `[H, W, 3]`; a copy. SessionError where there is none yet."""
+        return self.tensor("image").numpy().copy()
 
     @property
     def image(self) -> Image.Image:
         """The current image."""
         return Image.fromarray(self.pixels)
 
-    @locked
     def undo(self) -> Image.Image:
-        """Go back to the version before; its image. UndoError at the first."""
-        if self.position == 0:
-            raise UndoError("nothing to undo: this is the original")
-        return self._go(self.position - 1)
+        """Cancel the session's jobs and go back to the version that this one was made from; its image. UndoError at
+        the first.
+        """
+        return self._go(lambda history: history.undone())
+
+    def redo(self) -> Image.Image:
+        """Cancel the session's jobs and go to the version that was undone last; its image. UndoError when there is
+        none.
+        """
+        return self._go(lambda history: history.redone())
+
+    def go(self, number: int) -> Image.Image:
+        """Cancel the session's jobs and go to any version by its number; its image. UndoError when there is none."""
+        return self._go(lambda history: history.at(number))
+
+    def _go(self, to: Callable[[History[Version]], History[Version]]) -> Image.Image:
+        if self.versions:
+            self.worker.cancel_all(self)
+        return self._moved(to)
 
     @locked
-    def redo(self) -> Image.Image:
-        """Go to the version that was undone last; its image. UndoError when there is none."""
-        if self.position == len(self.versions) - 1:
-            raise UndoError("nothing to redo: no edit was undone, or a new one came after it")
-        return self._go(self.position + 1)
+    def rename(self, number: int, name: str | None) -> None:
+        """Call a version something; None takes its name away. UndoError when there is no such version."""
+        self._commit(self._history.replaced(replace(self._history[number], name=name)))
 
-    def _go(self, position: int) -> Image.Image:
-        self._commit(self.versions, position)
-        self._history = self.versions, position
+    @locked
+    def forget(self, number: int) -> None:
+        """Remove a version and all that was made from it. UndoError when the current one is among them."""
+        self._commit(self._history.without(number))
+
+    @locked
+    def _moved(self, to: Callable[[History[Version]], History[Version]]) -> Image.Image:
+        self._commit(to(self._history))
         return self.image
 
     @locked
@@ -202,9 +261,28 @@ class Session(ABC):
         """Another session at the current version; it shares what both have in common and is not saved yet."""
         twin: Self = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin._history = self.versions[: self.position + 1], self.position
-        twin.archive, twin.lock = None, RLock()
+        number = self._history.current
+        twin._history = History(self._history.path(number), number, number)
+        twin.archive, twin.lock, twin.opening, twin._closed = None, RLock(), None, False
         return twin
+
+    # Jobs
+
+    @property
+    def worker(self) -> Worker:
+        """What computes the jobs of all sessions on this one's device."""
+        return worker_of(next(iter(self.networks().values())).backend.device)
+
+    def start(self, task: Task[T], join: bool = False) -> Job[T]:
+        """A job of this session. SessionError when the session is closed, or too much waits for its device."""
+        if self._closed:
+            raise SessionError("the session is closed and takes no jobs; open it again")
+        return self.worker.submit(self, task, join)
+
+    def wait_until_open(self) -> None:
+        """Wait until the session is opened, or that has failed; not in the thread that does it."""
+        if self.opening is not None and not self.opening.done() and not self.worker.is_here():
+            wait([self.opening])
 
     # Making versions
 
@@ -212,23 +290,48 @@ class Session(ABC):
     def _making(self) -> Iterator[Calls]:
         """Network calls for a new version. Unless that is put, the session stays as it was."""
         number = self._next
-        folder = self.archive.staging(number) if self.archive else None
+        folder = self.archive.staging(folder_name(number)) if self.archive else None
         try:
-            yield Calls(self.store, self.version.snapshots if self.versions else {}, folder)
+            with self.worker.claimed():
+                yield Calls(self.store, self.version.snapshots if self.versions else {}, folder)
         finally:
             if self.archive and self._next == number:
-                self.archive.discard(number)
+                self.archive.discard(folder_name(number))
 
     def _put(self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Make what was computed the current version, and keep it in the folder if there is one."""
-        facts = {**facts, "bytes_read": calls.bytes_read}
-        version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added))
+        facts = {**facts, "bytes_read": calls.bytes_read, "macs": calls.macs, "dense_macs": calls.dense_macs}
+        parent = self.version.number if self.versions else None
+        version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent)
         if self.archive:
             version = self._sealed(self.archive, version)
-        versions = (*self.versions[: self.position + 1], version)
-        self._commit(versions, len(versions) - 1)
-        self._history = versions, len(versions) - 1
+        self._commit(self._history.added(version))
         self._next += 1
+
+    def is_last(self, version: Version) -> bool:
+        """True for the current version if nothing was made from it."""
+        history, current = self._history, self.version
+        same = (current.number, current.revision) == (version.number, version.revision)
+        return same and len(history.descendants(current.number)) == 1
+
+    def replace(self, old: Version, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Version:
+        """Put what was computed in the place of the last version, if that is still `old`; raises Cancelled if not."""
+        with self.lock:
+            if not self.is_last(old):
+                raise Cancelled
+            version = replace(
+                self.version,
+                snapshots=calls.snapshots,
+                tensors=tensors,
+                facts=facts,
+                added=tuple(calls.added),
+                files={},
+                revision=old.revision + 1,
+            )
+            if self.archive:
+                version = self._written(self.archive, version)
+            self._commit(self._history.replaced(version))
+            return version
 
     # Folders
 
@@ -253,17 +356,22 @@ class Session(ABC):
             for number, version in enumerate(self.versions):
                 progress(number, len(self.versions), f"saving version {number}")
                 saved.append(self._written(archive, version))
-            self._commit(tuple(saved), self.position, archive)
+            self._write(history := replace(self._history, versions=tuple(saved)), archive)
         except BaseException:
             archive.abandon()
             raise
-        self.close()
-        self._history, self.archive = (tuple(saved), self.position), archive
+        self._leave()
+        self._history, self.archive = history, archive
         return path
 
-    @locked
     def close(self) -> None:
-        """Leave the folder to others; later edits are not saved."""
+        """Cancel the session's jobs and leave the folder to others; later edits are not saved, jobs are refused."""
+        self._closed = True
+        self.worker.cancel_all(self)
+        self._leave()
+
+    @locked
+    def _leave(self) -> None:
         if self.archive:
             self.archive.close()
         self.archive = None
@@ -276,54 +384,73 @@ class Session(ABC):
 
     def _written(self, archive: Archive, version: Version) -> Version:
         """A version with its layers in files."""
-        folder = archive.staging(version.number)
+        folder = archive.staging(version.folder)
         for place, (name, layer) in enumerate(version.added):
             blocks.write(folder / layer_file(name, place), layer.block)
         return self._sealed(archive, version)
 
     def _sealed(self, archive: Archive, version: Version) -> Version:
         """A version whose layers are in files already, with the rest written too."""
-        folder = archive.staged(version.number)
+        folder = archive.staged(version.folder)
         blocks.write(folder / TENSORS, Block(dict(version.tensors), {}))
         for name, pixels in self.pictures(version).items():
             save_png(pixels, folder / name)
-        return replace(version, files=archive.seal(version.number))
+        return replace(version, files=archive.seal(version.folder))
 
-    def _commit(self, versions: Sequence[Version], position: int, archive: Archive | None = None) -> None:
-        archive = archive or self.archive
-        if archive is not None:
-            manifest = self._manifest(versions, position)
-            archive.commit(manifest)
-            archive.clean(manifest.numbers)
+    def _commit(self, history: History[Version]) -> None:
+        """Make that the session's history, in its folder first."""
+        if self.archive is not None:
+            self._write(history, self.archive)
+        self._history = history
 
-    def _manifest(self, versions: Sequence[Version], position: int) -> Manifest:
-        networks = {name: identity(net, _hashes(net, versions[0])) for name, net in self.networks().items()}
+    def _write(self, history: History[Version], archive: Archive) -> None:
+        manifest = self._manifest(history)
+        archive.commit(manifest)
+        archive.clean(manifest.folders)
+
+    def _manifest(self, history: History[Version]) -> Manifest:
+        first = history.versions[0]
+        networks = {name: identity(net, _hashes(net, first)) for name, net in self.networks().items()}
         entries = tuple(
             Entry(
                 version.number,
                 version.facts,
                 tuple((name, layer_file(name, place)) for place, (name, _) in enumerate(version.added)),
                 version.files,
+                version.parent,
+                version.name,
+                version.revision,
             )
-            for version in versions
+            for version in history.versions
         )
-        return Manifest(self.kind, self.settings, self.store.dtype_name, networks, entries, position)
+        place = history.place
+        return Manifest(
+            self.kind,
+            self.settings,
+            self.store.dtype_name,
+            networks,
+            entries,
+            place(history.current),
+            place(history.tip),
+        )
 
     def load(self, archive: Archive, manifest: Manifest) -> None:
         """Take over what a folder holds. Raises ArchiveError when it was recorded with other networks."""
         for name, net in self.networks().items():
             net.weights.refresh()
             _check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
-        versions: list[Version] = []
+        versions: dict[int | None, Version] = {}
         for entry in manifest.versions:
-            versions.append(self._loaded(archive, entry, versions[-1].snapshots if versions else {}))
-        self._history = tuple(versions), manifest.current
+            parent = versions.get(entry.parent)
+            versions[entry.number] = self._loaded(archive, entry, parent.snapshots if parent else {})
+        saved = manifest.history
+        self._history = History(tuple(versions.values()), saved.current, saved.tip)
         self._next = 1 + max(manifest.numbers)
         self.archive = archive
 
     def _loaded(self, archive: Archive, entry: Entry, snapshots: Mapping[str, Snapshot]) -> Version:
-        """The version of an entry, on top of the snapshots of the one before."""
-        folder, calls = archive.folder(entry.number), self.calls()
+        """The version of an entry, on top of the snapshots of its parent."""
+        folder, calls = archive.folder(entry.folder), self.calls()
         unknown = [name for name, _ in entry.layers if name not in calls]
         if unknown:
             raise ArchiveError(
@@ -333,7 +460,17 @@ class Session(ABC):
         for name, layer in added:
             snapshots = {**snapshots, name: self._grown(snapshots.get(name), name, layer)}
         tensors = blocks.read(folder / TENSORS).tensors
-        version = Version(entry.number, snapshots, tensors, entry.facts, tuple(added), entry.files)
+        version = Version(
+            entry.number,
+            snapshots,
+            tensors,
+            entry.facts,
+            tuple(added),
+            entry.files,
+            entry.parent,
+            entry.name,
+            entry.revision,
+        )
         if snapshots.keys() != calls.keys() or not self.is_complete(version):
             raise ArchiveError(f"version {version.number} in {archive.path} is incomplete; it cannot be trusted")
         return version
@@ -347,9 +484,14 @@ class Session(ABC):
 
     # Reports
 
+    @property
+    def recording_bytes(self) -> int:
+        """Bytes that the recording of the first version takes, about."""
+        return sum(self.network(name).plan.kept_bytes for name in self.calls())
+
     def info(self) -> dict[str, Any]:
         """What the session holds: bytes stored (device, memory, files, per network call), and read by each edit."""
-        versions, position = self._history
+        versions, current = self.versions, self.version
         return {
             "kind": self.kind,
             "folder": str(self.folder) if self.folder else None,
@@ -360,10 +502,10 @@ class Session(ABC):
                 "device": self.store.on_device,
                 "memory": self.store.in_memory,
                 "temporary_files": self.store.in_files,
-                "calls": {name: snapshot.nbytes for name, snapshot in versions[position].snapshots.items()},
-                "keys_and_values": self._key_bytes(versions[position]),
+                "calls": {name: snapshot.nbytes for name, snapshot in current.snapshots.items()},
+                "keys_and_values": self._key_bytes(current),
             },
-            "current": position,
+            "current": versions.index(current),
             "versions": [_report(version) for version in versions],
         }
 
@@ -384,7 +526,8 @@ def _keys(net: Incremental) -> set[Any]:
 
 
 def _report(version: Version) -> dict[str, Any]:
-    return {"number": version.number, "bytes": version.nbytes, **version.facts}
+    told = {"number": version.number, "parent": version.parent, "name": version.name, "bytes": version.nbytes}
+    return {**told, **version.facts}
 
 
 def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from retouch.kernels.specs import SPECS
 from retouch.ops.gemm import Packed
+from retouch.ops.specs import SPECS
 
 STAND_IN = "reference"
 """The backend that computes what another one lacks."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from retouch.errors import RetouchError
-from retouch.ir.expr import Expr
+from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import IntArray
 from retouch.kernels.transfers import Transfers
+from retouch.ops.gemm import Packed
 
 
 class BackendError(RetouchError, RuntimeError):
@@ -49,7 +50,7 @@ class Backend(Protocol):
         """The kernels that it has not, by name, each with the reason; reference ones stand in for them."""
 
     def kernel(self, name: str) -> Callable[..., Any]:
-        """The kernel of that name; names and argument order are those of `retouch.kernels.specs.SPECS`."""
+        """The kernel of that name; names and argument order are those of `retouch.ops.specs.SPECS`."""
 
     def computed_by(self, kernels: Iterable[str]) -> str:
         """The backends that compute kernels of these names."""
@@ -98,3 +99,16 @@ class Backend(Protocol):
 
     def release(self) -> None:
         """Give memory of dropped recordings back that was kept for the next ones."""
+
+
+def handles(backend: Backend, argument: Any) -> Any:
+    """An argument of a reference kernel as kernels of the backend take it."""
+    if isinstance(argument, Tensor):
+        return backend.index(argument.numpy()) if argument.dtype == torch.int32 else backend.rows(argument)
+    if isinstance(argument, Packed):
+        return backend.pack(argument.weight, argument.groups)
+    if isinstance(argument, tuple) and argument and isinstance(argument[0], Instr):
+        return backend.program(argument)
+    if isinstance(argument, tuple | list):
+        return type(argument)(handles(backend, each) for each in argument)
+    return argument

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from retouch.ir.expr import Expr
-from retouch.kernels.specs import SPECS
 from retouch.kernels.tensors import TensorBackend
 from retouch.ops.gemm import Packed
+from retouch.ops.specs import SPECS
 
 
 def _has_double(device: torch.device) -> bool:

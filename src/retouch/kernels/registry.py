@@ -14,8 +14,8 @@ from retouch.errors import FallbackWarning
 from retouch.kernels.devices import usable
 from retouch.kernels.partial import STAND_IN
 from retouch.kernels.protocol import Backend, BackendError, BackendImportError, BackendNameError
-from retouch.kernels.specs import SPECS
 from retouch.ops.spec import KernelSpec
+from retouch.ops.specs import SPECS
 
 
 def _cpu(device: torch.device) -> Backend:

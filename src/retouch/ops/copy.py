@@ -63,7 +63,12 @@ COPY_ROWS = KernelSpec(
     stores=True,
 )
 COPY_MANY = KernelSpec(
-    "copy_many", "copy_rows for each of a list", copy_many, {"rows": _copies}, within(0, *FLOATS, torch.float64)
+    "copy_many",
+    "copy_rows for each of a list",
+    copy_many,
+    {"rows": _copies},
+    within(0, *FLOATS, torch.float64),
+    like="copy_rows",
 )
 SWAP_ROWS = KernelSpec(
     "swap_rows",
@@ -72,4 +77,5 @@ SWAP_ROWS = KernelSpec(
     {"rows": _exchange},
     within(0, *FLOATS, torch.float64),
     stores=True,
+    like="copy_rows",
 )

@@ -80,4 +80,5 @@ FOLD_MEAN = KernelSpec(
     reference,
     {"sums": _averaged},
     {torch.float64: 1e-7},
+    like="copy_rows",
 )

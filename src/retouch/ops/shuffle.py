@@ -161,6 +161,7 @@ SHUFFLE = KernelSpec(
     reference,
     {"phases": _shuffled},
     within(0, *FLOATS),
+    like="row_map",
 )
 UNSHUFFLE = KernelSpec(
     "unshuffle",
@@ -168,4 +169,5 @@ UNSHUFFLE = KernelSpec(
     unshuffle,
     {"taps": _unshuffled},
     within(0, *FLOATS),
+    like="row_map",
 )

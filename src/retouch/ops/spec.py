@@ -124,6 +124,7 @@ class KernelSpec:
         besides its rounding; 0: bit for bit.
     single: the reference for devices without float64, where it is another one.
     stores: it also takes what rows are stored in, in dtypes that a backend need not compute in.
+    like: the kernel whose measured costs it is taken to have; empty: its own are measured (`runtime/timing.py`).
     """
 
     name: str
@@ -133,6 +134,7 @@ class KernelSpec:
     tolerance: Mapping[torch.dtype, float]
     single: Callable[..., None] | None = None
     stores: bool = False
+    like: str = ""
 
     def dtypes(self, computed: Sequence[torch.dtype]) -> list[torch.dtype]:
         """Those that a backend takes which computes in some dtypes."""

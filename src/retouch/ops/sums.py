@@ -140,6 +140,7 @@ FOLD_NORM = KernelSpec(
     {"parts": _folded},
     {torch.float64: 1e-6},
     single=pivoted.fold_norm,
+    like="copy_rows",
 )
 FIT_PROBES = KernelSpec(
     "fit_probes",
@@ -148,6 +149,7 @@ FIT_PROBES = KernelSpec(
     {"probes": _fitted},
     within(1e-5, *FLOATS),
     single=partial(fit_probes, dtype=torch.float32),
+    like="channel_sums",
 )
 MOVE_SUMS = KernelSpec(
     "move_sums",
@@ -156,4 +158,5 @@ MOVE_SUMS = KernelSpec(
     {"sums": _shifted},
     {torch.float64: 1e-12},
     single=pivoted.move_sums,
+    like="copy_rows",
 )

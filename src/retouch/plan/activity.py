@@ -45,6 +45,12 @@ def share(program: Program, active: dict[Value, Table]) -> float:
     return part / dense if dense else 1.0
 
 
+def macs(program: Program, active: dict[Value, Table]) -> int:
+    """Multiply-accumulates of the active rows, and of the operations that run densely, as `explain` counts them."""
+    counted = [op for op in program.ops if op.out.grid or op.reason]
+    return sum(op.arithmetic(len(active[op.out]) if op.out.grid else 0) for op in counted)
+
+
 def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:
     """One region per grid and batch, for all values of that grid."""
     whole = whole_grids(program, policy)

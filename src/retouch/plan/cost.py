@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from retouch.ir.work import Work
+from retouch.ops.specs import SPECS
 from retouch.plan.meter import Run
 
 VECTOR = 16
@@ -20,19 +21,8 @@ CROWDED = 1.25
 read. Measured over 72 updates (0.3 % to 100 %, float32 and bfloat16) of six networks; the median was 1.26.
 """
 
-KERNELS = ("gemm", "depthwise", "pool", "attention", "row_map", "copy_rows", "channel_sums", "dense")
-"""Those whose costs are measured."""
-
-LIKE = {
-    "copy_many": "copy_rows",
-    "fit_probes": "channel_sums",
-    "move_sums": "copy_rows",
-    "fold_norm": "copy_rows",
-    "fold_mean": "copy_rows",
-    "shuffle": "row_map",
-    "unshuffle": "row_map",
-}
-"""Kernels that are taken to cost what another one does."""
+KERNELS = (*(name for name, spec in SPECS.items() if not spec.like), "dense")
+"""Those whose costs are measured; others are taken to cost what one of them does (`KernelSpec.like`)."""
 
 
 class CostModel(Protocol):
@@ -111,7 +101,7 @@ class Rates:
 
     def rate(self, kernel: str, dtype: torch.dtype) -> Rate:
         """The costs of a kernel; for a type that was not measured, those for another one."""
-        name = LIKE.get(kernel, kernel)
+        name = kernel if kernel in KERNELS else SPECS[kernel].like
         found = self.kernels.get(key(name, dtype))
         return found or next(rate for each, rate in self.kernels.items() if each.split()[0] == name)
 

@@ -111,6 +111,7 @@ class Editor(BaseEditor[DiffusionSession]):
         steps: int = STEPS,
         seed: int = 0,
         folder: str | Path | None = None,
+        wait: bool = True,
         progress: Progress = silent,
     ) -> DiffusionSession:
         """Record a photograph (or any picture), to edit it.
@@ -120,6 +121,9 @@ class Editor(BaseEditor[DiffusionSession]):
         prompt, negative, guidance: texts and classifier-free guidance, for models that read them.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
+        wait: False returns at once, and the worker of the device records: `session.opening` is that job, which calls
+            `progress`. The picture can be seen and drawn on meanwhile; edits wait for the recording. When it fails or
+            is cancelled the session is closed, and nothing stays in its folder.
 
         Raises ImageError, PipelineError, SchedulerError for bad input, StoreError when there is no room.
         """
@@ -128,7 +132,8 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model.check_size(size)
         conditioning = self.model.condition(prompt, negative, guidance, size)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=False)
-        return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress))
+        awaited = {"image": torch.from_numpy(pixels)}
+        return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress), wait, awaited)
 
     def generate(
         self,
@@ -141,17 +146,19 @@ class Editor(BaseEditor[DiffusionSession]):
         steps: int = STEPS,
         seed: int = 0,
         folder: str | Path | None = None,
+        wait: bool = True,
         progress: Progress = silent,
     ) -> DiffusionSession:
         """Generate an image of `size` (H, W) and record the trajectory that makes it, to edit it.
 
-        strength: that of edits which do not say another. Otherwise like `open`.
+        strength: that of edits which do not say another. Otherwise like `open`; with `wait=False` there is no picture
+            until `session.opening` is done.
         """
         size = size or self.model.default_size
         self.model.check_size(size)
         conditioning = self.model.condition(prompt, negative, guidance, size)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=True)
-        return self._recorded(session, folder, lambda: session.record_generated(progress))
+        return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
 
     def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts

@@ -28,6 +28,8 @@ from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, spread
 
 Growth = Callable[[Region], Region]
+AfterStep = Callable[[int, Tensor, Tensor], None]
+"""Told the step of the sampler, the latent `[1, C, h, w]` before it and what the denoiser predicts there."""
 
 WIDER = 16
 """Pixels by which a region grows when its error may be too large."""
@@ -144,7 +146,8 @@ class Process:
 class Redraw:
     """One change being computed, every network for what `grow` makes of its region; what may change stays the same.
 
-    original, current: tensors of the session's first version, and of the one that is edited.
+    original, current: tensors of the session's first version, and of the one that is edited. after_step: told of every
+    step.
     """
 
     process: Process
@@ -156,6 +159,7 @@ class Redraw:
     clock: Clock
     progress: Progress
     grow: Growth = GROWTHS[0]
+    after_step: AfterStep = lambda *_: None
 
     def __post_init__(self) -> None:
         asked = Region.from_mask(self.change.mask)
@@ -224,6 +228,7 @@ class Redraw:
             update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, self.denoised)
             with self.clock.of("denoise"):
                 output = process.denoiser.step(update, i, x, self.change.conditioning, mask, visible)
+            self.after_step(i, x, output)
             if i == start + checked_step(self.count):
                 dense = partial(process.denoiser.step, process.dense, i, x, self.change.conditioning, mask, visible)
                 check = self._check(i, output, dense)

@@ -122,6 +122,16 @@ class Sampler:
             return spread / max(scale, 1e-3)
         return spread / math.hypot(scale, spread) if kind == "v_prediction" else 1.0
 
+    def clean(self, output: Tensor, x: Tensor, i: int) -> Tensor:
+        """The clean image that a prediction at step i for `x` stands for."""
+        scale, spread, kind = self.scale[i], self.spread[i], self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return (x - spread * output) / max(scale, 1e-3)
+        if kind == "v_prediction":
+            length = math.hypot(scale, spread)
+            return (scale / length * x - spread * output) / length
+        return output
+
     def model_input(self, x: Tensor, i: int) -> Tensor:
         """What the network reads at step i."""
         return x if self.input_scale[i] == 1.0 else x * self.input_scale[i]

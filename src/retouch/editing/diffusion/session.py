@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,14 +14,40 @@ from torch import Tensor
 from retouch.editing.archive import Progress, silent
 from retouch.editing.calls import Calls, Clock
 from retouch.editing.diffusion.denoiser import snapshot_name
+from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
-from retouch.editing.diffusion.redraw import GROWTHS, Change, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.preview import LinearMap, Previews
+from retouch.editing.diffusion.redraw import (
+    GROWTHS,
+    AfterStep,
+    Change,
+    Evaluations,
+    Growth,
+    Process,
+    Redraw,
+    Redrawn,
+    Whole,
+)
+from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.images import ImageLike, Pixels, as_mask, as_pixels, difference, from_tensor, threshold_of
+from retouch.editing.images import (
+    Box,
+    ImageLike,
+    Pixels,
+    as_mask,
+    as_pixels,
+    box_of,
+    check_same,
+    difference,
+    from_tensor,
+    threshold_of,
+)
+from retouch.editing.jobs import Job
 from retouch.editing.manifest import Fields, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
+from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.plan.region import Mask, Region
@@ -28,6 +55,8 @@ from retouch.runtime.store import Store
 
 MASK_STEPS = 4
 """Steps at which an automatic difference mask compares the predictions for two prompts."""
+
+NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
 TEXTS = 16
 """The embeddings of so many pairs of texts are kept."""
@@ -46,7 +75,12 @@ class DiffusionSession(Session):
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
     }
-    saved_facts: ClassVar[Fields] = {"steps": positive, "prompt": optional(text), "negative": optional(text)}
+    saved_facts: ClassVar[Fields] = {
+        "steps": positive,
+        "prompt": optional(text),
+        "negative": optional(text),
+        "refined": maybe(text),
+    }
 
     def __init__(
         self, model: Model, sampler: Sampler, conditioning: Conditioning, store: Store, settings: dict[str, Any]
@@ -143,7 +177,7 @@ class DiffusionSession(Session):
         change = self._change(image, mask, prompt, negative, strength, threshold)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)
+        return self._run(change, clock, progress, max_error)[0]
 
     @locked
     def inpaint(
@@ -162,7 +196,95 @@ class DiffusionSession(Session):
         """
         clock = Clock()
         change = self._change(None, mask, prompt, negative, strength)
-        return self._run(replace(change, repaint=True), clock, progress, max_error)
+        return self._run(replace(change, repaint=True), clock, progress, max_error)[0]
+
+    def submit(
+        self,
+        image: ImageLike | None = None,
+        *,
+        mask: ImageLike | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        strength: float | None = None,
+        max_error: float | None = None,
+        threshold: int | None = None,
+        inpaint: bool = False,
+        base: int | None = None,
+        refine: float | str | None = ENOUGH,
+        join: bool = True,
+        progress: Progress = silent,
+    ) -> Job[Edited]:
+        """Begin an edit and return: `edit` as a job, or with `inpaint` what `inpaint` does.
+
+        The rest of the arguments are those of `edit`; `progress` is called in another thread.
+
+        base: the number of the version that `image` was drawn on; None: the current one. Only what differs from it
+            was drawn, and goes on whatever picture is the current one when the edit begins.
+        refine: what follows when nothing waits for the device: "off" (or None) nothing, "step" the edit again with
+            more around it, "dense" that, and then everything as the dense model computes it; or grey levels, the same
+            until the estimate of the error is no higher. It takes the place of the edit, in the same version.
+        join: the session's jobs that are not done are cancelled and their strokes made part of this edit: newer ones
+            over older ones, both regions, words and options of the newer where they are given. An edit that is to find
+            its region by words, and one that fills where the other redraws, comes after them instead. With False every
+            edit does.
+
+        Raises what `edit` raises for bad input, OptionError for `refine` and `base`, SessionError when the session is
+        closed, has no picture yet, or too much waits; nothing was begun then.
+        """
+        if inpaint and mask is None:
+            raise OptionError("to inpaint, say with a mask where")
+        stages_of(refine)
+        if image is not None and base is not None:
+            image = self._moved_on(as_pixels(image), base)
+        change = self._asked(image, mask, prompt, negative, strength, threshold)
+        drawing = Drawing(
+            self._draw,
+            change.pixels,
+            (change.pixels != self.pixels).any(-1),
+            change.mask if change.mask.any() else None,
+            prompt,
+            negative,
+            strength,
+            inpaint,
+            max_error,
+            refine,
+            progress,
+        )
+        return self.start(drawing, join)
+
+    def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
+        """What was drawn on the version of that number, on the current picture."""
+        if not self.versions and base == 0:
+            return drawn
+        found = [version.pixels for version in self.versions if version.number == base]
+        if not found:
+            raise OptionError(f"there is no version {base} to draw on")
+        check_same(found[0], drawn, "pictures")
+        moved: Pixels = np.where(drawn != found[0], drawn, self.pixels)
+        return moved
+
+    @locked
+    def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
+        """What a job computes."""
+        clock, before = Clock(), self.version
+        words = drawing.prompt, drawing.negative, drawing.strength
+        change = self._change(drawing.on(self.pixels), drawing.mask, *words)
+        change = replace(change, repaint=drawing.inpaint)
+        if not change.mask.any():
+            job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
+            return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
+        edited, calls = self._run(change, clock, drawing.progress, drawing.max_error, job)
+        stages, bound = stages_of(drawing.refining)
+        if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
+            stages = []
+
+        def redrawn(run: Evaluations, grow: Growth) -> Redrawn:
+            return self._redraw(before, change, run, Clock(), grow=grow).result()
+
+        anew = partial(Calls, self.store, before.snapshots, None)
+        return edited, Refinement(
+            self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last
+        )
 
     @locked
     def reference(
@@ -195,6 +317,21 @@ class DiffusionSession(Session):
         strength: float | None,
         threshold: int | None = None,
     ) -> Change:
+        change = self._asked(image, mask, prompt, negative, strength, threshold)
+        if change.mask.any() or change.conditioning.texts == self.conditioning.texts:
+            return change
+        return replace(change, mask=self._difference_mask(change.conditioning))
+
+    def _asked(
+        self,
+        image: ImageLike | None,
+        mask: ImageLike | None,
+        prompt: str | None,
+        negative: str | None,
+        strength: float | None,
+        threshold: int | None,
+    ) -> Change:
+        """The change as far as no network is needed for it; its mask is empty where words are to find the region."""
         current, old = self.pixels, self.conditioning
         texts = (old.prompt if prompt is None else prompt, old.negative if negative is None else negative)
         conditioning, start = self._condition(*texts), self._start(strength)
@@ -202,8 +339,6 @@ class DiffusionSession(Session):
         changed = difference(current, drawn, self.threshold if threshold is None else threshold)
         if mask is not None:
             changed = as_mask(mask, self.size)
-        elif not changed.any() and texts != old.texts:
-            changed = self._difference_mask(conditioning)
         return Change(np.where(changed[..., None], drawn, current), changed, conditioning, start)
 
     def _start(self, strength: float | None) -> int:
@@ -215,11 +350,14 @@ class DiffusionSession(Session):
             )
         return start
 
-    def _run(self, change: Change, clock: Clock, progress: Progress, max_error: float | None) -> Edited:
-        region = Region.from_mask(change.mask)
+    def _run(
+        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
+    ) -> tuple[Edited, Calls]:
+        region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
             with self._making() as calls:
-                found = self._redraw(self.version, change, calls, clock, progress, grow).result()
+                told = {} if job is None else {"after_step": self._previews(job, change, box, calls)}
+                found = self._redraw(self.version, change, calls, clock, progress, grow, **told).result()
                 if max_error is not None and grow is not GROWTHS[-1]:
                     with clock.of("estimate"):
                         too_far = found.check is not None and found.check.error > max_error
@@ -230,7 +368,10 @@ class DiffusionSession(Session):
                     facts = self._facts(edit, region.fraction, change.start, change.conditioning, clock)
                     self._put(calls, found.tensors(), facts)
                 break
-        return Edited(self.image, region, clock.total(), found.check)
+        if job is not None:
+            steps = len(self.sampler) - change.start
+            job.show("result", self.version.number, box, found.pixels[box].copy(), (steps, steps), calls)
+        return Edited(self.image, region, clock.total(), found.check), calls
 
     def _redraw(
         self,
@@ -240,13 +381,23 @@ class DiffusionSession(Session):
         clock: Clock,
         progress: Progress = silent,
         grow: Growth = GROWTHS[0],
+        after_step: AfterStep = lambda *_: None,
     ) -> Redraw:
         original = self.versions[0].tensors
-        return Redraw(self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow)
+        return Redraw(
+            self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow, after_step
+        )
+
+    def _previews(self, job: Job[Edited], change: Change, box: Box, calls: Calls) -> Previews:
+        return Previews(job, self.process, self._colours, change, self.pixels, box, self._next, calls)
+
+    @cached_property
+    def _colours(self) -> LinearMap:
+        first = self.versions[0].tensors
+        return LinearMap.fitted(first["latents"][-1:], first["image"].numpy())
 
     # The estimate of the error
 
-    @locked
     def calibration(self) -> Calibration:
         """What a disagreement between an update and the dense model stands for, under this model and policy.
 
@@ -258,7 +409,9 @@ class DiffusionSession(Session):
         if self.settings["model"] in FITTED:
             return FITTED[self.settings["model"]]
         if "calibration" not in self.settings:
-            self.settings["calibration"] = asdict(self._measured())
+            measured = asdict(self._measured())
+            with self.lock:
+                self.settings["calibration"] = measured
         return Calibration(**self.settings["calibration"])
 
     def _measured(self) -> Calibration:

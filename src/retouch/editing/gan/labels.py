@@ -16,6 +16,7 @@ from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.gan.editor import GeneratorEditor
 from retouch.editing.gan.session import GeneratorSession
 from retouch.editing.images import ImageError, ImageLike, Pixels, as_integers, as_mask, from_tensor
+from retouch.editing.jobs import Job
 from retouch.editing.manifest import SOURCE, ArchiveError, Fields, Manifest, flag, positive
 from retouch.editing.session import Edited, Version, locked
 from retouch.incremental import Incremental
@@ -94,6 +95,24 @@ class LabelSession(GeneratorSession):
         Raises ImageError for bad input; then, and when it is interrupted, the session is as before.
         """
         return self._edited(self._drawn(labels, instances, mask), progress)
+
+    def submit(
+        self,
+        labels: ImageLike | None = None,
+        *,
+        instances: ImageLike | None = None,
+        mask: ImageLike | None = None,
+        join: bool = True,
+        progress: Progress = silent,
+    ) -> Job[Edited]:
+        """Begin an edit and return: `edit` as a job, with the same arguments; `progress` is called in another thread.
+
+        join: the session's jobs that are not done are cancelled, and what was drawn there made part of this edit, newer
+        labels over older ones. With False this edit comes after them.
+
+        Raises ImageError for bad input, SessionError when the session is closed or too much waits.
+        """
+        return self._submitted(self._drawn(labels, instances, mask), join, progress)
 
     @locked
     def reference(
@@ -216,6 +235,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
         *,
         instances: ImageLike | None = None,
         folder: str | Path | None = None,
+        wait: bool = True,
         progress: Progress = silent,
     ) -> LabelSession:
         """Make the picture of a map of labels and record how, to edit it.
@@ -223,6 +243,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
         labels: class ids [H, W]: a PNG of one channel or with a palette (its indices), or an array.
         instances: ids of instances, of the same size; None: every area of one label is one.
         folder: keep the session there; None: `Session.save` does later.
+        wait: as for `Editor.open`; the labels are there at once, the picture when `session.opening` is done.
 
         Raises ImageError for ids that the network does not know and sizes that it does not divide.
         """
@@ -231,7 +252,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
         planes = [ids] if instances is None else [ids, as_integers(instances, size)]
         session = self._session(size, labels=self.count, instances=instances is not None)
         source = torch.from_numpy(np.stack(planes))
-        return self._recorded(session, folder, lambda: session.record(source, progress))
+        return self._recorded(session, folder, lambda: session.record(source, progress), wait, {"source": source})
 
     def check_size(self, size: tuple[int, int]) -> None:
         """ImageError for a size (H, W) that the network does not divide."""

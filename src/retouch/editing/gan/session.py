@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -11,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
-from retouch.editing.calls import Clock, run_whole
-from retouch.editing.images import Pixels
+from retouch.editing.calls import Calls, Clock, run_whole
+from retouch.editing.images import Pixels, box_of
+from retouch.editing.jobs import Job, Task
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.incremental import Incremental
 from retouch.plan.region import Region
@@ -20,6 +24,29 @@ from retouch.runtime.store import Store
 
 CALL = "network"
 """The name of the one recorded call."""
+
+
+@dataclass(eq=False)
+class SourceEdit(Task[Edited]):
+    """An edit of a source that waits to be made: `source` where `drawn` (both of the source's shape).
+
+    make: computes it for a job.
+    """
+
+    make: Callable[[SourceEdit, Job[Edited]], Edited]
+    source: Tensor
+    drawn: Tensor
+
+    def joined(self, older: Task[Edited]) -> SourceEdit | None:
+        """What this draws over what `older` does."""
+        if not isinstance(older, SourceEdit):
+            return None
+        source = torch.where(self.drawn, self.source, older.source)
+        return replace(self, source=source, drawn=self.drawn | older.drawn)
+
+    def run(self, job: Job[Edited]) -> Edited:
+        """Make the edit of the current source."""
+        return self.make(self, job)
 
 
 class GeneratorSession(Session):
@@ -85,14 +112,24 @@ class GeneratorSession(Session):
     @property
     def source(self) -> npt.NDArray[Any]:
         """The current source; a copy."""
-        return self.version.tensors["source"].numpy().copy()
+        return self.tensor("source").numpy().copy()
 
-    def _edited(self, source: Tensor, progress: Progress) -> Edited:
-        """Make another source the current one."""
-        clock = Clock()
+    def _submitted(self, source: Tensor, join: bool, progress: Progress) -> Job[Edited]:
+        """A job that changes the current source where another one differs from what that is now."""
+        drawn = source != self.tensor("source")
+        return self.start(SourceEdit(partial(self._draw, progress), source, drawn), join)
+
+    @locked
+    def _draw(self, progress: Progress, edit: SourceEdit, job: Job[Edited]) -> Edited:
+        return self._edited(torch.where(edit.drawn, edit.source, self.version.tensors["source"]), progress, job)
+
+    def _edited(self, source: Tensor, progress: Progress, job: Job[Edited] | None = None) -> Edited:
+        """Make another source the current one; a job shows what that changes."""
+        clock, before = Clock(), self.version
         old, new = self.read(self.version.tensors["source"]), self.read(source)
         region = Region.from_mask((old != new).any(1)[0].numpy())
         if not region.mask.any():
+            self._show(job, before, None)
             return Edited(self.image, region, clock.total())
         progress(0, 1, "updating")
         with self._making() as calls:
@@ -101,8 +138,15 @@ class GeneratorSession(Session):
             with clock.of("store"):
                 tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
                 self._put(calls, tensors, _facts("edit", region.fraction, clock))
+        self._show(job, before, calls)
         progress(1, 1, "done")
         return Edited(self.image, region, clock.total())
+
+    def _show(self, job: Job[Edited] | None, before: Version, calls: Calls | None) -> None:
+        if job is not None:
+            pixels = self.pixels
+            box = box_of((pixels != before.pixels).any(-1))
+            job.show("result", self.version.number, box, pixels[box].copy(), (1, 1), calls)
 
     def _dense(self, source: Tensor) -> Edited:
         """What a whole run makes of a source; the session stays as it is."""

@@ -25,6 +25,7 @@ from retouch.editing.images import (
     difference,
     threshold_of,
 )
+from retouch.editing.jobs import Job
 from retouch.editing.manifest import SOURCE
 from retouch.editing.session import Edited, Version, locked
 from retouch.errors import OptionError
@@ -108,6 +109,25 @@ class UpscaleSession(GeneratorSession):
         """
         return self._edited(self._drawn(image, mask, self.threshold if threshold is None else threshold), progress)
 
+    def submit(
+        self,
+        image: ImageLike,
+        *,
+        mask: ImageLike | None = None,
+        threshold: int | None = None,
+        join: bool = True,
+        progress: Progress = silent,
+    ) -> Job[Edited]:
+        """Begin an edit and return: `edit` as a job, with the same arguments; `progress` is called in another thread.
+
+        join: the session's jobs that are not done are cancelled, and what was drawn there made part of this edit, newer
+        strokes over older ones. With False this edit comes after them.
+
+        Raises ImageError for bad input, SessionError when the session is closed or too much waits.
+        """
+        drawn = self._drawn(image, mask, self.threshold if threshold is None else threshold)
+        return self._submitted(drawn, join, progress)
+
     @locked
     def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
         """What a dense run makes of the same edit, the smallest differences included; the session stays as it is."""
@@ -155,16 +175,18 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
         return Upscaler(network.to(place, dtype), policy=policy or chosen.policy, name=str(name), **options)
 
     def open(
-        self, image: ImageLike, *, folder: str | Path | None = None, progress: Progress = silent
+        self, image: ImageLike, *, folder: str | Path | None = None, wait: bool = True, progress: Progress = silent
     ) -> UpscaleSession:
         """Enlarge a picture and record how, to edit it.
 
-        folder: keep the session there; None: `Session.save` does later. Raises ImageError for bad input,
-        StoreError when there is no room.
+        folder: keep the session there; None: `Session.save` does later. wait: as for `Editor.open`; the small picture
+        is there at once, the large one when `session.opening` is done. Raises ImageError for bad input, StoreError when
+        there is no room.
         """
         pixels = as_pixels(image)
         session = self._session((pixels.shape[0], pixels.shape[1]))
-        return self._recorded(session, folder, lambda: session.record(torch.from_numpy(pixels), progress))
+        source = torch.from_numpy(pixels)
+        return self._recorded(session, folder, lambda: session.record(source, progress), wait, {"source": source})
 
     def check_size(self, size: tuple[int, int]) -> None:
         """ImageError for a size (H, W) of which the result would be too large."""

@@ -27,10 +27,10 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from retouch.kernels.devices import HOST
-from retouch.kernels.protocol import BackendError
-from retouch.kernels.specs import SPECS, handles
+from retouch.kernels.protocol import BackendError, handles
 from retouch.kernels.triton.backend import Triton
 from retouch.ops.spec import Arguments, Draw, KernelSpec
+from retouch.ops.specs import SPECS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -23,8 +23,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
 
-from retouch.errors import RetouchError
+from retouch.errors import OptionError
 from retouch.ir.geometry import IntArray
+from retouch.kernels.protocol import BackendError
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import ahead, attention, gemm, tiles
 from retouch.kernels.triton.handles import code_of
@@ -168,10 +169,6 @@ ATTENTION = Kind(
 KINDS = PRODUCTS, ATTENTION
 
 
-class TuneError(RetouchError, RuntimeError):
-    """What is missing to time tiles."""
-
-
 class Gpu(NamedTuple):
     """A GPU, and the bytes of shared memory that one block may have on it."""
 
@@ -185,16 +182,16 @@ class Gpu(NamedTuple):
 
 
 def named(name: str) -> Gpu:
-    """The GPU of one of `ahead.TARGETS`; TuneError for another name."""
+    """The GPU of one of `ahead.TARGETS`; OptionError for another name."""
     if name not in ahead.TARGETS:
-        raise TuneError(f"no tiles are known for {name!r}; choose from: {', '.join(ahead.TARGETS)}")
+        raise OptionError(f"no tiles are known for {name!r}; choose from: {', '.join(ahead.TARGETS)}")
     return Gpu(ahead.TARGETS[name], 1024 * ahead.SHARED_LIMIT[name])
 
 
 def present() -> Gpu:
-    """The GPU in use; TuneError without one."""
+    """The GPU in use; BackendError without one."""
     if not torch.cuda.is_available():
-        raise TuneError("this needs a GPU of NVIDIA or AMD that PyTorch can use; only --list works without")
+        raise BackendError("this needs a GPU of NVIDIA or AMD that PyTorch can use; only --list works without")
     current = driver.active
     properties = current.utils.get_device_properties(current.get_current_device())
     return Gpu(current.get_current_target(), properties["max_shared_mem"])
@@ -236,7 +233,7 @@ def measure(
 ) -> dict[Tile, dict[Case, float]]:
     """Milliseconds of every shape and dtype with every candidate, without those that the GPU refuses.
 
-    Raises TuneError when it refuses all.
+    Raises BackendError when it refuses all.
     """
     found: dict[Tile, dict[Case, float]] = {}
     for tile in _reported(candidates, f"timing {kind.table}, {size} bytes", report):
@@ -249,7 +246,7 @@ def measure(
             except OutOfResources:
                 continue
     if not found:
-        raise TuneError(f"no candidate of {kind.table} for numbers of {size} bytes runs on this GPU")
+        raise BackendError(f"no candidate of {kind.table} for numbers of {size} bytes runs on this GPU")
     return found
 
 
@@ -281,7 +278,7 @@ class Tuned:
 
 
 def tune(kind: Kind, size: int, gpu: Gpu, timer: Timer, report: Report = lambda *_: None) -> Tuned:
-    """Compile and time all candidates. Raises TuneError when none runs."""
+    """Compile and time all candidates. Raises BackendError when none runs."""
     times = measure(kind, size, fitting(kind, size, gpu, report), timer, DEVICE, report)
     cases = product(kind.timed, DTYPES[size])
     library: dict[Case, float] = {

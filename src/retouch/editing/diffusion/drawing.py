@@ -1,0 +1,79 @@
+"""An edit that waits to be made: what was drawn, apart from the picture that it will be made on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from retouch.editing.archive import Progress
+from retouch.editing.diffusion.refine import Refinement
+from retouch.editing.images import Pixels
+from retouch.editing.jobs import Job, Task
+from retouch.editing.session import Edited
+from retouch.plan.region import Mask
+
+
+@dataclass(eq=False)
+class Drawing(Task[Edited]):
+    """Strokes, words and options of an edit of a diffusion session.
+
+    pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: the region; None: the words find it.
+    prompt, negative, strength: None where they are as the session has them. make: computes it for a job, and says how
+    to refine it.
+    """
+
+    make: Callable[[Drawing, Job[Edited]], tuple[Edited, Refinement | None]]
+    pixels: Pixels
+    drawn: Mask
+    mask: Mask | None
+    prompt: str | None
+    negative: str | None
+    strength: float | None
+    inpaint: bool
+    max_error: float | None
+    refining: float | str | None
+    progress: Progress
+    refinement: Refinement | None = None
+
+    def on(self, picture: Pixels) -> Pixels:
+        """A picture with the strokes on it."""
+        strokes: Pixels = np.where(self.drawn[..., None], self.pixels, picture)
+        return strokes
+
+    def joined(self, older: Task[Edited]) -> Drawing | None:
+        """These strokes over older ones, in both regions; words and options of this where they are given.
+
+        None where a region is to be found by words and the other is not, and where one fills and the other redraws.
+        """
+        if not isinstance(older, Drawing) or self.inpaint != older.inpaint:
+            return None
+        mask = None
+        if self.mask is not None and older.mask is not None:
+            mask = np.maximum(self.mask, older.mask)
+        elif self.mask is not older.mask:
+            return None
+        return replace(
+            self,
+            pixels=self.on(older.pixels),
+            drawn=self.drawn | older.drawn,
+            mask=mask,
+            prompt=older.prompt if self.prompt is None else self.prompt,
+            negative=older.negative if self.negative is None else self.negative,
+            strength=older.strength if self.strength is None else self.strength,
+        )
+
+    def run(self, job: Job[Edited]) -> Edited:
+        """Make the edit of the current picture."""
+        edited, self.refinement = self.make(self, job)
+        return edited
+
+    def stale(self) -> bool:
+        """True when there is nothing to refine, or another version has become the current one."""
+        return self.refinement is None or not self.refinement.stages or self.refinement.stale
+
+    def refine(self, job: Job[Edited]) -> None:
+        """Better the result."""
+        assert self.refinement is not None
+        self.refinement.run(job)

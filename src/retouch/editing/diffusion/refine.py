@@ -1,0 +1,99 @@
+"""Refinement: an edit that was made approximately is computed again with more around it, and at last densely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retouch.editing.calls import Calls, run_whole
+from retouch.editing.diffusion.redraw import GROWTHS, Evaluations, Growth, Redrawn
+from retouch.editing.images import box_of
+from retouch.editing.jobs import Job
+from retouch.editing.session import Estimate, Version
+from retouch.errors import OptionError
+from retouch.incremental import Incremental
+from retouch.plan.region import Region
+
+ENOUGH = 2.0
+"""Grey levels: an edit with a smaller estimate of its error is not refined, unless it is asked for."""
+
+STEP, DENSE = "step", "dense"
+STAGES = {"off": (), STEP: (STEP,), DENSE: (STEP, DENSE)}
+"""What is computed, in order, by the value of `refine`."""
+
+Replace = Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
+
+
+def stages_of(refine: float | str | None) -> tuple[list[str], float | None]:
+    """What `refine` asks for: the stages, and the error in grey levels below which none is needed. OptionError."""
+    if isinstance(refine, int | float) and refine >= 0:
+        return list(STAGES[DENSE]), float(refine)
+    named = "off" if refine is None else refine
+    if named not in STAGES:
+        raise OptionError(f"refine is {', '.join(map(repr, STAGES))} or an error in grey levels, not {refine!r}")
+    return list(STAGES[str(named)]), None
+
+
+class Dense:
+    """Every network run whole. What is kept of it are the rows that an edit computes, updated on the same inputs:
+    whole recordings of every edit would take too much memory.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+
+    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+        """The dense result of the call `name`."""
+        before = self.calls.macs
+        result = self.calls.update(name, net, region, *args, **kwargs)
+        if self.calls.macs - before >= net.macs:  # that was dense
+            return result
+        self.calls.macs += net.macs
+        return run_whole(net, *args, **kwargs)
+
+
+@dataclass(eq=False)
+class Refinement:
+    """An edit to be made again: `version` is what came of it, `check` is for the estimate of its error.
+
+    stages: what is still to be computed; bound: grey levels, see `stages_of`. calls: new ones from where the edit
+    began; redraw: computes the edit; replace, is_last: those of the session.
+    """
+
+    version: Version
+    check: Estimate | None
+    stages: list[str]
+    bound: float | None
+    calls: Callable[[], Calls]
+    redraw: Callable[[Evaluations, Growth], Redrawn]
+    replace: Replace
+    is_last: Callable[[Version], bool]
+
+    @property
+    def stale(self) -> bool:
+        """True when another version has become the current one."""
+        return not self.is_last(self.version)
+
+    def run(self, job: Job[Any]) -> None:
+        """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed."""
+        while self.stages and not self._is_close():
+            calls, stage = self.calls(), self.stages[0]
+            dense = stage == DENSE
+            found = self.redraw(Dense(calls) if dense else calls, GROWTHS[0 if dense else 1])
+            old = self.version
+            self.version = self.replace(old, calls, found.tensors(), {**old.facts, "refined": stage})
+            self.check, self.stages = found.check, self.stages[1:]
+            self._show(job, old.tensors["image"], calls)
+
+    def _is_close(self) -> bool:
+        return self.bound is not None and (self.check is None or self.check.error <= self.bound)
+
+    def _show(self, job: Job[Any], old: Tensor, calls: Calls) -> None:
+        image = self.version.tensors["image"]
+        box = box_of(torch.ne(image, old).any(-1).numpy())
+        steps = int(self.version.facts["steps"])
+        job.show("refined", self.version.number, box, image.numpy()[box].copy(), (steps, steps), calls)

@@ -1,0 +1,190 @@
+"""Jobs: edits that are computed while the caller goes on, and what they show of themselves on the way.
+
+A job is a future with frames. Its state is guarded by one condition, under which nothing else is locked or called but
+those who watch.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Condition
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from retouch.editing.calls import Cancelled
+from retouch.editing.images import Box, Pixels
+from retouch.errors import RetouchError
+
+R = TypeVar("R")
+
+Kind = Literal["preview", "result", "refined"]
+
+
+class SessionError(RetouchError, RuntimeError):
+    """What a session cannot do now: it is closed, has no picture yet, or too much waits for its device."""
+
+
+class Counted(Protocol):
+    """What counts multiply-accumulates, those of the dense networks too: calls of networks."""
+
+    macs: int
+    dense_macs: int
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Pixels that a job shows: those of one rectangle, all others are as they were.
+
+    kind: "preview" (what the edit is coming to, of latent resolution), "result" or "refined".
+    version: the number that the edit's version has, or will have.
+    rectangle: left, top, right and bottom in pixels of the picture, the last two beyond it.
+    pixels: uint8 `[bottom - top, right - left, 3]`.
+    step, steps: steps done and steps in all, of the edit or its refinement.
+    seconds: since the edit was submitted.
+    done, saved: multiply-accumulates that the edit (or its refinement) has computed so far, and how many more the
+        dense networks would have; below 0 where the refinement computes both.
+    """
+
+    kind: Kind
+    version: int
+    rectangle: tuple[int, int, int, int]
+    pixels: Pixels
+    step: int
+    steps: int
+    seconds: float
+    done: int
+    saved: int
+
+
+class Task(ABC, Generic[R]):
+    """What a job does."""
+
+    @abstractmethod
+    def run(self, job: Job[R]) -> R:
+        """Do it; the job's result."""
+
+    def joined(self, older: Task[R]) -> Task[R] | None:
+        """This with what `older` was to do done first, as one; None: they stay two."""
+        return None
+
+    def stale(self) -> bool:
+        """True when a refinement would come too late."""
+        return True
+
+    def refine(self, job: Job[R]) -> None:
+        """Better the result, unless it is `stale`."""
+
+
+class Queue(Protocol):
+    """Where jobs wait and run."""
+
+    def cancel(self, job: Job[Any]) -> bool:
+        """Stop a job wherever it is; False when it has ended."""
+
+    def runs(self, job: Job[Any]) -> bool:
+        """True while a job is computed."""
+
+
+class Job(Future[R]):
+    """Something that a device computes for a session, as a `concurrent.futures.Future`; iterating gives its frames.
+
+    `result`, `exception`, `done` and callbacks are those of the edit itself, a refinement may follow. Iterating waits
+    for frames and ends when none will come any more; then it raises what the edit or its refinement raised, if that
+    was not cancelled. Every iterator sees the result and its refinements, and of the previews the newest when it looks:
+    those that nobody reads take no memory. Several threads may iterate.
+    """
+
+    def __init__(self, session: Hashable, task: Task[R], queue: Queue) -> None:
+        super().__init__()
+        self.session, self.task = session, task
+        self.replaces: Job[R] | None = None  # what ran when this was submitted, to be done with this if it was stopped
+        self.stopping = False
+        self._queue = queue
+        self._submitted = time.perf_counter()
+        self._frames: list[tuple[int, Frame]] = []
+        self._watchers: list[Callable[[Frame], None]] = []
+        self._count, self._over = 0, False
+        self._trouble: BaseException | None = None
+        self._shown = Condition()
+
+    def cancel(self) -> bool:
+        """Stop: at once what waits, before its next network call what runs; the session stays as it was.
+
+        Does not wait for that: `cancelled` says in the end whether it was in time. Stops a refinement, too. Returns
+        False when there was nothing left to stop.
+        """
+        return self.cancelled() or self._queue.cancel(self)
+
+    def running(self) -> bool:
+        """True while the edit is computed."""
+        return not self.done() and self._queue.runs(self)
+
+    def go_on(self) -> None:
+        """Raise Cancelled when the job is to stop."""
+        if self.stopping:
+            raise Cancelled
+
+    @property
+    def seconds(self) -> float:
+        """Since it was submitted."""
+        return time.perf_counter() - self._submitted
+
+    @property
+    def over(self) -> bool:
+        """True when no frame will come any more."""
+        return self._over
+
+    # Frames
+
+    def show(
+        self, kind: Kind, version: int, box: Box, pixels: Pixels, at: tuple[int, int], counted: Counted | None = None
+    ) -> None:
+        """Add a frame: `pixels` are those in `box`, `at` step and steps."""
+        rows, columns = box
+        rectangle = columns.start, rows.start, columns.stop, rows.stop
+        done, dense = (counted.macs, counted.dense_macs) if counted else (0, 0)
+        frame = Frame(kind, version, rectangle, pixels, *at, self.seconds, done, dense - done)
+        with self._shown:
+            self._frames = [(n, f) for n, f in self._frames if f.kind != "preview"] + [(self._count, frame)]
+            self._count += 1
+            self._shown.notify_all()
+            for watcher in self._watchers:
+                watcher(frame)
+
+    def close(self, trouble: BaseException | None = None) -> None:
+        """No frame comes any more."""
+        with self._shown:
+            self._over, self._trouble = True, trouble
+            self._shown.notify_all()
+
+    def watch(self, watcher: Callable[[Frame], None]) -> None:
+        """Hand every frame to `watcher` when it is made, those there are first.
+
+        It is called in the thread that computes, with the job's condition held: to pass the frame on, no more.
+        """
+        with self._shown:
+            for _, frame in self._frames:
+                watcher(frame)
+            self._watchers.append(watcher)
+
+    def __iter__(self) -> Iterator[Frame]:
+        seen = -1
+        while (found := self._after(seen)) is not None:
+            seen, frame = found
+            yield frame
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _after(self, seen: int) -> tuple[int, Frame] | None:
+        """The next frame with its number; None: there is none and none will come."""
+        with self._shown:
+            while True:
+                for number, frame in self._frames:
+                    if number > seen:
+                        return number, frame
+                if self._over:
+                    return None
+                self._shown.wait()

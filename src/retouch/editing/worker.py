@@ -1,0 +1,211 @@
+"""One thread per device that computes the jobs of all sessions there, and refines their results when nothing waits."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Hashable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from retouch.editing.calls import Cancelled, asking
+from retouch.editing.jobs import Job, SessionError, Task
+
+MOST = 64
+"""Jobs that wait for one device; more are refused."""
+
+
+class Worker:
+    """The queue of a device and its thread: first come, first served, but sessions take turns.
+
+    A session has one refinement that waits, of its last edit. It is begun when no job waits and no session edits
+    without a job (`claimed`), and left before its next network call when that changes, to begin anew later.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._changed = threading.Condition()
+        self._turns: dict[Hashable, deque[Job[Any]]] = {}
+        self._unrefined: dict[Hashable, Job[Any]] = {}
+        self._running: Job[Any] | None = None
+        self._claims = 0
+        self._thread = threading.Thread(target=self._work, name=f"retouch {device}", daemon=True)
+
+    # What sessions ask for
+
+    def submit(self, session: Hashable, task: Task[Any], join: bool) -> Job[Any]:
+        """A job that does a task. With `join` it takes the place of those of its session that are not done, if its
+        task can do theirs as well. SessionError when too many wait.
+        """
+        with self._changed:
+            job: Job[Any] = Job(session, task, self)
+            replaced: list[Job[Any]] = self._replaced(job) if join else []
+            if not replaced and sum(map(len, self._turns.values())) >= MOST:
+                raise SessionError(f"{MOST} edits wait for this device already; wait for some of them")
+            waiting = self._turns.setdefault(session, deque())
+            for older in replaced:
+                waiting.remove(older)
+            waiting.append(job)
+            if self._thread.ident is None:
+                self._thread.start()
+            self._changed.notify_all()
+        for older in replaced:
+            _end(older)
+        return job
+
+    def _replaced(self, job: Job[Any]) -> list[Job[Any]]:
+        """The waiting jobs that a new one does as well. One that runs is told to stop."""
+        replaced: list[Job[Any]] = []
+        for older in reversed(self._turns.get(job.session, ())):
+            joined = job.task.joined(older.task)
+            if joined is None:
+                return replaced
+            job.task, job.replaces = joined, older.replaces
+            replaced.append(older)
+        running = self._running
+        if running is not None and running.session is job.session and not (running.done() or running.stopping):
+            running.stopping = job.task.joined(running.task) is not None
+            job.replaces = running if running.stopping else None
+        return replaced
+
+    def cancel(self, job: Job[Any]) -> bool:
+        """Stop a job wherever it is; False when it has ended."""
+        with self._changed:
+            waiting = self._turns.get(job.session, deque())
+            waits, runs = job in waiting, job is self._running and not job.over
+            if waits:
+                waiting.remove(job)
+                if not waiting:
+                    del self._turns[job.session]
+            unrefined = self._unrefined.get(job.session) is job
+            if unrefined:
+                del self._unrefined[job.session]
+            job.stopping = job.stopping or waits or runs or unrefined
+        if waits:
+            _end(job)
+        elif unrefined:
+            job.close()
+        return waits or runs or unrefined
+
+    def cancel_all(self, session: Hashable) -> None:
+        """Stop all jobs of a session."""
+        with self._changed:
+            known = [*self._turns.get(session, ()), self._unrefined.get(session), self._running]
+        for job in known:
+            if job is not None and job.session is session:
+                self.cancel(job)
+
+    def runs(self, job: Job[Any]) -> bool:
+        """True while a job is computed."""
+        return job is self._running
+
+    def is_here(self) -> bool:
+        """True in the thread of this worker."""
+        return threading.current_thread() is self._thread
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep refinements away while something is computed without a job."""
+        with self._changed:
+            self._claims += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._claims -= 1
+                self._changed.notify_all()
+
+    # The thread
+
+    def _work(self) -> None:
+        while True:
+            job = self._next()
+            if job.done():
+                self._refine(job)
+            else:
+                self._run(job)
+            with self._changed:
+                self._running = None
+            del job  # with its session, which would live until there is another
+
+    def _next(self) -> Job[Any]:
+        with self._changed:
+            while True:
+                for session, waiting in list(self._turns.items()):
+                    del self._turns[session]
+                    if waiting:
+                        self._running = waiting.popleft()
+                        if waiting:
+                            self._turns[session] = waiting
+                        return self._running
+                if self._unrefined and not self._claims:
+                    self._running = self._unrefined.pop(next(reversed(self._unrefined)))
+                    return self._running
+                self._changed.wait()
+
+    def _run(self, job: Job[Any]) -> None:
+        older = job.replaces
+        if older is not None and (older.cancelled() or older.exception()):
+            job.task = job.task.joined(older.task) or job.task
+        job.replaces = None
+        try:
+            with asking(job.go_on):
+                result = job.task.run(job)
+        except Cancelled:
+            _end(job)
+        except BaseException as error:
+            job.close(error)
+            job.set_exception(error)
+        else:
+            if job.task.stale():
+                job.close()
+            else:
+                self._await_refinement(job)
+            job.set_result(result)
+
+    def _await_refinement(self, job: Job[Any]) -> None:
+        with self._changed:
+            older = self._unrefined.pop(job.session, None)
+            self._unrefined[job.session] = job
+        if older is not None:
+            older.close()
+
+    def _refine(self, job: Job[Any]) -> None:
+        def go_on() -> None:
+            if self._turns or self._claims or job.stopping or job.task.stale():
+                raise Cancelled
+
+        try:
+            go_on()
+            with asking(go_on):
+                job.task.refine(job)
+        except Cancelled:
+            if not (job.stopping or job.task.stale()):
+                self._await_refinement(job)
+                return
+        except BaseException as error:
+            job.close(error)
+            return
+        job.close()
+
+
+def _end(job: Job[Any]) -> None:
+    """Cancel a job that nobody runs any more."""
+    job.stopping = True
+    job.close()
+    Future.cancel(job)
+    job.set_running_or_notify_cancel()
+
+
+_workers: dict[torch.device, Worker] = {}
+_making = threading.Lock()
+
+
+def worker_of(device: torch.device) -> Worker:
+    """The worker of a device, made when it is first asked for."""
+    with _making:
+        if device not in _workers:
+            _workers[device] = Worker(device)
+        return _workers[device]
