@@ -192,7 +192,7 @@ test('a soft mask keeps the larger value; the eraser lowers it', () => {
   const gum = new Step(mask, { kind: 'erase' }, 0.5);
   dab(gum, 50, 50);
   assert.equal(mask.read([50, 50, 1, 1])[0], 102);
-  assert.deepEqual([...tint(mask, [50, 50, 1, 1], [9, 8, 7], 0.5)], [9, 8, 7, 51]);
+  assert.deepEqual([...tint([mask], [50, 50, 1, 1], [9, 8, 7], 0.5)], [9, 8, 7, 51]);
 });
 
 test('layers over each other, and over the picture', () => {

@@ -132,14 +132,15 @@ export function flatten(layers, rect) {
   return out;
 }
 
-/** A mask in one colour as RGBA8, for a canvas. @param {Tiles} mask @param {Rect} rect @param {RGB} colour @param {number} opacity */
-export function tint(mask, rect, colour, opacity) {
-  const values = mask.read(rect);
-  const out = new Uint8ClampedArray(values.length * 4);
-  values.forEach((value, i) => {
-    if (!value) return;
-    out.set(colour, 4 * i);
-    out[4 * i + 3] = Math.round(value * opacity);
-  });
+/** Masks in one colour as RGBA8, for a canvas. @param {Tiles[]} masks @param {Rect} rect @param {RGB} colour @param {number} opacity */
+export function tint(masks, rect, colour, opacity) {
+  const out = new Uint8ClampedArray(rect[2] * rect[3] * 4);
+  for (const mask of masks) {
+    mask.read(rect).forEach((value, i) => {
+      if (!value) return;
+      out.set(colour, 4 * i);
+      out[4 * i + 3] = Math.max(out[4 * i + 3], Math.round(value * opacity));
+    });
+  }
   return out;
 }

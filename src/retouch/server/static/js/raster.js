@@ -11,9 +11,10 @@ import { TILE } from './tiles.js';
  * Covers the pixels near a segment whose radius goes from `a.r` to `b.r`. `hardness` 1: a sharp edge, smoothed over
  * one pixel; 0: falls from the middle on. Pixels whose centre is nearer than the radius are within.
  * @param {Tiles} cover @param {{x: number, y: number, r: number}} a @param {{x: number, y: number, r: number}} b
- * @param {number} hardness @returns {Rect | null} what may have changed
+ * @param {number} hardness @param {number} most the coverage in the middle, from 0 to 1
+ * @returns {Rect | null} what may have changed
  */
-export function segment(cover, a, b, hardness) {
+export function segment(cover, a, b, hardness, most = 1) {
   const reach = Math.max(a.r, b.r) + 1;
   const [dx, dy, dr] = [b.x - a.x, b.y - a.y, b.r - a.r];
   const along = dx * dx + dy * dy;
@@ -31,7 +32,7 @@ export function segment(cover, a, b, hardness) {
         const qy = py - t * dy;
         const square = qx * qx + qy * qy;
         if (square >= reach * reach) continue;
-        const value = profile(Math.sqrt(square), a.r + t * dr, hardness);
+        const value = Math.round(most * profile(Math.sqrt(square), a.r + t * dr, hardness));
         if (value > tile[i]) tile[i] = value;
       }
     }
@@ -46,7 +47,7 @@ function profile(distance, radius, hardness) {
   if (distance <= inner) return 255;
   if (distance >= outer) return 0;
   const t = (outer - distance) / (outer - inner);
-  return Math.round(255 * (hardness < 1 ? t * t * (3 - 2 * t) : t));
+  return 255 * (hardness < 1 ? t * t * (3 - 2 * t) : t);
 }
 
 /**
