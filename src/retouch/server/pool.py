@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
+from threading import Condition, RLock
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -98,7 +98,7 @@ class Pool:
 
     def __init__(self, home: Path, models: Models, limits: Limits, metrics: Metrics) -> None:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
-        self._lock = RLock()
+        self._lock = Condition()
         self._entries: dict[str, Entry] = {}
         self._home_lock = _locked(home)
         for stale in home.glob(f"{INCOMING}*"):
@@ -173,6 +173,7 @@ class Pool:
         with self._lock:
             self._entries.pop(entry.id, None)
             entry.held = 0
+            self._lock.notify_all()
         entry.hub.send(None)
         self._gauge()
 
@@ -204,6 +205,7 @@ class Pool:
             if session is not None and session.versions:
                 entry.held = sum(version.nbytes for version in session.versions)
             self._shrink(self.limits.memory)
+            self._lock.notify_all()
         self._gauge()
 
     def _opened(self, entry: Entry) -> AnySession:
@@ -224,13 +226,13 @@ class Pool:
             return entry.session
 
     def _reserve(self, entry: Entry, nbytes: int) -> None:
-        """Count bytes for a session, after others were put away for them."""
+        """Count bytes for a session, when others were put away for them or need them no more."""
         limit = self.limits.memory
         if nbytes > limit:
             raise Problem(507, f"the session takes {nbytes / 1e6:.0f} MB of memory; this server has {limit / 1e6:.0f}")
         with self._lock:
-            others = self._shrink(limit - nbytes, but=entry)
-            if others + nbytes > limit:
+            free = self._lock.wait_for(lambda: self._shrink(limit - nbytes, entry) + nbytes <= limit, self.limits.wait)
+            if not free:
                 raise Problem(503, "all memory is in use by other sessions that are edited now", retry_after=PATIENCE)
             entry.held = nbytes
 

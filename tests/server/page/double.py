@@ -30,7 +30,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 STATIC = Path(__file__).parents[3] / "src/retouch/server/static"
 CSP = "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
 PLAIN = {"prompt": True, "inpaint": True, "generate": True, "variants": True, "labels": None, "scale": 1}
-COLOURS = {"sky": "#70b4e6", "sea": "#1e508c", "grass": "#508c3c", "tree": "#1e5a28", "road": "#808080", "house": "#b45a46"}
+COLOURS = {
+    "sky": "#70b4e6",
+    "sea": "#1e508c",
+    "grass": "#508c3c",
+    "tree": "#1e5a28",
+    "road": "#808080",
+    "house": "#b45a46",
+}
 LABELS = [{"index": i, "name": name, "colour": colour} for i, (name, colour) in enumerate(COLOURS.items())]
 MODELS = [
     {"name": "double", "kind": "diffusion", "size": [256, 256], "capabilities": PLAIN},
@@ -106,7 +113,12 @@ class Double:
             except OSError:
                 return JSONResponse({"title": "Not a picture", "detail": "the file is no PNG, JPEG or WebP"}, 415)
         else:
-            source = np.random.default_rng(settings["seed"]).integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(32, 0).repeat(32, 1)
+            source = (
+                np.random.default_rng(settings["seed"])
+                .integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                .repeat(32, 0)
+                .repeat(32, 1)
+            )
         session = Session(secrets.token_hex(16), model, settings)
         self.sessions[session.id] = session
         session.add(source, None, self.result(session, source))
@@ -118,11 +130,17 @@ class Double:
             noise = np.random.default_rng(0).integers(-12, 12, source.shape)
             return np.clip(np.asarray(image).astype(int) + noise, 0, 255).astype(np.uint8)
         height, width = source.shape[:2]
-        return np.asarray(Image.fromarray(source).resize((width * session.scale, height * session.scale), Image.Resampling.LANCZOS))
+        return np.asarray(
+            Image.fromarray(source).resize((width * session.scale, height * session.scale), Image.Resampling.LANCZOS)
+        )
 
     async def get(self, request: Request) -> Response:
         session = self.sessions.get(request.path_params["id"])
-        return JSONResponse(session.facts()) if session else JSONResponse({"title": "Not found", "detail": "there is no such session"}, 404)
+        return (
+            JSONResponse(session.facts())
+            if session
+            else JSONResponse({"title": "Not found", "detail": "there is no such session"}, 404)
+        )
 
     async def delete(self, request: Request) -> Response:
         self.sessions.pop(request.path_params["id"])
@@ -170,7 +188,9 @@ class Double:
         area = np.asarray(area.resize(whole.shape[1::-1], Image.Resampling.NEAREST)) > 0
         return np.where(area[..., None], whole, session.pictures[session.head])
 
-    async def work(self, session: Session, job: int, drawn: np.ndarray, mask: np.ndarray, settings: dict[str, Any]) -> None:
+    async def work(
+        self, session: Session, job: int, drawn: np.ndarray, mask: np.ndarray, settings: dict[str, Any]
+    ) -> None:
         begun, steps = time.perf_counter(), 4
         failure, self.fail = self.fail, ""
         made = self.edited(session, drawn, mask, settings["seed"])
@@ -181,9 +201,23 @@ class Double:
                 session.pending = None
                 return session.send({"event": "job", "job": job, "state": "failed", "error": {"detail": failure}})
             if 0 < step < steps - 1:
-                self.frame(session, "preview", job, session.head, session.pictures[session.head], (made // (steps - step)) * (steps - step), True)
+                self.frame(
+                    session,
+                    "preview",
+                    job,
+                    session.head,
+                    session.pictures[session.head],
+                    (made // (steps - step)) * (steps - step),
+                    True,
+                )
         seconds, share = time.perf_counter() - begun, float(mask.mean()) + 0.004
-        facts = {"seconds": seconds, "share": share, "saved": 1 / share, "prompt": settings.get("prompt"), "edit": f"{int(mask.sum())} pixels, seed {settings['seed']}"}
+        facts = {
+            "seconds": seconds,
+            "share": share,
+            "saved": 1 / share,
+            "prompt": settings.get("prompt"),
+            "edit": f"{int(mask.sum())} pixels, seed {settings['seed']}",
+        }
         base, n = settings["base"], settings.get("n", 0)
         for i in range(n):
             session.add(drawn, base, self.edited(session, drawn, mask, settings["seed"] + i), **facts)
@@ -194,16 +228,34 @@ class Double:
         session.pending = None
         session.send({"event": "job", "job": job, "state": "done"})
 
-    def frame(self, session: Session, kind: str, job: int | None, version: int, old: np.ndarray | None, new: np.ndarray, lossy: bool, **facts: Any) -> bytes:
+    def frame(
+        self,
+        session: Session,
+        kind: str,
+        job: int | None,
+        version: int,
+        old: np.ndarray | None,
+        new: np.ndarray,
+        lossy: bool,
+        **facts: Any,
+    ) -> bytes:
         differs = np.ones(new.shape[:2], bool) if old is None else (old != new).any(2)
         rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
         left, top, right, bottom = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, 0, 0)
         part = np.ascontiguousarray(new[top:bottom, left:right])
-        header = {"kind": kind, "job": job, "version": version, "rect": [int(left), int(top), int(right - left), int(bottom - top)], "encoding": "webp" if lossy else "raw"}
+        header = {
+            "kind": kind,
+            "job": job,
+            "version": version,
+            "rect": [int(left), int(top), int(right - left), int(bottom - top)],
+            "encoding": "webp" if lossy else "raw",
+        }
         body = io.BytesIO()
         if lossy:
             Image.fromarray(part).save(body, "WEBP", quality=60)
-        text = json.dumps({**header, **{name: value for name, value in facts.items() if name in ("seconds", "saved", "share")}}).encode()
+        text = json.dumps(
+            {**header, **{name: value for name, value in facts.items() if name in ("seconds", "saved", "share")}}
+        ).encode()
         message = len(text).to_bytes(4, "little") + text + (body.getvalue() if lossy else zlib.compress(part.tobytes()))
         session.send(message)
         return message
