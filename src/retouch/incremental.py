@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import RLock
@@ -32,13 +32,15 @@ from retouch.plan.choose import Planner
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, RegionError
-from retouch.runtime.base import State, plain_tensors
-from retouch.runtime.emitter import build, dirty_values
+from retouch.runtime.base import Contents, State, plain_tensors
+from retouch.runtime.emitter import build, build_many, dirty_values
 from retouch.runtime.needs import needed
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
+from retouch.runtime.side_by_side import SideBySide
 from retouch.runtime.state.in_place import Recording
+from retouch.runtime.state.together import Together
 from retouch.runtime.state.workspace import Workspace
 from retouch.runtime.weights import Weights, WeightsChangedError
 
@@ -87,6 +89,7 @@ class Incremental:
         self.workspace = Workspace(self)
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
+        self._last: Together | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module densely; its result."""
@@ -152,9 +155,80 @@ class Incremental:
         with self.lock:
             self._check(recording, region)
             recording.abort()  # of an update that failed and could not be taken back
-            return self._update(recording, region, leaves)
+            return self._update(recording, leaves, region)
 
-    def _update(self, recording: State, region: Region, leaves: list[Any]) -> Any:
+    @plain_tensors
+    def update_many(
+        self, recordings: Sequence[State], region: Region, inputs: Sequence[tuple[Any, ...] | dict[str, Any]]
+    ) -> list[Any]:
+        """The results of `update` for several recordings and one region, computed together.
+
+        Weights are read once for the active rows of all, and index tables derived once; rows outside that recordings
+        have in common (those of one snapshot) are there once. Every result is that of `update`, bit for bit on the
+        compiled backends, and every recording can be undone by itself.
+
+        inputs: for each recording its arguments, positional ones as a tuple or named ones as a dictionary.
+
+        When everything is computed, or nothing, the recordings are updated one after the other. Raises InputError for
+        none, for as many inputs as there are no recordings, or for one recording twice. When anything fails, a
+        recording is left as it was; of those updated one after the other, those before it keep their update.
+        """
+        if len(recordings) != len(inputs) or not recordings:
+            raise InputError(f"{len(recordings)} recordings and {len(inputs)} inputs; give one for each, at least one")
+        if len({id(recording) for recording in recordings}) < len(recordings):
+            raise InputError("one recording is named twice; an update changes it, so the second would start from that")
+        calls = [((), given) if isinstance(given, dict) else (given, {}) for given in inputs]
+        leaves = [self.signature.flatten(*call) for call in calls]
+        with self.lock:
+            for recording in recordings:
+                self._check(recording, region)
+                recording.abort()
+            return self._update_many(recordings, region, leaves)
+
+    def _update_many(self, recordings: Sequence[State], region: Region, leaves: list[list[Any]]) -> list[Any]:
+        changed = [self._changed(*each) for each in zip(recordings, leaves, strict=True)]
+        together = self._together(recordings, region, frozenset().union(*changed))
+        if together is None:
+            return [self._update(*each, region) for each in zip(recordings, leaves, strict=True)]
+        self.backend.set_threads(torch.get_num_threads())
+        together.load(recordings)
+        for part, new, given in zip(together.parts, changed, self._owned_by_all(leaves), strict=True):
+            self._feed_active(part, together.schedule.active, given, new)
+        together.run()
+        results = [self._result(part) for part in together.parts]
+        try:
+            for part in together.parts:
+                part.recording.receive(together.schedule, together.computed(part))
+        except BaseException:
+            for recording in recordings:
+                recording.abort()
+            raise
+        for recording in recordings:
+            recording.commit()
+        return results
+
+    def _together(self, recordings: Sequence[State], region: Region, changed: frozenset[Value]) -> Together | None:
+        """What recordings are updated in together; None when they are one, or nothing or everything is computed."""
+        if len(recordings) == 1 or not (region.mask.any() or changed):
+            return None
+        origins = [id(recording.origin) for recording in recordings]
+        number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
+        schedule = self._plan_of(region, changed, tuple(number[origin] for origin in origins)).schedule
+        if schedule is None:
+            return None
+        assert isinstance(schedule, SideBySide)
+        last = self._last
+        if last is None or last.schedule is not schedule or last.generation != self.weights.generation:
+            self._last = None  # its memory is free before more is taken
+            self._last = Together(self, schedule, len(recordings))
+        return self._last
+
+    def release(self) -> None:
+        """Give up the memory that `update_many` keeps for its next call."""
+        with self.lock:
+            self._last = None
+
+    def _update(self, recording: State, leaves: list[Any], region: Region) -> Any:
         begun = perf_counter()
         changed = self._changed(recording, leaves)
         idle = not region.mask.any() and not changed
@@ -167,7 +241,7 @@ class Incremental:
             else:
                 recording.begin(schedule)
                 if not idle:
-                    self._feed_active(recording, schedule, leaves, changed)
+                    self._feed_active(recording, schedule.active, self._owned(leaves), changed)
                     recording.run(schedule)
             result = self._result(recording)
         except BaseException:
@@ -213,25 +287,35 @@ class Incremental:
         pairs = zip(self.program.inputs, leaves, strict=True)
         return frozenset(v for v, leaf in pairs if v.grid is None and not same_tensor(recording.values[v], leaf))
 
+    def _owned(self, leaves: list[Any]) -> list[Any]:
+        """Arguments of which a recording keeps those without a grid."""
+        return [leaf if v.grid else _own(leaf) for v, leaf in zip(self.program.inputs, leaves, strict=True)]
+
+    def _owned_by_all(self, leaves: list[list[Any]]) -> list[list[Any]]:
+        """The same for several recordings; equal arguments are one object, so that what follows is computed once."""
+        first, *others = map(self._owned, leaves)
+        return [first, *([a if same_tensor(a, b) else b for a, b in zip(first, x, strict=True)] for x in others)]
+
     def _feed(self, recording: State, leaves: list[Any]) -> None:
         """Put all inputs into the recording."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid:
                 recording.put_rows(value, image(value).rows(leaf.detach()).clone())
             else:
-                recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+                recording.put(value, _own(leaf))
 
-    def _feed_active(self, recording: State, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]) -> None:
-        """Put the active rows of image inputs, and the dense inputs that changed, into the recording."""
+    def _feed_active(
+        self, target: Contents, active: Mapping[Value, Table], leaves: list[Any], changed: frozenset[Value]
+    ) -> None:
+        """Put the active rows of image inputs, and the dense inputs that changed, where an update reads them."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid is None:
                 if value in changed:
-                    recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+                    target.put(value, leaf)
                 continue
-            rows = schedule.active[value].array
-            tables = (rows, *np.divmod(rows, value.grid.size))
-            index, sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in tables)
-            recording.buffers[value][index] = leaf.detach().flatten(2)[sample, :, position]
+            places = np.divmod(active[value].array, value.grid.size)
+            sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in places)
+            target.feed(value, active[value], leaf.detach().flatten(2)[sample, :, position])
 
     def _rerun(self, recording: State, leaves: list[Any]) -> None:
         """Compute everything into fresh buffers; the old ones are what undo brings back."""
@@ -242,13 +326,13 @@ class Incremental:
         self._feed(recording, leaves)
         recording.run(schedule)
 
-    def _result(self, recording: State) -> Any:
+    def _result(self, recording: Contents) -> Any:
         leaves = []
         for output in self.program.outputs:
             if output.value is None:
                 leaves.append(output.constant)
             elif output.ref is not None:
-                tensor = recording.tensor(output.ref)
+                tensor = recording.result(output.ref)
                 leaves.append(tensor.clone(memory_format=torch.contiguous_format))
             else:
                 found = recording.values.get(output.value, self.weights.values.get(output.value))
@@ -265,8 +349,10 @@ class Incremental:
             self._full = self._built(active, dirty)
         return self._full
 
-    def _built(self, active: dict[Value, Table], dirty: set[Value]) -> Schedule:
+    def _built(self, active: dict[Value, Table], dirty: set[Value], bases: tuple[int, ...] = ()) -> Schedule:
         statistics = activity.statistics_of(self.program, self.policy)
+        if bases:
+            return build_many(self.plan, active, self.shared, statistics, dirty, bases)
         return build(self.plan, active, self.shared, statistics, dirty)
 
     @cached_property
@@ -285,16 +371,17 @@ class Incremental:
         """Active rows of every value for a region."""
         return activity.of_update(self.program, region, self.policy, changed)
 
-    def _plan_of(self, region: Region, changed: frozenset[Value]) -> Planned:
-        """The schedule of an update, made once for a region."""
-        key = (region, changed)
+    def _plan_of(self, region: Region, changed: frozenset[Value], bases: tuple[int, ...] = ()) -> Planned:
+        """The schedule of an update, made once for a region; of several recordings that start from `bases`."""
+        key = (region, changed, bases)
         if key in self._planned:
             self._planned.move_to_end(key)
             return self._planned[key]
         active = self.active(region, changed)
         whole = self.planner.is_whole(active)
-        schedule = None if whole else self._built(active, dirty_values(self.program, set(changed), active))
-        self._planned[key] = Planned(schedule)
+        self._planned[key] = Planned(
+            None if whole else self._built(active, dirty_values(self.program, set(changed), active), bases)
+        )
         if len(self._planned) > REMEMBERED:
             self._planned.popitem(last=False)
         return self._planned[key]
@@ -323,7 +410,7 @@ class Incremental:
         report = explain(self.program, self.plan, active, self.backend.computed_by, kernels)
         if region is None:
             return report
-        runs = [planned for (seen, _), planned in self._planned.items() if seen == region and planned.measured_ms]
+        runs = [planned for (seen, *_), planned in self._planned.items() if seen == region and planned.measured_ms]
         return replace(report, decision=self.planner.choose(active), measured_ms=runs[-1].measured_ms if runs else None)
 
     def active_mask(self, region: Region) -> Tensor:
@@ -349,6 +436,11 @@ class Incremental:
         grids = ", ".join(str(g) for g in self.program.grids())
         kernels = f"{self.backend.name} on {self.backend.device}"
         return f"Incremental({type(self.module).__name__}, {self.policy.name}, {kernels}, grids {grids})"
+
+
+def _own(leaf: Any) -> Any:
+    """An argument as a recording keeps it."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def planned(program: Program, policy: Policy) -> Plan:

@@ -102,6 +102,22 @@ def test_a_mask_redraws_part_of_the_same_picture(folder, model):
     assert not changed[14:].any()
 
 
+def test_a_grey_mask_is_drawn_with_less_strength(folder, model):
+    for name, level in (("grey.png", 128), ("white.png", 255), ("dark.png", 30)):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[4:8, 4:8] = level
+        Image.fromarray(mask).save(name)
+    grey = edit("--model", model, *EDIT, "--mask", "grey.png", edited="a.png")
+    assert grey.exit_code == 0, said(grey)
+    assert "edit, 1.56%" in grey.stdout
+    found = as_pixels("out.png")
+    edit("--model", model, *EDIT, "--mask", "white.png", edited="a.png")
+    assert not np.array_equal(found, as_pixels("out.png"))
+    dark = edit("--model", model, *EDIT, "--mask", "dark.png", edited="a.png")
+    assert dark.exit_code == 2
+    assert "the brightest value of the mask" in said(dark)
+
+
 def test_what_is_drawn_outside_the_mask_is_noted(folder, model):
     mask = np.zeros((32, 32), np.uint8)
     mask[9:14, 14:16] = 255

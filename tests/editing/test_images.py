@@ -21,6 +21,7 @@ from retouch.editing.images import (
     as_integers,
     as_mask,
     as_pixels,
+    as_strengths,
     blend,
     difference,
     from_tensor,
@@ -311,6 +312,23 @@ def test_edited_is_brighter_than_half():
     assert as_mask(np.array([[32767, 32768]], np.uint16), (1, 2)).tolist() == [[False, True]]
     assert as_mask(np.array([[0.5, 0.5001]]), (1, 2)).tolist() == [[False, True]]
     assert as_mask(np.array([[[0, 0, 255], [0, 255, 0]]], np.uint8), (1, 2)).tolist() == [[False, True]]
+
+
+def test_grey_masks_from_every_source(tmp_path):
+    levels = np.array([[0, 51, 255], [128, 1, 102]], np.uint8)
+    image = Image.fromarray(levels)
+    image.save(tmp_path / "mask.png")
+    alike = [image, image.convert("RGB"), tmp_path / "mask.png", levels, levels[None], torch.from_numpy(levels)]
+    for source in [*alike, levels.astype(np.uint16) * 257, levels / 255]:
+        found = as_strengths(source, (2, 3))
+        assert found.dtype == np.float64
+        assert np.array_equal(found, levels / 255)
+    assert np.array_equal(as_strengths(levels > 100, (2, 3)), [[0, 0, 1], [1, 0, 1]])
+    assert as_strengths(np.array([[0.1, 0.0001]], np.float32), (1, 2)) == pytest.approx(np.array([[0.1, 0.0001]]))
+    assert as_strengths(torch.full((1, 1), 0.25, dtype=torch.bfloat16), (1, 1)).item() == 0.25
+    for refused in (levels.astype(np.int64), levels - 128.0, np.full((2, 3), np.nan), levels[:1], levels * 0):
+        with pytest.raises(ImageError):
+            as_strengths(refused, (2, 3))
 
 
 def test_transparent_parts_of_a_mask_are_not_edited():

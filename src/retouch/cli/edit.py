@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from retouch.editing.request import Request
     from retouch.plan.region import Mask
 
-SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
+SchedulerName = Literal[
+    "ddim", "ddpm", "deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "euler-a", "flow-euler", "heun",
+    "lcm", "pndm", "tcd", "unipc",
+]  # fmt: skip
 
 # Those of the library, which is not loaded for a help text.
 STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD = 20, 0.6, 7.5, 0, "balanced", 2
@@ -94,7 +97,8 @@ def edit(
         ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="Picture, white where edited (where the two differ).")
+        Path | None,
+        typer.Option("--mask", help="Picture, white where edited, grey: with less strength (where the two differ)."),
     ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,

@@ -11,10 +11,20 @@ import numpy as np
 
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.gan.labels import LabelEditor, checked_labels
-from retouch.editing.images import ImageError, Pixels, as_integers, as_pixels, threshold_of
+from retouch.editing.images import (
+    ImageError,
+    Pixels,
+    Strengths,
+    as_integers,
+    as_mask,
+    as_pixels,
+    as_strengths,
+    threshold_of,
+)
 from retouch.editing.sheets import coloured
 from retouch.errors import OptionError
 from retouch.plan.policy import Policy
+from retouch.plan.region import Mask
 
 MACHINE = frozenset({"device", "memory", "device_memory"})
 RECORDED = ("steps", "seed", "guidance", "scheduler", "policy", "storage")
@@ -27,6 +37,7 @@ class Form:
 
     loading, opening, editing: the options of its editor, of a recording and of an edit, as the library names them.
     read: a source from a file, as pixels; shown: a source for people to look at.
+    mask: reads one of a size from a file: what is edited, or how much.
     threshold: grey levels that count as alike under a policy. alike: whether a result looks like its source.
     check: OptionError for pictures (by their names) and options that an editor does not take, before it records.
     """
@@ -37,6 +48,7 @@ class Form:
     read: Callable[[Path], Pixels] = as_pixels
     shown: Callable[[Pixels], Pixels] = lambda pixels: pixels
     threshold: Callable[[Policy], int] = threshold_of
+    mask: Callable[[Path, tuple[int, int]], Mask | Strengths] = as_mask
     alike: bool = False
     check: Callable[[Any, dict[str, Pixels], dict[str, Any]], None] = lambda *_: None
 
@@ -89,6 +101,7 @@ DIFFUSION = Form(
     loading=_KEPT | {"scheduler"},
     opening=frozenset({"prompt", "negative", "guidance", "strength", "steps", "seed"}),
     editing=frozenset({"prompt", "negative", "strength", "max_error", "mask", "threshold"}),
+    mask=as_strengths,
     alike=True,
     check=_check_diffusion,
 )

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,13 @@ from retouch.errors import OptionError, RetouchError
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, dilate
 
+A = TypeVar("A", bound=npt.NDArray[Any])
+
 Pixels = npt.NDArray[np.uint8]
 """[H, W, 3], RGB from 0 to 255."""
+
+Strengths = npt.NDArray[np.float64]
+"""[H, W], from 0 to 1."""
 
 Box = tuple[slice, slice]
 """Rows and columns of a rectangle, with numbers for their ends."""
@@ -62,22 +67,43 @@ def as_pixels(image: ImageLike) -> Pixels:
 def as_mask(mask: ImageLike, size: tuple[int, int]) -> Mask:
     """The edited positions as a new bool array of `size` (H, W): those brighter than half.
 
-    mask: a path or a Pillow image, read as in `as_pixels` with transparency as black; or an array or tensor
-        [H, W], [H, W, 1], [1, H, W], [1, 1, H, W] of bool (True: edited), uint8, uint16 or floats in 0..1, or an
-        RGB or RGBA array. Colours count by their luma.
-
-    Raises ImageError as `as_pixels` does, when the mask has another size, and when nothing is edited.
+    mask: as in `as_strengths`. Raises ImageError as that does, and when no position is brighter than half.
     """
-    name = f"the mask {mask}" if isinstance(mask, str | os.PathLike) else "the mask"
+    return _not_empty(_strengths(mask, size) > 0.5, mask)
+
+
+def as_strengths(mask: ImageLike, size: tuple[int, int]) -> Strengths:
+    """A grey mask as a new array of `size` (H, W): 0 where nothing is edited, 1 where it is white.
+
+    mask: a path or a Pillow image, read as in `as_pixels` with transparency as black; or an array or tensor
+        [H, W], [H, W, 1], [1, H, W], [1, 1, H, W] of bool (True: white), uint8 (255: white), uint16 (65535: white)
+        or floats in 0..1, or an RGB or RGBA array. Colours count by their luma.
+
+    Raises ImageError as `as_pixels` does, when the mask has another size, and when all of it is black.
+    """
+    return _not_empty(_strengths(mask, size), mask)
+
+
+def _strengths(mask: ImageLike, size: tuple[int, int]) -> Strengths:
     if isinstance(mask, Tensor | np.ndarray):
-        bright = _bright(_one_channel(_array(mask), size))
+        found = _unit(_one_channel(_array(mask), size))
     else:
-        bright = _luma(_levels(mask)) > 127
-    if bright.shape != size:
-        raise ImageError(f"{name} is {_size(bright)} pixels, but the picture is {_size(size)} (width x height)")
-    if not bright.any():
-        raise ImageError(f"{name} is empty: paint the edited pixels white")
-    return bright
+        found = _unit(_luma(_levels(mask)))
+    if found.shape != size:
+        raise ImageError(
+            f"{_mask_name(mask)} is {_size(found)} pixels, but the picture is {_size(size)} (width x height)"
+        )
+    return found
+
+
+def _not_empty(found: A, mask: ImageLike) -> A:
+    if not found.any():
+        raise ImageError(f"{_mask_name(mask)} is empty: paint the edited pixels white")
+    return found
+
+
+def _mask_name(mask: ImageLike) -> str:
+    return f"the mask {mask}" if isinstance(mask, str | os.PathLike) else "the mask"
 
 
 def as_integers(image: ImageLike, size: tuple[int, int] | None = None) -> npt.NDArray[np.int32]:
@@ -371,12 +397,12 @@ def _levels(mask: ImageLike) -> Pixels:
         raise ImageError(f"cannot read the mask: {error}") from error
 
 
-def _bright(array: npt.NDArray[Any]) -> Mask:
-    if array.dtype.kind != "f":
-        return _eight_bit(array) > 127
-    # Before rounding, which would lift 0.5 above half.
-    _check_unit(array)
-    return array > 0.5
+def _unit(array: npt.NDArray[Any]) -> Strengths:
+    """Levels as parts of the highest one of their type."""
+    if array.dtype.kind not in "bu" or array.dtype.itemsize > 2:
+        _check_unit(array)
+        return array.astype(np.float64)
+    return array / (1 if array.dtype.kind == "b" else np.iinfo(array.dtype).max)
 
 
 def _luma(pixels: Pixels) -> Pixels:

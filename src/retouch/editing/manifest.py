@@ -121,8 +121,8 @@ def policy_fields(saved: Any) -> dict[str, Any]:
             "does not know; update retouch, or record it again"
         )
     for name, value in given.items():
-        alike = number(value) if isinstance(defaults[name], float) else type(value) is type(defaults[name])
-        if not alike:
+        default = defaults[name]
+        if not (type(value) is type(default) or (number(value) and isinstance(default, float | None))):
             raise ValueError(f"{name} of a policy cannot be {value!r}")
     return asdict(Policy(**given))
 
@@ -268,6 +268,7 @@ _SETTINGS: Fields = {
             "dtype": lambda found: text(found) and found in WEIGHTS,
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
+            "vae": maybe(text),
         }
     ),
 }

@@ -15,7 +15,7 @@ from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
 from retouch.editing.forms import MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
-from retouch.editing.images import Pixels, as_integers, as_mask, as_pixels, difference
+from retouch.editing.images import Pixels, Strengths, as_integers, as_pixels, difference
 from retouch.editing.kinds import AnySession, Kind, Saved, kind_of, located
 from retouch.editing.manifest import MANIFEST
 from retouch.editing.session import Edited
@@ -33,14 +33,15 @@ AREAS = "areas"
 class Request:
     """An edit that can be made.
 
-    before, after: what is edited: pictures, or maps of labels in grey. given: the options that were given, by name.
+    before, after: what is edited: pictures, or maps of labels in grey. mask: as the kind's form reads it.
+    given: the options that were given, by name.
     instances: of labels, ids `[H, W]` before and after (None: as they are, or none). saved: the session that exists.
     """
 
     kind: Kind
     before: Pixels
     after: Pixels
-    mask: Mask | None
+    mask: Mask | Strengths | None
     instances: tuple[Labels | None, Labels | None]
     model: str | None
     given: Mapping[str, Any]
@@ -66,7 +67,7 @@ class Request:
         if before.shape != after.shape:
             raise OptionError(f"{original} is {_size(before)} pixels and {edited} {_size(after)}; they must be alike")
         size = (before.shape[0], before.shape[1])
-        region = None if "mask" not in given else as_mask(given["mask"], size)
+        mask = None if "mask" not in given else kind.form.mask(given["mask"], size)
         if saved is not None:
             _check_recorded(saved, given)
             _check_current(saved, original, before)
@@ -78,7 +79,7 @@ class Request:
         )
         if saved is not None and _takes_instances(kind):
             check_labels({"ORIGINAL": before, "EDITED": after}, saved.manifest.settings["labels"])
-        return Request(kind, before, after, region, instances, name, given, session, saved)
+        return Request(kind, before, after, mask, instances, name, given, session, saved)
 
     # What it does
 
@@ -133,7 +134,7 @@ class Request:
         """What the user may not have meant."""
         changed = self.changed
         if self.mask is not None:
-            outside = int((changed & ~self.mask).sum())
+            outside = int((changed & (self.mask == 0)).sum())
             return [f"{outside} pixels differ outside the mask and stay as they were"] if outside else []
         found = []
         if (share := float(changed.mean())) > MOST:

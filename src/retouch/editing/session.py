@@ -281,7 +281,7 @@ class Session(ABC):
 
     def wait_until_open(self) -> None:
         """Wait until the session is opened, or that has failed; not in the thread that does it."""
-        if self.opening is not None and not self.opening.done() and not self.worker.is_here():
+        if self.opening is not None and not (self.opening.done() or self.worker.is_here()):
             wait([self.opening])
 
     # Making versions

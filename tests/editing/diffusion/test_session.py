@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import retouch
-from pipelines import LATENT_PIXELS, painted, picture, pipeline
+from pipelines import LATENT_PIXELS, PIXEL_SCHEDULERS, painted, picture, pipeline
 from retouch import ArchiveError, Editor, ImageError, OptionError, PipelineError, SchedulerError, UndoError
-from retouch.editing.diffusion.sampler import SCHEDULERS
+from retouch.editing.diffusion.schedulers import SCHEDULERS
 from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -24,7 +24,7 @@ def editor(name, policy="balanced", **options):
 
 
 def opened(name, policy="balanced", steps=4, strength=0.7, editor_options=None, **options):
-    words = {} if name in ("ddpm", "v") else {"prompt": "a b"}
+    words = {} if name in PIXEL_SCHEDULERS else {"prompt": "a b"}
     made = editor(name, policy, **(editor_options or {}))
     return made.open(picture(name), steps=steps, strength=strength, **{**words, **options})
 
@@ -78,7 +78,8 @@ def test_exact_edits_equal_the_dense_reference(name):
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_exact_edits_equal_the_dense_reference_under_every_scheduler(scheduler):
-    session = opened("ddpm", "exact", steps=5, editor_options={"scheduler": scheduler})
+    name = "flow" if scheduler == "flow-euler" else "ddpm"
+    session = opened(name, "exact", steps=5, editor_options={"scheduler": scheduler})
     drawn = painted(session.pixels)
     expected = session.reference(drawn)
     assert distance(session.edit(drawn).image, expected.image) <= 1

@@ -2,7 +2,7 @@
 
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.model import PipelineError
-from retouch.editing.diffusion.sampler import SCHEDULERS, SchedulerError
+from retouch.editing.diffusion.schedulers import SCHEDULERS, SchedulerError
 from retouch.editing.diffusion.session import DiffusionSession
 
 __all__ = ["SCHEDULERS", "DiffusionSession", "Editor", "PipelineError", "SchedulerError"]

@@ -9,27 +9,29 @@ import numpy as np
 
 from retouch.editing.archive import Progress
 from retouch.editing.diffusion.refine import Refinement
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, Strengths
 from retouch.editing.jobs import Job, Task
 from retouch.editing.session import Edited
 from retouch.plan.region import Mask
+
+Asked = tuple[str | None, str | None, int | None]
+"""Prompt, negative prompt and class; None: as the session has it."""
 
 
 @dataclass(eq=False)
 class Drawing(Task[Edited]):
     """Strokes, words and options of an edit of a diffusion session.
 
-    pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: the region; None: the words find it.
-    prompt, negative, strength: None where they are as the session has them. make: computes it for a job, and says how
-    to refine it.
+    pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: the region in grey; None: the words find
+    it. asked: prompt, negative prompt and class. asked, strength: None where they are as the session has them. make:
+    computes it for a job, and says how to refine it.
     """
 
     make: Callable[[Drawing, Job[Edited]], tuple[Edited, Refinement | None]]
     pixels: Pixels
     drawn: Mask
-    mask: Mask | None
-    prompt: str | None
-    negative: str | None
+    mask: Strengths | None
+    asked: Asked
     strength: float | None
     inpaint: bool
     max_error: float | None
@@ -59,8 +61,7 @@ class Drawing(Task[Edited]):
             pixels=self.on(older.pixels),
             drawn=self.drawn | older.drawn,
             mask=mask,
-            prompt=older.prompt if self.prompt is None else self.prompt,
-            negative=older.negative if self.negative is None else self.negative,
+            asked=_given(self.asked, older.asked),
             strength=older.strength if self.strength is None else self.strength,
         )
 
@@ -77,3 +78,13 @@ class Drawing(Task[Edited]):
         """Better the result."""
         assert self.refinement is not None
         self.refinement.run(job)
+
+
+def _given(newer: Asked, older: Asked) -> Asked:
+    """What is given by the newer, or else by the older."""
+    prompt, negative, label = newer
+    return (
+        older[0] if prompt is None else prompt,
+        older[1] if negative is None else negative,
+        older[2] if label is None else label,
+    )

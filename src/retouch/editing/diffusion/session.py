@@ -13,30 +13,23 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
 from retouch.editing.diffusion.preview import LinearMap, Previews
-from retouch.editing.diffusion.redraw import (
-    GROWTHS,
-    AfterStep,
-    Change,
-    Evaluations,
-    Growth,
-    Process,
-    Redraw,
-    Redrawn,
-    Whole,
-)
+from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
+from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import (
     Box,
     ImageLike,
     Pixels,
-    as_mask,
+    Strengths,
     as_pixels,
+    as_strengths,
     box_of,
     check_same,
     difference,
@@ -76,11 +69,9 @@ class DiffusionSession(Session):
         "calibration": maybe(Calibration.saved),
     }
     saved_facts: ClassVar[Fields] = {
-        "steps": positive,
-        "prompt": optional(text),
-        "negative": optional(text),
-        "refined": maybe(text),
-    }
+        "steps": positive, "prompt": optional(text), "negative": optional(text),
+        "class_label": maybe(optional(whole)), "refined": maybe(text),
+    }  # fmt: skip
 
     def __init__(
         self, model: Model, sampler: Sampler, conditioning: Conditioning, store: Store, settings: dict[str, Any]
@@ -92,7 +83,7 @@ class DiffusionSession(Session):
         self.nets = model.networks(self.size, conditioning)
         self.process = Process(model, self.nets, sampler, self.size, self.first)
         self._opened_with = conditioning
-        self._known: Recent[tuple[str | None, str | None], Conditioning] = Recent(TEXTS)
+        self._known: Recent[tuple[str | None, str | None, int | None], Conditioning] = Recent(TEXTS)
 
     def networks(self) -> dict[str, Incremental]:
         """Denoiser, and encoder and decoder of a latent model."""
@@ -117,13 +108,18 @@ class DiffusionSession(Session):
         """What the current version is conditioned on."""
         if not self.versions:
             return self._opened_with
-        return self._condition(self.version.facts["prompt"], self.version.facts["negative"])
+        return self._recorded_with(self.version)
 
-    def _condition(self, prompt: str | None, negative: str | None) -> Conditioning:
-        if (prompt, negative) == self._opened_with.texts:
+    def _recorded_with(self, version: Version) -> Conditioning:
+        facts = version.facts
+        return self._condition(facts["prompt"], facts["negative"], facts.get("class_label"))
+
+    def _condition(self, prompt: str | None, negative: str | None, class_label: int | None = None) -> Conditioning:
+        asked, guidance = (prompt, negative, class_label), float(self.settings["guidance"])
+        if asked == self._opened_with.asked:
             return self._opened_with
-        guidance = float(self.settings["guidance"])
-        return self._known.get((prompt, negative), lambda: self.model.condition(prompt, negative, guidance, self.size))
+        made = partial(self.model.condition, prompt, negative, guidance, self.size, class_label)
+        return self._known.get(asked, made)
 
     @property
     def threshold(self) -> int:
@@ -149,6 +145,7 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
@@ -157,11 +154,14 @@ class DiffusionSession(Session):
         """Redraw what was changed.
 
         image: the current image with strokes, patches or erasures on it, of the session's size. None: the
-            current image, for a change of prompts alone.
+            current image, for a change of what it is conditioned on alone.
         mask: where it was edited; None: where `image` differs from the current one, and for a change of
-            prompts alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
-            arXiv 2210.11427).
-        prompt, negative: new texts; the session keeps them. Only the region follows them.
+            these alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
+            arXiv 2210.11427). A grey mask is the strength at each pixel, as a part of `strength` (Levin and
+            Fried, "Differential Diffusion", arXiv 2306.00950): a position joins at the step that its strength
+            says and is as in the current image until then; where none of the steps is left, it stays. As
+            floats in 0..1, uint8 (255 is white), uint16, bool, or a file.
+        prompt, negative, class_label: new texts, another class; the session keeps them. Only the region follows them.
         strength: how much is redrawn, 0 to 1; None: that of the session.
         max_error: grey levels; when the estimate of the error is above it, more is computed around the region,
             and in the end everything. Each estimate takes one dense denoising step; the first one of a session
@@ -174,7 +174,7 @@ class DiffusionSession(Session):
         is interrupted, the session is as before.
         """
         clock = Clock()
-        change = self._change(image, mask, prompt, negative, strength, threshold)
+        change = self._change(image, mask, (prompt, negative, class_label), strength, threshold)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
         return self._run(change, clock, progress, max_error)[0]
@@ -186,16 +186,18 @@ class DiffusionSession(Session):
         *,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
 
-        At strength 1 nothing of what was there is kept; below it the filling starts from the old content.
+        At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
+        from the old content.
         """
         clock = Clock()
-        change = self._change(None, mask, prompt, negative, strength)
+        change = self._change(None, mask, (prompt, negative, class_label), strength)
         return self._run(replace(change, repaint=True), clock, progress, max_error)[0]
 
     def submit(
@@ -205,6 +207,7 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
@@ -236,14 +239,17 @@ class DiffusionSession(Session):
         stages_of(refine)
         if image is not None and base is not None:
             image = self._moved_on(as_pixels(image), base)
-        change = self._asked(image, mask, prompt, negative, strength, threshold)
+        grey = None if mask is None else as_strengths(mask, self.size)
+        asked = prompt, negative, class_label
+        change = self._asked(image, grey, asked, strength, threshold)
+        if grey is None and change.mask.any():
+            grey = change.mask.astype(float)
         drawing = Drawing(
             self._draw,
             change.pixels,
             (change.pixels != self.pixels).any(-1),
-            change.mask if change.mask.any() else None,
-            prompt,
-            negative,
+            grey,
+            asked,
             strength,
             inpaint,
             max_error,
@@ -267,8 +273,7 @@ class DiffusionSession(Session):
     def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
         """What a job computes."""
         clock, before = Clock(), self.version
-        words = drawing.prompt, drawing.negative, drawing.strength
-        change = self._change(drawing.on(self.pixels), drawing.mask, *words)
+        change = self._change(drawing.on(self.pixels), drawing.mask, drawing.asked, drawing.strength)
         change = replace(change, repaint=drawing.inpaint)
         if not change.mask.any():
             job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
@@ -294,6 +299,7 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         inpaint: bool = False,
         progress: Progress = silent,
@@ -304,7 +310,7 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = replace(self._change(image, mask, prompt, negative, strength, 0), repaint=inpaint)
+        change = replace(self._change(image, mask, (prompt, negative, class_label), strength, 0), repaint=inpaint)
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
@@ -312,37 +318,51 @@ class DiffusionSession(Session):
         self,
         image: ImageLike | None,
         mask: ImageLike | None,
-        prompt: str | None,
-        negative: str | None,
+        asked: tuple[str | None, str | None, int | None],
         strength: float | None,
         threshold: int | None = None,
     ) -> Change:
-        change = self._asked(image, mask, prompt, negative, strength, threshold)
-        if change.mask.any() or change.conditioning.texts == self.conditioning.texts:
+        change = self._asked(image, mask, asked, strength, threshold)
+        if change.steps or change.conditioning.asked == self.conditioning.asked:
             return change
-        return replace(change, mask=self._difference_mask(change.conditioning))
+        found = self._difference_mask(change.conditioning)
+        return replace(change, joins=self._joins(found.astype(float), strength))
 
     def _asked(
         self,
         image: ImageLike | None,
         mask: ImageLike | None,
-        prompt: str | None,
-        negative: str | None,
+        asked: tuple[str | None, str | None, int | None],
         strength: float | None,
         threshold: int | None,
     ) -> Change:
-        """The change as far as no network is needed for it; its mask is empty where words are to find the region."""
+        """The change as far as no network is needed for it; none of it joins where that is for the words to say."""
         current, old = self.pixels, self.conditioning
-        texts = (old.prompt if prompt is None else prompt, old.negative if negative is None else negative)
-        conditioning, start = self._condition(*texts), self._start(strength)
+        prompt, negative, label = asked
+        conditioning = self._condition(
+            old.prompt if prompt is None else prompt,
+            old.negative if negative is None else negative,
+            old.class_label if label is None else label,
+        )
         drawn = current if image is None else as_pixels(image)
         changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        if mask is not None:
-            changed = as_mask(mask, self.size)
-        return Change(np.where(changed[..., None], drawn, current), changed, conditioning, start)
+        found = self._joins(changed.astype(float) if mask is None else as_strengths(mask, self.size), strength)
+        return Change(np.where((found < NEVER)[..., None], drawn, current), found, conditioning)
 
-    def _start(self, strength: float | None) -> int:
-        start = self.sampler.start(self.settings["strength"] if strength is None else strength)
+    def _joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
+        """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any."""
+        most = self.settings["strength"] if strength is None else strength
+        self._start(most)
+        found, brightest = joins(strengths, most, self.sampler.start), strengths.max()
+        if brightest and not (found < NEVER).any():
+            raise SchedulerError(
+                f"the brightest value of the mask, {brightest:.2g} of white, leaves none of {self.sampler.steps} steps "
+                f"at a strength of {most:g}; white is 1.0, 255 or True"
+            )
+        return found
+
+    def _start(self, strength: float) -> int:
+        start = self.sampler.start(strength)
         if start < self.first:
             raise PipelineError(
                 f"a strength of {strength:g} needs steps that were not recorded; this session was opened with "
@@ -417,8 +437,7 @@ class DiffusionSession(Session):
     def _measured(self) -> Calibration:
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
-        conditioning = self._condition(first.facts["prompt"], first.facts["negative"])
-        change = Change(pixels, mask, conditioning, self._start(None))
+        change = Change(pixels, self._joins(mask.astype(float)), self._recorded_with(first))
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
@@ -513,5 +532,6 @@ class DiffusionSession(Session):
             "steps": len(self.sampler) - start,
             "prompt": conditioning.prompt,
             "negative": conditioning.negative,
+            "class_label": conditioning.class_label,
             "seconds": clock.total(),
         }
