@@ -22,7 +22,7 @@ from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import InputError, Signature, same_tensor
 from retouch.ir.layout import image
-from retouch.ir.program import Program
+from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
@@ -61,6 +61,17 @@ class Planned:
 
     schedule: Schedule | None
     measured_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bytes that updating several recordings together takes: once, beside that for each, and what each adds to its
+    recording.
+    """
+
+    once: int
+    each: int
+    added: int
 
 
 class Incremental:
@@ -159,7 +170,7 @@ class Incremental:
 
     @plain_tensors
     def update_many(
-        self, recordings: Sequence[State], region: Region, inputs: Sequence[tuple[Any, ...] | dict[str, Any]]
+        self, recordings: Sequence[State], region: Region, inputs: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]
     ) -> list[Any]:
         """The results of `update` for several recordings and one region, computed together.
 
@@ -167,7 +178,7 @@ class Incremental:
         have in common (those of one snapshot) are there once. Every result is that of `update`, bit for bit on the
         compiled backends, and every recording can be undone by itself.
 
-        inputs: for each recording its arguments, positional ones as a tuple or named ones as a dictionary.
+        inputs: for each recording its arguments, positional and named ones: `((x, t), {})`.
 
         When everything is computed, or nothing, the recordings are updated one after the other. Raises InputError for
         none, for as many inputs as there are no recordings, or for one recording twice. When anything fails, a
@@ -177,8 +188,7 @@ class Incremental:
             raise InputError(f"{len(recordings)} recordings and {len(inputs)} inputs; give one for each, at least one")
         if len({id(recording) for recording in recordings}) < len(recordings):
             raise InputError("one recording is named twice; an update changes it, so the second would start from that")
-        calls = [((), given) if isinstance(given, dict) else (given, {}) for given in inputs]
-        leaves = [self.signature.flatten(*call) for call in calls]
+        leaves = [self.signature.flatten(args, dict(kwargs)) for args, kwargs in inputs]
         with self.lock:
             for recording in recordings:
                 self._check(recording, region)
@@ -387,6 +397,15 @@ class Incremental:
         return self._planned[key]
 
     # Reports
+
+    def demand(self, region: Region) -> Demand:
+        """An estimate of the bytes that `update_many` takes for a region."""
+        active = self.active(region)
+        if self.planner.is_whole(active):
+            return Demand(0, 0, self.plan.kept_bytes)
+        added = sum(len(active[v].edited) * v.channels * v.dtype.itemsize for v in self.plan.kept)
+        maps = [sum(v.nbytes for v, how in op.operands() if how is Read.ALL) for op in self.program.ops]
+        return Demand(self.plan.kept_bytes, added + max(maps, default=0), added)
 
     @cached_property
     def macs(self) -> int:

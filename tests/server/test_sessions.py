@@ -175,6 +175,24 @@ def test_settings_that_are_no_json(client, session):
         problem(client.post(f"/api/sessions/{session}/edits", data={"settings": text}), 422)
 
 
+def test_variants_become_branches(client, session):
+    reply = client.post(
+        f"/api/sessions/{session}/variants",
+        data=settings(base=1, rect=[2, 20, 5, 5], n=3, seed=5),
+        files={"overlay": ("o.png", stroke())},
+    )
+    assert reply.status_code == 202, reply.text
+    found = idle(client, session)
+    assert [v["parent"] for v in found["tree"]] == [None, 0, 1, 1, 1]
+    assert found["head"] == 4
+    assert [v["seed"] for v in found["tree"][2:]] == [7, 6, 5]
+    expected = editor().open(picture("ddpm"), steps=2, strength=1.0)
+    expected.edit(painted(expected.pixels))
+    assert len({pixels(client, session, number).tobytes() for number in (2, 3, 4)}) == 3
+    made = expected.variants(3, painted(expected.pixels, 20, 2), seeds=[5, 6, 7])
+    assert np.array_equal(pixels(client, session, 4), np.asarray(made.images[0]))
+
+
 def test_words_alone_go_only_with_models_that_read_them(client, session):
     reply = client.post(f"/api/sessions/{session}/edits", data=settings(base=1, prompt="red"))
     assert "text" in problem(reply, 422)["detail"] or "prompt" in reply.text or "words" in reply.text

@@ -17,10 +17,10 @@ MB, GB = 1 << 20, 1 << 30
 class Limits:
     """Bounds of one server.
 
-    memory: bytes that open sessions may take together; the ones that were used last stay open. sessions: of one
-    caller, open and saved. jobs: of one caller that wait or run. wait: seconds that a request waits for memory that others use. upload_rate: bytes of one caller in a second, in the
-    mean; upload_burst: at once. body, archive: bytes of one request, and of one with a session in it. pixels: of a
-    picture. watchers: WebSockets of one caller.
+    memory: bytes that open sessions may take together; the ones that were used last stay open. wait: seconds that a
+    request waits for memory that others use. sessions: of one caller, open and saved. jobs: of one caller that wait or
+    run. upload_rate: bytes of one caller in a second, in the mean; upload_burst: at once. body, archive: bytes of one
+    request, and of one with a session in it. pixels: of a picture. watchers: WebSockets of one caller.
     """
 
     memory: int = 4 * GB

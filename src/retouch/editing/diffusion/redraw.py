@@ -147,7 +147,7 @@ class Redraw:
     """One change being computed, every network for what `grow` makes of its region; what may change stays the same.
 
     original, current: tensors of the session's first version, and of the one that is edited. after_step: told of every
-    step.
+    step. fresh: the noise is that of the sampler's seed, not what the original holds.
     """
 
     process: Process
@@ -160,6 +160,7 @@ class Redraw:
     progress: Progress
     grow: Growth = GROWTHS[0]
     after_step: AfterStep = lambda *_: None
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         asked = Region.from_mask(self.change.mask)
@@ -249,10 +250,13 @@ class Redraw:
         return inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
 
     def _noised(self, latent: Tensor, i: int) -> Tensor:
-        """The start of a trajectory from step i, with the noise that the original holds."""
+        """The start of a trajectory from step i, with the noise that the original holds, or a fresh one."""
         process = self.process
         original = self.original["latents"]
-        noise = process.sampler.noise_of(original[i - process.first][None], original[-1:], i)
+        if self.fresh:
+            noise = process.sampler.noise(tuple(original[-1:].shape))
+        else:
+            noise = process.sampler.noise_of(original[i - process.first][None], original[-1:], i)
         if self.change.repaint and i == 0:
             return process.sampler.initial(noise)
         return process.sampler.noised(latent, noise, i)

@@ -44,6 +44,12 @@ class Sampler:
     def __len__(self) -> int:
         return len(self.times)
 
+    def seeded(self, seed: int) -> Sampler:
+        """The same schedule with the noise of another seed."""
+        twin = copy.copy(self)
+        twin.seed = seed
+        return twin
+
     def _before(self, i: int) -> Any:
         """The scheduler before step i, which times alone do not tell: two calls of one step share theirs."""
         return _begun(copy.copy(self.scheduler), i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Gr
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import SchedulerError
+from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
 from retouch.editing.images import (
     Box,
     ImageLike,
@@ -70,7 +72,7 @@ class DiffusionSession(Session):
     }
     saved_facts: ClassVar[Fields] = {
         "steps": positive, "prompt": optional(text), "negative": optional(text),
-        "class_label": maybe(optional(whole)), "refined": maybe(text),
+        "class_label": maybe(optional(whole)), "refined": maybe(text), "seed": maybe(whole),
     }  # fmt: skip
 
     def __init__(
@@ -290,6 +292,79 @@ class DiffusionSession(Session):
         return edited, Refinement(
             self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last
         )
+
+    @locked
+    def variants(
+        self,
+        count: int,
+        image: ImageLike | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        inpaint: bool = False,
+        mask: ImageLike | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        class_label: int | None = None,
+        strength: float | None = None,
+        threshold: int | None = None,
+        progress: Progress = silent,
+    ) -> Variants:
+        """One edit with `count` seeds, computed together; the session stays as it is until one is chosen.
+
+        Takes the arguments of `edit`, or with `inpaint` those of `inpaint`. The first seed is the session's own, so the
+        first variant is what `edit` makes; the others are those after it, or what `seeds` says, which are `count`.
+        The noise of a seed is seen in the region alone.
+
+        Raises VariantsError, before anything is computed, for fewer than one, for an edit that changes nothing, and
+        when that many do not fit into memory; and what `edit` raises.
+        """
+        chosen = seeds_of(count, seeds, self.settings["seed"])
+        change = replace(
+            self._change(image, mask, (prompt, negative, class_label), strength, threshold), repaint=inpaint
+        )
+        if not change.mask.any():
+            raise VariantsError("nothing is edited, so there is nothing to vary; draw, or give a mask or a prompt")
+        self._check_room(change, count)
+        base, clock = self.version, Clock()
+        redraws = [
+            self._redraw(base, change, Whole(), clock if k == 0 else Clock(), progress if k == 0 else silent)
+            for k in range(count)
+        ]
+        calls = [Calls(self.store, base.snapshots, None) for _ in chosen]
+        found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
+        edit = "inpaint" if inpaint else "edit"
+        facts = self._facts(edit, float(change.mask.mean()), change.start, change.conditioning, clock)
+        region = Region.from_mask(change.mask)
+        made = (Variant(*each, region, facts) for each in zip(chosen, found, calls, strict=True))
+        return Variants(self, base, tuple(made))
+
+    def _check_room(self, change: Change, count: int) -> None:
+        region, nets = Region.from_mask(change.mask), self.networks()
+        demands = {name: net.demand(region) for name, net in nets.items()}
+        last = snapshot_name(change.start)
+        steps = [demands[of] for name, of in self.calls().items() if of != "denoiser" or name >= last]
+        added = sum(demand.added for demand in steps) + sum(t.nbytes for t in self.version.tensors.values())
+        most = max(demands.values(), key=lambda demand: demand.once + count * demand.each)
+        check_room(count, most.once, most.each + added, self.nets.denoiser.backend.device)
+
+    @locked
+    def choose(self, found: Variants, number: int) -> Edited:
+        """Make a variant a version, and that the current one. Several may be chosen: they are branches side by side.
+
+        Raises VariantsError when there is none of that number, or the session shows another version by now.
+        """
+        variant, before = found[number], self._history
+        found.check(before)
+        self._history = before.at(found.base.number)
+        try:
+            with self._making() as calls:
+                calls.take(variant.calls)
+                self._put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
+        except BaseException:
+            self._history = before
+            raise
+        found.chosen = self.version.number
+        return variant.edited
 
     @locked
     def reference(
