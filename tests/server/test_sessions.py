@@ -1,12 +1,10 @@
 """Sessions over the API: made, edited, moved, listed, deleted."""
 
-import json
-
 import numpy as np
 import pytest
 
 from pipelines import painted, picture
-from studios import BEARER, OTHER, asking, created, edited, editor, idle, pixels, png, settings, studio
+from studios import asking, created, edited, editor, idle, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
