@@ -108,7 +108,7 @@ def test_a_files_name_reaches_nothing(tmp_path, name):
         created(client)
         before = {path for path in tmp_path.rglob("*") if path.is_file()}
         reply = client.post(
-            "/api/sessions", data=settings(steps=1), files={"picture": (name, png(picture("ddpm")), "text/html")}
+            "/api/sessions", data=settings(steps=2, strength=1.0), files={"picture": (name, png(picture("ddpm")), "text/html")}
         )
         assert reply.status_code == 202, reply.text
         id_ = reply.json()["id"]

@@ -90,9 +90,10 @@ export class Api {
     return this.json('POST', `api/sessions/${id}/${what}`, form({ settings, overlay, mask }), once());
   }
 
-  /** @param {string} id @param {number} version */
-  head(id, version) {
-    return this.request('POST', `api/sessions/${id}/head`, { version });
+  /** Goes to a version. The pixels come over the socket, in their order, so the reply's are not read. @param {string} id @param {number} version */
+  async head(id, version) {
+    const { body } = await this.request('POST', `api/sessions/${id}/head`, { version });
+    await body?.cancel();
   }
 
   /** @param {string} id @param {number} version @param {string} name */
@@ -115,7 +116,14 @@ export class Api {
     return new Uint8Array(await (await this.request('GET', address)).arrayBuffer());
   }
 
-  /** @param {string} id @param {number} version @returns {Promise<any>} */
+  /** A session from its archive. @param {Blob} archive @returns {Promise<{id: string}>} */
+  restore(archive) {
+    const made = new FormData();
+    made.append('archive', archive, 'session.zip');
+    return this.json('POST', 'api/archives', made);
+  }
+
+  /** How far a version may be off, in grey levels; null: nothing is known. @param {string} id @param {number} version @returns {Promise<{version: number, error: number | null}>} */
   error(id, version) {
     return this.json('GET', `api/sessions/${id}/versions/${version}/error`);
   }

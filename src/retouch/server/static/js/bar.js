@@ -1,6 +1,6 @@
 /**
  * The bar at the top and the column of tools.
- * @import {Studio} from './app.js'
+ * @import {Studio} from './studio.js'
  */
 import { check, percent, scrub, SIZES } from './controls.js';
 import { byId, el, icon, iconButton } from './dom.js';
@@ -71,7 +71,7 @@ export function bar(studio) {
   const act = (/** @type {string} */ action) => () => studio.act(action);
   const button = (/** @type {string} */ drawing, /** @type {string} */ text, /** @type {string} */ action) => iconButton(drawing, text, act(action), keyOf(action));
   byId('file').append(
-    iconButton('home', 'Start: recent sessions, new picture', () => studio.leave()),
+    iconButton('home', 'Home: recent sessions, a new picture', () => studio.leave()),
     button('open', 'Open a picture', 'open'),
     only(button('export', 'Export', 'export')),
   );
@@ -134,7 +134,7 @@ function looks(studio, button) {
   studio.stage.on('view', ({ scale }) => (zoom.textContent = `${Math.round(100 * scale)} %`));
   const show = () => {
     for (const [look, one] of Object.entries(buttons)) {
-      one.setAttribute('aria-pressed', String(studio.look === look));
+      one.setAttribute('aria-pressed', String(studio.looks.current === look));
       one.disabled = !studio.live || studio.live.tree.length < 2;
     }
   };

@@ -1,6 +1,6 @@
 /**
  * Windows over the page, all of the browser's own kind: focus and Escape work as people know them.
- * @import {Studio} from './app.js'
+ * @import {Studio} from './studio.js'
  */
 import { el, iconButton } from './dom.js';
 import { BINDINGS, GESTURES } from './keys.js';

@@ -1,13 +1,13 @@
 /**
- * The last edit as a picture: active rows of every grid of the network, and what layers cost.
- * @import {Studio} from './app.js'
- * @import {Explanation, Grid, Layer} from './grids.js'
+ * The last edit as a picture: active rows of every grid of the network, and the arithmetic of its layers.
+ * @import {Studio} from './studio.js'
+ * @import {Explanation, Grid, Layer, Network} from './grids.js'
  */
 import { section } from './controls.js';
 import { context, el, imageData } from './dom.js';
-import { heaviest, mask } from './grids.js';
+import { active, heaviest } from './grids.js';
 
-const SHOWN = 24;
+const SHOWN = 12;
 
 /** @param {Studio} studio */
 export function inspect(studio) {
@@ -15,7 +15,7 @@ export function inspect(studio) {
   const part = section('What was computed', false, body);
   const show = async () => {
     if (!part.open || !part.isConnected) return;
-    const found = await studio.explanation();
+    const found = await studio.looks.explanation();
     body.replaceChildren(...(found ? drawn(found) : [el('p', { className: 'quiet' }, 'Shown after an edit.')]));
   };
   part.addEventListener('toggle', show);
@@ -24,29 +24,34 @@ export function inspect(studio) {
 }
 
 /** @param {Explanation} found */
-function drawn({ grids, layers }) {
-  const tiles = el('div', { className: 'grids' }, ...[...grids].sort((a, b) => b.rows - a.rows).map(grid));
-  const most = Math.max(...layers.map((layer) => layer.seconds ?? 0), 1e-9);
-  const rows = heaviest(layers, SHOWN).map((layer) => row(layer, most));
-  const head = el('tr', {}, ...['Layer', 'Rows', 'Arithmetic', 'ms'].map((text) => el('th', { scope: 'col' }, text)));
-  return [tiles, el('table', {}, el('thead', {}, head), el('tbody', {}, ...rows))];
+const drawn = ({ networks }) => networks.flatMap(network);
+
+/** @param {Network} network */
+function network({ network, calls, macs_active, macs_dense, grids, layers }) {
+  const title = el('h3', {}, network, el('span', { className: 'quiet' }, ` ${calls}x, ${percent(macs_active, macs_dense)} of the arithmetic`));
+  const tiles = el('div', { className: 'grids' }, ...[...grids].sort((a, b) => b.height * b.width - a.height * a.width).map(grid));
+  const heavy = heaviest(layers, SHOWN).filter(({ macs_active }) => macs_active);
+  const most = Math.max(...heavy.map(({ macs_active }) => macs_active), 1);
+  const head = el('tr', {}, ...['Layer', 'Rows', 'MMAC'].map((text) => el('th', { scope: 'col' }, text)));
+  return [title, tiles, el('table', {}, el('thead', {}, head), el('tbody', {}, ...heavy.map((layer) => row(layer, most))))];
 }
+
+/** @param {number} part @param {number} all */
+const percent = (part, all) => (all ? `${((100 * part) / all).toFixed(1)} %` : '');
 
 /** @param {Grid} grid */
 function grid(grid) {
-  const { width, height, active } = mask(grid);
+  const { width, height, active: positions } = active(grid);
   const rgba = new Uint8ClampedArray(width * height * 4);
-  active.forEach((on, i) => rgba.set(on ? [255, 138, 61, 255] : [128, 128, 134, 70], 4 * i));
+  positions.forEach((on, i) => rgba.set(on ? [255, 138, 61, 255] : [128, 128, 134, 70], 4 * i));
   const canvas = el('canvas', { width, height });
   context(canvas).putImageData(imageData(rgba, width), 0, 0);
-  const part = ((100 * grid.active) / grid.rows).toFixed(1);
-  return el('figure', { title: `${grid.active} of ${grid.rows} rows` }, canvas, el('figcaption', {}, `${width}x${height}: ${part} %`));
+  return el('figure', { title: `${grid.active} of ${height * width} rows` }, canvas, el('figcaption', {}, `${width}x${height}`), el('figcaption', {}, percent(grid.active, height * width)));
 }
 
 /** @param {Layer} layer @param {number} most */
-function row(layer, most) {
-  const part = layer.dense_macs ? `${((100 * layer.macs) / layer.dense_macs).toFixed(1)} %` : '';
-  const time = el('td', { className: 'time' }, layer.seconds === null ? '' : (1000 * layer.seconds).toFixed(2));
-  time.style.setProperty('--part', String((layer.seconds ?? 0) / most));
-  return el('tr', {}, el('th', { scope: 'row', title: `${layer.name}: ${layer.op}` }, layer.name), el('td', {}, layer.rows ? `${((100 * layer.active) / layer.rows).toFixed(1)} %` : ''), el('td', {}, part), time);
+function row({ name, op, rows, active, macs_active }, most) {
+  const work = el('td', { className: 'work' }, (macs_active / 1e6).toFixed(1));
+  work.style.setProperty('--part', String(macs_active / most));
+  return el('tr', {}, el('th', { scope: 'row', title: `${name}: ${op}` }, name), el('td', {}, percent(active, rows)), work);
 }

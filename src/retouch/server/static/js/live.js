@@ -12,6 +12,7 @@ import { decode, encode, rgb } from './png.js';
 import { intersect, union } from './rects.js';
 import { Tiles } from './tiles.js';
 import * as trees from './tree.js';
+import { explain } from './words.js';
 
 const REBASES = 4;
 
@@ -203,6 +204,8 @@ export class Live extends Emitter {
 
   /** Makes a version the head; the server answers all pages alike, over their sockets. @param {number} version */
   async goto(version) {
+    this.paint.forget();
+    this.mask.forget();
     try {
       await this.api.head(this.id, version);
     } catch (error) {
@@ -274,6 +277,7 @@ export class Live extends Emitter {
     else if (event.event === 'tree') this.#grown(event.head, event.tree);
     else if (event.event === 'progress') this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
     else if (event.event === 'job') this.#job(event);
+    else if (event.event === 'problem') this.emit('problem', explain(event.error));
   }
 
   /** @param {SessionFacts & {jobs?: {job: number, state: string}[]}} facts */
@@ -304,7 +308,7 @@ export class Live extends Emitter {
     this.jobs.delete(job);
     if (state === 'failed' || (state === 'cancelled' && this.#cancelled.delete(job))) {
       for (const sent of this.sent) if (sent.job !== null && sent.job <= job && sent.state === 'running') sent.state = 'held';
-      if (error) this.emit('problem', error.detail || error.title || 'The edit failed.');
+      if (error) this.emit('problem', explain(error));
     } else if (state === 'done') this.#settle(job, this.changed ?? [0, 0, 0, 0]);
     this.emit('work', null);
   }

@@ -1,6 +1,6 @@
 /**
  * The panel at the right: colours or labels, words and seed, variants, the last edit, what was computed.
- * @import {Studio} from './app.js'
+ * @import {Studio} from './studio.js'
  */
 import { colours, palette } from './colours.js';
 import { check, percent, scrub, section, words } from './controls.js';
@@ -81,7 +81,7 @@ function last(studio) {
   const show = () => {
     const { live } = studio;
     const version = live && trees.find(live.tree, live.head);
-    const text = version ? saved(version) : '';
+    const text = version && version.parent !== null ? saved(version) : '';
     line.textContent = text || 'Nothing edited yet: paint on the picture.';
     line.classList.toggle('quiet', !text);
     more.textContent = version?.edit && text ? version.edit : '';

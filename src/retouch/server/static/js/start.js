@@ -1,6 +1,6 @@
 /**
  * What is shown before there is a picture: open, paste, generate, samples, sessions from before.
- * @import {Studio} from './app.js'
+ * @import {Studio} from './studio.js'
  */
 import { words } from './controls.js';
 import { byId, context, el, icon, imageData } from './dom.js';
@@ -15,13 +15,13 @@ export function start(studio) {
   studio.on('session', () => {
     element.hidden = Boolean(studio.live);
     document.body.classList.toggle('empty', !studio.live);
-    if (!studio.live) draw(studio, element).catch((error) => studio.say(error.message));
+    if (!studio.live) draw(studio, element).catch((error) => studio.fail(error));
   });
 }
 
 /** @param {Studio} studio @param {HTMLElement} element */
 async function draw(studio, element) {
-  const models = await studio.models();
+  const models = await studio.opener.models();
   const recent = el('div', { className: 'cards', role: 'group', 'aria-label': 'Recent sessions' });
   const title = el('h2', { hidden: true }, 'Recent');
   element.replaceChildren(el('div', { className: 'start' }, drop(studio), modelChoice(studio, models), generate(studio), el('h2', {}, 'Or begin with'), sampleCards(studio), title, recent));
@@ -33,7 +33,7 @@ async function draw(studio, element) {
 /** @param {Studio} studio */
 function drop(studio) {
   const open = el('button', { type: 'button', className: 'wide main', onclick: () => studio.act('open') }, icon('open'), 'Open a picture');
-  const paste = el('button', { type: 'button', className: 'wide', onclick: () => studio.paste() }, 'Paste');
+  const paste = el('button', { type: 'button', className: 'wide', onclick: () => studio.opener.paste() }, 'Paste');
   return el('div', { className: 'drop' }, el('p', { className: 'lead' }, 'Drop a picture here'), el('p', { className: 'quiet' }, 'PNG, JPEG or WebP; or a saved session'), el('div', { className: 'row centre' }, open, paste));
 }
 
@@ -41,7 +41,7 @@ function drop(studio) {
 function modelChoice(studio, models) {
   const { options } = studio;
   const select = el('select', {}, ...models.map(({ name }) => el('option', { value: name }, name)));
-  select.value = studio.model()?.name ?? '';
+  select.value = studio.opener.model()?.name ?? '';
   select.onchange = () => {
     options.set({ model: select.value });
     studio.emit('model', null);
@@ -55,10 +55,10 @@ function generate(studio) {
   const make = el('button', { type: 'submit', className: 'wide' }, 'Generate');
   const form = el('form', { className: 'generate', onsubmit: (/** @type {Event} */ event) => {
     event.preventDefault();
-    studio.create(null);
+    studio.opener.create(null);
   } }, prompt, make);
   const show = () => {
-    const model = studio.model();
+    const model = studio.opener.model();
     form.hidden = !model?.capabilities.generate;
     prompt.hidden = !model?.capabilities.prompt;
   };
@@ -75,8 +75,8 @@ function sampleCards(studio) {
     const shown = picture();
     context(canvas).putImageData(imageData(shown.rgba(shown.whole), SHOWN), 0, 0);
     const begin = () => {
-      const [height, width] = studio.model()?.size ?? [SIDE, SIDE];
-      studio.create(samples(width, height)[i].picture());
+      const [height, width] = studio.opener.model()?.size ?? [SIDE, SIDE];
+      studio.opener.create(samples(width, height)[i].picture());
     };
     return el('button', { type: 'button', className: 'card', onclick: begin }, canvas, el('span', {}, name));
   });

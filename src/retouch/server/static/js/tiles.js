@@ -111,11 +111,9 @@ export class Tiles {
     return this.#exchange(this.#redo, this.#undo);
   }
 
-  clear() {
-    this.#tiles.clear();
-    this.#undo = [];
+  /** What was undone cannot be redone any more. */
+  forget() {
     this.#redo = [];
-    this.#step = null;
   }
 
   /** @param {Step[]} from @param {Step[]} to */

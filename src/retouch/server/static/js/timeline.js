@@ -1,6 +1,6 @@
 /**
  * The tree of versions at the bottom: one thumbnail each, branches as rows.
- * @import {Studio} from './app.js'
+ * @import {Studio} from './studio.js'
  * @import {Node, Edge} from './tree.js'
  */
 import { byId, el, svg } from './dom.js';
@@ -45,7 +45,7 @@ export function timeline(studio) {
 
 /** A version's button, made once: its picture does not change but by refinement. @param {Studio} studio @param {Node} node @param {Map<number, HTMLElement>} made */
 function item(studio, { version, column, row }, made) {
-  const name = version.name || (version.parent === null ? 'Start' : `Version ${version.version}`);
+  const name = version.name || (version.parent === null ? 'Original' : `Version ${version.version}`);
   const facts = saved(version);
   let element = made.get(version.version);
   if (!element) {

@@ -76,7 +76,7 @@ class Tool {
   }
 }
 
-/** The colour, or that of the label, that is painted with. @param {Table} table @returns {RGB} */
+/** The colour, or that of the label, that is painted with. @param {Pick<Table, 'live' | 'options'>} table @returns {RGB} */
 export function colourOf({ live, options }) {
   const label = live.facts.capabilities.labels?.find(({ index }) => index === options.values.label);
   return label ? toRGB(label.colour) : options.values.colour;
@@ -291,7 +291,7 @@ class Eyedropper extends Tool {
   }
 }
 
-/** Takes the colour, or label, of a place. @param {Table} table @param {Point} at */
+/** Takes the colour, or label, of a place. @param {Pick<Table, 'live' | 'options'>} table @param {Point} at */
 export function pick({ live, options }, at) {
   if (!isInside(at, live.input)) return;
   const seen = composite(live.input, live.paints);

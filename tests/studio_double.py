@@ -1,12 +1,13 @@
 """A server for the page without a model: an "edit" shows the paint in other colours, a little beyond its outline.
 
-It speaks the API as far as the page needs it, and counts what travels. `python tests/server/page/double.py --port N`.
+It speaks the API as far as the page needs it, and counts what travels. `python tests/studio_double.py --port N`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import secrets
@@ -27,8 +28,9 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-STATIC = Path(__file__).parents[3] / "src/retouch/server/static"
-CSP = "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+from retouch.server.security import HEADERS
+
+STATIC = Path(__file__).parents[1] / "src/retouch/server/static"
 PLAIN = {"prompt": True, "inpaint": True, "generate": True, "variants": True, "labels": None, "scale": 1}
 COLOURS = {
     "sky": "#70b4e6",
@@ -88,7 +90,7 @@ class Double:
     """The whole server. delay: seconds of an edit; fail: what the next edit fails with; sent, received: bytes."""
 
     def __init__(self, delay: float = 0.4) -> None:
-        self.delay, self.fail = delay, ""
+        self.delay, self.fail, self.address = delay, "", ""
         self.sessions: dict[str, Session] = {}
         self.uploads: list[dict[str, Any]] = []
         self.sent = 0
@@ -103,13 +105,11 @@ class Double:
         return JSONResponse([{"id": s.id, "model": s.model["name"], "thumb": f"api/sessions/{s.id}/versions/{s.head}.png?thumb"} for s in self.sessions.values()])  # fmt: skip
 
     async def create(self, request: Request) -> Response:
-        form = await request.form()
-        settings = json.loads(str(form["settings"]))
+        settings, parts = await posted(request)
         model = next((m for m in MODELS if m["name"] == settings.get("model")), MODELS[0])
-        if "picture" in form:
-            data = await form["picture"].read()  # type: ignore[union-attr]
+        if "picture" in parts:
             try:
-                source = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                source = np.asarray(Image.open(io.BytesIO(parts["picture"])).convert("RGB"))
             except OSError:
                 return JSONResponse({"title": "Not a picture", "detail": "the file is no PNG, JPEG or WebP"}, 415)
         else:
@@ -148,9 +148,7 @@ class Double:
 
     async def edit(self, request: Request) -> Response:
         session = self.sessions[request.path_params["id"]]
-        form = await request.form()
-        settings = json.loads(str(form["settings"]))
-        parts = {name: await form[name].read() for name in ("overlay", "mask") if name in form}  # type: ignore[union-attr]
+        settings, parts = await posted(request)
         self.uploads.append({**settings, **{name: len(data) for name, data in parts.items()}})
         if settings["base"] != session.head:
             return JSONResponse({"title": "Stale", "detail": "not the head", "head": session.head}, 409)
@@ -299,7 +297,7 @@ class Double:
         return Response(body.getvalue(), media_type="image/png")
 
     async def error(self, request: Request) -> Response:
-        return JSONResponse({"estimate": 2.8})
+        return JSONResponse({"version": int(request.path_params["v"]), "error": 2.8})
 
     async def explain(self, request: Request) -> Response:
         session = self.sessions[request.path_params["id"]]
@@ -308,9 +306,13 @@ class Double:
             return JSONResponse({"title": "Nothing", "detail": "nothing was edited"}, 404)
         differs = (session.pictures[parent] != session.pictures[session.head]).any(2)
         grids = [grid(differs, cell) for cell in (8, 16, 32)]
-        layers = [{"name": f"down.{g}.resnet.{i}", "op": "conv", "grid": g, "active": grids[g]["active"], "rows": grids[g]["rows"], "seconds": 0.004 / (g + i + 1),
-                   "macs": 1000 * grids[g]["active"], "dense_macs": 1000 * grids[g]["rows"]} for g in range(3) for i in range(4)]  # fmt: skip
-        return JSONResponse({"version": session.head, "grids": grids, "layers": layers})
+        layers = [
+            {"name": f"down.{i}", "op": "conv", "active": g["active"], "rows": g["height"] * g["width"], "macs_active": 1e6 * g["active"], "macs_dense": 1e6 * g["height"] * g["width"]}
+            for i, g in enumerate(grids)
+        ]  # fmt: skip
+        macs = {name: sum(layer[name] for layer in layers) for name in ("macs_active", "macs_dense")}
+        networks = [{"network": "unet", "calls": 4, **macs, "grids": grids, "layers": layers}]
+        return JSONResponse({"version": session.head, "networks": networks})
 
     async def live(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -318,8 +320,8 @@ class Double:
         if session is None:
             return await socket.close(4404)
         queue: asyncio.Queue[str | bytes] = asyncio.Queue()
-        session.watchers = [queue]
-        session.send({"event": "hello", "session": session.facts()})
+        queue.put_nowait(json.dumps({"event": "hello", "session": session.facts()}))
+        session.watchers.append(queue)
         seen = socket.query_params.get("seen")
         if seen != str(session.head):
             old = session.pictures[int(seen)] if seen else None
@@ -330,6 +332,7 @@ class Double:
             await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 waiting.cancel()
+                session.watchers.remove(queue)
                 break
             message = waiting.result()
             self.sent += len(message)
@@ -362,13 +365,19 @@ class Double:
         return guarded(Starlette(routes=routes))
 
 
+async def posted(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Settings and files of a form."""
+    async with request.form() as form:
+        files = {name: await file.read() for name, file in form.items() if not isinstance(file, str)}
+        return json.loads(str(form["settings"])), files
+
+
 def grid(differs: np.ndarray, cell: int) -> dict[str, Any]:
-    """Where cells of a picture differ, as runs."""
+    """Where cells of a picture differ."""
     height, width = (side // cell for side in differs.shape)
-    active = differs[: height * cell, : width * cell].reshape(height, cell, width, cell).any((1, 3)).ravel()
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], active.astype(np.int8), [0]])))
-    runs = [int(v) for a, b in zip(edges[::2], edges[1::2], strict=True) for v in (a, b - a)]
-    return {"height": height, "width": width, "active": int(active.sum()), "rows": height * width, "runs": runs}
+    active = differs[: height * cell, : width * cell].reshape(height, cell, width, cell).any((1, 3))
+    mask = base64.b64encode(np.packbits(active).tobytes()).decode()
+    return {"height": height, "width": width, "active": int(active.sum()), "mask": mask}
 
 
 async def disconnected(socket: WebSocket) -> None:
@@ -385,7 +394,7 @@ def guarded(app: Any) -> Any:
     async def call(scope: Any, receive: Any, send: Any) -> None:
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(b"content-security-policy", CSP.encode()), (b"cache-control", b"no-cache")]
+                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
             await send(message)
 
         await app(scope, receive, sending)
