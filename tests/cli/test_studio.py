@@ -44,6 +44,7 @@ def test_it_serves_a_picture_and_prints_a_link_for_every_user(folder, model, mon
         entry = studio.pool.of("anna")[0]
         assert entry.session.opening.result() is entry.session
         studio.close()
+        bound.close()
 
     monkeypatch.setattr(serve, "run", answer)
     monkeypatch.setattr(serve, "show", lambda address: pytest.fail("a browser was opened"))
@@ -59,7 +60,7 @@ def test_it_serves_a_picture_and_prints_a_link_for_every_user(folder, model, mon
 
 
 def test_without_tokens_the_address_is_bare(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(serve, "run", lambda studio, bound, ready: (ready(), studio.close()))
+    monkeypatch.setattr(serve, "run", lambda studio, bound, ready: (ready(), studio.close(), bound.close()))
     shown = []
     monkeypatch.setattr(serve, "show", shown.append)
     result = run("studio", "--model", model, "--home", tmp_path / "home", "--port", 0, "--no-token")
@@ -90,4 +91,4 @@ def test_the_command_answers_until_it_is_interrupted(model, tmp_path):
         assert process.wait(60) in (0, 130, -signal.SIGINT)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()

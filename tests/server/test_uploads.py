@@ -101,14 +101,16 @@ def test_broken_pictures_are_refused_with_a_reason_or_read():
     assert 100 < refused < 500
 
 
-@pytest.mark.parametrize("name", ["../../../etc/cron.d/x", "/tmp/x.png", "..\\x", "manifest.json", "\x00", "a" * 5000])
+@pytest.mark.parametrize("name", ["../../../etc/cron.d/x", "/tmp/x.png", "..\\x", "manifest.json", "\x00", "a" * 500])
 def test_a_files_name_reaches_nothing(tmp_path, name):
     """Elsewhere an upload's name overwrote files of the server."""
     with asking(studio(tmp_path / "home")) as client:
         created(client)
         before = {path for path in tmp_path.rglob("*") if path.is_file()}
         reply = client.post(
-            "/api/sessions", data=settings(steps=2, strength=1.0), files={"picture": (name, png(picture("ddpm")), "text/html")}
+            "/api/sessions",
+            data=settings(steps=2, strength=1.0),
+            files={"picture": (name, png(picture("ddpm")), "text/html")},
         )
         assert reply.status_code == 202, reply.text
         id_ = reply.json()["id"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,6 @@ import typer
 from retouch.cli.app import app
 from retouch.cli.common import (
     AutomaticDevice,
-    Memory,
     PolicyName,
     StorageName,
     Threads,
@@ -50,7 +49,9 @@ def studio(
     demo: Annotated[bool, typer.Option("--demo", help=f"With {DEMO} and a picture to paint on.")] = False,
     policy: PolicyName = "balanced",
     storage: StorageName = None,
-    memory: Memory = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Memory for all open sessions together, such as 8GB (4GB).")
+    ] = None,
     device: AutomaticDevice = "auto",
     threads: Threads = None,
 ) -> None:
@@ -75,12 +76,14 @@ def studio(
         folder = home or serve.default_home()
         tokens = {} if no_token else serve.tokens_of(folder, user or [USER])
         bound = serve.listening(host, port)
-    with closing(bound), usage_errors(RetouchError):
+    with ExitStack() as unless_served, usage_errors(RetouchError):
+        unless_served.callback(bound.close)
         access = serve.access_to(bound, host, tokens)
         options = {"policy": policy, "device": device, **({} if storage is None else {"storage": storage})}
         limits = Limits() if memory is None else Limits(memory=byte_count(memory) or 0)
         made = Studio(Models(_loaded(names, options)), folder / "sessions", access, limits)
         first = _first(made, picture, demo, next(iter(tokens), "local"))
+        unless_served.pop_all()
     if host not in LOOPBACK:
         note(f"everybody who reaches {host} can use this server with the token; nothing between is encrypted")
     links = {name: serve.link(host, access.port, tokens.get(name), first) for name in tokens or {"local": ""}}
