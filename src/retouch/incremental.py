@@ -26,8 +26,9 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import Plan, fuse, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, plan
 from retouch.plan import activity
+from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.policy import Policy
@@ -57,9 +58,10 @@ class UnsupportedError(RetouchError, RuntimeError):
 
 @dataclass
 class Planned:
-    """The schedule for a region, None when everything is computed; how long its last update took."""
+    """The schedule for a region, and whether that computes everything; how long its last update took."""
 
-    schedule: Schedule | None
+    schedule: Schedule
+    whole: bool = False
     measured_ms: float | None = None
 
 
@@ -100,6 +102,8 @@ class Incremental:
         self.workspace = Workspace(self)
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
+        self._programs: dict[tuple[str, int], ByArea] = {}
+        self._texts: tuple[int, dict[Value, Any]] = (-1, {})
         self._last: Together | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -162,11 +166,22 @@ class Incremental:
         are compared with the recorded ones, and what depends on them is computed again. The recording
         then holds the edit; when anything fails it is left as it was.
         """
+        return self.update_areas(recording, region, None, *args, **kwargs)
+
+    @plain_tensors
+    def update_areas(self, recording: State, region: Region, areas: Areas | None, *args: Any, **kwargs: Any) -> Any:
+        """As `update`; rows in `areas` read an argument, texts for example, in a version of their own.
+
+        The recording keeps the rows, and for its next update the argument that all other rows read. Under `exact`
+        everything that depends on the argument is computed again.
+
+        Raises AreaError where the module reads that argument otherwise than as keys and values of attention.
+        """
         leaves = self.signature.flatten(args, kwargs)
         with self.lock:
             self._check(recording, region)
             recording.abort()  # of an update that failed and could not be taken back
-            return self._update(recording, leaves, region)
+            return self._update(recording, leaves, region, areas)
 
     @plain_tensors
     def update_many(
@@ -223,9 +238,10 @@ class Incremental:
             return None
         origins = [id(recording.origin) for recording in recordings]
         number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
-        schedule = self._plan_of(region, changed, tuple(number[origin] for origin in origins)).schedule
-        if schedule is None:
+        planned = self._plan_of(region, changed, bases=tuple(number[origin] for origin in origins))
+        if planned.whole:
             return None
+        schedule = planned.schedule
         assert isinstance(schedule, SideBySide)
         last = self._last
         if last is None or last.schedule is not schedule or last.generation != self.weights.generation:
@@ -238,25 +254,30 @@ class Incremental:
         with self.lock:
             self._last = None
 
-    def _update(self, recording: State, leaves: list[Any], region: Region) -> Any:
+    def _update(self, recording: State, leaves: list[Any], region: Region, areas: Areas | None = None) -> Any:
         begun = perf_counter()
         changed = self._changed(recording, leaves)
-        idle = not region.mask.any() and not changed
+        idle = not region.mask.any() and not changed and not (areas and self.policy.exact)
         self.backend.set_threads(torch.get_num_threads())
-        planned = Planned(self._idle()) if idle else self._plan_of(region, changed)
-        schedule = planned.schedule
+        by_area = self._by_area(areas) if areas else None
+        planned = Planned(self._idle()) if idle else self._plan_of(region, changed, areas)
         try:
-            if schedule is None:
-                self._rerun(recording, leaves)
+            if planned.whole:
+                self._begin_again(recording, planned.schedule, leaves)
             else:
-                recording.begin(schedule)
+                recording.begin(planned.schedule)
                 if not idle:
-                    self._feed_active(recording, schedule.active, self._owned(leaves), changed)
-                    recording.run(schedule)
+                    self._feed_active(recording, planned.schedule.active, self._owned(leaves), changed)
+            if areas and by_area:
+                self._feed_areas(recording, areas, by_area)
+            if not idle:
+                recording.run(planned.schedule)
             result = self._result(recording)
         except BaseException:
             recording.abort()
             raise
+        finally:
+            recording.drop(by_area.added if by_area else ())
         recording.commit()
         if self.backend.device.type == "cpu":  # others compute on when this returns
             planned.measured_ms = 1e3 * (perf_counter() - begun)
@@ -327,14 +348,30 @@ class Incremental:
             sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in places)
             target.feed(value, active[value], leaf.detach().flatten(2)[sample, :, position])
 
-    def _rerun(self, recording: State, leaves: list[Any]) -> None:
-        """Compute everything into fresh buffers; the old ones are what undo brings back."""
-        schedule = self._again
+    def _begin_again(self, recording: State, schedule: Schedule, leaves: list[Any]) -> None:
+        """Make ready to compute everything into fresh buffers; the old ones are what undo brings back."""
         recording.begin(schedule)
         for value in self.plan.kept:
             recording.renew(value)
         self._feed(recording, leaves)
-        recording.run(schedule)
+
+    def _feed_areas(self, recording: State, areas: Areas, by_area: ByArea) -> None:
+        """Put what areas read of their own into the recording, and what is computed of that.
+
+        That is much of the work of a small update, and mostly the same at every step: it is computed once.
+        """
+        generation, known = self._texts
+        given = dict(zip(by_area.inputs, areas.values, strict=True))
+        again = generation == self.weights.generation and by_area.alone(self.weights.values)
+        if again and all(v in known and same_tensor(known[v], content) for v, content in given.items()):
+            for value in by_area.added:
+                recording.put(value, known[value])
+            return
+        for value, content in given.items():
+            recording.put(value, _own(content))
+        for op in by_area.made:
+            recording.compute(op)
+        self._texts = self.weights.generation, {value: recording.values[value] for value in by_area.added}
 
     def _result(self, recording: Contents) -> Any:
         leaves = []
@@ -354,21 +391,34 @@ class Incremental:
     def _whole(self) -> Schedule:
         """The schedule of a recording: all rows, all dense values."""
         if self._full is None:
-            active = activity.everything(self.program)
-            dirty = dirty_values(self.program, set(self.program.inputs), active)
-            self._full = self._built(active, dirty)
+            self._full = self._built(activity.everything(self.program), set(self.program.inputs))
         return self._full
 
-    def _built(self, active: dict[Value, Table], dirty: set[Value], bases: tuple[int, ...] = ()) -> Schedule:
+    def _built(
+        self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
+    ) -> Schedule:
+        plan = replace(self.plan, program=self._by_area(areas).program) if areas else self.plan
         statistics = activity.statistics_of(self.program, self.policy)
+        dirty = dirty_values(self.program, changed, active)
         if bases:
-            return build_many(self.plan, active, self.shared, statistics, dirty, bases)
-        return build(self.plan, active, self.shared, statistics, dirty)
+            return build_many(plan, active, self.shared, statistics, dirty, bases)
+        return build(plan, active, self.shared, statistics, dirty, areas=areas)
 
     @cached_property
     def _again(self) -> Schedule:
         """The schedule of an update that computes everything: it saves no rows, as whole buffers are replaced."""
         return replace(self._whole(), saves={}, stays={})
+
+    def _by_area(self, areas: Areas) -> ByArea:
+        """The program for as many areas; AreaError when the module has no such argument, or reads it otherwise."""
+        key = (areas.argument, len(areas.regions))
+        if key not in self._programs:
+            inputs = dict(zip(self.signature.names, self.program.inputs, strict=True))
+            source = inputs.get(f"[1][{areas.argument!r}]")
+            if source is None or source.grid:
+                raise AreaError(f"the module reads no argument {areas.argument!r} that is without a grid")
+            self._programs[key] = by_area(self.program, source, len(areas.regions))
+        return self._programs[key]
 
     def _idle(self) -> Schedule:
         """The schedule that computes nothing and returns the recorded result."""
@@ -381,17 +431,28 @@ class Incremental:
         """Active rows of every value for a region."""
         return activity.of_update(self.program, region, self.policy, changed)
 
-    def _plan_of(self, region: Region, changed: frozenset[Value], bases: tuple[int, ...] = ()) -> Planned:
+    def _plan_of(
+        self, region: Region, changed: frozenset[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
+    ) -> Planned:
         """The schedule of an update, made once for a region; of several recordings that start from `bases`."""
-        key = (region, changed, bases)
+        key = (region, changed, areas.key if areas else None, bases)
         if key in self._planned:
             self._planned.move_to_end(key)
             return self._planned[key]
-        active = self.active(region, changed)
+        program = self._by_area(areas) if areas else None
+        if program:
+            active = activity.of_update(program.program, region, self.policy, changed.union(program.inputs))
+        else:
+            active = self.active(region, changed)
         whole = self.planner.is_whole(active)
-        self._planned[key] = Planned(
-            None if whole else self._built(active, dirty_values(self.program, set(changed), active), bases)
-        )
+        if not whole:
+            schedule = self._built(active, set(changed), areas, bases)
+        elif areas:
+            everything = self._built(activity.everything(self.program), set(self.program.inputs), areas)
+            schedule = replace(everything, saves={}, stays={})
+        else:
+            schedule = self._again
+        self._planned[key] = Planned(schedule, whole)
         if len(self._planned) > REMEMBERED:
             self._planned.popitem(last=False)
         return self._planned[key]

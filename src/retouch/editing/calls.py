@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from retouch.frontend.signature import same_tensor
 from retouch.incremental import Incremental
 from retouch.kernels.devices import HOST, lacks_memory, moved
 from retouch.plan import activity
+from retouch.plan.areas import Areas
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Restored, Snapshot
 from retouch.runtime.state.layers import Layer
@@ -101,15 +103,22 @@ class Calls:
         self.count(net, net.macs)
         return moved(result, HOST)
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
-        """Run a network for a region, from the snapshot `name`; its result."""
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
+        """Run a network for a region, from the snapshot `name`; its result. `areas` as for `update_areas`."""
         _go_on.get()()
         args, kwargs = moved((args, kwargs), net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
             recording.file = self._file(name)
             recording.meanwhile = partial(self._fetch_following, name)
-            result = moved(net.update(recording, region, *args, **kwargs), HOST)
+            if areas is None:
+                result = net.update(recording, region, *args, **kwargs)
+            else:
+                areas = replace(areas, values=moved(areas.values, net.backend.device))
+                result = net.update_areas(recording, region, areas, *args, **kwargs)
+            result = moved(result, HOST)
         self._updated(name, net, recording)
         return result
 

@@ -29,6 +29,8 @@ from retouch.plan.region import Mask
 MACHINE = frozenset({"device", "memory", "device_memory"})
 RECORDED = ("steps", "seed", "guidance", "scheduler", "policy", "storage")
 """Options that a session keeps from its recording."""
+CONDITIONS = frozenset({"prompt", "negative", "class_label"})
+"""Options that say what a picture is conditioned on: of a recording, and others of an edit."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,12 @@ def _check_painter(editor: LabelEditor, pictures: dict[str, Pixels], given: dict
 def _check_diffusion(editor: Editor, pictures: dict[str, Pixels], given: dict[str, Any]) -> None:
     if "guidance" in given and not editor.model.reads_text:
         raise OptionError("--guidance does not go with a model that reads no words")
+    if "area" in given and not editor.model.reads_text:
+        raise OptionError("--area does not go with a model that reads no words")
 
 
 GOES_WITH = {
+    "area": "goes with models that read words",
     "instances": "goes with models that make pictures from labels",
     "threshold": "goes with pictures; labels are alike or they are not",
 }
@@ -98,9 +103,9 @@ _ONCE = "does not go with a model that runs once, without noise or words"
 _KEPT = MACHINE | {"policy", "storage"}
 
 DIFFUSION = Form(
-    loading=_KEPT | {"scheduler"},
-    opening=frozenset({"prompt", "negative", "guidance", "strength", "steps", "seed"}),
-    editing=frozenset({"prompt", "negative", "strength", "max_error", "mask", "threshold"}),
+    loading=_KEPT | {"scheduler", "vae", "blend"},
+    opening=CONDITIONS | {"guidance", "strength", "steps", "seed"},
+    editing=CONDITIONS | {"strength", "max_error", "mask", "area", "threshold", "blend"},
     mask=as_strengths,
     alike=True,
     check=_check_diffusion,

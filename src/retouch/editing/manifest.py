@@ -92,6 +92,11 @@ def record(of: Fields) -> Check:
     return lambda found: isinstance(found, dict) and not wrong(found, of)
 
 
+def listed(check: Check) -> Check:
+    """A list whose values all pass the check."""
+    return lambda found: isinstance(found, list) and all(map(check, found))
+
+
 def table(check: Check) -> Check:
     """A mapping whose values all pass the check."""
     return lambda found: isinstance(found, dict) and all(map(check, found.values()))
@@ -291,8 +296,8 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     """From the content of a file. ValueError naming what cannot be in it."""
     bad = [*wrong(body, _BODY), *(body.keys() - _BODY.keys())]
     if bad:
-        parts = [name for name in bad if isinstance(body.get(name), dict)]
-        inside = [f"{name}: {each}" for name in parts for each in wrong(body[name], _PARTS.get(name, {}))]
+        settings = body.get("settings")
+        inside = [f"settings: {each}" for each in wrong(settings, _SETTINGS)] if isinstance(settings, dict) else []
         raise ValueError(f"no session has such {', '.join(inside or bad)}")
     entries = tuple(_entry(each) for each in body["versions"])
     history = History(entries)
@@ -309,9 +314,6 @@ def _as_tree(body: dict[str, Any]) -> dict[str, Any]:
     parents = [None, *(entry["number"] for entry in body["versions"])][: len(body["versions"])]
     entries = [{**entry, "parent": p, "name": None} for entry, p in zip(body["versions"], parents, strict=True)]
     return {**body, "versions": entries, "tip": len(entries) - 1}
-
-
-_PARTS: Mapping[str, Fields] = {"settings": _SETTINGS}
 
 
 def _entry(found: dict[str, Any]) -> Entry:

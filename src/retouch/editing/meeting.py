@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from retouch.editing.calls import Calls, Inputs
 from retouch.incremental import Incremental
+from retouch.plan.areas import Areas
 from retouch.plan.region import Region
 
 R = TypeVar("R")
@@ -71,8 +72,11 @@ class Seat:
     def __init__(self, meeting: Meeting, number: int) -> None:
         self.meeting, self.number = meeting, number
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
         """The result of the call `name`, computed with those of the others."""
+        assert areas is None, "edits with words per area cannot meet"
         return self.meeting.call(self.number, (name, net, region, (args, kwargs)))
 
 

@@ -273,6 +273,14 @@ class Session(ABC):
         """What computes the jobs of all sessions on this one's device."""
         return worker_of(next(iter(self.networks().values())).backend.device)
 
+    def at_once(self, look: Callable[[], T]) -> T:
+        """What `look` makes of one state of the session, without its lock: it looks again when that has changed."""
+        while True:
+            state = self._history
+            found = look()
+            if self._history is state:
+                return found
+
     def start(self, task: Task[T], join: bool = False) -> Job[T]:
         """A job of this session. SessionError when the session is closed, or too much waits for its device."""
         if self._closed:

@@ -241,6 +241,13 @@ class State(Contents, Operands):
     def abort(self) -> None:
         """Take back the pending update, if there is one."""
 
+    def drop(self, values: Iterable[Value]) -> None:
+        """Forget dense values that were put for one run alone."""
+        for value in values:
+            self.values.pop(value, None)
+            if self.pending is not None:
+                self.pending.dense.pop(value, None)
+
     @abstractmethod
     def renew(self, value: Value) -> None:
         """All rows of a kept value are about to be replaced."""

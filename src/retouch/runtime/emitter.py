@@ -11,12 +11,13 @@ import torch
 
 from retouch.ir.emitter import Sums
 from retouch.ir.expr import Expr
-from retouch.ir.geometry import Geometry
+from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, columns
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Part, Table, Tables
 from retouch.ir.value import Matrix, Value
 from retouch.passes.storage import Plan, Storage
+from retouch.plan.areas import Areas
 from retouch.plan.statistics import Statistics
 from retouch.runtime.calls import Call
 from retouch.runtime.schedule import Schedule
@@ -35,12 +36,13 @@ class ScheduleEmitter:
         statistics: Statistics,
         dirty: set[Value],
         count: int = 1,
+        areas: Areas | None = None,
     ) -> None:
         """`dirty`: dense values to be computed again. `count`: so many runs at once; tables name the rows of their
         maps, one after the other.
         """
         self.plan, self.actives, self.shared, self.backend = plan, active, shared, shared.backend
-        self.statistics, self.dirty, self.count = statistics, dirty, count
+        self.statistics, self.dirty, self.count, self.areas = statistics, dirty, count, areas
         self.producers = plan.producers
         self.tables = Tables()
         self.steps: list[Call] = []
@@ -49,6 +51,7 @@ class ScheduleEmitter:
         self.states: dict[Slot, None] = {}
         self.reads: dict[Value, dict[Table, None]] = {}
         self.replaced: set[Value] = set()
+        self._by_area: dict[tuple[Table, Grid], tuple[Table, ...]] = {}
 
     # Rows
 
@@ -81,6 +84,16 @@ class ScheduleEmitter:
     def bounds(self, value: Value, rows: Table) -> Table:
         assert value.grid is not None
         return self.tables.bounds(rows, value.grid.size)
+
+    def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
+        assert value.grid is not None
+        assert self.areas is not None
+        key = rows, value.grid
+        if key not in self._by_area:
+            labels = self.areas.labels(value.grid).reshape(-1)[rows.array % value.grid.size]
+            numbers = range(len(self.areas.regions) + 1)
+            self._by_area[key] = tuple(Part.of(rows, labels == number).rows for number in numbers)
+        return self._by_area[key]
 
     # Operands
 
@@ -258,12 +271,20 @@ def _compute(state: Any, op: Op) -> None:
 
 
 def build(
-    plan: Plan, active: dict[Value, Table], shared: Shared, statistics: Statistics, dirty: set[Value], count: int = 1
+    plan: Plan,
+    active: dict[Value, Table],
+    shared: Shared,
+    statistics: Statistics,
+    dirty: set[Value],
+    count: int = 1,
+    areas: Areas | None = None,
 ) -> Schedule:
     """The schedule that computes the `active` rows of every value, and the `dirty` dense values; of `count` runs at
     once, if that is more than 1 (see `retouch.runtime.side_by_side`).
+
+    areas: those of a plan for a program by areas.
     """
-    emitter = ScheduleEmitter(plan, active, shared, statistics, dirty, count)
+    emitter = ScheduleEmitter(plan, active, shared, statistics, dirty, count, areas)
     for op in plan.program.ops:
         virtual = op.out.grid is not None and plan.storage[op.out] is Storage.VIRTUAL
         if not virtual and op.is_due(active):

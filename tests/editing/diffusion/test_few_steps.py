@@ -11,7 +11,7 @@ import torch
 
 import retouch
 from editing.diffusion.test_sampler import ON_DATA
-from editing.diffusion.test_session import contents, distance, equal, opened
+from editing.diffusion.test_session import contents, distance, editor, equal, opened
 from pipelines import LATENT_PIXELS, painted, picture, pipeline
 from retouch import Editor, PipelineError, SchedulerError
 from retouch.editing.diffusion.sampler import _mix
@@ -20,7 +20,6 @@ from retouch.editing.diffusion.schedulers import chosen
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 SIZE, SEED = (LATENT_PIXELS, LATENT_PIXELS), 2
-NONE = {"requires_safety_checker": False}
 TEXT_TO_IMAGE = {
     "sd": diffusers.StableDiffusionPipeline,
     "turbo": diffusers.StableDiffusionPipeline,
@@ -54,24 +53,13 @@ CASES = [
 
 
 def made(name, scheduler, settings):
-    """An editor; of one pipeline all share the model, so that it is compiled once."""
-    found = _editor(name)
+    """An editor with that scheduler, where `settings` are those of the pipeline's."""
     current = pipeline(name).scheduler
-    current = type(current).from_config(current.config, **settings)
-    if settings and scheduler:
-        current = chosen("euler", pipeline(name).scheduler)
-        current = type(current).from_config(current.config, **settings)
-    found.scheduler = chosen(scheduler, current)
+    if settings:
+        current = diffusers.EulerDiscreteScheduler.from_config(current.config, **settings)
+    found = Editor(pipeline(name), policy="exact")
+    found.model, found.scheduler = editor(name, "exact").model, chosen(scheduler, current)
     return found
-
-
-_made = {}
-
-
-def _editor(name):
-    if name not in _made:
-        _made[name] = Editor(pipeline(name), policy="exact")
-    return _made[name]
 
 
 def seeded(scheduler, first=0):
@@ -104,12 +92,12 @@ def close(found, expected):
 
 @pytest.mark.parametrize(("name", "scheduler", "settings", "steps", "strength", "guidance"), CASES)
 def test_image_to_image_is_that_of_diffusers(name, scheduler, settings, steps, strength, guidance):
-    editor = made(name, scheduler, settings)
+    found = made(name, scheduler, settings)
     options = {"strength": strength, "guidance": guidance, "steps": steps, "seed": SEED}
-    session = editor.open(picture(name), prompt="a b", **options)
+    session = found.open(picture(name), prompt="a b", **options)
     photograph = session.version.tensors["latents"][-1:]
     session.edit(mask=np.ones(session.size, bool))
-    pipe = theirs(IMAGE_TO_IMAGE[name], name, seeded(editor.scheduler, session.first))
+    pipe = theirs(IMAGE_TO_IMAGE[name], name, seeded(found.scheduler, session.first))
     expected = pipe(
         "a b", image=photograph, strength=strength, num_inference_steps=steps, guidance_scale=guidance,
         generator=torch.Generator().manual_seed(SEED), output_type="latent",
@@ -119,10 +107,10 @@ def test_image_to_image_is_that_of_diffusers(name, scheduler, settings, steps, s
 
 @pytest.mark.parametrize(("name", "scheduler", "settings", "steps", "strength", "guidance"), CASES)
 def test_text_to_image_is_that_of_diffusers(name, scheduler, settings, steps, strength, guidance):
-    editor = made(name, scheduler, settings)
-    session = editor.generate("a b", guidance=guidance, size=SIZE, steps=steps, seed=SEED, strength=1.0)
-    pipe = theirs(TEXT_TO_IMAGE[name], name, seeded(editor.scheduler))
-    noise = session.sampler.noise(editor.model.latent_shape(SIZE))
+    found = made(name, scheduler, settings)
+    session = found.generate("a b", guidance=guidance, size=SIZE, steps=steps, seed=SEED, strength=1.0)
+    pipe = theirs(TEXT_TO_IMAGE[name], name, seeded(found.scheduler))
+    noise = session.sampler.noise(found.model.latent_shape(SIZE))
     expected = pipe(
         "a b", guidance_scale=guidance, height=SIZE[0], width=SIZE[1], num_inference_steps=steps, latents=noise,
         output_type="latent",

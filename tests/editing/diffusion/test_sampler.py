@@ -230,3 +230,18 @@ def test_more_steps_at_less_strength_are_those_of_consistency_models():
         theirs.set_timesteps(4, strength=0.5)
         sampler = Sampler(scheduler(name), 8, seed=0)
         assert torch.equal(sampler.times[sampler.start(0.5) :], theirs.timesteps)
+
+
+def test_noise_alone_tells_a_network_nothing_that_predicts_noise():
+    base = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    sampler = Sampler(diffusers.DDIMScheduler(**base), 4, seed=0)
+    assert sampler.scale[0] == 0
+    for begin in (lambda: sampler.start(1.0), lambda: sampler.trajectory(0)):
+        with pytest.raises(SchedulerError, match=r"no signal is left.*at a lower strength"):
+            begin()
+    assert sampler.start(0.75) == 1
+    foreseen = Sampler(diffusers.DDIMScheduler(**base, prediction_type="v_prediction"), 4, seed=0)
+    assert foreseen.start(1.0) == 0
+    assert (foreseen.spread[0], foreseen.leverage(0)) == (1.0, 1.0)
+    image, noise = torch.randn(SHAPE), torch.randn(SHAPE)
+    assert torch.equal(foreseen.noise_of(foreseen.noised(image, noise, 0), image, 0), noise)

@@ -3,20 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from editing.diffusion.test_session import PIPELINES, contents, distance, equal, opened
+from editing.diffusion.test_session import PIPELINES, contents, distance, equal, fitting, opened
 from pipelines import painted
 from retouch import ImageError, SchedulerError
 from retouch.editing.diffusion.change import NEVER, joins
-from retouch.editing.diffusion.sampler import SCHEDULERS
 from retouch.incremental import Incremental
 from retouch.plan import activity
 from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+METHODS = ("dpm++", "dpm++2s", "euler-a", "heun", "lcm", "pndm")
+"""Schedulers that remember steps, draw noise, or call the network twice."""
 
 
 def box(size, top=10, left=12, height=12, width=14):
@@ -45,9 +48,10 @@ def test_white_is_what_a_hard_mask_is(white):
     assert equal(contents(soft), contents(hard))
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", METHODS)
 def test_an_even_grey_is_a_smaller_strength(scheduler):
-    hard, soft = (opened("v", steps=8, strength=1.0, editor_options={"scheduler": scheduler}) for _ in range(2))
+    name, options = fitting("v", scheduler), {"scheduler": scheduler}
+    hard, soft = (opened(name, steps=8, strength=1.0, editor_options=options) for _ in range(2))
     mask, drawn = box(hard.size), painted(hard.pixels)
     expected = hard.edit(drawn, mask=mask, strength=0.5)
     assert np.array_equal(soft.edit(drawn, mask=mask * 0.5, strength=1.0).image, expected.image)
@@ -88,9 +92,9 @@ def test_exact_soft_edits_equal_the_dense_reference(name):
     assert distance(session.inpaint(mask.T).image, expected.image) <= 1
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", METHODS)
 def test_exact_soft_edits_equal_the_dense_reference_under_every_scheduler(scheduler):
-    session = opened("ddpm", "exact", steps=6, editor_options={"scheduler": scheduler})
+    session = opened(fitting("ddpm", scheduler), "exact", steps=6, editor_options={"scheduler": scheduler})
     mask, drawn = ramp(session.size, 8, 6, 9, 20), painted(session.pixels)
     expected = session.reference(drawn, mask=mask)
     assert distance(session.edit(drawn, mask=mask).image, expected.image) <= 1
@@ -111,6 +115,7 @@ def test_the_start_of_a_grey_part_is_the_edited_picture_noised():
 # Nothing moves before it joins.
 
 
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_positions_keep_the_trajectory_of_the_session_until_they_join(seed):
     session = fresh()
@@ -125,7 +130,7 @@ def test_positions_keep_the_trajectory_of_the_session_until_they_join(seed):
         joined = torch.from_numpy(dilate((steps <= i)[None], session.policy.dilate)[0])
         kept = new[i - session.first] == old[i - session.first]
         assert kept[:, ~joined].all()
-        assert joined.all() or not joined.any() or not kept[:, joined].all()
+    assert not kept.all()
     outside = ~dilate((steps < NEVER)[None], session.policy.dilate)[0]
     assert np.array_equal(after[outside], before[outside])
 

@@ -1,4 +1,4 @@
-"""What an edit of a diffusion session asks for, and when each of its pixels joins."""
+"""What an edit of a diffusion session comes to, and when each of its pixels joins."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import Pixels, Strengths
+from retouch.plan.areas import Areas
 from retouch.plan.region import Mask
 
 Joins = npt.NDArray[np.int32]
@@ -26,12 +27,19 @@ SLACK = 1e-7
 
 @dataclass(frozen=True)
 class Change:
-    """What an edit asks for: pixels, when each joins (at least one does), conditioning; whether all is repainted."""
+    """What an edit comes to: pixels, when each joins (at least one does), conditioning, how the result is set in (a
+    name of `editing.blend.BLENDS`); whether all is repainted.
+
+    areas: those with texts of their own; words: these texts, as facts of versions have them.
+    """
 
     pixels: Pixels
     joins: Joins
     conditioning: Conditioning
+    blend: str
     repaint: bool = False
+    areas: Areas | None = None
+    words: tuple[dict[str, str | None], ...] = ()
 
     @cached_property
     def mask(self) -> Mask:

@@ -8,23 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from retouch.editing.archive import Progress
+from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.refine import Refinement
 from retouch.editing.images import Pixels, Strengths
 from retouch.editing.jobs import Job, Task
 from retouch.editing.session import Edited
 from retouch.plan.region import Mask
 
-Asked = tuple[str | None, str | None, int | None]
-"""Prompt, negative prompt and class; None: as the session has it."""
-
 
 @dataclass(eq=False)
 class Drawing(Task[Edited]):
-    """Strokes, words and options of an edit of a diffusion session.
+    """An edit of a diffusion session as it was asked for, apart from the picture that it will be made on.
 
-    pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: the region in grey; None: the words find
-    it. asked: prompt, negative prompt and class. asked, strength: None where they are as the session has them. make:
-    computes it for a job, and says how to refine it.
+    pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: strengths `[H, W]`; None: the words find
+    the region. asked: all else. make: computes it for a job, and says how to refine it.
     """
 
     make: Callable[[Drawing, Job[Edited]], tuple[Edited, Refinement | None]]
@@ -32,8 +29,6 @@ class Drawing(Task[Edited]):
     drawn: Mask
     mask: Strengths | None
     asked: Asked
-    strength: float | None
-    inpaint: bool
     max_error: float | None
     refining: float | str | None
     progress: Progress
@@ -49,7 +44,7 @@ class Drawing(Task[Edited]):
 
         None where a region is to be found by words and the other is not, and where one fills and the other redraws.
         """
-        if not isinstance(older, Drawing) or self.inpaint != older.inpaint:
+        if not isinstance(older, Drawing) or self.asked.inpaint != older.asked.inpaint:
             return None
         mask = None
         if self.mask is not None and older.mask is not None:
@@ -61,8 +56,7 @@ class Drawing(Task[Edited]):
             pixels=self.on(older.pixels),
             drawn=self.drawn | older.drawn,
             mask=mask,
-            asked=_given(self.asked, older.asked),
-            strength=older.strength if self.strength is None else self.strength,
+            asked=self.asked.over(older.asked),
         )
 
     def run(self, job: Job[Edited]) -> Edited:
@@ -78,13 +72,3 @@ class Drawing(Task[Edited]):
         """Better the result."""
         assert self.refinement is not None
         self.refinement.run(job)
-
-
-def _given(newer: Asked, older: Asked) -> Asked:
-    """What is given by the newer, or else by the older."""
-    prompt, negative, label = newer
-    return (
-        older[0] if prompt is None else prompt,
-        older[1] if negative is None else negative,
-        older[2] if label is None else label,
-    )

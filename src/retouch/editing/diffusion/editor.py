@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.model import Conditioning, loading
 from retouch.editing.diffusion.sampler import Sampler
@@ -38,9 +39,11 @@ class Editor(BaseEditor[DiffusionSession]):
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
     vae: an autoencoder in the place of the pipeline's, or the folder or hub name of one: `AutoencoderKL`,
         `AutoencoderTiny` or `AsymmetricAutoencoderKL`. `retouch.open` finds those again that have a name.
+    blend: how results of edits are set into the picture: "fade", "multiband" or "harmonise"; None: "harmonise", and
+        what saved sessions say, "fade" where they say nothing.
     policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
 
-    Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
+    Raises PipelineError for a pipeline, SchedulerError for a scheduler, OptionError for a blend that is not supported.
     """
 
     sessions = DiffusionSession
@@ -51,6 +54,7 @@ class Editor(BaseEditor[DiffusionSession]):
         *,
         scheduler: str | None = None,
         vae: nn.Module | str | Path | None = None,
+        blend: str | None = None,
         policy: str | Policy = "balanced",
         backend: str = "auto",
         memory: int | None = None,
@@ -63,6 +67,7 @@ class Editor(BaseEditor[DiffusionSession]):
         own = loaded(vae, pipe.unet) if isinstance(vae, str | Path) else vae
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
+        self.blend = None if blend is None else checked(blend)
         super().__init__(name, backend, memory, device_memory, folder, storage)
 
     @property
@@ -173,6 +178,8 @@ class Editor(BaseEditor[DiffusionSession]):
 
     def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts
+        if self.blend is not None:
+            settings["blend"] = self.blend
         size = (settings["height"], settings["width"])
         scheduler = settings["scheduler"]
         if scheduler != self._scheduler_facts():
@@ -210,6 +217,7 @@ class Editor(BaseEditor[DiffusionSession]):
             "guidance": guidance,
             "first": 0 if generated else start,
             "scheduler": self._scheduler_facts(),
+            "blend": self.blend or DEFAULT,
             "editor": {
                 "policy": asdict(self.model.policy),
                 "backend": self.backend,

@@ -6,6 +6,7 @@ A pipeline itself is never changed: its modules are compiled, its schedulers cop
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -206,21 +207,23 @@ class Model(ABC):
 
         PipelineError for texts that the model does not read, and for a class that it lacks.
         """
-        self._check_class(class_label)
-        return replace(self.read(prompt, negative, guidance, size), class_label=class_label)
+        label = self._class(class_label)
+        return replace(self.read(prompt, negative, guidance, size), class_label=label)
 
     @abstractmethod
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
         """The texts, for an image of `size` (H, W). PipelineError when the model does not read them."""
 
-    def _check_class(self, label: int | None) -> None:
+    def _class(self, label: int | None) -> int | None:
+        """The number of a class, a whole one. PipelineError unless the model has it."""
         name = type(self.pipe).__name__
         if not self.classes:
             if label is not None:
                 raise PipelineError(f"{name} takes no class: its network is not conditioned on classes")
-            return
+            return None
         known = "0 on" if self.classes == math.inf else f"0 to {self.classes - 1:g}"
         if label is None:
             raise PipelineError(f"{name} needs a class: name one with class_label=, from {known}")
         if not 0 <= label < self.classes:
             raise PipelineError(f"{name} has no class {label}; classes are numbered from {known}")
+        return operator.index(label)

@@ -18,15 +18,18 @@ import torch
 from torch import Tensor
 
 from retouch.editing.archive import Progress
-from retouch.editing.calls import Clock, run_whole
+from retouch.editing.blend import blend
+from retouch.editing.calls import Clock
+from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
 from retouch.editing.diffusion.model import Model, Networks
 from retouch.editing.diffusion.sampler import Sampler, Trajectory
-from retouch.editing.images import Pixels, blend, from_tensor, to_tensor
+from retouch.editing.images import Pixels, from_tensor, to_tensor
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
+from retouch.plan.areas import Areas
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, spread
 
@@ -48,16 +51,20 @@ GROWTHS: tuple[Growth, ...] = (
 class Evaluations(Protocol):
     """How an edit evaluates a network: from snapshots, or densely."""
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
-        """The result of the call `name`, computed anew inside `region`."""
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
+        """The result of the call `name`, computed anew inside `region`; `areas` read texts of their own."""
 
 
 class Whole:
     """Every network run whole, for comparison."""
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
         """The module's own result."""
-        return run_whole(net, *args, **kwargs)
+        return run_dense(net, *args, areas=areas, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Process:
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return 0 if self.policy.exact else self.policy.dilate
 
     @property
@@ -129,9 +136,9 @@ class Process:
         read = self.model.decoder_input(latent)
         return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
 
-    def dense(self, **inputs: Any) -> Any:
+    def dense(self, areas: Areas | None = None, **inputs: Any) -> Any:
         """What the module of the denoiser returns."""
-        return run_whole(self.nets.denoiser, **inputs)
+        return run_dense(self.nets.denoiser, areas=areas, **inputs)
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,8 @@ class Redraw:
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
         with self.clock.of("composite"):
-            pixels = blend(self.pixels, from_tensor(decoded), self.change.mask, self.process.border)
+            change, border = self.change, self.process.border
+            pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
         self.progress(self.count + 1, self.count + 1, "done")
         return Redrawn(latents, pixels, seen, check)
 
@@ -220,7 +228,7 @@ class Redraw:
     def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
-        old = self.current["latents"]
+        old, areas = self.current["latents"], self.change.areas
         latents, x, check = old.clone(), old[start - process.first][None], None
         joined, parts = Joined(torch.zeros_like(self.inside), self.stale), list[tuple[Tensor, Trajectory]]()
         for i in range(start, len(sampler)):
@@ -230,13 +238,14 @@ class Redraw:
                 parts.append((joined.inside & ~before.inside, sampler.trajectory(i)))
                 x = torch.where(parts[-1][0], self._noised(latent, i), x)
             latents[i - process.first] = x[0]
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region)
+            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region, areas=areas)
             repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
             with self.clock.of("denoise"):
                 output = process.denoiser.step(update, i, x, self.change.conditioning, *repainted)
             self.after_step(i, x, output)
             if i == start + checked_step(self.count):
-                dense = partial(process.denoiser.step, process.dense, i, x, self.change.conditioning, *repainted)
+                whole = partial(process.dense, areas)
+                dense = partial(process.denoiser.step, whole, i, x, self.change.conditioning, *repainted)
                 check = self._check(i, output, dense)
             with self.clock.of("schedule"):
                 x, before_step = old[i + 1 - process.first][None], x

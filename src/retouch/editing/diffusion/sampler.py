@@ -76,7 +76,16 @@ class Sampler:
             raise SchedulerError(
                 f"a strength of {strength:g} leaves none of {self.steps} steps; take at least {1 / self.steps:.2g}"
             )
-        return (self.steps - count) * int(self.scheduler.order)
+        return self._begin((self.steps - count) * int(self.scheduler.order))
+
+    def _begin(self, i: int) -> int:
+        """`i`, unless nothing but noise is there and the network tells the noise alone."""
+        if self.scale[i] == 0 and prediction(self.scheduler) == "epsilon":
+            raise SchedulerError(
+                f"at time {int(self.times[i])} no signal is left (rescale_betas_zero_snr), and a network that predicts "
+                "the noise (epsilon) tells nothing there; start at a lower strength"
+            )
+        return i
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """float32 noise that depends on the seed alone."""
@@ -121,7 +130,7 @@ class Sampler:
 
     def trajectory(self, start: int) -> Trajectory:
         """A run from position `start`."""
-        return Trajectory(self, start)
+        return Trajectory(self, self._begin(start))
 
 
 class Trajectory:
