@@ -88,7 +88,7 @@ export class Studio extends Emitter {
     try {
       const facts = await this.api.session(id);
       history.replaceState(null, '', `#session=${id}`);
-      adopt(this.options, facts.settings);
+      adopt(this.options, { ...facts.settings, strength: Math.min(this.options.values.strength, facts.settings.strength ?? 1) });
       this.#show(new Live(this.api, facts, (address, handlers) => new Socket(address, handlers)));
     } catch (error) {
       this.fail(error);
