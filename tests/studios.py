@@ -122,4 +122,22 @@ def served(made: Studio):
         thread.join(30)
 
 
-__all__ = ["BEARER", "HOST", "OTHER", "PORT", "TOKENS", "asking", "created", "edited", "editor", "httpx", "idle", "pixels", "png", "served", "settings", "stroke", "studio"]
+__all__ = [
+    "BEARER",
+    "HOST",
+    "OTHER",
+    "PORT",
+    "TOKENS",
+    "asking",
+    "created",
+    "edited",
+    "editor",
+    "httpx",
+    "idle",
+    "pixels",
+    "png",
+    "served",
+    "settings",
+    "stroke",
+    "studio",
+]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from browsing import noise
+from browsing import Sheet, noise
 
 LABELS = np.array([[112, 180, 230], [80, 140, 60]], np.uint8)
 
@@ -135,7 +137,10 @@ def test_everything_by_keyboard(plain):
     press = plain.page.keyboard.press
     plain.page.get_by_role("button", name="Hills").wait_for()
     for _ in range(30):
-        if plain.page.evaluate("document.activeElement.matches('.card') && document.activeElement.textContent") == "Hills":
+        if (
+            plain.page.evaluate("document.activeElement.matches('.card') && document.activeElement.textContent")
+            == "Hills"
+        ):
             break
         press("Tab")
     press("Enter")
@@ -152,6 +157,7 @@ def test_everything_by_keyboard(plain):
     plain.until("live.head === 1")
     plain.idle()
     press("c")
+    plain.page.locator(".divider").wait_for()
     plain.page.locator(".divider").focus()
     press("ArrowRight")
     assert plain.page.locator(".divider").get_attribute("aria-valuenow") == "52"
@@ -228,35 +234,30 @@ WATCH = """() => {
 
 
 def test_drawing_on_2048_pixels_does_not_stutter(page, double):
-    """Script per frame while drawing. On a busy machine others' time counts too, so the largest values are left out."""
-    from browsing import Sheet
-
+    """The processor's time while drawing; how long frames took is only held where the machine is not busy."""
     page.add_init_script(f"({WATCH})()")
     plain = Sheet(page)
     page.goto(double.address)
     plain.open(noise(2048))
     plain.set(live=False, size=120, hardness=0.5)
+    protocol = page.context.new_cdp_session(page)
+    protocol.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.evaluate("() => { seen.tasks.length = 0; seen.scripts.length = 0; }")
+    before = metrics(protocol)
     plain.stroke((300, 300), (1700, 500), (400, 900), (1700, 1300), (300, 1700))
+    spent = 1000 * (metrics(protocol)["ScriptDuration"] - before["ScriptDuration"])
     frames: dict[int, float] = {}
-    for number, spent in page.evaluate("seen.scripts"):
-        frames[number] = frames.get(number, 0) + spent
-    spent = np.array(list(frames.values()))
-    tail, most = np.percentile(spent, 95), spent.max()
+    for number, length in page.evaluate("seen.scripts"):
+        frames[number] = frames.get(number, 0) + length
+    tail, tasks = np.percentile(list(frames.values()), 95), page.evaluate("seen.tasks")
     print(
-        f"{len(spent)} frames: script {np.median(spent):.1f} ms in the median, 95 % under {tail:.1f}, most {most:.1f}"
+        f"{len(frames)} frames: {spent / len(frames):.1f} ms of processor each, 95 % took under {tail:.1f} ms; {tasks}"
     )
-    print(f"tasks over 50 ms: {page.evaluate('seen.tasks')}")
-    assert np.median(spent) < 16
+    assert spent / len(frames) < 16
+    if os.getloadavg()[0] < (os.cpu_count() or 1):
+        assert tail < 16
+        assert not tasks
 
 
-def test_the_page_is_small():
-    import gzip
-    from pathlib import Path
-
-    import retouch.server
-
-    folder = Path(retouch.server.__file__).parent / "static"
-    total = sum(len(gzip.compress(file.read_bytes())) for file in folder.rglob("*") if file.is_file())
-    print(f"{total / 1e3:.1f} kB")
-    assert total < 150_000
+def metrics(protocol) -> dict[str, float]:
+    return {one["name"]: one["value"] for one in protocol.send("Performance.getMetrics")["metrics"]}
