@@ -91,7 +91,7 @@ def sessions() -> Iterator[tuple[str, str]]:
     yield from edits("upscaler", small, photo)
     for policy in ("paper", "balanced"):
         fixed = replace(Policy.named(policy), crossover=CROSSOVER)
-        editor = Editor.from_pretrained("builtin/emoji", device="cpu", policy=fixed)
+        editor = Editor.from_pretrained("builtin/emoji", device="cpu", policy=fixed, blend="fade")
         made = editor.generate("red heart", steps=6, guidance=3.0, seed=7)
         yield from edits(f"generated, {policy}", made, np.asarray(made.image), prompt="red heart")
         big = np.asarray(made.image)

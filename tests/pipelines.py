@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ def _unet2d(**options: Any) -> Any:
 
 def _scheduler(**options: Any) -> Any:
     return diffusers.DDIMScheduler(**options)
+
+
+PIXEL_SCHEDULERS = {
+    "ddpm": diffusers.DDPMScheduler,
+    "v": partial(_scheduler, prediction_type="v_prediction", timestep_spacing="trailing"),
+    "classes": diffusers.DDPMScheduler,
+    "flow": partial(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0),
+}
+"""Pipelines on pixels, whose networks read no words."""
 
 
 def _tokenizer() -> Any:
@@ -53,6 +62,23 @@ def _vae() -> Any:
     ))  # fmt: skip
 
 
+def tiny_vae() -> Any:
+    """As TAESD, for the pipelines with an autoencoder of the full size."""
+    return fill(diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(16,) * 3, decoder_block_out_channels=(16,) * 3, num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    ))  # fmt: skip
+
+
+def asymmetric_vae() -> Any:
+    """With a larger decoder, for the same pipelines."""
+    return fill(diffusers.AsymmetricAutoencoderKL(
+        down_block_out_channels=(16, 16, 32), up_block_out_channels=(16, 32, 32), norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        sample_size=LATENT_PIXELS,
+    ))  # fmt: skip
+
+
 def _unet(channels: int = 4, **options: Any) -> Any:
     return fill(diffusers.UNet2DConditionModel(
         sample_size=LATENT_PIXELS // 4, in_channels=channels, out_channels=4, block_out_channels=(16, 32),
@@ -74,26 +100,33 @@ def _xl_unet() -> Any:
 
 @cache
 def pipeline(name: str) -> Any:
-    """ "ddpm", "v" (v-prediction), "sd", "inpaint" (nine channels) or "sdxl"."""
-    if name == "ddpm":
-        return diffusers.DDPMPipeline(_unet2d(), diffusers.DDPMScheduler())
-    if name == "v":
-        scheduler = _scheduler(prediction_type="v_prediction", timestep_spacing="trailing")
-        return diffusers.DDIMPipeline(_unet2d(), scheduler)
+    """ "ddpm", "v" (v-prediction), "classes" (four), "flow" (flow matching), "sd", "inpaint" (nine channels), "lcm"
+    (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small autoencoder), "sdxl" or "xl-turbo".
+    """
+    if name in PIXEL_SCHEDULERS:
+        unet = _unet2d(num_class_embeds=4) if name == "classes" else _unet2d()
+        kind = diffusers.DDIMPipeline if name == "v" else diffusers.DDPMPipeline
+        return kind(unet, PIXEL_SCHEDULERS[name]())
     scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")
-    parts = {"vae": _vae(), "text_encoder": _text(), "tokenizer": _tokenizer(), "scheduler": scheduler}
-    if name == "sdxl":
+    if name in ("turbo", "xl-turbo"):
+        scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+    vae = tiny_vae() if name == "taesd" else _vae()
+    parts = {"vae": vae, "text_encoder": _text(), "tokenizer": _tokenizer(), "scheduler": scheduler}
+    if name in ("sdxl", "xl-turbo"):
         return diffusers.StableDiffusionXLPipeline(
             **parts, text_encoder_2=_text(True), tokenizer_2=_tokenizer(), unet=_xl_unet(), add_watermarker=False
         )
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if name == "lcm":
+        parts["scheduler"] = diffusers.LCMScheduler.from_config(scheduler.config)
+        return diffusers.LatentConsistencyModelPipeline(**parts, unet=_unet(time_cond_proj_dim=8), **none)
     kind = diffusers.StableDiffusionInpaintPipeline if name == "inpaint" else diffusers.StableDiffusionImg2ImgPipeline
-    unet = _unet(9 if name == "inpaint" else 4)
-    return kind(**parts, unet=unet, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return kind(**parts, unet=_unet(9 if name == "inpaint" else 4), **none)
 
 
 def picture(name: str, seed: int = 0) -> Any:
     """A smooth random picture uint8 `[H, W, 3]` of the pipeline's size."""
-    size = PIXELS if name in ("ddpm", "v") else LATENT_PIXELS
+    size = PIXELS if name in PIXEL_SCHEDULERS else LATENT_PIXELS
     coarse = np.random.default_rng(seed).integers(0, 256, (size // 8, size // 8, 3), np.uint8)
     return coarse.repeat(8, 0).repeat(8, 1)
 

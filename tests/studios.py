@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import httpx2 as httpx
 import numpy as np
 import uvicorn
 from PIL import Image
@@ -120,24 +119,3 @@ def served(made: Studio):
     finally:
         server.should_exit = True
         thread.join(30)
-
-
-__all__ = [
-    "BEARER",
-    "HOST",
-    "OTHER",
-    "PORT",
-    "TOKENS",
-    "asking",
-    "created",
-    "edited",
-    "editor",
-    "httpx",
-    "idle",
-    "pixels",
-    "png",
-    "served",
-    "settings",
-    "stroke",
-    "studio",
-]

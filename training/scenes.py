@@ -25,9 +25,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 SIZE = 256  # pixels of a scene
 FACTOR = 4  # pixels of a latent's position
-MOST = 5  # emoji in a scene
-SIZES = (72, 128)  # their pixels, least and most
-APART = 0.85  # of the sum of two half sizes: how near they may come
+MOST = 4  # emoji in a scene
+SIZES = (96, 128)  # their pixels, least and most; the base draws them at 128
+APART = 0.95  # of the sum of two half sizes: how near they may come
+DRAWN = Path(__file__).parent / "scenes.txt"  # names of the emoji in scenes
 CROP = 40  # positions of a latent, in most of the training steps
 SOLVER = 50  # steps of the solver that distillation follows
 GUIDANCE = (2.0, 6.0)  # scales that the student learns
@@ -37,14 +38,12 @@ HUBER = 1e-3
 
 COLOURS = {
     "white": (255, 255, 255),
-    "yellow": (250, 220, 110),
-    "orange": (250, 190, 130),
-    "red": (240, 150, 140),
-    "purple": (205, 175, 235),
-    "blue": (160, 205, 245),
-    "green": (165, 215, 160),
-    "brown": (205, 180, 150),
-    "black": (60, 62, 70),
+    "yellow": (252, 238, 180),
+    "orange": (252, 220, 190),
+    "red": (248, 205, 200),
+    "purple": (226, 210, 245),
+    "blue": (200, 225, 248),
+    "green": (205, 235, 205),
 }
 """Backgrounds by the word that a caption has for them, RGB; each is varied a little."""
 
@@ -78,7 +77,7 @@ def arranged(indices: list[int], pictures: small.Emoji, rng: random.Random) -> l
     for index in indices:
         for _ in range(30):
             size = rng.randint(*SIZES)
-            left, top = (rng.randint(-size // 8, SIZE - size + size // 8) for _ in range(2))
+            left, top = (rng.randint(0, SIZE - size) for _ in range(2))
             middle = (left + size / 2, top + size / 2)
             near = (
                 max(abs(middle[0] - t.left - t.size / 2), abs(middle[1] - t.top - t.size / 2))
@@ -93,8 +92,8 @@ def arranged(indices: list[int], pictures: small.Emoji, rng: random.Random) -> l
 
 def background(rng: random.Random) -> tuple[str, Tensor]:
     """The name of a colour, and it as `[3, 1, 1]` in [0, 1], varied."""
-    name = rng.choice(list(COLOURS))
-    vary = 0 if name == "white" else 14
+    name = "white" if rng.random() < 0.3 else rng.choice(list(COLOURS))
+    vary = 0 if name == "white" else 8
     colour = torch.tensor([min(255, max(0, c + rng.uniform(-vary, vary))) for c in COLOURS[name]]) / 255
     return name, colour[:, None, None]
 
@@ -132,7 +131,7 @@ class Cutouts:
 def learnt(work: Path) -> tuple[small.Emoji, list[int]]:
     """The pictures, and the indices of those that the U-Net learns."""
     pictures = small.Emoji.load(work)
-    drawn = set(small.DRAWN.read_text().splitlines())
+    drawn = set(DRAWN.read_text().splitlines())
     return pictures, [i for i in pictures.split(held_out=False) if pictures.names[i] in drawn]
 
 
@@ -145,7 +144,7 @@ def black(archive: Path, work: Work = small.DEFAULT_WORK) -> None:
 
 
 @app.command()
-def encode(count: int = 2400, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE, seed: int = 0) -> None:
+def encode(count: int = 1600, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE, seed: int = 0) -> None:
     """Compose COUNT scenes and keep their latents and what is where."""
     pictures, indices = learnt(work)
     cut = Cutouts(pictures.images, load_file(work / "black.safetensors")["images"])
@@ -182,6 +181,16 @@ def caption(scene: dict[str, Any], things: list[Thing], names: list[str], rng: r
     return ", ".join(words)
 
 
+def around(thing: Thing, size: int, rng: random.Random) -> tuple[int, int]:
+    """Left and top of a square of a latent that holds a thing whole."""
+    found = []
+    for begin in (thing.left, thing.top):
+        least = max(0, -(-(begin + thing.size) // FACTOR) - size)
+        most = min(SIZE // FACTOR - size, begin // FACTOR)
+        found.append(rng.randint(least, max(least, most)))
+    return found[0], found[1]
+
+
 @dataclass(frozen=True)
 class Scenes:
     """Latents of scenes, [N, 4, 64, 64], what lies in them, and the names of all emoji."""
@@ -203,8 +212,8 @@ class Scenes:
     def sample(self, size: int, rng: random.Random) -> tuple[Tensor, str]:
         """A square of a scene, by positions of its latent, with a caption of what lies in it."""
         chosen = rng.randrange(len(self.scenes))
-        left, top = (rng.randint(0, SIZE // FACTOR - size) for _ in range(2))
         things = [Thing(**thing) for thing in self.scenes[chosen]["things"]]
+        left, top = around(rng.choice(things), size, rng)
         seen = [t for t in things if t.inside(left * FACTOR, top * FACTOR, size * FACTOR)]
         clean = self.latents[chosen, :, top : top + size, left : left + size].float()
         return clean, caption(self.scenes[chosen], seen, self.names, rng)
@@ -238,7 +247,7 @@ def unet_stage(work: Path, base: Path, compiled: bool = False) -> small.Stage:
         for name, parameter in model.named_parameters()
         if parameter.ndim > 1 and not re.search("embed|conv_in|conv_out", name)
     ]
-    return small.Stage("scenes", work, model, loss, validate, rate=2.5e-4, decay=0.998, matrices=matrices)
+    return small.Stage("scenes", work, model, loss, validate, rate=4e-4, decay=0.998, matrices=matrices)
 
 
 @app.command()
@@ -397,7 +406,7 @@ def sheet(
 ) -> None:
     """Write WHICH.png: COUNT scenes of one to four names drawn by lot, on a background drawn by lot."""
     pipe, rng = MAKERS[which](work, base), random.Random(3)
-    names = small.DRAWN.read_text().splitlines()
+    names = DRAWN.read_text().splitlines()
     torch.manual_seed(seed)
     captions = [", ".join([*rng.sample(names, 1 + i % 4), rng.choice(list(COLOURS))]) for i in range(count)]
     pictures: list[Image.Image] = []

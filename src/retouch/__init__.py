@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retouch.bench.report import FileError as FileError
+    from retouch.editing.diffusion import Area as Area
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
+    from retouch.editing.diffusion.variants import VariantsError as VariantsError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from retouch.kernels.protocol import BackendNameError as BackendNameError
     from retouch.models.checkpoints import WeightFileError as WeightFileError
     from retouch.models.extras import ExtraError as ExtraError
+    from retouch.passes.by_area import AreaError as AreaError
     from retouch.plan.explain import Explanation as Explanation
     from retouch.plan.policy import Policy as Policy
     from retouch.plan.policy import PolicyError as PolicyError
@@ -50,6 +53,8 @@ __version__ = version("retouch")
 
 # Names are imported when they are first used: the command line answers without loading PyTorch.
 _HOMES = {
+    "Area": "editing.diffusion",
+    "AreaError": "passes.by_area",
     "ArchiveError": "editing.manifest",
     "BackendError": "kernels.protocol",
     "BackendImportError": "kernels.protocol",
@@ -82,6 +87,7 @@ _HOMES = {
     "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",
     "Upscaler": "editing.gan",
+    "VariantsError": "editing.diffusion.variants",
     "WeightFileError": "models.checkpoints",
     "WeightsChangedError": "runtime.weights",
     "compile": "incremental",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import RLock
@@ -22,23 +22,26 @@ from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import InputError, Signature, same_tensor
 from retouch.ir.layout import image
-from retouch.ir.program import Program
+from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import Plan, fuse, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, plan
 from retouch.plan import activity
+from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, RegionError
-from retouch.runtime.base import State, plain_tensors
-from retouch.runtime.emitter import build, dirty_values
+from retouch.runtime.base import Contents, State, plain_tensors
+from retouch.runtime.emitter import build, build_many, dirty_values
 from retouch.runtime.needs import needed
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
+from retouch.runtime.side_by_side import SideBySide
 from retouch.runtime.state.in_place import Recording
+from retouch.runtime.state.together import Together
 from retouch.runtime.state.workspace import Workspace
 from retouch.runtime.weights import Weights, WeightsChangedError
 
@@ -55,10 +58,22 @@ class UnsupportedError(RetouchError, RuntimeError):
 
 @dataclass
 class Planned:
-    """The schedule for a region, None when everything is computed; how long its last update took."""
+    """The schedule for a region, and whether that computes everything; how long its last update took."""
 
-    schedule: Schedule | None
+    schedule: Schedule
+    whole: bool = False
     measured_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bytes that updating several recordings together takes: once, beside that for each, and what each adds to its
+    recording.
+    """
+
+    once: int
+    each: int
+    added: int
 
 
 class Incremental:
@@ -87,6 +102,9 @@ class Incremental:
         self.workspace = Workspace(self)
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
+        self._programs: dict[tuple[str, int], ByArea] = {}
+        self._texts: tuple[int, dict[Value, Any]] = (-1, {})
+        self._last: Together | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module densely; its result."""
@@ -148,31 +166,118 @@ class Incremental:
         are compared with the recorded ones, and what depends on them is computed again. The recording
         then holds the edit; when anything fails it is left as it was.
         """
+        return self.update_areas(recording, region, None, *args, **kwargs)
+
+    @plain_tensors
+    def update_areas(self, recording: State, region: Region, areas: Areas | None, *args: Any, **kwargs: Any) -> Any:
+        """As `update`; rows in `areas` read an argument, texts for example, in a version of their own.
+
+        The recording keeps the rows, and for its next update the argument that all other rows read. Under `exact`
+        everything that depends on the argument is computed again.
+
+        Raises AreaError where the module reads that argument otherwise than as keys and values of attention.
+        """
         leaves = self.signature.flatten(args, kwargs)
         with self.lock:
             self._check(recording, region)
             recording.abort()  # of an update that failed and could not be taken back
-            return self._update(recording, region, leaves)
+            return self._update(recording, leaves, region, areas)
 
-    def _update(self, recording: State, region: Region, leaves: list[Any]) -> Any:
+    @plain_tensors
+    def update_many(
+        self, recordings: Sequence[State], region: Region, inputs: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]
+    ) -> list[Any]:
+        """The results of `update` for several recordings and one region, computed together.
+
+        Weights are read once for the active rows of all, and index tables derived once; rows outside that recordings
+        have in common (those of one snapshot) are there once. Every result is that of `update`, bit for bit on the
+        compiled backends, and every recording can be undone by itself.
+
+        inputs: for each recording its arguments, positional and named ones: `((x, t), {})`.
+
+        When everything is computed, or nothing, the recordings are updated one after the other. Raises InputError for
+        none, for as many inputs as there are no recordings, or for one recording twice. When anything fails, a
+        recording is left as it was; of those updated one after the other, those before it keep their update.
+        """
+        if len(recordings) != len(inputs) or not recordings:
+            raise InputError(f"{len(recordings)} recordings and {len(inputs)} inputs; give one for each, at least one")
+        if len({id(recording) for recording in recordings}) < len(recordings):
+            raise InputError("one recording is named twice; an update changes it, so the second would start from that")
+        leaves = [self.signature.flatten(args, dict(kwargs)) for args, kwargs in inputs]
+        with self.lock:
+            for recording in recordings:
+                self._check(recording, region)
+                recording.abort()
+            return self._update_many(recordings, region, leaves)
+
+    def _update_many(self, recordings: Sequence[State], region: Region, leaves: list[list[Any]]) -> list[Any]:
+        changed = [self._changed(*each) for each in zip(recordings, leaves, strict=True)]
+        together = self._together(recordings, region, frozenset().union(*changed))
+        if together is None:
+            return [self._update(*each, region) for each in zip(recordings, leaves, strict=True)]
+        self.backend.set_threads(torch.get_num_threads())
+        together.load(recordings)
+        for part, new, given in zip(together.parts, changed, self._owned_by_all(leaves), strict=True):
+            self._feed_active(part, together.schedule.active, given, new)
+        together.run()
+        results = [self._result(part) for part in together.parts]
+        try:
+            for part in together.parts:
+                part.recording.receive(together.schedule, together.computed(part))
+        except BaseException:
+            for recording in recordings:
+                recording.abort()
+            raise
+        for recording in recordings:
+            recording.commit()
+        return results
+
+    def _together(self, recordings: Sequence[State], region: Region, changed: frozenset[Value]) -> Together | None:
+        """What recordings are updated in together; None when they are one, or nothing or everything is computed."""
+        if len(recordings) == 1 or not (region.mask.any() or changed):
+            return None
+        origins = [id(recording.origin) for recording in recordings]
+        number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
+        planned = self._plan_of(region, changed, bases=tuple(number[origin] for origin in origins))
+        if planned.whole:
+            return None
+        schedule = planned.schedule
+        assert isinstance(schedule, SideBySide)
+        last = self._last
+        if last is None or last.schedule is not schedule or last.generation != self.weights.generation:
+            self._last = None  # its memory is free before more is taken
+            self._last = Together(self, schedule, len(recordings))
+        return self._last
+
+    def release(self) -> None:
+        """Give up the memory that `update_many` keeps for its next call."""
+        with self.lock:
+            self._last = None
+
+    def _update(self, recording: State, leaves: list[Any], region: Region, areas: Areas | None = None) -> Any:
         begun = perf_counter()
         changed = self._changed(recording, leaves)
-        idle = not region.mask.any() and not changed
+        idle = not region.mask.any() and not changed and not (areas and self.policy.exact)
         self.backend.set_threads(torch.get_num_threads())
-        planned = Planned(self._idle()) if idle else self._plan_of(region, changed)
-        schedule = planned.schedule
+        by_area = self._by_area(areas) if areas else None
+        planned = Planned(self._idle()) if idle else self._plan_of(region, changed, areas)
         try:
-            if schedule is None:
-                self._rerun(recording, leaves)
+            if planned.whole:
+                self._begin_again(recording, planned.schedule, leaves)
             else:
-                recording.begin(schedule)
+                recording.begin(planned.schedule)
                 if not idle:
-                    self._feed_active(recording, schedule, leaves, changed)
-                    recording.run(schedule)
+                    self._feed_active(recording, planned.schedule.active, self._owned(leaves), changed)
+            if areas and by_area:
+                self._feed_areas(recording, areas, by_area)
+            if not idle:
+                recording.run(planned.schedule)
             result = self._result(recording)
         except BaseException:
             recording.abort()
             raise
+        finally:
+            recording.drop(by_area.added if by_area else ())
         recording.commit()
         if self.backend.device.type == "cpu":  # others compute on when this returns
             planned.measured_ms = 1e3 * (perf_counter() - begun)
@@ -213,42 +318,68 @@ class Incremental:
         pairs = zip(self.program.inputs, leaves, strict=True)
         return frozenset(v for v, leaf in pairs if v.grid is None and not same_tensor(recording.values[v], leaf))
 
+    def _owned(self, leaves: list[Any]) -> list[Any]:
+        """Arguments of which a recording keeps those without a grid."""
+        return [leaf if v.grid else _own(leaf) for v, leaf in zip(self.program.inputs, leaves, strict=True)]
+
+    def _owned_by_all(self, leaves: list[list[Any]]) -> list[list[Any]]:
+        """The same for several recordings; equal arguments are one object, so that what follows is computed once."""
+        first, *others = map(self._owned, leaves)
+        return [first, *([a if same_tensor(a, b) else b for a, b in zip(first, x, strict=True)] for x in others)]
+
     def _feed(self, recording: State, leaves: list[Any]) -> None:
         """Put all inputs into the recording."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid:
                 recording.put_rows(value, image(value).rows(leaf.detach()).clone())
             else:
-                recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+                recording.put(value, _own(leaf))
 
-    def _feed_active(self, recording: State, schedule: Schedule, leaves: list[Any], changed: frozenset[Value]) -> None:
-        """Put the active rows of image inputs, and the dense inputs that changed, into the recording."""
+    def _feed_active(
+        self, target: Contents, active: Mapping[Value, Table], leaves: list[Any], changed: frozenset[Value]
+    ) -> None:
+        """Put the active rows of image inputs, and the dense inputs that changed, where an update reads them."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid is None:
                 if value in changed:
-                    recording.put(value, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+                    target.put(value, leaf)
                 continue
-            rows = schedule.active[value].array
-            tables = (rows, *np.divmod(rows, value.grid.size))
-            index, sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in tables)
-            recording.buffers[value][index] = leaf.detach().flatten(2)[sample, :, position]
+            places = np.divmod(active[value].array, value.grid.size)
+            sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in places)
+            target.feed(value, active[value], leaf.detach().flatten(2)[sample, :, position])
 
-    def _rerun(self, recording: State, leaves: list[Any]) -> None:
-        """Compute everything into fresh buffers; the old ones are what undo brings back."""
-        schedule = self._again
+    def _begin_again(self, recording: State, schedule: Schedule, leaves: list[Any]) -> None:
+        """Make ready to compute everything into fresh buffers; the old ones are what undo brings back."""
         recording.begin(schedule)
         for value in self.plan.kept:
             recording.renew(value)
         self._feed(recording, leaves)
-        recording.run(schedule)
 
-    def _result(self, recording: State) -> Any:
+    def _feed_areas(self, recording: State, areas: Areas, by_area: ByArea) -> None:
+        """Put what areas read of their own into the recording, and what is computed of that.
+
+        That is much of the work of a small update, and mostly the same at every step: it is computed once.
+        """
+        generation, known = self._texts
+        given = dict(zip(by_area.inputs, areas.values, strict=True))
+        again = generation == self.weights.generation and by_area.alone(self.weights.values)
+        if again and all(v in known and same_tensor(known[v], content) for v, content in given.items()):
+            for value in by_area.added:
+                recording.put(value, known[value])
+            return
+        for value, content in given.items():
+            recording.put(value, _own(content))
+        for op in by_area.made:
+            recording.compute(op)
+        self._texts = self.weights.generation, {value: recording.values[value] for value in by_area.added}
+
+    def _result(self, recording: Contents) -> Any:
         leaves = []
         for output in self.program.outputs:
             if output.value is None:
                 leaves.append(output.constant)
             elif output.ref is not None:
-                tensor = recording.tensor(output.ref)
+                tensor = recording.result(output.ref)
                 leaves.append(tensor.clone(memory_format=torch.contiguous_format))
             else:
                 found = recording.values.get(output.value, self.weights.values.get(output.value))
@@ -260,19 +391,34 @@ class Incremental:
     def _whole(self) -> Schedule:
         """The schedule of a recording: all rows, all dense values."""
         if self._full is None:
-            active = activity.everything(self.program)
-            dirty = dirty_values(self.program, set(self.program.inputs), active)
-            self._full = self._built(active, dirty)
+            self._full = self._built(activity.everything(self.program), set(self.program.inputs))
         return self._full
 
-    def _built(self, active: dict[Value, Table], dirty: set[Value]) -> Schedule:
+    def _built(
+        self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
+    ) -> Schedule:
+        plan = replace(self.plan, program=self._by_area(areas).program) if areas else self.plan
         statistics = activity.statistics_of(self.program, self.policy)
-        return build(self.plan, active, self.shared, statistics, dirty)
+        dirty = dirty_values(self.program, changed, active)
+        if bases:
+            return build_many(plan, active, self.shared, statistics, dirty, bases)
+        return build(plan, active, self.shared, statistics, dirty, areas=areas)
 
     @cached_property
     def _again(self) -> Schedule:
         """The schedule of an update that computes everything: it saves no rows, as whole buffers are replaced."""
         return replace(self._whole(), saves={}, stays={})
+
+    def _by_area(self, areas: Areas) -> ByArea:
+        """The program for as many areas; AreaError when the module has no such argument, or reads it otherwise."""
+        key = (areas.argument, len(areas.regions))
+        if key not in self._programs:
+            inputs = dict(zip(self.signature.names, self.program.inputs, strict=True))
+            source = inputs.get(f"[1][{areas.argument!r}]")
+            if source is None or source.grid:
+                raise AreaError(f"the module reads no argument {areas.argument!r} that is without a grid")
+            self._programs[key] = by_area(self.program, source, len(areas.regions))
+        return self._programs[key]
 
     def _idle(self) -> Schedule:
         """The schedule that computes nothing and returns the recorded result."""
@@ -285,21 +431,42 @@ class Incremental:
         """Active rows of every value for a region."""
         return activity.of_update(self.program, region, self.policy, changed)
 
-    def _plan_of(self, region: Region, changed: frozenset[Value]) -> Planned:
-        """The schedule of an update, made once for a region."""
-        key = (region, changed)
+    def _plan_of(
+        self, region: Region, changed: frozenset[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
+    ) -> Planned:
+        """The schedule of an update, made once for a region; of several recordings that start from `bases`."""
+        key = (region, changed, areas.key if areas else None, bases)
         if key in self._planned:
             self._planned.move_to_end(key)
             return self._planned[key]
-        active = self.active(region, changed)
+        program = self._by_area(areas) if areas else None
+        if program:
+            active = activity.of_update(program.program, region, self.policy, changed.union(program.inputs))
+        else:
+            active = self.active(region, changed)
         whole = self.planner.is_whole(active)
-        schedule = None if whole else self._built(active, dirty_values(self.program, set(changed), active))
-        self._planned[key] = Planned(schedule)
+        if not whole:
+            schedule = self._built(active, set(changed), areas, bases)
+        elif areas:
+            everything = self._built(activity.everything(self.program), set(self.program.inputs), areas)
+            schedule = replace(everything, saves={}, stays={})
+        else:
+            schedule = self._again
+        self._planned[key] = Planned(schedule, whole)
         if len(self._planned) > REMEMBERED:
             self._planned.popitem(last=False)
         return self._planned[key]
 
     # Reports
+
+    def demand(self, region: Region) -> Demand:
+        """An estimate of the bytes that `update_many` takes for a region."""
+        active = self.active(region)
+        if self.planner.is_whole(active):
+            return Demand(0, 0, self.plan.kept_bytes)
+        added = sum(len(active[v].edited) * v.channels * v.dtype.itemsize for v in self.plan.kept)
+        maps = [sum(v.nbytes for v, how in op.operands() if how is Read.ALL) for op in self.program.ops]
+        return Demand(self.plan.kept_bytes, added + max(maps, default=0), added)
 
     @cached_property
     def macs(self) -> int:
@@ -323,7 +490,7 @@ class Incremental:
         report = explain(self.program, self.plan, active, self.backend.computed_by, kernels)
         if region is None:
             return report
-        runs = [planned for (seen, _), planned in self._planned.items() if seen == region and planned.measured_ms]
+        runs = [planned for (seen, *_), planned in self._planned.items() if seen == region and planned.measured_ms]
         return replace(report, decision=self.planner.choose(active), measured_ms=runs[-1].measured_ms if runs else None)
 
     def active_mask(self, region: Region) -> Tensor:
@@ -349,6 +516,11 @@ class Incremental:
         grids = ", ".join(str(g) for g in self.program.grids())
         kernels = f"{self.backend.name} on {self.backend.device}"
         return f"Incremental({type(self.module).__name__}, {self.policy.name}, {kernels}, grids {grids})"
+
+
+def _own(leaf: Any) -> Any:
+    """An argument as a recording keeps it."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def planned(program: Program, policy: Policy) -> Plan:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from models.test_lpips import pictures, square
-from retouch.bench.difference import MAX_PSNR, compare, inside_and_image, psnr
+from retouch.bench.difference import MAX_PSNR, compare, inside_and_image, psnr, seam
+from retouch.editing.blend import blend
 from retouch.editing.images import ImageError
 from retouch.models.lpips import trained
 
@@ -94,3 +95,35 @@ def test_smallest_picture(lpips):
     assert compare(plain, painted, mask, lpips).lpips > 0
     with pytest.raises(ImageError, match="31 pixels"):
         compare(plain[:, :30], painted[:, :30], mask[:, :30], lpips)
+
+
+# Seams
+
+MASK, SIZE = np.zeros((40, 40), np.bool_), (40, 40, 3)
+MASK[10:30, 10:30] = True
+
+
+def test_a_step_and_a_ramp_of_the_same_height_are_the_same_seam():
+    before, pasted = np.full(SIZE, 100, np.uint8), np.full(SIZE, 100, np.uint8)
+    pasted[MASK] = 160
+    faded = blend(before, np.full(SIZE, 160, np.uint8), MASK, 5, "fade")
+    assert seam(before, before, MASK, 5) == 0
+    assert seam(pasted, before, MASK, 0) == 60
+    # Outer squares are longer: the average step is a little off a sixth of the height.
+    assert seam(pasted, before, MASK, 5) == pytest.approx(8.1, abs=0.2)
+    assert seam(faded, before, MASK, 5) == pytest.approx(10, rel=0.02)
+
+
+def test_steps_of_the_unedited_picture_are_no_seam():
+    before = np.zeros(SIZE, np.uint8)
+    before[:, 8:] = 90
+    brighter = np.where(MASK[..., None], before + 30, before).astype(np.uint8)
+    assert seam(before, before, MASK, 3) == 0
+    assert seam(brighter, before, MASK, 3) == seam(brighter - before, 0 * before, MASK, 3)
+    assert seam(0 * before, before, MASK, 3) < 0
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_no_border_no_seam(share):
+    picture = np.zeros(SIZE, np.uint8)
+    assert math.isnan(seam(picture, picture, np.full(SIZE[:2], bool(share)), 4))

@@ -95,7 +95,7 @@ def test_the_gain_is_over_the_better_one_of_the_edits_that_are_bad():
 
 
 def test_summaries_hold_medians_and_the_worst_tenth():
-    keys = ("ssim_inside", "lpips_inside", "psnr", "ssim", "lpips", "seconds", "dense_seconds", "macs")
+    keys = ("ssim_inside", "lpips_inside", "psnr", "ssim", "lpips", "seam", "seconds", "dense_seconds", "macs")
     (found,) = summaries([made("x", i, 30 + i, **dict.fromkeys(keys, 1.0)) for i in range(11)])
     assert found["psnr_inside"] == 35
     assert found["worst_tenth_db"] == 31

@@ -15,9 +15,19 @@ from PIL import Image
 
 from commands import EDIT, run, said
 from manifests import alter
-from pipelines import painted, picture, pipeline
-from retouch.cli.edit import GUIDANCE, POLICY, STEPS, STRENGTH, THRESHOLD, SchedulerName, dense_estimate
-from retouch.editing import images
+from pipelines import painted, picture, pipeline, tiny_vae
+from retouch.cli.edit import (
+    BLEND,
+    GUIDANCE,
+    POLICY,
+    STEPS,
+    STRENGTH,
+    THRESHOLD,
+    BlendName,
+    SchedulerName,
+    dense_estimate,
+)
+from retouch.editing import blend, images
 from retouch.editing.diffusion import SCHEDULERS, editor
 from retouch.editing.images import as_pixels, save_png
 from retouch.incremental import Incremental
@@ -46,6 +56,7 @@ def no_model(monkeypatch):
 
 def test_names_and_defaults_are_those_of_the_library():
     assert set(get_args(SchedulerName)) == set(SCHEDULERS)
+    assert (get_args(BlendName), BLEND) == (tuple(blend.BLENDS), blend.DEFAULT)
     assert (STEPS, STRENGTH, GUIDANCE) == (editor.STEPS, editor.STRENGTH, editor.GUIDANCE)
     assert inspect.signature(editor.Editor).parameters["policy"].default == POLICY
     assert images.THRESHOLD == THRESHOLD
@@ -100,6 +111,22 @@ def test_a_mask_redraws_part_of_the_same_picture(folder, model):
     changed = (as_pixels("out.png") != as_pixels("a.png")).any(2)
     assert changed[4:8, 4:8].any()
     assert not changed[14:].any()
+
+
+def test_a_grey_mask_is_drawn_with_less_strength(folder, model):
+    for name, level in (("grey.png", 128), ("white.png", 255), ("dark.png", 30)):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[4:8, 4:8] = level
+        Image.fromarray(mask).save(name)
+    grey = edit("--model", model, *EDIT, "--mask", "grey.png", edited="a.png")
+    assert grey.exit_code == 0, said(grey)
+    assert "edit, 1.56%" in grey.stdout
+    found = as_pixels("out.png")
+    edit("--model", model, *EDIT, "--mask", "white.png", edited="a.png")
+    assert not np.array_equal(found, as_pixels("out.png"))
+    dark = edit("--model", model, *EDIT, "--mask", "dark.png", edited="a.png")
+    assert dark.exit_code == 2
+    assert "the brightest value of the mask" in said(dark)
 
 
 def test_what_is_drawn_outside_the_mask_is_noted(folder, model):
@@ -247,6 +274,49 @@ def test_options_that_were_recorded_differently(folder, no_model, option, value,
     assert f"{option}: the session house was recorded with {recorded}" in said(result)
 
 
+def test_classes_are_named(folder):
+    pipeline("classes").save_pretrained("classes")
+    options = ("--model", "classes", *EDIT, "--session", "s")
+    missing = edit(*options)
+    assert missing.exit_code == 2
+    assert "needs a class: name one with class_label=, from 0 to 3" in said(missing)
+    recorded = edit(*options, "--class-label", 1)
+    assert recorded.exit_code == 0, recorded.output
+    save_png(painted(np.zeros((32, 32, 3), np.uint8), colour=(255,) * 3), Path("mask.png"))
+    other = edit(
+        "--session",
+        "s",
+        "--class-label",
+        2,
+        "--mask",
+        "mask.png",
+        original="out.png",
+        edited="out.png",
+        output="two.png",
+    )
+    assert other.exit_code == 0, other.output
+    found = json.loads(run("info", "s", "--json").stdout)
+    assert [version["class_label"] for version in found["versions"]] == [1, 1, 2]
+
+
+def test_another_autoencoder(folder):
+    save_png(picture("sd"), Path("sd.png"))
+    save_png(painted(picture("sd")), Path("sd-b.png"))
+    pipeline("sd").save_pretrained("sd")
+    tiny_vae().save_pretrained("tiny")
+    options = ("--model", "sd", *EDIT, "--prompt", "a", "--vae", "tiny", "--session", "s")
+    result = edit(*options, original="sd.png", edited="sd-b.png")
+    assert result.exit_code == 0, result.output
+    Path("tiny").rename("moved")
+    save_png(painted(np.zeros((64, 64, 3), np.uint8), colour=(255,) * 3), Path("mask.png"))
+    again = ("--session", "s", "--mask", "mask.png")
+    missing = edit(*again, original="out.png", edited="out.png", output="two.png")
+    assert missing.exit_code == 2
+    assert "no autoencoder can be loaded from" in said(missing)
+    found = edit(*again, "--vae", "moved", original="out.png", edited="out.png", output="two.png")
+    assert found.exit_code == 0, found.output
+
+
 def test_the_original_must_be_the_current_picture(folder, no_model):
     earlier = edit("--session", "house")
     assert earlier.exit_code == 2
@@ -292,6 +362,44 @@ def test_other_words(tmp_path, monkeypatch):
     assert [(v["prompt"], v["negative"]) for v in found["versions"]] == [("a b", "")] * 2 + [("c d", "e")]
     same = edit("--session", "house", *words[:2], original="two.png", edited="two.png", output="three.png")
     assert "nothing differs" in same.stdout
+
+
+def test_words_per_area(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipeline("sd").save_pretrained("sd")
+    save_png(picture("sd"), "a.png")
+    for name, left in (("one.png", 4), ("two.png", 40)):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[40:48, left : left + 8] = 255
+        Image.fromarray(mask).save(name)
+    words = ["--area", "one.png=c d", "--area", "two.png=e = f"]
+    found = edit("--model", "sd", *EDIT, "--prompt", "a b", "--session", "house", *words, edited="a.png")
+    assert found.exit_code == 0, said(found)
+    assert "edit, 3.12%" in found.stdout
+    facts = json.loads(run("info", "house", "--json").stdout)["versions"]
+    prompts = [area["prompt"] for area in facts[1]["areas"]]
+    assert (facts[0]["areas"], facts[1]["prompt"], prompts) == (None, "a b", ["c d", "e = f"])
+    assert "a b | c d" in run("info", "house").stdout
+    changed = (as_pixels("out.png") != as_pixels("a.png")).any(2)
+    assert changed[40:48, 4:12].any()
+    assert changed[40:48, 40:48].any()
+    assert not changed[:20].any()
+    over = edit("--session", "house", *words, original="out.png", edited="out.png", output="one.png")
+    assert "is a file that the edit reads" in said(over)
+
+
+@pytest.mark.parametrize("asked", ["m.png", "m.png=", "=a", "missing.png=a", "m.png= "])
+def test_areas_that_are_none(folder, model, no_model, asked):
+    Image.fromarray(np.full((32, 32), 255, np.uint8)).save("m.png")
+    result = edit("--model", model, *EDIT, "--area", asked, edited="a.png")
+    assert result.exit_code == 2
+    assert ("no file missing.png" if "missing" in asked else "is not MASK=PROMPT") in said(result)
+
+
+def test_a_model_that_reads_no_words_takes_no_areas(folder, model):
+    result = edit("--model", model, *EDIT, "--area", "a.png=a", edited="a.png")
+    assert result.exit_code == 2
+    assert "--area does not go with a model that reads no words" in said(result)
 
 
 # Wrong usage

@@ -101,7 +101,10 @@ def test_labels_become_a_picture(street):
     assert "labels, 128x64 pixels" in run("info", "s").stdout
 
 
-OF_DIFFUSION = ("--prompt", "--negative", "--steps", "--seed", "--scheduler", "--strength", "--guidance", "--max-error")
+OF_DIFFUSION = (
+    "--prompt", "--negative", "--class-label", "--steps", "--seed", "--scheduler", "--vae", "--strength", "--guidance",
+    "--max-error",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("option", OF_DIFFUSION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def files(folder: Path) -> None:
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[35:45, 30:45] = 255
     pictures = {"photo": photo, "painted": once, "one-painted": painted(once, 45, 10, 5, (0, 0, 255)), "mask": mask}
+    pictures["left"] = np.where(np.arange(SIDE) < 20, np.uint8(255), np.zeros((SIDE, SIDE), np.uint8))
     small = photo[::2, ::2].copy()
     pictures |= {"small": small, "small-painted": painted(small)}
     labels = np.random.default_rng(1).integers(0, 5, (4, 8)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
@@ -58,8 +60,13 @@ def unet() -> dict[str, Any]:
 
 
 def pipe() -> dict[str, Any]:
-    """A small pipeline with random weights."""
-    return {"pipe": pipelines.pipeline("sd")}
+    """A small pipeline with random weights, whose parts may be replaced."""
+    return {"pipe": copy.copy(pipelines.pipeline("sd"))}
 
 
-GIVENS: dict[str, Callable[[], dict[str, Any]]] = {"unet": unet, "pipe": pipe}
+def vae() -> dict[str, Any]:
+    """A small autoencoder for that pipeline."""
+    return {"vae": pipelines.tiny_vae()}
+
+
+GIVENS: dict[str, Callable[[], dict[str, Any]]] = {"unet": unet, "pipe": pipe, "vae": vae}

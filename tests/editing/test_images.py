@@ -21,13 +21,12 @@ from retouch.editing.images import (
     as_integers,
     as_mask,
     as_pixels,
-    blend,
+    as_strengths,
     difference,
     from_tensor,
     save_png,
     to_tensor,
 )
-from retouch.plan.region import dilate
 
 
 def _noise(height, width, channels=3, seed=0):
@@ -313,6 +312,23 @@ def test_edited_is_brighter_than_half():
     assert as_mask(np.array([[[0, 0, 255], [0, 255, 0]]], np.uint8), (1, 2)).tolist() == [[False, True]]
 
 
+def test_grey_masks_from_every_source(tmp_path):
+    levels = np.array([[0, 51, 255], [128, 1, 102]], np.uint8)
+    image = Image.fromarray(levels)
+    image.save(tmp_path / "mask.png")
+    alike = [image, image.convert("RGB"), tmp_path / "mask.png", levels, levels[None], torch.from_numpy(levels)]
+    for source in [*alike, levels.astype(np.uint16) * 257, levels / 255]:
+        found = as_strengths(source, (2, 3))
+        assert found.dtype == np.float64
+        assert np.array_equal(found, levels / 255)
+    assert np.array_equal(as_strengths(levels > 100, (2, 3)), [[0, 0, 1], [1, 0, 1]])
+    assert as_strengths(np.array([[0.1, 0.0001]], np.float32), (1, 2)) == pytest.approx(np.array([[0.1, 0.0001]]))
+    assert as_strengths(torch.full((1, 1), 0.25, dtype=torch.bfloat16), (1, 1)).item() == 0.25
+    for refused in (levels.astype(np.int64), levels - 128.0, np.full((2, 3), np.nan), levels[:1], levels * 0):
+        with pytest.raises(ImageError):
+            as_strengths(refused, (2, 3))
+
+
 def test_transparent_parts_of_a_mask_are_not_edited():
     rgba = np.full((2, 2, 4), 255, np.uint8)
     rgba[0, :, 3] = 0
@@ -409,43 +425,6 @@ def test_tensors_that_are_no_pictures():
     ]:
         with pytest.raises(ImageError, match=reason):
             from_tensor(tensor)
-
-
-# Blending
-
-
-@given(_edits(), st.integers(0, 20))
-def test_blend_has_the_weights_of_a_ramp(edit, border):
-    current, new, mask = edit
-    held = current.copy(), new.copy(), mask.copy()
-    found = blend(current, new, mask, border)
-    assert found.dtype == np.uint8
-    assert not np.shares_memory(found, current)
-    assert np.array_equal(found[mask], new[mask])
-    assert np.array_equal(found[~dilate(mask[None], border)[0]], current[~dilate(mask[None], border)[0]])
-    for k in range(1, border + 1):
-        ring = dilate(mask[None], k)[0] & ~dilate(mask[None], k - 1)[0]
-        weight = 1 - k / (border + 1)
-        expected = weight * new[ring] + (1 - weight) * current[ring]
-        assert np.abs(found[ring] - expected).max(initial=0) <= 0.5 + 1e-9
-    assert all(np.array_equal(a, b) for a, b in zip(held, (current, new, mask), strict=True))
-
-
-def test_a_border_far_beyond_the_picture():
-    mask = np.zeros((5, 5), bool)
-    mask[0, 0] = True
-    found = blend(np.zeros((5, 5, 3), np.uint8), np.full((5, 5, 3), 200, np.uint8), mask, 10**12)
-    assert (found == 200).all()
-
-
-def test_blend_refuses_what_does_not_fit():
-    picture, mask = _noise(4, 6), np.ones((4, 6), bool)
-    with pytest.raises(ImageError, match="6x4 and 4x6"):
-        blend(picture, _noise(6, 4), mask, 1)
-    with pytest.raises(ImageError, match="6x4 and 4x6"):
-        blend(picture, picture, mask.T, 1)
-    with pytest.raises(ImageError, match="-1"):
-        blend(picture, picture, mask, -1)
 
 
 # Saving

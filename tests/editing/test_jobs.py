@@ -14,6 +14,7 @@ from editing.live import WAIT, Gate, session
 from pipelines import painted, picture
 from retouch import ImageError, OptionError, SchedulerError, SessionError
 from retouch.editing.calls import Calls
+from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.jobs import Job, Task
 from retouch.editing.worker import MOST, Worker
@@ -249,20 +250,20 @@ def test_words_and_options_are_the_newer_ones_where_they_are_given():
     def drawing(at, **given):
         drawn = np.zeros((8, 8), bool)
         drawn[at, at] = True
-        options = {"prompt": None, "negative": None, "strength": None} | given
-        mask = options.pop("mask", drawn)
+        mask = given.pop("mask", drawn.astype(float))
         pixels = np.full((8, 8, 3), at, np.uint8)
-        return Drawing(
-            Mock(), pixels, drawn, mask, **options, inpaint=False, max_error=None, refining=None, progress=print
-        )
+        return Drawing(Mock(), pixels, drawn, mask, Asked(**given), max_error=None, refining=None, progress=print)
 
-    older, newer = drawing(1, prompt="a", negative="b", strength=0.5), drawing(2, prompt="c")
+    older, newer = (
+        drawing(1, prompt="a", negative="b", strength=0.5, areas=(1,), blend="fade"),
+        drawing(2, prompt="c", areas=(2,)),
+    )
     both = newer.joined(older)
-    assert (both.prompt, both.negative, both.strength) == ("c", "b", 0.5)
+    assert both.asked == Asked(prompt="c", negative="b", strength=0.5, areas=(1, 2), blend="fade")
     assert np.argwhere(both.mask).tolist() == np.argwhere(both.drawn).tolist() == [[1, 1], [2, 2]]
     assert (both.pixels[1, 1, 0], both.pixels[2, 2, 0]) == (1, 2)
     assert drawing(1, mask=None).joined(older) is None
-    assert drawing(2, mask=None, prompt="d").joined(drawing(1, mask=None, prompt="a")).prompt == "d"
+    assert drawing(2, mask=None, prompt="d").joined(drawing(1, mask=None, prompt="a")).asked.prompt == "d"
 
 
 def test_strokes_on_an_older_version_go_on_the_current_picture():

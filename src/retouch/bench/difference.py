@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retouch.bench.report import Result
+from retouch.editing.blend import distance
 from retouch.editing.images import ImageError, Pixels, check_same
 from retouch.models.extras import require
 from retouch.models.lpips import SMALLEST, Lpips
@@ -80,6 +81,22 @@ def compare(a: Pixels, b: Pixels, mask: Mask, lpips: Lpips | None) -> Difference
     return Difference(
         everywhere, float(similar), _mean(distance), inside, _mean(similarity[mask]), _mean(distance[mask])
     )
+
+
+def seam(result: Pixels, before: Pixels, mask: Mask, border: int) -> float:
+    """How much more a result steps across the border of its region than the unedited picture does there.
+
+    Grey levels a step: the mean absolute difference of neighbours over channels, of the result less that of the picture
+    before [H, W, 3]. The neighbours are those of which one is a square further from `mask` [H, W], from its edge
+    through all of the border to the first pixels that no edit changes. So a change of tone counts the same whether it
+    comes at once or as a ramp. nan where there are none.
+    """
+    away, steps = distance(mask, border + 1), []
+    for axis in (0, 1):
+        after, earlier = (np.abs(np.diff(picture.astype(np.int64), axis=axis)) for picture in (result, before))
+        steps.append((after - earlier)[np.diff(away, axis=axis) != 0])
+    found = np.concatenate(steps)
+    return float(found.mean()) if len(found) else math.nan
 
 
 def _mean(values: npt.NDArray[np.floating[Any]]) -> float:

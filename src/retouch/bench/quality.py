@@ -20,12 +20,13 @@ from rich.table import Table
 
 from retouch.bench import machine
 from retouch.bench.crop import of_session
-from retouch.bench.difference import compare
+from retouch.bench.difference import compare, seam
 from retouch.bench.harness import Experiment, Progress, Suite, Variant
 from retouch.bench.options import backend_of, chosen
 from retouch.bench.plots import Plot, Point
 from retouch.bench.report import Column, Result, column_table, grouped, terminal_table
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
+from retouch.editing.blend import BLENDS, DEFAULT
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.estimate import StepCheck
 from retouch.editing.diffusion.session import DiffusionSession
@@ -41,8 +42,12 @@ from retouch.plan.region import Region
 CROP = "crop and stitch"
 BALANCED = PRESETS["balanced"]
 
+BLENDED = {f"balanced, {name}": name for name in BLENDS if name != DEFAULT}
+"""Methods that set the result into the picture in another way, and which."""
+
 METHODS: dict[str, Policy | None] = {
     **PRESETS,
+    **dict.fromkeys(BLENDED, BALANCED),
     CROP: None,
     "refreshed": replace(BALANCED, stats="refreshed"),
     "paper, dilate 8": replace(PRESETS["paper"], dilate=8),
@@ -52,6 +57,8 @@ METHODS: dict[str, Policy | None] = {
     "refreshed, dense below 0.6": replace(BALANCED, stats="refreshed", dense_below=0.6),
 }
 """Policies by the name of the method; None: crop and stitch, held against the dense reference of `balanced`."""
+
+Key = tuple[int, bytes, int, str]
 
 PICTURES = 20
 PROMPTS = (
@@ -64,16 +71,19 @@ PROMPTS = (
 SUMMARY = [
     Column("method", "method"),
     Column("psnr_inside", "dB", "{:.1f}".format),
-    Column("worst_tenth_db", "worst\ntenth", "{:.1f}".format),
+    Column("worst_tenth_db", "worst\ntenth", "{:.1f}".format, below=True),
     Column("ssim_inside", "SSIM", "{:.4f}".format),
     Column("lpips_inside", "LPIPS", "{:.4f}".format),
     Column("psnr", "image\ndB", "{:.1f}".format),
-    Column("lpips", "image\nLPIPS", "{:.4f}".format),
+    Column("lpips", "image\nLPIPS", "{:.4f}".format, below=True),
+    Column("seam", "seam", "{:.2f}".format),
     Column("seconds", "ms", lambda seconds: f"{seconds * 1e3:.0f}"),
     Column("macs", "GMAC\nshare", "{:.1%}".format),
 ]
-MEDIANS = ("psnr_inside", "ssim_inside", "lpips_inside", "psnr", "ssim", "lpips", "seconds", "dense_seconds", "macs")
-SHOWN = ("balanced", "paper", CROP)
+MEDIANS = (
+    "psnr_inside", "ssim_inside", "lpips_inside", "psnr", "ssim", "lpips", "seam", "seconds", "dense_seconds", "macs",
+)  # fmt: skip
+SHOWN = ("balanced", *BLENDED, "paper", CROP)
 """Methods whose pictures are shown."""
 
 
@@ -95,7 +105,7 @@ class Quality(Suite):
     backend: str = "auto"
     lpips: bool = True
     tiles: dict[tuple[int, str], tuple[str, Pixels]] = field(default_factory=dict)
-    references: dict[tuple[int, bytes, int], tuple[Pixels, float]] = field(default_factory=dict)
+    references: dict[Key, tuple[Pixels, float]] = field(default_factory=dict)
 
     columns: ClassVar[Sequence[Column]] = ()
 
@@ -114,9 +124,8 @@ class Quality(Suite):
         edits = sample_edits([pixels for _, pixels in pictures], self.count)
         for name, part in progress.over(self.method):
             policy = METHODS[name] or BALANCED
-            editor = Editor.from_pretrained(
-                self.model, device="cpu", policy=policy, backend=self.backend, memory=8 << 30
-            )
+            options: dict[str, Any] = {"policy": policy, "blend": BLENDED.get(name), "backend": self.backend}
+            editor = Editor.from_pretrained(self.model, device="cpu", memory=8 << 30, **options)
             for (number, (prompt, pixels)), of_picture in part.over(list(enumerate(pictures))):
                 of_picture.say(f"{name}: {prompt}")
                 session = editor.open(
@@ -166,6 +175,7 @@ class Quality(Suite):
                 "dense_seconds": dense_s,
                 "macs": work.macs_active / work.macs_dense,
                 **asdict(compare(pictures[index], truth, edit.mask, lpips)),
+                "seam": seam(pictures[index], session.pixels, edit.mask, session.border),
                 "machine": machine.facts(),
             }
             if index < len(KINDS) and method in SHOWN:
@@ -266,10 +276,10 @@ def read_pictures(folder: Path) -> list[tuple[str, Pixels]]:
     return [(file.stem.replace("-", " "), as_pixels(file)) for file in files]
 
 
-def _key(session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[int, bytes, int]:
-    """What a dense result depends on: the edit, and what is replaced around it."""
+def _key(session: DiffusionSession, index: int, edit: SampleEdit) -> Key:
+    """What a dense result depends on: the edit, what is replaced around it, and how it is set in."""
     inside = session.latent_mask(Region.from_mask(edit.mask)).numpy().tobytes()
-    return index, inside, session.border
+    return index, inside, session.border, session.blend
 
 
 def _estimate(edited: Edited) -> Result:

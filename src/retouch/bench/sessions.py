@@ -29,7 +29,7 @@ from retouch.bench.edits import Edit, edits_of
 from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant, busy
 from retouch.bench.options import backend_of, chosen
 from retouch.bench.report import Column, Result, decibels, size_text, times
-from retouch.editing.diffusion.editor import GUIDANCE, Editor
+from retouch.editing.diffusion.editor import Editor
 from retouch.editing.images import Pixels
 from retouch.editing.session import Edited
 from retouch.incremental import Incremental
@@ -86,15 +86,17 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Sessions(Suite):
-    """What to measure. memory: bytes that recordings may take before they go to files; None: what `Editor` takes by
-    itself. repeat: rounds of dense runs and edits; each session is recorded once.
+    """What to measure. steps: those of each pipeline if none are named. memory: bytes that recordings may take before
+    they go to files; None: what `Editor` takes by itself. repeat: rounds of dense runs and edits; each session is
+    recorded once.
     """
 
     model: Sequence[str] = ("ddpm-256",)
     edit: Sequence[float] = ()
     mask: Sequence[Path] = ()
     policy: str = "fast"
-    steps: Sequence[int] = (10, 20, 50)
+    steps: Sequence[int] = ()
+    dtype: str = "float32"
     storage: str = "fp32"
     memory: int | None = None
     backend: str = "auto"
@@ -119,7 +121,7 @@ class Sessions(Suite):
         for name, of_pipeline in progress.over(self.model):
             of_pipeline.say(f"{name}: building, compiling, choosing the dense layout")
             bench = Bench(self, pipelines.get(name))
-            for steps, part in of_pipeline.over(self.steps):
+            for steps, part in of_pipeline.over(self.steps or bench.pipeline.steps):
                 part.say(f"{name}, {steps} steps: recording")
                 recorded = Recorded(bench, steps)
                 recorded.run(part)
@@ -145,12 +147,13 @@ class Bench:
 
     def __init__(self, options: Sessions, pipeline: Pipeline) -> None:
         self.options, self.pipeline = options, pipeline
-        pipe, size = pipeline.build(options.tiny), pipeline.image_size(options.tiny)
+        size = pipeline.image_size(options.tiny)
+        pipe = pipeline.build(options.tiny).to(getattr(torch, options.dtype))
         self.editor = Editor(
             pipe, policy=options.policy, backend=options.backend, memory=options.memory, storage=options.storage
         )
         start = time.perf_counter()
-        conditioning = self.editor.model.condition(pipeline.prompt, None, GUIDANCE, size)
+        conditioning = self.editor.model.condition(pipeline.prompt, None, pipeline.guidance, size)
         nets = self.editor.model.networks(size, conditioning).named()
         self.compile_s = time.perf_counter() - start
         self.layouts = {name: _best_layout(net) for name, net in nets.items()}
@@ -228,7 +231,9 @@ class Recorded:
     def __init__(self, bench: Bench, steps: int) -> None:
         self._bench, self._rounds = bench, bench.options.repeat
         self._memory = machine.PeakMemory()
-        opened = partial(bench.editor.open, bench.picture, prompt=bench.pipeline.prompt, guidance=GUIDANCE)
+        opened = partial(
+            bench.editor.open, bench.picture, prompt=bench.pipeline.prompt, guidance=bench.pipeline.guidance
+        )
         self.session, self._ms = self._watched(lambda: opened(strength=1.0, steps=steps))
         self._info = self.session.info()
         self.cases = [self._first(edit) for edit in bench.options.edits(bench.pipeline)]

@@ -23,6 +23,7 @@ from retouch.cli.common import (
     BackendName,
     Dilate,
     Dtype,
+    DtypeName,
     Memory,
     StorageName,
     Threads,
@@ -109,8 +110,9 @@ def sessions(
     mask: Masks = None,
     policy: Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}.")] = "fast",
     steps: Annotated[
-        list[int] | None, typer.Option("--steps", min=1, max=1000, help="Steps (10, 20, 50); may be repeated.")
+        list[int] | None, typer.Option("--steps", min=1, max=1000, help="Steps (the pipeline's); may be repeated.")
     ] = None,
+    dtype: DtypeName = "float32",
     storage: StorageName = None,
     memory: Memory = None,
     backend: BackendName = "auto",
@@ -129,6 +131,7 @@ def sessions(
     if not list_models:
         with usage_errors():
             size = byte_count(memory)
+        quiet_libraries()
         _run(context, "sessions", "Sessions", memory=size)
         return
     from retouch.models.pipelines import PIPELINES

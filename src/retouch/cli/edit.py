@@ -35,10 +35,14 @@ if TYPE_CHECKING:
     from retouch.editing.request import Request
     from retouch.plan.region import Mask
 
-SchedulerName = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm"]
+BlendName = Literal["fade", "multiband", "harmonise"]
+SchedulerName = Literal[
+    "ddim", "ddpm", "deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "euler-a", "flow-euler", "heun",
+    "lcm", "pndm", "tcd", "unipc",
+]  # fmt: skip
 
 # Those of the library, which is not loaded for a help text.
-STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD = 20, 0.6, 7.5, 0, "balanced", 2
+STEPS, STRENGTH, GUIDANCE, SEED, POLICY, THRESHOLD, BLEND = 20, 0.6, 7.5, 0, "balanced", 2, "harmonise"
 
 OWN = {"original", "edited", "output", "model", "session", "preview", "threads", "force"}
 """Parameters of the command itself; the others are options of the edit."""
@@ -63,6 +67,9 @@ def edit(
         str | None, typer.Option("--prompt", help="What the picture shows, for models that read words.")
     ] = None,
     negative: Annotated[str | None, typer.Option("--negative", help="What it should not show.")] = None,
+    class_label: Annotated[
+        int | None, typer.Option("--class-label", min=0, help="Number of a class, for models that read one.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help=f"Scale of guidance ({GUIDANCE:g}).")] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, max=1000, help=f"Steps of the scheduler ({STEPS}).")
@@ -85,6 +92,10 @@ def edit(
     scheduler: Annotated[
         SchedulerName | None, typer.Option("--scheduler", help="Scheduler (the pipeline's own).")
     ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option("--vae", metavar="FOLDER", help="Folder or hub name of another autoencoder (the pipeline's own)."),
+    ] = None,
     instances: Annotated[
         list[Path] | None,
         typer.Option(
@@ -94,7 +105,20 @@ def edit(
         ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="Picture, white where edited (where the two differ).")
+        Path | None,
+        typer.Option("--mask", help="Picture, white where edited, grey: with less strength (where the two differ)."),
+    ] = None,
+    area: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--area",
+            metavar="MASK=PROMPT",
+            help="Other words for the part that is not black in a picture; may be repeated, the later one wins.",
+        ),
+    ] = None,
+    blend: Annotated[
+        BlendName | None,
+        typer.Option("--blend", help=f"How the result is set into the picture ({BLEND}; a session's own)."),
     ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,
@@ -115,9 +139,9 @@ def edit(
     ORIGINAL is recorded first, which takes about as long as redrawing all of
     it; then only the edit is computed. With --session the recording is kept: an
     edit of the session's current picture needs no new one, and takes new words
-    (--prompt) too. A recording fixes --steps, --seed, --guidance, --scheduler,
-    --policy and --storage. With --mask EDITED may be ORIGINAL itself: that part
-    is drawn again.
+    (--prompt) or another class too. A recording fixes --steps, --seed, --guidance, --scheduler,
+    --policy and --storage. With --mask or --area EDITED may be ORIGINAL itself:
+    that part is drawn again.
 
     A model that makes pictures from labels reads the edges of instances, too. To
     record, --instances names the map of ORIGINAL, which EDITED keeps unless a
@@ -126,9 +150,10 @@ def edit(
     with _interruptible(session):
         with usage_errors():
             options = {name: value for name, value in context.params.items() if name not in OWN}
-            options |= {"mask": mask, "instances": instances or None}
+            options |= {"mask": mask, "instances": instances or None, "area": area or None}
             options |= {"memory": byte_count(memory), "device_memory": byte_count(device_memory)}
-            _check_outputs([output, preview], [original, edited, mask, *(instances or [])], session, force)
+            read = [original, edited, mask, *(instances or []), *(Path(each.partition("=")[0]) for each in area or [])]
+            _check_outputs([output, preview], read, session, force)
             from retouch.editing.request import Request
 
             request = Request.checked(original, edited, model, session, options)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -61,13 +61,18 @@ def _table(saved: Saved) -> Table:
             str(entry.number),
             "" if entry.parent is None else str(entry.parent),
             Text(printable(entry.facts["edit"])),
-            Text(printable(entry.facts.get("prompt") or "")),
+            Text(printable(_words(entry.facts))),
             f"{entry.facts['region']:.2%}",
             f"{entry.facts['seconds'].get('total', 0.0):.2f}",
             megabytes(entry.nbytes),
             megabytes(entry.facts["bytes_read"]),
         )
     return made
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    """The words of a version, with those of its areas."""
+    return " | ".join([facts.get("prompt") or "", *(area["prompt"] for area in facts.get("areas", ()))])
 
 
 @app.command()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 
+import retouch.runtime.store as blocks
 from retouch.editing.manifest import layer_file
+from retouch.frontend.signature import same_tensor
 from retouch.incremental import Incremental
 from retouch.kernels.devices import HOST, lacks_memory, moved
 from retouch.plan import activity
+from retouch.plan.areas import Areas
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Restored, Snapshot
 from retouch.runtime.state.layers import Layer
@@ -59,6 +64,16 @@ class Clock:
         return {**self.seconds, "other": total - sum(self.seconds.values()), "total": total}
 
 
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named arguments of a network."""
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Equality of arguments, tensors by their content."""
+    (x, spec), (y, other) = pytree.tree_flatten(a), pytree.tree_flatten(b)
+    return bool(spec == other) and all(map(same_tensor, x, y))
+
+
 class Calls:
     """The recorded network calls of a version that is being made. Arguments and results are on the host.
 
@@ -88,21 +103,71 @@ class Calls:
         self.count(net, net.macs)
         return moved(result, HOST)
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
-        """Run a network for a region, from the snapshot `name`; its result."""
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
+        """Run a network for a region, from the snapshot `name`; its result. `areas` as for `update_areas`."""
         _go_on.get()()
         args, kwargs = moved((args, kwargs), net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
             recording.file = self._file(name)
             recording.meanwhile = partial(self._fetch_following, name)
-            result = moved(net.update(recording, region, *args, **kwargs), HOST)
+            if areas is None:
+                result = net.update(recording, region, *args, **kwargs)
+            else:
+                areas = replace(areas, values=moved(areas.values, net.backend.device))
+                result = net.update_areas(recording, region, areas, *args, **kwargs)
+            result = moved(result, HOST)
+        self._updated(name, net, recording)
+        return result
+
+    def _updated(self, name: str, net: Incremental, recording: Restored) -> None:
         self.bytes_read += recording.bytes_read
         assert recording.schedule is not None
         self.count(net, activity.macs(net.program, recording.schedule.active))
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
-        return result
+
+    @staticmethod
+    def update_many(
+        all_calls: Sequence[Calls], name: str, net: Incremental, region: Region, inputs: Sequence[Inputs]
+    ) -> list[Any]:
+        """The results of `update` of several, computed together; where all start from the same and read the same,
+        once.
+        """
+        first = all_calls[0]
+        snapshots = [calls.snapshots[name] for calls in all_calls]
+        if all(s is snapshots[0] for s in snapshots) and all(equal(each, inputs[0]) for each in inputs[1:]):
+            result = first.update(name, net, region, *inputs[0][0], **inputs[0][1])
+            for calls in all_calls[1:]:
+                calls._share(first, name)
+            return [result] * len(all_calls)
+        _go_on.get()()
+        with net.lock:
+            recordings = [snapshot.recording() for snapshot in snapshots]
+            for calls, recording in zip(all_calls, recordings, strict=True):
+                recording.file = calls._file(name)
+            results = net.update_many(recordings, region, moved(list(inputs), net.backend.device))
+        for calls, recording in zip(all_calls, recordings, strict=True):
+            calls._updated(name, net, recording)
+        found: list[Any] = moved(results, HOST)
+        return found
+
+    def take(self, other: Calls) -> None:
+        """Go on after the calls of another version, which are in memory."""
+        for name, layer in other.added:
+            file = self._file(name)
+            if file is not None:
+                blocks.write(file, layer.block)
+            self._put(name, other.snapshots[name])
+        self.bytes_read, self.macs, self.dense_macs = other.bytes_read, other.macs, other.dense_macs
+
+    def _share(self, first: Calls, name: str) -> None:
+        """Take over the last call of another one, which was the same."""
+        self.bytes_read, self.macs, self.dense_macs = first.bytes_read, first.macs, first.dense_macs
+        if first.snapshots[name] is not self.snapshots[name]:
+            self._put(name, first.snapshots[name])
 
     def count(self, net: Incremental, macs: int) -> None:
         """Add what one call of a network has computed."""

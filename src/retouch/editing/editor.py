@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -113,38 +111,43 @@ class BaseEditor(ABC, Generic[S]):
                 record()
                 return _prepared(session)
             session.awaited = awaited
-            session.opening = session.start(Opening(session, record))
+            opening = Opening(session, record, session.archive)
+            session.opening = session.start(opening)
         except BaseException:
             if session.archive is not None:
                 session.archive.abandon()
             raise
-        session.opening.add_done_callback(partial(_abandon, session, session.archive))
+        session.opening.add_done_callback(lambda job: opening.abandon() if job.cancelled() else None)
         return session
 
 
 @dataclass(eq=False)
 class Opening(Task[S]):
-    """Records the first version of a session."""
+    """Records the first version of a session, in `archive` if it has one."""
 
     session: S
     record: Callable[[], None]
+    archive: Archive | None
 
     def run(self, job: Job[S]) -> S:
         """Record it; the session. The frame is the whole picture."""
-        self.record()
+        try:
+            self.record()
+        except BaseException:
+            self.abandon()
+            raise
         self.session.awaited = {}
         pixels = self.session.pixels
         box = slice(0, pixels.shape[0]), slice(0, pixels.shape[1])
         job.show("result", self.session.version.number, box, pixels, (1, 1))
         return _prepared(self.session)
 
-
-def _abandon(session: Session, archive: Archive | None, opening: Future[S]) -> None:
-    """Close a session that could not be opened, and its folder as if it had never been one."""
-    if opening.cancelled() or opening.exception():
+    def abandon(self) -> None:
+        """Close the session, and its folder as if it had never been one."""
+        archive, self.archive = self.archive, None
         if archive is not None:
             archive.abandon()
-        session.close()
+        self.session.close()
 
 
 def check_saved(sessions: type[Session], path: Path, manifest: Manifest) -> None:

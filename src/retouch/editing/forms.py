@@ -11,14 +11,26 @@ import numpy as np
 
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.gan.labels import LabelEditor, checked_labels
-from retouch.editing.images import ImageError, Pixels, as_integers, as_pixels, threshold_of
+from retouch.editing.images import (
+    ImageError,
+    Pixels,
+    Strengths,
+    as_integers,
+    as_mask,
+    as_pixels,
+    as_strengths,
+    threshold_of,
+)
 from retouch.editing.sheets import coloured
 from retouch.errors import OptionError
 from retouch.plan.policy import Policy
+from retouch.plan.region import Mask
 
 MACHINE = frozenset({"device", "memory", "device_memory"})
 RECORDED = ("steps", "seed", "guidance", "scheduler", "policy", "storage")
 """Options that a session keeps from its recording."""
+CONDITIONS = frozenset({"prompt", "negative", "class_label"})
+"""Options that say what a picture is conditioned on: of a recording, and others of an edit."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,7 @@ class Form:
 
     loading, opening, editing: the options of its editor, of a recording and of an edit, as the library names them.
     read: a source from a file, as pixels; shown: a source for people to look at.
+    mask: reads one of a size from a file: what is edited, or how much.
     threshold: grey levels that count as alike under a policy. alike: whether a result looks like its source.
     check: OptionError for pictures (by their names) and options that an editor does not take, before it records.
     """
@@ -37,6 +50,7 @@ class Form:
     read: Callable[[Path], Pixels] = as_pixels
     shown: Callable[[Pixels], Pixels] = lambda pixels: pixels
     threshold: Callable[[Policy], int] = threshold_of
+    mask: Callable[[Path, tuple[int, int]], Mask | Strengths] = as_mask
     alike: bool = False
     check: Callable[[Any, dict[str, Pixels], dict[str, Any]], None] = lambda *_: None
 
@@ -76,9 +90,12 @@ def _check_painter(editor: LabelEditor, pictures: dict[str, Pixels], given: dict
 def _check_diffusion(editor: Editor, pictures: dict[str, Pixels], given: dict[str, Any]) -> None:
     if "guidance" in given and not editor.model.reads_text:
         raise OptionError("--guidance does not go with a model that reads no words")
+    if "area" in given and not editor.model.reads_text:
+        raise OptionError("--area does not go with a model that reads no words")
 
 
 GOES_WITH = {
+    "area": "goes with models that read words",
     "instances": "goes with models that make pictures from labels",
     "threshold": "goes with pictures; labels are alike or they are not",
 }
@@ -86,9 +103,10 @@ _ONCE = "does not go with a model that runs once, without noise or words"
 _KEPT = MACHINE | {"policy", "storage"}
 
 DIFFUSION = Form(
-    loading=_KEPT | {"scheduler"},
-    opening=frozenset({"prompt", "negative", "guidance", "strength", "steps", "seed"}),
-    editing=frozenset({"prompt", "negative", "strength", "max_error", "mask", "threshold"}),
+    loading=_KEPT | {"scheduler", "vae", "blend"},
+    opening=CONDITIONS | {"guidance", "strength", "steps", "seed"},
+    editing=CONDITIONS | {"strength", "max_error", "mask", "area", "threshold", "blend"},
+    mask=as_strengths,
     alike=True,
     check=_check_diffusion,
 )

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,15 @@ from torch import Tensor
 
 from retouch.errors import OptionError, RetouchError
 from retouch.plan.policy import Policy
-from retouch.plan.region import Mask, dilate
+from retouch.plan.region import Mask
+
+A = TypeVar("A", bound=npt.NDArray[Any])
 
 Pixels = npt.NDArray[np.uint8]
 """[H, W, 3], RGB from 0 to 255."""
+
+Strengths = npt.NDArray[np.float64]
+"""[H, W], from 0 to 1."""
 
 Box = tuple[slice, slice]
 """Rows and columns of a rectangle, with numbers for their ends."""
@@ -62,22 +67,43 @@ def as_pixels(image: ImageLike) -> Pixels:
 def as_mask(mask: ImageLike, size: tuple[int, int]) -> Mask:
     """The edited positions as a new bool array of `size` (H, W): those brighter than half.
 
-    mask: a path or a Pillow image, read as in `as_pixels` with transparency as black; or an array or tensor
-        [H, W], [H, W, 1], [1, H, W], [1, 1, H, W] of bool (True: edited), uint8, uint16 or floats in 0..1, or an
-        RGB or RGBA array. Colours count by their luma.
-
-    Raises ImageError as `as_pixels` does, when the mask has another size, and when nothing is edited.
+    mask: as in `as_strengths`. Raises ImageError as that does, and when no position is brighter than half.
     """
-    name = f"the mask {mask}" if isinstance(mask, str | os.PathLike) else "the mask"
+    return _not_empty(_strengths(mask, size) > 0.5, mask)
+
+
+def as_strengths(mask: ImageLike, size: tuple[int, int]) -> Strengths:
+    """A grey mask as a new array of `size` (H, W): 0 where nothing is edited, 1 where it is white.
+
+    mask: a path or a Pillow image, read as in `as_pixels` with transparency as black; or an array or tensor
+        [H, W], [H, W, 1], [1, H, W], [1, 1, H, W] of bool (True: white), uint8 (255: white), uint16 (65535: white)
+        or floats in 0..1, or an RGB or RGBA array. Colours count by their luma.
+
+    Raises ImageError as `as_pixels` does, when the mask has another size, and when all of it is black.
+    """
+    return _not_empty(_strengths(mask, size), mask)
+
+
+def _strengths(mask: ImageLike, size: tuple[int, int]) -> Strengths:
     if isinstance(mask, Tensor | np.ndarray):
-        bright = _bright(_one_channel(_array(mask), size))
+        found = _unit(_one_channel(_array(mask), size))
     else:
-        bright = _luma(_levels(mask)) > 127
-    if bright.shape != size:
-        raise ImageError(f"{name} is {_size(bright)} pixels, but the picture is {_size(size)} (width x height)")
-    if not bright.any():
-        raise ImageError(f"{name} is empty: paint the edited pixels white")
-    return bright
+        found = _unit(_luma(_levels(mask)))
+    if found.shape != size:
+        raise ImageError(
+            f"{_mask_name(mask)} is {_size(found)} pixels, but the picture is {_size(size)} (width x height)"
+        )
+    return found
+
+
+def _not_empty(found: A, mask: ImageLike) -> A:
+    if not found.any():
+        raise ImageError(f"{_mask_name(mask)} is empty: paint the edited pixels white")
+    return found
+
+
+def _mask_name(mask: ImageLike) -> str:
+    return f"the mask {mask}" if isinstance(mask, str | os.PathLike) else "the mask"
 
 
 def as_integers(image: ImageLike, size: tuple[int, int] | None = None) -> npt.NDArray[np.int32]:
@@ -155,26 +181,6 @@ def from_tensor(picture: Tensor) -> Pixels:
     return np.rint((planes.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5).astype(np.uint8, order="C")
 
 
-def blend(current: Pixels, new: Pixels, mask: Mask, border: int) -> Pixels:
-    """`new` inside `mask` [H, W], `current` further than `border` pixels from it, a linear ramp between.
-
-    At distance k, counted in squares as `retouch.plan.region.dilate` grows them, `new` has the weight
-    1 - k / (border + 1). Inside and beyond the ramp pixels are copied. Returns a new array [H, W, 3].
-
-    Raises ImageError for different sizes or a negative border.
-    """
-    check_same(current, new, "pictures")
-    check_same(current, mask, "picture and mask")
-    if border < 0:
-        raise ImageError(f"a border counts pixels and cannot be {border}")
-    blended = np.array(current, order="C")
-    if mask.any():
-        part = box_of(mask, border)
-        distance = _distance(mask[part], border + 1)
-        _mix(blended[part], new[part], distance, border + 1)
-    return blended
-
-
 def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str]) -> Path:
     """Write the picture in the format that the suffix of `path` names; returns the path.
 
@@ -222,33 +228,32 @@ def _pixels(image: ImageLike, ground: int) -> Pixels:
     raise ImageError(f"a picture is a path, a Pillow image, an array or a tensor, not {type(image).__name__}")
 
 
-def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """ImageError with the name of the file for whatever happens while it is read."""
     try:
-        with path.open("rb") as file, _opened(file) as image:
-            return convert(image)
+        yield
     except FileNotFoundError as error:
         raise ImageError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image in a format that Pillow reads") from error
-    except ImageError as error:
-        raise ImageError(f"cannot read {path}: {error}") from error
     # Readers of headers let through whatever they meet in a broken file.
     except Exception as error:
         raise ImageError(f"cannot read {path}: {_reason(error)}") from error
 
 
+def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    with _reading(path), path.open("rb") as file, _opened(file) as image:
+        return convert(image)
+
+
 def _from_array_file(path: Path) -> npt.NDArray[Any]:
     """The array in an .npy file; what would run code is refused."""
-    try:
+    with _reading(path):
         # Mapped, so that a header that lies about the size reserves no memory.
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError as error:
-        raise ImageError(f"there is no file {path}") from error
-    # As for pictures.
-    except Exception as error:
-        raise ImageError(f"cannot read {path}: {_reason(error)}") from error
-    if array.size > MAX_PIXELS:
-        raise ImageError(f"cannot read {path}: it has more than {MAX_PIXELS} pixels")
+        if array.size > MAX_PIXELS:
+            raise ImageError(f"it has more than {MAX_PIXELS} pixels")
     return array
 
 
@@ -371,12 +376,12 @@ def _levels(mask: ImageLike) -> Pixels:
         raise ImageError(f"cannot read the mask: {error}") from error
 
 
-def _bright(array: npt.NDArray[Any]) -> Mask:
-    if array.dtype.kind != "f":
-        return _eight_bit(array) > 127
-    # Before rounding, which would lift 0.5 above half.
-    _check_unit(array)
-    return array > 0.5
+def _unit(array: npt.NDArray[Any]) -> Strengths:
+    """Levels as parts of the highest one of their type."""
+    if array.dtype.kind not in "bu" or array.dtype.itemsize > 2:
+        _check_unit(array)
+        return array.astype(np.float64)
+    return array / (1 if array.dtype.kind == "b" else np.iinfo(array.dtype).max)
 
 
 def _luma(pixels: Pixels) -> Pixels:
@@ -391,28 +396,6 @@ def box_of(mask: Mask, border: int = 0) -> Box:
         first, last = (int(found[0]) - border, int(found[-1]) + 1 + border) if len(found) else (0, 0)
         spans.append(slice(max(0, first), min(last, mask.shape[1 - axis])))
     return spans[0], spans[1]
-
-
-def _distance(mask: Mask, limit: int) -> npt.NDArray[np.int64]:
-    """Squares around `mask` [H, W] that a position lies outside of: its distance, at most `limit`."""
-    distance = np.zeros(mask.shape, dtype=np.int64)
-    reached = mask[None]
-    for _ in range(limit):
-        if reached.all():
-            break
-        distance += ~reached[0]
-        reached = dilate(reached, 1)
-    return distance
-
-
-def _mix(blended: Pixels, new: Pixels, distance: npt.NDArray[np.int64], limit: int) -> None:
-    """Write `new` into `blended` where the distance is 0, and part of it where it is below `limit`."""
-    ramp = (distance > 0) & (distance < limit)
-    weight = 1 - distance[ramp, None] / limit
-    old = blended[ramp].astype(np.float64)
-    blended[ramp] = np.rint(old + weight * (new[ramp] - old))
-    inside = distance == 0
-    blended[inside] = new[inside]
 
 
 def check_same(one: npt.NDArray[Any], other: npt.NDArray[Any], what: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, overload
 import torch
 
 from retouch.editing.archive import Progress, silent, version_folder
+from retouch.editing.blend import FADE
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.editor import check_saved
@@ -69,8 +70,8 @@ def _diffusion_facts(manifest: Manifest) -> dict[str, str]:
     settings, recorded = manifest.settings, manifest.versions[0].facts["steps"]
     noise = f"strength {settings['strength']}, guidance {settings['guidance']}, seed {settings['seed']}"
     return {
-        "steps": f"{recorded} recorded of {settings['steps']}, {settings['scheduler']['name']}",
-        "settings": f"{noise}, {_kept(manifest)}",
+        "steps": f"{recorded} recorded of {recorded + settings['first']}, {settings['scheduler']['name']}",
+        "settings": f"{noise}, blend {settings.get('blend', FADE)}, {_kept(manifest)}",
     }
 
 
@@ -79,7 +80,7 @@ def _balanced(name: str) -> Policy:
 
 
 def _upscaler_policy(name: str) -> Policy:
-    return next((Policy.named(made.policy) for known, made in PRETRAINED.items() if known == name), _balanced(name))
+    return Policy.named(PRETRAINED[name].policy) if name in PRETRAINED else _balanced(name)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -196,7 +197,10 @@ class Saved:
         }
 
     def _version(self, entry: Entry) -> dict[str, Any]:
-        told = {name: entry.facts.get(name) for name in ("edit", "region", "steps", "prompt", "negative")}
+        told = {
+            name: entry.facts.get(name)
+            for name in ("edit", "region", "steps", "prompt", "negative", "class_label", "areas")
+        }
         return {
             "number": entry.number,
             "parent": entry.parent,
@@ -240,7 +244,7 @@ def _recorded_editor(
     named, editor = model or settings["model"], settings["editor"]
     if not named:
         raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
-    recorded = {name: editor[name] for name in ("backend", "scheduler", "upsamplings") if name in editor}
+    recorded = {name: editor[name] for name in ("backend", "scheduler", "upsamplings", "vae") if name in editor}
     recorded |= {"policy": Policy(**editor["policy"]), "dtype": WEIGHTS[editor["dtype"]]}
     on_cpu = any(network["backend"] == "cpu" for network in saved.manifest.networks.values())
     place = HOST if device == "auto" and on_cpu else device

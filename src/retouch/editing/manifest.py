@@ -92,6 +92,11 @@ def record(of: Fields) -> Check:
     return lambda found: isinstance(found, dict) and not wrong(found, of)
 
 
+def listed(check: Check) -> Check:
+    """A list whose values all pass the check."""
+    return lambda found: isinstance(found, list) and all(map(check, found))
+
+
 def table(check: Check) -> Check:
     """A mapping whose values all pass the check."""
     return lambda found: isinstance(found, dict) and all(map(check, found.values()))
@@ -121,8 +126,8 @@ def policy_fields(saved: Any) -> dict[str, Any]:
             "does not know; update retouch, or record it again"
         )
     for name, value in given.items():
-        alike = number(value) if isinstance(defaults[name], float) else type(value) is type(defaults[name])
-        if not alike:
+        default = defaults[name]
+        if not (type(value) is type(default) or (number(value) and isinstance(default, float | None))):
             raise ValueError(f"{name} of a policy cannot be {value!r}")
     return asdict(Policy(**given))
 
@@ -268,6 +273,7 @@ _SETTINGS: Fields = {
             "dtype": lambda found: text(found) and found in WEIGHTS,
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
+            "vae": maybe(text),
         }
     ),
 }
@@ -290,8 +296,8 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     """From the content of a file. ValueError naming what cannot be in it."""
     bad = [*wrong(body, _BODY), *(body.keys() - _BODY.keys())]
     if bad:
-        parts = [name for name in bad if isinstance(body.get(name), dict)]
-        inside = [f"{name}: {each}" for name in parts for each in wrong(body[name], _PARTS.get(name, {}))]
+        settings = body.get("settings")
+        inside = [f"settings: {each}" for each in wrong(settings, _SETTINGS)] if isinstance(settings, dict) else []
         raise ValueError(f"no session has such {', '.join(inside or bad)}")
     entries = tuple(_entry(each) for each in body["versions"])
     history = History(entries)
@@ -308,9 +314,6 @@ def _as_tree(body: dict[str, Any]) -> dict[str, Any]:
     parents = [None, *(entry["number"] for entry in body["versions"])][: len(body["versions"])]
     entries = [{**entry, "parent": p, "name": None} for entry, p in zip(body["versions"], parents, strict=True)]
     return {**body, "versions": entries, "tip": len(entries) - 1}
-
-
-_PARTS: Mapping[str, Fields] = {"settings": _SETTINGS}
 
 
 def _entry(found: dict[str, Any]) -> Entry:

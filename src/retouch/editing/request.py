@@ -13,9 +13,10 @@ import numpy as np
 
 from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
-from retouch.editing.forms import MACHINE, RECORDED, check_labels
+from retouch.editing.diffusion.areas import Area
+from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
-from retouch.editing.images import Pixels, as_integers, as_mask, as_pixels, difference
+from retouch.editing.images import Pixels, Strengths, as_integers, as_pixels, as_strengths, difference
 from retouch.editing.kinds import AnySession, Kind, Saved, kind_of, located
 from retouch.editing.manifest import MANIFEST
 from retouch.editing.session import Edited
@@ -33,14 +34,16 @@ AREAS = "areas"
 class Request:
     """An edit that can be made.
 
-    before, after: what is edited: pictures, or maps of labels in grey. given: the options that were given, by name.
+    before, after: what is edited: pictures, or maps of labels in grey. mask: as the kind's form reads it.
+    given: the options that were given, by name. areas: parts with words of their own.
     instances: of labels, ids `[H, W]` before and after (None: as they are, or none). saved: the session that exists.
     """
 
     kind: Kind
     before: Pixels
     after: Pixels
-    mask: Mask | None
+    mask: Mask | Strengths | None
+    areas: tuple[Area, ...]
     instances: tuple[Labels | None, Labels | None]
     model: str | None
     given: Mapping[str, Any]
@@ -66,19 +69,20 @@ class Request:
         if before.shape != after.shape:
             raise OptionError(f"{original} is {_size(before)} pixels and {edited} {_size(after)}; they must be alike")
         size = (before.shape[0], before.shape[1])
-        region = None if "mask" not in given else as_mask(given["mask"], size)
+        mask = None if "mask" not in given else kind.form.mask(given["mask"], size)
         if saved is not None:
             _check_recorded(saved, given)
             _check_current(saved, original, before)
         elif session is not None:
             _check_new(session)
         kind.form.refuse_others(given)
+        areas = tuple(_area(asked, size) for asked in given.get("area", ()))
         instances = (
             _instances(given.pop("instances", ()), size, model, saved) if _takes_instances(kind) else (None,) * 2
         )
         if saved is not None and _takes_instances(kind):
             check_labels({"ORIGINAL": before, "EDITED": after}, saved.manifest.settings["labels"])
-        return Request(kind, before, after, region, instances, name, given, session, saved)
+        return Request(kind, before, after, mask, areas, instances, name, given, session, saved)
 
     # What it does
 
@@ -86,7 +90,7 @@ class Request:
         """The session in the folder, or a new one with the original recorded. OptionError where the model refuses."""
         form = self.kind.form
         if self.saved is not None:
-            machine = self._only(MACHINE)
+            machine = self._only(MACHINE | {"vae"})
             return kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
         editor = kinds.load(str(self.model), **self._only(form.loading))
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
@@ -95,9 +99,9 @@ class Request:
 
     def edit(self, session: AnySession, progress: Progress) -> Edited:
         """Make the edit in a session from `open`."""
-        # A new session was recorded with its texts.
-        known = frozenset() if self.saved is not None else frozenset({"prompt", "negative"})
-        options = self._only(self.kind.form.editing - known - {"mask"}) | self._taken("instances", self.instances[1])
+        known = frozenset() if self.saved is not None else CONDITIONS  # a new session was recorded with them
+        options = self._only(self.kind.form.editing - known - {"mask", "area"})
+        options |= self._taken("instances", self.instances[1]) | self._taken("areas", self.areas or None)
         return session.edit(self.after, mask=self.mask, progress=progress, **options)
 
     def _only(self, names: frozenset[str]) -> dict[str, Any]:
@@ -124,16 +128,18 @@ class Request:
     @property
     def idle(self) -> bool:
         """True when nothing is to be computed: no difference, mask or words, and nothing to be recorded for later."""
-        if not self.kind.form.alike or self.mask is not None or (self.session is not None and self.saved is None):
+        if not self.kind.form.alike or self.mask is not None or self.areas:
             return False
-        words = self.saved is not None and not self.given.keys().isdisjoint({"prompt", "negative"})
+        if self.session is not None and self.saved is None:
+            return False
+        words = self.saved is not None and not self.given.keys().isdisjoint(CONDITIONS)
         return not words and not self.changed.any()
 
     def warnings(self) -> list[str]:
         """What the user may not have meant."""
         changed = self.changed
         if self.mask is not None:
-            outside = int((changed & ~self.mask).sum())
+            outside = int((changed & (self.mask == 0)).sum())
             return [f"{outside} pixels differ outside the mask and stay as they were"] if outside else []
         found = []
         if (share := float(changed.mean())) > MOST:
@@ -150,6 +156,14 @@ class Request:
 
 def _takes_instances(kind: Kind) -> bool:
     return "instances" in kind.form.opening
+
+
+def _area(asked: str, size: tuple[int, int]) -> Area:
+    """An area as the command line names it, its mask of `size` (H, W) read. OptionError when that is not how."""
+    file, found, prompt = asked.partition("=")
+    if not (file and found and prompt.strip()):
+        raise OptionError(f"--area {asked} is not MASK=PROMPT, a picture and the words for where it is not black")
+    return Area(as_strengths(file, size), prompt)
 
 
 def _check_values(given: Mapping[str, Any]) -> None:

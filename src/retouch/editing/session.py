@@ -273,6 +273,14 @@ class Session(ABC):
         """What computes the jobs of all sessions on this one's device."""
         return worker_of(next(iter(self.networks().values())).backend.device)
 
+    def at_once(self, look: Callable[[], T]) -> T:
+        """What `look` makes of one state of the session, without its lock: it looks again when that has changed."""
+        while True:
+            state = self._history
+            found = look()
+            if self._history is state:
+                return found
+
     def start(self, task: Task[T], join: bool = False) -> Job[T]:
         """A job of this session. SessionError when the session is closed, or too much waits for its device."""
         if self._closed:
@@ -281,7 +289,7 @@ class Session(ABC):
 
     def wait_until_open(self) -> None:
         """Wait until the session is opened, or that has failed; not in the thread that does it."""
-        if self.opening is not None and not self.opening.done() and not self.worker.is_here():
+        if self.opening is not None and not (self.opening.done() or self.worker.is_here()):
             wait([self.opening])
 
     # Making versions

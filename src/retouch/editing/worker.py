@@ -97,6 +97,14 @@ class Worker:
             if job is not None and job.session is session:
                 self.cancel(job)
 
+    def stop_refining(self, session: Hashable) -> None:
+        """Leave the session's last edit as it is."""
+        with self._changed:
+            known = [self._unrefined.get(session), self._running]
+        for job in known:
+            if job is not None and job.session is session and job.done():
+                self.cancel(job)
+
     def runs(self, job: Job[Any]) -> bool:
         """True while a job is computed."""
         return job is self._running

@@ -49,6 +49,9 @@ class Emitter(Protocol):
     def bounds(self, value: Value, rows: Table) -> Table:
         """Where the rows of each sample begin and end in an ascending list."""
 
+    def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
+        """The rows of a list that are in no area of the update, and those of each area."""
+
     # Operands
 
     def access(self, value: Value, rows: Table) -> Indexed:

@@ -59,6 +59,16 @@ class Table:
         whole = np.broadcast_to(mask, (batch, *mask.shape[1:]))
         return Table(np.flatnonzero(whole).astype(np.int32), whole.size, ascending=True)
 
+    def repeated(self, count: int) -> Table:
+        """These ascending rows of `count` maps that lie one after the other."""
+        if self.full:
+            return Table.all(count * self.total)
+        starts = np.arange(count, dtype=np.int32)[:, None] * np.int32(self.total)
+        table = Table((starts + self.array).reshape(-1), count * self.total, ascending=True, fixed=self.fixed)
+        if self.probes is not None:
+            table._edited, table.probes = self.edited.repeated(count), self.probes.repeated(count)
+        return table
+
     @staticmethod
     def with_probes(edited: npt.NDArray[np.bool_], probes: npt.NDArray[np.bool_], batch: int) -> Table:
         """The rows of both masks `[1 or B, H, W]`."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from retouch.errors import OptionError
@@ -21,7 +23,10 @@ from retouch.models.weights import fill, without_init
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One pipeline. `image` and `tiny_image` are the sizes (H, W) it is made for; `prompt` is for those that read."""
+    """One pipeline. `image` and `tiny_image` are the sizes (H, W) it is made for; `prompt` is for those that read.
+
+    steps: numbers of steps that it is measured with; guidance: its scale, 1 or less without the second run.
+    """
 
     name: str
     summary: str
@@ -29,6 +34,8 @@ class Pipeline:
     tiny_image: tuple[int, int]
     make: Callable[[bool], Any]
     prompt: str | None = None
+    steps: tuple[int, ...] = (10, 20, 50)
+    guidance: float = 7.5
 
     def image_size(self, tiny: bool = False) -> tuple[int, int]:
         """Pixels (H, W) of its pictures."""
@@ -55,20 +62,24 @@ def _ddpm(tiny: bool) -> Any:
     return diffusers().DDPMPipeline(**modules, scheduler=diffusers().DDIMScheduler())
 
 
-def _sd15(tiny: bool) -> Any:
-    modules = _modules({"unet": unet.sd15, "vae": vae.autoencoder_kl, "text_encoder": _text_encoder}, tiny)
-    scheduler = diffusers().DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+SD15_NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+"""The schedule of noise that SD 1.x was trained with."""
+
+
+def _sd15(
+    tiny: bool,
+    scheduler: str = "DDIMScheduler",
+    settings: Mapping[str, Any] = MappingProxyType({"clip_sample": False, "set_alpha_to_one": False}),
+    autoencoder: Callable[[bool], Any] = vae.autoencoder_kl,
+    reads_guidance: bool = False,
+) -> Any:
+    """Stable Diffusion 1.5 with a scheduler, an autoencoder, and (LCM) a U-Net that reads the scale of guidance."""
+    denoiser = partial(unet.sd15, reads_guidance=reads_guidance)
+    modules = _modules({"unet": denoiser, "vae": autoencoder, "text_encoder": _text_encoder}, tiny)
     return diffusers().StableDiffusionImg2ImgPipeline(
         **modules,
         tokenizer=_tokenizer(),
-        scheduler=scheduler,
+        scheduler=getattr(diffusers(), scheduler)(**SD15_NOISE, **settings),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -119,18 +130,27 @@ def _tokenizer() -> Any:
         return library.CLIPTokenizer(str(vocabulary), str(merges), model_max_length=TOKENS)
 
 
+_lcm = partial(_sd15, scheduler="LCMScheduler", settings={}, reads_guidance=True)
+_turbo = partial(_sd15, scheduler="EulerDiscreteScheduler", settings={"timestep_spacing": "trailing"})
+
+_SD15, _WORDS = ((512, 512), (128, 128)), "a wooden house by the sea"
 _PIPELINES = {
     pipeline.name: pipeline
     for pipeline in (
         Pipeline("ddpm-256", "DDPM of LSUN church, 256x256, DDIM steps", (256, 256), (64, 64), _ddpm),
         Pipeline(
-            "sd15",
-            "Stable Diffusion 1.5, image to image, 512x512, DDIM steps with guidance",
-            (512, 512),
-            (128, 128),
-            _sd15,
-            "a wooden house by the sea",
+            "sd15", "Stable Diffusion 1.5, image to image, 512x512, DDIM steps with guidance", *_SD15, _sd15, _WORDS
         ),
+        Pipeline("sd15-lcm", "the same, LCM steps with embedded guidance", *_SD15, _lcm, _WORDS, (4,)),
+        Pipeline(
+            "sd15-lcm-taesd",
+            "the same with a tiny autoencoder (TAESD)",
+            *_SD15,
+            partial(_lcm, autoencoder=vae.autoencoder_tiny),
+            _WORDS,
+            (4,),
+        ),
+        Pipeline("sd15-turbo", "the same, one step without guidance", *_SD15, _turbo, _WORDS, (1,), 0.0),
     )
 }
 

@@ -29,8 +29,11 @@ def ddpm(tiny: bool = False) -> nn.Module:
     return module
 
 
-def sd15(tiny: bool = False) -> nn.Module:
-    """UNet2DConditionModel of SD 1.5: (x [2,4,64,64], t [2], context [2,77,768])."""
+def sd15(tiny: bool = False, reads_guidance: bool = False) -> nn.Module:
+    """UNet2DConditionModel of SD 1.5: (x [2,4,64,64], t [2], context [2,77,768]).
+
+    reads_guidance: as in LCM checkpoints, timestep_cond [1,256] says the scale of guidance.
+    """
     module: nn.Module = diffusers().UNet2DConditionModel(
         sample_size=16 if tiny else 64,
         block_out_channels=(32, 48, 64, 64) if tiny else (320, 640, 1280, 1280),
@@ -38,6 +41,7 @@ def sd15(tiny: bool = False) -> nn.Module:
         attention_head_dim=4 if tiny else 8,
         cross_attention_dim=24 if tiny else 768,
         norm_num_groups=8 if tiny else 32,
+        time_cond_proj_dim=256 if reads_guidance else None,
     )
     return module
 

@@ -24,9 +24,14 @@ def encoder(tiny: bool = False) -> nn.Module:
 
 def tiny_autoencoder(tiny: bool = False) -> nn.Module:
     """AutoencoderTiny (TAESD) from image to latent to image, without the 8-bit step between."""
-    width = (16,) * 4 if tiny else (64,) * 4
-    vae: Any = diffusers().AutoencoderTiny(encoder_block_out_channels=width, decoder_block_out_channels=width)
+    vae = autoencoder_tiny(tiny)
     return Chain(vae.encoder, vae.decoder)
+
+
+def autoencoder_tiny(tiny: bool = False) -> Any:
+    """AutoencoderTiny of SD 1.x (TAESD): images [1,3,512,512], latents [1,4,64,64]."""
+    width = (16,) * 4 if tiny else (64,) * 4
+    return diffusers().AutoencoderTiny(encoder_block_out_channels=width, decoder_block_out_channels=width)
 
 
 def autoencoder_kl(tiny: bool = False) -> Any:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.meter import Meter
+from retouch.ir.operands import Operand
 from retouch.ir.program import Op, Read
+from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import Arguments, Draw, KernelSpec
@@ -59,11 +61,14 @@ class Attention(Op):
         return mask
 
     def emit(self, emitter: Emitter) -> None:
-        active = emitter.active(self.out)
-        q, q_index = emitter.access(self.q, active)
+        self.attend(emitter, emitter.active(self.out), *emitter.target(self.out))
+
+    def attend(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        """Append the calls that compute some rows."""
+        q, q_index = emitter.access(self.q, rows)
         k, v = (emitter.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
-        bounds = emitter.bounds(self.out, active)
-        emitter.call("attention", *emitter.target(self.out), q, q_index, k, v, self.heads, self.scale, bounds)
+        bounds = emitter.bounds(self.out, rows)
+        emitter.call("attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds)
 
     def work(self, meter: Meter) -> None:
         rows = meter.active(self.out)

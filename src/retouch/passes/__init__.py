@@ -1,6 +1,7 @@
 """Passes: functions from program to program, and the plan, all testable without a device."""
 
+from retouch.passes.by_area import AreaError, ByArea, by_area
 from retouch.passes.fuse import fuse
 from retouch.passes.storage import Plan, plan
 
-__all__ = ["Plan", "fuse", "plan"]
+__all__ = ["AreaError", "ByArea", "Plan", "by_area", "fuse", "plan"]

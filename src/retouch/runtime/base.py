@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from threading import RLock
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from retouch.ir.layout import Ref
 from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
@@ -48,6 +50,10 @@ class Compiled(Protocol):
     """Held by whoever runs, undoes or redoes an update."""
 
 
+Copy = tuple[Any, Any, Any, Any]
+"""Handles of a target, its rows, a source and its rows (None: all), as `copy_rows` takes them."""
+
+
 @dataclass(eq=False)
 class Delta:
     """What an update overwrote: rows by value with their index handle, whole buffers, dense values, statistics."""
@@ -66,40 +72,25 @@ class Delta:
         return scratch + sum(t.numel() * t.element_size() for t in held)
 
 
-class State(ABC):
-    """Everything an update reads besides its own rows. It belongs to the compiled module that made it.
-
-    `buffers` are the kept rows `[B * H * W, C]`, `values` the dense values, `states` the statistics; `hashes` those
-    of the weights that computed them.
-    """
+class Contents(ABC):
+    """What PyTorch reads and writes of a recording: dense `values`, rows as tensors."""
 
     def __init__(self, owner: Compiled) -> None:
         self.owner = owner
         self.backend, self.weights, self.plan = owner.backend, owner.weights, owner.plan
-        self.hashes = list(self.weights.hashes)
-        self.buffers: dict[Value, Tensor] = {}
         self.values: dict[Value, Any] = {}
-        self.states: dict[Slot, Tensor] = {}
-        self.pending: Delta | None = None
-        self._handles: dict[Slot, Any] = {}
-
-    # An update
 
     @abstractmethod
-    def begin(self, schedule: Schedule) -> None:
-        """Make ready for `schedule`: what it reads is there, what it overwrites is saved."""
+    def rows(self, value: Value) -> Tensor:
+        """All rows `[B * H * W, C]` of a kept value."""
 
     @abstractmethod
-    def run(self, schedule: Schedule) -> None:
-        """Execute a schedule that was begun, or all of a recording's."""
+    def folded(self, value: Value) -> Tensor | None:
+        """A dense value that kernels fold from sums and write again; None for all others."""
 
     @abstractmethod
-    def commit(self) -> None:
-        """Keep what the pending update computed."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Take back the pending update, if there is one."""
+    def feed(self, value: Value, rows: Table, content: Tensor) -> None:
+        """Replace some rows of an input, of those that the update computes, by `[M, C]`."""
 
     @abstractmethod
     def put(self, value: Value, content: Any) -> None:
@@ -109,11 +100,46 @@ class State(ABC):
     def put_rows(self, value: Value, rows: Tensor) -> None:
         """Replace all rows of a kept value."""
 
-    @abstractmethod
-    def renew(self, value: Value) -> None:
-        """All rows of a kept value are about to be replaced."""
+    def sources(self, op: Dense) -> list[Any]:
+        """What a dense operation reads."""
+        return [self._content(s) if isinstance(s, Value) else self.tensor(s) for s in op.sources]
 
-    # Handles for schedules
+    def take(self, op: Dense, result: Any) -> None:
+        """Put the result of a dense operation in the place of the one that is there."""
+        if op.result is not None:
+            self.put_rows(op.out, op.result.rows(result))
+        else:
+            self.put(op.out, result)
+
+    def _content(self, value: Value) -> Any:
+        folded = self.folded(value)
+        if folded is not None:
+            return folded.clone()
+        return self.weights.values[value] if value in self.weights.values else self.values[value]
+
+    def tensor(self, ref: Ref) -> Tensor:
+        """The graph's tensor for a layout of kept rows (a view where strides allow)."""
+        value, start, channels = self.plan.place(ref.value)
+        return ref.tensor(self.rows(value)[:, start : start + channels])
+
+    def result(self, ref: Ref) -> Tensor:
+        """The same after an update."""
+        return self.tensor(ref)
+
+
+class Operands(ABC):
+    """What the slots of schedules stand for: `buffers` are kept rows `[rows, C]`, `states` the statistics, those of
+    `count` recordings one after the other.
+    """
+
+    count = 1
+
+    def __init__(self, owner: Compiled) -> None:
+        self.owner = owner
+        self.backend, self.weights, self.plan = owner.backend, owner.weights, owner.plan
+        self.buffers: dict[Value, Tensor] = {}
+        self.states: dict[Slot, Tensor] = {}
+        self._handles: dict[Slot, Any] = {}
 
     def resolve(self, slot: Slot) -> Any:
         """The kernel handle of a slot."""
@@ -133,27 +159,25 @@ class State(ABC):
         match slot.kind:
             case SlotKind.KEPT:
                 return columns(rows(self.buffers[slot.key]), slot.start, slot.channels)
-            case SlotKind.SAVED:
-                assert self.pending is not None
-                return columns(self.pending.rows[slot.key][1], slot.start, slot.channels)
             case SlotKind.SUMS | SlotKind.FOLDED:
                 return rows(self.state(slot))
             case SlotKind.MATRIX:
-                return self._matrix(slot.key)
+                return self._matrix(slot)
             case _:
                 return self.weights.handle(slot)
 
-    def _matrix(self, matrix: Matrix) -> Any:
+    def _matrix(self, slot: Slot) -> Any:
+        matrix: Matrix = slot.key
         folded = Slot(SlotKind.FOLDED, matrix.value)
         if folded in self.states:
             return self.backend.columns(self.backend.rows(self.states[folded]), matrix.start, matrix.channels)
         if matrix.value in self.weights.values:
-            return self.weights.handle(Slot(SlotKind.MATRIX, matrix))
+            return self.weights.handle(slot)
         return self.backend.columns(self.backend.rows(self.matrix(matrix)), matrix.start, matrix.channels)
 
+    @abstractmethod
     def matrix(self, matrix: Matrix) -> Tensor:
         """All columns of a dense value as a matrix."""
-        return matrix.tensor(self.values[matrix.value]).to(self.backend.device)
 
     def state(self, slot: Slot) -> Tensor:
         """Channel sums of a value (see `sums_width`), or what is folded of them, float32 `[B, ...]`."""
@@ -164,36 +188,115 @@ class State(ABC):
                 shape: tuple[int, ...] = (value.batch, sums_width(value.channels, dtype))
             else:
                 dtype, shape = torch.float32, value.shape
-            self.states[slot] = torch.zeros(shape, dtype=dtype, device=self.backend.device)
+            self.states[slot] = torch.zeros(
+                (self.count * shape[0], *shape[1:]), dtype=dtype, device=self.backend.device
+            )
         return self.states[slot]
 
-    # Dense operations
+    @abstractmethod
+    def compute(self, op: Dense) -> None:
+        """Run a dense operation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """What the update of one recording computed in some memory: rows of kept values with the handle of their places
+    there, dense values, statistics.
+    """
+
+    memory: Operands
+    rows: Mapping[Value, tuple[Table, Any]]
+    dense: Mapping[Value, Any]
+    states: Mapping[Slot, Tensor]
+
+
+class State(Contents, Operands):
+    """Everything an update reads besides its own rows. It belongs to the compiled module that made it.
+
+    `buffers` are the kept rows `[B * H * W, C]`, `values` the dense values, `states` the statistics; `hashes` those
+    of the weights that computed them.
+    """
+
+    def __init__(self, owner: Compiled) -> None:
+        Contents.__init__(self, owner)
+        Operands.__init__(self, owner)
+        self.hashes = list(self.weights.hashes)
+        self.pending: Delta | None = None
+
+    # An update
+
+    @abstractmethod
+    def begin(self, schedule: Schedule) -> None:
+        """Make ready for `schedule`: what it reads is there, what it overwrites is saved."""
+
+    @abstractmethod
+    def run(self, schedule: Schedule) -> None:
+        """Execute a schedule that was begun, or all of a recording's."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Keep what the pending update computed."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Take back the pending update, if there is one."""
+
+    def drop(self, values: Iterable[Value]) -> None:
+        """Forget dense values that were put for one run alone."""
+        for value in values:
+            self.values.pop(value, None)
+            if self.pending is not None:
+                self.pending.dense.pop(value, None)
+
+    @abstractmethod
+    def renew(self, value: Value) -> None:
+        """All rows of a kept value are about to be replaced."""
+
+    # An update that is computed elsewhere, beside others
+
+    @property
+    @abstractmethod
+    def origin(self) -> object:
+        """What it is before an update: equal for recordings of which all rows are the same."""
+
+    @property
+    @abstractmethod
+    def statistics(self) -> Mapping[Slot, Tensor]:
+        """The statistics before an update."""
+
+    @abstractmethod
+    def lend(self, schedule: Schedule, target: Callable[[Value], Any]) -> Iterable[Copy]:
+        """The copies that bring the rows which `schedule` reads to the handles of whole maps."""
+
+    @abstractmethod
+    def receive(self, schedule: Schedule, found: Computed) -> None:
+        """Begin an update with what was computed; `commit` keeps it, `abort` takes it back."""
+
+    # What a schedule reads and writes
+
+    def rows(self, value: Value) -> Tensor:
+        return self.buffers[value]
+
+    def folded(self, value: Value) -> Tensor | None:
+        return self.states.get(Slot(SlotKind.FOLDED, value))
+
+    def feed(self, value: Value, rows: Table, content: Tensor) -> None:
+        index = torch.from_numpy(rows.array.astype(np.int64)).to(content.device)
+        self.buffers[value][index] = content
+
+    def _make(self, slot: Slot) -> Any:
+        if slot.kind is SlotKind.SAVED:
+            assert self.pending is not None
+            return self.backend.columns(self.pending.rows[slot.key][1], slot.start, slot.channels)
+        return super()._make(slot)
+
+    def matrix(self, matrix: Matrix) -> Tensor:
+        """All columns of a dense value as a matrix."""
+        return matrix.tensor(self.values[matrix.value]).to(self.backend.device)
 
     def compute(self, op: Dense) -> None:
         """Run a dense operation; its result replaces the one that is there."""
-        tensors = []
-        for source in op.sources:
-            if isinstance(source, Value):
-                tensors.append(self._content(source))
-            else:
-                tensors.append(self.tensor(source))
-        result = op.run(tensors)
-        if op.result is not None:
-            self.put_rows(op.out, op.result.rows(result))
-        else:
-            self.put(op.out, result)
-
-    def _content(self, value: Value) -> Any:
-        """A dense value, also one that kernels fold from sums and write again."""
-        folded = Slot(SlotKind.FOLDED, value)
-        if folded in self.states:
-            return self.states[folded].clone()
-        return self.weights.values[value] if value in self.weights.values else self.values[value]
-
-    def tensor(self, ref: Ref) -> Tensor:
-        """The graph's tensor for a layout of kept rows (a view where strides allow)."""
-        value, start, channels = self.plan.place(ref.value)
-        return ref.tensor(self.buffers[value][:, start : start + channels])
+        self.take(op, op.run(self.sources(op)))
 
     # Saved rows
 

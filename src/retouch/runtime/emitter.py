@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,27 +11,38 @@ import torch
 
 from retouch.ir.emitter import Sums
 from retouch.ir.expr import Expr
-from retouch.ir.geometry import Geometry
+from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, columns
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Part, Table, Tables
 from retouch.ir.value import Matrix, Value
 from retouch.passes.storage import Plan, Storage
+from retouch.plan.areas import Areas
 from retouch.plan.statistics import Statistics
 from retouch.runtime.calls import Call
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
+from retouch.runtime.side_by_side import SideBySide, side_by_side
 
 
 class ScheduleEmitter:
     """Collects the calls of one schedule; see `retouch.ir.emitter.Emitter`."""
 
     def __init__(
-        self, plan: Plan, active: dict[Value, Table], shared: Shared, statistics: Statistics, dirty: set[Value]
+        self,
+        plan: Plan,
+        active: dict[Value, Table],
+        shared: Shared,
+        statistics: Statistics,
+        dirty: set[Value],
+        count: int = 1,
+        areas: Areas | None = None,
     ) -> None:
-        """`dirty`: dense values to be computed again."""
+        """`dirty`: dense values to be computed again. `count`: so many runs at once; tables name the rows of their
+        maps, one after the other.
+        """
         self.plan, self.actives, self.shared, self.backend = plan, active, shared, shared.backend
-        self.statistics, self.dirty = statistics, dirty
+        self.statistics, self.dirty, self.count, self.areas = statistics, dirty, count, areas
         self.producers = plan.producers
         self.tables = Tables()
         self.steps: list[Call] = []
@@ -39,6 +51,7 @@ class ScheduleEmitter:
         self.states: dict[Slot, None] = {}
         self.reads: dict[Value, dict[Table, None]] = {}
         self.replaced: set[Value] = set()
+        self._by_area: dict[tuple[Table, Grid], tuple[Table, ...]] = {}
 
     # Rows
 
@@ -71,6 +84,16 @@ class ScheduleEmitter:
     def bounds(self, value: Value, rows: Table) -> Table:
         assert value.grid is not None
         return self.tables.bounds(rows, value.grid.size)
+
+    def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
+        assert value.grid is not None
+        assert self.areas is not None
+        key = rows, value.grid
+        if key not in self._by_area:
+            labels = self.areas.labels(value.grid).reshape(-1)[rows.array % value.grid.size]
+            numbers = range(len(self.areas.regions) + 1)
+            self._by_area[key] = tuple(Part.of(rows, labels == number).rows for number in numbers)
+        return self._by_area[key]
 
     # Operands
 
@@ -117,10 +140,10 @@ class ScheduleEmitter:
         return self.made[value, rows]
 
     def whole(self, runs: Sequence[Value | Matrix], batch: int, dtype: torch.dtype) -> Operand:
-        operands = [self._run(x) for x in runs]
+        operands, batch = [self._run(x) for x in runs], batch * self.count
         if len(runs) == 1:
             return operands[0]
-        rows = [x.rows if isinstance(x, Value) else x.shape[0] for x in runs]
+        rows = [self.count * (x.rows if isinstance(x, Value) else x.shape[0]) for x in runs]
         joined = Temp(sum(rows), max(x.channels for x in runs), dtype)
         start, length = 0, sum(rows) // batch
         for operand, count in zip(operands, rows, strict=True):
@@ -133,9 +156,18 @@ class ScheduleEmitter:
     def _run(self, keys: Value | Matrix) -> Operand:
         if isinstance(keys, Matrix):
             return Slot(SlotKind.MATRIX, keys)
-        rows = self.tables.all(keys.rows)
+        rows = self.tables.all(self.count * keys.rows)
         operand, index = self.access(keys, rows)
-        return operand if index is None else self._evaluated(keys, rows)
+        if index is not None:
+            return self._evaluated(keys, rows)
+        return operand if self.count == 1 or isinstance(operand, Temp) else self._copied(operand, rows, keys.dtype)
+
+    def _copied(self, operand: Operand, rows: Table, dtype: torch.dtype) -> Temp:
+        """All rows of a kept operand of several runs, which are not in one piece."""
+        assert isinstance(operand, Slot)
+        temp = Temp.of(rows, operand.channels, dtype)
+        self.call("copy_rows", temp, None, operand, None)
+        return temp
 
     def target(self, value: Value) -> Indexed:
         rows = self.active(value)
@@ -172,13 +204,14 @@ class ScheduleEmitter:
         return self.backend.sums_dtype
 
     def clear(self, sums: Slot) -> None:
-        self.call("copy_rows", sums, None, self.shared.zeros(sums.key.batch, sums.key.channels), None)
+        self.call("copy_rows", sums, None, self.shared.zeros(self.count * sums.key.batch, sums.key.channels), None)
 
     def sums(self, parts: Sequence[Value]) -> list[Sums] | None:
         return self.statistics.sums(self, parts)
 
     def restore(self, value: Value, rows: Table) -> None:
-        self._host(_restore, value, rows, self.tables.positions(rows, self.active(value)))
+        if self.count == 1:  # of several runs results are put together without them
+            self._host(_restore, value, rows, self.tables.positions(rows, self.active(value)))
         if value in self._results():
             self.replaced.add(value)
 
@@ -201,7 +234,7 @@ class ScheduleEmitter:
 
     def _read_whole(self, value: Value) -> None:
         holder, _, _ = self.plan.place(value)
-        self.read(holder, self.tables.all(holder.rows))
+        self.read(holder, self.tables.all(self.count * holder.rows))
 
     # The result
 
@@ -238,15 +271,41 @@ def _compute(state: Any, op: Op) -> None:
 
 
 def build(
-    plan: Plan, active: dict[Value, Table], shared: Shared, statistics: Statistics, dirty: set[Value]
+    plan: Plan,
+    active: dict[Value, Table],
+    shared: Shared,
+    statistics: Statistics,
+    dirty: set[Value],
+    count: int = 1,
+    areas: Areas | None = None,
 ) -> Schedule:
-    """The schedule that computes the `active` rows of every value, and the `dirty` dense values."""
-    emitter = ScheduleEmitter(plan, active, shared, statistics, dirty)
+    """The schedule that computes the `active` rows of every value, and the `dirty` dense values; of `count` runs at
+    once, if that is more than 1 (see `retouch.runtime.side_by_side`).
+
+    areas: those of a plan for a program by areas.
+    """
+    emitter = ScheduleEmitter(plan, active, shared, statistics, dirty, count, areas)
     for op in plan.program.ops:
         virtual = op.out.grid is not None and plan.storage[op.out] is Storage.VIRTUAL
         if not virtual and op.is_due(active):
             op.emit(emitter)
     return emitter.finish()
+
+
+def build_many(
+    plan: Plan,
+    active: dict[Value, Table],
+    shared: Shared,
+    statistics: Statistics,
+    dirty: set[Value],
+    bases: tuple[int, ...],
+) -> SideBySide:
+    """The schedule that computes the `active` rows for several recordings at once; `bases` as for `Layout`."""
+    count = len(bases)
+    repeat = cache(lambda rows: rows.repeated(count))
+    repeated = {value: repeat(rows) for value, rows in active.items()}
+    hosted = {op.out for op in plan.program.ops if op.host and op.out.grid and op.out in dirty}
+    return side_by_side(build(plan, repeated, shared, statistics, dirty, count), active, hosted, bases, plan)
 
 
 def dirty_values(program: Program, changed: set[Value], active: dict[Value, Table]) -> set[Value]:

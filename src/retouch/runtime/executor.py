@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from retouch.runtime.base import State
+from retouch.runtime.base import Operands
 from retouch.runtime.calls import Call, execute, filled
 from retouch.runtime.schedule import Schedule
 
@@ -12,7 +12,7 @@ from retouch.runtime.schedule import Schedule
 class Executor(Protocol):
     """Runs schedules on states."""
 
-    def run(self, schedule: Schedule, state: State) -> None:
+    def run(self, schedule: Schedule, state: Operands) -> None:
         """Execute the schedule."""
 
 
@@ -23,7 +23,7 @@ class Direct:
         self._stays = stays
         self._calls: list[Call] = []
 
-    def run(self, schedule: Schedule, state: State) -> None:
+    def run(self, schedule: Schedule, state: Operands) -> None:
         """Execute the schedule."""
         calls = self._calls or (filled(call, state.resolve) for call in schedule.calls)
         if self._stays:

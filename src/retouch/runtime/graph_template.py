@@ -16,7 +16,7 @@ from typing import Any
 from retouch.ir.operands import Temp
 from retouch.ir.tables import Factors, Table
 from retouch.kernels.tensors import PaddedTables
-from retouch.runtime.base import State
+from retouch.runtime.base import Operands
 from retouch.runtime.calls import Call, execute, filled, placed
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
@@ -43,7 +43,7 @@ class Segment:
     _runs: int = field(default=0, init=False)
     _replay: Callable[[], None] | None = field(default=None, init=False)
 
-    def run(self, state: State) -> None:
+    def run(self, state: Operands) -> None:
         """Run all; the first run finds the memory of all slots, and compiles kernels."""
         if self._runs == 0:
             self.calls = [filled(call, state.resolve) for call in self.calls]
@@ -98,7 +98,7 @@ class GraphTemplate:
         """Room of all tables, in rows."""
         return sum(self.room)
 
-    def run(self, schedule: Schedule, state: State) -> None:
+    def run(self, schedule: Schedule, state: Operands) -> None:
         """Execute a schedule that fits."""
         if self._loaded() is not schedule:
             self._loaded = _nothing

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
-import retouch
 from retouch.server import archives, edits, live, login, openai, pages, problems, sessions, versions
 from retouch.server.metrics import Counted
 from retouch.server.security import Guard
@@ -29,7 +29,7 @@ def application(studio: Studio) -> ASGIApp:
 
     app = FastAPI(
         title="Retouch Studio",
-        version=retouch.__version__,
+        version=version("retouch"),
         lifespan=lifespan,
         docs_url=None,  # it loads scripts from elsewhere
         redoc_url=None,

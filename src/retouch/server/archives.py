@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from retouch.editing.archive import Archive
 from retouch.editing.kinds import Saved
 from retouch.editing.manifest import MANIFEST, MAX_BYTES, ArchiveError
-from retouch.server.pool import Entry
+from retouch.server.pool import INCOMING, Entry
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Studio
 
@@ -92,7 +92,7 @@ def restore(studio: InStudio, caller: Caller, archive: Annotated[UploadFile, Fil
 
 def _extract(file: IO[bytes], entry: Entry, studio: Studio) -> None:
     """The checked folder of a session, which appears whole or not at all."""
-    staging = studio.home / f"incoming-{secrets.token_hex(8)}"
+    staging = studio.home / f"{INCOMING}{secrets.token_hex(8)}"
     try:
         _unzip(file, staging, studio.limits.archive)
         saved = Saved.read(staging)

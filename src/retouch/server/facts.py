@@ -30,6 +30,7 @@ def tree_of(entry: Entry) -> dict[str, Any]:
             "share": cost,
             "saved": 1 / cost if cost else None,
             "refined": facts.get("refined"),
+            "seed": facts.get("seed"),
             "estimate": known(estimate),
         })  # fmt: skip
     return {"head": max(0, history.current), "tree": tree}

@@ -17,15 +17,16 @@ MB, GB = 1 << 20, 1 << 30
 class Limits:
     """Bounds of one server.
 
-    memory: bytes that open sessions may take together; the ones that were used last stay open. sessions: of one
-    caller, open and saved. jobs: of one caller that wait or run. upload_rate: bytes of one caller in a second, in the
-    mean; upload_burst: at once. body, archive: bytes of one request, and of one with a session in it. pixels: of a
-    picture. watchers: WebSockets of one caller.
+    memory: bytes that open sessions may take together; the ones that were used last stay open. wait: seconds that a
+    request waits for memory that others use. sessions: of one caller, open and saved. jobs: of one caller that wait or
+    run. upload_rate: bytes of one caller in a second, in the mean; upload_burst: at once. body, archive: bytes of one
+    request, and of one with a session in it. pixels: of a picture. watchers: WebSockets of one caller.
     """
 
     memory: int = 4 * GB
     sessions: int = 64
     jobs: int = 16
+    wait: float = 30
     upload_rate: int = 8 * MB
     upload_burst: int = 256 * MB
     body: int = 64 * MB

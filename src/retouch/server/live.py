@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated
 
+import anyio
 from fastapi import APIRouter, Query, WebSocket
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
@@ -42,24 +44,25 @@ async def live(socket: WebSocket, id: str, seen: Annotated[str | None, Query()] 
     studio.metrics.watchers.inc()
     try:
         await _serve(socket, studio, entry, watcher, seen)
-    except (WebSocketDisconnect, RuntimeError):
-        pass  # it went away while something was sent
     finally:
         entry.hub.leave(watcher)
         studio.metrics.watchers.dec()
 
 
 async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watcher, seen: str | None) -> None:
-    for message in await run_in_threadpool(_greeting, studio, entry, seen):
-        await _send(socket, message)
-    reading = asyncio.create_task(_drain(socket))
-    sending = asyncio.create_task(_forward(socket, watcher))
-    done, others = await asyncio.wait((reading, sending), return_when=asyncio.FIRST_COMPLETED)
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    for task in done:
-        task.result()
+    with suppress(WebSocketDisconnect, RuntimeError):  # it may go away at any moment
+        for message in await run_in_threadpool(_greeting, studio, entry, seen):
+            await _send(socket, message)
+    async with anyio.create_task_group() as group:
+
+        async def until_gone() -> None:
+            while (await socket.receive())["type"] != "websocket.disconnect":
+                pass  # pages say nothing here
+            group.cancel_scope.cancel()
+
+        group.start_soon(until_gone)
+        await _forward(socket, watcher)
+        group.cancel_scope.cancel()
 
 
 def _greeting(studio: Studio, entry: Entry, seen: str | None) -> list[str | bytes]:
@@ -86,19 +89,12 @@ def _picture(entry: Entry, head: int | None, seen: str | None) -> list[bytes]:
 
 
 async def _forward(socket: WebSocket, watcher: Watcher) -> None:
-    """Send what is offered, until the session is gone or the page too slow."""
-    while (message := await watcher.next()) is not None:
-        await _send(socket, message.content)
-    code = BEHIND if watcher.overrun else GONE
-    await socket.close(code, "too slow: connect again" if watcher.overrun else "the session was deleted")
-
-
-async def _drain(socket: WebSocket) -> None:
-    """Pages say nothing here; this ends when one goes away."""
-    while True:
-        message: dict[str, Any] = dict(await socket.receive())
-        if message["type"] == "websocket.disconnect":
-            return
+    """Send what is offered, until the session is gone or the page is, or it is too slow."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        while (message := await watcher.next()) is not None:
+            await _send(socket, message.content)
+        code = BEHIND if watcher.overrun else GONE
+        await socket.close(code, "too slow: connect again" if watcher.overrun else "the session was deleted")
 
 
 async def _send(socket: WebSocket, content: str | bytes) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from retouch.editing.diffusion.editor import Editor
-from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelEditor
 from retouch.editing.gan.upscaler import Upscaler
 from retouch.editing.kinds import AnyEditor
@@ -75,7 +74,7 @@ def capabilities(editor: AnyEditor) -> dict[str, Any]:
         "prompt": isinstance(editor, Editor) and editor.model.reads_text,
         "inpaint": diffusion,
         "generate": diffusion,
-        "variants": diffusion and hasattr(DiffusionSession, "variants"),
+        "variants": diffusion,
         "labels": labels,
         "scale": scale_of(editor.sessions.kind),
     }

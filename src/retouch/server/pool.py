@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
+from threading import Condition, RLock
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST, SOURCE, Manifest
+from retouch.errors import OptionError
 from retouch.server.hub import Hub
 from retouch.server.idempotency import Answers
 from retouch.server.limits import Limits
@@ -31,6 +34,8 @@ from retouch.server.problems import Problem
 
 ID = re.compile(r"[0-9a-f]{32}")
 OWNER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+INCOMING = "incoming_"
+"""What folders are called while a session is sent in; no owner is called so."""
 PATIENCE = 2
 """Seconds after which a caller is told to come again when all memory is in use."""
 
@@ -93,8 +98,11 @@ class Pool:
 
     def __init__(self, home: Path, models: Models, limits: Limits, metrics: Metrics) -> None:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
-        self._lock = RLock()
+        self._lock = Condition()
         self._entries: dict[str, Entry] = {}
+        self._home_lock = _locked(home)
+        for stale in home.glob(f"{INCOMING}*"):
+            shutil.rmtree(stale)
         for folder in sorted(home.glob("*/*")):
             if OWNER.fullmatch(folder.parent.name) and ID.fullmatch(folder.name):
                 if (folder / MANIFEST).exists():
@@ -165,6 +173,7 @@ class Pool:
         with self._lock:
             self._entries.pop(entry.id, None)
             entry.held = 0
+            self._lock.notify_all()
         entry.hub.send(None)
         self._gauge()
 
@@ -196,6 +205,7 @@ class Pool:
             if session is not None and session.versions:
                 entry.held = sum(version.nbytes for version in session.versions)
             self._shrink(self.limits.memory)
+            self._lock.notify_all()
         self._gauge()
 
     def _opened(self, entry: Entry) -> AnySession:
@@ -216,13 +226,13 @@ class Pool:
             return entry.session
 
     def _reserve(self, entry: Entry, nbytes: int) -> None:
-        """Count bytes for a session, after others were put away for them."""
+        """Count bytes for a session, when others were put away for them or need them no more."""
         limit = self.limits.memory
         if nbytes > limit:
             raise Problem(507, f"the session takes {nbytes / 1e6:.0f} MB of memory; this server has {limit / 1e6:.0f}")
         with self._lock:
-            others = self._shrink(limit - nbytes, but=entry)
-            if others + nbytes > limit:
+            free = self._lock.wait_for(lambda: self._shrink(limit - nbytes, entry) + nbytes <= limit, self.limits.wait)
+            if not free:
                 raise Problem(503, "all memory is in use by other sessions that are edited now", retry_after=PATIENCE)
             entry.held = nbytes
 
@@ -255,3 +265,17 @@ class Pool:
                 session, entry.session, entry.held = entry.session, None, 0
                 if session is not None:
                     session.close()
+        self._home_lock.release()
+
+
+def _locked(home: Path) -> FileLock:
+    """The lock of the folder with all sessions; OptionError when another server has it, or it cannot be made."""
+    lock = FileLock(home / "lock", mode=0o600, thread_local=False)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise OptionError(f"another server uses the sessions in {home}; stop it, or name another --home") from error
+    except OSError as error:
+        raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
+    return lock

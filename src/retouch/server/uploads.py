@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from retouch.editing.images import Pixels, as_pixels
+from retouch.editing.images import MAX_PIXELS, Pixels, as_pixels
 from retouch.plan.region import Mask
 from retouch.server.problems import Problem
 
@@ -86,7 +86,7 @@ def picture(data: bytes, pixels: int, what: str = "the picture") -> Pixels:
 
 def part(data: bytes, what: str, mode: str, rectangle: Rectangle) -> Pixels:
     """What was sent for a rectangle, in a mode of Pillow; Problem 422 when its size is another."""
-    image = opened(data, what, rectangle.width * rectangle.height)
+    image = opened(data, what, MAX_PIXELS)
     if image.size != (rectangle.width, rectangle.height):
         size = f"{rectangle.width}x{rectangle.height}"
         raise Problem(422, f"{what} is {image.width}x{image.height}, its rectangle {size}")

@@ -133,5 +133,5 @@ def test_networks_that_cannot_be_edited():
         Editor(diffusers.DDPMPipeline(unet(num_class_embeds=4), scheduler))
     with pytest.raises(PipelineError, match="must map 3 channels to 3, not 1 to 1"):
         Editor(diffusers.DDPMPipeline(unet(in_channels=1, out_channels=1), scheduler))
-    with pytest.raises(SchedulerError, match="HeunDiscreteScheduler is not supported"):
-        Editor(diffusers.DDPMPipeline(unet(), diffusers.HeunDiscreteScheduler()))
+    with pytest.raises(SchedulerError, match="LMSDiscreteScheduler is not supported"):
+        Editor(diffusers.DDPMPipeline(unet(), diffusers.LMSDiscreteScheduler()))

@@ -7,21 +7,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retouch.editing.diffusion import SCHEDULERS, SchedulerError
-from retouch.editing.diffusion.sampler import Sampler, _mix, chosen
+from retouch.editing.diffusion.sampler import Sampler, _mix
+from retouch.editing.diffusion.schedulers import chosen, name_of
 
 SHAPE = (1, 3, 4, 4)
 BASES = {
     "epsilon": {},
     "v": {"prediction_type": "v_prediction"},
     "stable diffusion": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1},
+    "trailing": {"timestep_spacing": "trailing"},
     "few steps": {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
 }
-FROM_PURE_NOISE = ("ddim", "ddpm", "euler")
-PAIRS = [(name, base) for name in SCHEDULERS for base in BASES if base != "few steps" or name in FROM_PURE_NOISE]
+SIGMAS = {"karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential_sigmas": True}}
+FLOW = "flow"
+ON_DATA = tuple(name for name in SCHEDULERS if name != "flow-euler")
+BY_SIGMAS = ("deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "heun", "unipc")
+FROM_PURE_NOISE = ("ddim", "ddpm", "dpm++", "dpm++2m-sde", "euler", "euler-a", "lcm", "tcd", "unipc")
+FLOWING = ("deis", "dpm++", "dpm++2m-sde", "flow-euler", "unipc")
+PAIRS = [
+    *((name, base) for name in ON_DATA for base in BASES if base != "few steps" or name in FROM_PURE_NOISE),
+    *((name, sigmas) for name in BY_SIGMAS for sigmas in SIGMAS),
+    *((name, FLOW) for name in FLOWING),
+]
+
+
+def base_of(name, base):
+    """The scheduler of a pipeline that another one takes the place of."""
+    if base == FLOW:
+        return diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    if base in SIGMAS:
+        return diffusers.EulerDiscreteScheduler(**SIGMAS[base])
+    return diffusers.DDIMScheduler(**BASES[base])
 
 
 def scheduler(name, base="epsilon"):
-    return chosen(name, diffusers.DDIMScheduler(**BASES[base]))
+    base = FLOW if name == "flow-euler" else base
+    return chosen(name, base_of(name, base))
 
 
 def predicted(x, time):
@@ -33,12 +54,14 @@ def by_diffusers(name, base, steps, strength, image, noise):
     """Image to image as in `StableDiffusionImg2ImgPipeline`, with a generator of our choice for each step."""
     theirs = scheduler(name, base)
     theirs.set_timesteps(steps)
-    first = max(steps - min(int(steps * strength), steps), 0)
+    first = max(steps - min(int(steps * strength), steps), 0) * theirs.order
     if hasattr(theirs, "set_begin_index"):
         theirs.set_begin_index(first)
-    x = theirs.add_noise(image, noise, theirs.timesteps[first : first + 1])
+    time = theirs.timesteps[first : first + 1]
+    flows = hasattr(theirs, "scale_noise")
+    x = theirs.scale_noise(image, time, noise) if flows else theirs.add_noise(image, noise, time)
     for i, time in enumerate(theirs.timesteps[first:], first):
-        output = predicted(theirs.scale_model_input(x, time), time)
+        output = predicted(x if flows else theirs.scale_model_input(x, time), time)
         options = {"generator": generator(i)} if "generator" in theirs.step.__code__.co_varnames else {}
         x = theirs.step(output, time, x, return_dict=False, **options)[0]
     return x
@@ -48,8 +71,7 @@ def generator(i, seed=3):
     return torch.Generator().manual_seed(_mix(seed, i))
 
 
-@pytest.mark.parametrize("strength", [0.1, 0.35, 0.5, 0.77, 1.0])
-@pytest.mark.parametrize("steps", [10, 13, 30])
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (2, 0.5), (4, 0.6), (10, 0.1), (13, 1.0), (30, 0.77)])
 @pytest.mark.parametrize(("name", "base"), PAIRS)
 def test_a_trajectory_is_that_of_diffusers(name, base, steps, strength):
     torch.manual_seed(0)
@@ -81,7 +103,7 @@ def test_schedulers_leave_their_original_alone(name):
     trajectory.advance(torch.zeros(SHAPE), torch.ones(SHAPE))
     fresh = scheduler(name)
     assert vars(original).keys() == vars(fresh).keys()
-    assert original.num_inference_steps == fresh.num_inference_steps
+    assert str(original.timesteps) == str(fresh.timesteps)
     again = sampler.trajectory(0).advance(torch.zeros(SHAPE), torch.ones(SHAPE))
     assert torch.equal(again, sampler.trajectory(0).advance(torch.zeros(SHAPE), torch.ones(SHAPE)))
 
@@ -130,8 +152,96 @@ def test_impossible_strengths(strength):
 
 def test_unknown_and_unsupported_schedulers():
     with pytest.raises(SchedulerError, match="there are ddim"):
-        chosen("heun", diffusers.DDIMScheduler())
-    with pytest.raises(SchedulerError, match="HeunDiscreteScheduler is not supported"):
-        chosen(None, diffusers.HeunDiscreteScheduler())
+        chosen("lms", diffusers.DDIMScheduler())
+    with pytest.raises(SchedulerError, match="LMSDiscreteScheduler is not supported; choose one of ddim, ddpm"):
+        chosen(None, diffusers.LMSDiscreteScheduler())
     with pytest.raises(SchedulerError, match="skip_prk_steps"):
         chosen(None, diffusers.PNDMScheduler())
+
+
+@pytest.mark.parametrize(
+    ("name", "current", "reason"),
+    [
+        ("flow-euler", diffusers.DDIMScheduler(), "it predicts epsilon, the scheduler takes flow_prediction"),
+        ("lcm", diffusers.FlowMatchEulerDiscreteScheduler(), "prediction_type given as flow_prediction"),
+        ("pndm", diffusers.DDIMScheduler(prediction_type="sample"), "prediction_type given as sample"),
+        ("euler-a", diffusers.DDIMScheduler(prediction_type="sample"), "not implemented yet: sample"),
+        ("heun", diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "trained down to zero signal"),
+        ("ddim", diffusers.EDMEulerScheduler(), "levels of noise of EDMEulerScheduler are its own"),
+        ("pndm", diffusers.EulerDiscreteScheduler(beta_schedule="squaredcos_cap_v2"), None),
+        ("heun", diffusers.HeunDiscreteScheduler(beta_schedule="exp"), None),
+        ("ddim", diffusers.HeunDiscreteScheduler(beta_schedule="exp"), "exp is not implemented"),
+    ],
+)
+def test_schedulers_of_other_models_are_refused(name, current, reason):
+    if reason is None:
+        chosen(name, current)
+        return
+    with pytest.raises(SchedulerError, match=reason) as caught:
+        chosen(name, current)
+    named = str(caught.value).partition("choose one of ")[2].split(", ")
+    assert named == [fit for fit in SCHEDULERS if fit in named] or "no other one fits" in str(caught.value)
+    for fit in filter(None, named):
+        chosen(fit, current)
+
+
+@pytest.mark.parametrize(("name", "base"), PAIRS)
+def test_a_name_makes_the_same_scheduler_again(name, base):
+    """As saved sessions ask for theirs."""
+    made = chosen(name, base_of(name, base))
+    assert name_of(made) == name
+    again = chosen(name_of(made), base_of(name, base))
+    plain = [{k: v for k, v in each.config.items() if not k.startswith("_")} for each in (made, again)]
+    assert plain[0] == plain[1]
+
+
+@pytest.mark.parametrize("name", ON_DATA)
+def test_what_the_model_was_trained_with_carries_over(name):
+    """Also what is a default of one scheduler and not of another."""
+    made = chosen(name, diffusers.DDIMScheduler())
+    assert torch.allclose(made.alphas_cumprod, diffusers.DDIMScheduler().alphas_cumprod)
+    betas = torch.linspace(1e-4, 3e-2, 500).tolist()
+    made = chosen(name, diffusers.DDIMScheduler(num_train_timesteps=500, trained_betas=betas))
+    assert len(made.alphas_cumprod) == 500
+    assert torch.allclose(made.betas, torch.tensor(betas))
+
+
+def test_settings_of_the_pipeline_carry_over():
+    base = diffusers.EulerDiscreteScheduler(use_karras_sigmas=True, timestep_spacing="trailing")
+    for name in ("dpm++", "heun", "unipc"):
+        assert chosen(name, base).config.use_karras_sigmas
+        assert chosen(name, base).config.timestep_spacing == "trailing"
+    assert chosen("ddim", base).config.timestep_spacing == "trailing"
+
+
+def test_two_calls_in_a_step():
+    sampler = Sampler(scheduler("heun"), 5, seed=0)
+    assert len(sampler) == 9
+    assert [sampler.start(n / 5) for n in (5, 4, 3, 2, 1)] == [0, 2, 4, 6, 8]
+    for i in range(1, 9, 2):  # the second call of a step is at the level of noise that the step leads to
+        assert sampler.times[i] == sampler.times[i + 1]
+        assert (sampler.scale[i], sampler.spread[i]) == (sampler.scale[i + 1], sampler.spread[i + 1])
+
+
+def test_more_steps_at_less_strength_are_those_of_consistency_models():
+    """`LCMScheduler.set_timesteps(strength=)` puts its steps where the last ones of a longer schedule are."""
+    for name in ("lcm", "tcd"):
+        theirs = scheduler(name)
+        theirs.set_timesteps(4, strength=0.5)
+        sampler = Sampler(scheduler(name), 8, seed=0)
+        assert torch.equal(sampler.times[sampler.start(0.5) :], theirs.timesteps)
+
+
+def test_noise_alone_tells_a_network_nothing_that_predicts_noise():
+    base = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    sampler = Sampler(diffusers.DDIMScheduler(**base), 4, seed=0)
+    assert sampler.scale[0] == 0
+    for begin in (lambda: sampler.start(1.0), lambda: sampler.trajectory(0)):
+        with pytest.raises(SchedulerError, match=r"no signal is left.*at a lower strength"):
+            begin()
+    assert sampler.start(0.75) == 1
+    foreseen = Sampler(diffusers.DDIMScheduler(**base, prediction_type="v_prediction"), 4, seed=0)
+    assert foreseen.start(1.0) == 0
+    assert (foreseen.spread[0], foreseen.leverage(0)) == (1.0, 1.0)
+    image, noise = torch.randn(SHAPE), torch.randn(SHAPE)
+    assert torch.equal(foreseen.noise_of(foreseen.noised(image, noise, 0), image, 0), noise)

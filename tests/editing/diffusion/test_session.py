@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import retouch
-from pipelines import LATENT_PIXELS, painted, picture, pipeline
+from manifests import alter
+from pipelines import LATENT_PIXELS, PIXEL_SCHEDULERS, painted, picture, pipeline
 from retouch import ArchiveError, Editor, ImageError, OptionError, PipelineError, SchedulerError, UndoError
-from retouch.editing.diffusion.sampler import SCHEDULERS
+from retouch.editing.blend import BLENDS, DEFAULT
+from retouch.editing.diffusion.schedulers import SCHEDULERS
 from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -20,13 +22,21 @@ PIPELINES = ("ddpm", "v", "sd", "inpaint", "sdxl")
 
 @cache
 def editor(name, policy="balanced", **options):
-    return Editor(pipeline(name), policy=policy, name=name, **options)
+    made = Editor(pipeline(name), policy=policy, name=name, **options)
+    if options.keys() == {"scheduler"}:  # one model under all of them: compiling takes longest
+        made.model = editor(name, policy).model
+    return made
 
 
 def opened(name, policy="balanced", steps=4, strength=0.7, editor_options=None, **options):
-    words = {} if name in ("ddpm", "v") else {"prompt": "a b"}
+    words = {} if name in PIXEL_SCHEDULERS else {"prompt": "a b"}
     made = editor(name, policy, **(editor_options or {}))
     return made.open(picture(name), steps=steps, strength=strength, **{**words, **options})
+
+
+def fitting(name, scheduler):
+    """That pipeline, or one that a scheduler for flow matching fits."""
+    return "flow" if scheduler == "flow-euler" else name
 
 
 def distance(a, b):
@@ -78,7 +88,7 @@ def test_exact_edits_equal_the_dense_reference(name):
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_exact_edits_equal_the_dense_reference_under_every_scheduler(scheduler):
-    session = opened("ddpm", "exact", steps=5, editor_options={"scheduler": scheduler})
+    session = opened(fitting("ddpm", scheduler), "exact", steps=5, editor_options={"scheduler": scheduler})
     drawn = painted(session.pixels)
     expected = session.reference(drawn)
     assert distance(session.edit(drawn).image, expected.image) <= 1
@@ -109,6 +119,49 @@ def test_a_generated_session_shows_what_the_pipeline_generates(name):
             ).prev_sample
         image = x if name == "v" else pipeline(name).vae.decode(made.model.decoder_input(x)).sample
     assert distance(session.pixels, ((image / 2 + 0.5).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()) <= 1
+
+
+# Blends
+
+
+def test_blends_differ_in_the_border_and_count_for_the_dense_reference_too(tmp_path):
+    session = opened("sd", folder=tmp_path / "s", editor_options={"blend": "multiband"})
+    drawn, before, found = painted(session.pixels), session.pixels, {}
+    for name in (None, *BLENDS):
+        found[name] = np.array(session.edit(drawn, blend=name).image)
+        session.undo()
+    assert np.array_equal(found[None], found["multiband"])
+    outside = ~dilate((drawn != before).any(2)[None], session.border)[0]
+    for name in BLENDS:
+        assert np.array_equal(found[name][outside], before[outside])
+        assert sum(np.array_equal(found[name], found[other]) for other in BLENDS) == 1
+    dense = {name: np.array(session.reference(drawn, blend=name).image) for name in BLENDS}
+    assert not np.array_equal(dense["fade"], dense["harmonise"])
+    with pytest.raises(OptionError, match="unknown blend 'paste'"):
+        session.inpaint((drawn != before).any(2), blend="paste")
+    assert session.position == 0
+
+
+def test_sessions_keep_their_blend_and_old_ones_fade(tmp_path):
+    folder = tmp_path / "s"
+    opened("ddpm", folder=folder).close()
+    with editor("ddpm").restore(folder) as session:
+        assert session.blend == DEFAULT
+        drawn = painted(session.pixels)
+        faded = np.array(session.edit(drawn, blend="fade").image)
+        session.undo()
+    alter(folder, lambda body: body["settings"].pop("blend"))
+    with editor("ddpm").restore(folder) as session:
+        assert session.blend == "fade"
+        assert np.array_equal(session.edit(drawn).image, faded)
+    with editor("ddpm", blend="multiband").restore(folder) as session:
+        assert session.blend == "multiband"
+        session.undo()
+    alter(folder, lambda body: body["settings"].update(blend="paste"))
+    with pytest.raises(ArchiveError, match="blend"):
+        editor("ddpm").restore(folder)
+    with pytest.raises(OptionError, match="unknown blend 'paste'"):
+        editor("ddpm", blend="paste")
 
 
 # No drift.

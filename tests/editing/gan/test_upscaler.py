@@ -59,6 +59,15 @@ def test_a_mask_limits_the_edit():
     assert (np.array(session.source) != picture("ddpm")).any(-1).sum() == 4
 
 
+def test_a_grey_mask_is_cut_at_half():
+    session, other = upscaler().open(picture("ddpm")), upscaler().open(picture("ddpm"))
+    mask = np.full((32, 32), 0.5)
+    mask[9:11, 14:16] = 0.51
+    found = session.edit(painted(session.source), mask=mask)
+    assert np.array_equal(found.region.mask[0], mask > 0.5)
+    assert np.array_equal(found.image, other.edit(painted(other.source), mask=mask > 0.5).image)
+
+
 def test_faint_differences_count_where_the_policy_is_exact_or_the_threshold_says_so():
     for policy, options, changed in (("exact", {}, True), ("fast", {}, False), ("fast", {"threshold": 1}, True)):
         session = upscaler(policy=policy).open(picture("ddpm"))

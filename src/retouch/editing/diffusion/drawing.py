@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from retouch.editing.archive import Progress
+from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.refine import Refinement
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, Strengths
 from retouch.editing.jobs import Job, Task
 from retouch.editing.session import Edited
 from retouch.plan.region import Mask
@@ -17,21 +18,17 @@ from retouch.plan.region import Mask
 
 @dataclass(eq=False)
 class Drawing(Task[Edited]):
-    """Strokes, words and options of an edit of a diffusion session.
+    """An edit of a diffusion session as it was asked for, apart from the picture that it will be made on.
 
-    pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: the region; None: the words find it.
-    prompt, negative, strength: None where they are as the session has them. make: computes it for a job, and says how
-    to refine it.
+    pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: strengths `[H, W]`; None: the words find
+    the region. asked: all else. make: computes it for a job, and says how to refine it.
     """
 
     make: Callable[[Drawing, Job[Edited]], tuple[Edited, Refinement | None]]
     pixels: Pixels
     drawn: Mask
-    mask: Mask | None
-    prompt: str | None
-    negative: str | None
-    strength: float | None
-    inpaint: bool
+    mask: Strengths | None
+    asked: Asked
     max_error: float | None
     refining: float | str | None
     progress: Progress
@@ -47,7 +44,7 @@ class Drawing(Task[Edited]):
 
         None where a region is to be found by words and the other is not, and where one fills and the other redraws.
         """
-        if not isinstance(older, Drawing) or self.inpaint != older.inpaint:
+        if not isinstance(older, Drawing) or self.asked.inpaint != older.asked.inpaint:
             return None
         mask = None
         if self.mask is not None and older.mask is not None:
@@ -59,9 +56,7 @@ class Drawing(Task[Edited]):
             pixels=self.on(older.pixels),
             drawn=self.drawn | older.drawn,
             mask=mask,
-            prompt=older.prompt if self.prompt is None else self.prompt,
-            negative=older.negative if self.negative is None else self.negative,
-            strength=older.strength if self.strength is None else self.strength,
+            asked=self.asked.over(older.asked),
         )
 
     def run(self, job: Job[Edited]) -> Edited:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
+from torch import nn
 
 from retouch.editing.archive import Archive, Progress, silent
-from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.sampler import Sampler, chosen, name_of
+from retouch.editing.blend import DEFAULT, checked
+from retouch.editing.diffusion.autoencoder import loaded, located
+from retouch.editing.diffusion.model import Conditioning, loading
+from retouch.editing.diffusion.sampler import Sampler
+from retouch.editing.diffusion.schedulers import chosen, name_of
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.diffusion.unet import model_of
 from retouch.editing.editor import BaseEditor
@@ -29,12 +33,17 @@ STEPS, STRENGTH, GUIDANCE = 20, 0.6, 7.5
 class Editor(BaseEditor[DiffusionSession]):
     """Opens editing sessions on the images of one diffusers pipeline. The pipeline itself is not changed.
 
-    pipe: DDPMPipeline, DDIMPipeline (also v-prediction and few-step checkpoints), Stable Diffusion 1.x or
-        2.x (text to image, image to image, inpainting), or SDXL base, on any one device.
+    pipe: DDPMPipeline, DDIMPipeline (also v-prediction, few-step and class-conditional checkpoints), Stable Diffusion
+        1.x or 2.x (text to image, image to image, inpainting), SDXL base, or models distilled from these (LCM, Turbo,
+        Lightning, Hyper, TCD), on any one device.
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
+    vae: an autoencoder in the place of the pipeline's, or the folder or hub name of one: `AutoencoderKL`,
+        `AutoencoderTiny` or `AsymmetricAutoencoderKL`. `retouch.open` finds those again that have a name.
+    blend: how results of edits are set into the picture: "fade", "multiband" or "harmonise"; None: "harmonise", and
+        what saved sessions say, "fade" where they say nothing.
     policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
 
-    Raises PipelineError for a pipeline, SchedulerError for a scheduler that is not supported.
+    Raises PipelineError for a pipeline, SchedulerError for a scheduler, OptionError for a blend that is not supported.
     """
 
     sessions = DiffusionSession
@@ -44,6 +53,8 @@ class Editor(BaseEditor[DiffusionSession]):
         pipe: Any,
         *,
         scheduler: str | None = None,
+        vae: nn.Module | str | Path | None = None,
+        blend: str | None = None,
         policy: str | Policy = "balanced",
         backend: str = "auto",
         memory: int | None = None,
@@ -52,8 +63,11 @@ class Editor(BaseEditor[DiffusionSession]):
         storage: str = "fp32",
         name: str | None = None,
     ) -> None:
-        self.model = model_of(pipe, Policy.named(policy), backend)
+        self.vae = located(vae) if isinstance(vae, str | Path) else None
+        own = loaded(vae, pipe.unet) if isinstance(vae, str | Path) else vae
+        self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
+        self.blend = None if blend is None else checked(blend)
         super().__init__(name, backend, memory, device_memory, folder, storage)
 
     @property
@@ -89,11 +103,9 @@ class Editor(BaseEditor[DiffusionSession]):
             return Upscaler.from_pretrained(name, dtype=dtype, device=device, **options)
         place = selected(device, options.get("backend", "auto"))
         library = diffusers()
-        try:
+        with loading("pipeline", name):
             folder = PIPELINES.get(str(name), name)
             pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
-            raise PipelineError(f"no pipeline can be loaded from {str(name)!r}: {_first_line(error)}") from error
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
         return Editor(pipe.to(place), name=str(name), **options)
@@ -107,6 +119,7 @@ class Editor(BaseEditor[DiffusionSession]):
         prompt: str | None = None,
         negative: str | None = None,
         guidance: float = GUIDANCE,
+        class_label: int | None = None,
         strength: float = STRENGTH,
         steps: int = STEPS,
         seed: int = 0,
@@ -118,7 +131,9 @@ class Editor(BaseEditor[DiffusionSession]):
 
         image: path, PIL image, array or tensor, see `retouch.editing.images.as_pixels`; its size must be one that
             the network divides.
-        prompt, negative, guidance: texts and classifier-free guidance, for models that read them.
+        prompt, negative, guidance: texts and classifier-free guidance, for models that read them. Models that read
+            the scale itself (LCM) take no negative prompt and compute half as much.
+        class_label: the number of a class, for models that are conditioned on classes; these need one.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
         wait: False returns at once, and the worker of the device records: `session.opening` is that job, which calls
@@ -130,7 +145,7 @@ class Editor(BaseEditor[DiffusionSession]):
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.model.check_size(size)
-        conditioning = self.model.condition(prompt, negative, guidance, size)
+        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=False)
         awaited = {"image": torch.from_numpy(pixels)}
         return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress), wait, awaited)
@@ -142,6 +157,7 @@ class Editor(BaseEditor[DiffusionSession]):
         size: tuple[int, int] | None = None,
         negative: str | None = None,
         guidance: float = GUIDANCE,
+        class_label: int | None = None,
         strength: float = STRENGTH,
         steps: int = STEPS,
         seed: int = 0,
@@ -156,12 +172,14 @@ class Editor(BaseEditor[DiffusionSession]):
         """
         size = size or self.model.default_size
         self.model.check_size(size)
-        conditioning = self.model.condition(prompt, negative, guidance, size)
+        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=True)
         return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
 
     def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts
+        if self.blend is not None:
+            settings["blend"] = self.blend
         size = (settings["height"], settings["width"])
         scheduler = settings["scheduler"]
         if scheduler != self._scheduler_facts():
@@ -169,7 +187,9 @@ class Editor(BaseEditor[DiffusionSession]):
                 f"the session was recorded with {scheduler['name']} and its settings; "
                 "open it with an editor that has the same scheduler"
             )
-        conditioning = self.model.condition(facts["prompt"], facts["negative"], float(settings["guidance"]), size)
+        conditioning = self.model.condition(
+            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label")
+        )
         sampler = Sampler(self.scheduler, settings["steps"], settings["seed"])
         if settings["first"] >= len(sampler):
             raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {settings['first']}")
@@ -197,11 +217,13 @@ class Editor(BaseEditor[DiffusionSession]):
             "guidance": guidance,
             "first": 0 if generated else start,
             "scheduler": self._scheduler_facts(),
+            "blend": self.blend or DEFAULT,
             "editor": {
                 "policy": asdict(self.model.policy),
                 "backend": self.backend,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "scheduler": name_of(self.scheduler),
+                **({} if self.vae is None else {"vae": self.vae}),
             },
         }
         return DiffusionSession(self.model, sampler, conditioning, self._store(), settings)
@@ -211,7 +233,3 @@ class Editor(BaseEditor[DiffusionSession]):
         config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
         name = type(self.scheduler).__name__
         return {"name": name, "config": json.loads(json.dumps(config, default=repr, sort_keys=True))}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

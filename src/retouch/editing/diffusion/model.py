@@ -5,8 +5,13 @@ A pipeline itself is never changed: its modules are compiled, its schedulers cop
 
 from __future__ import annotations
 
+import math
+import operator
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,27 +30,44 @@ SIZES = 4
 
 
 class PipelineError(RetouchError, ValueError):
-    """A pipeline that editing does not support, or a size or prompt that it cannot take."""
+    """A pipeline that editing does not support, or a size, prompt or class that it cannot take."""
+
+
+@contextmanager
+def loading(what: str, name: str | Path) -> Iterator[None]:
+    """PipelineError for whatever diffusers raises in a block that loads `what` from `name`."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PipelineError(f"no {what} can be loaded from {str(name)!r}: {reason}") from error
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What an image is conditioned on: the texts, their embeddings and the scale of guidance."""
+    """What an image is conditioned on: the texts, their embeddings, the scale of guidance and the class.
+
+    distilled: whether the network reads the scale as an input (Meng et al., arXiv 2210.03142).
+    """
 
     prompt: str | None = None
     negative: str | None = None
     guidance: float = 1.0
     inputs: tuple[tuple[str, Any], ...] = ()
+    class_label: int | None = None
+    distilled: bool = False
 
     @property
     def guided(self) -> bool:
         """True when every step runs the network with and without the texts (classifier-free guidance)."""
-        return self.prompt is not None and self.guidance > 1.0
+        return self.prompt is not None and self.guidance > 1.0 and not self.distilled
 
     @property
-    def texts(self) -> tuple[str | None, str | None]:
-        """Prompt and negative prompt."""
-        return self.prompt, self.negative
+    def asked(self) -> tuple[str | None, str | None, int | None]:
+        """Prompt, negative prompt and class."""
+        return self.prompt, self.negative, self.class_label
 
 
 @dataclass(frozen=True)
@@ -67,11 +89,13 @@ class Model(ABC):
 
     factor: pixels of an image for each position of a latent, in height and in width.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
+    classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
 
     factor = 1
     reads_text = False
     inpaints = False
+    classes: float = 0
 
     def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
         self.pipe, self.policy, self.backend = pipe, policy, backend
@@ -169,10 +193,37 @@ class Model(ABC):
     def pixels(self, decoded: Tensor) -> Tensor:
         """Pixels from what the decoder returned (without a decoder: from what it would read)."""
 
-    # Texts
+    # Texts and classes
+
+    def condition(
+        self,
+        prompt: str | None,
+        negative: str | None,
+        guidance: float,
+        size: tuple[int, int],
+        class_label: int | None = None,
+    ) -> Conditioning:
+        """What an image of `size` (H, W) is conditioned on.
+
+        PipelineError for texts that the model does not read, and for a class that it lacks.
+        """
+        label = self._class(class_label)
+        return replace(self.read(prompt, negative, guidance, size), class_label=label)
 
     @abstractmethod
-    def condition(
-        self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]
-    ) -> Conditioning:
-        """What an image of `size` (H, W) is conditioned on. PipelineError for texts that the model does not read."""
+    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
+        """The texts, for an image of `size` (H, W). PipelineError when the model does not read them."""
+
+    def _class(self, label: int | None) -> int | None:
+        """The number of a class, a whole one. PipelineError unless the model has it."""
+        name = type(self.pipe).__name__
+        if not self.classes:
+            if label is not None:
+                raise PipelineError(f"{name} takes no class: its network is not conditioned on classes")
+            return None
+        known = "0 on" if self.classes == math.inf else f"0 to {self.classes - 1:g}"
+        if label is None:
+            raise PipelineError(f"{name} needs a class: name one with class_label=, from {known}")
+        if not 0 <= label < self.classes:
+            raise PipelineError(f"{name} has no class {label}; classes are numbered from {known}")
+        return operator.index(label)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retouch.editing.calls import Calls
-from retouch.editing.diffusion.redraw import Change, Process
+from retouch.editing.diffusion.change import Change
+from retouch.editing.diffusion.redraw import Process
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Job
 

@@ -1,7 +1,9 @@
 """What an edit of a diffusion session computes: the encoder, every denoising step from the first, the decoder.
 
 An edit noises the edited image as Meng et al., "SDEdit" (arXiv 2108.01073), and denoises it. At every step
-the positions of its region follow their own trajectory and all others are those of the session's.
+the positions of its region follow their own trajectory and all others are those of the session's. Where the mask is
+grey, positions join later, after Levin and Fried, "Differential Diffusion" (arXiv 2306.00950): each is denoised as in
+an edit of the strength that the mask gives it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ import torch
 from torch import Tensor
 
 from retouch.editing.archive import Progress
-from retouch.editing.calls import Clock, run_whole
+from retouch.editing.blend import blend
+from retouch.editing.calls import Clock
+from retouch.editing.diffusion.areas import run_dense
+from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
-from retouch.editing.diffusion.model import Conditioning, Model, Networks
-from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.images import Pixels, blend, from_tensor, to_tensor
+from retouch.editing.diffusion.model import Model, Networks
+from retouch.editing.diffusion.sampler import Sampler, Trajectory
+from retouch.editing.images import Pixels, from_tensor, to_tensor
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
+from retouch.plan.areas import Areas
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, spread
 
@@ -45,27 +51,20 @@ GROWTHS: tuple[Growth, ...] = (
 class Evaluations(Protocol):
     """How an edit evaluates a network: from snapshots, or densely."""
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
-        """The result of the call `name`, computed anew inside `region`."""
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
+        """The result of the call `name`, computed anew inside `region`; `areas` read texts of their own."""
 
 
 class Whole:
     """Every network run whole, for comparison."""
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
         """The module's own result."""
-        return run_whole(net, *args, **kwargs)
-
-
-@dataclass(frozen=True)
-class Change:
-    """What an edit asks for: pixels, the mask of its region, conditioning, the first step."""
-
-    pixels: Pixels
-    mask: Mask
-    conditioning: Conditioning
-    start: int
-    repaint: bool = False
+        return run_dense(net, *args, areas=areas, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Process:
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return 0 if self.policy.exact else self.policy.dilate
 
     @property
@@ -137,9 +136,17 @@ class Process:
         read = self.model.decoder_input(latent)
         return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
 
-    def dense(self, **inputs: Any) -> Any:
+    def dense(self, areas: Areas | None = None, **inputs: Any) -> Any:
         """What the module of the denoiser returns."""
-        return run_whole(self.nets.denoiser, **inputs)
+        return run_dense(self.nets.denoiser, areas=areas, **inputs)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The positions of a latent that an edit has reached, bool `[1, 1, h, w]`, and the region that is computed."""
+
+    inside: Tensor
+    region: Region
 
 
 @dataclass
@@ -147,7 +154,7 @@ class Redraw:
     """One change being computed, every network for what `grow` makes of its region; what may change stays the same.
 
     original, current: tensors of the session's first version, and of the one that is edited. after_step: told of every
-    step.
+    step. fresh: the noise is that of the sampler's seed, not what the original holds.
     """
 
     process: Process
@@ -160,6 +167,7 @@ class Redraw:
     progress: Progress
     grow: Growth = GROWTHS[0]
     after_step: AfterStep = lambda *_: None
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         asked = Region.from_mask(self.change.mask)
@@ -167,7 +175,12 @@ class Redraw:
         self.region = self.grow(asked)
         self.count = len(self.process.sampler) - self.change.start
         self.pixels: Pixels = self.current["image"].numpy()
-        self.denoised = self.region | self._stale()
+        self.stale = self._stale()
+
+    def _joined(self, i: int) -> Joined:
+        """What has joined when step i begins."""
+        asked = Region.from_mask(self.change.joined(i))
+        return Joined(self.process.latent_mask(asked), self.grow(asked) | self.stale)
 
     def _stale(self) -> Region:
         """Where a denoiser that inpaints has read the mask of the edit before, which an exact edit takes back."""
@@ -185,7 +198,8 @@ class Redraw:
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
         with self.clock.of("composite"):
-            pixels = blend(self.pixels, from_tensor(decoded), self.change.mask, self.process.border)
+            change, border = self.change, self.process.border
+            pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
         self.progress(self.count + 1, self.count + 1, "done")
         return Redrawn(latents, pixels, seen, check)
 
@@ -196,52 +210,62 @@ class Redraw:
         )
 
     def _encoded(self) -> tuple[Tensor, Tensor | None, Pixels]:
-        """Latent of the edited image, latent of what is not repainted (inpainting models), the encoder's image."""
-        change, old = self.change, self.current["latents"][-1:]
+        """Latent of the edited image, latent with what is repainted hidden (inpainting models), the encoder's image."""
+        change, latent = self.change, self.current["latents"][-1:]
         seen: Pixels = self.current["seen"].numpy()
-        latent = old
         if not np.array_equal(change.pixels, self.pixels):
-            encoded, seen = self._encode(change.pixels, seen)
-            latent = torch.where(self.inside, encoded, old)
+            latent, seen = self._encode(change.pixels, seen)
         if not self.process.model.inpaints:
             return latent, None, seen
         hidden = np.where(change.mask[..., None], np.uint8(127), change.pixels)
-        encoded, seen = self._encode(hidden, seen)
-        return latent, torch.where(self.inside, encoded, old), seen
+        return (latent, *self._encode(hidden, seen))
 
     def _encode(self, pixels: Pixels, seen: Pixels) -> tuple[Tensor, Pixels]:
         """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
         stale = self.grow(Region.from_mask((pixels != seen).any(-1)))
         return self.process.to_latent(pixels, lambda name, net, *args: self.run.update(name, net, stale, *args)), pixels
 
-    def _denoised(self, latent: Tensor, visible: Tensor | None) -> tuple[Tensor, StepCheck | None]:
+    def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
-        old = self.current["latents"]
-        latents = old.clone()
-        x = torch.where(self.inside, self._noised(latent), old[start - process.first][None])
-        mask = self.inside.to(x.dtype) if visible is not None else None
-        trajectory, check = sampler.trajectory(start), None
+        old, areas = self.current["latents"], self.change.areas
+        latents, x, check = old.clone(), old[start - process.first][None], None
+        joined, parts = Joined(torch.zeros_like(self.inside), self.stale), list[tuple[Tensor, Trajectory]]()
         for i in range(start, len(sampler)):
             self.progress(i - start, self.count + 1, f"step {i - start + 1} of {self.count}")
+            if i in self.change.steps:
+                before, joined = joined, self._joined(i)
+                parts.append((joined.inside & ~before.inside, sampler.trajectory(i)))
+                x = torch.where(parts[-1][0], self._noised(latent, i), x)
             latents[i - process.first] = x[0]
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, self.denoised)
+            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region, areas=areas)
+            repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
             with self.clock.of("denoise"):
-                output = process.denoiser.step(update, i, x, self.change.conditioning, mask, visible)
+                output = process.denoiser.step(update, i, x, self.change.conditioning, *repainted)
             self.after_step(i, x, output)
             if i == start + checked_step(self.count):
-                dense = partial(process.denoiser.step, process.dense, i, x, self.change.conditioning, mask, visible)
+                whole = partial(process.dense, areas)
+                dense = partial(process.denoiser.step, whole, i, x, self.change.conditioning, *repainted)
                 check = self._check(i, output, dense)
             with self.clock.of("schedule"):
-                x = torch.where(self.inside, trajectory.advance(output, x), old[i + 1 - process.first][None])
+                x, before_step = old[i + 1 - process.first][None], x
+                for inside, trajectory in parts:
+                    x = torch.where(inside, trajectory.advance(output, before_step), x)
         latents[-1] = x[0]
         return latents, check
 
-    def _noised(self, latent: Tensor) -> Tensor:
-        """The start of an edit's trajectory, with the noise that the original holds."""
-        process, i = self.process, self.change.start
+    def _repainted(self, inside: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What a model that inpaints reads beside the noised latent: which positions, and the latent of the others."""
+        return inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
+
+    def _noised(self, latent: Tensor, i: int) -> Tensor:
+        """The start of a trajectory from step i, with the noise that the original holds, or a fresh one."""
+        process = self.process
         original = self.original["latents"]
-        noise = process.sampler.noise_of(original[i - process.first][None], original[-1:], i)
+        if self.fresh:
+            noise = process.sampler.noise(tuple(original[-1:].shape))
+        else:
+            noise = process.sampler.noise_of(original[i - process.first][None], original[-1:], i)
         if self.change.repaint and i == 0:
             return process.sampler.initial(noise)
         return process.sampler.noised(latent, noise, i)
@@ -250,7 +274,7 @@ class Redraw:
         process = self.process
         levels = grey_levels(self.original) * process.sampler.leverage(i)
         decoded = process.nets.decoder is not None and not (process.policy.exact or self.region.mask.all())
-        return StepCheck(output, dense, process.core(self.change.mask), levels, decoded, self.calibration)
+        return StepCheck(output, dense, process.core(self.change.joined(i)), levels, decoded, self.calibration)
 
 
 def grey_levels(original: Mapping[str, Tensor]) -> float:

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch.editing.calls import Calls, run_whole
+from retouch.editing.calls import Calls
+from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.redraw import GROWTHS, Evaluations, Growth, Redrawn
 from retouch.editing.images import box_of
 from retouch.editing.jobs import Job
 from retouch.editing.session import Estimate, Version
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
+from retouch.plan.areas import Areas
 from retouch.plan.region import Region
 
 ENOUGH = 2.0
@@ -46,14 +48,16 @@ class Dense:
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+    ) -> Any:
         """The dense result of the call `name`."""
         before = self.calls.macs
-        result = self.calls.update(name, net, region, *args, **kwargs)
+        result = self.calls.update(name, net, region, *args, areas=areas, **kwargs)
         if self.calls.macs - before >= net.macs:  # that was dense
             return result
         self.calls.macs += net.macs
-        return run_whole(net, *args, **kwargs)
+        return run_dense(net, *args, areas=areas, **kwargs)
 
 
 @dataclass(eq=False)

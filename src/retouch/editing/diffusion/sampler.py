@@ -1,6 +1,7 @@
 """Time steps, noising and the steps of a trajectory, by diffusers' schedulers.
 
-All of it acts on every position alone, which is what lets a region follow its own trajectory.
+There is a position for each call of the network: schedulers of second order make two in a step. All of it acts on
+every pixel alone, which is what lets a region follow its own trajectory.
 """
 
 from __future__ import annotations
@@ -13,46 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch.errors import RetouchError
-from retouch.models.extras import diffusers
-
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-}
-"""Supported schedulers by the names that users give them."""
-
-
-class SchedulerError(RetouchError, ValueError):
-    """A scheduler that is unknown or not supported, or a number of steps that it cannot take."""
-
-
-def chosen(name: str | None, current: Any) -> Any:
-    """The scheduler of that name with the settings of `current`; None: `current` itself.
-
-    Raises SchedulerError when it is none of `SCHEDULERS`.
-    """
-    if name is None:
-        if type(current).__name__ not in SCHEDULERS.values():
-            raise SchedulerError(
-                f"the pipeline's {type(current).__name__} is not supported; choose one of {', '.join(SCHEDULERS)}"
-            )
-        if not current.config.get("skip_prk_steps", True):
-            raise SchedulerError("PNDM with Runge-Kutta steps cannot start in the middle; set skip_prk_steps")
-        return current
-    if name not in SCHEDULERS:
-        raise SchedulerError(f"unknown scheduler {name!r}; there are {', '.join(SCHEDULERS)}")
-    options = {"skip_prk_steps": True} if name == "pndm" else {}
-    return getattr(diffusers(), SCHEDULERS[name]).from_config(current.config, **options)
-
-
-def name_of(scheduler: Any) -> str:
-    """The name in `SCHEDULERS` of a scheduler."""
-    return next(name for name, kind in SCHEDULERS.items() if kind == type(scheduler).__name__)
+from retouch.editing.diffusion.schedulers import FLOW, SchedulerError, prediction
 
 
 class Sampler:
@@ -82,14 +44,31 @@ class Sampler:
     def __len__(self) -> int:
         return len(self.times)
 
+    def seeded(self, seed: int) -> Sampler:
+        """The same schedule with the noise of another seed."""
+        twin = copy.copy(self)
+        twin.seed = seed
+        return twin
+
+    def _before(self, i: int) -> Any:
+        """The scheduler before step i, which times alone do not tell: two calls of one step share theirs."""
+        return _begun(copy.copy(self.scheduler), i)
+
     def _mixed(self, image: Tensor, noise: Tensor, i: int) -> float:
-        return float(copy.copy(self.scheduler).add_noise(image, noise, self.times[i : i + 1]))
+        scheduler, time = self._before(i), self.times[i : i + 1]
+        if hasattr(scheduler, "scale_noise"):  # flow matching
+            return float(scheduler.scale_noise(image, time, noise))
+        return float(scheduler.add_noise(image, noise, time))
 
     def _input_scale(self, i: int) -> float:
-        return float(copy.copy(self.scheduler).scale_model_input(torch.ones(1), self.times[i]))
+        return float(_scaled(self._before(i), torch.ones(1), self.times[i]))
 
     def start(self, strength: float) -> int:
-        """The first step of an edit that changes an image by `strength` (0 to 1), as in diffusers' img2img."""
+        """The position at which an edit that changes an image by `strength` (0 to 1) starts.
+
+        As in diffusers' StableDiffusionImg2ImgPipeline: the last `int(steps * strength)` steps are taken, each from
+        its first call on. Raises SchedulerError for a strength that leaves none.
+        """
         if not 0 < strength <= 1:
             raise SchedulerError(f"a strength of {strength:g} is not above 0 and at most 1")
         count = int(self.steps * strength)
@@ -97,7 +76,16 @@ class Sampler:
             raise SchedulerError(
                 f"a strength of {strength:g} leaves none of {self.steps} steps; take at least {1 / self.steps:.2g}"
             )
-        return self.steps - count
+        return self._begin((self.steps - count) * int(self.scheduler.order))
+
+    def _begin(self, i: int) -> int:
+        """`i`, unless nothing but noise is there and the network tells the noise alone."""
+        if self.scale[i] == 0 and prediction(self.scheduler) == "epsilon":
+            raise SchedulerError(
+                f"at time {int(self.times[i])} no signal is left (rescale_betas_zero_snr), and a network that predicts "
+                "the noise (epsilon) tells nothing there; start at a lower strength"
+            )
+        return i
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """float32 noise that depends on the seed alone."""
@@ -105,7 +93,7 @@ class Sampler:
 
     def initial(self, noise: Tensor) -> Tensor:
         """What free sampling starts from."""
-        return noise * float(self.scheduler.init_noise_sigma)
+        return noise * float(getattr(self.scheduler, "init_noise_sigma", 1.0))
 
     def noised(self, image: Tensor, noise: Tensor, i: int) -> Tensor:
         """`image` at position i."""
@@ -117,14 +105,18 @@ class Sampler:
 
     def leverage(self, i: int) -> float:
         """By how much the clean image that a prediction at step i stands for differs if the prediction differs by 1."""
-        scale, spread, kind = self.scale[i], self.spread[i], self.scheduler.config.prediction_type
+        scale, spread, kind = self.scale[i], self.spread[i], prediction(self.scheduler)
+        if kind == FLOW:
+            return spread
         if kind == "epsilon":
             return spread / max(scale, 1e-3)
         return spread / math.hypot(scale, spread) if kind == "v_prediction" else 1.0
 
     def clean(self, output: Tensor, x: Tensor, i: int) -> Tensor:
         """The clean image that a prediction at step i for `x` stands for."""
-        scale, spread, kind = self.scale[i], self.spread[i], self.scheduler.config.prediction_type
+        scale, spread, kind = self.scale[i], self.spread[i], prediction(self.scheduler)
+        if kind == FLOW:
+            return x - spread * output
         if kind == "epsilon":
             return (x - spread * output) / max(scale, 1e-3)
         if kind == "v_prediction":
@@ -138,7 +130,7 @@ class Sampler:
 
     def trajectory(self, start: int) -> Trajectory:
         """A run from position `start`."""
-        return Trajectory(self, start)
+        return Trajectory(self, self._begin(start))
 
 
 class Trajectory:
@@ -146,9 +138,7 @@ class Trajectory:
 
     def __init__(self, sampler: Sampler, start: int) -> None:
         self.sampler, self.at = sampler, start
-        self.scheduler = copy.deepcopy(sampler.scheduler)
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(start)
+        self.scheduler = _begun(copy.deepcopy(sampler.scheduler), start)
         self.takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
 
     def advance(self, output: Tensor, x: Tensor) -> Tensor:
@@ -157,13 +147,26 @@ class Trajectory:
         A stochastic scheduler's noise depends on seed and step alone, so original and edit share it.
         """
         time = self.sampler.times[self.at]
-        self.scheduler.scale_model_input(x[:1, :1, :1, :1], time)  # Euler finds its place there
+        _scaled(self.scheduler, x[:1, :1, :1, :1], time)  # Euler finds its place there
         options = {}
         if self.takes_generator:
             options["generator"] = torch.Generator().manual_seed(_mix(self.sampler.seed, self.at))
         result: Tensor = self.scheduler.step(output, time, x, return_dict=False, **options)[0]
         self.at += 1
         return result
+
+
+def _begun(scheduler: Any, i: int) -> Any:
+    """A scheduler, told that its next step is i if that is how it counts."""
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(i)
+    return scheduler
+
+
+def _scaled(scheduler: Any, x: Tensor, time: Tensor) -> Tensor:
+    """What a network reads of `x`: flow matching leaves it as it is."""
+    found: Tensor = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x
+    return found
 
 
 def _mix(seed: int, step: int) -> int:

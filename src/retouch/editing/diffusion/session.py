@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -12,49 +13,29 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
+from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.asked import AreasLike, Asked, Current
+from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
-from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
+from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
-from retouch.editing.diffusion.redraw import (
-    GROWTHS,
-    AfterStep,
-    Change,
-    Evaluations,
-    Growth,
-    Process,
-    Redraw,
-    Redrawn,
-    Whole,
-)
+from retouch.editing.diffusion.recorder import Recorder
+from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.images import (
-    Box,
-    ImageLike,
-    Pixels,
-    as_mask,
-    as_pixels,
-    box_of,
-    check_same,
-    difference,
-    from_tensor,
-    threshold_of,
-)
+from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
+from retouch.editing.images import Box, ImageLike, Pixels, as_pixels, box_of, check_same, from_tensor, threshold_of
 from retouch.editing.jobs import Job
-from retouch.editing.manifest import Fields, maybe, number, optional, positive, record, text, whole
+from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
-from retouch.ir.geometry import Grid
-from retouch.plan.region import Mask, Region
+from retouch.plan.region import Region
 from retouch.runtime.store import Store
-
-MASK_STEPS = 4
-"""Steps at which an automatic difference mask compares the predictions for two prompts."""
 
 NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
@@ -74,13 +55,13 @@ class DiffusionSession(Session):
         "first": whole,
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
+        "blend": maybe(is_blend),
     }
     saved_facts: ClassVar[Fields] = {
-        "steps": positive,
-        "prompt": optional(text),
-        "negative": optional(text),
-        "refined": maybe(text),
-    }
+        "steps": positive, "prompt": optional(text), "negative": optional(text),
+        "class_label": maybe(optional(whole)), "refined": maybe(text), "seed": maybe(whole),
+        "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
+    }  # fmt: skip
 
     def __init__(
         self, model: Model, sampler: Sampler, conditioning: Conditioning, store: Store, settings: dict[str, Any]
@@ -92,7 +73,7 @@ class DiffusionSession(Session):
         self.nets = model.networks(self.size, conditioning)
         self.process = Process(model, self.nets, sampler, self.size, self.first)
         self._opened_with = conditioning
-        self._known: Recent[tuple[str | None, str | None], Conditioning] = Recent(TEXTS)
+        self._known: Recent[tuple[str | None, str | None, int | None], Conditioning] = Recent(TEXTS)
 
     def networks(self) -> dict[str, Incremental]:
         """Denoiser, and encoder and decoder of a latent model."""
@@ -117,13 +98,18 @@ class DiffusionSession(Session):
         """What the current version is conditioned on."""
         if not self.versions:
             return self._opened_with
-        return self._condition(self.version.facts["prompt"], self.version.facts["negative"])
+        return self._recorded_with(self.version)
 
-    def _condition(self, prompt: str | None, negative: str | None) -> Conditioning:
-        if (prompt, negative) == self._opened_with.texts:
+    def _recorded_with(self, version: Version) -> Conditioning:
+        facts = version.facts
+        return self._condition(facts["prompt"], facts["negative"], facts.get("class_label"))
+
+    def _condition(self, prompt: str | None, negative: str | None, class_label: int | None = None) -> Conditioning:
+        asked, guidance = (prompt, negative, class_label), float(self.settings["guidance"])
+        if asked == self._opened_with.asked:
             return self._opened_with
-        guidance = float(self.settings["guidance"])
-        return self._known.get((prompt, negative), lambda: self.model.condition(prompt, negative, guidance, self.size))
+        made = partial(self.model.condition, prompt, negative, guidance, self.size, class_label)
+        return self._known.get(asked, made)
 
     @property
     def threshold(self) -> int:
@@ -132,8 +118,13 @@ class DiffusionSession(Session):
 
     @property
     def border(self) -> int:
-        """Pixels around a region in which an edit's result fades into the old image."""
+        """Pixels around a region in which an edit's result passes into the old image."""
         return self.process.border
+
+    @property
+    def blend(self) -> str:
+        """How results are set into the picture, where an edit does not say it: a name of `editing.blend.BLENDS`."""
+        return str(self.settings.get("blend", FADE))
 
     def latent_mask(self, region: Region) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of the noised image that an edit of this region may change."""
@@ -149,35 +140,43 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
+        areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
 
         image: the current image with strokes, patches or erasures on it, of the session's size. None: the
-            current image, for a change of prompts alone.
+            current image, for a change of what it is conditioned on alone.
         mask: where it was edited; None: where `image` differs from the current one, and for a change of
-            prompts alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
-            arXiv 2210.11427).
-        prompt, negative: new texts; the session keeps them. Only the region follows them.
+            these alone where the predictions for old and new ones differ (Couairon et al., "DiffEdit",
+            arXiv 2210.11427). A grey mask is the strength at each pixel, as a part of `strength` (Levin and
+            Fried, "Differential Diffusion", arXiv 2306.00950): a position joins at the step that its strength
+            says and is as in the current image until then; where none of the steps is left, it stays. As
+            floats in 0..1, uint8 (255 is white), uint16, bool, or a file.
+        prompt, negative, class_label: new texts, another class; the session keeps them. Only the region follows them.
         strength: how much is redrawn, 0 to 1; None: that of the session.
         max_error: grey levels; when the estimate of the error is above it, more is computed around the region,
             and in the end everything. Each estimate takes one dense denoising step; the first one of a session
             calibrates it on an edit of its own, computed both ways, which takes a dense edit (see `Edited.error`).
         threshold: grey levels; where `image` differs from the current one by no more, it counts as not edited.
             None: 2, as files and colour conversions leave such differences, and 0 under `exact`.
+        areas: parts of the picture with words of their own, each an `Area`, (mask, prompt) or (mask, prompt,
+            negative). Only the rows of an area read its words (see `retouch.editing.diffusion.areas`), all others
+            the session's; where areas overlap the later wins. Without `mask` the edit covers them, too, with the
+            strength that their masks give. They hold for this edit alone.
+        blend: how the result is set into the picture, "fade", "multiband" or "harmonise"; None: that of the session.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
-        nothing changed. Raises ImageError, PipelineError or SchedulerError for bad input; then, and when it
-        is interrupted, the session is as before.
+        nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
+        when it is interrupted, the session is as before.
         """
-        clock = Clock()
-        change = self._change(image, mask, prompt, negative, strength, threshold)
-        if not change.mask.any():
-            return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)[0]
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend)
+        return self._edited(asked, max_error, progress)
 
     @locked
     def inpaint(
@@ -186,17 +185,27 @@ class DiffusionSession(Session):
         *,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
+        areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
 
-        At strength 1 nothing of what was there is kept; below it the filling starts from the old content.
+        At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
+        from the old content.
         """
+        asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, inpaint=True)
+        return self._edited(asked, max_error, progress)
+
+    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
         clock = Clock()
-        change = self._change(None, mask, prompt, negative, strength)
-        return self._run(replace(change, repaint=True), clock, progress, max_error)[0]
+        change = self._current().change(asked)
+        if not change.mask.any():
+            return Edited(self.image, Region.from_mask(change.mask), clock.total())
+        return self._run(change, clock, progress, max_error)[0]
 
     def submit(
         self,
@@ -205,9 +214,12 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
+        areas: AreasLike = (),
+        blend: str | None = None,
         inpaint: bool = False,
         base: int | None = None,
         refine: float | str | None = ENOUGH,
@@ -234,23 +246,24 @@ class DiffusionSession(Session):
         if inpaint and mask is None:
             raise OptionError("to inpaint, say with a mask where")
         stages_of(refine)
-        if image is not None and base is not None:
-            image = self._moved_on(as_pixels(image), base)
-        change = self._asked(image, mask, prompt, negative, strength, threshold)
-        drawing = Drawing(
-            self._draw,
-            change.pixels,
-            (change.pixels != self.pixels).any(-1),
-            change.mask if change.mask.any() else None,
-            prompt,
-            negative,
-            strength,
-            inpaint,
-            max_error,
-            refine,
-            progress,
-        )
+        picture = None if image is None else as_pixels(image)
+        asked = Asked(picture, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
+        drawing = self.at_once(lambda: self._drawing(asked, base, max_error, refine, progress))
         return self.start(drawing, join)
+
+    def _drawing(
+        self, asked: Asked, base: int | None, max_error: float | None, refine: float | str | None, progress: Progress
+    ) -> Drawing:
+        """An edit apart from the current picture."""
+        if asked.image is not None and base is not None:
+            asked = replace(asked, image=self._moved_on(as_pixels(asked.image), base))
+        current = self._current()
+        strengths = current.strengths(asked)
+        grey = strengths if strengths.any() else None
+        pixels = current.known(replace(asked, mask=grey)).pixels
+        drawn = (pixels != current.pixels).any(-1)
+        asked = replace(asked, image=None, mask=None)
+        return Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
 
     def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
         """What was drawn on the version of that number, on the current picture."""
@@ -267,9 +280,7 @@ class DiffusionSession(Session):
     def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
         """What a job computes."""
         clock, before = Clock(), self.version
-        words = drawing.prompt, drawing.negative, drawing.strength
-        change = self._change(drawing.on(self.pixels), drawing.mask, *words)
-        change = replace(change, repaint=drawing.inpaint)
+        change = self._current().change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
         if not change.mask.any():
             job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
             return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
@@ -277,6 +288,8 @@ class DiffusionSession(Session):
         stages, bound = stages_of(drawing.refining)
         if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
             stages = []
+        if not stages:
+            return edited, None
 
         def redrawn(run: Evaluations, grow: Growth) -> Redrawn:
             return self._redraw(before, change, run, Clock(), grow=grow).result()
@@ -287,6 +300,80 @@ class DiffusionSession(Session):
         )
 
     @locked
+    def variants(
+        self,
+        count: int,
+        image: ImageLike | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        inpaint: bool = False,
+        mask: ImageLike | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        class_label: int | None = None,
+        strength: float | None = None,
+        threshold: int | None = None,
+        blend: str | None = None,
+        progress: Progress = silent,
+    ) -> Variants:
+        """One edit with `count` seeds, computed together; the session stays as it is until one is chosen.
+
+        Takes the arguments of `edit`, or with `inpaint` those of `inpaint`. The first seed is the session's own, so the
+        first variant is what `edit` makes; the others are those after it, or what `seeds` says, which are `count`.
+        The noise of a seed is seen in the region alone.
+
+        Raises VariantsError, before anything is computed, for fewer than one, for an edit that changes nothing, and
+        when that many do not fit into memory; and what `edit` raises.
+        """
+        chosen = seeds_of(count, seeds, self.settings["seed"])
+        change = self._current().change(
+            Asked(image, mask, prompt, negative, class_label, strength, threshold, (), blend, inpaint)
+        )
+        if change.areas is not None:
+            raise VariantsError("an edit before this one gave words to areas, which variants under `exact` cannot read")
+        if not change.mask.any():
+            raise VariantsError("nothing is edited, so there is nothing to vary; draw, or give a mask or a prompt")
+        self._check_room(change, count)
+        self.worker.stop_refining(self)  # which would replace the version that they are made from
+        base, clocks, told = self.version, [Clock() for _ in chosen], [progress, *[silent] * (count - 1)]
+        redraws = [self._redraw(base, change, Whole(), *each) for each in zip(clocks, told, strict=True)]
+        calls = [Calls(self.store, base.snapshots, None) for _ in chosen]
+        with self.worker.claimed():
+            found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
+        region, edit = Region.from_mask(change.mask), "inpaint" if inpaint else "edit"
+        facts = self._facts(edit, region.fraction, change.start, change.conditioning, clocks[0])
+        made = (Variant(*each, region, facts) for each in zip(chosen, found, calls, strict=True))
+        return Variants(self, base, tuple(made))
+
+    def _check_room(self, change: Change, count: int) -> None:
+        region, nets = Region.from_mask(change.mask), self.networks()
+        demands = {name: net.demand(region) for name, net in nets.items()}
+        last = snapshot_name(change.start)
+        steps = [demands[of] for name, of in self.calls().items() if of != "denoiser" or name >= last]
+        added = sum(demand.added for demand in steps) + sum(t.nbytes for t in self.version.tensors.values())
+        most = max(demands.values(), key=lambda demand: demand.once + count * demand.each)
+        check_room(count, most.once, most.each + added, self.nets.denoiser.backend.device)
+
+    @locked
+    def choose(self, found: Variants, number: int) -> Edited:
+        """Make a variant a version, and that the current one. Several may be chosen: they are branches side by side.
+
+        Raises VariantsError when there is none of that number, or the session shows another version by now.
+        """
+        variant, before = found[number], self._history
+        found.check(before)
+        self._history = before.at(found.base.number)
+        try:
+            with self._making() as calls:
+                calls.take(variant.calls)
+                self._put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
+        except BaseException:
+            self._history = before
+            raise
+        found.chosen = self.version.number
+        return variant.edited
+
+    @locked
     def reference(
         self,
         image: ImageLike | None = None,
@@ -294,8 +381,11 @@ class DiffusionSession(Session):
         mask: ImageLike | None = None,
         prompt: str | None = None,
         negative: str | None = None,
+        class_label: int | None = None,
         strength: float | None = None,
         inpaint: bool = False,
+        areas: AreasLike = (),
+        blend: str | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
@@ -304,51 +394,20 @@ class DiffusionSession(Session):
         the current one counts, the smallest, too.
         """
         clock = Clock()
-        change = replace(self._change(image, mask, prompt, negative, strength, 0), repaint=inpaint)
+        change = self._current().change(
+            Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint)
+        )
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
-    def _change(
-        self,
-        image: ImageLike | None,
-        mask: ImageLike | None,
-        prompt: str | None,
-        negative: str | None,
-        strength: float | None,
-        threshold: int | None = None,
-    ) -> Change:
-        change = self._asked(image, mask, prompt, negative, strength, threshold)
-        if change.mask.any() or change.conditioning.texts == self.conditioning.texts:
-            return change
-        return replace(change, mask=self._difference_mask(change.conditioning))
-
-    def _asked(
-        self,
-        image: ImageLike | None,
-        mask: ImageLike | None,
-        prompt: str | None,
-        negative: str | None,
-        strength: float | None,
-        threshold: int | None,
-    ) -> Change:
-        """The change as far as no network is needed for it; its mask is empty where words are to find the region."""
-        current, old = self.pixels, self.conditioning
-        texts = (old.prompt if prompt is None else prompt, old.negative if negative is None else negative)
-        conditioning, start = self._condition(*texts), self._start(strength)
-        drawn = current if image is None else as_pixels(image)
-        changed = difference(current, drawn, self.threshold if threshold is None else threshold)
-        if mask is not None:
-            changed = as_mask(mask, self.size)
-        return Change(np.where(changed[..., None], drawn, current), changed, conditioning, start)
-
-    def _start(self, strength: float | None) -> int:
-        start = self.sampler.start(self.settings["strength"] if strength is None else strength)
-        if start < self.first:
-            raise PipelineError(
-                f"a strength of {strength:g} needs steps that were not recorded; this session was opened with "
-                f"a strength of {self.settings['strength']:g}, open it again with a higher one"
-            )
-        return start
+    def _current(self) -> Current:
+        """The current version, as edits are asked of it."""
+        had_areas = any(version.facts.get("areas") for version in self.versions[: self.position + 1])
+        latents = self.version.tensors["latents"] if self.versions else None
+        strength = float(self.settings["strength"])
+        return Current(
+            self.process, self.pixels, latents, self.conditioning, self._condition, strength, self.blend, had_areas
+        )
 
     def _run(
         self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
@@ -366,6 +425,7 @@ class DiffusionSession(Session):
                 with clock.of("store"):
                     edit = "inpaint" if change.repaint else "edit"
                     facts = self._facts(edit, region.fraction, change.start, change.conditioning, clock)
+                    facts |= {"areas": [*change.words]} if change.words else {}
                     self._put(calls, found.tensors(), facts)
                 break
         if job is not None:
@@ -417,8 +477,7 @@ class DiffusionSession(Session):
     def _measured(self) -> Calibration:
         first = self.versions[0]
         pixels, mask = sample_edit(first.pixels)
-        conditioning = self._condition(first.facts["prompt"], first.facts["negative"])
-        change = Change(pixels, mask, conditioning, self._start(None))
+        change = Change(pixels, self._current().joins(mask.astype(float)), self._recorded_with(first), self.blend)
 
         def redraw(run: Evaluations) -> Redraw:
             return self._redraw(first, change, run, Clock())
@@ -435,76 +494,23 @@ class DiffusionSession(Session):
         """Calls from the original that no version keeps."""
         return Calls(self.store, self.versions[0].snapshots, None)
 
-    def _difference_mask(self, conditioning: Conditioning) -> Mask:
-        """Where the predictions for the session's texts and for others differ by more than half the most."""
-        latents, denoiser = self.version.tensors["latents"], self.process.denoiser
-        last = len(self.sampler) - 1
-        differences = []
-        for i in np.unique(np.linspace(self.first, last, MASK_STEPS + 2).astype(int)[1:-1]):
-            x = latents[i - self.first][None]
-            old, new = (denoiser.step(self.process.dense, i, x, c) for c in (self.conditioning, conditioning))
-            differences.append((new - old).abs().mean(1)[0])
-        mean = torch.stack(differences).mean(0)
-        scaled = mean / mean.quantile(0.99).clamp(min=1e-12)
-        cells: Mask = (scaled > 0.5).numpy()
-        mask: Mask = Region.from_mask(cells).on(Grid(*self.size)).mask[0]
-        return mask
-
     # Recording
 
-    @locked
     def record_photograph(self, pixels: Pixels, progress: Progress = silent) -> None:
         """Make a photograph the session's first version: the network on it at every level of noise."""
-        clock = Clock()
-        total = len(self.sampler) - self.first + 2
-        with self._making() as calls:
-            progress(0, total, "encoding")
-            with clock.of("encode"):
-                latent = self.process.to_latent(pixels, calls.record)
-            noise = self.sampler.noise(tuple(latent.shape))
-            positions = range(self.first, len(self.sampler) + 1)
-            latents = torch.cat([self.sampler.noised(latent, noise, i) for i in positions])
-            for i in positions[:-1]:
-                progress(i - self.first + 1, total, f"recording step {i - self.first + 1} of {len(positions) - 1}")
-                with clock.of("denoise"):
-                    self._record_step(i, latents[i - self.first][None], latent, calls)
-            progress(total - 1, total, "recording the decoder")
-            with clock.of("decode"):
-                self.process.to_pixels(latent, calls.record)
-            self._put_first(calls, Redrawn(latents, pixels, pixels), "photograph", clock)
-        progress(total, total, "recorded")
+        self._record("photograph", lambda recorder: recorder.photograph(pixels), progress)
 
-    @locked
     def record_generated(self, progress: Progress = silent) -> None:
         """Generate an image and make it the session's first version: the trajectory that made it."""
+        self._record("generated", Recorder.generated, progress)
+
+    @locked
+    def _record(self, edit: str, made: Callable[[Recorder], Redrawn], progress: Progress) -> None:
         clock = Clock()
-        total = len(self.sampler) + 2
         with self._making() as calls:
-            x = self.sampler.initial(self.sampler.noise(self.model.latent_shape(self.size)))
-            latents, trajectory = [x], self.sampler.trajectory(0)
-            for i in range(len(self.sampler)):
-                progress(i, total, f"step {i + 1} of {len(self.sampler)}")
-                with clock.of("denoise"):
-                    output = self._record_step(i, x, None, calls)
-                x = trajectory.advance(output, x)
-                latents.append(x)
-            progress(total - 2, total, "decoding")
-            with clock.of("decode"):
-                pixels = from_tensor(self.process.to_pixels(x, calls.record))
-            progress(total - 1, total, "recording the encoder")
-            with clock.of("encode"):
-                self.process.to_latent(pixels, calls.record)
-            self._put_first(calls, Redrawn(torch.cat(latents), pixels, pixels), "generated", clock)
-        progress(total, total, "recorded")
-
-    def _record_step(self, i: int, x: Tensor, visible: Tensor | None, calls: Calls) -> Tensor:
-        def record(**inputs: Any) -> Any:
-            return calls.record(snapshot_name(i), self.nets.denoiser, **inputs)
-
-        return self.process.denoiser.step(record, i, x, self.conditioning, None, visible)
-
-    def _put_first(self, calls: Calls, found: Redrawn, edit: str, clock: Clock) -> None:
-        self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
+            found = made(Recorder(self.process, self.conditioning, calls, clock, progress))
+            self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
+        progress(1, 1, "recorded")
 
     def _facts(self, edit: str, region: float, start: int, conditioning: Conditioning, clock: Clock) -> dict[str, Any]:
         return {
@@ -513,5 +519,6 @@ class DiffusionSession(Session):
             "steps": len(self.sampler) - start,
             "prompt": conditioning.prompt,
             "negative": conditioning.negative,
+            "class_label": conditioning.class_label,
             "seconds": clock.total(),
         }

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from retouch.editing.diffusion.autoencoder import Autoencoder
 from retouch.editing.diffusion.model import Conditioning, Model, Networks, PipelineError
 from retouch.kernels.devices import HOST, device_of
-from retouch.models.chain import Chain
 from retouch.plan.policy import Policy
 
 
 class _WithUNet(Model):
     """What both have in common: the U-Net's sizes and arguments."""
+
+    def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
+        super().__init__(pipe, policy, backend)
+        config = pipe.unet.config
+        any_number = config.get("class_embed_type") == "timestep"
+        self.classes = math.inf if any_number else config.get("num_class_embeds") or 0
 
     @property
     def denoiser(self) -> nn.Module:
@@ -42,8 +49,11 @@ class _WithUNet(Model):
         return height * self.factor, width * self.factor
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Sample and time step."""
-        return {"sample": x.to(self.dtype), "timestep": time.float(), "return_dict": False}
+        """Sample, time step and class."""
+        found = {"sample": x.to(self.dtype), "timestep": time.float(), "return_dict": False}
+        if conditioning.class_label is not None:
+            found["class_labels"] = torch.full((len(x),), conditioning.class_label)
+        return found
 
     def output(self, result: Any, conditioning: Conditioning) -> Tensor:
         """The first of what the U-Net returned."""
@@ -74,9 +84,7 @@ class UNetModel(_WithUNet):
         """Pixels as they are."""
         return decoded
 
-    def condition(
-        self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]
-    ) -> Conditioning:
+    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
         """Nothing; PipelineError for texts, which these networks do not read."""
         if prompt is not None or negative is not None:
             raise PipelineError(f"{type(self.pipe).__name__} takes no prompt: its network does not read words")
@@ -88,24 +96,29 @@ class LatentUNetModel(_WithUNet):
 
     reads_text = True
 
-    def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
+    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
         super().__init__(pipe, policy, backend)
-        self.vae: Any = pipe.vae
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.vae = Autoencoder(pipe.vae if vae is None else vae)
+        self.factor = self.vae.factor
+        found = self.vae.channels, self.factor
+        expected = self.channels, getattr(pipe, "vae_scale_factor", self.factor)
+        if found != expected:
+            raise PipelineError(
+                "the autoencoder does not go with the U-Net: its latents have {} channels and a position for {} "
+                "pixels, not {} and {}".format(*found, *expected)
+            )
         extra = self.pipe.unet.config.in_channels - self.channels
         if extra not in (0, 1 + self.channels):
             raise PipelineError(f"a U-Net with {extra} channels beside the image's {self.channels} is not supported")
         self.inpaints = extra > 0
+        self.distilled = bool(self.pipe.unet.config.get("time_cond_proj_dim"))
 
     def compiled(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
         """The U-Net, the encoder and the decoder, each with its convolution of one position."""
         pixels = torch.zeros(1, 3, *size, dtype=self.vae.dtype)
         latent = torch.zeros(self.latent_shape(size), dtype=self.vae.dtype)
-        before, after = self.vae.post_quant_conv, self.vae.quant_conv
-        encoder = Chain(self.vae.encoder, nn.Identity() if after is None else after)
-        decoder = Chain(nn.Identity() if before is None else before, self.vae.decoder)
         denoiser = self.compile_denoiser(size, conditioning)
-        return Networks(denoiser, self.compile(encoder, pixels), self.compile(decoder, latent))
+        return Networks(denoiser, self.compile(self.vae.encoder, pixels), self.compile(self.vae.decoder, latent))
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Guidance runs a batch of two, without and with the texts."""
@@ -133,27 +146,33 @@ class LatentUNetModel(_WithUNet):
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of the encoder's distribution, scaled."""
-        mean = encoded[:, : self.channels].float()
-        return (mean - self._shift) * float(self.vae.config.scaling_factor)
+        return self.vae.latent(encoded)
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """The unscaled latent."""
-        return (latent / float(self.vae.config.scaling_factor) + self._shift).to(self.vae.dtype)
+        return self.vae.decoder_input(latent)
 
     def pixels(self, decoded: Tensor) -> Tensor:
         """float32 pixels."""
         return decoded.float()
 
-    @property
-    def _shift(self) -> float:
-        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
+        """With the embeddings of a prompt ("" when there is none) and of what to avoid.
 
-    def condition(
-        self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]
-    ) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none) and of what to avoid."""
-        texts = Conditioning(prompt or "", negative or "", guidance)
-        return replace(texts, inputs=tuple(self.embeddings(texts, size).items()))
+        PipelineError for something to avoid where the network reads the scale of guidance: it runs without that.
+        """
+        if self.distilled and negative:
+            raise PipelineError(f"{type(self.pipe).__name__} takes no negative prompt: its U-Net reads the guidance")
+        texts = Conditioning(prompt or "", negative or "", guidance, distilled=self.distilled)
+        return replace(texts, inputs=tuple({**self.embeddings(texts, size), **self._scale(guidance)}.items()))
+
+    def _scale(self, guidance: float) -> dict[str, Tensor]:
+        """The scale of guidance as an input; diffusers counts it from 1, and these networks from 0."""
+        if not self.distilled:
+            return {}
+        channels = self.pipe.unet.config.time_cond_proj_dim
+        found = self.pipe.get_guidance_scale_embedding(torch.tensor([guidance - 1.0]), embedding_dim=channels)
+        return {"timestep_cond": found.to(self.dtype)}
 
     @torch.no_grad()
     def embeddings(self, texts: Conditioning, size: tuple[int, int]) -> dict[str, Any]:
@@ -168,8 +187,8 @@ class LatentUNetModel(_WithUNet):
 class LatentUNetModelXL(LatentUNetModel):
     """SDXL base: two text encoders, pooled embeddings and the image's size as further inputs."""
 
-    def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
-        super().__init__(pipe, policy, backend)
+    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
+        super().__init__(pipe, policy, backend, vae)
         if pipe.config.get("requires_aesthetics_score"):
             raise PipelineError("the SDXL refiner is not supported; use the base model")
 
@@ -192,25 +211,28 @@ class LatentUNetModelXL(LatentUNetModel):
         }
 
 
-def model_of(pipe: Any, policy: Policy, backend: str) -> Model:
-    """The model in a diffusers pipeline; PipelineError with the reason when it is not supported."""
+def model_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> Model:
+    """The model in a diffusers pipeline; PipelineError with the reason when it is not supported.
+
+    vae: an autoencoder in the place of the pipeline's own.
+    """
     _check(pipe)
-    name, vae = type(pipe).__name__, getattr(pipe, "vae", None)
-    if vae is None:
+    name = type(pipe).__name__
+    if getattr(pipe, "vae", None) is None:
         config = pipe.unet.config
+        if vae is not None:
+            raise PipelineError(f"{name} has no autoencoder that another one could take the place of")
         if config.in_channels != 3 or config.out_channels != 3:
             raise PipelineError(
                 f"{name} is not supported: a U-Net without an autoencoder must map 3 channels to 3, "
                 f"not {config.in_channels} to {config.out_channels}"
             )
         return UNetModel(pipe, policy, backend)
-    if not all(hasattr(vae, part) for part in ("encoder", "decoder", "quant_conv", "post_quant_conv")):
-        raise PipelineError(f"{name} is not supported: its autoencoder is a {type(vae).__name__}, not AutoencoderKL")
     if getattr(pipe, "text_encoder_2", None) is not None:
-        return LatentUNetModelXL(pipe, policy, backend)
+        return LatentUNetModelXL(pipe, policy, backend, vae)
     if getattr(pipe, "text_encoder", None) is None:
         raise PipelineError(f"{name} is not supported: it has an autoencoder but no text encoder")
-    return LatentUNetModel(pipe, policy, backend)
+    return LatentUNetModel(pipe, policy, backend, vae)
 
 
 def _check(pipe: Any) -> None:
@@ -222,7 +244,7 @@ def _check(pipe: Any) -> None:
             f"{name} is not supported: editing needs a pipeline with a U-Net and a scheduler "
             "(DDPM, DDIM, Stable Diffusion 1.x, 2.x, SDXL)"
         )
-    if getattr(config, "class_embed_type", None) or getattr(config, "num_class_embeds", None):
-        raise PipelineError(f"{name} is not supported: its U-Net is conditioned on classes")
-    if getattr(config, "time_cond_proj_dim", None):
-        raise PipelineError(f"{name} is not supported: its U-Net reads the guidance scale (LCM)")
+    if (embedded := config.get("class_embed_type")) not in (None, "timestep"):
+        raise PipelineError(f"{name} is not supported: its U-Net reads classes as vectors ({embedded})")
+    if config.get("time_cond_proj_dim") and not hasattr(pipe, "get_guidance_scale_embedding"):
+        raise PipelineError(f"{name} is not supported: its U-Net reads the guidance scale, which it does not embed")

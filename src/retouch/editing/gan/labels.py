@@ -112,7 +112,7 @@ class LabelSession(GeneratorSession):
 
         Raises ImageError for bad input, SessionError when the session is closed or too much waits.
         """
-        return self._submitted(self._drawn(labels, instances, mask), join, progress)
+        return self._submitted(lambda: self._drawn(labels, instances, mask), join, progress)
 
     @locked
     def reference(
@@ -153,11 +153,7 @@ class LabelSession(GeneratorSession):
         white = as_mask(mask, self.size)
         if not 0 <= label < self.count:
             raise ImageError(f"there is no label {label}: the network knows 0 to {self.count - 1}")
-        source = self.source
-        source[0][white] = label
-        if self.planes == 2:
-            source[1][white] = source[1].max() + 1
-        return self._edited(torch.from_numpy(source), progress)
+        return self._painted(white, label, progress)
 
     @locked
     def paste(self, patch: ImageLike, corner: tuple[int, int], progress: Progress = silent) -> Edited:
@@ -167,9 +163,13 @@ class LabelSession(GeneratorSession):
         part = ids[max(0, -y) : height - y, max(0, -x) : width - x]
         if not part.size or x >= width or y >= height:
             raise ImageError(f"a patch of {ids.shape[1]}x{ids.shape[0]} at {x}, {y} lies outside the map")
-        source = self.source
         area = np.s_[max(0, y) : max(0, y) + part.shape[0], max(0, x) : max(0, x) + part.shape[1]]
-        source[0][area] = part
+        return self._painted(area, part, progress)
+
+    def _painted(self, area: Any, labels: Any, progress: Progress) -> Edited:
+        """Labels in an area of the source, which becomes one instance."""
+        source = self.source
+        source[0][area] = labels
         if self.planes == 2:
             source[1][area] = source[1].max() + 1
         return self._edited(torch.from_numpy(source), progress)

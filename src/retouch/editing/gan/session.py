@@ -114,10 +114,14 @@ class GeneratorSession(Session):
         """The current source; a copy."""
         return self.tensor("source").numpy().copy()
 
-    def _submitted(self, source: Tensor, join: bool, progress: Progress) -> Job[Edited]:
-        """A job that changes the current source where another one differs from what that is now."""
-        drawn = source != self.tensor("source")
-        return self.start(SourceEdit(partial(self._draw, progress), source, drawn), join)
+    def _submitted(self, drawn: Callable[[], Tensor], join: bool, progress: Progress) -> Job[Edited]:
+        """A job that changes the current source where what was `drawn` differs from it."""
+
+        def edit() -> SourceEdit:
+            source = drawn()
+            return SourceEdit(partial(self._draw, progress), source, source != self.tensor("source"))
+
+        return self.start(self.at_once(edit), join)
 
     @locked
     def _draw(self, progress: Progress, edit: SourceEdit, job: Job[Edited]) -> Edited:

@@ -50,7 +50,7 @@ WIDE = replace(Policy.named("balanced"), name="wide", dilate=16)
 
 Upscalers = Literal["builtin/realesrgan-x4", "builtin/realesrgan-x4-anime", "builtin/realesr-animevideov3-x4"]
 
-PRETRAINED: dict[Upscalers, Pretrained] = {
+PRETRAINED: dict[str, Pretrained] = {
     "builtin/realesrgan-x4": Pretrained(RRDBNet, "realesrgan-x4plus.bin", WIDE),
     "builtin/realesrgan-x4-anime": Pretrained(lambda: RRDBNet(6), "realesrgan-x4plus-anime.bin", WIDE),
     "builtin/realesr-animevideov3-x4": Pretrained(SRVGG, "realesr-animevideov3-x4.bin", Policy.named("exact")),
@@ -125,8 +125,8 @@ class UpscaleSession(GeneratorSession):
 
         Raises ImageError for bad input, SessionError when the session is closed or too much waits.
         """
-        drawn = self._drawn(image, mask, self.threshold if threshold is None else threshold)
-        return self._submitted(drawn, join, progress)
+        levels = self.threshold if threshold is None else threshold
+        return self._submitted(lambda: self._drawn(image, mask, levels), join, progress)
 
     @locked
     def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
@@ -166,7 +166,7 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
         the package with the weights is missing, WeightFileError when its file is not what it should be, OptionError
         for another name, ValueError for a device that cannot be used.
         """
-        chosen = next((made for known, made in PRETRAINED.items() if known == name), None)
+        chosen = PRETRAINED.get(str(name))
         if chosen is None:
             raise OptionError(f"unknown upscaler {str(name)!r}; there are {', '.join(PRETRAINED)}")
         place = selected(device, options.get("backend", "auto"))

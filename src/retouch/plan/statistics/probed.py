@@ -45,7 +45,7 @@ class Probed(Refreshed):
         """By how much the sums of the rows that are not computed change as those rows move."""
         assert value.grid is not None
         scale, shift = (columns(v, kept.start, value.channels) for v in self._fit(emitter, kept.key))
-        moved = Temp(value.batch, sums_width(value.channels, emitter.sums_dtype), emitter.sums_dtype)
+        moved = Temp(len(bounds) - 1, sums_width(value.channels, emitter.sums_dtype), emitter.sums_dtype)
         emitter.call("move_sums", moved, sums, scale, shift, value.grid.size, bounds)
         return moved
 
@@ -72,8 +72,8 @@ class Probed(Refreshed):
         if value not in self._fits:
             rows, kept = emitter.active(value), Slot.kept(value)
             assert rows.probes is not None
-            self._fits[value] = fit = Temp(value.batch, 2 * value.channels, torch.float32)
             places, bounds = emitter.positions(rows.probes, rows), emitter.bounds(value, rows.probes)
+            self._fits[value] = fit = Temp(len(bounds) - 1, 2 * value.channels, torch.float32)
             emitter.call("fit_probes", fit, emitter.saved(kept, rows), places, kept, rows.probes, bounds)
         fit = self._fits[value]
         return Columns(fit, 0, value.channels), Columns(fit, value.channels, value.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from retouch.errors import RetouchError
 from retouch.ir.operands import Slot
 from retouch.ir.value import Value
-from retouch.runtime.base import Compiled, Delta, State, plain_tensors
+from retouch.runtime.base import Compiled, Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.executor import Direct
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Scratch
@@ -74,6 +75,33 @@ class Recording(State):
 
     def run(self, schedule: Schedule) -> None:
         Direct().run(schedule, self)
+
+    @property
+    def origin(self) -> object:
+        return self
+
+    @property
+    def statistics(self) -> Mapping[Slot, Tensor]:
+        return self.states
+
+    def lend(self, schedule: Schedule, target: Callable[[Value], Any]) -> Iterable[Copy]:
+        for value, rows in schedule.needs.items():
+            index = schedule.handle(rows)
+            yield target(value), index, self.resolve(Slot.kept(value)), index
+
+    def receive(self, schedule: Schedule, found: Computed) -> None:
+        self.begin(schedule)
+        copies = []
+        for value, (_, places) in found.rows.items():
+            if value not in schedule.saves:
+                self.renew(value)
+            kept, source = self.resolve(Slot.kept(value)), found.memory.resolve(Slot.kept(value))
+            copies.append((kept, schedule.handle(schedule.stays.get(value)), source, places))
+        self.backend.kernel("copy_many")(copies)
+        for value, content in found.dense.items():
+            self.put(value, content)
+        for slot, tensor in found.states.items():
+            self.state(slot).copy_(tensor)
 
     def _scratch(self, nbytes: int) -> Scratch | None:
         """Memory for saved rows; that of an update that can no longer be redone, where it is large enough."""

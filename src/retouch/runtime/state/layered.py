@@ -8,7 +8,7 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from retouch.ir.operands import Slot
+from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
-from retouch.runtime.base import Delta, State, plain_tensors
+from retouch.runtime.base import Computed, Copy, Delta, Operands, State, plain_tensors
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.layers import Layer, adopted, written
@@ -120,6 +121,7 @@ class Restored(State):
         self.schedule: Schedule | None = None
         self.meanwhile: Callable[[Restored], None] | None = None
         self._fetched: tuple[Schedule, Sent] | None = None
+        self._layer: Layer | None = None
 
     def fetch(self, schedule: Schedule) -> None:
         """Begin to bring rows that `schedule` will read from the host's memory, if any of them are there.
@@ -137,16 +139,18 @@ class Restored(State):
 
     def begin(self, schedule: Schedule) -> None:
         """Read the rows that `schedule` reads and does not compute."""
-        if self.schedule is not None:
-            raise RuntimeError("a restored recording takes one update; take the next one from its snapshot")
-        if self._fetched is None or self._fetched[0] is not schedule:
-            self.fetch(schedule)
-        self.schedule = schedule
+        self._claim(schedule)
+        copies = self.lend(schedule, lambda value: self.resolve(Slot.kept(value)))
         self.workspace.load(self.snapshot.states, self.snapshot.dense)
-        self._load(schedule)
+        self.backend.kernel("copy_many")(copies)
         binding = self.workspace.binding(schedule)
         self.pending = Delta(memory=binding.memory)
         self._save(binding.saves, self.pending)
+
+    def _claim(self, schedule: Schedule) -> None:
+        if self.schedule is not None:
+            raise RuntimeError("a restored recording takes one update; take the next one from its snapshot")
+        self.schedule = schedule
 
     def run(self, schedule: Schedule) -> None:
         """Execute a schedule in the workspace."""
@@ -193,36 +197,67 @@ class Restored(State):
             for number, where, source in self.workspace.picks(wanted, tables):
                 yield value, layers[number], where, source
 
-    def _load(self, schedule: Schedule) -> None:
-        """Copy the rows that are needed into the workspace."""
+    @property
+    def origin(self) -> object:
+        """The snapshot."""
+        return self.snapshot
+
+    @property
+    def statistics(self) -> Mapping[Slot, Tensor]:
+        """Those of the snapshot."""
+        return self.snapshot.states
+
+    def lend(self, schedule: Schedule, target: Callable[[Value], Any]) -> Iterable[Copy]:
+        """The copies that bring the rows which `schedule` reads to the handles of whole maps."""
+        if self._fetched is None or self._fetched[0] is not schedule:
+            self.fetch(schedule)
         backend, copies = self.backend, []
         arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
         for value, layer, where, source in self._picks(schedule):
-            target = self.resolve(Slot.kept(value))
             if layer.on_device(backend):
-                copies.append((target, where, layer.handle(value, backend), source))
+                copies.append((target(value), where, layer.handle(value, backend), source))
             else:
-                copies.append((target, where, backend.rows(next(arrived)), None))
-        backend.kernel("copy_many")(copies)
+                copies.append((target(value), where, backend.rows(next(arrived)), None))
         self._fetched = None
         for value, wanted in schedule.needs.items():
             stored = self.snapshot.store.stored(value.dtype).itemsize
             self.bytes_read += len(wanted) * value.channels * stored
+        return copies
+
+    def receive(self, schedule: Schedule, found: Computed) -> None:
+        """Write a layer of what was computed; `commit` adds it."""
+        self._claim(schedule)
+        whole = self.workspace.whole
+        rows = [(v, whole(v.rows) if table.full else table) for v, (table, _) in found.rows.items()]
+        indices = {v: places for v, (_, places) in found.rows.items()}
+        self._written(found.memory, rows, indices, dict(found.dense), dict(found.states))
 
     def commit(self) -> None:
         """Put what the update computed, if anything, into a new layer."""
-        assert self.pending is not None
         assert self.schedule is not None
-        stays = {v: self.schedule.handle(rows) for v, rows in self.schedule.stays.items()}
-        indices = stays | dict.fromkeys(self.pending.buffers)
-        whole, active = self.workspace.whole, self.schedule.active
-        rows = [(v, whole(v.rows) if index is None else active[v].edited) for v, index in indices.items()]
-        dense = {value: self.values[value] for value in self.pending.dense}
-        states = {slot: self.states[slot] for slot in self.schedule.states}
+        if self.pending is not None:
+            stays = {v: self.schedule.handle(rows) for v, rows in self.schedule.stays.items()}
+            indices = stays | dict.fromkeys(self.pending.buffers)
+            whole, active = self.workspace.whole, self.schedule.active
+            rows = [(v, whole(v.rows) if index is None else active[v].edited) for v, index in indices.items()]
+            dense = {value: self.values[value] for value in self.pending.dense}
+            states = {slot: self.states[slot] for slot in self.schedule.states}
+            self._written(self, rows, indices, dense, states)
+        if self._layer is not None:
+            self.snapshot = replace(self.snapshot, layers=(*self.snapshot.layers, self._layer))
+        self.pending = self._layer = None
+
+    def _written(
+        self,
+        memory: Operands,
+        rows: list[tuple[Value, Table]],
+        indices: dict[Value, Any],
+        dense: dict[Value, Any],
+        states: dict[Slot, Tensor],
+    ) -> None:
+        """Write the layer that is added, if anything was computed."""
         if rows or dense or states:
-            layer = written(self, self.snapshot.store, rows, indices, dense, states, self.file)
-            self.snapshot = replace(self.snapshot, layers=(*self.snapshot.layers, layer))
-        self.pending = None
+            self._layer = written(memory, self.snapshot.store, rows, indices, dense, states, self.file)
 
     def restore(self, value: Value, index: Any, places: Any) -> None:
         """Put back saved rows, where somebody reads them after the update: in its result."""
@@ -231,4 +266,4 @@ class Restored(State):
 
     def abort(self) -> None:
         """Forget the update: the snapshot never changed."""
-        self.pending = None
+        self.pending = self._layer = None

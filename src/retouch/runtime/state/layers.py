@@ -15,7 +15,7 @@ from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.kernels.transfers import Transfers
-from retouch.runtime.base import State
+from retouch.runtime.base import Operands, State
 from retouch.runtime.state.workspace import LayeredOwner
 from retouch.runtime.store import Block, Memory, Spec, Store, StoreError
 
@@ -56,7 +56,7 @@ class Layer:
 
 
 def written(
-    state: State,
+    memory: Operands,
     store: Store,
     rows: Sequence[tuple[Value, Table]],
     indices: dict[Value, Any],
@@ -65,21 +65,21 @@ def written(
     file: Path | None,
     base: bool = False,
 ) -> Layer:
-    """A layer with these rows of the recording's buffers; `indices` are handles of the tables (None: all)."""
+    """A layer with these rows of the memory's buffers; `indices` are handles of where they are (None: all)."""
     small = _small(rows, dense, states)
     types = {v: store.stored(v.dtype) for v, _ in rows}
     specs = [Spec(f"rows/{v.name}", (len(table), v.channels), types[v]) for v, table in rows]
     specs += [Spec.of(name, tensor) for name, tensor in small.items()]
-    block = store.block(specs, _notes(rows, dense), file, base, _memories(state.backend))
+    block = store.block(specs, _notes(rows, dense), file, base, _memories(memory.backend))
     for name, tensor in small.items():
         block.tensors[name].copy_(tensor)
     targets = [(block.tensors[f"rows/{v.name}"], v, index) for v, index in indices.items()]
-    transfers = state.backend.transfers
+    transfers = memory.backend.transfers
     if transfers is None or block.on_device:
-        _copy_out(state, targets)
+        _copy_out(memory, targets)
     else:
-        _receive(state, targets, transfers)
-    device = state.backend.device
+        _receive(memory, targets, transfers)
+    device = memory.backend.device
     states = {slot: block.tensors[f"{slot.kind}/{slot.key.name}"].to(device) for slot in states}
     return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
 
@@ -88,24 +88,24 @@ Target = tuple[Tensor, Value, Any]
 """Memory for rows of a kept value, and their index handle (None: all)."""
 
 
-def _copy_out(state: State, targets: Iterable[Target]) -> None:
+def _copy_out(memory: Operands, targets: Iterable[Target]) -> None:
     """Copy rows to memory that kernels write."""
-    rows, resolve = state.backend.rows, state.resolve
+    rows, resolve = memory.backend.rows, memory.resolve
     copies = [(rows(t), None, resolve(Slot.kept(v)), index) for t, v, index in targets]
-    state.backend.kernel("copy_many")(copies)
+    memory.backend.kernel("copy_many")(copies)
 
 
-def _receive(state: State, targets: Sequence[Target], transfers: Transfers) -> None:
+def _receive(memory: Operands, targets: Sequence[Target], transfers: Transfers) -> None:
     """Copy rows to the host's memory: as they are, or gathered on the device, a portion at a time."""
-    device = state.backend.device
+    device = memory.backend.device
     staged: list[tuple[Tensor, Tensor, Value, Any]] = []
     for number, (target, value, index) in enumerate(targets):
         if index is None and target.dtype == value.dtype:
-            transfers.receive(target, state.buffers[value])
+            transfers.receive(target, memory.buffers[value])
         else:
             staged.append((target, torch.empty_like(target, device=device), value, index))
         if number == len(targets) - 1 or sum(near.nbytes for _, near, _, _ in staged) > PORTION:
-            _copy_out(state, [each[1:] for each in staged])
+            _copy_out(memory, [each[1:] for each in staged])
             for far, near, *_ in staged:
                 transfers.receive(far, near)
             staged.clear()

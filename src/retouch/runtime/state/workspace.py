@@ -138,7 +138,8 @@ class Workspace:
         if states:
             torch._foreach_copy_([self.states[slot] for slot in states], list(states.values()))
         for value in self.matrices:
-            self.put(value, dense[value])
+            if value in dense:
+                self.put(value, dense[value])
 
     def put(self, value: Value, content: Any) -> None:
         """Copy a dense value in, if kernels read it."""

@@ -1,0 +1,86 @@
+"""Words per area: the rows of each read its own texts, those outside all of them the session's.
+
+As in regional prompting by attention (Chen et al., arXiv 2411.02395; for U-Nets Balaji et al., "eDiff-I", arXiv
+2211.01324, section 4.3): the network runs once with the texts of all areas, and cross-attention is masked, so that a
+position reads the text of its area alone. All else (convolutions, self-attention, norms) sees one picture.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retouch.editing.calls import run_whole
+from retouch.editing.images import ImageLike
+from retouch.errors import OptionError
+from retouch.incremental import Incremental
+from retouch.ir.geometry import Grid
+from retouch.models.extras import diffusers
+from retouch.plan.areas import Areas
+
+WORDS = "encoder_hidden_states"
+"""The argument of a U-Net with what it reads of texts `[B, S, C]`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Area:
+    """A part of the picture with words of its own.
+
+    mask: as that of an edit, black outside the area. negative: what it should not show; None: as for the rest.
+    """
+
+    mask: ImageLike
+    prompt: str
+    negative: str | None = None
+
+    @staticmethod
+    def of(given: Area | tuple[Any, ...]) -> Area:
+        """An area as it is, or from (mask, prompt) or (mask, prompt, negative). OptionError for anything else."""
+        if isinstance(given, Area):
+            return given
+        words = given[1:] if isinstance(given, tuple) else ()
+        if not (words and all(isinstance(word, str) for word in words) and len(words) <= 2):
+            raise OptionError("an area is an Area, or a tuple (mask, prompt) or (mask, prompt, negative)")
+        return Area(*given)
+
+    @property
+    def texts(self) -> dict[str, str | None]:
+        """Prompt and negative prompt, as facts of versions have them."""
+        return {"prompt": self.prompt, "negative": self.negative}
+
+
+def run_dense(net: Incremental, *args: Any, areas: Areas | None = None, **kwargs: Any) -> Any:
+    """The own result of a module, which reads the texts of areas if it is a U-Net of diffusers and there are some."""
+    with ExitStack() as hooks:
+        if areas is not None:
+            masked = _Masked(areas, {grid.size: grid for grid in net.program.grids()}, get_ident())
+            for module in net.module.modules():
+                if isinstance(module, diffusers().models.attention_processor.Attention):
+                    hooks.callback(module.register_forward_pre_hook(masked, with_kwargs=True).remove)
+        return run_whole(net, *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """Gives an attention over a text those of all areas, and a mask of who reads which; in one thread."""
+
+    areas: Areas
+    grids: dict[int, Grid]
+    thread: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        text: Tensor | None = kwargs.get(WORDS)
+        if text is None or get_ident() != self.thread:
+            return None
+        rows: Tensor = args[0] if args else kwargs["hidden_states"]
+        texts = torch.cat([text, *(value.to(text) for value in self.areas.values)], 1)
+        owners = torch.arange(1 + len(self.areas.values)).repeat_interleave(text.shape[1])
+        labels = torch.from_numpy(self.areas.labels(self.grids[rows.shape[1]])).flatten()
+        bias = torch.zeros(len(labels), len(owners)).masked_fill(labels[:, None] != owners, -torch.inf)
+        mask = bias.to(rows).expand(len(rows), -1, -1)
+        return args, {**kwargs, WORDS: texts, "attention_mask": mask}

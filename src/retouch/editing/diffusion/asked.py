@@ -1,0 +1,149 @@
+"""What is asked of an edit of a diffusion session, and what that means for the version that it is asked of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retouch.editing.blend import checked
+from retouch.editing.diffusion.areas import WORDS, Area
+from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
+from retouch.editing.diffusion.model import Conditioning, PipelineError
+from retouch.editing.diffusion.redraw import Process
+from retouch.editing.diffusion.schedulers import SchedulerError
+from retouch.editing.images import ImageLike, Pixels, Strengths, as_pixels, as_strengths, difference, threshold_of
+from retouch.ir.geometry import Grid
+from retouch.plan.areas import Areas
+from retouch.plan.region import Mask, Region
+
+MASK_STEPS = 4
+"""Steps at which an automatic difference mask compares the predictions for two prompts."""
+
+AreasLike = Sequence[Area | tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of an edit, as `DiffusionSession.edit` takes it; None: as the session has it."""
+
+    image: ImageLike | None = None
+    mask: ImageLike | None = None
+    prompt: str | None = None
+    negative: str | None = None
+    class_label: int | None = None
+    strength: float | None = None
+    threshold: int | None = None
+    areas: AreasLike = ()
+    blend: str | None = None
+    inpaint: bool = False
+
+    def over(self, older: Asked) -> Asked:
+        """What is given here, or else by an older one; areas of both, these over the older."""
+        fields = ("prompt", "negative", "class_label", "strength", "blend")
+        left = {name: getattr(older, name) for name in fields if getattr(self, name) is None}
+        return replace(self, **left, areas=(*older.areas, *self.areas))
+
+
+@dataclass(frozen=True)
+class Current:
+    """The version that edits are asked of.
+
+    pixels, latents: its image and the latents of all positions (None: it is not recorded yet); conditioning: its own;
+    condition: makes that of a prompt, a negative prompt and a class. strength, blend: those of edits that do not say.
+    had_areas: whether an edit before gave words to areas.
+    """
+
+    process: Process
+    pixels: Pixels
+    latents: Tensor | None
+    conditioning: Conditioning
+    condition: Callable[[str | None, str | None, int | None], Conditioning]
+    strength: float
+    blend: str
+    had_areas: bool
+
+    def change(self, asked: Asked) -> Change:
+        """What an edit comes to. ImageError, PipelineError, SchedulerError or OptionError for bad input."""
+        change = self.known(asked)
+        if change.steps or change.conditioning.asked == self.conditioning.asked:
+            return change
+        found = self._where_words_differ(change.conditioning)
+        return replace(change, joins=self.joins(found.astype(float), asked.strength))
+
+    def known(self, asked: Asked) -> Change:
+        """`change` as far as no network is needed for it; none of it joins where that is for the words to say."""
+        old, pixels = self.conditioning, self.pixels
+        conditioning = self.condition(
+            old.prompt if asked.prompt is None else asked.prompt,
+            old.negative if asked.negative is None else asked.negative,
+            old.class_label if asked.class_label is None else asked.class_label,
+        )
+        found = self.joins(self.strengths(asked), asked.strength)
+        if asked.image is not None:
+            pixels = np.where((found < NEVER)[..., None], as_pixels(asked.image), pixels)
+        areas = tuple(map(Area.of, asked.areas))
+        words = tuple(area.texts for area in areas)
+        blend = checked(self.blend if asked.blend is None else asked.blend)
+        return Change(pixels, found, conditioning, blend, asked.inpaint, self._areas(conditioning, areas), words)
+
+    def strengths(self, asked: Asked) -> Strengths:
+        """Shares of the strength by pixel: the mask's, or those of areas and white where the picture was drawn on."""
+        size = self.process.size
+        if asked.mask is not None:
+            return as_strengths(asked.mask, size)
+        drawn = self.pixels if asked.image is None else as_pixels(asked.image)
+        threshold = threshold_of(self.process.policy) if asked.threshold is None else asked.threshold
+        found: Strengths = difference(self.pixels, drawn, threshold).astype(float)
+        for area in map(Area.of, asked.areas):
+            part = as_strengths(area.mask, size)
+            found = np.where(part > 0, part, found)
+        return found
+
+    def joins(self, strengths: Strengths, strength: float | None = None) -> Joins:
+        """When each pixel joins. SchedulerError when a mask is so dark that no step is left for any, PipelineError for
+        steps that were not recorded.
+        """
+        most, sampler = self.strength if strength is None else strength, self.process.sampler
+        if sampler.start(most) < self.process.first:
+            raise PipelineError(
+                f"a strength of {most:g} needs steps that were not recorded; this session was opened with "
+                f"a strength of {self.strength:g}, open it again with a higher one"
+            )
+        found, brightest = joins(strengths, most, sampler.start), strengths.max()
+        if brightest and not (found < NEVER).any():
+            raise SchedulerError(
+                f"the brightest value of the mask, {brightest:.2g} of white, leaves none of {sampler.steps} steps "
+                f"at a strength of {most:g}; white is 1.0, 255 or True"
+            )
+        return found
+
+    def _areas(self, conditioning: Conditioning, areas: Sequence[Area]) -> Areas | None:
+        """Areas as the network reads them."""
+        size = self.process.size
+        regions = [Region.from_mask(as_strengths(area.mask, size) > 0) for area in areas]
+        old, label = conditioning.negative, conditioning.class_label
+        found = [self.condition(area.prompt, old if area.negative is None else area.negative, label) for area in areas]
+        if not areas and self.process.policy.exact and self.had_areas:
+            # An empty area, so that rows which read the texts of others are computed again.
+            regions, found = [Region.from_mask(np.zeros(size, np.bool_))], [conditioning]
+        texts = (dict(each.inputs)[WORDS] for each in found)
+        return Areas(WORDS, tuple(regions), tuple(texts)) if found else None
+
+    def _where_words_differ(self, conditioning: Conditioning) -> Mask:
+        """Where the predictions for the version's texts and for others differ by more than half the most."""
+        process, first, differences = self.process, self.process.first, []
+        assert self.latents is not None
+        for i in np.unique(np.linspace(first, len(process.sampler) - 1, MASK_STEPS + 2).astype(int)[1:-1]):
+            x, step = self.latents[i - first][None], process.denoiser.step
+            old, new = (step(process.dense, i, x, c) for c in (self.conditioning, conditioning))
+            differences.append((new - old).abs().mean(1)[0])
+        mean = torch.stack(differences).mean(0)
+        scaled = mean / mean.quantile(0.99).clamp(min=1e-12)
+        cells: Mask = (scaled > 0.5).numpy()
+        mask: Mask = Region.from_mask(cells).on(Grid(*process.size)).mask[0]
+        return mask

@@ -1,0 +1,72 @@
+"""Recording an image: every network call of its trajectory, whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from retouch.editing.archive import Progress
+from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.denoiser import snapshot_name
+from retouch.editing.diffusion.model import Conditioning
+from retouch.editing.diffusion.redraw import Process, Redrawn
+from retouch.editing.images import Pixels, from_tensor
+
+
+@dataclass
+class Recorder:
+    """Records a photograph or a generated image, once; `calls` keep the recordings."""
+
+    process: Process
+    conditioning: Conditioning
+    calls: Calls
+    clock: Clock
+    progress: Progress
+    done: int = 0
+
+    def photograph(self, pixels: Pixels) -> Redrawn:
+        """The networks on an image [H, W, 3] at every level of noise from the first."""
+        process, sampler, first = self.process, self.process.sampler, self.process.first
+        latent = self._part("encode", "encoding", lambda: process.to_latent(pixels, self.calls.record))
+        noise = sampler.noise(tuple(latent.shape))
+        latents = torch.cat([sampler.noised(latent, noise, i) for i in range(first, len(sampler) + 1)])
+        for i in range(first, len(sampler)):
+            self._step("recording step", i, latents[i - first][None], latent)
+        self._part("decode", "recording the decoder", lambda: process.to_pixels(latent, self.calls.record))
+        return Redrawn(latents, pixels, pixels)
+
+    def generated(self) -> Redrawn:
+        """The trajectory from noise to an image, and the encoder on that."""
+        process, sampler = self.process, self.process.sampler
+        x = sampler.initial(sampler.noise(process.model.latent_shape(process.size)))
+        latents, trajectory = [x], sampler.trajectory(0)
+        for i in range(len(sampler)):
+            x = trajectory.advance(self._step("step", i, x, None), x)
+            latents.append(x)
+        decoded = self._part("decode", "decoding", lambda: process.to_pixels(x, self.calls.record))
+        pixels = from_tensor(decoded)
+        self._part("encode", "recording the encoder", lambda: process.to_latent(pixels, self.calls.record))
+        return Redrawn(torch.cat(latents), pixels, pixels)
+
+    @property
+    def steps(self) -> int:
+        """Steps that are recorded; encoder and decoder come beside them."""
+        return len(self.process.sampler) - self.process.first
+
+    def _part(self, name: str, text: str, call: Callable[[], Tensor]) -> Tensor:
+        self.progress(self.done, self.steps + 2, text)
+        with self.clock.of(name):
+            found = call()
+        self.done += 1
+        return found
+
+    def _step(self, text: str, i: int, x: Tensor, visible: Tensor | None) -> Tensor:
+        process = self.process
+        record = partial(self.calls.record, snapshot_name(i), process.nets.denoiser)
+        text = f"{text} {i - process.first + 1} of {self.steps}"
+        step = partial(process.denoiser.step, record, i, x, self.conditioning, None, visible)
+        return self._part("denoise", text, step)

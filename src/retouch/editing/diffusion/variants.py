@@ -1,0 +1,140 @@
+"""One edit with several seeds, computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+import retouch.runtime.store as blocks
+from retouch.editing.calls import Calls
+from retouch.editing.diffusion.redraw import Evaluations, Redraw, Redrawn
+from retouch.editing.history import History
+from retouch.editing.meeting import side_by_side
+from retouch.editing.session import Edited, Version
+from retouch.errors import RetouchError
+from retouch.incremental import Incremental
+from retouch.plan.region import Region
+
+
+class VariantsError(RetouchError, ValueError):
+    """A number of variants that there cannot be, or a choice that no longer fits the session."""
+
+
+class Chooses(Protocol):
+    """A session that can take one of its variants."""
+
+    def choose(self, found: Variants, number: int) -> Edited:
+        """Make it a version."""
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """What an edit makes with one seed: what it computed, and what its version will say."""
+
+    seed: int
+    found: Redrawn
+    calls: Calls
+    region: Region
+    facts: Mapping[str, Any]
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture."""
+        return Image.fromarray(self.found.pixels)
+
+    @property
+    def edited(self) -> Edited:
+        """The picture as the result of an edit; seconds are those of all variants."""
+        return Edited(self.image, self.region, dict(self.facts["seconds"]), self.found.check)
+
+
+class Variants:
+    """Variants of one edit, to look at and choose from; they hold what they computed until they are dropped.
+
+    session: whose they are. base: the version that they were made from. chosen: the number of the version that one of
+    them has become last, None before.
+    """
+
+    def __init__(self, session: Chooses, base: Version, made: Sequence[Variant]) -> None:
+        self.session, self.base, self._made = session, base, tuple(made)
+        self.chosen: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __iter__(self) -> Iterator[Variant]:
+        return iter(self._made)
+
+    def __getitem__(self, number: int) -> Variant:
+        """One of them; VariantsError when there is none of that number."""
+        if not 0 <= number < len(self):
+            raise VariantsError(f"there is no variant {number}; they are 0 to {len(self) - 1}")
+        return self._made[number]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """Their pictures."""
+        return [variant.image for variant in self]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Their seeds; the first is the session's own."""
+        return [variant.seed for variant in self]
+
+    def choose(self, number: int) -> Edited:
+        """Make one the session's version; see `DiffusionSession.choose`."""
+        return self.session.choose(self, number)
+
+    def check(self, history: History[Version]) -> None:
+        """VariantsError unless the current version is the one that they were made from, or one that came of them."""
+        base = next((version for version in history.versions if version.number == self.base.number), None)
+        current = history.current in (self.base.number, self.chosen)
+        if base is None or base.snapshots is not self.base.snapshots or not current:
+            raise VariantsError(
+                "the session no longer shows the version that these variants were made from; undo to that one, "
+                "or make new ones"
+            )
+
+
+def seeds_of(count: int, seeds: Sequence[int] | None, own: int) -> list[int]:
+    """The seeds of `count` variants of a session whose seed is `own`; VariantsError where they do not fit."""
+    if count < 1:
+        raise VariantsError(f"{count} variants are none; ask for 1 or more")
+    found = [own + k for k in range(count)] if seeds is None else list(seeds)
+    if len(found) != count or len(set(found)) != count:
+        raise VariantsError(f"{count} variants need {count} different seeds, not {found}")
+    if min(found) < 0:
+        raise VariantsError(f"seeds are not negative: {min(found)}")
+    return found
+
+
+def check_room(count: int, once: int, each: int, device: torch.device) -> None:
+    """VariantsError when `count` variants take more bytes than are free where they are computed: `once`, and `each`."""
+    free = blocks.free_memory() if device.type == "cpu" else blocks.free_on(device)
+    if once + count * each > free:
+        fit = max(0, free - once) // max(1, each)
+        raise VariantsError(
+            f"{count} variants need about {(once + count * each) / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are "
+            f"free: {fit} of them fit" + ("" if fit else ", so take a smaller region, or `edit`")
+        )
+
+
+def varied(
+    redraws: Sequence[Redraw], seeds: Sequence[int], own: int, calls: Sequence[Calls], nets: Iterable[Incremental]
+) -> list[Redrawn]:
+    """What comes of changes that are the same but for the seed; with the session's `own`, noise is the original's."""
+
+    def result(redraw: Redraw, seed: int, run: Evaluations) -> Redrawn:
+        process = replace(redraw.process, sampler=redraw.process.sampler.seeded(seed))
+        return replace(redraw, process=process, run=run, fresh=seed != own).result()
+
+    try:
+        return side_by_side(calls, [partial(result, *each) for each in zip(redraws, seeds, strict=True)])
+    finally:
+        for net in nets:
+            net.release()

@@ -1,0 +1,183 @@
+"""Several recordings of one compiled module, updated for the same region at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retouch.ir.layout import Ref
+from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.tables import Table
+from retouch.ir.value import Matrix, Value
+from retouch.ops.dense import Dense
+from retouch.runtime.base import Compiled, Computed, Contents, Copy, Operands, State
+from retouch.runtime.executor import Direct, Executor
+from retouch.runtime.graph_template import GraphTemplate
+from retouch.runtime.shared import Scratch
+from retouch.runtime.side_by_side import SideBySide, Stacked
+
+
+class Together(Operands):
+    """The memory of one schedule, for whichever recordings: maps, statistics and matrices of all.
+
+    A `Part` is what belongs to one of them. `load`, feed the parts, `run`; then `computed` says what to keep.
+    """
+
+    def __init__(self, owner: Compiled, schedule: SideBySide, count: int) -> None:
+        super().__init__(owner)
+        self.schedule, self.count, self.generation = schedule, count, self.weights.generation
+        self._maps: dict[tuple[Value, int], Any] = {}
+        for value, layout in schedule.layouts.items():
+            self.buffers[value] = self.backend.empty(layout.rows, value.channels, value.dtype)
+        self.matrices: dict[Stacked, Tensor] = {}
+        self.parts: list[Part] = []
+        self._executor: Executor = Direct(stays=True)
+        if self.backend.graphs and schedule.steps:
+            self._executor = GraphTemplate(schedule, lambda nbytes: Scratch(self.backend, nbytes))
+
+    def load(self, recordings: Sequence[State]) -> None:
+        """Copy in what the schedule reads of recordings; those of the same base give its rows once."""
+        self.parts = [Part(self, number, recording) for number, recording in enumerate(recordings)]
+        copies: list[Copy] = []
+        for part in {part.base: part for part in self.parts}.values():
+            copies += part.recording.lend(self.schedule, partial(self._map, part))
+        self.backend.kernel("copy_many")(copies)
+        self._load_statistics()
+        for stacked, tensor in self.matrices.items():
+            for part in self.parts:
+                part.fill(stacked, tensor)
+
+    def _map(self, part: Part, value: Value) -> Any:
+        """The handle of the map that a part starts from."""
+        key = value, part.base
+        if key not in self._maps:
+            self._maps[key] = self.backend.rows(part.old(value))
+        return self._maps[key]
+
+    def _load_statistics(self) -> None:
+        targets, sources = [], []
+        for part in self.parts:
+            for slot, tensor in part.recording.statistics.items():
+                targets.append(part.share(self.state(slot)))
+                sources.append(tensor)
+        if targets:
+            torch._foreach_copy_(targets, sources)
+
+    def run(self) -> None:
+        """Execute the schedule."""
+        self._executor.run(self.schedule, self)
+
+    def computed(self, part: Part) -> Computed:
+        """What the run computed for one recording."""
+        values = (*self.schedule.saves, *self.schedule.hosted)
+        rows = {value: self.schedule.computed(value, part.number) for value in values}
+        states = {slot: part.share(self.state(slot)) for slot in self.schedule.states}
+        return Computed(self, rows, part.changed, states)
+
+    # What slots stand for
+
+    def _matrix(self, slot: Slot) -> Any:
+        if not isinstance(slot.key, Stacked):
+            return super()._matrix(slot)
+        matrix = slot.key.matrix
+        if Slot(SlotKind.FOLDED, matrix.value) in self.states:
+            return super()._matrix(Slot(slot.kind, matrix))
+        if matrix.value not in self.weights.values:
+            return self._stacked(slot.key)
+        constant = matrix.tensor(self.weights.values[matrix.value]).to(self.backend.device)
+        return self.backend.columns(self.backend.rows(constant.repeat(self.count, 1)), matrix.start, matrix.channels)
+
+    def _stacked(self, stacked: Stacked) -> Any:
+        matrix = stacked.matrix
+        whole = replace(stacked, matrix=replace(matrix, start=0, channels=matrix.shape[1]))
+        if whole not in self.matrices:
+            shape = self.count * stacked.times * matrix.shape[0], matrix.shape[1]
+            self.matrices[whole] = torch.empty(shape, dtype=matrix.dtype, device=self.backend.device)
+            for part in self.parts:
+                part.fill(whole, self.matrices[whole])
+        return self.backend.columns(self.backend.rows(self.matrices[whole]), matrix.start, matrix.channels)
+
+    def matrix(self, matrix: Matrix) -> Tensor:
+        """Never asked for: what differs between recordings is stacked."""
+        raise AssertionError(f"{matrix.value.name} is not the same for all recordings")
+
+    def compute(self, op: Dense) -> None:
+        """Run a dense operation for every recording; where all read the same, once."""
+        known: list[tuple[list[Any], Any]] = []
+        for part in self.parts:
+            sources = part.sources(op)
+            same = [r for read, r in known if all(a is b for a, b in zip(read, sources, strict=True))]
+            result = same[0] if same else op.run(sources)
+            known.append((sources, result))
+            part.take(op, result)
+
+
+class Part(Contents):
+    """One recording while it is updated beside others."""
+
+    def __init__(self, memory: Together, number: int, recording: State) -> None:
+        super().__init__(memory.owner)
+        self.memory, self.number, self.recording = memory, number, recording
+        self.values = dict(recording.values)
+        self.changed: dict[Value, Any] = {}
+
+    @property
+    def base(self) -> int:
+        """The number of the maps that it starts from."""
+        return self.memory.schedule.bases[self.number]
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Its part of rows of all recordings, one after the other."""
+        count = len(rows) // self.memory.count
+        return rows[self.number * count : (self.number + 1) * count]
+
+    def old(self, value: Value) -> Tensor:
+        """All rows of the map that it starts from."""
+        return self.memory.buffers[value][self.base * value.rows : (self.base + 1) * value.rows]
+
+    def _new(self, value: Value) -> Tensor:
+        return self.share(self.memory.buffers[value][self.memory.schedule.layouts[value].start :])
+
+    def rows(self, value: Value) -> Tensor:
+        return self._assembled(value, self.memory.schedule.layouts[value].computed)
+
+    def result(self, ref: Ref) -> Tensor:
+        """The graph's tensor for a layout of kept rows as the update leaves them: without probes."""
+        value, start, channels = self.plan.place(ref.value)
+        rows = self._assembled(value, self.memory.schedule.layouts[value].computed.edited)
+        return ref.tensor(rows[:, start : start + channels])
+
+    def _assembled(self, value: Value, rows: Table) -> Tensor:
+        layout = self.memory.schedule.layouts[value]
+        if not layout.based:
+            return self._new(value)
+        found = self.old(value).clone()
+        places = torch.from_numpy(layout.of(self.number, rows).array).long().to(found.device)
+        found[torch.from_numpy(rows.array).long().to(found.device)] = self.memory.buffers[value][places]
+        return found
+
+    def folded(self, value: Value) -> Tensor | None:
+        found = self.memory.states.get(Slot(SlotKind.FOLDED, value))
+        return None if found is None else self.share(found)
+
+    def feed(self, value: Value, rows: Table, content: Tensor) -> None:
+        self._new(value).copy_(content)
+
+    def put(self, value: Value, content: Any) -> None:
+        self.values[value] = self.changed[value] = content
+        for stacked, tensor in self.memory.matrices.items():
+            if stacked.value is value:
+                self.fill(stacked, tensor)
+
+    def put_rows(self, value: Value, rows: Tensor) -> None:
+        self._new(value).copy_(rows)
+
+    def fill(self, stacked: Stacked, tensor: Tensor) -> None:
+        """Put its matrix among those of all recordings."""
+        matrix = stacked.matrix.tensor(self.values[stacked.value])
+        self.share(tensor).copy_(matrix.repeat_interleave(stacked.times, 0))
