@@ -32,6 +32,7 @@ PIXEL_SCHEDULERS = {
     "ddpm": diffusers.DDPMScheduler,
     "v": partial(_scheduler, prediction_type="v_prediction", timestep_spacing="trailing"),
     "classes": diffusers.DDPMScheduler,
+    "numbers": diffusers.DDPMScheduler,
     "flow": partial(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0),
 }
 """Pipelines on pixels, whose networks read no words."""
@@ -100,11 +101,13 @@ def _xl_unet() -> Any:
 
 @cache
 def pipeline(name: str) -> Any:
-    """ "ddpm", "v" (v-prediction), "classes" (four), "flow" (flow matching), "sd", "inpaint" (nine channels), "lcm"
-    (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small autoencoder), "sdxl" or "xl-turbo".
+    """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
+    "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
+    autoencoder), "sdxl" or "xl-turbo".
     """
     if name in PIXEL_SCHEDULERS:
-        unet = _unet2d(num_class_embeds=4) if name == "classes" else _unet2d()
+        classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}
+        unet = _unet2d(**classes.get(name, {}))
         kind = diffusers.DDIMPipeline if name == "v" else diffusers.DDPMPipeline
         return kind(unet, PIXEL_SCHEDULERS[name]())
     scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")

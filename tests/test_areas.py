@@ -118,6 +118,20 @@ def test_areas_with_the_text_of_all_others_change_nothing(top, left, height, wid
     assert same(results[0][1], results[1][1])
 
 
+class Scaled(Reader):
+    """Reads the text as a whole, too."""
+
+    def dense(self, x, texts, areas=None):
+        return super().dense(x * (1 + texts[0].mean()), texts, areas)
+
+
+def test_what_is_made_of_a_text_as_a_whole_is_made_of_that_of_all_other_rows():
+    net = retouch.compile(fill(Scaled()), (X, TEXT), policy=EXACT, backend="cpu")
+    found = net.update_areas(net.record(X, TEXT)[1], TWO, AREAS, X, TEXT)
+    with torch.no_grad():
+        assert error(found, net.module.dense(X, [TEXT, *OTHERS], AREAS)) < 1e-5
+
+
 def test_only_the_rows_of_an_area_follow_its_text_and_the_later_area_wins():
     net = compiled()
     whole = Region.from_mask(torch.ones(SIZE, SIZE, dtype=torch.bool))
@@ -185,15 +199,23 @@ def test_an_update_that_fails_leaves_nothing_behind(monkeypatch):
 # What is refused
 
 
-class Scaled(Reader):
+class Otherwise(nn.Module):
     def forward(self, x, text):
-        return super().forward(x * text.mean(), text)
+        return x * text.mean()
 
 
-def test_what_rows_read_otherwise_is_refused():
-    net = retouch.compile(fill(Scaled()), (X, TEXT), policy=SHARED, backend="cpu")
+class Mixed(Reader):
+    def forward(self, x, text):
+        return super().forward(x, text + x.amax())
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"), [(Otherwise, "nothing attends to text"), (Mixed, "not computed of text alone")]
+)
+def test_what_no_area_can_have_of_its_own_is_refused(module, reason):
+    net = retouch.compile(fill(module()), (X, TEXT), policy=SHARED, backend="cpu")
     _, recording = net.record(X, TEXT)
-    with pytest.raises(AreaError, match="only where it is keys and values"):
+    with pytest.raises(AreaError, match=reason):
         net.update_areas(recording, TWO, AREAS, X, TEXT)
     nothing = Region.from_mask(torch.zeros(SIZE, SIZE, dtype=torch.bool))
     assert torch.equal(net.update(recording, nothing, X, TEXT), net.record(X, TEXT)[0])

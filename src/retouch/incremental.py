@@ -58,10 +58,14 @@ class UnsupportedError(RetouchError, RuntimeError):
 
 @dataclass
 class Planned:
-    """The schedule for a region, and whether that computes everything; how long its last update took."""
+    """What updates for a region do, of which there are `uses`: everything up to `break_even` of them. The schedule,
+    and whether it computes everything; how long the last update took.
+    """
 
     schedule: Schedule
     whole: bool = False
+    break_even: float = 0
+    uses: int = 1
     measured_ms: float | None = None
 
 
@@ -175,7 +179,8 @@ class Incremental:
         The recording keeps the rows, and for its next update the argument that all other rows read. Under `exact`
         everything that depends on the argument is computed again.
 
-        Raises AreaError where the module reads that argument otherwise than as keys and values of attention.
+        That is for attention, of which the argument makes keys and values; whatever else is made of it stays that of
+        all other rows. Raises AreaError where nothing attends to it, and where keys are not made of it alone.
         """
         leaves = self.signature.flatten(args, kwargs)
         with self.lock:
@@ -238,7 +243,8 @@ class Incremental:
             return None
         origins = [id(recording.origin) for recording in recordings]
         number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
-        planned = self._plan_of(region, changed, bases=tuple(number[origin] for origin in origins))
+        uses = sum(recording.uses for recording in recordings)
+        planned = self._plan_of(region, changed, bases=tuple(number[origin] for origin in origins), uses=uses)
         if planned.whole:
             return None
         schedule = planned.schedule
@@ -260,7 +266,7 @@ class Incremental:
         idle = not region.mask.any() and not changed and not (areas and self.policy.exact)
         self.backend.set_threads(torch.get_num_threads())
         by_area = self._by_area(areas) if areas else None
-        planned = Planned(self._idle()) if idle else self._plan_of(region, changed, areas)
+        planned = Planned(self._idle()) if idle else self._plan_of(region, changed, areas, uses=recording.uses)
         try:
             if planned.whole:
                 self._begin_again(recording, planned.schedule, leaves)
@@ -362,8 +368,9 @@ class Incremental:
         """
         generation, known = self._texts
         given = dict(zip(by_area.inputs, areas.values, strict=True))
-        again = generation == self.weights.generation and by_area.alone(self.weights.values)
-        if again and all(v in known and same_tensor(known[v], content) for v, content in given.items()):
+        if generation == self.weights.generation and all(
+            v in known and same_tensor(known[v], content) for v, content in given.items()
+        ):
             for value in by_area.added:
                 recording.put(value, known[value])
             return
@@ -410,7 +417,7 @@ class Incremental:
         return replace(self._whole(), saves={}, stays={})
 
     def _by_area(self, areas: Areas) -> ByArea:
-        """The program for as many areas; AreaError when the module has no such argument, or reads it otherwise."""
+        """The program for as many areas; AreaError when the module has no such argument, and as `by_area`."""
         key = (areas.argument, len(areas.regions))
         if key not in self._programs:
             inputs = dict(zip(self.signature.names, self.program.inputs, strict=True))
@@ -432,30 +439,54 @@ class Incremental:
         return activity.of_update(self.program, region, self.policy, changed)
 
     def _plan_of(
-        self, region: Region, changed: frozenset[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
+        self,
+        region: Region,
+        changed: frozenset[Value],
+        areas: Areas | None = None,
+        bases: tuple[int, ...] = (),
+        uses: int = 1,
     ) -> Planned:
-        """The schedule of an update, made once for a region; of several recordings that start from `bases`."""
+        """The schedule of an update, made once for a region; of several recordings that start from `bases`.
+
+        So many updates use it. Those that were count as well under `exact`, where both ways give the same result.
+        """
         key = (region, changed, areas.key if areas else None, bases)
-        if key in self._planned:
-            self._planned.move_to_end(key)
-            return self._planned[key]
+        known = self._planned.get(key)
+        if known is not None:
+            uses = max(uses, known.uses + self.policy.exact)
+        if known is None or (known.whole and uses > known.break_even):
+            self._planned[key] = known = self._made(region, changed, areas, bases, uses)
+        known.uses = uses
+        self._planned.move_to_end(key)
+        if len(self._planned) > REMEMBERED:
+            self._planned.popitem(last=False)
+        return known
+
+    def _made(
+        self, region: Region, changed: frozenset[Value], areas: Areas | None, bases: tuple[int, ...], uses: int
+    ) -> Planned:
         program = self._by_area(areas) if areas else None
         if program:
             active = activity.of_update(program.program, region, self.policy, changed.union(program.inputs))
         else:
             active = self.active(region, changed)
-        whole = self.planner.is_whole(active)
-        if not whole:
-            schedule = self._built(active, set(changed), areas, bases)
-        elif areas:
-            everything = self._built(activity.everything(self.program), set(self.program.inputs), areas)
-            schedule = replace(everything, saves={}, stays={})
-        else:
-            schedule = self._again
-        self._planned[key] = Planned(schedule, whole)
-        if len(self._planned) > REMEMBERED:
-            self._planned.popitem(last=False)
-        return self._planned[key]
+        break_even = self.planner.break_even(active)
+        if uses > break_even:
+            return Planned(self._built(active, set(changed), areas, bases), False, break_even)
+        if not areas:
+            return Planned(self._again, True, break_even)
+        everything = self._built(activity.everything(self.program), set(self.program.inputs), areas)
+        return Planned(replace(everything, saves={}, stays={}), True, break_even)
+
+    def forget(self) -> None:
+        """Drop what was made for regions: all are new again."""
+        with self.lock:
+            self._planned.clear()
+
+    def _seen(self, region: Region) -> Planned | None:
+        """What the last updates for a region did."""
+        found = [planned for (seen, *_), planned in self._planned.items() if seen == region]
+        return found[-1] if found else None
 
     # Reports
 
@@ -490,8 +521,9 @@ class Incremental:
         report = explain(self.program, self.plan, active, self.backend.computed_by, kernels)
         if region is None:
             return report
-        runs = [planned for (seen, *_), planned in self._planned.items() if seen == region and planned.measured_ms]
-        return replace(report, decision=self.planner.choose(active), measured_ms=runs[-1].measured_ms if runs else None)
+        seen = self._seen(region)
+        decision = self.planner.choose(active, seen.uses if seen else 1)
+        return replace(report, decision=decision, measured_ms=seen.measured_ms if seen else None)
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -500,7 +532,8 @@ class Incremental:
         if output is None:
             raise RegionError("the module returns no image")
         active = self.active(region)
-        if self.planner.is_whole(active):
+        seen = self._seen(region)
+        if self.planner.is_whole(active, seen.uses if seen else 1):
             active = activity.everything(self.program)
         mask: Mask = np.zeros(output.rows, np.bool_)
         mask[active[output].edited.array] = True

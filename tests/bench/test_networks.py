@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 KEYS = {
     "model", "tiny", "edit", "edit_label", "policy", "dilate", "dtype", "device", "backend", "dense_ms", "dense_kind",
     "dense_eager_ms", "dense_channels_last_ms", "dense_compiled_ms", "record_ms", "record_over_dense", "update_ms",
+    "predicted_ms",
     "update_cached_ms", "update_replayed_ms", "first_record_ms", "first_update_ms", "undo_ms", "speedup",
     "speedup_replayed", "spread", "macs_dense", "macs_active", "fallbacks", "kept_bytes", "packed_bytes", "compile_s",
     "max_abs_err", "rel_err", "rel_err_image", "rel_change", "outside_unchanged", "peak_rss_bytes", "machine",
@@ -99,7 +100,7 @@ def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch):
     assert result["update_replayed_ms"] > 0
     assert result["speedup_replayed"] == pytest.approx(result["dense_ms"] / result["update_replayed_ms"])
     assert result["outside_unchanged"]
-    assert (len(backend.captured), backend.replayed) == (1, 2 * UPDATES_PER_ROUND - 1)
+    assert (len(backend.captured), backend.replayed) == (1, 4 * UPDATES_PER_ROUND - 1)
     assert "graphs" in suite.tables([result])[0].columns[3].header
 
 

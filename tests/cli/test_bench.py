@@ -37,7 +37,7 @@ def test_lists_show_every_network_and_pipeline():
 MEANINGLESS = {
     "networks": ["--session", "--predict", "--quality", "--steps", "--storage", "--memory", "--method", "--images",
                  "--count", "--side", "--plot"],
-    "sessions": ["--dtype", "--device", "--dilate", "--no-compile", "--method", "--images", "--count", "--side"],
+    "sessions": ["--device", "--dilate", "--no-compile", "--method", "--images", "--count", "--side"],
     "quality": ["--policy", "--edit", "--mask", "--dtype", "--device", "--dilate", "--repeat", "--steps", "--storage",
                 "--memory", "--tiny", "--no-compile"],
     "halo": ["--edit", "--mask", "--dtype", "--device", "--steps", "--storage", "--memory", "--tiny", "--count"],

@@ -76,7 +76,7 @@ def test_what_is_decided_is_done_and_is_what_the_mask_says(monkeypatch, policy, 
     before, after = net.record(x)[0], net.update(recording, region, edited)
     changed = (before != after).any(1)
     assert net.explain(region).decision.whole == dear == bool(net.active_mask(region).all())
-    assert (net._plan_of(region, frozenset()).schedule is None) == dear
+    assert net._plan_of(region, frozenset()).whole == dear
     assert not (changed & ~net.active_mask(region)).any()
     assert bool(changed[0, -1, -1]) == dear
 
@@ -97,6 +97,52 @@ def test_where_no_costs_are_known_the_share_of_the_arithmetic_decides(monkeypatc
     assert small.sparse_ms is small.whole_ms is small.predicted_ms is None
     assert "no costs are known" in large.reason
     assert "no prediction, not run yet" in str(net.explain(square(8)))
+
+
+LARGE = square(28)
+
+
+def dear_to_prepare(monkeypatch, updates, policy=PLAIN):
+    """A network for which what `LARGE` takes to prepare is gained back by so many updates."""
+    decision = compiled(monkeypatch, costs(entry=1e-7), policy).explain(LARGE).decision
+    entry = 1e-7 * updates * (decision.whole_ms - decision.sparse_ms) / decision.preparing_ms
+    return compiled(monkeypatch, costs(entry=entry), policy)
+
+
+@pytest.mark.parametrize("updates", [0.5, 2.5, 40.5])
+def test_what_a_region_takes_to_prepare_is_spread_over_its_updates(monkeypatch, updates):
+    net = dear_to_prepare(monkeypatch, updates)
+    active = net.active(LARGE)
+    assert net.planner.break_even(active) == pytest.approx(updates)
+    assert [net.planner.choose(active, uses).whole for uses in (1, 3, 41)] == [updates > 1, updates > 3, False]
+    decision = net.planner.choose(active)
+    new = decision.whole_ms if updates > 1 else decision.sparse_ms + decision.preparing_ms
+    assert decision.predicted_new_ms == new
+
+
+def test_a_session_of_many_steps_prepares_its_region_and_what_is_prepared_is_used(monkeypatch):
+    net = dear_to_prepare(monkeypatch, 2.5)
+    x, edited = noise(1, 3, SIDE, SIDE), noise(1, 3, SIDE, SIDE, seed=1)
+    _, recording = net.record(x)
+    for uses, whole in ((1, True), (1, True), (3, False), (1, False)):
+        recording.uses = uses
+        net.update(recording, LARGE, edited)
+        assert net.explain(LARGE).decision.whole == whole == bool(net.active_mask(LARGE).all())
+    net.forget()
+    assert net.explain(LARGE).decision.whole
+
+
+def test_an_exact_region_that_comes_again_is_prepared_and_gives_the_same(monkeypatch):
+    net = dear_to_prepare(monkeypatch, 2.5, FOLLOWED)
+    x = noise(1, 3, SIDE, SIDE)
+    edited = torch.where(torch.tensor(LARGE.mask)[None], x + 1, x)
+    _, recording = net.record(x)
+    found = []
+    for whole in (True, True, False, False):
+        found.append(net.update(recording, LARGE, edited))
+        assert net.explain(LARGE).decision.whole == whole
+        recording.undo()
+    assert all(torch.equal(found[0], each) for each in found)
 
 
 def test_equal_regions_are_decided_alike_whatever_was_measured(monkeypatch):

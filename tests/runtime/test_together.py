@@ -64,8 +64,7 @@ def test_variants_equal_updates_of_their_own_bit_for_bit(name, policy):
     for mask, edited in edits(made, 2, seed=3):
         cases = [edited, edited.edited(mask, seed=21), edited.edited(mask, seed=22)]
         snapshot = check(net, [snapshot] * 3, mask, cases)[1]
-    reaches = policy.exact and any(op.whole_map for op in net.program.ops)  # an edit changes everything
-    assert (net._last is not None) != reaches
+    assert net._last is not None
 
 
 @pytest.mark.parametrize("policy", [SHARED, PROBED], ids=lambda p: p.name)
@@ -73,7 +72,7 @@ def test_variants_equal_updates_of_their_own_bit_for_bit(name, policy):
 def test_recordings_of_their_own_with_words_of_their_own(name, policy):
     net, made = compiled(name, policy), case(name)
     starts = [made, made.edited(made.spot(), seed=5)]
-    starts = [replace(s, args=(s.args[0], s.args[1], s.args[2] * (k + 1))) for k, s in enumerate(starts)]
+    starts = [replace(s, args=(*s.args[:2], s.args[2] * (k + 1), *s.args[3:])) for k, s in enumerate(starts)]
     snapshots = [Snapshot.of(record(net, start)[1], Store()) for start in starts]
     mask = made.spot(0.5, 0.2)
     cases = [start.edited(mask, seed=30 + k) for k, start in enumerate(starts)]

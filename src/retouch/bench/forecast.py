@@ -145,7 +145,7 @@ class Forecast(Suite):
         policy, on = self._policy(name, network), peaks.device
         plans = planner(program, policy, peaks)
         active = activity.of_update(program, Region.from_mask(edit.mask), policy)
-        dense, update = plans.everything, plans.everything if plans.is_whole(active) else plans.update(active)
+        dense, update = plans.everything, plans.everything if plans.choose(active).whole else plans.update(active)
         graphs = replace(peaks, graphs=True) if on.graph_us is not None else None
         dense_ms, update_ms = (1e3 * peaks.update(run) for run in (dense, update))
         update_graph_ms, dense_graph_ms = (1e3 * graphs.update(run) if graphs else None for run in (update, dense))

@@ -58,6 +58,7 @@ COLUMNS = [
     Column("record_ms", "record", figure),
     Column("record_over_dense", "/ dense", times, lambda row: row["record_ms"] / row["dense_ms"], below=True),
     Column("update_ms", "update", figure),
+    Column("predicted_ms", "predicted", lambda ms: "" if ms is None else figure(ms), below=True),
     Column("update_replayed_ms", "graphs", lambda ms: "" if ms is None else figure(ms), below=True),
     Column("speedup", "speed-\nup", times, lambda row: row["dense_ms"] / row["update_ms"]),
     Column(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from retouch.runtime.store import Store
 
 UPDATES_PER_ROUND = 3
 """Updates are short beside a dense run: several in each round steady their median."""
+
+MANY = 20
+"""Updates that a region is taken to have which comes again and again, as those of a session's steps."""
 
 WHOLE = "the whole image"
 """The case of dense runs and recordings."""
@@ -42,11 +45,7 @@ class Case:
 
     @cached_property
     def region(self) -> retouch.Region:
-        """Always the same one."""
-        return self.fresh()
-
-    def fresh(self) -> retouch.Region:
-        """A new region, whose schedule is not known."""
+        """Where it is updated."""
         return retouch.Region.from_mask(self.edit.mask).dilated(self.halo)
 
 
@@ -103,12 +102,18 @@ class Trial:
         """The first output as recorded, and updated, on the host."""
         if self._recording is None:
             self._before = self.record().cpu().clone()
-        after = tensor_of(self._update(case, case.region)).cpu().clone()
+        after = tensor_of(self._update(case)).cpu().clone()
         self._undo()
         return self._before, after
 
-    def _update(self, case: Case, region: retouch.Region, recording: Any = None) -> Any:
-        return self.net.update(recording or self._recording, region, *case.edited.args, **case.edited.kwargs)
+    def _update(self, case: Case, recording: Any = None, uses: int = 1) -> Any:
+        recording = recording or self._recording
+        recording.uses = uses
+        return self.net.update(recording, case.region, *case.edited.args, **case.edited.kwargs)
+
+    def _make_known(self, case: Case) -> None:
+        self._update(case, uses=MANY)
+        self._undo()
 
     def _drop(self) -> None:
         """Let the recording go, so that the next one may take over its memory."""
@@ -118,23 +123,18 @@ class Trial:
         self._recording.undo()
 
     def _variants(self, case: Case | str) -> list[Variant]:
-        """An update with a new region, undone, and again with the same region; and as sessions make it."""
+        """An update with a new region, undone, and with one that comes again and again; and as sessions make it."""
         if not isinstance(case, Case):
             return [*(Variant(kind, run) for kind, run in self._dense.items()), Variant("record", self.record)]
-        region = [case.region]
-
-        def update() -> None:
-            region[0] = case.fresh()
-            self._update(case, region[0])
-
+        update = partial(self._update, case)
         variants = [
-            Variant("update", update),
+            Variant("update", update, before=self.net.forget),
             Variant("undo", self._undo),
-            Variant("update_cached", lambda: self._update(case, region[0]), self._undo),
+            Variant("update_cached", update, self._undo, before=lambda: self._make_known(case)),
         ]
         if snapshot := self._snapshot:
-            replay = Variant("update_replayed", lambda: self._update(case, case.region, snapshot.recording()))
-            variants.append(replay)
+            replay = lambda: update(snapshot.recording(), MANY)  # noqa: E731
+            variants.append(Variant("update_replayed", replay, before=replay))
         return variants * UPDATES_PER_ROUND
 
     def found(self, case: Case) -> Result:
@@ -142,6 +142,7 @@ class Trial:
         ran, info = self._experiment, self.net.explain(case.region)
         dense = {kind: ran.median(WHOLE, kind) for kind in self._dense}
         best = min(dense, key=lambda kind: dense[kind])
+        decision = self.net.planner.choose(self.net.active(case.region))
         steps = ("update", "update_cached", "undo")
         return {
             **self._asked,
@@ -155,6 +156,7 @@ class Trial:
             "first_record_ms": ran.first(WHOLE, "record"),
             "first_update_ms": ran.first(case, "update"),
             **{f"{step}_ms": ran.median(case, step) for step in steps},
+            "predicted_ms": decision.predicted_new_ms,
             "update_replayed_ms": ran.median(case, "update_replayed") if self._snapshot else None,
             "spread": ran.spread(WHOLE, *dense, "record") | ran.spread(case, *steps),
             "macs_dense": int(info.macs_dense),

@@ -112,6 +112,7 @@ class Calls:
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
             recording.file = self._file(name)
+            recording.uses = self._steps(net)
             recording.meanwhile = partial(self._fetch_following, name)
             if areas is None:
                 result = net.update(recording, region, *args, **kwargs)
@@ -148,8 +149,11 @@ class Calls:
             recordings = [snapshot.recording() for snapshot in snapshots]
             for calls, recording in zip(all_calls, recordings, strict=True):
                 recording.file = calls._file(name)
+                recording.uses = first._steps(net)
             results = net.update_many(recordings, region, moved(list(inputs), net.backend.device))
+        read = sum(recording.bytes_read for recording in recordings)
         for calls, recording in zip(all_calls, recordings, strict=True):
+            recording.bytes_read = read  # once for all, so for whichever stays
             calls._updated(name, net, recording)
         found: list[Any] = moved(results, HOST)
         return found
@@ -173,6 +177,10 @@ class Calls:
         """Add what one call of a network has computed."""
         self.macs += macs
         self.dense_macs += net.macs
+
+    def _steps(self, net: Incremental) -> int:
+        """Calls of a network, which have their region in common."""
+        return sum(each.net is net for each in self.snapshots.values())
 
     def _opened(self, name: str) -> Restored:
         coming, self._coming = self._coming, None

@@ -96,6 +96,9 @@ class Emitter(Protocol):
     def restore(self, value: Value, rows: Table) -> None:
         """Put some active rows of a kept value back as they were, at the end of the run."""
 
+    def follows(self, parts: Sequence[Value]) -> bool:
+        """Whether sums over whole maps are brought up to date, or stay as recorded."""
+
     def sums(self, parts: Sequence[Value]) -> list[Sums] | None:
         """Channel sums of whole maps, brought up to date; None where they stay as recorded."""
 

@@ -42,6 +42,9 @@ class Meter(Protocol):
     def join(self, part: Value, rows: Rows) -> None:
         """Add the work of putting rows of a value into a concatenation."""
 
+    def follows(self, parts: Sequence[Value]) -> bool:
+        """Whether sums over whole maps, of which some rows are computed, are brought up to date."""
+
     def refresh(self, parts: Sequence[Value]) -> bool:
         """Add the work of bringing channel sums up to date; False when they stay as recorded."""
 

@@ -143,7 +143,7 @@ _PIPELINES = {
         ),
         Pipeline("sd15-lcm", "the same, LCM steps with embedded guidance", *_SD15, _lcm, _WORDS, (4,)),
         Pipeline(
-            "sd15-lcm-taesd",
+            "sd15-taesd",
             "the same with a tiny autoencoder (TAESD)",
             *_SD15,
             partial(_lcm, autoencoder=vae.autoencoder_tiny),

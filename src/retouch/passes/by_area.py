@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from retouch.errors import RetouchError
@@ -15,12 +14,12 @@ from retouch.ops.dense import Dense
 
 
 class AreaError(RetouchError, ValueError):
-    """An input that rows read otherwise than as keys and values of attention, or that there is not."""
+    """An input to which nothing attends, or to more than is made of it alone, or that there is not."""
 
 
 @dataclass(frozen=True, eq=False)
 class ByArea:
-    """A program by areas: `inputs` are the further versions of the input, `made` what is computed of them."""
+    """A program by areas: `inputs` are the further versions of the input, `made` what is computed of them alone."""
 
     program: Program
     inputs: tuple[Value, ...]
@@ -31,40 +30,53 @@ class ByArea:
         """The values that the program has beside those that it was made from."""
         return (*self.inputs, *(op.out for op in self.made))
 
-    def alone(self, constants: Container[Value]) -> bool:
-        """Whether nothing but them and constants is read by what is computed of them."""
-        added = set(self.added)
-        return all(value in added or value in constants for op in self.made for value in op.dense_operands())
-
 
 def by_area(program: Program, source: Value, count: int) -> ByArea:
     """The program with `count` more versions of an input without a grid, for as many areas.
 
-    What is computed of the input is computed of every version, and attention over it becomes attention by
-    area; rows, and all values that there were, are the same. Raises AreaError when rows read the input otherwise.
+    Keys and values of attention that are computed of the input are computed of every version, and attention over them
+    becomes attention by area. What else reads the input, a pooled text in a time embedding for example, reads the one
+    of all other rows; rows, and all values that there were, are the same.
+
+    Raises AreaError when nothing attends to the input, and when keys are not computed of it alone.
     """
+    keys = _keys(program, source)
     twins: list[dict[Value, Value]] = [{source: _twin(source, area)} for area in range(1, count + 1)]
     ops: list[Op] = []
     made: list[Dense] = []
-    depends = {source}
     for op in program.ops:
-        if not depends.intersection(op.dense_operands()):
-            ops.append(op)
-        elif isinstance(op, Dense) and not op.operands() and op.out.grid is None:
-            depends.add(op.out)
-            copies = [_copied(op, area, twin) for area, twin in enumerate(twins, 1)]
-            ops += [op, *copies]
-            made += copies
-        elif isinstance(op, Attention):
+        if isinstance(op, Attention) and keys.intersection(op.dense_operands()):
             ops.append(AreaAttention(op.out, (op, *(_reading(op, twin) for twin in twins))))
-        else:
-            raise AreaError(
-                f"{op.out.name} ({op.describe()}) reads {source.name}, which areas can have in versions of their own "
-                "only where it is keys and values of attention"
-            )
+            continue
+        ops.append(op)
+        if op.out in keys:
+            assert isinstance(op, Dense)
+            copies = [_copied(op, area, twin) for area, twin in enumerate(twins, 1)]
+            ops += copies
+            made += copies
     inputs = tuple(twin[source] for twin in twins)
     found = replace(program, inputs=(*program.inputs, *inputs), ops=tuple(ops))
     return ByArea(verify(found, "areas"), inputs, tuple(made))
+
+
+def _keys(program: Program, source: Value) -> set[Value]:
+    """The values between the input and the attentions that read it."""
+    depends, read = {source}, set[Value]()
+    for op in program.ops:
+        reads = depends.intersection(op.dense_operands())
+        if reads and isinstance(op, Dense) and not op.operands():
+            depends.add(op.out)
+        elif isinstance(op, Attention):
+            read |= reads
+    if not read:
+        raise AreaError(f"nothing attends to {source.name}, so areas cannot have it in versions of their own")
+    others = {*program.producers(), *program.inputs} - depends
+    for op in reversed(program.ops):
+        if op.out in read:
+            read |= depends.intersection(op.dense_operands())
+            if others.intersection(op.dense_operands()):
+                raise AreaError(f"{op.out.name} ({op.describe()}) is not computed of {source.name} alone")
+    return read
 
 
 def _twin(value: Value, area: int) -> Value:

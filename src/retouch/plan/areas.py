@@ -16,7 +16,7 @@ from retouch.plan.region import Region
 class Areas:
     """Areas of an update, and what their rows read in place of an input that all other rows read.
 
-    argument: the input by its name, as of `forward`; keys and values of attention are all that may be made of it.
+    argument: the input by its name, as of `forward`; rows attend to it.
     regions: on one grid, `[1, H, W]`; where they overlap the later wins. values: tensors like the argument, one for
     each region.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -30,7 +31,8 @@ class Decision:
 
     whole: everything is computed. share: of the arithmetic that is active. grids: those of which every row is
     computed, with the reason. sparse_ms, whole_ms: predicted milliseconds of both, for a region seen before;
-    preparing_ms: what a new region takes beside (None: no costs are known). reason: why this was chosen.
+    preparing_ms: what computing the active rows of a new one takes beside (None: no costs are known). reason: why
+    this was chosen.
     """
 
     whole: bool
@@ -43,8 +45,15 @@ class Decision:
 
     @property
     def predicted_ms(self) -> float | None:
-        """Of what is done."""
+        """Of what is done, for a region seen before."""
         return self.whole_ms if self.whole else self.sparse_ms
+
+    @property
+    def predicted_new_ms(self) -> float | None:
+        """Of what is done, for a new region."""
+        if self.whole or self.sparse_ms is None or self.preparing_ms is None:
+            return self.predicted_ms
+        return self.sparse_ms + self.preparing_ms
 
     def __str__(self) -> str:
         done = "computes everything" if self.whole else "computes the active rows"
@@ -56,9 +65,8 @@ class Decision:
 class Planner:
     """Decides for one program, policy and machine. It reads no clock: equal regions are decided alike.
 
-    `everything` is the work of computing everything. Every region counts as new, also where the steps of a session
-    share what is made for it: in doubt everything is computed, which is the dense result. No grid is computed whole
-    to save time: some of its rows never cost more than all.
+    `everything` is the work of computing everything. What a new region takes to prepare is spread over the updates
+    that use it. No grid is computed whole to save time: some of its rows never cost more than all.
     """
 
     def __init__(self, plan: Plan, policy: Policy, costs: CostModel | None, dirty: Dirty) -> None:
@@ -73,19 +81,24 @@ class Planner:
         """The work of an update that computes active rows."""
         return meter.of_update(self.plan, active, self.policy, self.dirty(set(), active))
 
-    def is_whole(self, active: dict[Value, Table]) -> bool:
-        """Whether everything is computed."""
+    def break_even(self, active: dict[Value, Table]) -> float:
+        """The updates for a region up to which everything is computed: 0 for none of them, infinity for all."""
         share = activity.share(self.plan.program, active)
         if self.policy.crossover is not None or self.costs is None:
-            return share >= (self.policy.crossover or UNKNOWN)
+            return math.inf if share >= (self.policy.crossover or UNKNOWN) else 0
         if 2 * self._idle + share * self._whole < CLEAR * self._whole:
-            return False
+            return 0
         run = self.update(active)
-        return self.costs.update(run) + self.costs.preparing(run) >= self._whole
+        saved = self._whole - self.costs.update(run)
+        return self.costs.preparing(run) / saved if saved > 0 else math.inf
 
-    def choose(self, active: dict[Value, Table]) -> Decision:
-        """The decision of `is_whole`, with predictions and reasons."""
-        share, whole = activity.share(self.plan.program, active), self.is_whole(active)
+    def is_whole(self, active: dict[Value, Table], uses: int = 1) -> bool:
+        """Whether everything is computed, by each of `uses` updates."""
+        return uses <= self.break_even(active)
+
+    def choose(self, active: dict[Value, Table], uses: int = 1) -> Decision:
+        """What `uses` updates for a region do, by their `break_even`, with predictions and reasons."""
+        share, whole = activity.share(self.plan.program, active), self.is_whole(active, uses)
         sparse_ms = whole_ms = preparing_ms = None
         if self.costs is not None:
             run = self.update(active)

@@ -171,9 +171,12 @@ class ActiveMeter:
             nbytes = 2 * count * value.channels * value.dtype.itemsize
             self.add(kernel, value.dtype, nbytes, rows=count, columns=value.channels, steps=steps)
 
-    def refresh(self, parts: Sequence[Value]) -> bool:
+    def follows(self, parts: Sequence[Value]) -> bool:
         tables = [self.tables[v] for v in parts]
-        if not any(map(len, tables)) or not (self.follow or all(t.complete for t in tables)):
+        return any(map(len, tables)) and (self.follow or all(t.complete for t in tables))
+
+    def refresh(self, parts: Sequence[Value]) -> bool:
+        if not self.follows(parts):
             return False
         for part in parts:
             if part not in self._summed and len(self.tables[part]):

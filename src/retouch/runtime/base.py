@@ -214,8 +214,11 @@ class State(Contents, Operands):
     """Everything an update reads besides its own rows. It belongs to the compiled module that made it.
 
     `buffers` are the kept rows `[B * H * W, C]`, `values` the dense values, `states` the statistics; `hashes` those
-    of the weights that computed them.
+    of the weights that computed them. `uses`: how many updates are to come for the region of the next one, itself
+    included; what a new region takes to prepare is spread over them when it is decided what they compute.
     """
+
+    uses = 1
 
     def __init__(self, owner: Compiled) -> None:
         Contents.__init__(self, owner)

@@ -206,6 +206,9 @@ class ScheduleEmitter:
     def clear(self, sums: Slot) -> None:
         self.call("copy_rows", sums, None, self.shared.zeros(self.count * sums.key.batch, sums.key.channels), None)
 
+    def follows(self, parts: Sequence[Value]) -> bool:
+        return self.statistics.follow(self, parts)
+
     def sums(self, parts: Sequence[Value]) -> list[Sums] | None:
         return self.statistics.sums(self, parts)
 

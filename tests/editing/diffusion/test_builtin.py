@@ -26,3 +26,12 @@ def test_it_draws_and_edits_without_a_network(monkeypatch):
     assert edited.error is not None
     assert (np.asarray(edited.image) != before)[40:52, 50:62].any()
     assert session.info()["settings"]["model"] == "builtin/emoji"
+
+
+def test_areas_are_as_in_the_dense_model():
+    session = retouch.Editor.from_pretrained("builtin/emoji", policy="exact").generate("red apple", steps=2, guidance=3)
+    left = np.zeros(session.size, bool)
+    left[30:90, 20:60] = True
+    areas = [(left, "blue heart"), (left[:, ::-1], "a tree")]
+    expected = np.asarray(session.reference(areas=areas).image).astype(int)
+    assert np.abs(np.asarray(session.edit(areas=areas).image) - expected).max() <= 1

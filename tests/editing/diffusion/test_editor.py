@@ -129,8 +129,8 @@ def test_networks_that_cannot_be_edited():
         return fill(diffusers.UNet2DModel(**sizes, **kinds, **options))
 
     scheduler = diffusers.DDPMScheduler()
-    with pytest.raises(PipelineError, match="conditioned on classes"):
-        Editor(diffusers.DDPMPipeline(unet(num_class_embeds=4), scheduler))
+    with pytest.raises(PipelineError, match=r"reads classes as vectors \(identity\)"):
+        Editor(diffusers.DDPMPipeline(unet(class_embed_type="identity"), scheduler))
     with pytest.raises(PipelineError, match="must map 3 channels to 3, not 1 to 1"):
         Editor(diffusers.DDPMPipeline(unet(in_channels=1, out_channels=1), scheduler))
     with pytest.raises(SchedulerError, match="LMSDiscreteScheduler is not supported"):

@@ -231,6 +231,14 @@ def test_classes_that_there_are_not():
         Editor(pipeline("ddpm")).generate(steps=2, class_label=0)
 
 
+def test_any_number_is_a_class_of_networks_that_embed_it():
+    made = Editor(pipeline("numbers"), policy="fast")
+    one, other = (made.generate(steps=1, strength=1.0, class_label=number).pixels for number in (3, 900))
+    assert not np.array_equal(one, other)
+    with pytest.raises(PipelineError, match="has no class -1; classes are numbered from 0 on"):
+        made.generate(steps=1, strength=1.0, class_label=-1)
+
+
 # Bad input
 
 

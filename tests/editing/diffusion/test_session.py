@@ -13,6 +13,7 @@ from pipelines import LATENT_PIXELS, PIXEL_SCHEDULERS, painted, picture, pipelin
 from retouch import ArchiveError, Editor, ImageError, OptionError, PipelineError, SchedulerError, UndoError
 from retouch.editing.blend import BLENDS, DEFAULT
 from retouch.editing.diffusion.schedulers import SCHEDULERS
+from retouch.incremental import Incremental
 from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -375,7 +376,7 @@ def test_bad_input():
     with pytest.raises(SchedulerError, match="at least 1"):
         opened("ddpm", steps=0)
     with pytest.raises(SchedulerError, match="unknown scheduler"):
-        editor("ddpm", scheduler="heun")
+        editor("ddpm", scheduler="lms")
     session = opened("ddpm", strength=0.5)
     with pytest.raises(PipelineError, match="were not recorded"):
         session.edit(painted(session.pixels), strength=1.0)
@@ -400,3 +401,14 @@ def test_unsupported_pipelines(tmp_path):
     pipeline("ddpm").save_pretrained(tmp_path / "pickled", safe_serialization=False)
     with pytest.raises(PipelineError, match="no pipeline can be loaded"):
         Editor.from_pretrained(tmp_path / "pickled")
+
+
+def test_the_steps_of_a_session_share_what_is_prepared_for_a_region(monkeypatch):
+    """So what that takes is spread over them when it is decided what an edit computes."""
+    session, uses = opened("sd", steps=4, strength=1.0), []
+    update = Incremental.update
+    monkeypatch.setattr(
+        Incremental, "update", lambda net, state, *a, **k: uses.append(state.uses) or update(net, state, *a, **k)
+    )
+    session.edit(next(strokes(session, 1)))
+    assert uses == [1, *[4] * 4, 1]

@@ -2,7 +2,8 @@
 
 As in regional prompting by attention (Chen et al., arXiv 2411.02395; for U-Nets Balaji et al., "eDiff-I", arXiv
 2211.01324, section 4.3): the network runs once with the texts of all areas, and cross-attention is masked, so that a
-position reads the text of its area alone. All else (convolutions, self-attention, norms) sees one picture.
+position reads the text of its area alone. All else (convolutions, self-attention, norms) sees one picture, and what is
+made of a text as a whole (pooled embeddings, a part of the time embedding) is made of the session's.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch.fx import Node
 
 from retouch.frontend.lowering.context import Condition, Context, Item, NoRule, Scores, instr, rule
+from retouch.frontend.lowering.heads import is_of_heads, spread
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref, axis
 from retouch.ir.value import Matrix, Value
@@ -43,6 +44,8 @@ class _Operands:
         ref = self.context.regular(ref)
         target = self.template
         dims = ((),) * (len(target.dims) - len(ref.dims)) + ref.dims
+        if is_of_heads(ref.value, dims, target):
+            return spread(self.context, self.node, ref.value, target.value.channels)
         fits = all(
             d == t or (not d and ref.value.channels == 1 and all(a.axis == "c" for a in t))
             for d, t in zip(dims, target.dims, strict=True)

@@ -1,4 +1,4 @@
-"""Products of two tensors: linear layers and attention written as matmul or einsum, in any order."""
+"""Products of two tensors: linear layers, attention and linear attention as matmul or einsum, in any order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch.fx import Node
 from retouch.frontend.lowering.attention import operand, scores, weighted
 from retouch.frontend.lowering.context import Context, Item, NoRule, Scores, rule
 from retouch.frontend.lowering.conv import project
+from retouch.frontend.lowering.linear_attention import is_over_positions, outer, per_head
 from retouch.frontend.lowering.views import reorder, swap
 from retouch.ir.layout import Ref
 from retouch.ir.value import Value
 
 
-def product(context: Context, node: Node, left: Item, right: Item) -> Ref | Scores:
-    """`left @ right`: scores q k^T, scores times values, or a linear layer."""
+def product(context: Context, node: Node, left: Item, right: Item) -> Ref | Value | Scores:
+    """`left @ right`: scores q k^T, scores times values, a linear layer, or either step of linear attention."""
     if isinstance(left, Scores):
         return weighted(context, node, left, operand(context, right))
     if isinstance(right, Scores):  # v (q k^T) is the transpose of (k q^T) v^T
@@ -27,12 +28,27 @@ def product(context: Context, node: Node, left: Item, right: Item) -> Ref | Scor
     if isinstance(right, Ref) and _is_weight(context, left):
         return swap(project(context, node, swap(context.regular(right), -1, -2), left, None, "linear"), -1, -2)
     if not isinstance(left, Ref):
-        raise NoRule("a product whose left side has no grid")
+        if not isinstance(left, Value) or not isinstance(right, Ref):
+            raise NoRule("a product of what is not known")
+        return swap(per_head(context, node, swap(context.regular(right), -1, -2), _turned(context, left)), -1, -2)
+    if isinstance(right, Ref) and is_over_positions(context, left):
+        return outer(context, node, context.regular(left), context.regular(right))
+    if isinstance(right, Value) and not _is_softmaxed(node):
+        return per_head(context, node, context.regular(left), right)
     return scores(context.regular(left), _transposed(context, operand(context, right)))
 
 
 def _is_weight(context: Context, item: Item) -> bool:
     return isinstance(item, Value) and item in context.constant and len(item.shape) == 2
+
+
+_BEFORE_SOFTMAX = {"mul", "div", "add", "view", "_unsafe_view", "_to_copy", "permute", "transpose", "expand", "clone"}
+
+
+def _is_softmaxed(node: Node) -> bool:
+    """Whether a product with a dense value is the scores of attention."""
+    names = {user: str(user.target).split(".")[1] for user in node.users if "." in str(user.target)}
+    return any("softmax" in name or (name in _BEFORE_SOFTMAX and _is_softmaxed(user)) for user, name in names.items())
 
 
 def _flipped(given: Scores) -> Scores:
@@ -41,8 +57,10 @@ def _flipped(given: Scores) -> Scores:
 
 def _transposed(context: Context, item: Ref | Value) -> Ref | Value:
     """The last two dimensions swapped."""
-    if isinstance(item, Ref):
-        return swap(item, -1, -2)
+    return swap(item, -1, -2) if isinstance(item, Ref) else _turned(context, item)
+
+
+def _turned(context: Context, item: Value) -> Value:
     if len(item.shape) < 2:
         raise NoRule("a product with a vector")
     shape = (*item.shape[:-2], item.shape[-1], item.shape[-2])
@@ -93,6 +111,10 @@ def _contraction(context: Context, node: Node, items: list[Item], terms: list[st
             return _arranged(context, made, kept + terms[i].replace(summed, ""), target)
     shared = "".join(c for c in terms[0] if c in terms[1] and c != summed)
     own = ["".join(c for c in term if c not in shared + summed) for term in terms]
+    if own[1] == "" and isinstance(items[1], Value):  # with a vector: a matrix of one column
+        column = context.dense_call(node.name, (*items[1].shape, 1), items[1].dtype, torch.unsqueeze, (items[1], -1))
+        made = _contraction(context, node, [items[0], column], [terms[0], terms[1] + "_"], summed, target + "_")
+        return Ref(made.value, made.dims[:-1])
     if len(own[0]) != 1 or len(own[1]) != 1:
         raise NoRule("an einsum that is no product of matrices")
     left = _arranged(context, items[0], terms[0], shared + own[0] + summed)

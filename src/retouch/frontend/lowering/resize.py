@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.conv import pair
+from retouch.frontend.lowering.heads import splits_heads, within_heads
 from retouch.frontend.lowering.pooled import pooled
 from retouch.frontend.lowering.views import move
 from retouch.ir.geometry import AxisMap, Geometry, conv_geometry
@@ -32,13 +33,19 @@ def _image(context: Context, node: Node) -> Ref:
 
 
 def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str, fill: float = 0.0) -> Item:
-    """Padding of height and width: `sizes` are before and after for each dimension, the last one first."""
+    """Padding of height and width, or of the channels of every head.
+
+    `sizes` are before and after for each dimension, the last one first.
+    """
     ref = context.ref(context.arg(node, 0))
     last = len(ref.dims) - 1
     padded = {last - i // 2: sizes[i : i + 2] for i in range(0, len(sizes), 2) if any(sizes[i : i + 2])}
     for dim, edges in padded.items():
         if mode == "reflect" and max(edges) >= ref.shape[dim]:
             raise NoRule("reflection wider than the image")
+    if mode == "constant" and len(padded) == 1 and splits_heads(ref, dim := next(iter(padded))):
+        before, after = padded[dim]
+        return within_heads(context, node, ref, dim, -before, before + ref.shape[dim] + after, fill)
     maps = {dim: AxisMap.pad(ref.shape[dim], before, after, mode) for dim, (before, after) in padded.items()}
     moved = move(context, node, ref, maps)
     return _filled(context, node, ref, moved, sizes, fill) if fill and mode == "constant" else moved

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from retouch.frontend.lowering import joint
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
+from retouch.frontend.lowering.heads import splits_heads, within_heads
 from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.layout import Atom, Ref, axis
@@ -124,6 +125,8 @@ def narrow(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: i
         raise NoRule("a slice of nothing")
     if {a.axis for a in ref.dims[dim]} == {"c"} and ref.channels_at(dim) and step == 1:
         return context.channels(node, ref, start, stop - start)
+    if splits_heads(ref, dim) and step == 1:
+        return within_heads(context, node, ref, dim, start, stop - start)
     return move(context, node, ref, {dim: AxisMap.slice(ref.shape[dim], start, stop, step)})
 
 

@@ -174,6 +174,16 @@ RETOUCH_INLINE void store(bf16* p, vf x) {
   memcpy(p, &h, sizeof(h));
 }
 
+RETOUCH_INLINE float to_float(float x) {
+  return x;
+}
+RETOUCH_INLINE float to_float(bf16 x) {
+  uint32_t bits = uint32_t(x.bits) << 16;
+  float y;
+  memcpy(&y, &bits, sizeof(y));
+  return y;
+}
+
 // The first n lanes only (0 < n <= lanes); the others load as zero.
 
 RETOUCH_INLINE vf load_part(const float* p, int64_t n) {

@@ -132,6 +132,19 @@ struct ChannelSumsArgs {
   double sign;
 };
 
+struct OuterSumsArgs {
+  Matrix sums, a, b;
+  const int32_t *a_index, *b_index, *bounds;
+  int64_t heads, samples;
+  double sign;
+};
+
+struct HeadProductArgs {
+  Matrix out, a, w;
+  const int32_t *out_index, *index, *bounds;
+  int64_t heads, samples;
+};
+
 struct CopyArgs {
   Matrix dst, src;
   const int32_t *dst_index, *src_index;

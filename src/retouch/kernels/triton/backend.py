@@ -17,7 +17,19 @@ from retouch.ir.expr import Expr, Instr
 from retouch.kernels.devices import lacks_memory
 from retouch.kernels.protocol import BackendError
 from retouch.kernels.tensors import TensorBackend
-from retouch.kernels.triton import attention, copy, depthwise, gemm, mean, moments, pool, row_map, shuffle
+from retouch.kernels.triton import (
+    attention,
+    copy,
+    depthwise,
+    gemm,
+    head_product,
+    mean,
+    moments,
+    outer,
+    pool,
+    row_map,
+    shuffle,
+)
 from retouch.kernels.triton.handles import Code, code_of
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -26,6 +38,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "depthwise": depthwise.depthwise,
     "pool": pool.pool,
     "attention": attention.attention,
+    "outer_sums": outer.outer_sums,
+    "head_product": head_product.head_product,
     "copy_rows": copy.copy_rows,
     "copy_many": copy.copy_many,
     "swap_rows": copy.swap_rows,

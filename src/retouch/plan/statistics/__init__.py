@@ -29,6 +29,9 @@ class Statistics(Protocol):
     def rows(self, mask: Mask, batch: int) -> Table:
         """The active rows of a grid for a mask bool `[1 or B, H, W]`."""
 
+    def follow(self, emitter: Emitter, parts: Sequence[Value]) -> bool:
+        """Whether sums over whole maps are brought up to date, or stay as recorded."""
+
     def sums(self, emitter: Emitter, parts: Sequence[Value]) -> list[Sums] | None:
         """Emit what brings channel sums of whole maps up to date; None where they stay as recorded."""
 

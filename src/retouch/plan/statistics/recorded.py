@@ -24,13 +24,14 @@ class Recorded:
         """The rows of the mask."""
         return Table.of_mask(mask, batch)
 
-    def sums(self, emitter: Emitter, parts: Sequence[Value]) -> list[Sums] | None:
-        """Sums of maps that are computed whole."""
-        if not all(emitter.active(value).complete for value in parts):
-            return None
-        return self._each(emitter, parts)
+    def follow(self, emitter: Emitter, parts: Sequence[Value]) -> bool:
+        """True for maps that are computed whole."""
+        return all(emitter.active(value).complete for value in parts)
 
-    def _each(self, emitter: Emitter, parts: Sequence[Value]) -> list[Sums]:
+    def sums(self, emitter: Emitter, parts: Sequence[Value]) -> list[Sums] | None:
+        """Sums of maps that they follow."""
+        if not self.follow(emitter, parts):
+            return None
         for value in parts:
             if value not in self._sums:
                 slot = Slot(SlotKind.SUMS, value)

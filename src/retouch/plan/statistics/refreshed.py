@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from retouch.ir.emitter import Emitter, Sums
+from retouch.ir.emitter import Emitter
 from retouch.ir.operands import Indexed, Slot, Temp
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
@@ -17,9 +17,9 @@ class Refreshed(Recorded):
 
     keeps_maps: ClassVar[bool] = True
 
-    def sums(self, emitter: Emitter, parts: Sequence[Value]) -> list[Sums] | None:
-        """Sums of all maps."""
-        return self._each(emitter, parts)
+    def follow(self, emitter: Emitter, parts: Sequence[Value]) -> bool:
+        """True for all maps."""
+        return True
 
     def _replace(self, emitter: Emitter, value: Value, sums: Slot, active: Indexed, bounds: Table) -> Temp | None:
         operand, rows = active

@@ -44,7 +44,7 @@ class Together(Operands):
         """Copy in what the schedule reads of recordings; those of the same base give its rows once."""
         self.parts = [Part(self, number, recording) for number, recording in enumerate(recordings)]
         copies: list[Copy] = []
-        for part in {part.base: part for part in self.parts}.values():
+        for part in {part.base: part for part in reversed(self.parts)}.values():
             copies += part.recording.lend(self.schedule, partial(self._map, part))
         self.backend.kernel("copy_many")(copies)
         self._load_statistics()

@@ -1,0 +1,74 @@
+"""Channels of heads: a number of each for all its channels, and some of the channels of each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from retouch.frontend.lowering.context import Context, instr
+from retouch.ir.layout import Atom, Dims, Ref, axis
+from retouch.ir.value import Matrix, Value
+from retouch.ops.head_product import HeadProduct
+
+
+def is_of_heads(value: Value, dims: Dims, target: Ref) -> bool:
+    """Whether rows have one channel for each head of the target, whose other channels are a dimension."""
+    width = target.value.channels // max(1, value.channels)
+    by_head = [tuple(replace(a, stride=1) if a.axis == "c" else a for a in d) for d in target.dims]
+    within = [i for i, d in enumerate(target.dims) if d == axis("c", width) and not dims[i]]
+    fits = len(within) == 1 and all(d == by_head[i] for i, d in enumerate(dims) if i not in within)
+    alike = (value.grid, value.batch) == (target.value.grid, target.value.batch)
+    return fits and alike and 1 < value.channels < target.value.channels
+
+
+def spread(context: Context, node: Node, rows: Value, channels: int) -> Value:
+    """A number for each head in all `channels` of the heads."""
+    ones = context.constant_call(node.name + ".ones", (1, 1), torch.ones, 1, 1)
+    matrix = Matrix(ones, (rows.batch, channels), (0, 1), (rows.batch, channels))
+    out = Value(context.unique(node.name + ".spread"), (), rows.dtype, rows.grid, rows.batch, channels)
+    return context.add(HeadProduct(out, rows, matrix, rows.channels))
+
+
+def splits_heads(ref: Ref, dim: int) -> bool:
+    """Whether a dimension is the channels of one head of several."""
+    width, others = ref.shape[dim], [a for i, d in enumerate(ref.dims) if i != dim for a in d if a.axis == "c"]
+    return (
+        ref.dims[dim] == axis("c", width) != ()
+        and len(others) > 0
+        and math.prod(a.size for a in others) * width == ref.value.channels
+        and min(a.stride for a in others) == width
+    )
+
+
+def window(width: int, start: int, count: int) -> Tensor:
+    """`[1, width, 1, count]`, a matrix that takes channels `start` to `start + count`, zeros where there are none."""
+    taken = torch.arange(start, start + count)
+    return (torch.arange(width)[:, None] == taken).float()[None, :, None]
+
+
+def outside(width: int, start: int, count: int, fill: float) -> Tensor:
+    """`[1, count]`: `fill` where `window` takes nothing, zero elsewhere."""
+    taken = torch.arange(start, start + count)
+    return ((taken < 0) | (taken >= width)).float()[None] * fill
+
+
+def within_heads(context: Context, node: Node, ref: Ref, dim: int, start: int, count: int, fill: float = 0.0) -> Ref:
+    """Channels `start` to `start + count` of each head, in dimension `dim`; `fill` where there are none."""
+    value, width, sizes = ref.value, ref.shape[dim], (ref.shape[dim], start, count)
+    heads = value.channels // width
+    taken = context.constant_call(node.name + ".window", (1, width, 1, count), window, *sizes)
+    shape = (value.batch * width, heads * count)
+    matrix = Matrix(taken, (value.batch, width, heads, count), (0, 1, 2, 3), shape)
+    out = Value(context.unique(node.name), (), value.dtype, value.grid, value.batch, heads * count)
+    context.add(HeadProduct(out, value, matrix, heads))
+    wider = [tuple(Atom("c", a.stride // width * count, a.size) if a.axis == "c" else a for a in d) for d in ref.dims]
+    found = Ref(out, tuple(axis("c", count) if i == dim else d for i, d in enumerate(wider)))
+    if not fill or (start >= 0 and start + count <= width):
+        return found
+    constant = context.constant_call(node.name + ".fill", (1, count), outside, *sizes, fill)
+    vector = Matrix(constant, (heads, count), (0, 1), (1, heads * count))
+    return context.map(node, found, instr(("rows", 0), ("vector", 0), ("add", 0, 1)), [out], [vector])
