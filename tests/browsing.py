@@ -1,4 +1,4 @@
-"""Driving the page in Debian's Chromium: servers in front of which it stands, what a person does, what its buffer holds."""
+"""Driving the page in Chromium: the servers behind it, what a person does, what its buffer holds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from studios import TOKENS
 
 SERVE = Path(__file__).parent / "server/browser/serve.py"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
+QUIET = ("no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update", "disable-sync")
 TOKEN = TOKENS["anna"]
 PATIENCE = float(os.environ.get("RETOUCH_PATIENCE", 120))
 
@@ -106,7 +106,11 @@ class Sheet:
 
     def ask(self, expression: str, argument: Any = None) -> Any:
         """The value of an expression of JavaScript about `studio` and its session `live`."""
-        body = "async (given) => { const { studio } = await import('/static/js/app.js'); const { live } = studio; return %s; }"  # fmt: skip
+        body = """async (given) => {
+            const { studio } = await import('/static/js/app.js');
+            const { live } = studio;
+            return %s;
+        }"""
         return self.page.evaluate(body % expression, argument)
 
     def until(self, expression: str, patience: float = PATIENCE) -> None:
@@ -118,33 +122,36 @@ class Sheet:
     def idle(self) -> None:
         """Nothing is computed, and the buffer holds the head."""
         self.until(
-            "live && live.seen !== null && live.connection === 'open' && !live.work && live.seen === live.head && live.tree.length"
+            "live && live.seen !== null && live.connection === 'open' && !live.work"
+            " && live.seen === live.head && live.tree.length"
         )
 
-    def open(self, pixels: np.ndarray, name: str = "picture.png", text: dict[str, str] | None = None) -> str:
+    def open(self, pixels: np.ndarray) -> str:
         """Drops a picture on the page; the session's id."""
         self.page.locator(".drop").wait_for()
-        self.drop(pixels, name)
+        self.bring(png(pixels))
         self.idle()
         return str(self.ask("live.id"))
 
-    def drop(self, pixels: np.ndarray, name: str = "picture.png") -> None:
-        self.drop_file(png(pixels), name)
-
-    def drop_file(self, data: bytes, name: str = "picture.png", event: str = "drop") -> None:
-        script = """([data, name, event]) => {
+    def bring(self, data: bytes, event: str = "drop") -> None:
+        """Drops or pastes a file."""
+        script = """([data, event]) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(data)], name, { type: 'image/png' }));
+            transfer.items.add(new File([new Uint8Array(data)], 'picture.png', { type: 'image/png' }));
             const Kind = event === 'drop' ? DragEvent : ClipboardEvent;
             const key = event === 'drop' ? 'dataTransfer' : 'clipboardData';
             window.dispatchEvent(new Kind(event, { [key]: transfer, bubbles: true, cancelable: true }));
         }"""
-        self.page.evaluate(script, [list(data), name, event])
+        self.page.evaluate(script, [list(data), event])
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """A place of the picture on the screen."""
         place = self.ask(
-            "(([x, y]) => { const { a, b, c, d, e, f } = new DOMMatrix(getComputedStyle(studio.stage.input.element).transform); const box = studio.stage.element.getBoundingClientRect(); return [a * x + c * y + e + box.x, b * x + d * y + f + box.y]; })(given)",
+            """(([x, y]) => {
+                const { a, b, c, d, e, f } = new DOMMatrix(getComputedStyle(studio.stage.input.element).transform);
+                const box = studio.stage.element.getBoundingClientRect();
+                return [a * x + c * y + e + box.x, b * x + d * y + f + box.y];
+            })(given)""",
             [x, y],
         )
         return float(place[0]), float(place[1])

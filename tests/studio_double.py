@@ -41,10 +41,11 @@ COLOURS = {
     "house": "#b45a46",
 }
 LABELS = [{"index": i, "name": name, "colour": colour} for i, (name, colour) in enumerate(COLOURS.items())]
+NOTHING = {**PLAIN, "prompt": False, "inpaint": False, "generate": False, "variants": False}
 MODELS = [
     {"name": "double", "kind": "diffusion", "size": [256, 256], "capabilities": PLAIN},
-    {"name": "labels", "kind": "labels", "size": [128, 256], "capabilities": {**PLAIN, "prompt": False, "inpaint": False, "generate": False, "variants": False, "labels": LABELS}},
-    {"name": "enlarge", "kind": "upscale", "size": [96, 96], "capabilities": {**PLAIN, "prompt": False, "inpaint": False, "generate": False, "variants": False, "scale": 4}},
+    {"name": "labels", "kind": "labels", "size": [128, 256], "capabilities": {**NOTHING, "labels": LABELS}},
+    {"name": "enlarge", "kind": "upscale", "size": [96, 96], "capabilities": {**NOTHING, "scale": 4}},
 ]  # fmt: skip
 
 
@@ -71,8 +72,10 @@ class Session:
     def facts(self) -> dict[str, Any]:
         height, width = self.pictures[self.head].shape[:2]
         jobs = [{"job": self.pending[0], "state": "running"}] if self.pending else []
-        return {"id": self.id, "kind": self.model["kind"], "model": self.model["name"], "size": [height, width], "settings": self.settings,
-                "head": self.head, "tree": self.tree, "bytes": sum(p.nbytes for p in self.pictures.values()), "capabilities": self.model["capabilities"], "jobs": jobs}  # fmt: skip
+        held = sum(picture.nbytes for picture in self.pictures.values())
+        told = {"id": self.id, "kind": self.model["kind"], "model": self.model["name"], "size": [height, width]}
+        tree = {"head": self.head, "tree": self.tree, "jobs": jobs, "bytes": held, "settings": self.settings}
+        return {**told, **tree, "capabilities": self.model["capabilities"]}
 
     def send(self, message: str | bytes | dict[str, Any]) -> None:
         for queue in self.watchers:
@@ -102,7 +105,15 @@ class Double:
         return Response(status_code=204)
 
     async def recent(self, _: Request) -> Response:
-        return JSONResponse([{"id": s.id, "model": s.model["name"], "thumb": f"api/sessions/{s.id}/versions/{s.head}.png?thumb"} for s in self.sessions.values()])  # fmt: skip
+        found = [
+            {
+                "id": each.id,
+                "model": each.model["name"],
+                "thumb": f"api/sessions/{each.id}/versions/{each.head}.png?thumb",
+            }
+            for each in self.sessions.values()
+        ]
+        return JSONResponse(found)
 
     async def create(self, request: Request) -> Response:
         settings, parts = await posted(request)
@@ -307,9 +318,11 @@ class Double:
         differs = (session.pictures[parent] != session.pictures[session.head]).any(2)
         grids = [grid(differs, cell) for cell in (8, 16, 32)]
         layers = [
-            {"name": f"down.{i}", "op": "conv", "active": g["active"], "rows": g["height"] * g["width"], "macs_active": 1e6 * g["active"], "macs_dense": 1e6 * g["height"] * g["width"]}
-            for i, g in enumerate(grids)
-        ]  # fmt: skip
+            {"name": f"down.{i}", "op": "conv", "active": each["active"], "rows": each["height"] * each["width"]}
+            for i, each in enumerate(grids)
+        ]
+        for each in layers:
+            each |= {"macs_active": 1e6 * each["active"], "macs_dense": 1e6 * each["rows"]}
         macs = {name: sum(layer[name] for layer in layers) for name in ("macs_active", "macs_dense")}
         networks = [{"network": "unet", "calls": 4, **macs, "grids": grids, "layers": layers}]
         return JSONResponse({"version": session.head, "networks": networks})

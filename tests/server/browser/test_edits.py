@@ -20,7 +20,7 @@ def test_drop_paste_and_generate_open_sessions_and_nothing_leaves_the_origin(she
     assert "token" not in sheet.page.url
     for event in ("drop", "paste"):
         sheet.page.locator(".drop").wait_for()
-        sheet.drop_file(png(noise(64)), event=event)
+        sheet.bring(png(noise(64)), event)
         sheet.idle()
         assert np.array_equal(sheet.pixels(), noise(64))
         sheet.page.get_by_role("button", name="Home").click()
@@ -209,7 +209,7 @@ def test_branches_survive_a_reload_and_kill_minus_nine(sheet, real):
 
 def test_the_exported_png_is_the_buffer_and_reopens_its_settings(sheet):
     sheet.open(noise(64))
-    sheet.set(prompt="a b", negative="c", strength=0.7, seed=11, refine=False)
+    sheet.set(prompt="a b", negative="c", strength=0.5, seed=11, refine=False)
     sheet.stroke((20, 20), (30, 26))
     sheet.until("live.head === 1")
     sheet.idle()
@@ -225,7 +225,7 @@ def test_the_exported_png_is_the_buffer_and_reopens_its_settings(sheet):
     sheet.page.get_by_role("button", name="Home").click()
     sheet.set(prompt="", negative="", strength=0.3, seed=0)
     sheet.page.locator(".drop").wait_for()
-    sheet.drop_file(data)
+    sheet.bring(data)
     sheet.idle()
     assert np.array_equal(sheet.pixels(), np.asarray(image))
     assert [sheet.ask(f"studio.options.values.{name}") for name in ("prompt", "negative", "seed")] == ["a b", "c", 11]

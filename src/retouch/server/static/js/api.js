@@ -90,10 +90,10 @@ export class Api {
     return this.json('POST', `api/sessions/${id}/${what}`, form({ settings, overlay, mask }), once());
   }
 
-  /** Goes to a version. The pixels come over the socket, in their order, so the reply's are not read. @param {string} id @param {number} version */
+  /** Goes to a version. The pixels come over the socket, in their order, so the reply's are thrown away. @param {string} id @param {number} version */
   async head(id, version) {
-    const { body } = await this.request('POST', `api/sessions/${id}/head`, { version });
-    await body?.cancel();
+    const response = await this.request('POST', `api/sessions/${id}/head`, { version });
+    await response.arrayBuffer();
   }
 
   /** @param {string} id @param {number} version @param {string} name */

@@ -37,7 +37,7 @@ function list(title, rows) {
 
 /** Asks for one line. @param {string} title @param {string} text @param {string} value @param {string} action */
 export async function line(title, text, value, action) {
-  const input = el('input', { type: 'text', name: 'line', value, maxLength: 200, autocomplete: 'off' });
+  const input = el('input', { type: 'text', name: 'line', value, maxLength: 100, autofocus: true, autocomplete: 'off' });
   const answer = await ask(title, [el('label', { className: 'field' }, el('span', {}, text), input)], action);
   return answer && String(answer.get('line'));
 }

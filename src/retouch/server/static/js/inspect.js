@@ -28,7 +28,7 @@ const drawn = ({ networks }) => networks.flatMap(network);
 
 /** @param {Network} network */
 function network({ network, calls, macs_active, macs_dense, grids, layers }) {
-  const title = el('h3', {}, network, el('span', { className: 'quiet' }, ` ${calls}x, ${percent(macs_active, macs_dense)} of the arithmetic`));
+  const title = el('h2', {}, network, el('span', { className: 'quiet' }, ` ${calls}x, ${percent(macs_active, macs_dense)} of the arithmetic`));
   const tiles = el('div', { className: 'grids' }, ...[...grids].sort((a, b) => b.height * b.width - a.height * a.width).map(grid));
   const heavy = heaviest(layers, SHOWN).filter(({ macs_active }) => macs_active);
   const most = Math.max(...heavy.map(({ macs_active }) => macs_active), 1);

@@ -35,10 +35,10 @@ export class Opener {
   /** A session from a picture, or words alone. @param {Picture | Blob | null} source */
   async create(source) {
     try {
-      const { prompt, negative, strength, seed } = this.studio.options.values;
+      const { prompt, negative, seed } = this.studio.options.values;
       const model = this.model();
       const words = model?.capabilities.prompt ? { prompt, negative } : {};
-      const settings = { model: model?.name, ...words, strength, seed, generate: !source };
+      const settings = { model: model?.name, ...words, seed, generate: !source };
       const picture = source instanceof Blob ? source : source && (await encode({ width: source.width, height: source.height, channels: 3, data: source.data }));
       this.studio.say('Opening the picture.', false);
       const { id } = await this.studio.api.create(settings, picture);

@@ -27,35 +27,25 @@ export class Step {
 
   /** Brings the layer up to date where coverage has changed. @param {Rect | null} rect */
   update(rect) {
+    const { ink, layer } = this;
+    const amounts = Float32Array.from({ length: 256 }, (_, cover) => (this.crisp ? Number(cover > 127) : (cover / 255) * this.opacity));
     this.cover.each(rect, (part, number, x0, y0) => {
       const cover = this.cover.at(number);
       if (!cover) return;
-      const to = this.layer.writable(number);
-      const from = this.layer.before(number);
+      const to = layer.writable(number);
+      const from = layer.before(number);
       for (let y = part[1]; y < part[1] + part[3]; y++) {
         for (let x = part[0]; x < part[0] + part[2]; x++) {
           const i = (y - y0) * TILE + x - x0;
           if (!cover[i]) continue;
-          const amount = this.crisp ? (cover[i] > 127 ? 1 : 0) : (cover[i] / 255) * this.opacity;
-          if (this.layer.channels === 1) maskPixel(to, from, i, amount, this.ink.kind === 'erase');
-          else this.#pixel(to, from, 4 * i, amount, x, y);
+          const amount = amounts[cover[i]];
+          if (layer.channels === 1) maskPixel(to, from, i, amount, ink.kind === 'erase');
+          else if (ink.kind === 'colour') over(to, from, 4 * i, amount, ink.colour[0], ink.colour[1], ink.colour[2]);
+          else if (ink.kind === 'erase') erase(to, from, 4 * i, amount);
+          else copied(to, from, 4 * i, amount, ink, x + ink.dx, y + ink.dy);
         }
       }
     });
-  }
-
-  /** @param {Uint8Array} to @param {Uint8Array | null} from @param {number} i @param {number} amount @param {number} x @param {number} y */
-  #pixel(to, from, i, amount, x, y) {
-    const ink = this.ink;
-    if (ink.kind === 'colour') over(to, from, i, amount, ink.colour[0], ink.colour[1], ink.colour[2]);
-    else if (ink.kind === 'erase') erase(to, from, i, amount);
-    else {
-      const { width, height, data } = ink.picture;
-      const [sx, sy] = [x + ink.dx, y + ink.dy];
-      if (sx < 0 || sy < 0 || sx >= width || sy >= height) return;
-      const s = (sy * width + sx) * 3;
-      over(to, from, i, amount, data[s], data[s + 1], data[s + 2]);
-    }
   }
 
   commit() {
@@ -74,17 +64,34 @@ function maskPixel(to, from, i, amount, erases) {
 }
 
 /**
+ * A pixel of another picture over what was there; none from beyond its border.
+ * @param {Uint8Array} to @param {Uint8Array | null} from @param {number} i @param {number} amount
+ * @param {{picture: Picture}} ink @param {number} x @param {number} y
+ */
+function copied(to, from, i, amount, { picture: { width, height, data } }, x, y) {
+  if (x < 0 || y < 0 || x >= width || y >= height) return;
+  const s = (y * width + x) * 3;
+  over(to, from, i, amount, data[s], data[s + 1], data[s + 2]);
+}
+
+/**
  * The colour over what was there (Porter and Duff's "over", straight alpha).
  * @param {Uint8Array} to @param {Uint8Array | null} from @param {number} i @param {number} amount @param {number} r @param {number} g @param {number} b
  */
 function over(to, from, i, amount, r, g, b) {
-  const under = (from ? from[i + 3] / 255 : 0) * (1 - amount);
+  if (amount === 1 || !from || !from[i + 3]) {
+    to[i] = r;
+    to[i + 1] = g;
+    to[i + 2] = b;
+    to[i + 3] = Math.round(255 * amount);
+    return;
+  }
+  const under = (from[i + 3] / 255) * (1 - amount);
   const alpha = amount + under;
-  if (alpha <= 0) return;
   const share = amount / alpha;
-  to[i] = Math.round(r * share + (from ? from[i] : 0) * (1 - share));
-  to[i + 1] = Math.round(g * share + (from ? from[i + 1] : 0) * (1 - share));
-  to[i + 2] = Math.round(b * share + (from ? from[i + 2] : 0) * (1 - share));
+  to[i] = Math.round(r * share + from[i] * (1 - share));
+  to[i + 1] = Math.round(g * share + from[i + 1] * (1 - share));
+  to[i + 2] = Math.round(b * share + from[i + 2] * (1 - share));
   to[i + 3] = Math.round(255 * alpha);
 }
 

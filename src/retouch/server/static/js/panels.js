@@ -32,7 +32,8 @@ function edit(studio, prompt, inpaint) {
     field.id = 'prompt';
     parts.push(field, words(options, 'negative', 'Negative prompt', 'What it should not show'));
   }
-  parts.push(scrub(options, 'strength', 'Strength', { least: 0.05, most: 1, step: 0.01, write: percent }), ...seed(studio));
+  const most = studio.live?.facts.settings.strength ?? 1; // as much as was recorded
+  parts.push(scrub(options, 'strength', 'Strength', { least: 0.05, most, step: 0.01, write: percent }), ...seed(studio));
   if (inpaint) parts.push(check(options, 'soft', 'Soft mask', 'The grey of a mask is the strength at each place'));
   parts.push(check(options, 'refine', 'Refine when idle', 'The last edit is computed more exactly while nothing else waits'));
   return parts;

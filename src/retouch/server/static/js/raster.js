@@ -7,6 +7,9 @@
 import { around, intersect } from './rects.js';
 import { TILE } from './tiles.js';
 
+/** Pixels that a straight piece may be off its curve. */
+const FLAT = 0.1;
+
 /**
  * Covers the pixels near a segment whose radius goes from `a.r` to `b.r`. `hardness` 1: a sharp edge, smoothed over
  * one pixel; 0: falls from the middle on. Pixels whose centre is nearer than the radius are within.
@@ -20,11 +23,13 @@ export function segment(cover, a, b, hardness, most = 1) {
   const along = dx * dx + dy * dy;
   const rect = intersect(around([a, b], reach), cover.whole);
   cover.each(rect, (part, number, x0, y0) => {
+    if (apart(x0 + TILE / 2 - a.x, y0 + TILE / 2 - a.y, dx, dy, along) > reach + TILE * Math.SQRT1_2) return;
     const tile = cover.writable(number);
     for (let y = part[1]; y < part[1] + part[3]; y++) {
       let i = (y - y0) * TILE + part[0] - x0;
       const py = y + 0.5 - a.y;
       for (let x = part[0]; x < part[0] + part[2]; x++, i++) {
+        if (tile[i] === 255) continue;
         const px = x + 0.5 - a.x;
         let t = along > 0 ? (px * dx + py * dy) / along : 0;
         t = t < 0 ? 0 : t > 1 ? 1 : t;
@@ -38,6 +43,12 @@ export function segment(cover, a, b, hardness, most = 1) {
     }
   });
   return rect;
+}
+
+/** How far a place is from a segment that begins at the origin. @param {number} x @param {number} y @param {number} dx @param {number} dy @param {number} along its squared length */
+function apart(x, y, dx, dy, along) {
+  const t = along > 0 ? Math.min(Math.max((x * dx + y * dy) / along, 0), 1) : 0;
+  return Math.hypot(x - t * dx, y - t * dy);
 }
 
 /** Coverage at a distance from the middle of a stroke. @param {number} distance @param {number} radius @param {number} hardness */
@@ -182,7 +193,7 @@ export class Path {
     this.pull = 1 - 0.92 * smoothing;
   }
 
-  /** The new pieces of the path, as samples no more than two pixels apart. @param {Sample} pen @returns {Sample[]} */
+  /** The new pieces of the path, straight enough. @param {Sample} pen @returns {Sample[]} */
   add(pen) {
     const last = this.#places.at(-1);
     this.#places.push(last ? mix(last, pen, this.pull) : pen);
@@ -214,9 +225,8 @@ function straight(a, b) {
 
 /** @param {Sample} a @param {Sample} b @param {Sample} c @returns {Sample[]} */
 function curve(a, b, c) {
-  const length = Math.hypot(b.x - a.x, b.y - a.y) + Math.hypot(c.x - b.x, c.y - b.y);
-  const bend = Math.abs((b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x));
-  const count = bend < 0.01 * length ? 1 : Math.max(1, Math.ceil(length / 2));
+  const bend = Math.hypot(a.x - 2 * b.x + c.x, a.y - 2 * b.y + c.y);
+  const count = Math.max(1, Math.ceil(Math.sqrt(bend / (4 * FLAT))));
   return Array.from({ length: count }, (_, i) => {
     const t = (i + 1) / count;
     return mix(mix(a, b, t), mix(b, c, t), t);

@@ -36,6 +36,7 @@ const AIMS = ['brush', 'mask', 'eraser', 'clone'];
 export class Studio extends Emitter {
   /** @type {Live | null} */ live = null;
   /** @type {Record<string, ReturnType<typeof toolbox>[string]>} */ #tools = {};
+  /** The prompt of the version that is shown. @type {string | null} */ #prompt = null;
 
   constructor() {
     super();
@@ -88,7 +89,7 @@ export class Studio extends Emitter {
     try {
       const facts = await this.api.session(id);
       history.replaceState(null, '', `#session=${id}`);
-      adopt(this.options, facts.settings);
+      adopt(this.options, { ...facts.settings, strength: Math.min(this.options.values.strength, facts.settings.strength ?? 1) });
       this.#show(new Live(this.api, facts, (address, handlers) => new Socket(address, handlers)));
     } catch (error) {
       this.fail(error);
@@ -106,6 +107,7 @@ export class Studio extends Emitter {
     this.live?.close();
     this.live = live;
     this.looks.reset();
+    this.#prompt = null;
     this.#tools = live ? toolbox({
       live,
       options: this.options,
@@ -124,6 +126,7 @@ export class Studio extends Emitter {
 
   /** @param {Live} live */
   #follow(live) {
+    live.on('tree', () => this.#words(live));
     live.on('tree', () => this.emit('tree', null));
     live.on('paint', () => this.#state());
     live.on('work', () => this.#state());
@@ -133,6 +136,15 @@ export class Studio extends Emitter {
       if (state === 'refused') this.#refused();
       this.#state();
     });
+  }
+
+  /** The prompt follows the version that is shown, unless the person has written another. @param {Live} live */
+  #words(live) {
+    const prompt = trees.find(live.tree, live.head)?.prompt;
+    if (typeof prompt !== 'string' || prompt === this.#prompt) return;
+    const followed = this.#prompt === null || this.options.values.prompt === this.#prompt;
+    this.#prompt = prompt;
+    if (followed) this.options.set({ prompt });
   }
 
   #refused() {
