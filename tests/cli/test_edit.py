@@ -237,12 +237,17 @@ def test_a_session_goes_on_without_a_new_recording(folder):
     assert np.array_equal(as_pixels("back.png"), as_pixels("one.png"))
 
 
-def test_an_edit_after_undo_replaces_what_was_undone(folder):
+def test_an_edit_after_undo_begins_a_branch(folder):
     run("undo", "house")
     save_png(painted(as_pixels("a.png"), 20, 2), "d.png")
     assert edit("--session", "house", edited="d.png").exit_code == 0
-    assert edits("house") == (["photograph", "edit"], 1)
+    assert edits("house") == (["photograph", "edit", "edit"], 2)
     assert run("redo", "house").exit_code == 1
+    assert "branch" in run("info", "house").output
+    assert run("go", "house", "1", "-o", "back.png").exit_code == 0
+    assert np.array_equal(as_pixels("back.png"), as_pixels("one.png"))
+    missing = run("go", "house", "9", "-o", "no.png")
+    assert (missing.exit_code, "there is no version 9" in said(missing), Path("no.png").exists()) == (1, True, False)
 
 
 def test_options_that_the_session_has_already_are_no_conflict(folder):
@@ -316,7 +321,7 @@ def test_the_original_must_be_the_current_picture(folder, no_model):
     earlier = edit("--session", "house")
     assert earlier.exit_code == 2
     assert "a.png is version 0" in said(earlier)
-    assert "`retouch undo house`" in said(earlier)
+    assert "`retouch go house 0`" in said(earlier)
     other = edit("--session", "house", original="b.png", edited="a.png")
     assert other.exit_code == 2
     for word in ("is not the current picture", "house/versions/0001/image.png", "retouch info house"):

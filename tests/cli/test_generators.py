@@ -84,7 +84,7 @@ def test_an_upscaled_session_goes_on_and_back(small):
     assert Path("one.png").read_bytes() == Path("out.png").read_bytes()
     result = edit("--session", "s", original="c.png", edited="b.png")
     assert result.exit_code == 2
-    assert "go there first: `retouch redo s`" in said(result)
+    assert "go there first: `retouch go s 2`" in said(result)
 
 
 def test_labels_become_a_picture(street):

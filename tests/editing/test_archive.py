@@ -200,7 +200,7 @@ def change(manifest, *path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format"], 3, "update retouch"),
+        (["format"], 4, "update retouch"),
         (["current"], 7, "damaged"),
         (["versions"], 3, "damaged"),
         (["versions", 1, "number"], 0, "damaged"),

@@ -1,9 +1,9 @@
-"""`retouch info | undo | redo`: session folders, read and moved without their model."""
+"""`retouch info | undo | redo | go`: session folders, read and moved without their model."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,9 @@ from retouch.cli.common import check_picture_file, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
+    from retouch.editing.history import History
     from retouch.editing.kinds import Saved
+    from retouch.editing.manifest import Entry
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Session folder.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File for the picture.")]
@@ -48,13 +50,16 @@ def info(
 
 
 def _table(saved: Saved) -> Table:
-    made, current = Table("", "version", "edit", "prompt"), saved.manifest.current
+    made, history = Table("", "version", "from", "edit", "prompt"), saved.manifest.history
+    before = {entry.number for entry in history.past}
     for title in ("region", "seconds", "stored", "read"):
         made.add_column(title, justify="right", no_wrap=True)
-    for place, entry in enumerate(saved.manifest.versions):
+    for entry in history.versions:
+        later = "undone" if entry.number in history.line() else "branch"
         made.add_row(
-            "now" if place == current else "undone" if place > current else "",
+            "now" if entry.number == history.current else "" if entry.number in before else later,
             str(entry.number),
+            "" if entry.parent is None else str(entry.parent),
             Text(printable(entry.facts["edit"])),
             Text(printable(_words(entry.facts))),
             f"{entry.facts['region']:.2%}",
@@ -73,22 +78,31 @@ def _words(facts: Mapping[str, Any]) -> str:
 @app.command()
 def undo(folder: Folder, output: Output = None) -> None:
     """Go back to the version before the last edit of a session; no model is loaded."""
-    _moved(folder, -1, output)
+    _moved(folder, lambda history: history.undone(), output)
 
 
 @app.command()
 def redo(folder: Folder, output: Output = None) -> None:
     """Take an undone edit of a session back again; no model is loaded."""
-    _moved(folder, 1, output)
+    _moved(folder, lambda history: history.redone(), output)
 
 
-def _moved(folder: Path, by: int, output: Path | None) -> None:
-    """Make the version that many places further the current one; its picture is written first."""
+@app.command()
+def go(
+    folder: Folder,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number, as `retouch info` shows it.", min=0)],
+    output: Output = None,
+) -> None:
+    """Go to any version of a session, on any branch; no model is loaded."""
+    _moved(folder, lambda history: history.at(version), output)
+
+
+def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output: Path | None) -> None:
+    """Make another version the current one; its picture is written first."""
     from retouch.editing.archive import Archive
     from retouch.editing.images import as_pixels, save_png
     from retouch.editing.kinds import Saved
     from retouch.editing.manifest import PICTURE
-    from retouch.runtime.state.in_place import UndoError
 
     if output is not None:
         with usage_errors(ValueError):
@@ -96,16 +110,12 @@ def _moved(folder: Path, by: int, output: Path | None) -> None:
             check_outside(output, folder)
     archive, manifest = Archive.open(folder)
     with closing(archive):
-        saved, place = Saved.of(folder, manifest), manifest.current + by
-        if place not in range(len(manifest.versions)):
-            raise UndoError(
-                "nothing to undo: this is the original" if by < 0 else "nothing to redo: no later version is kept"
-            )
-        entry = manifest.versions[place]
+        saved, history = Saved.of(folder, manifest), to(manifest.history)
+        entry = history[history.current]
         archive.verify([replace(entry, files={PICTURE: entry.files[PICTURE]})])
         if output is not None:
             save_png(as_pixels(saved.picture(entry)), output)
-        archive.commit(replace(manifest, current=place))
+        archive.commit(manifest.at(history))
     typer.echo(f"now at version {entry.number}: {output or saved.picture(entry)}")
 
 

@@ -1,13 +1,14 @@
 """Jobs: edits that are computed while the caller goes on, and what they show of themselves on the way.
 
-A job is a future with frames. Its state is guarded by one condition, under which nothing else is locked or called.
+A job is a future with frames. Its state is guarded by one condition, under which nothing else is locked or called but
+those who watch.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Condition
@@ -104,6 +105,7 @@ class Job(Future[R]):
         self._queue = queue
         self._submitted = time.perf_counter()
         self._frames: list[tuple[int, Frame]] = []
+        self._watchers: list[Callable[[Frame], None]] = []
         self._count, self._over = 0, False
         self._trouble: BaseException | None = None
         self._shown = Condition()
@@ -149,12 +151,24 @@ class Job(Future[R]):
             self._frames = [(n, f) for n, f in self._frames if f.kind != "preview"] + [(self._count, frame)]
             self._count += 1
             self._shown.notify_all()
+            for watcher in self._watchers:
+                watcher(frame)
 
     def close(self, trouble: BaseException | None = None) -> None:
         """No frame comes any more."""
         with self._shown:
             self._over, self._trouble = True, trouble
             self._shown.notify_all()
+
+    def watch(self, watcher: Callable[[Frame], None]) -> None:
+        """Hand every frame to `watcher` when it is made, those there are first.
+
+        It is called in the thread that computes, with the job's condition held: to pass the frame on, no more.
+        """
+        with self._shown:
+            for _, frame in self._frames:
+                watcher(frame)
+            self._watchers.append(watcher)
 
     def __iter__(self) -> Iterator[Frame]:
         seen = -1

@@ -203,6 +203,8 @@ class Saved:
         }
         return {
             "number": entry.number,
+            "parent": entry.parent,
+            "name": entry.name,
             **told,
             "seconds": {"total": 0.0, **entry.facts["seconds"]},
             "bytes": entry.nbytes,

@@ -1,6 +1,7 @@
 """The manifest of a session folder: plain data that is checked whole before anything trusts it.
 
-It carries a checksum of its own since format 2. Format 1 had none, and named policies by their `repr`.
+It carries a checksum of its own since format 2, and a tree of versions since format 3: before, each version was made
+from the one above it. Format 1 named policies by their `repr`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from retouch.editing.history import History
 from retouch.plan.policy import Policy
 from retouch.runtime.store import DTYPES, StoreError
 
-FORMAT, UNSUMMED = 2, 1
+FORMAT, LISTED, UNSUMMED = 3, 2, 1
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
 PICTURE, SOURCE, TENSORS = "image.png", "source.png", "tensors.safetensors"
@@ -147,13 +149,16 @@ def _from_repr(found: str) -> dict[str, Any]:
 class Entry:
     """A version: `layers` are its calls by name with their files, `files` their sizes and checksums.
 
-    revision: how many times its content was replaced by a refinement.
+    parent: the number of the version that it was made from. revision: how many times its content was replaced by a
+    refinement.
     """
 
     number: int
     facts: Mapping[str, Any]
     layers: tuple[tuple[str, str], ...]
     files: Mapping[str, Mapping[str, Any]]
+    parent: int | None
+    name: str | None
     revision: int = 0
 
     @property
@@ -169,7 +174,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a session folder holds. `networks` say what recordings depend on; `current` is a place in `versions`."""
+    """What a session folder holds. `networks` say what recordings depend on; `current` and `tip` are places in
+    `versions`: the one that is looked at, and the last one that redo reaches.
+    """
 
     kind: str
     settings: dict[str, Any]
@@ -177,6 +184,17 @@ class Manifest:
     networks: Mapping[str, Mapping[str, Any]]
     versions: tuple[Entry, ...]
     current: int
+    tip: int
+
+    @property
+    def history(self) -> History[Entry]:
+        """The versions as a tree."""
+        return History(self.versions, self.version.number, self.versions[self.tip].number)
+
+    def at(self, history: History[Entry]) -> Manifest:
+        """That of the same session with another history."""
+        current, tip = map(history.place, (history.current, history.tip))
+        return replace(self, versions=history.versions, current=current, tip=tip)
 
     @property
     def version(self) -> Entry:
@@ -202,13 +220,13 @@ class Manifest:
                 raise ArchiveError(f"{file} is larger than a manifest can be")
             found = json.loads(file.read_text("utf-8"))
             version = found.pop("format")
-            if version not in (FORMAT, UNSUMMED) or not whole(version):
+            if version not in (FORMAT, LISTED, UNSUMMED) or not whole(version):
                 raise ArchiveError(
                     f"{folder} has the session format {version}, this version reads {FORMAT}; update retouch"
                 )
-            if version == FORMAT and found.pop("checksum") != checksum(found):
+            if version != UNSUMMED and found.pop("checksum") != checksum(found):
                 raise ArchiveError(f"{file} was altered: its checksum differs; the session cannot be trusted")
-            return _manifest(found)
+            return _manifest(found if version == FORMAT else _as_tree(found))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArchiveError(f"{folder} holds no session ({MANIFEST} is missing)") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
@@ -227,12 +245,21 @@ def checksum(body: Mapping[str, Any]) -> str:
 
 
 _FILE: Fields = {"bytes": whole, "blake2b": lambda found: text(found) and bool(DIGEST.fullmatch(found))}
-_FACTS: Fields = {"edit": text, "region": number, "bytes_read": whole, "seconds": table(finite)}
+_FACTS: Fields = {
+    "edit": text,
+    "region": number,
+    "bytes_read": whole,
+    "seconds": table(finite),
+    "macs": maybe(whole),
+    "dense_macs": maybe(whole),
+}
 _ENTRY: Fields = {
     "number": whole,
     "facts": record(_FACTS),
     "files": lambda found: table(record(_FILE))(found) and all(map(NAME.fullmatch, found)),
     "layers": lambda found: isinstance(found, list) and all(map(_is_pair, found)),
+    "parent": optional(whole),
+    "name": optional(text),
     "revision": maybe(whole),
 }
 _SETTINGS: Fields = {
@@ -257,6 +284,7 @@ _BODY: Fields = {
     "networks": table(record({"program": text, "weights": text, "backend": text})),
     "versions": lambda found: isinstance(found, list) and bool(found) and all(map(record(_ENTRY), found)),
     "current": whole,
+    "tip": whole,
 }
 
 
@@ -272,13 +300,20 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         inside = [f"settings: {each}" for each in wrong(settings, _SETTINGS)] if isinstance(settings, dict) else []
         raise ValueError(f"no session has such {', '.join(inside or bad)}")
     entries = tuple(_entry(each) for each in body["versions"])
-    numbers = [entry.number for entry in entries]
-    if len(set(numbers)) != len(numbers) or body["current"] >= len(numbers):
+    history = History(entries)
+    if not history.is_tree or max(body["current"], body["tip"]) >= len(entries):
         raise ValueError("its versions contradict each other")
     networks = {name: {**net, "policy": policy_fields(net.get("policy"))} for name, net in body["networks"].items()}
     editor = body["settings"]["editor"]
     settings = {**body["settings"], "editor": {**editor, "policy": policy_fields(editor["policy"])}}
-    return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"])
+    return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"], body["tip"])
+
+
+def _as_tree(body: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file that says of no version what it was made from: that is the one before it."""
+    parents = [None, *(entry["number"] for entry in body["versions"])][: len(body["versions"])]
+    entries = [{**entry, "parent": p, "name": None} for entry, p in zip(body["versions"], parents, strict=True)]
+    return {**body, "versions": entries, "tip": len(entries) - 1}
 
 
 def _entry(found: dict[str, Any]) -> Entry:
@@ -287,7 +322,8 @@ def _entry(found: dict[str, Any]) -> Entry:
     expected = [(name, layer_file(name, place)) for place, (name, _) in enumerate(layers)]
     if missing or list(layers) != expected:
         raise ValueError(f"version {found['number']} lacks {', '.join(sorted(missing)) or 'the names of its layers'}")
-    return Entry(found["number"], found["facts"], layers, found["files"], found.get("revision", 0))
+    revision = found.get("revision", 0)
+    return Entry(found["number"], found["facts"], layers, found["files"], found["parent"], found["name"], revision)
 
 
 def folder_name(number: int, revision: int = 0) -> str:

@@ -216,11 +216,9 @@ def _check_current(saved: Saved, name: Path, before: Pixels) -> None:
             f"{name} is not the current picture of the session {folder}; that is {saved.source(versions[current])} "
             f"(`retouch info {folder}` lists its versions, `retouch undo {folder} -o FILE` goes back)"
         )
-    command = f"`retouch {'undo' if found < current else 'redo'} {folder}`"
-    times = "" if abs(found - current) == 1 else f" {abs(found - current)} times"
     raise OptionError(
         f"{name} is version {versions[found].number} of the session {folder}, which is at version "
-        f"{versions[current].number}; go there first: {command}{times}"
+        f"{versions[current].number}; go there first: `retouch go {folder} {versions[found].number}`"
     )
 
 

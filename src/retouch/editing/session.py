@@ -1,9 +1,9 @@
 """Editing sessions: versions of an image, undo, redo, branches, saving. What an edit computes is a subclass's.
 
 A version is immutable: snapshots of every recorded network call, a few tensors, and facts. A session is a
-list of versions and a place in it, both replaced at once, so reading them takes no lock, and neither does `submit`.
-What makes or moves versions holds the session's lock, an edit or a job as long as it is computed. So `undo` and `redo`
-stop the session's jobs first, and wait for one network call at most; they wait for an `edit` of another thread.
+tree of versions and a place in it, both replaced at once, so reading them takes no lock, and neither does `submit`.
+What makes or moves versions holds the session's lock, an edit or a job as long as it is computed. So `undo`, `redo` and
+`go` stop the session's jobs first, and wait for one network call at most; they wait for an `edit` of another thread.
 Refinements hold the lock only to replace a version. Locks are taken in one order: a session's, that of an editor's
 caches, a compiled network's, a store's. Those of workers and jobs are held while nothing else is locked or called.
 """
@@ -27,6 +27,7 @@ from torch import Tensor
 import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled
+from retouch.editing.history import History
 from retouch.editing.images import Pixels, save_png
 from retouch.editing.jobs import Job, SessionError, Task
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
@@ -34,7 +35,6 @@ from retouch.editing.worker import Worker, worker_of
 from retouch.incremental import Incremental
 from retouch.ir.program import Read
 from retouch.plan.region import Region
-from retouch.runtime.state.in_place import UndoError
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
 from retouch.runtime.store import Block, Store
@@ -61,7 +61,8 @@ def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
 class Version:
     """One state of a session. `revision` counts the refinements that took its place.
 
-    `added` are the layers that it added to the snapshots of the version before, by the snapshot's name.
+    `parent` is the number of the version that it was made from (None: the first), `added` are the layers that it added
+    to that one's snapshots, by the snapshot's name. `name` is what somebody called it.
     `tensors` holds `image` uint8 `[H, W, 3]` and what the kind of session needs; `facts` are plain data.
     """
 
@@ -71,6 +72,8 @@ class Version:
     facts: Mapping[str, Any]
     added: Sequence[tuple[str, Layer]]
     files: Mapping[str, Any] = field(default_factory=dict)
+    parent: int | None = None
+    name: str | None = None
     revision: int = 0
 
     @property
@@ -124,8 +127,9 @@ class Edited:
 class Session(ABC):
     """Versions of an edited image. Made by an editor, or by `retouch.open`.
 
-    `undo`, `redo` and `branch` cost nothing; nothing that a version holds is ever written again. A session
-    in a folder keeps every edit there as soon as it is made. Several threads may use one session.
+    Versions are a tree: an edit after `undo` begins a branch, and `go` reaches every version. That and `branch` cost
+    nothing; nothing that a version holds is ever written again. A session in a folder keeps every edit there as soon as
+    it is made. Several threads may use one session.
 
     opening: the job that records the first version, where `wait=False` opened the session; None elsewhere.
     kind: its name in manifests. saved_settings, saved_facts: what manifests say of such sessions beside the common.
@@ -142,7 +146,7 @@ class Session(ABC):
         self.awaited: Mapping[str, Tensor] = {}  # of the first version, before there is one
         self.lock = RLock()
         self._closed = False
-        self._history: tuple[tuple[Version, ...], int] = ((), -1)
+        self._history: History[Version] = History()
         self._next = 0
 
     # What a kind of session says
@@ -170,22 +174,28 @@ class Session(ABC):
     # State
 
     @property
+    def history(self) -> History[Version]:
+        """The tree of versions."""
+        return self._history
+
+    @property
     def versions(self) -> tuple[Version, ...]:
-        """All versions, those that were undone too."""
-        return self._history[0]
+        """All versions, in the order in which they were made."""
+        return self._history.versions
 
     @property
     def position(self) -> int:
-        """The place of the current version."""
-        return self._history[1]
+        """The place of the current version among them."""
+        history = self._history
+        return history.place(history.current)
 
     @property
     def version(self) -> Version:
         """The current version. SessionError where there is none yet, as the session is being opened."""
-        versions, position = self._history
-        if not versions:
+        history = self._history
+        if not history.versions:
             raise SessionError(f"there is no version: {self._why_none()}")
-        return versions[position]
+        return history[history.current]
 
     def tensor(self, name: str) -> Tensor:
         """A tensor of the current version, or while the session is being opened that of its first, if it is known.
@@ -211,27 +221,39 @@ class Session(ABC):
         return Image.fromarray(self.pixels)
 
     def undo(self) -> Image.Image:
-        """Cancel the session's jobs and go back to the version before; its image. UndoError at the first."""
-        return self._go(-1, "nothing to undo: this is the original")
+        """Cancel the session's jobs and go back to the version that this one was made from; its image. UndoError at
+        the first.
+        """
+        return self._go(lambda history: history.undone())
 
     def redo(self) -> Image.Image:
         """Cancel the session's jobs and go to the version that was undone last; its image. UndoError when there is
         none.
         """
-        return self._go(1, "nothing to redo: no edit was undone, or a new one came after it")
+        return self._go(lambda history: history.redone())
 
-    def _go(self, by: int, otherwise: str) -> Image.Image:
+    def go(self, number: int) -> Image.Image:
+        """Cancel the session's jobs and go to any version by its number; its image. UndoError when there is none."""
+        return self._go(lambda history: history.at(number))
+
+    def _go(self, to: Callable[[History[Version]], History[Version]]) -> Image.Image:
         if self.versions:
             self.worker.cancel_all(self)
-        return self._moved(by, otherwise)
+        return self._moved(to)
 
     @locked
-    def _moved(self, by: int, otherwise: str) -> Image.Image:
-        position = self.position + by
-        if not 0 <= position < len(self.versions):
-            raise UndoError(otherwise)
-        self._commit(self.versions, position)
-        self._history = self.versions, position
+    def rename(self, number: int, name: str | None) -> None:
+        """Call a version something; None takes its name away. UndoError when there is no such version."""
+        self._commit(self._history.replaced(replace(self._history[number], name=name)))
+
+    @locked
+    def forget(self, number: int) -> None:
+        """Remove a version and all that was made from it. UndoError when the current one is among them."""
+        self._commit(self._history.without(number))
+
+    @locked
+    def _moved(self, to: Callable[[History[Version]], History[Version]]) -> Image.Image:
+        self._commit(to(self._history))
         return self.image
 
     @locked
@@ -239,7 +261,8 @@ class Session(ABC):
         """Another session at the current version; it shares what both have in common and is not saved yet."""
         twin: Self = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin._history = self.versions[: self.position + 1], self.position
+        number = self._history.current
+        twin._history = History(self._history.past, number, number)
         twin.archive, twin.lock, twin.opening, twin._closed = None, RLock(), None, False
         return twin
 
@@ -285,33 +308,37 @@ class Session(ABC):
 
     def _put(self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Make what was computed the current version, and keep it in the folder if there is one."""
-        facts = {**facts, "bytes_read": calls.bytes_read}
-        version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added))
+        facts = {**facts, "bytes_read": calls.bytes_read, "macs": calls.macs, "dense_macs": calls.dense_macs}
+        parent = self.version.number if self.versions else None
+        version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent)
         if self.archive:
             version = self._sealed(self.archive, version)
-        versions = (*self.versions[: self.position + 1], version)
-        self._commit(versions, len(versions) - 1)
-        self._history = versions, len(versions) - 1
+        self._commit(self._history.added(version))
         self._next += 1
 
     def is_last(self, version: Version) -> bool:
-        """True for the current version if none comes after it."""
-        versions, position = self._history
-        return position == len(versions) - 1 and versions[position] is version
+        """True for the current version if nothing was made from it."""
+        history, current = self._history, self.version
+        same = (current.number, current.revision) == (version.number, version.revision)
+        return same and len(history.descendants(current.number)) == 1
 
     def replace(self, old: Version, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Version:
         """Put what was computed in the place of the last version, if that is still `old`; raises Cancelled if not."""
         with self.lock:
             if not self.is_last(old):
                 raise Cancelled
-            version = Version(
-                old.number, calls.snapshots, tensors, facts, tuple(calls.added), revision=old.revision + 1
+            version = replace(
+                self.version,
+                snapshots=calls.snapshots,
+                tensors=tensors,
+                facts=facts,
+                added=tuple(calls.added),
+                files={},
+                revision=old.revision + 1,
             )
             if self.archive:
                 version = self._written(self.archive, version)
-            versions = (*self.versions[:-1], version)
-            self._commit(versions, self.position)
-            self._history = versions, self.position
+            self._commit(self._history.replaced(version))
             return version
 
     # Folders
@@ -337,12 +364,12 @@ class Session(ABC):
             for number, version in enumerate(self.versions):
                 progress(number, len(self.versions), f"saving version {number}")
                 saved.append(self._written(archive, version))
-            self._commit(tuple(saved), self.position, archive)
+            self._write(history := replace(self._history, versions=tuple(saved)), archive)
         except BaseException:
             archive.abandon()
             raise
         self._leave()
-        self._history, self.archive = (tuple(saved), self.position), archive
+        self._history, self.archive = history, archive
         return path
 
     def close(self) -> None:
@@ -378,41 +405,59 @@ class Session(ABC):
             save_png(pixels, folder / name)
         return replace(version, files=archive.seal(version.folder))
 
-    def _commit(self, versions: Sequence[Version], position: int, archive: Archive | None = None) -> None:
-        archive = archive or self.archive
-        if archive is not None:
-            manifest = self._manifest(versions, position)
-            archive.commit(manifest)
-            archive.clean(manifest.folders)
+    def _commit(self, history: History[Version]) -> None:
+        """Make that the session's history, in its folder first."""
+        if self.archive is not None:
+            self._write(history, self.archive)
+        self._history = history
 
-    def _manifest(self, versions: Sequence[Version], position: int) -> Manifest:
-        networks = {name: identity(net, _hashes(net, versions[0])) for name, net in self.networks().items()}
+    def _write(self, history: History[Version], archive: Archive) -> None:
+        manifest = self._manifest(history)
+        archive.commit(manifest)
+        archive.clean(manifest.folders)
+
+    def _manifest(self, history: History[Version]) -> Manifest:
+        first = history.versions[0]
+        networks = {name: identity(net, _hashes(net, first)) for name, net in self.networks().items()}
         entries = tuple(
             Entry(
                 version.number,
                 version.facts,
                 tuple((name, layer_file(name, place)) for place, (name, _) in enumerate(version.added)),
                 version.files,
+                version.parent,
+                version.name,
                 version.revision,
             )
-            for version in versions
+            for version in history.versions
         )
-        return Manifest(self.kind, self.settings, self.store.dtype_name, networks, entries, position)
+        place = history.place
+        return Manifest(
+            self.kind,
+            self.settings,
+            self.store.dtype_name,
+            networks,
+            entries,
+            place(history.current),
+            place(history.tip),
+        )
 
     def load(self, archive: Archive, manifest: Manifest) -> None:
         """Take over what a folder holds. Raises ArchiveError when it was recorded with other networks."""
         for name, net in self.networks().items():
             net.weights.refresh()
             _check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
-        versions: list[Version] = []
+        versions: dict[int | None, Version] = {}
         for entry in manifest.versions:
-            versions.append(self._loaded(archive, entry, versions[-1].snapshots if versions else {}))
-        self._history = tuple(versions), manifest.current
+            parent = versions.get(entry.parent)
+            versions[entry.number] = self._loaded(archive, entry, parent.snapshots if parent else {})
+        saved = manifest.history
+        self._history = History(tuple(versions.values()), saved.current, saved.tip)
         self._next = 1 + max(manifest.numbers)
         self.archive = archive
 
     def _loaded(self, archive: Archive, entry: Entry, snapshots: Mapping[str, Snapshot]) -> Version:
-        """The version of an entry, on top of the snapshots of the one before."""
+        """The version of an entry, on top of the snapshots of its parent."""
         folder, calls = archive.folder(entry.folder), self.calls()
         unknown = [name for name, _ in entry.layers if name not in calls]
         if unknown:
@@ -423,7 +468,17 @@ class Session(ABC):
         for name, layer in added:
             snapshots = {**snapshots, name: self._grown(snapshots.get(name), name, layer)}
         tensors = blocks.read(folder / TENSORS).tensors
-        version = Version(entry.number, snapshots, tensors, entry.facts, tuple(added), entry.files, entry.revision)
+        version = Version(
+            entry.number,
+            snapshots,
+            tensors,
+            entry.facts,
+            tuple(added),
+            entry.files,
+            entry.parent,
+            entry.name,
+            entry.revision,
+        )
         if snapshots.keys() != calls.keys() or not self.is_complete(version):
             raise ArchiveError(f"version {version.number} in {archive.path} is incomplete; it cannot be trusted")
         return version
@@ -437,9 +492,14 @@ class Session(ABC):
 
     # Reports
 
+    @property
+    def recording_bytes(self) -> int:
+        """Bytes that the recording of the first version takes, about."""
+        return sum(self.network(name).plan.kept_bytes for name in self.calls())
+
     def info(self) -> dict[str, Any]:
         """What the session holds: bytes stored (device, memory, files, per network call), and read by each edit."""
-        versions, position = self._history
+        versions, current = self.versions, self.version
         return {
             "kind": self.kind,
             "folder": str(self.folder) if self.folder else None,
@@ -450,10 +510,10 @@ class Session(ABC):
                 "device": self.store.on_device,
                 "memory": self.store.in_memory,
                 "temporary_files": self.store.in_files,
-                "calls": {name: snapshot.nbytes for name, snapshot in versions[position].snapshots.items()},
-                "keys_and_values": self._key_bytes(versions[position]),
+                "calls": {name: snapshot.nbytes for name, snapshot in current.snapshots.items()},
+                "keys_and_values": self._key_bytes(current),
             },
-            "current": position,
+            "current": versions.index(current),
             "versions": [_report(version) for version in versions],
         }
 
@@ -474,7 +534,8 @@ def _keys(net: Incremental) -> set[Any]:
 
 
 def _report(version: Version) -> dict[str, Any]:
-    return {"number": version.number, "bytes": version.nbytes, **version.facts}
+    told = {"number": version.number, "parent": version.parent, "name": version.name, "bytes": version.nbytes}
+    return {**told, **version.facts}
 
 
 def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:

@@ -101,17 +101,18 @@ def test_a_choice_is_a_version_like_that_of_an_edit(session):
     assert np.array_equal(edits[0].image, edits[1].image)
 
 
-def test_another_choice_takes_the_place_of_the_first(session):
+def test_choices_are_branches_side_by_side(session):
     found = session.variants(3, painted(session.pixels))
-    for number in (2, 1):
+    for count, number in enumerate((2, 1)):
         found.choose(number)
         assert np.array_equal(session.pixels, found[number].found.pixels)
-        assert (session.position, len(session.versions)) == (1, 2)
+        assert (session.version.number, session.version.parent) == (count + 1, 0)
         assert session.version.facts["seed"] == number
     session.undo()
     assert np.array_equal(session.pixels, picture("sd"))
     found.choose(0)
-    assert session.position == 1
+    assert [(v.parent, v.facts.get("seed")) for v in session.versions] == [(None, None), (0, 2), (0, 1), (0, 0)]
+    assert np.array_equal(np.asarray(session.go(1)), found[2].found.pixels)
 
 
 def test_a_choice_after_other_edits_is_refused(session):

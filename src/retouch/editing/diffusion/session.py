@@ -356,12 +356,13 @@ class DiffusionSession(Session):
 
     @locked
     def choose(self, found: Variants, number: int) -> Edited:
-        """Make a variant the version after the one that it was made from, in the place of another one of them.
+        """Make a variant a version, and that the current one. Several may be chosen: they are branches side by side.
 
         Raises VariantsError when there is none of that number, or the session shows another version by now.
         """
         variant, before = found[number], self._history
-        self._history = self.versions, found.place_in(self.versions, self.position)
+        found.check(before)
+        self._history = before.at(found.base.number)
         try:
             with self._making() as calls:
                 calls.take(variant.calls)
@@ -401,7 +402,7 @@ class DiffusionSession(Session):
 
     def _current(self) -> Current:
         """The current version, as edits are asked of it."""
-        had_areas = any(version.facts.get("areas") for version in self.versions[: self.position + 1])
+        had_areas = any(version.facts.get("areas") for version in self.history.past)
         latents = self.version.tensors["latents"] if self.versions else None
         strength = float(self.settings["strength"])
         return Current(

@@ -13,6 +13,7 @@ from PIL import Image
 import retouch.runtime.store as blocks
 from retouch.editing.calls import Calls
 from retouch.editing.diffusion.redraw import Evaluations, Redraw, Redrawn
+from retouch.editing.history import History
 from retouch.editing.meeting import side_by_side
 from retouch.editing.session import Edited, Version
 from retouch.errors import RetouchError
@@ -56,7 +57,7 @@ class Variants:
     """Variants of one edit, to look at and choose from; they hold what they computed until they are dropped.
 
     session: whose they are. base: the version that they were made from. chosen: the number of the version that one of
-    them has become, None before.
+    them has become last, None before.
     """
 
     def __init__(self, session: Chooses, base: Version, made: Sequence[Variant]) -> None:
@@ -89,20 +90,15 @@ class Variants:
         """Make one the session's version; see `DiffusionSession.choose`."""
         return self.session.choose(self, number)
 
-    def place_in(self, versions: Sequence[Version], position: int) -> int:
-        """The place of the version that they were made from, where it, or one of them, is the current version.
-
-        Raises VariantsError elsewhere.
-        """
-        for place, version in enumerate(versions):
-            if version.snapshots is self.base.snapshots:
-                after = position == place + 1 and versions[position].number == self.chosen
-                if position == place or after:
-                    return place
-        raise VariantsError(
-            "the session no longer shows the version that these variants were made from; undo to that one, "
-            "or make new ones"
-        )
+    def check(self, history: History[Version]) -> None:
+        """VariantsError unless the current version is the one that they were made from, or one that came of them."""
+        base = next((version for version in history.versions if version.number == self.base.number), None)
+        current = history.current in (self.base.number, self.chosen)
+        if base is None or base.snapshots is not self.base.snapshots or not current:
+            raise VariantsError(
+                "the session no longer shows the version that these variants were made from; undo to that one, "
+                "or make new ones"
+            )
 
 
 def seeds_of(count: int, seeds: Sequence[int] | None, own: int) -> list[int]:

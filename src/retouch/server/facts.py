@@ -1,0 +1,85 @@
+"""What is told of a session: from memory, or from its folder without opening it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from retouch.server.models import Models, capabilities, scale_of
+from retouch.server.pool import Entry
+
+TOLD = ("prompt", "negative", "strength", "steps", "guidance", "seed")
+
+
+def tree_of(entry: Entry) -> dict[str, Any]:
+    """The versions and which of them is the head."""
+    history = entry.history
+    estimates = {entry.estimate[0]: entry.estimate[1]} if entry.estimate else {}
+    tree = []
+    for version in history.versions:
+        facts, cost = version.facts, arithmetic(version.facts)
+        estimate = estimates.get(version.number)
+        tree.append({
+            "version": version.number,
+            "parent": version.parent,
+            "name": version.name,
+            "prompt": facts.get("prompt"),
+            "edit": facts["edit"],
+            "region": facts["region"],
+            "seconds": facts["seconds"].get("total"),
+            "share": cost,
+            "saved": 1 / cost if cost else None,
+            "refined": facts.get("refined"),
+            "seed": facts.get("seed"),
+            "estimate": known(estimate),
+        })  # fmt: skip
+    return {"head": max(0, history.current), "tree": tree}
+
+
+def arithmetic(facts: Any) -> float | None:
+    """The share of the dense networks' arithmetic that an edit took."""
+    macs, dense = facts.get("macs"), facts.get("dense_macs")
+    return macs / dense if macs and dense else None
+
+
+def known(result: Any) -> float | None:
+    """The estimate of an edit's error, if somebody asked for it before."""
+    return result.error if result is not None and "disagreement" in vars(result.estimate or result) else None
+
+
+def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
+    """All of a session."""
+    session = entry.session
+    if session is not None:
+        kind, settings = session.kind, session.settings
+        nbytes = sum(version.nbytes for version in session.versions)
+    else:
+        manifest = entry.manifest()
+        kind, settings = manifest.kind, manifest.settings
+        nbytes = sum(each.nbytes for each in manifest.versions)
+    name, scale = models.name_of(settings), scale_of(kind)
+    return {
+        "id": entry.id,
+        "kind": kind,
+        "model": name,
+        "size": [settings["height"] * scale, settings["width"] * scale],
+        "settings": {each: settings[each] for each in TOLD if each in settings},
+        **tree_of(entry),
+        "bytes": nbytes,
+        "capabilities": capabilities(models.editors[name]),
+        "jobs": [
+            {"job": number, "state": "running" if job.running() else "queued"}
+            for number, job in list(entry.jobs.items())
+            if not job.done()
+        ],
+    }
+
+
+def listed(models: Models, entry: Entry) -> dict[str, Any]:
+    """A line in the list of sessions."""
+    facts = facts_of(models, entry)
+    modified = datetime.fromtimestamp(entry.touched, UTC).isoformat(timespec="seconds")
+    head = facts["head"]
+    thumb = f"api/sessions/{entry.id}/versions/{head}.png?thumb" if facts["tree"] else None
+    return {**{name: facts[name] for name in ("id", "kind", "model", "size", "bytes")}, "head": head, "thumb": thumb,
+            "modified": modified, "versions": len(facts["tree"])}  # fmt: skip

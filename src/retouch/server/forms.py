@@ -1,0 +1,86 @@
+"""What callers say of a session or an edit, checked before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(max_length=2000)]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+Side = Annotated[int, Field(ge=1, le=65536)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Refine = bool | Literal["off", "step", "dense"] | Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
+
+
+class Form(BaseModel):
+    """Fields that are there are known ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class OpenForm(Form):
+    """A session to be made: of the picture that comes with this, or with `generate` of words alone.
+
+    size: [H, W] of what is generated. What is None is as the model has it.
+    """
+
+    model: Annotated[str, Field(max_length=200)] | None = None
+    prompt: Text | None = None
+    negative: Text | None = None
+    strength: Share | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    size: tuple[Side, Side] | None = None
+    generate: bool = False
+
+    def options(self) -> dict[str, object]:
+        """Those that an editor takes."""
+        given = self.model_dump(include={"prompt", "negative", "strength", "steps", "guidance", "seed"})
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class EditForm(Form):
+    """An edit of a version.
+
+    base: the version that it was drawn on, which is the head. rect: left, top, width and height of what comes with
+    this, in pixels of what is painted on; None: all. kind: "inpaint" fills the mask anew. soft: the mask's levels are
+    strengths. refine: whether the result is bettered afterwards, how far, or the grey levels that are close enough.
+    seed: of variants, the first. instance: of labels, the id of what is painted; None: a new one.
+    """
+
+    base: Number
+    rect: tuple[Number, Number, Number, Number] | None = None
+    kind: Literal["edit", "inpaint"] = "edit"
+    prompt: Text | None = None
+    negative: Text | None = None
+    strength: Share | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    soft: bool = False
+    refine: Refine = True
+    instance: Number | None = None
+
+
+class VariantsForm(EditForm):
+    """Several edits that differ by their seeds."""
+
+    n: Annotated[int, Field(ge=1, le=16)] = 4
+
+
+class HeadForm(Form):
+    """Which version to go to."""
+
+    version: Number
+
+
+class NameForm(Form):
+    """What a version is called; empty: nothing."""
+
+    name: Annotated[str, Field(max_length=100)]
+
+
+class LoginForm(Form):
+    """The token that the server printed."""
+
+    token: Annotated[str, Field(max_length=200)]

@@ -1,0 +1,104 @@
+"""The WebSocket of a session: what it is, what it shows, and from then on everything that happens there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Query, WebSocket
+from starlette.concurrency import run_in_threadpool
+from starlette.websockets import WebSocketDisconnect
+
+from retouch.server import frames
+from retouch.server.facts import facts_of
+from retouch.server.hub import Watcher
+from retouch.server.pool import Entry
+from retouch.server.problems import Problem
+from retouch.server.studio import Studio
+
+GONE, CROWDED, BEHIND = 4404, 4429, 1013
+"""Codes of closing: no such session (any more), too many WebSockets, too slow: come again for what was missed."""
+
+router = APIRouter()
+
+
+@router.websocket("/api/sessions/{id}/live")
+async def live(socket: WebSocket, id: str, seen: Annotated[str | None, Query()] = None) -> None:
+    """Tell a page what it has missed since version `seen`, and then what happens."""
+    studio: Studio = socket.app.state.studio
+    caller: str = socket.state.caller
+    await socket.accept()
+    try:
+        entry = studio.pool.find(caller, id)
+    except Problem:
+        await socket.close(GONE, "there is no such session")
+        return
+    if sum(len(each.hub) for each in studio.pool.of(caller)) >= studio.limits.watchers:
+        await socket.close(CROWDED, "too many pages are open")
+        return
+    watcher = Watcher(asyncio.get_running_loop())
+    entry.hub.join(watcher)
+    studio.metrics.watchers.inc()
+    try:
+        await _serve(socket, studio, entry, watcher, seen)
+    finally:
+        entry.hub.leave(watcher)
+        studio.metrics.watchers.dec()
+
+
+async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watcher, seen: str | None) -> None:
+    with suppress(WebSocketDisconnect, RuntimeError):  # it may go away at any moment
+        for message in await run_in_threadpool(_greeting, studio, entry, seen):
+            await _send(socket, message)
+    async with anyio.create_task_group() as group:
+
+        async def until_gone() -> None:
+            while (await socket.receive())["type"] != "websocket.disconnect":
+                pass  # pages say nothing here
+            group.cancel_scope.cancel()
+
+        group.start_soon(until_gone)
+        await _forward(socket, watcher)
+        group.cancel_scope.cancel()
+
+
+def _greeting(studio: Studio, entry: Entry, seen: str | None) -> list[str | bytes]:
+    """The session, and the picture of its head as far as the page does not have it."""
+    try:
+        facts = facts_of(studio.models, entry)
+        hello = json.dumps({"event": "hello", "session": facts})
+        return [hello, *_picture(entry, facts["head"] if facts["tree"] else None, seen)]
+    except Problem as problem:  # of a session that cannot be opened here
+        return [json.dumps({"event": "problem", "error": problem.body()})]
+
+
+def _picture(entry: Entry, head: int | None, seen: str | None) -> list[bytes]:
+    if head is None:  # the picture may be there before the first version is
+        session = entry.session
+        known = session is not None and "image" in session.awaited
+        return frames.messages("picture", None, 0, session.pixels) if session is not None and known else []
+    if seen == str(head):
+        return []
+    before = None
+    if seen is not None and any(str(version.number) == seen for version in entry.history.versions):
+        before = int(seen), entry.pixels(int(seen))
+    return frames.messages("picture", before, head, entry.pixels(head))
+
+
+async def _forward(socket: WebSocket, watcher: Watcher) -> None:
+    """Send what is offered, until the session is gone or the page is, or it is too slow."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        while (message := await watcher.next()) is not None:
+            await _send(socket, message.content)
+        code = BEHIND if watcher.overrun else GONE
+        await socket.close(code, "too slow: connect again" if watcher.overrun else "the session was deleted")
+
+
+async def _send(socket: WebSocket, content: str | bytes) -> None:
+    if isinstance(content, str):
+        await socket.send_text(content)
+    else:
+        await socket.send_bytes(content)

@@ -1,0 +1,102 @@
+"""The models that a server was started with; callers can name no others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from retouch.editing.diffusion.editor import Editor
+from retouch.editing.gan.labels import LabelEditor
+from retouch.editing.gan.upscaler import Upscaler
+from retouch.editing.kinds import AnyEditor
+from retouch.editing.sheets import coloured
+from retouch.errors import OptionError
+from retouch.models.super_resolution import SCALE
+from retouch.server.problems import Problem
+
+T = TypeVar("T", bound=np.generic)
+
+
+class Models:
+    """Editors by the names that callers use. The first one is taken where none is named."""
+
+    def __init__(self, editors: Mapping[str, AnyEditor]) -> None:
+        if not editors:
+            raise OptionError("a server needs a model")
+        self.editors = dict(editors)
+
+    def named(self, name: str | None) -> AnyEditor:
+        """The editor of that name, or the first; Problem 422 for others."""
+        found = self.editors.get(name or next(iter(self.editors)))
+        if found is None:
+            raise Problem(422, f"there is no model {name!r} here; there are {', '.join(self.editors)}")
+        return found
+
+    def name_of(self, settings: Mapping[str, Any]) -> str:
+        """What callers call the model of a saved session; Problem 409 when it is not here."""
+        for name, editor in self.editors.items():
+            if editor.name == settings["model"]:
+                return name
+        raise Problem(409, "the session was made with a model that this server was not started with")
+
+    def described(self) -> list[dict[str, Any]]:
+        """All of them as plain data."""
+        return [{"name": name, **describe(editor)} for name, editor in self.editors.items()]
+
+
+def label(model: str) -> str:
+    """What callers call a model: a name of the hub or a built-in one as it is, of a path the last part."""
+    path = Path(model)
+    return path.stem if path.is_absolute() else model
+
+
+def describe(editor: AnyEditor) -> dict[str, Any]:
+    """What a model is and can do."""
+    facts: dict[str, Any] = {"kind": editor.sessions.kind, "capabilities": capabilities(editor)}
+    if isinstance(editor, Editor):
+        facts["size"] = list(editor.model.default_size)
+    return facts
+
+
+def capabilities(editor: AnyEditor) -> dict[str, Any]:
+    """What the page offers."""
+    diffusion = isinstance(editor, Editor)
+    labels = None
+    if isinstance(editor, LabelEditor):
+        colours = coloured(np.arange(editor.count)[None])[0]
+        labels = [{"index": i, "name": f"label {i}", "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
+                  for i, colour in enumerate(colours)]  # fmt: skip
+    return {
+        "prompt": isinstance(editor, Editor) and editor.model.reads_text,
+        "inpaint": diffusion,
+        "generate": diffusion,
+        "variants": diffusion,
+        "labels": labels,
+        "scale": scale_of(editor.sessions.kind),
+    }
+
+
+def scale_of(kind: str) -> int:
+    """How much larger the pictures of a kind of session are than what is painted on."""
+    return SCALE if kind == Upscaler.sessions.kind else 1
+
+
+def multiple_of(editor: AnyEditor) -> int:
+    """What width and height must be multiples of."""
+    if isinstance(editor, Editor):
+        return editor.model.multiple
+    return editor.module.multiple if isinstance(editor, LabelEditor) else 1
+
+
+def cropped(editor: AnyEditor, source: npt.NDArray[T]) -> npt.NDArray[T]:
+    """The middle of a picture, of the largest size that the model divides; Problem 422 where there is none."""
+    step = multiple_of(editor)
+    height, width = (side // step * step for side in source.shape[:2])
+    if not height or not width:
+        raise Problem(422, f"a picture needs {step}x{step} pixels or more, not {source.shape[1]}x{source.shape[0]}")
+    top, left = (source.shape[0] - height) // 2, (source.shape[1] - width) // 2
+    return source[top : top + height, left : left + width]

@@ -1,0 +1,130 @@
+"""A studio on a port: where its sessions and tokens are kept, and the server that answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlencode
+
+import platformdirs
+import uvicorn
+
+from retouch.errors import OptionError
+from retouch.server.app import application
+from retouch.server.pool import OWNER
+from retouch.server.security import LOOPBACK, Access
+from retouch.server.studio import Studio
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+BACKLOG = 128
+LONGEST_MESSAGE = 4096
+"""Bytes that a page may send over a WebSocket, where it has nothing to say."""
+GRACE = 5
+"""Seconds that answers may take when the server is stopped."""
+
+
+def default_home() -> Path:
+    """Where sessions are kept unless another folder is named."""
+    return Path(platformdirs.user_data_dir("retouch")) / "studio"
+
+
+def tokens_of(home: Path, users: Sequence[str]) -> Mapping[str, str]:
+    """The token of every user, made when it is first asked for and kept in a file that only its owner reads.
+
+    OptionError for a name that is none, and a file that is damaged.
+    """
+    for user in users:
+        if not OWNER.fullmatch(user):
+            raise OptionError(f"{user!r} is no name of a user: small letters, digits and hyphens, at most 32")
+    file = home / "tokens.json"
+    known: dict[str, str] = {}
+    if file.exists():
+        try:
+            known = json.loads(file.read_text("utf-8"))
+            if not all(OWNER.fullmatch(user) and TOKEN.fullmatch(token) for user, token in known.items()):
+                raise ValueError
+        except (ValueError, AttributeError, TypeError) as error:
+            raise OptionError(f"{file} is damaged; remove it, and new tokens are made") from error
+    missing = {user: secrets.token_urlsafe(32) for user in users if user not in known}
+    if missing:
+        home.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f"{secrets.token_hex(8)}.part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            json.dump({**known, **missing}, stream)
+        part.replace(file)
+    return {user: {**known, **missing}[user] for user in users}
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket on an address, port 0 for any that is free. OptionError when that cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+        found.listen(BACKLOG)
+    except OSError as error:
+        found.close()
+        why = error.strerror or error
+        raise OptionError(f"cannot listen on {host}, port {port}: {why}; take another --port") from error
+    return found
+
+
+def access_to(bound: socket.socket, host: str, tokens: Mapping[str, str]) -> Access:
+    """Who may ask a server on a socket. OptionError for one without tokens that others reach."""
+    port, everywhere = bound.getsockname()[1], host in ("0.0.0.0", "::")
+    if not tokens and host not in LOOPBACK:
+        raise OptionError("--no-token is for this machine alone; leave it or --host away")
+    own = socket.gethostname().lower() if everywhere else host
+    return Access(port, LOOPBACK | {own}, everywhere, tokens)
+
+
+def run(studio: Studio, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer until interrupted; `ready` is called when the server does."""
+    config = uvicorn.Config(
+        application(studio),
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ws="websockets-sansio",
+        ws_max_size=LONGEST_MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+    server = Server(config, ready)
+    server.run(sockets=[bound])
+
+
+class Server(uvicorn.Server):
+    """One that tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        if self.started:
+            threading.Thread(target=self._ready, daemon=True).start()
+
+
+def link(host: str, port: int, token: str | None, session: str | None) -> str:
+    """What opens the page. Token and session are behind #, which browsers send to nobody."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    name = f"[{reached}]" if ":" in reached else reached
+    given = urlencode({key: value for key, value in {"token": token, "session": session}.items() if value})
+    return f"http://{name}:{port}/" + (f"#{given}" if given else "")
+
+
+def show(address: str) -> None:
+    """Open the page in a browser, where there is one."""
+    webbrowser.open(address)

@@ -1,0 +1,175 @@
+"""Sessions: made, listed, told of, moved and deleted."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy.typing as npt
+from fastapi import APIRouter, File, Form, Response, UploadFile
+from pydantic import Json
+
+from retouch.editing.diffusion.editor import Editor
+from retouch.editing.gan.labels import LabelEditor
+from retouch.editing.images import ImageError, as_integers
+from retouch.editing.jobs import Job
+from retouch.editing.kinds import AnySession
+from retouch.server import uploads
+from retouch.server.facts import facts_of, listed
+from retouch.server.forms import HeadForm, NameForm, OpenForm
+from retouch.server.idempotency import Key
+from retouch.server.models import cropped
+from retouch.server.pool import Entry
+from retouch.server.problems import Problem, documented
+from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
+from retouch.server.work import Work, show, tell_tree
+
+BINARY: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A message as the WebSocket has it", "content": {"application/octet-stream": {}}}
+}
+
+router = APIRouter(prefix="/api/sessions")
+
+
+@router.post("", status_code=202, responses=documented(409, 415, 503, 507))
+def create(
+    studio: InStudio,
+    caller: Caller,
+    settings: Annotated[Json[OpenForm], Form()],
+    picture: Annotated[UploadFile | None, File()] = None,
+    key: Key = None,
+) -> dict[str, Any]:
+    """Make a session of a picture, or generate one."""
+    data = picture.file.read() if picture is not None else None
+    found: dict[str, Any] = studio.answers.once(
+        None if key is None else f"{caller} {key}", lambda: _made(studio, caller, settings, data)
+    )
+    return found
+
+
+def _made(studio: Studio, caller: str, form: OpenForm, data: bytes | None) -> dict[str, Any]:
+    if form.generate == (data is not None):
+        raise Problem(422, "send a picture, or settings with generate: one of the two")
+    source = None if data is None else _source(studio.models.named(form.model), data, studio)
+    made = begin(studio, caller, form, source)
+    return {"id": made.entry.id, "job": made.number}
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A job of a session, with its number."""
+
+    entry: Entry
+    work: Work
+    job: Job[Any]
+    number: int
+
+
+def begin(studio: Studio, caller: str, form: OpenForm, source: npt.NDArray[Any] | None) -> Begun:
+    """A new session that is being recorded, on a source or without one generated."""
+    editor = studio.models.named(form.model)
+    if source is None and not isinstance(editor, Editor):
+        raise Problem(422, "this model makes no pictures from words; send it one")
+    check_jobs(studio, caller)
+    entry = studio.pool.new(caller)
+    work = Work(studio, entry, "generate" if source is None else "open")
+    options: dict[str, Any] = form.options() if isinstance(editor, Editor) else {}
+
+    def start(folder: Path) -> AnySession:
+        told: dict[str, Any] = {"folder": folder, "progress": work.progress, "wait": False}
+        if source is None:
+            assert isinstance(editor, Editor)
+            return editor.generate(size=form.size, **options, **told)
+        return editor.open(source, **options, **told)
+
+    session = studio.pool.start(entry, start)
+    job = session.opening
+    assert job is not None
+    if "image" in session.awaited:
+        entry.shown = 0, session.pixels
+    number = work.follow(job)
+    job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
+    return Begun(entry, work, job, number)
+
+
+def _source(editor: Any, data: bytes, studio: Studio) -> Any:
+    """What a session is opened on."""
+    if not isinstance(editor, LabelEditor):
+        return cropped(editor, uploads.picture(data, studio.limits.pixels))
+    image = uploads.opened(data, "the map of labels", studio.limits.pixels)
+    try:
+        return cropped(editor, as_integers(image))
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything
+        raise Problem(415, "the map of labels cannot be decoded: its content is damaged") from error
+
+
+def _forget_failed(studio: Studio, entry: Entry, job: Future[Any]) -> None:
+    """A session whose recording failed or was cancelled is none; those who watch are told why first."""
+    if job.cancelled() or job.exception() is not None:
+        studio.tell(studio.pool.remove, entry)
+
+
+@router.get("", responses=documented())
+def recent(studio: InStudio, caller: Caller) -> list[dict[str, Any]]:
+    """Your sessions, the one used last first."""
+    found = []
+    for entry in studio.pool.of(caller):
+        try:
+            found.append(listed(studio.models, entry))
+        except Problem:  # of a model that is not here, or not recorded yet
+            continue
+    return found
+
+
+@router.get("/{id}", responses=documented(409))
+def session(studio: InStudio, entry: InSession) -> dict[str, Any]:
+    """All of a session."""
+    return facts_of(studio.models, entry)
+
+
+@router.delete("/{id}", status_code=204, responses=documented())
+def delete(studio: InStudio, entry: InSession) -> Response:
+    """Delete a session; what is computed for it is stopped."""
+    studio.pool.remove(entry)
+    return Response(status_code=204)
+
+
+@router.delete("/{id}/jobs/{job}", status_code=204, responses=documented(409))
+def cancel(job: int, entry: InSession) -> Response:
+    """Stop a job; the session stays as it was."""
+    found = entry.jobs.get(job)
+    if found is None:
+        raise Problem(404, f"there is no job {job}")
+    if not found.cancel():
+        raise Problem(409, f"job {job} has ended")
+    return Response(status_code=204)
+
+
+@router.post("/{id}/head", response_class=Response, responses={**BINARY, **documented(409, 503, 507)})
+def head(form: HeadForm, studio: InStudio, entry: InSession) -> Response:
+    """Go to a version: undo, redo, another branch. Jobs of the session are cancelled."""
+    with studio.pool.using(entry) as opened:
+        if all(version.number != form.version for version in opened.versions):
+            raise Problem(409, f"there is no version {form.version}")
+        opened.go(form.version)
+        message = studio.told(_shown, studio, entry, form.version)
+    return Response(message, media_type="application/octet-stream")
+
+
+def _shown(studio: Studio, entry: Entry, version: int) -> bytes:
+    message = show(studio, entry, "head", version, None, {})
+    tell_tree(entry)
+    return message
+
+
+@router.post("/{id}/versions/{version}/name", status_code=204, responses=documented(409, 503, 507))
+def name(version: int, form: NameForm, studio: InStudio, entry: InSession) -> Response:
+    """Call a version something."""
+    with studio.pool.using(entry) as opened:
+        opened.rename(version, form.name.strip() or None)
+    studio.tell(tell_tree, entry)
+    return Response(status_code=204)

@@ -1,0 +1,42 @@
+/**
+ * The ring at the pointer: as large as the brush, and around it how far the edit is.
+ * @import {Point} from './types.js'
+ */
+import { svg } from './dom.js';
+
+const SMALLEST = 9;
+
+export class Cursor {
+  constructor() {
+    this.brush = [svg('circle', { class: 'dark' }), svg('circle', { class: 'light' })];
+    this.track = svg('circle', { class: 'track' });
+    this.ring = svg('circle', { class: 'progress', pathLength: 100, transform: 'rotate(-90)' });
+    this.element = /** @type {SVGElement} */ (svg('svg', { class: 'cursor', 'aria-hidden': 'true' }, ...this.brush, this.track, this.ring));
+    this.radius = 0;
+    this.show(null);
+    this.progress(null);
+  }
+
+  /** @param {Point | null} at from the corner of the stage */
+  show(at) {
+    for (const circle of this.brush) circle.toggleAttribute('hidden', !at);
+    if (at) this.element.style.transform = `translate(${at.x}px, ${at.y}px)`;
+  }
+
+  /** @param {number} radius in CSS pixels; 0: none */
+  size(radius) {
+    this.radius = radius;
+    this.brush[0].setAttribute('r', String(radius));
+    this.brush[1].setAttribute('r', String(Math.max(radius - 1, 0)));
+    const outer = Math.max(Math.min(radius, 60) + 5, SMALLEST);
+    for (const circle of [this.track, this.ring]) circle.setAttribute('r', String(outer));
+  }
+
+  /** @param {number | null} share from 0 to 1; -1: at work, nobody knows how far; null: idle */
+  progress(share) {
+    const busy = share !== null;
+    for (const circle of [this.track, this.ring]) circle.toggleAttribute('hidden', !busy);
+    this.element.classList.toggle('spinning', busy && share < 0);
+    if (busy) this.ring.setAttribute('stroke-dasharray', share < 0 ? '25 75' : `${Math.max(100 * share, 2)} 100`);
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * Windows over the page, all of the browser's own kind: focus and Escape work as people know them.
+ * @import {Studio} from './studio.js'
+ */
+import { el, iconButton } from './dom.js';
+import { BINDINGS, GESTURES } from './keys.js';
+
+/** Shows a dialog; what its form returns, null when it was closed. @param {string} title @param {(Node | string)[]} content @param {string} action the button's text, empty: none
+ * @returns {Promise<FormData | null>} */
+export function ask(title, content, action = '') {
+  const form = el('form', { method: 'dialog' });
+  const dialog = el('dialog', { 'aria-label': title }, el('header', {}, el('h2', {}, title), iconButton('close', 'Close', () => dialog.close())), form);
+  form.append(...content, ...(action ? [el('footer', {}, el('button', { type: 'submit', className: 'main', value: 'yes' }, action))] : []));
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((done) => {
+    dialog.onclose = () => {
+      done(dialog.returnValue === 'yes' ? new FormData(form) : null);
+      dialog.remove();
+    };
+    dialog.onclick = ({ target }) => target === dialog && dialog.close();
+  });
+}
+
+export function keys() {
+  const groups = [...new Set(BINDINGS.map(({ group }) => group))];
+  const tables = groups.map((name) => list(name, BINDINGS.filter(({ group }) => group === name).map(({ keys, text }) => [keys, text])));
+  tables.push(list('Pointer', GESTURES.map(([gesture, text]) => [[gesture], text])));
+  return ask('Keys', [el('div', { className: 'keys' }, ...tables)]);
+}
+
+/** @param {string} title @param {[string[], string][]} rows */
+function list(title, rows) {
+  const lines = rows.map(([keys, text]) => el('div', {}, el('dt', {}, text), el('dd', {}, ...keys.map((key) => el('kbd', {}, key)))));
+  return el('section', {}, el('h3', {}, title), el('dl', {}, ...lines));
+}
+
+/** Asks for one line. @param {string} title @param {string} text @param {string} value @param {string} action */
+export async function line(title, text, value, action) {
+  const input = el('input', { type: 'text', name: 'line', value, maxLength: 100, autofocus: true, autocomplete: 'off' });
+  const answer = await ask(title, [el('label', { className: 'field' }, el('span', {}, text), input)], action);
+  return answer && String(answer.get('line'));
+}
+
+/** @param {string} title @param {string} text @param {string} action */
+export const confirm = async (title, text, action) => Boolean(await ask(title, [el('p', {}, text)], action));
+
+/** @param {Studio} studio */
+export async function save(studio) {
+  const { live } = studio;
+  if (!live) return;
+  const type = el('select', { name: 'type' }, ...Object.entries(TYPES).map(([value, text]) => el('option', { value }, text)));
+  const quality = el('input', { type: 'range', name: 'quality', min: 0.5, max: 1, step: 0.01, value: 0.92 });
+  const field = el('label', { className: 'field' }, el('span', {}, 'Quality'), quality);
+  const note = el('p', { className: 'quiet' });
+  const show = () => {
+    const exact = type.value === 'image/png';
+    field.hidden = exact;
+    note.textContent = exact ? 'Exact pixels, with model, words and seed inside: opening it here brings them back.' : 'Smaller; pixels are changed by compression and settings are not kept.';
+  };
+  type.onchange = show;
+  show();
+  const answer = await ask('Export', [el('label', { className: 'field' }, el('span', {}, 'Format'), type), field, note], 'Export');
+  if (answer) await studio.export(String(answer.get('type')), Number(answer.get('quality')));
+}
+
+const TYPES = { 'image/png': 'PNG', 'image/jpeg': 'JPEG', 'image/webp': 'WebP' };

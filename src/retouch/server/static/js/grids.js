@@ -1,0 +1,26 @@
+/** What an edit computed, from the server's explanation. */
+
+/**
+ * @typedef {{height: number, width: number, active: number, mask: string}} Grid `mask`: eight positions a byte, the
+ *   leftmost in the highest bit, row after row, in base64
+ * @typedef {{name: string, op: string, rows: number, active: number, macs_dense: number, macs_active: number}} Layer
+ * @typedef {{network: string, calls: number, macs_dense: number, macs_active: number, grids: Grid[], layers: Layer[]}} Network
+ * @typedef {{version: number, networks: Network[]}} Explanation
+ */
+
+/** Which positions are active, 1 or 0, row after row. @param {Grid} grid */
+export function active({ height, width, mask }) {
+  const bytes = atob(mask);
+  const out = new Uint8Array(height * width);
+  for (let i = 0; i < out.length; i++) out[i] = (bytes.charCodeAt(i >> 3) >> (7 - (i & 7))) & 1;
+  return { width, height, active: out };
+}
+
+/** The grid with the most positions in which not all are active, else the one with the most. @param {Network[]} networks @returns {Grid | null} */
+export function finest(networks) {
+  const size = (/** @type {Grid} */ { height, width, active }) => height * width * (active < height * width ? 1e9 : 1);
+  return networks.flatMap(({ grids }) => grids).reduce((/** @type {Grid | null} */ best, grid) => (best && size(best) >= size(grid) ? best : grid), null);
+}
+
+/** Layers that computed most. @param {Layer[]} layers @param {number} count */
+export const heaviest = (layers, count) => [...layers].sort((a, b) => b.macs_active - a.macs_active).slice(0, count);

@@ -1,0 +1,372 @@
+/**
+ * A session as this page sees it: the exact picture, the tree of versions, what was painted and not yet answered.
+ * The socket's messages are worked on one after the other, so the buffer is always that of one version.
+ * @import {EditSettings, Frame, Rect, SessionFacts, Version} from './types.js'
+ * @import {Api} from './api.js'
+ */
+import { ApiError } from './api.js';
+import { Emitter } from './emitter.js';
+import { parse, pixels } from './frames.js';
+import { Picture } from './picture.js';
+import { decode, encode, rgb } from './png.js';
+import { intersect, union } from './rects.js';
+import { Tiles } from './tiles.js';
+import * as trees from './tree.js';
+import { explain } from './words.js';
+
+const REBASES = 4;
+
+/**
+ * @typedef {Partial<EditSettings> & {n?: number}} Wanted
+ * @typedef {{paint: Tiles, mask: Tiles, rect: Rect, wanted: Wanted, job: number | null, state: 'sending' | 'running' | 'held'}} Sent
+ *   Paint of one edit. Held: it failed or was cancelled; it stays until it is sent again or discarded.
+ * @typedef {{job: number, state: string, done: number, total: number, text: string}} Work
+ * @typedef {{
+ *   picture: Rect, input: null, paint: Rect, tree: null, work: null, preview: {frame: Frame, layers: Sent[]},
+ *   refining: Rect, settled: {layers: Sent[], rect: Rect}, problem: string, connection: 'open' | 'lost' | 'refused',
+ * }} Events
+ * @typedef {(address: () => string, handlers: import('./socket.js').Handlers) => {close: () => void, renew: () => void}} Connect
+ */
+
+/** @extends {Emitter<Events>} */
+export class Live extends Emitter {
+  /** @type {Sent[]} */ sent = [];
+  /** @type {Map<number, Work>} */ jobs = new Map();
+  /** @type {'open' | 'lost' | 'refused'} */ connection = 'lost';
+  /** The version that the buffer holds; null before the first picture. @type {number | null} */ seen = null;
+  /** Rectangle of the last change. @type {Rect | null} */ changed = null;
+  /** Bytes received in frames. */ received = 0;
+  #posts = Promise.resolve();
+  #messages = Promise.resolve();
+  #finished = -1;
+  /** @type {Set<number>} */ #cancelled = new Set();
+  #previews = 0;
+  #inputs = 0;
+
+  /** @param {Api} api @param {SessionFacts} facts @param {Connect} connect */
+  constructor(api, facts, connect) {
+    super();
+    this.api = api;
+    this.facts = facts;
+    this.tree = facts.tree;
+    this.head = facts.head;
+    /** Where redo leads to. @type {number} */ this.latest = facts.head;
+    const [height, width] = facts.size;
+    this.picture = new Picture(width, height);
+    /** What is painted on; the picture itself, but for labels and super-resolution. */
+    this.input = this.hasInput ? new Picture(width / this.scale, height / this.scale) : this.picture;
+    this.paint = this.#layer(4);
+    this.mask = this.#layer(1);
+    this.socket = connect(() => this.#address(), {
+      message: (data) => this.#enqueue(data),
+      state: (state) => this.#connected(state),
+    });
+  }
+
+  get id() {
+    return this.facts.id;
+  }
+
+  get scale() {
+    return this.facts.capabilities.scale || 1;
+  }
+
+  get hasInput() {
+    return this.scale > 1 || Boolean(this.facts.capabilities.labels);
+  }
+
+  /** Layers of paint from the lowest, those being computed first. */
+  get paints() {
+    return [...this.sent.map(({ paint }) => paint), this.paint];
+  }
+
+  /** Layers of masks. */
+  get masks() {
+    return [...this.sent.map(({ mask }) => mask), this.mask];
+  }
+
+  get hasPaint() {
+    return !this.paint.isEmpty || !this.mask.isEmpty;
+  }
+
+  get held() {
+    return this.sent.filter(({ state }) => state === 'held');
+  }
+
+  /** What the server is doing: the newest job that is not done, null when it is idle. @returns {Work | null} */
+  get work() {
+    const newest = [...this.jobs.values()].at(-1);
+    if (newest) return newest;
+    return this.sent.some(({ state }) => state !== 'held') ? { job: -1, state: 'queued', done: 0, total: 0, text: '' } : null;
+  }
+
+  close() {
+    this.socket.close();
+  }
+
+  /** @param {number} channels */
+  #layer(channels) {
+    return new Tiles(this.input.width, this.input.height, channels);
+  }
+
+  #address() {
+    const address = new URL(this.api.url(`api/sessions/${this.id}/live`));
+    address.protocol = address.protocol.replace('http', 'ws');
+    if (this.seen !== null) address.searchParams.set('seen', String(this.seen));
+    return address.href;
+  }
+
+  // What the person asks for
+
+  /**
+   * Sends what was painted since the last time, or the words alone; what is held goes first.
+   * @param {Wanted} wanted `n`: that many variants
+   */
+  submit(wanted) {
+    for (const held of this.held) this.#send(held);
+    const rect = union(this.paint.bounds(), this.mask.bounds());
+    if (!rect && this.sent.length) return;
+    /** @type {Sent} */
+    const sent = { paint: this.paint, mask: this.mask, rect: rect ?? this.paint.whole, wanted, job: null, state: 'sending' };
+    this.paint = this.#layer(4);
+    this.mask = this.#layer(1);
+    this.sent.push(sent);
+    this.emit('paint', sent.rect);
+    this.#send(sent);
+  }
+
+  /** Posts go out in the order of strokes. @param {Sent} sent */
+  #send(sent) {
+    sent.state = 'sending';
+    this.#posts = this.#posts.then(() => this.#post(sent)).catch((error) => this.#refused(sent, error));
+    this.emit('work', null);
+  }
+
+  /** @param {Sent} sent */
+  async #post(sent) {
+    const { paint, mask, rect, wanted } = sent;
+    const [, , width, height] = rect;
+    const overlay = paint.isEmpty ? null : await encode({ width, height, channels: 4, data: paint.read(rect) });
+    const area = mask.isEmpty ? null : await encode({ width, height, channels: 1, data: mask.read(rect) });
+    const settings = { ...wanted, rect, kind: area && !overlay ? 'inpaint' : 'edit' };
+    const { job } = await this.#rebased((base) => this.api.edit(this.id, wanted.n ? 'variants' : 'edits', { ...settings, base }, overlay, area));
+    sent.job = job;
+    sent.state = 'running';
+    if (job <= this.#finished) this.#settle(job, rect);
+    else if (!this.jobs.has(job)) this.#note(job, { state: 'queued' });
+  }
+
+  /**
+   * Another page may have moved the session on: the paint is put on its new head.
+   * @template T @param {(base: number) => Promise<T>} ask @returns {Promise<T>}
+   */
+  async #rebased(ask) {
+    for (let left = REBASES; ; left--) {
+      try {
+        return await ask(this.head);
+      } catch (error) {
+        if (!(error instanceof ApiError) || error.status !== 409 || left <= 0) throw error;
+        const facts = await this.api.session(this.id);
+        this.#grown(facts.head, facts.tree);
+      }
+    }
+  }
+
+  /** @param {Sent} sent @param {unknown} error */
+  #refused(sent, error) {
+    sent.state = 'held';
+    this.emit('problem', error instanceof Error ? error.message : String(error));
+    this.emit('work', null);
+  }
+
+  /** Cancels what is being computed. The paint stays, as held. */
+  async cancel() {
+    await this.#posts;
+    const running = [...this.jobs.keys()];
+    for (const job of running) this.#cancelled.add(job);
+    for (const job of running.reverse()) {
+      await this.api.cancel(this.id, job).catch((error) => {
+        if (error.status !== 409 && error.status !== 404) this.emit('problem', error.message);
+      });
+    }
+  }
+
+  /** Throws away what was painted and is not being computed. */
+  discard() {
+    const gone = [...this.held.flatMap(({ paint, mask }) => [paint, mask]), this.paint, this.mask];
+    const rect = gone.reduce((/** @type {Rect | null} */ all, layer) => union(all, layer.extent()), null);
+    this.sent = this.sent.filter(({ state }) => state !== 'held');
+    this.paint = this.#layer(4);
+    this.mask = this.#layer(1);
+    if (rect) this.emit('paint', rect);
+    this.emit('work', null);
+  }
+
+  /** Makes a version the head; the server answers all pages alike, over their sockets. @param {number} version */
+  async goto(version) {
+    this.paint.forget();
+    this.mask.forget();
+    try {
+      await this.api.head(this.id, version);
+    } catch (error) {
+      this.emit('problem', /** @type {Error} */ (error).message);
+    }
+  }
+
+  /** Takes back paint, else an edit. */
+  async undo() {
+    const rect = union(this.paint.undo(), this.mask.undo());
+    if (rect) return this.emit('paint', rect);
+    if (this.work) return this.cancel();
+    if (this.held.length) return this.discard();
+    const before = trees.parent(this.tree, this.head);
+    if (before === null) return;
+    await this.goto(before);
+  }
+
+  async redo() {
+    const rect = union(this.paint.redo(), this.mask.redo());
+    if (rect) return this.emit('paint', rect);
+    const next = trees.redo(this.tree, this.head, this.latest);
+    if (next === null) return;
+    const { latest } = this;
+    await this.goto(next);
+    this.latest = latest;
+  }
+
+  /** The exact pixels of any version. @param {number} version @param {'' | 'input'} kind */
+  async version(version, kind = '') {
+    const image = await decode(await this.api.bytes(this.api.png(this.id, version, kind)));
+    return new Picture(image.width, image.height, rgb(image));
+  }
+
+  // What the server says
+
+  /** @param {'open' | 'lost' | 'refused'} state */
+  #connected(state) {
+    this.connection = state;
+    this.emit('connection', state);
+  }
+
+  /** @param {string | ArrayBuffer} data */
+  #enqueue(data) {
+    try {
+      if (typeof data === 'string') {
+        const event = JSON.parse(data);
+        this.#messages = this.#messages.then(() => this.#event(event));
+        return;
+      }
+      this.received += data.byteLength;
+      const frame = parse(data);
+      const preview = frame.header.kind === 'preview' ? ++this.#previews : 0;
+      this.#messages = this.#messages.then(() => (preview ? this.#preview(frame, preview) : this.#exact(frame))).catch(() => this.#afresh());
+    } catch {
+      this.#afresh();
+    }
+  }
+
+  /** What came cannot be read: the whole picture is asked for. */
+  #afresh() {
+    this.seen = null;
+    this.socket.renew();
+  }
+
+  /** @param {any} event */
+  #event(event) {
+    if (event.event === 'hello') this.#hello(event.session);
+    else if (event.event === 'tree') this.#grown(event.head, event.tree);
+    else if (event.event === 'progress') this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
+    else if (event.event === 'job') this.#job(event);
+    else if (event.event === 'problem') this.emit('problem', explain(event.error));
+  }
+
+  /** @param {SessionFacts & {jobs?: {job: number, state: string}[]}} facts */
+  #hello(facts) {
+    this.facts = facts;
+    this.jobs.clear();
+    for (const { job, state } of facts.jobs ?? []) this.#note(job, { state });
+    const known = new Set((facts.jobs ?? []).map(({ job }) => job));
+    const away = this.sent.filter(({ job, state }) => state === 'running' && job !== null && !known.has(job));
+    for (const { job, rect } of away) this.#settle(/** @type {number} */ (job), rect);
+    this.#grown(facts.head, facts.tree);
+    this.emit('work', null);
+  }
+
+  /** @param {number} head @param {Version[]} tree */
+  #grown(head, tree) {
+    this.tree = tree;
+    if (head !== this.head || !trees.find(tree, this.latest)) this.latest = head;
+    const moved = head !== this.head;
+    this.head = head;
+    this.emit('tree', null);
+    if (moved) this.#refreshInput();
+  }
+
+  /** @param {{job: number, state: string, error?: import('./types.js').Problem, step?: number, steps?: number}} event */
+  #job({ job, state, error, step, steps }) {
+    if (state === 'queued' || state === 'running') return this.#note(job, { state, ...(steps ? { done: step ?? 0, total: steps } : {}) });
+    this.jobs.delete(job);
+    if (state === 'failed' || (state === 'cancelled' && this.#cancelled.delete(job))) {
+      for (const sent of this.sent) if (sent.job !== null && sent.job <= job && sent.state === 'running') sent.state = 'held';
+      if (error) this.emit('problem', explain(error));
+    } else if (state === 'done') this.#settle(job, this.changed ?? [0, 0, 0, 0]);
+    this.emit('work', null);
+  }
+
+  /** @param {number} job @param {Partial<Work>} news */
+  #note(job, news) {
+    const work = this.jobs.get(job) ?? { job, state: 'queued', done: 0, total: 0, text: '' };
+    this.jobs.set(job, { ...work, ...news });
+    this.emit('work', null);
+  }
+
+  /** @param {Frame} frame @param {number} number */
+  #preview(frame, number) {
+    if (number !== this.#previews) return;
+    const { job } = frame.header;
+    this.emit('preview', { frame, layers: this.sent.filter((sent) => job !== null && sent.job !== null && sent.job <= job) });
+  }
+
+  /** @param {Frame} frame */
+  async #exact(frame) {
+    const { kind, rect, version, job } = frame.header;
+    const [left, top, width, height] = rect;
+    const data = await pixels(frame);
+    if (kind === 'picture' && !left && !top && (width !== this.picture.width || height !== this.picture.height)) {
+      throw new RangeError(`a picture of ${width}x${height} for a session of ${this.picture.width}x${this.picture.height}`);
+    }
+    if (kind === 'refined') this.emit('refining', rect);
+    if (width && height) this.picture.put(rect, data);
+    const first = this.seen === null;
+    this.seen = version;
+    if (version !== this.head || first) {
+      this.head = version;
+      this.latest = version;
+      this.#refreshInput();
+    }
+    if (kind !== 'picture') this.changed = intersect(rect, this.picture.whole);
+    if (width && height) this.emit('picture', rect);
+    if (job !== null && (kind === 'result' || kind === 'refined')) this.#settle(job, rect);
+    this.emit('tree', null);
+  }
+
+  /** What was sent up to this job is in the picture. @param {number} job @param {Rect} rect */
+  #settle(job, rect) {
+    this.#finished = Math.max(this.#finished, job);
+    const layers = this.sent.filter((sent) => sent.job !== null && sent.job <= job && sent.state === 'running');
+    if (!layers.length) return;
+    this.sent = this.sent.filter((sent) => !layers.includes(sent));
+    for (const layer of layers) this.emit('paint', layer.rect);
+    this.emit('settled', { layers, rect });
+    this.emit('work', null);
+  }
+
+  async #refreshInput() {
+    if (!this.hasInput) return;
+    const wanted = ++this.#inputs;
+    const input = await this.version(this.head, 'input').catch((error) => this.emit('problem', error.message));
+    if (!input || wanted !== this.#inputs) return;
+    this.input = input;
+    this.emit('input', null);
+  }
+}

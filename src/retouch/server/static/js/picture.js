@@ -1,0 +1,73 @@
+/**
+ * The truth about a picture: RGB8, `[height, width, 3]`. Canvases only show it.
+ * @import {Rect} from './types.js'
+ */
+import { intersect } from './rects.js';
+
+export class Picture {
+  /** @param {number} width @param {number} height @param {Uint8Array<ArrayBuffer>} data */
+  constructor(width, height, data = new Uint8Array(width * height * 3)) {
+    if (data.length !== width * height * 3) throw new RangeError(`${width}x${height} pixels need ${width * height * 3} bytes, not ${data.length}`);
+    this.width = width;
+    this.height = height;
+    this.data = data;
+  }
+
+  /** @returns {Rect} */
+  get whole() {
+    return [0, 0, this.width, this.height];
+  }
+
+  /** @returns {Picture} */
+  copy() {
+    return new Picture(this.width, this.height, this.data.slice());
+  }
+
+  /**
+   * Puts RGB8 pixels into a rectangle.
+   * @param {Rect} rect @param {Uint8Array} rgb
+   */
+  put(rect, rgb) {
+    const [left, top, width, height] = rect;
+    const fits = left >= 0 && top >= 0 && left + width <= this.width && top + height <= this.height;
+    if (!fits || rgb.length !== width * height * 3) throw new RangeError(`${rgb.length} bytes do not fit rectangle ${rect}`);
+    for (let y = 0; y < height; y++) {
+      this.data.set(rgb.subarray(y * width * 3, (y + 1) * width * 3), ((top + y) * this.width + left) * 3);
+    }
+  }
+
+  /** As RGBA8 for a canvas, opaque. @param {Rect} rect */
+  rgba(rect) {
+    const [left, top, width, height] = /** @type {Rect} */ (intersect(rect, this.whole) ?? [0, 0, 0, 0]);
+    const out = new Uint8ClampedArray(width * height * 4);
+    for (let y = 0, o = 0; y < height; y++) {
+      let i = ((top + y) * this.width + left) * 3;
+      for (let x = 0; x < width; x++, i += 3, o += 4) {
+        out[o] = this.data[i];
+        out[o + 1] = this.data[i + 1];
+        out[o + 2] = this.data[i + 2];
+        out[o + 3] = 255;
+      }
+    }
+    return out;
+  }
+
+  /** SHA-256 of the pixels in hexadecimal. */
+  async hash() {
+    const digest = await crypto.subtle.digest('SHA-256', this.data);
+    return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+  }
+
+  /**
+   * Where this picture differs from `other`, as RGBA8: black where equal, brighter the larger the difference.
+   * @param {Picture} other of the same size @param {number} gain
+   */
+  difference(other, gain = 4) {
+    const out = new Uint8ClampedArray(this.width * this.height * 4);
+    for (let i = 0, o = 0; o < out.length; i += 3, o += 4) {
+      for (let c = 0; c < 3; c++) out[o + c] = gain * Math.abs(this.data[i + c] - other.data[i + c]);
+      out[o + 3] = 255;
+    }
+    return out;
+  }
+}

@@ -1,0 +1,91 @@
+/**
+ * What is shown before there is a picture: open, paste, generate, samples, sessions from before.
+ * @import {Studio} from './studio.js'
+ */
+import { words } from './controls.js';
+import { byId, context, el, icon, imageData } from './dom.js';
+import { samples } from './samples.js';
+
+const SIDE = 512;
+const SHOWN = 128;
+
+/** @param {Studio} studio */
+export function start(studio) {
+  const element = byId('start');
+  studio.on('session', () => {
+    element.hidden = Boolean(studio.live);
+    document.body.classList.toggle('empty', !studio.live);
+    if (!studio.live) draw(studio, element).catch((error) => studio.fail(error));
+  });
+}
+
+/** @param {Studio} studio @param {HTMLElement} element */
+async function draw(studio, element) {
+  const models = await studio.opener.models();
+  const recent = el('div', { className: 'cards', role: 'group', 'aria-label': 'Recent sessions' });
+  const title = el('h2', { hidden: true }, 'Recent');
+  element.replaceChildren(el('div', { className: 'start' }, drop(studio), modelChoice(studio, models), generate(studio), el('h2', {}, 'Or begin with'), sampleCards(studio), title, recent));
+  const sessions = await studio.api.sessions();
+  title.hidden = !sessions.length;
+  recent.append(...sessions.slice(0, 12).map((session) => sessionCard(studio, session)));
+}
+
+/** @param {Studio} studio */
+function drop(studio) {
+  const open = el('button', { type: 'button', className: 'wide main', onclick: () => studio.act('open') }, icon('open'), 'Open a picture');
+  const paste = el('button', { type: 'button', className: 'wide', onclick: () => studio.opener.paste() }, 'Paste');
+  return el('div', { className: 'drop' }, el('p', { className: 'lead' }, 'Drop a picture here'), el('p', { className: 'quiet' }, 'PNG, JPEG or WebP; or a saved session'), el('div', { className: 'row centre' }, open, paste));
+}
+
+/** @param {Studio} studio @param {any[]} models */
+function modelChoice(studio, models) {
+  const { options } = studio;
+  const select = el('select', {}, ...models.map(({ name }) => el('option', { value: name }, name)));
+  select.value = studio.opener.model()?.name ?? '';
+  select.onchange = () => {
+    options.set({ model: select.value });
+    studio.emit('model', null);
+  };
+  return el('label', { className: 'field model' }, el('span', {}, 'Model'), select);
+}
+
+/** @param {Studio} studio */
+function generate(studio) {
+  const prompt = words(studio.options, 'prompt', 'Prompt', 'Words for a new picture');
+  const make = el('button', { type: 'submit', className: 'wide' }, 'Generate');
+  const form = el('form', { className: 'generate', onsubmit: (/** @type {Event} */ event) => {
+    event.preventDefault();
+    studio.opener.create(null);
+  } }, prompt, make);
+  const show = () => {
+    const model = studio.opener.model();
+    form.hidden = !model?.capabilities.generate;
+    prompt.hidden = !model?.capabilities.prompt;
+  };
+  studio.on('model', show);
+  show();
+  return form;
+}
+
+/** @param {Studio} studio */
+function sampleCards(studio) {
+  const small = samples(SHOWN, SHOWN);
+  const cards = small.map(({ name, picture }, i) => {
+    const canvas = el('canvas', { width: SHOWN, height: SHOWN });
+    const shown = picture();
+    context(canvas).putImageData(imageData(shown.rgba(shown.whole), SHOWN), 0, 0);
+    const begin = () => {
+      const [height, width] = studio.opener.model()?.size ?? [SIDE, SIDE];
+      studio.opener.create(samples(width, height)[i].picture());
+    };
+    return el('button', { type: 'button', className: 'card', onclick: begin }, canvas, el('span', {}, name));
+  });
+  return el('div', { className: 'cards', role: 'group', 'aria-label': 'Sample pictures' }, ...cards);
+}
+
+/** @param {Studio} studio @param {{id: string, model: string, thumb?: string, modified?: number | string}} session */
+function sessionCard(studio, { id, model, thumb, modified }) {
+  const when = modified ? new Date(typeof modified === 'number' ? 1000 * modified : modified).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'short' }) : id.slice(0, 8);
+  const image = el('img', { src: studio.api.url(thumb?.replace(/^\//, '') ?? ''), alt: '', loading: 'lazy' });
+  return el('button', { type: 'button', className: 'card', title: model, onclick: () => studio.open(id) }, image, el('span', {}, when));
+}

@@ -1,0 +1,358 @@
+/**
+ * The page: puts its parts together and does what buttons and keys ask for.
+ */
+import { Api, ApiError } from './api.js';
+import * as bars from './bar.js';
+import { toHex } from './colour.js';
+import { Cursor } from './cursor.js';
+import * as dialogs from './dialogs.js';
+import { byId, el } from './dom.js';
+import { Emitter } from './emitter.js';
+import { download, encoded, metadata } from './files.js';
+import { chooseFile, inputs } from './inputs.js';
+import { Live } from './live.js';
+import { withLogin } from './login.js';
+import { Looks } from './looks.js';
+import { adopt, Opener } from './opener.js';
+import { Options } from './options.js';
+import { panels } from './panels.js';
+import { Pointer } from './pointer.js';
+import { Socket } from './socket.js';
+import { Stage } from './stage.js';
+import { start } from './start.js';
+import { timeline } from './timeline.js';
+import { colourOf, pick, toolbox } from './tools.js';
+import * as trees from './tree.js';
+import { typed } from './typing.js';
+import { toScreen } from './view.js';
+
+const ZOOM = 1.25;
+const TURN = Math.PI / 12;
+const THEMES = ['dark', 'light'];
+const TOAST = 6000;
+const AIMS = ['brush', 'mask', 'eraser', 'clone'];
+
+/** @extends {Emitter<{session: null, state: null, tree: null, edited: null, model: null}>} */
+export class Studio extends Emitter {
+  /** @type {Live | null} */ live = null;
+  /** @type {Record<string, ReturnType<typeof toolbox>[string]>} */ #tools = {};
+  /** The prompt of the version that is shown. @type {string | null} */ #prompt = null;
+
+  constructor() {
+    super();
+    this.options = new Options(localStorage);
+    this.api = new Api(new URL('.', location.href).href, withLogin(() => this.api));
+    this.looks = new Looks(this);
+    this.opener = new Opener(this);
+    this.stage = new Stage(byId('canvas'));
+    this.cursor = new Cursor();
+    byId('stage').append(this.cursor.element);
+    this.pointer = new Pointer(this.stage, {
+      down: (pen, held) => this.#down(pen, held),
+      move: (pens, held) => this.tool?.move(pens, held),
+      up: (pen, held) => this.tool?.up(pen, held),
+      cancel: () => this.tool?.cancel(),
+      hover: (at) => this.cursor.show(at),
+      pans: () => this.options.values.tool === 'hand',
+    });
+    for (const part of [bars.tools, bars.bar, panels, timeline, start]) part(this);
+    this.options.on('change', (news) => this.#optionsChanged(news));
+    this.stage.on('view', () => this.#aim());
+    this.#theme();
+    inputs(this);
+  }
+
+  get tool() {
+    return this.#tools[this.options.values.tool] ?? null;
+  }
+
+  // Sessions
+
+  /** Logs in with the link's token, opens the link's session. */
+  async begin() {
+    const link = new URLSearchParams(location.hash.slice(1));
+    const token = link.get('token');
+    const session = link.get('session');
+    history.replaceState(null, '', session ? `#session=${session}` : location.pathname);
+    try {
+      if (token) await this.api.login(token);
+      if (session) await this.open(session);
+      else this.#show(null);
+    } catch (error) {
+      this.fail(error);
+      this.#show(null);
+    }
+  }
+
+  /** @param {string} id */
+  async open(id) {
+    try {
+      const facts = await this.api.session(id);
+      history.replaceState(null, '', `#session=${id}`);
+      adopt(this.options, { ...facts.settings, strength: Math.min(this.options.values.strength, facts.settings.strength ?? 1) });
+      this.#show(new Live(this.api, facts, (address, handlers) => new Socket(address, handlers)));
+    } catch (error) {
+      this.fail(error);
+      if (!this.live) this.leave();
+    }
+  }
+
+  leave() {
+    history.replaceState(null, '', location.pathname);
+    this.#show(null);
+  }
+
+  /** @param {Live | null} live */
+  #show(live) {
+    this.live?.close();
+    this.live = live;
+    this.looks.reset();
+    this.#prompt = null;
+    this.#tools = live ? toolbox({
+      live,
+      options: this.options,
+      original: () => this.looks.original(),
+      changed: (rect) => rect && this.stage.dirty(this.#intoMask ? 'mask' : 'paint', rect),
+      shape: (path, className) => this.stage.shape(path, className),
+      done: () => this.#drawn(),
+      ask: (at) => typed(toScreen(this.stage.view, at), Math.min(Math.max(this.options.values.size, 6) * this.stage.view.scale, 200), this.inkColour()),
+      say: (text) => this.say(text),
+    }) : {};
+    if (live) this.#follow(live);
+    this.emit('session', null);
+    if (live) this.stage.open(live);
+    this.#state();
+  }
+
+  /** @param {Live} live */
+  #follow(live) {
+    live.on('tree', () => this.#words(live));
+    live.on('tree', () => this.emit('tree', null));
+    live.on('paint', () => this.#state());
+    live.on('work', () => this.#state());
+    live.on('picture', () => this.#edited());
+    live.on('problem', (text) => this.say(text));
+    live.on('connection', (state) => {
+      if (state === 'refused') this.#refused();
+      this.#state();
+    });
+  }
+
+  /** The prompt follows the version that is shown, unless the person has written another. @param {Live} live */
+  #words(live) {
+    const prompt = trees.find(live.tree, live.head)?.prompt;
+    if (typeof prompt !== 'string' || prompt === this.#prompt) return;
+    const followed = this.#prompt === null || this.options.values.prompt === this.#prompt;
+    this.#prompt = prompt;
+    if (followed) this.options.set({ prompt });
+  }
+
+  #refused() {
+    this.say('The server has closed this session, or does not know this page any more.');
+    this.api.session(this.live?.id ?? '').then(() => this.live?.socket.renew(), (error) => error instanceof ApiError && error.status === 404 && this.leave());
+  }
+
+  async remove() {
+    const { live } = this;
+    if (!live || !(await dialogs.confirm('Delete this session?', 'All its versions are deleted from the disk.', 'Delete'))) return;
+    await this.api.json('DELETE', `api/sessions/${live.id}`).then(() => this.leave(), (error) => this.fail(error));
+  }
+
+  // Painting and editing
+
+  /** @param {import('./types.js').Sample} pen @param {import('./tools.js').Held} held */
+  #down(pen, held) {
+    if (!this.live) return;
+    if (held.alt && this.options.values.tool !== 'clone') pick({ live: this.live, options: this.options }, pen);
+    else this.tool?.down(pen, held);
+  }
+
+  get #intoMask() {
+    return (this.options.values.tool === 'mask' || this.options.values.intoMask) && this.live?.facts.capabilities.inpaint;
+  }
+
+  #drawn() {
+    this.#state();
+    if (this.options.values.live) this.act('apply');
+  }
+
+  #wanted() {
+    const { prompt, negative, strength, soft, refine, newSeed } = this.options.values;
+    if (newSeed) this.options.set({ seed: Math.floor(Math.random() * 1e6) });
+    const words = this.live?.facts.capabilities.prompt ? { prompt, negative } : {};
+    return { ...words, strength, soft, refine, seed: this.options.values.seed };
+  }
+
+  variants() {
+    this.live?.submit({ ...this.#wanted(), n: this.options.values.variants });
+  }
+
+  /** @param {number} version */
+  goto(version) {
+    if (version !== this.live?.head) this.live?.goto(version);
+  }
+
+  #edited() {
+    this.#state();
+    this.looks.again();
+    this.emit('edited', null);
+  }
+
+  async estimate() {
+    const { live } = this;
+    if (!live) return;
+    try {
+      const { version, error } = await this.api.error(live.id, live.head);
+      if (error === null) return this.say('Nothing is known to estimate the error of this version from.');
+      live.tree = live.tree.map((one) => (one.version === version ? { ...one, estimate: error } : one));
+      this.emit('tree', null);
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  // What buttons and keys ask for
+
+  /** @param {string} action */
+  act(action) {
+    const { live, stage, options } = this;
+    if (action.startsWith('tool:')) return options.set({ tool: action.slice(5) });
+    /** @type {Record<string, () => void>} */
+    const does = {
+      open: () => chooseFile(this),
+      keys: () => dialogs.keys(),
+      panels: () => options.set({ panels: !options.values.panels }),
+      swap: () => options.swap(),
+      smaller: () => options.set({ size: Math.max(options.values.size / ZOOM, 1) }),
+      larger: () => options.set({ size: Math.min(options.values.size * ZOOM, 512) }),
+      softer: () => options.set({ hardness: Math.max(options.values.hardness - 0.1, 0) }),
+      harder: () => options.set({ hardness: Math.min(options.values.hardness + 0.1, 1) }),
+      prompt: () => document.getElementById('prompt')?.focus(),
+    };
+    if (live) {
+      Object.assign(does, {
+        undo: () => live.undo(),
+        redo: () => live.redo(),
+        apply: () => live.submit(this.#wanted()),
+        cancel: () => this.#cancel(live),
+        compare: () => this.#lookAs('compare'),
+        difference: () => this.#lookAs('difference'),
+        region: () => this.#lookAs('region'),
+        'zoom-in': () => stage.zoom(stage.view.scale * ZOOM),
+        'zoom-out': () => stage.zoom(stage.view.scale / ZOOM),
+        fit: () => stage.fit(),
+        actual: () => stage.zoom(1 / devicePixelRatio),
+        'turn-left': () => stage.turn(-TURN),
+        'turn-right': () => stage.turn(TURN),
+        export: () => dialogs.save(this),
+        name: () => this.#name(live),
+      });
+    }
+    does[action]?.();
+  }
+
+  /** @param {import('./looks.js').Look} look */
+  async #lookAs(look) {
+    await this.looks.toggle(look);
+    this.#state();
+  }
+
+  /** @param {Live} live */
+  #cancel(live) {
+    if (this.pointer.cancel()) return;
+    if (live.work) live.cancel();
+    else if (live.held.length || live.hasPaint) live.discard();
+    else if (this.looks.current) this.#lookAs('');
+    this.#state();
+  }
+
+  /** @param {Live} live */
+  async #name(live) {
+    const version = trees.find(live.tree, live.head);
+    const name = await dialogs.line('Name this version', 'Name', version?.name ?? '', 'Name it');
+    if (name !== null && version) await this.api.name(live.id, version.version, name).catch((error) => this.fail(error));
+  }
+
+  /** @param {string} type @param {number} quality */
+  async export(type, quality) {
+    const { live } = this;
+    if (!live) return;
+    const text = metadata(live.facts, trees.find(live.tree, live.head), this.options.values);
+    download(await encoded(live.picture, type, quality, text), `retouch-${live.head}.${type.slice(6).replace('jpeg', 'jpg')}`);
+  }
+
+  // State and words
+
+  inkColour() {
+    return toHex(this.live ? colourOf({ live: this.live, options: this.options }) : this.options.values.colour);
+  }
+
+  able() {
+    const { live } = this;
+    if (!live) return { undo: false, redo: false, apply: false };
+    return {
+      undo: live.paint.canUndo || live.mask.canUndo || live.jobs.size > 0 || live.held.length > 0 || trees.parent(live.tree, live.head) !== null,
+      redo: live.paint.canRedo || live.mask.canRedo || trees.redo(live.tree, live.head, live.latest) !== null,
+      apply: !this.options.values.live || live.held.length > 0,
+    };
+  }
+
+  /** What the server is doing, in words. @returns {{text: string, busy: boolean, level: 'idle' | 'busy' | 'bad'}} */
+  status() {
+    const { live } = this;
+    if (!live) return { text: 'Ready', busy: false, level: 'idle' };
+    if (live.connection !== 'open') return { text: live.connection === 'lost' ? 'Connecting' : 'Closed', busy: false, level: 'bad' };
+    const { work } = live;
+    if (!work) return live.held.length ? { text: 'Not run', busy: false, level: 'bad' } : { text: 'Ready', busy: false, level: 'idle' };
+    const part = work.total ? ` ${Math.round((100 * work.done) / work.total)} %` : '';
+    return { text: work.text || `${work.state === 'queued' ? 'Waiting' : 'Computing'}${part}`, busy: true, level: 'busy' };
+  }
+
+  #state() {
+    const { work } = this.live ?? {};
+    this.cursor.progress(work ? (work.total ? work.done / work.total : -1) : null);
+    document.title = work ? '● Retouch Studio' : 'Retouch Studio';
+    this.emit('state', null);
+  }
+
+  /** Says what went wrong. @param {unknown} error */
+  fail(error) {
+    this.say(error instanceof Error ? error.message : String(error));
+  }
+
+  /** @param {string} text @param {boolean} stays whether it is shown for a while */
+  say(text, stays = true) {
+    const toast = el('p', { className: 'toast' }, text);
+    const toasts = byId('toasts');
+    if (toasts.lastElementChild?.textContent === text) toasts.lastElementChild.remove();
+    toasts.append(toast);
+    while (toasts.childElementCount > 3) toasts.firstElementChild?.remove();
+    setTimeout(() => toast.remove(), stays ? TOAST : TOAST / 3);
+  }
+
+  /** @param {Partial<import('./options.js').Values>} news */
+  #optionsChanged(news) {
+    if ('theme' in news || 'panels' in news) this.#theme();
+    if ('tool' in news || 'size' in news) this.#aim();
+    if (news.tool === 'eraser') /** @type {any} */ (this.tool)?.prepare?.();
+    this.#state();
+  }
+
+  #theme() {
+    document.documentElement.dataset.theme = this.options.values.theme;
+    document.body.classList.toggle('no-panels', !this.options.values.panels);
+  }
+
+  nextTheme() {
+    this.options.set({ theme: THEMES[(THEMES.indexOf(this.options.values.theme) + 1) % THEMES.length] });
+  }
+
+  /** The ring as large as the brush. */
+  #aim() {
+    const { tool, size } = this.options.values;
+    const aims = AIMS.includes(tool);
+    this.cursor.size(aims ? (size * this.stage.view.scale) / 2 : 0);
+    this.stage.element.dataset.tool = tool;
+  }
+
+}

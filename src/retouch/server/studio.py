@@ -1,0 +1,73 @@
+"""What all requests to a server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Request
+
+from retouch.server.idempotency import Answers
+from retouch.server.limits import Allowance, Limits
+from retouch.server.metrics import Metrics
+from retouch.server.models import Models
+from retouch.server.pool import Entry, Pool
+from retouch.server.problems import Problem
+from retouch.server.security import Access
+
+
+class Studio:
+    """The models, sessions and limits of one server.
+
+    home: the folder of its sessions. What pages are told is put in order by one thread, `tell`.
+    """
+
+    def __init__(self, models: Models, home: Path, access: Access, limits: Limits | None = None) -> None:
+        self.models, self.home, self.access, self.limits = models, home, access, limits or Limits()
+        self.metrics = Metrics()
+        self.pool = Pool(home, models, self.limits, self.metrics)
+        self.answers = Answers()
+        self.allowance = Allowance(self.limits.upload_rate, self.limits.upload_burst)
+        self._teller = ThreadPoolExecutor(1, "retouch telling")
+
+    def tell(self, what: Callable[..., None], *args: Any) -> None:
+        """Do something for those who watch, after what was asked for before; from any thread."""
+        self._teller.submit(what, *args)
+
+    def told(self, what: Callable[..., Any], *args: Any) -> Any:
+        """Do that and wait for it; its result."""
+        return self._teller.submit(what, *args).result()
+
+    def close(self) -> None:
+        """Stop what is computed and let go of all sessions."""
+        self.pool.close()
+        self._teller.shutdown(wait=False, cancel_futures=True)
+
+
+def studio_of(request: Request) -> Studio:
+    """The studio that a request is for."""
+    return cast(Studio, request.app.state.studio)
+
+
+def caller_of(request: Request) -> str:
+    """Who asks, as the middleware found."""
+    return cast(str, request.state.caller)
+
+
+def entry_of(id: str, request: Request) -> Entry:
+    """The session that a path names; Problem 404."""
+    return studio_of(request).pool.find(caller_of(request), id)
+
+
+InStudio = Annotated[Studio, Depends(studio_of)]
+Caller = Annotated[str, Depends(caller_of)]
+InSession = Annotated[Entry, Depends(entry_of)]
+
+
+def check_jobs(studio: Studio, caller: str) -> None:
+    """Problem 429 when a caller has as many jobs as the limit says."""
+    most = studio.limits.jobs
+    if studio.pool.jobs_of(caller) >= most:
+        raise Problem(429, f"{most} of your edits wait or run; wait for one of them", retry_after=1)

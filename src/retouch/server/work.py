@@ -1,0 +1,142 @@
+"""Jobs as pages see them: numbers, events and frames, in the order in which things happened."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from retouch.editing.jobs import Frame, Job
+from retouch.server import frames
+from retouch.server.facts import tree_of
+from retouch.server.hub import Message
+from retouch.server.pool import Entry
+from retouch.server.problems import Problem
+from retouch.server.studio import Studio
+
+Kind = Literal["open", "generate", "edit", "inpaint", "variants"]
+KEPT = 32
+"""Ended jobs that can still be asked for."""
+
+log = logging.getLogger("retouch.server")
+
+
+class Work:
+    """One job of a session, from its submission to its last refinement."""
+
+    def __init__(self, studio: Studio, entry: Entry, kind: Kind) -> None:
+        self.studio, self.entry, self.kind = studio, entry, kind
+        entry.count += 1
+        self.number = entry.count
+        self.state = "queued"
+        self._begun = time.perf_counter()
+        self._running = False
+
+    def follow(self, job: Job[Any]) -> int:
+        """Tell those who watch what becomes of a job; its number. The session stays in memory until it has ended."""
+        entry = self.entry
+        entry.jobs[self.number] = job
+        for number in [n for n, old in entry.jobs.items() if old.over][:-KEPT]:
+            del entry.jobs[number]
+        self.studio.pool.keep(entry)
+        self.studio.tell(self._event, "queued")
+        job.watch(lambda frame: self.studio.tell(self._frame, frame))
+        job.add_done_callback(lambda ended: self.studio.tell(self._done, ended))
+        return self.number
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Told by what is computed."""
+        self.studio.tell(self._progress, done, total, text)
+
+    # In the thread that tells
+
+    def _send(self, **event: Any) -> None:
+        self.entry.hub.send(Message(json.dumps(event)))
+
+    def _event(self, state: str, **more: Any) -> None:
+        self._send(event="job", job=self.number, state=state, **more)
+
+    def _run(self) -> None:
+        if not self._running:
+            self._running = True
+            self._event("running")
+
+    def _progress(self, done: int, total: int, text: str) -> None:
+        self._run()
+        self._send(event="progress", job=self.number, done=done, total=total, text=text)
+
+    def _frame(self, frame: Frame) -> None:
+        left, top, right, bottom = frame.rectangle
+        rect = (left, top, right - left, bottom - top)
+        facts = frame_facts(frame)
+        if frame.kind == "preview":
+            self._run()
+            made = frames.message("preview", frame.version, rect, frame.pixels, self.number, **facts)
+            self._count("preview", made)
+            self.entry.hub.send(Message(made, preview=True))
+            return
+        if frame.kind == "refined" and self.entry.history.current != frame.version:
+            return  # pages have gone elsewhere
+        show(self.studio, self.entry, frame.kind, frame.version, self.number, facts)
+        if frame.kind == "refined":
+            tell_tree(self.entry)
+
+    def _count(self, kind: str, made: bytes) -> None:
+        self.studio.metrics.sent.labels(kind).inc(len(made))
+
+    def _done(self, job: Future[Any]) -> None:
+        entry = self.entry
+        try:
+            error = None if job.cancelled() else job.exception()
+            state = "cancelled" if job.cancelled() else "failed" if error else "done"
+            if error is not None:
+                self._log(error)
+            if state == "done" and not entry.gone:
+                self._note(job)
+                tell_tree(entry)
+            told = {"error": Problem.of(error).body()} if error else {}
+            self._event(state, **told)
+            metrics = self.studio.metrics
+            metrics.jobs.labels(self.kind, state).inc()
+            if state == "done":
+                metrics.edit_seconds.labels(self.kind).observe(time.perf_counter() - self._begun)
+        finally:
+            self.studio.pool.release(entry)
+
+    def _note(self, job: Future[Any]) -> None:
+        """Keep what the estimate of the edit's error is made from, until the next edit."""
+        session, result = self.entry.session, job.result()
+        if session is not None and hasattr(result, "estimate"):
+            self.entry.estimate = session.version.number, result
+
+    def _log(self, error: BaseException) -> None:
+        if Problem.of(error).status_code == 500:
+            log.error("job of kind %s failed", self.kind, exc_info=error)
+
+
+def frame_facts(frame: Frame) -> dict[str, Any]:
+    """What a frame says of its cost: `share` of the dense networks' arithmetic, `saved` how many times less it is."""
+    dense = frame.done + frame.saved
+    share = frame.done / dense if dense else None
+    saved = dense / frame.done if frame.done else None
+    return {"step": frame.step, "steps": frame.steps, "seconds": frame.seconds, "share": share, "saved": saved}
+
+
+def show(
+    studio: Studio, entry: Entry, kind: frames.Kind, version: int, job: int | None, facts: dict[str, Any]
+) -> bytes:
+    """Bring all pages to a version; the messages in one."""
+    pixels = entry.pixels(version)
+    parts = frames.messages(kind, entry.shown, version, pixels, job, **facts)
+    entry.shown = version, pixels
+    for part in parts:
+        studio.metrics.sent.labels(kind).inc(len(part))
+        entry.hub.send(Message(part))
+    return b"".join(parts)
+
+
+def tell_tree(entry: Entry) -> None:
+    """Tell all pages of the versions."""
+    entry.hub.send(Message(json.dumps({"event": "tree", **tree_of(entry)})))

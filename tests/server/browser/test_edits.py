@@ -1,0 +1,250 @@
+"""Pictures are opened, painted on and computed; what is checked is the page's buffer, not screenshots."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from browsing import Sheet, digest, noise, png
+
+SIDE = {"sd": 64, "ddpm": 32}
+
+
+def test_drop_paste_and_generate_open_sessions_and_nothing_leaves_the_origin(sheet, real):
+    asked: list[str] = []
+    sheet.page.on("request", lambda request: asked.append(request.url))
+    sheet.page.on("websocket", lambda socket: asked.append(socket.url))
+    assert "token" not in sheet.page.url
+    for event in ("drop", "paste"):
+        sheet.page.locator(".drop").wait_for()
+        sheet.bring(png(noise(64)), event)
+        sheet.idle()
+        assert np.array_equal(sheet.pixels(), noise(64))
+        sheet.page.get_by_role("button", name="Home").click()
+    sheet.page.locator(".generate textarea").fill("a b")
+    sheet.page.get_by_role("button", name="Generate").click()
+    sheet.idle()
+    assert sheet.ask("live.picture.width") == 64
+    assert asked
+    assert all(url.split("://")[1].startswith(f"127.0.0.1:{real.port}/") for url in asked)
+
+
+def test_a_stroke_is_computed_and_the_buffer_is_that_of_the_server(sheet, real):
+    session = sheet.open(noise(64))
+    before = sheet.pixels()
+    sheet.set(size=8, refine=False)
+    sheet.stroke((20, 20), (30, 26))
+    sheet.until("live.head === 1")
+    sheet.idle()
+    after = sheet.pixels()
+    assert np.array_equal(after, real.pixels(session, 1))
+    assert np.array_equal(before, real.pixels(session, 0))
+    assert (after != before).any()
+    left, top, width, height = sheet.ask("live.changed")
+    outside = np.ones(before.shape[:2], bool)
+    outside[top : top + height, left : left + width] = False
+    assert np.array_equal(after[outside], before[outside])
+    assert "of the arithmetic" in sheet.page.locator(".saved").inner_text()
+
+
+def test_only_rectangles_travel(plain, double):
+    plain.open(noise(512))
+    whole = len(png(plain.pixels()))
+    plain.set(size=50)
+    sent = double.sent
+    plain.stroke((100, 120), (112, 124))
+    plain.until("live.head === 1")
+    plain.idle()
+    (upload,) = double.uploads
+    left, top, width, height = upload["rect"]
+    assert (left, top) >= (70, 90)
+    assert (width, height) <= (70, 60)
+    assert upload["overlay"] < 4 * width * height / 2
+    changed = plain.ask("live.changed")
+    assert changed[2] * changed[3] < 512 * 512 * 0.03
+    lossless = plain.ask("live.received") - 512 * 512 * 3
+    assert lossless < whole
+    assert double.sent - sent < 0.25 * whole
+
+
+def test_outside_is_unchanged_after_a_hundred_edits(sheet, real):
+    session = open_with(sheet, "ddpm")
+    start = sheet.pixels()
+    sheet.set(size=3, refine=False, strength=0.5)
+    rng = np.random.default_rng(3)
+    touched = np.zeros(start.shape[:2], bool)
+    for number in range(1, 101):
+        x, y = rng.uniform(2, 10, 2)
+        sheet.stroke((x, y), (x + 2, y))
+        sheet.until(f"live.head === {number}")
+        sheet.idle()
+        left, top, width, height = sheet.ask("live.changed")
+        touched[top : top + height, left : left + width] = True
+    end = sheet.pixels()
+    assert not touched.all()
+    assert digest(end[~touched]) == digest(start[~touched])
+    assert sheet.hash() == digest(real.pixels(session, 100))
+
+
+def open_with(sheet, model: str) -> str:
+    sheet.page.locator("select").select_option(model)
+    return sheet.open(noise(SIDE[model]))
+
+
+def test_a_second_stroke_joins_the_first(plain, double):
+    double.delay = 2.0
+    plain.open(noise(128))
+    plain.set(size=6, colour=[255, 0, 0])
+    before = plain.pixels()
+    plain.stroke((20, 20), (30, 20))
+    plain.until("live.jobs.size === 1 && live.sent[0].state === 'running'")
+    plain.stroke((90, 90), (100, 90))
+    plain.until("live.head === 1")
+    plain.idle()
+    after = plain.pixels()
+    assert (after[20, 25] != before[20, 25]).any()
+    assert (after[90, 95] != before[90, 95]).any()
+    assert plain.ask("live.tree.length") == 2
+    assert plain.ask("live.sent.length") == 0
+
+
+def test_a_second_stroke_joins_the_first_on_the_real_server(sheet, real):
+    session = sheet.open(noise(64))
+    before = sheet.pixels()
+    sheet.set(size=5, refine=False, colour=[255, 0, 0])
+    sheet.stroke((8, 8), (12, 8))
+    sheet.stroke((50, 50), (54, 50))
+    sheet.until("live.head >= 1 && !live.sent.length")
+    sheet.idle()
+    head = sheet.ask("live.head")
+    after = sheet.pixels()
+    assert (after[8, 10] != before[8, 10]).any()
+    assert (after[50, 52] != before[50, 52]).any()
+    assert np.array_equal(after, real.pixels(session, head))
+
+
+def test_cancelled_paint_stays_and_runs_again(plain, double):
+    double.delay = 3.0
+    plain.open(noise(128))
+    plain.stroke((20, 20), (40, 20))
+    plain.until("live.jobs.size === 1")
+    plain.page.keyboard.press("Escape")
+    plain.until("live.held.length === 1 && !live.work")
+    assert plain.ask("live.head") == 0
+    assert plain.page.locator(".status").inner_text() == "Not run"
+    double.delay = 0.1
+    plain.page.keyboard.press("Control+Enter")
+    plain.until("live.head === 1")
+    plain.idle()
+    plain.stroke((20, 60), (40, 60))
+    plain.until("live.head === 2")
+
+
+def test_a_failed_edit_loses_no_paint(plain, double):
+    plain.open(noise(128))
+    double.fail = "the device is out of memory"
+    plain.stroke((20, 20), (40, 20))
+    plain.page.get_by_text("the device is out of memory").wait_for()
+    assert plain.ask("live.held.length") == 1
+    plain.page.get_by_role("button", name="Run", exact=True).click()
+    plain.until("live.head === 1")
+    plain.idle()
+    assert plain.ask("live.sent.length") == 0
+
+
+def test_undo_takes_unsent_paint_first_then_edits(plain):
+    plain.open(noise(128))
+    start = plain.hash()
+    plain.stroke((20, 20), (40, 20))
+    plain.until("live.head === 1")
+    plain.idle()
+    plain.set(live=False)
+    plain.stroke((20, 60), (40, 60))
+    assert plain.ask("!live.paint.isEmpty")
+    plain.page.keyboard.press("Control+z")
+    assert plain.ask("live.paint.isEmpty && live.head === 1")
+    plain.page.keyboard.press("Control+z")
+    plain.until("live.seen === 0")
+    assert plain.hash() == start
+    plain.page.keyboard.press("Control+Shift+z")
+    plain.until("live.seen === 1")
+
+
+def test_branches_survive_a_reload_and_kill_minus_nine(sheet, real):
+    session = sheet.open(noise(64))
+    sheet.set(size=6, refine=False)
+    hashes = {0: sheet.hash()}
+    for number, at in ((1, 12), (2, 30)):
+        sheet.stroke((at, at), (at + 6, at))
+        sheet.until(f"live.head === {number}")
+        sheet.idle()
+        hashes[number] = sheet.hash()
+    sheet.page.keyboard.press("Control+z")
+    sheet.until("live.seen === 1")
+    assert sheet.hash() == hashes[1]
+    sheet.stroke((50, 12), (56, 12))
+    sheet.until("live.head === 3")
+    sheet.idle()
+    hashes[3] = sheet.hash()
+    assert [v["parent"] for v in sheet.ask("live.tree")] == [None, 0, 1, 1]
+    sheet.page.get_by_role("button", name="Version 2").click()
+    sheet.until("live.seen === 2")
+    assert sheet.hash() == hashes[2]
+    sheet.page.reload()
+    sheet.idle()
+    assert (sheet.ask("live.head"), sheet.hash()) == (2, hashes[2])
+    real.kill()
+    sheet.until("live.connection === 'lost'")
+    real.start()
+    sheet.until("live.connection === 'open'")
+    for number, expected in hashes.items():
+        sheet.ask("live.goto(given)", number)
+        sheet.until(f"live.seen === {number}")
+        assert sheet.hash() == expected == digest(real.pixels(session, number))
+    sheet.errors.clear()  # of connections that failed meanwhile
+
+
+def test_the_exported_png_is_the_buffer_and_reopens_its_settings(sheet):
+    sheet.open(noise(64))
+    sheet.set(prompt="a b", negative="c", strength=0.5, seed=11, refine=False)
+    sheet.stroke((20, 20), (30, 26))
+    sheet.until("live.head === 1")
+    sheet.idle()
+    with sheet.page.expect_download() as waiting:
+        sheet.page.keyboard.press("Control+s")
+        sheet.page.get_by_role("button", name="Export").last.click()
+    with open(waiting.value.path(), "rb") as file:
+        data = file.read()
+    image = Image.open(io.BytesIO(data))
+    assert np.array_equal(np.asarray(image), sheet.pixels())
+    kept = json.loads(image.text["retouch"])
+    assert {name: kept[name] for name in ("model", "prompt", "seed")} == {"model": "sd", "prompt": "a b", "seed": 11}
+    sheet.page.get_by_role("button", name="Home").click()
+    sheet.set(prompt="", negative="", strength=0.3, seed=0)
+    sheet.page.locator(".drop").wait_for()
+    sheet.bring(data)
+    sheet.idle()
+    assert np.array_equal(sheet.pixels(), np.asarray(image))
+    assert [sheet.ask(f"studio.options.values.{name}") for name in ("prompt", "negative", "seed")] == ["a b", "c", 11]
+
+
+def test_two_pages_see_the_same_and_a_stale_one_rebases(plain, double, context):
+    plain.open(noise(128))
+    other = Sheet(context.new_page())
+    other.page.goto(plain.page.url)
+    other.idle()
+    plain.stroke((20, 20), (40, 20))
+    plain.until("live.head === 1")
+    other.until("live.seen === 1")
+    assert plain.hash() == other.hash()
+    other.ask("(live.head = 0, live.tree = live.tree.slice(0, 1), null)")
+    other.stroke((80, 80), (90, 80))
+    plain.until("live.seen === 2")
+    other.until("live.seen === 2")
+    assert [upload["base"] for upload in double.uploads][-2:] == [0, 1]
+    assert other.hash() == plain.hash()
+    other.errors = [error for error in other.errors if "409" not in error]
+    assert not other.errors

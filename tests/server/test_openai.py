@@ -1,0 +1,103 @@
+"""OpenAI's client, unchanged, against a server of ours."""
+
+import base64
+import io
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from pipelines import picture
+from studios import TOKENS, asking, png, served, studio
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    made = studio(tmp_path_factory.mktemp("home"), names=("sd",))
+    with served(made) as address:
+        yield openai.OpenAI(base_url=f"{address}/v1", api_key=TOKENS["anna"], max_retries=0)
+
+
+def opened(b64):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB"))
+
+
+def mask(top=16, left=16, size=16):
+    levels = np.full((64, 64, 4), 255, np.uint8)
+    levels[top : top + size, left : left + size, 3] = 0
+    return png(levels)
+
+
+def test_an_edit_of_a_picture_and_then_of_what_came_back(client):
+    image = picture("sd")
+    raw = client.images.with_raw_response.edit(image=("a.png", png(image)), mask=("m.png", mask()), prompt="a b")
+    assert raw.headers["retouch-incremental"] == "false"
+    first = opened(raw.parse().data[0].b64_json)
+    assert (first != image)[16:32, 16:32].any()
+    outside = np.ones((64, 64), bool)
+    outside[4:44, 4:44] = False
+    assert np.array_equal(first[outside], image[outside])
+    again = client.images.with_raw_response.edit(
+        image=("a.png", png(first)), mask=("m.png", mask(40, 40, 8)), prompt="a"
+    )
+    assert again.headers["retouch-incremental"] == "true"
+    assert again.headers["retouch-session"] == raw.headers["retouch-session"]
+    second = opened(again.parse().data[0].b64_json)
+    assert np.array_equal(second[:28, :28], first[:28, :28])
+    assert (second != first).any()
+
+
+def test_partial_images_come_as_events(client):
+    stream = client.images.edit(
+        image=("a.png", png(picture("sd", 1))), mask=("m.png", mask()), prompt="c", stream=True, partial_images=2
+    )
+    events = list(stream)
+    assert [event.type for event in events] == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
+    assert [event.partial_image_index for event in events[:-1]] == [0, 1]
+    assert all(opened(event.b64_json).shape == (64, 64, 3) for event in events)
+    assert events[-1].size == "64x64"
+
+
+def test_generations(client):
+    made = client.images.generate(prompt="a b", n=2, size="64x64", output_format="webp")
+    pictures = [opened(each.b64_json) for each in made.data]
+    assert [each.shape for each in pictures] == [(64, 64, 3)] * 2
+    assert (pictures[0] != pictures[1]).any()
+    events = list(client.images.generate(prompt="a", size="64x64", stream=True))
+    assert events[-1].type == "image_generation.completed"
+
+
+def test_errors_are_those_that_the_client_knows(client):
+    image = ("a.png", png(picture("sd")))
+    with pytest.raises(openai.BadRequestError, match="nothing is transparent"):
+        client.images.edit(image=image, mask=("m.png", png(np.full((64, 64, 4), 255, np.uint8))), prompt="a")
+    with pytest.raises(openai.BadRequestError, match="differ in size"):
+        client.images.edit(image=image, mask=("m.png", mask()[:0] + png(np.zeros((8, 8, 4), np.uint8))), prompt="a")
+    with pytest.raises(openai.NotFoundError, match="there is no model"):
+        client.images.edit(image=image, prompt="a", model="gpt-image-1")
+    with pytest.raises(openai.BadRequestError, match="prompt"):
+        client.images.edit(image=image, prompt="")
+    with pytest.raises(openai.APIStatusError, match="PNG, JPEG or WebP"):
+        client.images.edit(image=("a.gif", b"GIF89a"), prompt="a")
+    with pytest.raises(openai.BadRequestError):
+        client.images.generate(prompt="a", size="63x64")
+    other = client.with_options(api_key="wrong")
+    with pytest.raises(openai.AuthenticationError, match="token"):
+        other.images.generate(prompt="a")
+
+
+def test_sessions_begun_here_give_way_to_later_ones(tmp_path):
+    from retouch.server.limits import Limits
+
+    with asking(studio(tmp_path, Limits(sessions=2), names=("sd",))) as client:
+        for seed in range(3):
+            reply = client.post(
+                "/v1/images/edits",
+                data={"prompt": "a"},
+                files={"image": ("a.png", png(picture("sd", seed))), "mask": ("m.png", mask())},
+            )
+            assert reply.status_code == 200, reply.text
+        assert len(client.get("/api/sessions").json()) == 2

@@ -1,0 +1,121 @@
+"""Studios with tiny models, asked without a network, and over one where WebSockets are needed."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import uvicorn
+from PIL import Image
+from starlette.testclient import TestClient
+
+from pipelines import picture, pipeline
+from retouch import Editor
+from retouch.server.app import application
+from retouch.server.limits import Limits
+from retouch.server.models import Models
+from retouch.server.security import Access
+from retouch.server.studio import Studio
+
+PORT = 8199
+TOKENS = {"anna": "a" * 43, "ben": "b" * 43}
+HOST = f"127.0.0.1:{PORT}"
+BEARER = {"Authorization": f"Bearer {TOKENS['anna']}"}
+OTHER = {"Authorization": f"Bearer {TOKENS['ben']}"}
+
+
+@cache
+def editor(name: str = "ddpm") -> Editor:
+    return Editor(pipeline(name), policy="fast", name=f"tiny/{name}")
+
+
+def studio(home: Any, limits: Limits | None = None, tokens: dict[str, str] = TOKENS, names=("ddpm",)) -> Studio:
+    models = Models({f"tiny/{name}": editor(name) for name in names})
+    return Studio(models, home, Access(PORT, tokens=tokens), limits)
+
+
+@contextmanager
+def asking(made: Studio, **headers: str):
+    """A client in the same process, with Anna's token unless other headers are given."""
+    with TestClient(application(made), f"http://{HOST}", raise_server_exceptions=False) as client:
+        client.headers.update(headers or BEARER)
+        yield client
+
+
+def png(pixels: Any, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels)).save(file, kind)
+    return file.getvalue()
+
+
+def settings(**given: Any) -> dict[str, str]:
+    return {"settings": json.dumps(given)}
+
+
+def created(client: Any, wait: bool = True, seed: int = 0, **given: Any) -> str:
+    """The id of a new session on a picture, when it is recorded."""
+    reply = client.post(
+        "/api/sessions",
+        data=settings(**{"steps": 2, "strength": 1.0, **given}),
+        files={"picture": ("x.png", png(picture("ddpm", seed)))},
+    )
+    assert reply.status_code == 202, reply.text
+    id_ = reply.json()["id"]
+    if wait:
+        idle(client, id_)
+    return id_
+
+
+def idle(client: Any, id_: str, patience: float = 60) -> dict[str, Any]:
+    """The session, when nothing is computed for it any more."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        found = client.get(f"/api/sessions/{id_}")
+        assert found.status_code in (200, 409), found.text
+        if found.status_code == 200 and not found.json()["jobs"] and found.json()["tree"]:
+            return found.json()
+        time.sleep(0.02)
+    raise AssertionError("the session is still busy")
+
+
+def stroke(size: int = 5, colour: tuple[int, ...] = (255, 0, 40, 255)) -> bytes:
+    return png(np.full((size, size, 4), colour, np.uint8))
+
+
+def edited(client: Any, id_: str, base: int, left: int = 14, top: int = 9, size: int = 5, **given: Any) -> Any:
+    """The reply to an edit with a square stroke."""
+    return client.post(
+        f"/api/sessions/{id_}/edits",
+        data=settings(base=base, rect=[left, top, size, size], **{"refine": False, **given}),
+        files={"overlay": ("o.png", stroke(size))},
+    )
+
+
+def pixels(client: Any, id_: str, version: int) -> Any:
+    reply = client.get(f"/api/sessions/{id_}/versions/{version}.png")
+    assert reply.status_code == 200, reply.text
+    return np.asarray(Image.open(io.BytesIO(reply.content)))
+
+
+@contextmanager
+def served(made: Studio):
+    """The address of a real server for a studio, on loopback."""
+    config = uvicorn.Config(application(made), port=PORT, log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 30
+    while not server.started and time.monotonic() < end:
+        time.sleep(0.01)
+    assert server.started
+    try:
+        yield f"http://{HOST}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
