@@ -49,9 +49,9 @@ def test_every_command_has_an_example(words):
     assert f"\nretouch {' '.join(words)}" in PAGE
 
 
-@pytest.mark.parametrize("page", PAGES, ids=title)
-def test_commands_in_the_text_exist(page):
-    for line in re.findall(r"`retouch ([a-z][^`]*)`", BLOCK.sub("", page.read_text())):
+@pytest.mark.parametrize("document", PAGES, ids=title)
+def test_commands_in_the_text_exist(document):
+    for line in re.findall(r"`retouch ([a-z][^`]*)`", BLOCK.sub("", document.read_text())):
         words = tuple(re.match(r"[a-z]+(?: [a-z]+)*", line)[0].split())
         known = [known for known in COMMANDS if known == words[: len(known)] or words == known[: len(words)]]
         assert known, line

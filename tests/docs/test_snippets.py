@@ -44,19 +44,22 @@ def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=title)
-def test_every_block_works(page, folder):
+@pytest.mark.parametrize("document", [page for page in PAGES if blocks(page)], ids=title)
+def test_every_block_works(document, folder):
     names: dict[str, Any] = {}
-    for block in blocks(page):
+    for block in blocks(document):
         assert block.language in CHECKS, f"{block}: a block of code names its language; {list(CHECKS)} are checked"
         CHECKS[block.language](block, names)
 
 
 def check_python(block: Block, names: dict[str, Any]) -> None:
-    """Run a block; tracebacks show the lines of the page."""
+    """Run a block, or compile it where the page says so; tracebacks show the lines of the page."""
+    code = compile("\n" * (block.line - 1) + block.code, str(block.page), "exec")
+    if block.how == "parse":
+        return
     for given in block.how.removeprefix("with").split():
         names |= GIVENS[given]()
-    exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), names)
+    exec(code, names)
 
 
 def check_shell(block: Block, _: dict[str, Any]) -> None:
@@ -124,11 +127,11 @@ def test_a_wrong_option_is_found():
         parse(["explain"])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=title)
-def test_links_lead_to_files(page):
-    for target in re.findall(r"\]\(([^)#\s]+)", BLOCK.sub("", page.read_text())):
+@pytest.mark.parametrize("document", PAGES, ids=title)
+def test_links_lead_to_files(document):
+    for target in re.findall(r"\]\(([^)#\s]+)", BLOCK.sub("", document.read_text())):
         if "://" not in target:
-            found = (page.parent / target).resolve()
+            found = (document.parent / target).resolve()
             # The site shows other folders of the repository beside the pages of docs/.
             shown = ROOT / str(found.relative_to(ROOT)).removeprefix("docs/")
-            assert found.exists() or (page.is_relative_to(ROOT / "docs") and shown.exists()), target
+            assert found.exists() or (document.is_relative_to(ROOT / "docs") and shown.exists()), target
