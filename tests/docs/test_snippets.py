@@ -110,7 +110,7 @@ CHECKS = {"python": check_python, "sh": check_shell, "text": check_text}
 
 def test_the_demo_ends_with_commands_that_exist():
     named = [line for line in NEXT.splitlines() if line.startswith("  retouch ")]
-    assert len(named) == 4
+    assert len(named) == 5
     for line in named:
         parse(shlex.split(line, comments=True)[1:])
 

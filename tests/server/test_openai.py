@@ -33,7 +33,7 @@ def mask(top=16, left=16, size=16):
 
 def test_an_edit_of_a_picture_and_then_of_what_came_back(client):
     image = picture("sd")
-    raw = client.images.with_raw_response.edit(image=("a.png", png(image)), mask=("m.png", mask()), prompt="a b")
+    raw = client.images.with_raw_response.edit(image=("a.png", png(image)), mask=("m.png", mask()), prompt="a b", n=1)
     assert raw.headers["retouch-incremental"] == "false"
     first = opened(raw.parse().data[0].b64_json)
     assert (first != image)[16:32, 16:32].any()
@@ -78,12 +78,17 @@ def test_errors_are_those_that_the_client_knows(client):
         client.images.edit(image=image, mask=("m.png", mask()[:0] + png(np.zeros((8, 8, 4), np.uint8))), prompt="a")
     with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.images.edit(image=image, prompt="a", model="gpt-image-1")
+    with pytest.raises(openai.BadRequestError):
+        client.images.edit(image=image, prompt="a", n=2)
     with pytest.raises(openai.BadRequestError, match="prompt"):
         client.images.edit(image=image, prompt="")
     with pytest.raises(openai.APIStatusError, match="PNG, JPEG or WebP"):
         client.images.edit(image=("a.gif", b"GIF89a"), prompt="a")
-    with pytest.raises(openai.BadRequestError):
-        client.images.generate(prompt="a", size="63x64")
+    for size in ("63x64", "99999x99999", "0x64", "64"):
+        with pytest.raises(openai.BadRequestError):
+            client.images.generate(prompt="a", size=size)
+    with pytest.raises(openai.APIStatusError, match="more than"):
+        client.images.generate(prompt="a", size="9984x9984")
     other = client.with_options(api_key="wrong")
     with pytest.raises(openai.AuthenticationError, match="token"):
         other.images.generate(prompt="a")

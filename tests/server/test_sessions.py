@@ -288,6 +288,7 @@ def test_pictures_are_cropped_to_what_the_model_divides(client):
         ({"prompt": "red"}, b"", 415),
         ({}, b"\x80\x04\x95", 415),
         ({"generate": True, "size": [7, 32]}, None, 422),
+        ({"generate": True, "size": [8000, 8000]}, None, 413),
     ],
 )
 def test_sessions_that_cannot_be_are_refused_and_leave_nothing(client, given, picture_, status):

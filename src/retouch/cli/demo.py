@@ -34,6 +34,7 @@ COLUMNS = 6
 RED = (214, 40, 57)
 
 NEXT = """Next:
+  retouch studio --demo                     # paint in the browser (pip install 'retouch[studio]')
   retouch edit demo/photo.png painted.png -o large.png --model builtin/realesrgan-x4
   retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji --prompt "red heart"
   retouch bench networks --model sd15-unet  # against torch.compile

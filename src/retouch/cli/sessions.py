@@ -51,7 +51,7 @@ def info(
 
 def _table(saved: Saved) -> Table:
     made, history = Table("", "version", "from", "edit", "prompt"), saved.manifest.history
-    before = {entry.number for entry in history.path(history.current)}
+    before = {entry.number for entry in history.past}
     for title in ("region", "seconds", "stored", "read"):
         made.add_column(title, justify="right", no_wrap=True)
     for entry in history.versions:

@@ -59,6 +59,11 @@ class History(Generic[N]):
             found.insert(0, self[parent])
         return tuple(found)
 
+    @property
+    def past(self) -> tuple[N, ...]:
+        """The versions from the first one to the current one; none where there is none."""
+        return self.path(self.current) if self.versions else ()
+
     def line(self) -> tuple[int, ...]:
         """Numbers of the versions that undo and redo reach, in their order."""
         return tuple(version.number for version in self.path(self.tip))

@@ -262,7 +262,7 @@ class Session(ABC):
         twin: Self = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         number = self._history.current
-        twin._history = History(self._history.path(number), number, number)
+        twin._history = History(self._history.past, number, number)
         twin.archive, twin.lock, twin.opening, twin._closed = None, RLock(), None, False
         return twin
 

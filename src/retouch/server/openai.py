@@ -37,7 +37,7 @@ from retouch.server.work import Work
 AUTO = "auto"
 USAGE = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0,
          "input_tokens_details": {"image_tokens": 0, "text_tokens": 0}}  # fmt: skip
-Size = Annotated[str, Field(pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$")]
+Size = Annotated[str, Field(pattern=r"^(auto|[1-9]\d{0,3}x[1-9]\d{0,3})$")]
 Count = Annotated[int, Field(ge=1, le=10)]
 Partial = Annotated[int, Field(ge=0, le=3)]
 
@@ -114,7 +114,7 @@ def edits(
     prompt: Annotated[Text, Form()] = "",
     mask: Annotated[UploadFile | None, File()] = None,
     model: Annotated[str | None, Form()] = None,
-    n: Annotated[Literal[1], Form()] = 1,
+    n: Annotated[int, Form(ge=1, le=1)] = 1,
     size: Annotated[Size, Form()] = AUTO,
     output_format: Annotated[Format, Form()] = "png",
     response_format: Annotated[Literal["b64_json"], Form()] = "b64_json",

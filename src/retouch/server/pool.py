@@ -247,6 +247,8 @@ class Pool:
                 entry.session.close()
                 taken -= entry.held
                 entry.session, entry.estimate, entry.held = None, None, 0
+                if not len(entry.hub):
+                    entry.shown = None
                 self.metrics.evicted.inc()
         return taken
 

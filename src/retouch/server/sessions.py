@@ -72,6 +72,8 @@ def begin(studio: Studio, caller: str, form: OpenForm, source: npt.NDArray[Any] 
     editor = studio.models.named(form.model)
     if source is None and not isinstance(editor, Editor):
         raise Problem(422, "this model makes no pictures from words; send it one")
+    if form.size is not None and form.size[0] * form.size[1] > studio.limits.pixels:
+        raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {studio.limits.pixels} pixels")
     check_jobs(studio, caller)
     entry = studio.pool.new(caller)
     work = Work(studio, entry, "generate" if source is None else "open")

@@ -402,7 +402,7 @@ class DiffusionSession(Session):
 
     def _current(self) -> Current:
         """The current version, as edits are asked of it."""
-        had_areas = any(version.facts.get("areas") for version in self.versions[: self.position + 1])
+        had_areas = any(version.facts.get("areas") for version in self.history.past)
         latents = self.version.tensors["latents"] if self.versions else None
         strength = float(self.settings["strength"])
         return Current(
