@@ -190,7 +190,7 @@ def test_branches_survive_a_reload_and_kill_minus_nine(sheet, real):
     sheet.idle()
     hashes[3] = sheet.hash()
     assert [v["parent"] for v in sheet.ask("live.tree")] == [None, 0, 1, 1]
-    sheet.page.get_by_role("button", name="Version 2").click()
+    sheet.page.locator("#history").get_by_role("button", name="Version 2").click()
     sheet.until("live.seen === 2")
     assert sheet.hash() == hashes[2]
     sheet.page.reload()

@@ -173,7 +173,7 @@ def test_everything_by_keyboard(plain):
     press("?")
     plain.page.get_by_role("heading", name="Keys").wait_for()
     press("Escape")
-    assert plain.page.locator("dialog").count() == 0
+    plain.page.locator("dialog").wait_for(state="detached")
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

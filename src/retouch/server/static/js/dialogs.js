@@ -8,9 +8,13 @@ import { BINDINGS, GESTURES } from './keys.js';
 /** Shows a dialog; what its form returns, null when it was closed. @param {string} title @param {(Node | string)[]} content @param {string} action the button's text, empty: none
  * @returns {Promise<FormData | null>} */
 export function ask(title, content, action = '') {
-  const form = el('form', { method: 'dialog' });
+  const form = el('form');
   const dialog = el('dialog', { 'aria-label': title }, el('header', {}, el('h2', {}, title), iconButton('close', 'Close', () => dialog.close())), form);
-  form.append(...content, ...(action ? [el('footer', {}, el('button', { type: 'submit', className: 'main', value: 'yes' }, action))] : []));
+  form.append(...content, ...(action ? [el('footer', {}, el('button', { type: 'submit', className: 'main' }, action))] : []));
+  form.onsubmit = (event) => {
+    event.preventDefault(); // the page's policy lets no form go anywhere
+    dialog.close('yes');
+  };
   document.body.append(dialog);
   dialog.showModal();
   return new Promise((done) => {
@@ -18,7 +22,9 @@ export function ask(title, content, action = '') {
       done(dialog.returnValue === 'yes' ? new FormData(form) : null);
       dialog.remove();
     };
-    dialog.onclick = ({ target }) => target === dialog && dialog.close();
+    dialog.onclick = ({ target }) => {
+      if (target === dialog) dialog.close();
+    };
   });
 }
 

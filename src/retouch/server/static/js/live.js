@@ -23,7 +23,7 @@ const REBASES = 4;
  * @typedef {{job: number, state: string, done: number, total: number, text: string}} Work
  * @typedef {{
  *   picture: Rect, input: null, paint: Rect, tree: null, work: null, preview: {frame: Frame, layers: Sent[]},
- *   refining: Rect, settled: {layers: Sent[], rect: Rect}, problem: string, connection: 'open' | 'lost' | 'refused',
+ *   refining: Rect, refined: number, settled: {layers: Sent[], rect: Rect}, problem: string, connection: 'open' | 'lost' | 'refused',
  * }} Events
  * @typedef {(address: () => string, handlers: import('./socket.js').Handlers) => {close: () => void, renew: () => void}} Connect
  */
@@ -344,6 +344,7 @@ export class Live extends Emitter {
       this.latest = version;
       this.#refreshInput();
     }
+    if (kind === 'refined') this.emit('refined', version);
     if (kind !== 'picture') this.changed = intersect(rect, this.picture.whole);
     if (width && height) this.emit('picture', rect);
     if (job !== null && (kind === 'result' || kind === 'refined')) this.#settle(job, rect);

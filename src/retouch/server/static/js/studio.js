@@ -32,7 +32,7 @@ const THEMES = ['dark', 'light'];
 const TOAST = 6000;
 const AIMS = ['brush', 'mask', 'eraser', 'clone'];
 
-/** @extends {Emitter<{session: null, state: null, tree: null, edited: null, model: null}>} */
+/** @extends {Emitter<{session: null, state: null, tree: null, edited: null, model: null, refined: number}>} */
 export class Studio extends Emitter {
   /** @type {Live | null} */ live = null;
   /** @type {Record<string, ReturnType<typeof toolbox>[string]>} */ #tools = {};
@@ -131,6 +131,7 @@ export class Studio extends Emitter {
     live.on('paint', () => this.#state());
     live.on('work', () => this.#state());
     live.on('picture', () => this.#edited());
+    live.on('refined', (version) => this.emit('refined', version));
     live.on('problem', (text) => this.say(text));
     live.on('connection', (state) => {
       if (state === 'refused') this.#refused();

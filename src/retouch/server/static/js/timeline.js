@@ -37,6 +37,11 @@ export function timeline(studio) {
     element.style.setProperty('--rows', String(Math.min(rows, 2)));
     nodes.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
   };
+  let refinements = 0;
+  studio.on('refined', (version) => {
+    const image = made.get(version)?.querySelector('img');
+    if (image) image.src = `${image.src.split('&')[0]}&refined=${++refinements}`;
+  });
   studio.on('tree', show);
   studio.on('session', show);
   nodes.addEventListener('keydown', (event) => arrows(event, nodes));

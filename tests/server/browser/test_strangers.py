@@ -1,0 +1,52 @@
+"""Pages of others in the same browser: what they ask of the server is refused, over HTTP and WebSocket."""
+
+from __future__ import annotations
+
+import pytest
+
+from browsing import TOKEN, noise
+
+ASK = """async ([address, session]) => {
+    const ours = { credentials: 'include' };
+    const simple = { method: 'POST', mode: 'no-cors', body: '{"version": 0}' };
+    const read = await fetch(`${address}api/sessions`, ours).then((r) => r.status, () => 'refused');
+    await fetch(`${address}api/sessions/${session}/head`, { ...ours, ...simple }).catch(() => null);
+    const socket = new WebSocket(`${address.replace('http', 'ws')}api/sessions/${session}/live`);
+    const heard = await new Promise((done) => {
+        socket.onmessage = () => done('heard');
+        socket.onclose = ({ code }) => done(code);
+    });
+    return [read, heard];
+}"""
+
+
+@pytest.mark.parametrize(
+    "stranger", ["http://stranger.example/", "data:text/html,<p>of no origin</p>"], ids=["foreign", "null"]
+)
+def test_pages_of_other_origins_learn_nothing(sheet, real, stranger):
+    session = sheet.open(noise(64))
+    sheet.set(size=6, refine=False)
+    sheet.stroke((20, 20), (26, 20))
+    sheet.until("live.head === 1")
+    sheet.idle()
+    other = sheet.page.context.new_page()
+    other.route("http://stranger.example/", lambda route: route.fulfill(body="<p>somebody else</p>"))
+    other.goto(stranger)
+    read, heard = other.evaluate(ASK, [real.address, session])
+    assert read == "refused"
+    assert heard != "heard"
+    assert sheet.ask("live.head") == 1
+    other.close()
+
+
+def test_the_token_is_asked_for_and_kept_out_of_the_address(page, real):
+    page.goto(real.address)
+    field = page.get_by_label("Token")
+    field.fill("wrong")
+    field.press("Enter")
+    page.get_by_text("That was not it").wait_for()
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_label("Token").press("Enter")
+    page.locator(".drop").wait_for()
+    assert TOKEN not in page.url
+    assert TOKEN not in page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
