@@ -51,3 +51,9 @@ def test_canvases_are_not_read():
     """But for letters, whose coverage is all that is read."""
     reading = [file.name for file in FILES if re.search(r"getImageData|toDataURL|toBlob\(", file.read_text())]
     assert reading == ["text.js"]
+
+
+def test_modules_are_loaded_at_once():
+    """Without a build step the browser would find them one import after the other."""
+    named = set(re.findall(r"static/js/([\w]+\.js)", (STATIC / "index.html").read_text()))
+    assert named == {file.name for file in FILES if file.suffix == ".js"} - {"types.js"}
