@@ -50,16 +50,15 @@ def info(
 
 
 def _table(saved: Saved) -> Table:
-    made, history = Table("", "version", "from", "edit", "prompt"), saved.manifest.history
+    made, history = Table("", "version", "edit", "prompt"), saved.manifest.history
     before = {entry.number for entry in history.past}
     for title in ("region", "seconds", "stored", "read"):
         made.add_column(title, justify="right", no_wrap=True)
-    for entry in history.versions:
+    for above, entry in zip((None, *(entry.number for entry in history.versions)), history.versions, strict=False):
         later = "undone" if entry.number in history.line() else "branch"
         made.add_row(
             "now" if entry.number == history.current else "" if entry.number in before else later,
-            str(entry.number),
-            "" if entry.parent is None else str(entry.parent),
+            f"{entry.number}" if entry.parent == above else f"{entry.number} of {entry.parent}",
             Text(printable(entry.facts["edit"])),
             Text(printable(_words(entry.facts))),
             f"{entry.facts['region']:.2%}",
