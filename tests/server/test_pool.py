@@ -13,6 +13,7 @@ from pipelines import painted, picture
 from retouch import OptionError
 from retouch.server.limits import Limits
 from retouch.server.pool import Pool
+from retouch.server.work import Work
 from studios import asking, created, edited, editor, idle, pixels, png, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -79,6 +80,20 @@ def test_while_all_memory_is_in_use_callers_are_told_to_wait(tmp_path):
             assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
         assert edited(client, second, 0).status_code == 202
         idle(client, second)
+
+
+def test_a_session_is_not_put_away_while_it_begins_to_be_recorded(tmp_path, monkeypatch):
+    follow = Work.follow
+
+    def followed(self, job):
+        pool = self.studio.pool
+        with pool._lock:
+            pool._shrink(0)  # as for another session that needs memory just then
+        return follow(self, job)
+
+    monkeypatch.setattr(Work, "follow", followed)
+    with asking(studio(tmp_path)) as client:
+        assert client.get(f"/api/sessions/{created(client)}").json()["head"] == 0
 
 
 def test_eight_callers_at_once_with_room_for_four(tmp_path):

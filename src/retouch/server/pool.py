@@ -185,9 +185,15 @@ class Pool:
 
         Raises Problem 404 when it was deleted, 503 when all memory is in use, 507 when it needs more than there is.
         """
+        with self.kept(entry):
+            yield self._opened(entry)
+
+    @contextmanager
+    def kept(self, entry: Entry) -> Iterator[None]:
+        """Do not put a session away in a block."""
         self.keep(entry)
         try:
-            yield self._opened(entry)
+            yield
         finally:
             self.release(entry)
 

@@ -86,12 +86,13 @@ def begin(studio: Studio, caller: str, form: OpenForm, source: npt.NDArray[Any] 
             return editor.generate(size=form.size, **options, **told)
         return editor.open(source, **options, **told)
 
-    session = studio.pool.start(entry, start)
-    job = session.opening
-    assert job is not None
-    if "image" in session.awaited:
-        entry.shown = 0, session.pixels
-    number = work.follow(job)
+    with studio.pool.kept(entry):  # until it is followed, or others would put it away before it is recorded
+        session = studio.pool.start(entry, start)
+        job = session.opening
+        assert job is not None
+        if "image" in session.awaited:
+            entry.shown = 0, session.pixels
+        number = work.follow(job)
     job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
     return Begun(entry, work, job, number)
 
