@@ -30,6 +30,12 @@ BEARER = {"Authorization": f"Bearer {TOKENS['anna']}"}
 OTHER = {"Authorization": f"Bearer {TOKENS['ben']}"}
 
 
+def parsed(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and bytes of a message with pixels."""
+    end = 4 + int.from_bytes(data[:4], "little")
+    return json.loads(data[4:end]), data[end:]
+
+
 @cache
 def editor(name: str = "ddpm") -> Editor:
     return Editor(pipeline(name), policy="fast", name=f"tiny/{name}")

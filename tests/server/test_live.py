@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
-from retouch.server.frames import changes, messages, parsed
+from retouch.server.frames import changes, messages
 from retouch.server.hub import LONGEST, Hub, Message, Watcher
 from retouch.server.limits import Limits
-from studios import BEARER, HOST, OTHER, asking, created, edited, idle, pixels, studio
+from studios import BEARER, HOST, OTHER, asking, created, edited, idle, parsed, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from pipelines import painted, picture
-from retouch.server.frames import parsed
 from retouch.server.limits import Limits
-from studios import BEARER, OTHER, asking, created, edited, editor, idle, pixels, png, settings, stroke, studio
+from studios import BEARER, OTHER, asking, created, edited, editor, idle, parsed, pixels, png, settings, stroke, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.images import full_box
 from retouch.editing.jobs import Job, Task
 from retouch.editing.manifest import ArchiveError, Manifest, wrong
 from retouch.editing.session import Session
@@ -138,8 +139,7 @@ class Opening(Task[S]):
             raise
         self.session.awaited = {}
         pixels = self.session.pixels
-        box = slice(0, pixels.shape[0]), slice(0, pixels.shape[1])
-        job.show("result", self.session.version.number, box, pixels, (1, 1))
+        job.show("result", self.session.version.number, full_box(pixels), pixels, (1, 1))
         return _prepared(self.session)
 
     def abandon(self) -> None:

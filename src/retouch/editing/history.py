@@ -31,9 +31,13 @@ class History(Generic[N]):
     current: int = -1
     tip: int = -1
 
+    def find(self, number: int) -> N | None:
+        """The version of that number; None when there is none."""
+        return next((version for version in self.versions if version.number == number), None)
+
     def __getitem__(self, number: int) -> N:
         """The version of that number; UndoError when there is none."""
-        found = next((version for version in self.versions if version.number == number), None)
+        found = self.find(number)
         if found is None:
             raise UndoError(f"there is no version {number}")
         return found

@@ -398,6 +398,11 @@ def box_of(mask: Mask, border: int = 0) -> Box:
     return spans[0], spans[1]
 
 
+def full_box(pixels: Pixels) -> Box:
+    """The rectangle of a whole picture [H, W, 3]."""
+    return slice(0, pixels.shape[0]), slice(0, pixels.shape[1])
+
+
 def check_same(one: npt.NDArray[Any], other: npt.NDArray[Any], what: str) -> None:
     """ImageError unless both have the same height and width."""
     if one.shape[:2] != other.shape[:2]:

@@ -12,7 +12,7 @@ from pydantic import Json
 from retouch.editing.diffusion.refine import ENOUGH
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelSession
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, full_box
 from retouch.editing.jobs import Job, Task
 from retouch.editing.kinds import AnySession
 from retouch.editing.session import Edited
@@ -164,8 +164,7 @@ class Varied(Task[Edited]):
         for number in reversed(range(count)):
             result = found.choose(number)
         pixels = session.pixels
-        box = slice(0, pixels.shape[0]), slice(0, pixels.shape[1])
-        job.show("result", session.version.number, box, pixels, (1, 1), None)
+        job.show("result", session.version.number, full_box(pixels), pixels, (1, 1))
         return result
 
 

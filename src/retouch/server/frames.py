@@ -48,12 +48,6 @@ def messages(
     return [*parts, message(kind, version, *last, job, **facts)]
 
 
-def parsed(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and bytes of a message."""
-    end = 4 + int.from_bytes(data[:4], "little")
-    return json.loads(data[4:end]), data[end:]
-
-
 def changes(old: Pixels | None, new: Pixels, whole: bool = False) -> Iterator[tuple[Rect, Pixels]]:
     """The rectangles in which two pictures [H, W, 3] differ, with their new pixels: few that cover little, or with
     `whole` the one around all. All of it without an old picture, and no pixels where nothing differs.

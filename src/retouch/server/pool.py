@@ -82,7 +82,7 @@ class Entry:
     def pixels(self, number: int, source: bool = False) -> Pixels:
         """The picture of a version, or what edits are drawn on. Problem 404 when there is no such version."""
         session = self.session
-        version = next((v for v in self.history.versions if v.number == number), None)
+        version = self.history.find(number)
         if version is None:
             raise Problem(404, f"there is no version {number}")
         if session is not None and not source:

@@ -22,7 +22,6 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 Format = Literal["png", "jpeg", "webp"]
 SETTINGS = "retouch"
 """The keyword under which a PNG carries the settings that made it."""
-LONGEST_SETTINGS = 1 << 16
 
 
 @dataclass(frozen=True)

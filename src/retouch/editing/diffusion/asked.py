@@ -42,6 +42,11 @@ class Asked:
     blend: str | None = None
     inpaint: bool = False
 
+    def read(self, size: tuple[int, int]) -> Asked:
+        """With areas whose masks are strengths `[H, W]`, which are files no longer. ImageError or OptionError."""
+        areas = map(Area.of, self.areas)
+        return replace(self, areas=tuple(replace(area, mask=as_strengths(area.mask, size)) for area in areas))
+
     def over(self, older: Asked) -> Asked:
         """What is given here, or else by an older one; areas of both, these over the older."""
         fields = ("prompt", "negative", "class_label", "strength", "blend")
@@ -69,6 +74,7 @@ class Current:
 
     def change(self, asked: Asked) -> Change:
         """What an edit comes to. ImageError, PipelineError, SchedulerError or OptionError for bad input."""
+        asked = asked.read(self.process.size)
         change = self.known(asked)
         if change.steps or change.conditioning.asked == self.conditioning.asked:
             return change

@@ -257,6 +257,7 @@ class DiffusionSession(Session):
         """An edit apart from the current picture."""
         if asked.image is not None and base is not None:
             asked = replace(asked, image=self._moved_on(as_pixels(asked.image), base))
+        asked = asked.read(self.size)
         current = self._current()
         strengths = current.strengths(asked)
         grey = strengths if strengths.any() else None
@@ -269,11 +270,12 @@ class DiffusionSession(Session):
         """What was drawn on the version of that number, on the current picture."""
         if not self.versions and base == 0:
             return drawn
-        found = [version.pixels for version in self.versions if version.number == base]
-        if not found:
+        version = self.history.find(base)
+        if version is None:
             raise OptionError(f"there is no version {base} to draw on")
-        check_same(found[0], drawn, "pictures")
-        moved: Pixels = np.where(drawn != found[0], drawn, self.pixels)
+        below = version.pixels
+        check_same(below, drawn, "pictures")
+        moved: Pixels = np.where(drawn != below, drawn, self.pixels)
         return moved
 
     @locked
@@ -340,8 +342,7 @@ class DiffusionSession(Session):
         calls = [Calls(self.store, base.snapshots, None) for _ in chosen]
         with self.worker.claimed():
             found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
-        region, edit = Region.from_mask(change.mask), "inpaint" if inpaint else "edit"
-        facts = self._facts(edit, region.fraction, change.start, change.conditioning, clocks[0])
+        region, facts = Region.from_mask(change.mask), self._edit_facts(change, clocks[0])
         made = (Variant(*each, region, facts) for each in zip(chosen, found, calls, strict=True))
         return Variants(self, base, tuple(made))
 
@@ -423,10 +424,7 @@ class DiffusionSession(Session):
                     if too_far:
                         continue
                 with clock.of("store"):
-                    edit = "inpaint" if change.repaint else "edit"
-                    facts = self._facts(edit, region.fraction, change.start, change.conditioning, clock)
-                    facts |= {"areas": [*change.words]} if change.words else {}
-                    self._put(calls, found.tensors(), facts)
+                    self._put(calls, found.tensors(), self._edit_facts(change, clock))
                 break
         if job is not None:
             steps = len(self.sampler) - change.start
@@ -511,6 +509,11 @@ class DiffusionSession(Session):
             found = made(Recorder(self.process, self.conditioning, calls, clock, progress))
             self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
         progress(1, 1, "recorded")
+
+    def _edit_facts(self, change: Change, clock: Clock) -> dict[str, Any]:
+        edit, share = "inpaint" if change.repaint else "edit", Region.from_mask(change.mask).fraction
+        facts = self._facts(edit, share, change.start, change.conditioning, clock)
+        return {**facts, "areas": [*change.words]} if change.words else facts
 
     def _facts(self, edit: str, region: float, start: int, conditioning: Conditioning, clock: Clock) -> dict[str, Any]:
         return {

@@ -92,7 +92,7 @@ class Variants:
 
     def check(self, history: History[Version]) -> None:
         """VariantsError unless the current version is the one that they were made from, or one that came of them."""
-        base = next((version for version in history.versions if version.number == self.base.number), None)
+        base = history.find(self.base.number)
         current = history.current in (self.base.number, self.chosen)
         if base is None or base.snapshots is not self.base.snapshots or not current:
             raise VariantsError(

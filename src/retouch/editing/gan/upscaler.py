@@ -107,7 +107,7 @@ class UpscaleSession(GeneratorSession):
 
         Raises ImageError for bad input; then, and when it is interrupted, the session is as before.
         """
-        return self._edited(self._drawn(image, mask, self.threshold if threshold is None else threshold), progress)
+        return self._edited(self._drawn(image, mask, threshold), progress)
 
     def submit(
         self,
@@ -125,17 +125,16 @@ class UpscaleSession(GeneratorSession):
 
         Raises ImageError for bad input, SessionError when the session is closed or too much waits.
         """
-        levels = self.threshold if threshold is None else threshold
-        return self._submitted(lambda: self._drawn(image, mask, levels), join, progress)
+        return self._submitted(lambda: self._drawn(image, mask, threshold), join, progress)
 
     @locked
     def reference(self, image: ImageLike, *, mask: ImageLike | None = None) -> Edited:
         """What a dense run makes of the same edit, the smallest differences included; the session stays as it is."""
         return self._dense(self._drawn(image, mask, 0))
 
-    def _drawn(self, image: ImageLike, mask: ImageLike | None, threshold: int) -> Tensor:
+    def _drawn(self, image: ImageLike, mask: ImageLike | None, threshold: int | None) -> Tensor:
         current, drawn = self.source, as_pixels(image)
-        changed = difference(current, drawn, threshold)
+        changed = difference(current, drawn, self.threshold if threshold is None else threshold)
         if mask is not None:
             changed = as_mask(mask, self.size)
         return torch.from_numpy(np.where(changed[..., None], drawn, current))
