@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines import painted, picture
-from retouch import OptionError
+from retouch import ArchiveError
 from retouch.server.limits import Limits
 from retouch.server.pool import Pool
 from retouch.server.work import Work
@@ -181,7 +181,7 @@ def test_a_killed_server_loses_no_version(tmp_path):
 def test_two_servers_do_not_share_a_folder(tmp_path):
     made = studio(tmp_path)
     try:
-        with pytest.raises(OptionError, match="another server uses"):
+        with pytest.raises(ArchiveError, match="another server uses"):
             Pool(tmp_path, made.models, made.limits, made.metrics)
     finally:
         made.close()

@@ -10,15 +10,14 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition, RLock
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from retouch.editing.archive import locked
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.jobs import Job
@@ -47,7 +46,7 @@ class Entry:
     held: bytes that count against the budget. users: requests and edits that need the session in memory. jobs: those
     of this run of the server by number. answers: to edits that may be sent twice. shown: the
     version that pages were brought to, and its picture. estimate: the last version made, and the result that knows how
-    far it may be off. passing: it may be removed when its owner has no room for another.
+    far it may be off. passing: it may be removed when its owner has no room for another. draft: the last one.
     """
 
     id: str
@@ -64,6 +63,7 @@ class Entry:
     answers: Answers = field(default_factory=Answers)
     shown: tuple[int, Pixels] | None = None
     estimate: tuple[int, Any] | None = None
+    draft: Job[Any] | None = None
     hub: Hub = field(default_factory=Hub)
     lock: RLock = field(default_factory=RLock)
 
@@ -72,6 +72,21 @@ class Entry:
         if not (self.folder / MANIFEST).exists():
             raise Problem(409, "the session is still being opened")
         return Saved.read(self.folder).manifest
+
+    def end_draft(self) -> None:
+        """Something takes the place of the last draft."""
+        draft, self.draft = self.draft, None
+        if draft is not None:
+            draft.cancel()
+
+    @property
+    def about(self) -> tuple[str, Mapping[str, Any]]:
+        """Its kind and settings, wherever it is."""
+        session = self.session
+        if session is not None:
+            return session.kind, session.settings
+        manifest = self.manifest()
+        return manifest.kind, manifest.settings
 
     @property
     def history(self) -> History[Any]:
@@ -100,7 +115,13 @@ class Pool:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
         self._lock = Condition()
         self._entries: dict[str, Entry] = {}
-        self._home_lock = _locked(home)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
+        self._home_lock = locked(
+            home, f"another server uses the sessions in {home}; stop it, or name another with --home"
+        )
         for stale in home.glob(f"{INCOMING}*"):
             shutil.rmtree(stale)
         for folder in sorted(home.glob("*/*")):
@@ -274,16 +295,3 @@ class Pool:
                 if session is not None:
                     session.close()
         self._home_lock.release()
-
-
-def _locked(home: Path) -> FileLock:
-    """The lock of the folder with all sessions; OptionError when another server has it, or it cannot be made."""
-    lock = FileLock(home / "lock", mode=0o600, thread_local=False)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise OptionError(f"another server uses the sessions in {home}; stop it, or name another --home") from error
-    except OSError as error:
-        raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
-    return lock
