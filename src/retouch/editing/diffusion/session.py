@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
 from retouch.editing.images import Box, ImageLike, Pixels, as_pixels, box_of, check_same, from_tensor, threshold_of
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Frames, Job
 from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
@@ -200,12 +200,29 @@ class DiffusionSession(Session):
         asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, inpaint=True)
         return self._edited(asked, max_error, progress)
 
-    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
+    @locked
+    def draw(
+        self,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+        frames: Frames | None = None,
+    ) -> Edited:
+        """`edit`, or with `inpaint` what `inpaint` does, that shows itself on the way; `options` are of these."""
+        given = dict(options)
+        max_error = given.pop("max_error", None)
+        return self._edited(Asked(image, mask, inpaint=inpaint, **given), max_error, progress, frames)
+
+    def _edited(
+        self, asked: Asked, max_error: float | None, progress: Progress, frames: Frames | None = None
+    ) -> Edited:
         clock = Clock()
         change = self._current().change(asked)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)[0]
+        return self._run(change, clock, progress, max_error, frames)[0]
 
     def submit(
         self,
@@ -411,7 +428,7 @@ class DiffusionSession(Session):
         )
 
     def _run(
-        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
+        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Frames | None = None
     ) -> tuple[Edited, Calls]:
         region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
@@ -446,7 +463,7 @@ class DiffusionSession(Session):
             self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow, after_step
         )
 
-    def _previews(self, job: Job[Edited], change: Change, box: Box, calls: Calls) -> Previews:
+    def _previews(self, job: Frames, change: Change, box: Box, calls: Calls) -> Previews:
         return Previews(job, self.process, self._colours, change, self.pixels, box, self._next, calls)
 
     @cached_property
