@@ -1,13 +1,25 @@
 """Where viewports lie: inside the canvas, around what is edited, at sizes that the model takes."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retouch.editing.canvas.viewport import MOST, around, canvas_box, common, grown, holds, hull, margin, scales, shown_box
+from retouch.editing.canvas.viewport import (
+    MOST,
+    around,
+    canvas_box,
+    common,
+    grown,
+    holds,
+    hull,
+    margin,
+    scales,
+    shown_box,
+)
 
 SIZE = (64, 48)
 
@@ -35,7 +47,7 @@ def test_viewports_lie_in_the_canvas_at_a_size_the_model_takes(place):
     assert all(holds((slice(0, canvas[0]), slice(0, canvas[1])), each.box) for each in found)
     assert found[-1].sides == canvas, "the last one shows all of it"
     assert holds(found[-1].box, box)
-    assert all(a.sides[0] * a.sides[1] <= b.sides[0] * b.sides[1] for a, b in zip(found, found[1:], strict=False))
+    assert all(a.sides[0] * a.sides[1] <= b.sides[0] * b.sides[1] for a, b in pairwise(found))
 
 
 @given(places())
@@ -69,7 +81,8 @@ def test_pictures_and_masks_have_the_size_of_the_model(place):
 def test_extreme_canvases_have_scales(canvas):
     found = scales(SIZE, canvas)
     assert found == sorted(found, reverse=True)
-    assert found[-1] <= MOST and math.isclose(found[-1], min(MOST, SIZE[0] / canvas[0], SIZE[1] / canvas[1]))
+    assert found[-1] <= MOST
+    assert math.isclose(found[-1], min(MOST, SIZE[0] / canvas[0], SIZE[1] / canvas[1]))
 
 
 def test_a_viewport_is_centred_and_moved_into_the_canvas():

@@ -24,7 +24,8 @@ class Pool:
     """Viewports, the least recently used first; one store keeps all their recordings, each of `nbytes`.
 
     restore: opens the session in a folder. on_device: recordings lie in a device's memory. disk: bytes of files;
-    None: 40 % of what is free. count: of the viewports that there ever were. home: the folder for their files; None: one for temporary files.
+    None: 40 % of what is free. count: of the viewports that there ever were. home: the folder for their files; None:
+    one for temporary files.
     """
 
     store: Store

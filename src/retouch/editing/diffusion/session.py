@@ -15,6 +15,7 @@ from torch import Tensor
 from retouch.editing.archive import Progress, silent
 from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.asked import AreasLike, Asked, Current
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.denoiser import snapshot_name
@@ -22,7 +23,7 @@ from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
-from retouch.editing.diffusion.recorder import Recorder
+from retouch.editing.diffusion.recorder import Recorder, noised
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
@@ -214,6 +215,32 @@ class DiffusionSession(Session):
         given = dict(options)
         max_error = given.pop("max_error", None)
         return self._edited(Asked(image, mask, inpaint=inpaint, **given), max_error, progress, frames)
+
+    def redraw(
+        self,
+        photograph: Pixels,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+    ) -> tuple[Edited, dict[str, Any]]:
+        """What the dense networks make of an edit of a photograph of the session's size, and facts of that.
+
+        Nothing of it is recorded, nor must anything be; all else as in `draw`.
+        """
+        clock, calls, given = Clock(), Whole(), dict(options)
+        given.pop("max_error", None)  # there is no error
+        clean = self.process.to_latent(photograph, lambda name, net, *read: run_dense(net, *read))
+        tensors = Redrawn(noised(self.process, clean), photograph, photograph).tensors()
+        asked, strength = Asked(image, mask, inpaint=inpaint, **given), float(self.settings["strength"])
+        how = self.conditioning, self._condition, strength, self.blend, False
+        change = Current(self.process, photograph, None, *how).change(asked)
+        with self.worker.claimed():
+            found = Redraw(self.process, tensors, tensors, change, calls, self.calibration, clock, progress).result()
+        edited = Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
+        macs = sum(net.macs for net in self.networks().values())
+        return edited, {**self._edit_facts(change, clock), "bytes_read": 0, "macs": macs, "dense_macs": macs}
 
     def _edited(
         self, asked: Asked, max_error: float | None, progress: Progress, frames: Frames | None = None
