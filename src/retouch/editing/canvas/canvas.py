@@ -31,7 +31,7 @@ from retouch.editing.canvas.versions import PictureSession
 from retouch.editing.canvas.view import View, ViewSession
 from retouch.editing.canvas.viewport import MOST, around, holds, scales
 from retouch.editing.history import History
-from retouch.editing.images import ImageLike, Pixels, threshold_of
+from retouch.editing.images import Box, ImageLike, Pixels, threshold_of
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import Fields, Manifest
 from retouch.editing.session import Edited, Version, locked
@@ -105,6 +105,7 @@ class Canvas(PictureSession):
         super().__init__(store, settings)
         self._opener, self._blank, self._enlarger = opener, blank, enlarger
         size = settings["viewport"][0], settings["viewport"][1]
+        self._dense: list[Box] = []  # what edits have seen that recorded nothing
         net = next(iter(blank.networks().values()))
         self.threshold = threshold_of(net.policy)
         self.planner = Planner(size, factor, Costs(blank, size), settings["floor"])
@@ -202,7 +203,8 @@ class Canvas(PictureSession):
         Takes the arguments of `edit`, and waits for an edit that is being made.
         """
         request = self._request(image, mask, box, threshold, options)
-        return None if request is None else self._planned(request)
+        with self.worker.claimed():
+            return None if request is None else self._planned(request)
 
     def prepare(self, box: Bounds | None = None) -> Job[None]:
         """Record the viewport that shows a box at the largest scale, when nothing else needs the device.
@@ -237,7 +239,8 @@ class Canvas(PictureSession):
     @locked
     def _planned(self, request: Request) -> Plan:
         steps = min(1.0, request.options.get("strength", 1.0) / self.settings["strength"])
-        return self.planner.plan(request, self.picture.size, steps, self.pool.views, self._following)
+        views, dense = self.pool.views, self._dense
+        return self.planner.plan(request, self.picture.size, steps, views, self._following, dense)
 
     def _following(self, view: View) -> float:
         """Predicted seconds until a view is where the canvas is."""
@@ -304,6 +307,7 @@ class Canvas(PictureSession):
         pixels = viewport.shown(self.picture.seen(viewport.box))
         image, mask = shown(request, viewport, self.picture, pixels)
         options = {**request.options, **texts}
+        self._dense.append(viewport.box)
         with clock.of("edit"):
             edited, facts = self._blank.redraw(pixels, image, mask, request.inpaint, options, progress)
         return Made(viewport, np.asarray(edited.image), facts, edited)

@@ -15,6 +15,7 @@ from retouch.editing.canvas.resample import Scaling, scaled
 from retouch.editing.canvas.viewport import canvas_box, common, inside
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Counted, Job, Kind, Task
+from retouch.editing.session import Edited
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +24,19 @@ class Composed:
 
     rectangle: left, top, right and bottom of what it may have changed; image: that part of the canvas.
     seconds: by what they were spent on. plan: how it was made and might have been; None: it changes nothing.
-    error: an estimate as that of `Edited`.
+    edited: what the session of its viewport says.
     """
 
     rectangle: tuple[int, int, int, int]
     image: Image.Image
     seconds: dict[str, float]
     plan: Plan | None = None
-    error: Callable[[], float | None] = lambda: None
+    edited: Edited | None = None
+
+    @property
+    def error(self) -> float | None:
+        """An estimate of how far the result is from the dense model's; see `Edited.error`."""
+        return self.edited.error if self.edited else None
 
     @property
     def changed(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Scaling, Size
 from retouch.editing.canvas.view import View
 from retouch.editing.canvas.viewport import around, holds, margin, scales, shown_box
+from retouch.editing.images import Box
 from retouch.errors import OptionError
 
 Way = Literal["sparse", "new", "whole", "dense"]
@@ -38,6 +40,11 @@ class Candidate:
     context: float
     detail: float
     view: int | None = None
+
+    @property
+    def place(self) -> tuple[Way, Scaling, int | None]:
+        """What it is, whatever is predicted of it."""
+        return self.way, self.viewport, self.view
 
     @property
     def quality(self) -> float:
@@ -80,11 +87,18 @@ class Planner:
     floor: float = FLOOR
 
     def plan(
-        self, request: Request, canvas: Size, steps: float, views: Sequence[View], follow: Callable[[View], float]
+        self,
+        request: Request,
+        canvas: Size,
+        steps: float,
+        views: Sequence[View],
+        follow: Callable[[View], float],
+        edited: Sequence[Box] = (),
     ) -> Plan:
         """What a request comes to on a canvas (H, W) with views; a share of the recorded steps is run.
 
-        follow: seconds that a view takes before it is where the canvas is.
+        follow: seconds that a view takes before it is where the canvas is. edited: what was seen by edits that recorded
+        nothing; where one comes again, it is recorded.
         """
         found = []
         for view in views:
@@ -98,7 +112,8 @@ class Planner:
                 seconds = self.costs.record + self._edit(viewport, request, steps)
                 found.append(self._candidate(way, viewport, seconds, request, canvas))
                 found.append(self._candidate("dense", viewport, self.costs.dense(steps), request, canvas))
-        return self._chosen(tuple(found))
+        again = any(holds(box, request.box) for box in edited)
+        return self._chosen(tuple(found), math.inf if again else WORTH)
 
     def _edit(self, viewport: Scaling, request: Request, steps: float) -> float:
         rows, columns = shown_box(viewport, request.box)
@@ -115,13 +130,13 @@ class Planner:
         positions = longest * viewport.scale / self.factor
         return Candidate(way, viewport, seconds, context, min(1.0, viewport.scale, positions / DETAIL), view)
 
-    def _chosen(self, found: tuple[Candidate, ...]) -> Plan:
+    def _chosen(self, found: tuple[Candidate, ...], worth: float) -> Plan:
         good = [each for each in found if each.quality >= self.floor]
         if not good:
             best = max(found, key=lambda each: (each.quality, -each.seconds))
             return Plan(found, best, f"of the best quality there is; none reaches {self.floor:g}")
         fastest = min(good, key=lambda each: each.seconds)
-        kept = [each for each in good if each.way != "dense" and each.seconds <= WORTH * fastest.seconds]
+        kept = [each for each in good if each.way != "dense" and each.seconds <= worth * fastest.seconds]
         chosen = min(kept, key=lambda each: each.seconds, default=fastest)
         also = "" if chosen is fastest else f" but for one that records nothing ({fastest.seconds:.3g} s)"
         return Plan(found, chosen, f"the fastest of those with a quality of at least {self.floor:g}{also}")
@@ -134,7 +149,8 @@ def forced(plan: Plan, way: Candidate | str | None) -> Candidate:
     """
     if way is None:
         return plan.chosen
-    fit = [each for each in plan.candidates if way in (each, each.way)]
+    asked = way.place if isinstance(way, Candidate) else way
+    fit = [each for each in plan.candidates if asked in (each.place, each.way)]
     if not fit:
         ways = ", ".join(dict.fromkeys(each.way for each in plan.candidates))
         raise OptionError(f"this edit cannot be made as {way!s}; there are {ways}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retouch.editing.calls import Calls
 from retouch.editing.diffusion.change import Change
-from retouch.editing.diffusion.redraw import Process
+from retouch.editing.diffusion.process import Process
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Frames
 

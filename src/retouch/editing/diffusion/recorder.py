@@ -11,9 +11,10 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.model import Conditioning
-from retouch.editing.diffusion.redraw import Process, Redrawn
+from retouch.editing.diffusion.process import Process
 from retouch.editing.images import Pixels, from_tensor
 
 

@@ -8,27 +8,39 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
 from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
-from retouch.editing.diffusion.areas import run_dense
+from retouch.editing.diffusion.adopting import adopted
 from retouch.editing.diffusion.asked import AreasLike, Asked, Current
 from retouch.editing.diffusion.change import Change
+from retouch.editing.diffusion.contents import Redrawn, behind, is_complete
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
+from retouch.editing.diffusion.process import Evaluations, Growth, Process, Whole
 from retouch.editing.diffusion.recorder import Recorder, noised
-from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
-from retouch.editing.images import Box, ImageLike, Pixels, as_pixels, box_of, check_same, from_tensor, threshold_of
+from retouch.editing.images import (
+    Box,
+    ImageLike,
+    Pixels,
+    as_pixels,
+    as_strengths,
+    box_of,
+    check_same,
+    difference,
+    from_tensor,
+    threshold_of,
+)
 from retouch.editing.jobs import Frames, Job
 from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
@@ -59,7 +71,7 @@ class DiffusionSession(Session):
         "blend": maybe(is_blend),
     }
     saved_facts: ClassVar[Fields] = {
-        "steps": positive, "prompt": optional(text), "negative": optional(text),
+        "steps": whole, "prompt": optional(text), "negative": optional(text),
         "class_label": maybe(optional(whole)), "refined": maybe(text), "seed": maybe(whole),
         "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
     }  # fmt: skip
@@ -87,12 +99,7 @@ class DiffusionSession(Session):
 
     def is_complete(self, version: Version) -> bool:
         """True when images and latents are there."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in version.tensors.items()}
-        _, *latent = self.model.latent_shape(self.size)
-        count = len(self.sampler) - self.first + 1
-        expected = {"image": (*self.size, 3), "seen": (*self.size, 3), "latents": (count, *latent)}
-        dtypes = {name: torch.float32 if name == "latents" else torch.uint8 for name in expected}
-        return shapes == expected and all(version.tensors[name].dtype == dtype for name, dtype in dtypes.items())
+        return is_complete(version.tensors, self.process)
 
     @property
     def conditioning(self) -> Conditioning:
@@ -202,6 +209,37 @@ class DiffusionSession(Session):
         return self._edited(asked, max_error, progress)
 
     @locked
+    def adopt(self, image: ImageLike, mask: ImageLike | None = None) -> Edited:
+        """Take pixels as they are into the picture, without redrawing anything.
+
+        image: a picture of the session's size. mask: where it is taken, any grey of it; None: where it differs from the
+            current one at all.
+
+        The picture is then exactly that, all else bit for bit as before. The recordings become those of the new
+        picture: of a photograph as if it had been opened with these pixels; of a generated picture with the noise that
+        its trajectory holds at each step, as there is no trajectory that ends at pixels from elsewhere. The encoder is
+        updated at once, each other recording by the first edit that reads it, together with what that computes; so this
+        takes less than an edit. What the picture is conditioned on stays.
+
+        Raises ImageError for a picture or mask of another size or that cannot be read, and for a mask without any grey;
+        the session is then as before.
+        """
+        clock, given, old = Clock(), as_pixels(image), self.version.pixels
+        where = difference(old, given, 0) if mask is None else as_strengths(mask, self.size) > 0
+        check_same(old, given, "pictures")
+        region = Region.from_mask(where)
+        if not where.any():
+            return Edited(self.image, region, clock.total())
+        pixels, original = np.where(where[..., None], given, old), self.versions[0].tensors
+        with self._making() as calls:
+            with clock.of("encode"):
+                found = adopted(self.process, original, self.version.tensors, pixels, where, calls)
+            with clock.of("store"):
+                facts = self._facts("adopted", region.fraction, len(self.sampler), self.conditioning, clock)
+                self._put(calls, found.tensors(), facts)
+        return Edited(self.image, region, clock.total())
+
+    @locked
     def draw(
         self,
         image: ImageLike | None,
@@ -231,7 +269,7 @@ class DiffusionSession(Session):
         """
         clock, calls, given = Clock(), Whole(), dict(options)
         given.pop("max_error", None)  # there is no error
-        clean = self.process.to_latent(photograph, lambda name, net, *read: run_dense(net, *read))
+        clean = self.process.encoded(photograph, photograph, calls)
         tensors = Redrawn(noised(self.process, clean), photograph, photograph).tensors()
         asked, strength = Asked(image, mask, inpaint=inpaint, **given), float(self.settings["strength"])
         how = self.conditioning, self._condition, strength, self.blend, False
@@ -391,7 +429,8 @@ class DiffusionSession(Session):
         return Variants(self, base, tuple(made))
 
     def _check_room(self, change: Change, count: int) -> None:
-        region, nets = Region.from_mask(change.mask), self.networks()
+        nets, late = self.networks(), behind(self.version.tensors, self.size) > change.start
+        region = Region.from_mask(change.mask | late)
         demands = {name: net.demand(region) for name, net in nets.items()}
         last = snapshot_name(change.start)
         steps = [demands[of] for name, of in self.calls().items() if of != "denoiser" or name >= last]
