@@ -71,11 +71,40 @@ def test_an_enlarger_is_used_where_the_model_saw_less_than_there_is():
 
     reduced = Scaling(box(40, 60), (20, 30), (24, 32))
     flat = np.full((24, 32, 3), 7, np.uint8)
-    assert (reduced.returned(flat, fourfold) == 7).all()
+    assert (reduced.returned(flat, enlarger=fourfold) == 7).all()
     assert seen == [(20, 30, 3)]
     enlarged = Scaling(box(10, 15), (20, 30), (20, 30))
-    enlarged.returned(pixels(20, 30), fourfold)
+    enlarged.returned(pixels(20, 30), enlarger=fourfold)
     assert len(seen) == 1
+
+
+@given(sides, sides, st.integers(1, 64), st.integers(1, 56), st.data())
+@settings(deadline=None)
+def test_a_part_comes_back_as_it_does_in_the_whole(height, width, rows, columns, data):
+    corner = slice(7, 7 + height), slice(9, 9 + width)
+    scaling = Scaling(corner, (rows, columns), (64, 56))
+    spans = [sorted(data.draw(st.lists(st.integers(0, side), min_size=2, max_size=2, unique=True)))
+             for side in (height, width)]  # fmt: skip
+    part = tuple(slice(of.start + start, of.start + stop) for of, (start, stop) in zip(corner, spans, strict=True))
+    found = pixels(64, 56) // 4 + 96  # Pillow clips between its passes, whose order depends on the size
+    within = tuple(slice(*span) for span in spans)
+    expected = scaling.returned(found)[within].astype(int)
+    assert np.abs(scaling.returned(found, part) - expected).max() <= 2  # rounded after each of two passes
+
+
+def test_an_enlarger_sees_the_part_and_what_is_around_it():
+    seen = []
+
+    def fourfold(small):
+        seen.append(small.shape)
+        return np.asarray(Image.fromarray(small).resize((4 * small.shape[1], 4 * small.shape[0]), Image.Resampling.BOX))
+
+    scaling = Scaling(box(400, 400), (200, 200), (200, 200))
+    ramp = np.broadcast_to(np.linspace(20, 220, 200)[:, None, None], (200, 200, 3)).astype(np.uint8)
+    part = slice(100, 120), slice(300, 320)
+    found = scaling.returned(ramp, part, fourfold)
+    assert np.abs(found.astype(int) - scaling.returned(ramp)[part]).max() <= 2
+    assert max(seen[0][:2]) <= 10 + 2 * (16 + 3)
 
 
 def test_what_does_not_fit():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,10 @@ Enlarger = Callable[[Pixels], Pixels]
 """Pixels [h, w, 3] to those of a picture several times as large, by a whole number."""
 
 LANCZOS = Image.Resampling.LANCZOS
+LOBES = 3
+"""Pixels of the larger grid on each side that Lanczos reads."""
+SEEN = 16
+"""Pixels that an enlarger sees around what is wanted, at least."""
 
 
 def scaled(pixels: Pixels, size: Size) -> Pixels:
@@ -71,15 +77,24 @@ class Scaling:
         found = np.asarray(image.resize(self.inner[::-1], Image.Resampling.BOX), np.float64)
         return np.pad(found.clip(0, 1), self._around)
 
-    def returned(self, pixels: Pixels, enlarger: Enlarger | None = None) -> Pixels:
-        """What the model made, [H, W, 3], at the size of the box, [h, w, 3].
+    def returned(self, pixels: Pixels, part: Box | None = None, enlarger: Enlarger | None = None) -> Pixels:
+        """What the model made, [H, W, 3], in pixels of the picture, [h, w, 3].
 
-        enlarger: enlarges it first where the box is larger than what the model saw; None: Lanczos alone. ImageError
-        for another size.
+        part: of the picture, in the box; None: all of the box. enlarger: enlarges it first where the box has more
+        pixels than the model saw, with `SEEN` around the part; None: Lanczos alone. ImageError for another size.
         """
         self._check(pixels, self.size)
-        found = np.ascontiguousarray(pixels[self.window])
-        return scaled(enlarger(found) if enlarger and self.scale < 1 else found, self.sides)
+        part = part or self.box
+        rows, columns = (_along(*each) for each in zip(part, self.box, self.inner, strict=True))
+        found = pixels[self.window][rows.seen, columns.seen]
+        if self.inner == self.sides:
+            return found[rows.exactly, columns.exactly].copy()
+        times, wanted = 1, (part[0].stop - part[0].start, part[1].stop - part[1].start)
+        if enlarger is not None and self.scale < 1:
+            small, found = len(found), enlarger(np.ascontiguousarray(found))
+            times = len(found) // small
+        edges = times * columns.start, times * rows.start, times * columns.stop, times * rows.stop
+        return np.array(Image.fromarray(found).resize(wanted[::-1], LANCZOS, edges))
 
     def _check(self, found: npt.NDArray[np.generic], size: Size) -> None:
         check_same(found, np.empty((*size, 0)), "pixels and viewport")
@@ -87,3 +102,23 @@ class Scaling:
     @property
     def _around(self) -> list[tuple[int, int]]:
         return [(span.start, size - span.stop) for span, size in zip(self.window, self.size, strict=True)]
+
+
+class _Along(NamedTuple):
+    """Pixels of the model along one side: those that are read, and from where to where in them a part reaches."""
+
+    seen: slice
+    start: float
+    stop: float
+
+    @property
+    def exactly(self) -> slice:
+        return slice(int(self.start), int(self.stop))
+
+
+def _along(part: slice, box: slice, inner: int) -> _Along:
+    scale = inner / (box.stop - box.start)
+    start, stop = (part.start - box.start) * scale, (part.stop - box.start) * scale
+    around = SEEN + math.ceil(LOBES * scale)
+    first = max(0, math.floor(start) - around)
+    return _Along(slice(first, min(inner, math.ceil(stop) + around)), start - first, stop - first)
