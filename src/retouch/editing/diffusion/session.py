@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_
 from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
 from retouch.editing.diffusion.process import Evaluations, Growth, Process, Whole
-from retouch.editing.diffusion.recorder import Recorder
+from retouch.editing.diffusion.recorder import Recorder, noised
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
@@ -41,7 +41,7 @@ from retouch.editing.images import (
     from_tensor,
     threshold_of,
 )
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Frames, Job
 from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
@@ -239,12 +239,55 @@ class DiffusionSession(Session):
                 self._put(calls, found.tensors(), facts)
         return Edited(self.image, region, clock.total())
 
-    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
+    @locked
+    def draw(
+        self,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+        frames: Frames | None = None,
+    ) -> Edited:
+        """`edit`, or with `inpaint` what `inpaint` does, that shows itself on the way; `options` are of these."""
+        given = dict(options)
+        max_error = given.pop("max_error", None)
+        return self._edited(Asked(image, mask, inpaint=inpaint, **given), max_error, progress, frames)
+
+    def redraw(
+        self,
+        photograph: Pixels,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+    ) -> tuple[Edited, dict[str, Any]]:
+        """What the dense networks make of an edit of a photograph of the session's size, and facts of that.
+
+        Nothing of it is recorded, nor must anything be; all else as in `draw`.
+        """
+        clock, calls, given = Clock(), Whole(), dict(options)
+        given.pop("max_error", None)  # there is no error
+        clean = self.process.encoded(photograph, photograph, calls)
+        tensors = Redrawn(noised(self.process, clean), photograph, photograph).tensors()
+        asked, strength = Asked(image, mask, inpaint=inpaint, **given), float(self.settings["strength"])
+        how = self.conditioning, self._condition, strength, self.blend, False
+        change = Current(self.process, photograph, None, *how).change(asked)
+        with self.worker.claimed():
+            found = Redraw(self.process, tensors, tensors, change, calls, self.calibration, clock, progress).result()
+        edited = Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
+        macs = sum(net.macs for net in self.networks().values())
+        return edited, {**self._edit_facts(change, clock), "bytes_read": 0, "macs": macs, "dense_macs": macs}
+
+    def _edited(
+        self, asked: Asked, max_error: float | None, progress: Progress, frames: Frames | None = None
+    ) -> Edited:
         clock = Clock()
         change = self._current().change(asked)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)[0]
+        return self._run(change, clock, progress, max_error, frames)[0]
 
     def submit(
         self,
@@ -451,7 +494,7 @@ class DiffusionSession(Session):
         )
 
     def _run(
-        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
+        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Frames | None = None
     ) -> tuple[Edited, Calls]:
         region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
@@ -486,7 +529,7 @@ class DiffusionSession(Session):
             self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow, after_step
         )
 
-    def _previews(self, job: Job[Edited], change: Change, box: Box, calls: Calls) -> Previews:
+    def _previews(self, job: Frames, change: Change, box: Box, calls: Calls) -> Previews:
         return Previews(job, self.process, self._colours, change, self.pixels, box, self._next, calls)
 
     @cached_property
