@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -54,6 +55,21 @@ NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
 TEXTS = 16
 """The embeddings of so many pairs of texts are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """An edit of a session that is computed: `redraw` does it."""
+
+    session: DiffusionSession
+    change: Change
+    calls: Calls
+    clock: Clock
+    redraw: Redraw
+
+    def keep(self, found: Redrawn) -> Edited:
+        """Make the result the session's current version."""
+        return self.session.keep(self, found)
 
 
 class DiffusionSession(Session):
@@ -231,12 +247,12 @@ class DiffusionSession(Session):
         if not where.any():
             return Edited(self.image, region, clock.total())
         pixels, original = np.where(where[..., None], given, old), self.versions[0].tensors
-        with self._making() as calls:
+        with self.making() as calls:
             with clock.of("encode"):
                 found = adopted(self.process, original, self.version.tensors, pixels, where, calls)
             with clock.of("store"):
                 facts = self._facts("adopted", region.fraction, len(self.sampler), self.conditioning, clock)
-                self._put(calls, found.tensors(), facts)
+                self.put(calls, found.tensors(), facts)
         return Edited(self.image, region, clock.total())
 
     def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
@@ -405,9 +421,9 @@ class DiffusionSession(Session):
         found.check(before)
         self._history = before.at(found.base.number)
         try:
-            with self._making() as calls:
+            with self.making() as calls:
                 calls.take(variant.calls)
-                self._put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
+                self.put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
         except BaseException:
             self._history = before
             raise
@@ -450,12 +466,28 @@ class DiffusionSession(Session):
             self.process, self.pixels, latents, self.conditioning, self._condition, strength, self.blend, had_areas
         )
 
+    def change(self, asked: Asked) -> Change:
+        """What an edit comes to on the current version. Raises what `edit` raises for bad input."""
+        return self._current().change(asked)
+
+    @contextmanager
+    def begun(self, change: Change, clock: Clock, progress: Progress = silent) -> Iterator[Begun]:
+        """An edit that is computed in a block, by whoever holds the session's lock."""
+        with self.making() as calls:
+            yield Begun(self, change, calls, clock, self._redraw(self.version, change, calls, clock, progress))
+
+    def keep(self, made: Begun, found: Redrawn) -> Edited:
+        """Make the result of an edit the current version."""
+        with made.clock.of("store"):
+            self.put(made.calls, found.tensors(), self._edit_facts(made.change, made.clock))
+        return Edited(self.image, Region.from_mask(made.change.mask), made.clock.total(), found.check)
+
     def _run(
         self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
     ) -> tuple[Edited, Calls]:
         region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
-            with self._making() as calls:
+            with self.making() as calls:
                 told = {} if job is None else {"after_step": self._previews(job, change, box, calls)}
                 found = self._redraw(self.version, change, calls, clock, progress, grow, **told).result()
                 if max_error is not None and grow is not GROWTHS[-1]:
@@ -464,7 +496,7 @@ class DiffusionSession(Session):
                     if too_far:
                         continue
                 with clock.of("store"):
-                    self._put(calls, found.tensors(), self._edit_facts(change, clock))
+                    self.put(calls, found.tensors(), self._edit_facts(change, clock))
                 break
         if job is not None:
             steps = len(self.sampler) - change.start
@@ -545,9 +577,9 @@ class DiffusionSession(Session):
     @locked
     def _record(self, edit: str, made: Callable[[Recorder], Redrawn], progress: Progress) -> None:
         clock = Clock()
-        with self._making() as calls:
+        with self.making() as calls:
             found = made(Recorder(self.process, self.conditioning, calls, clock, progress))
-            self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
+            self.put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
         progress(1, 1, "recorded")
 
     def _edit_facts(self, change: Change, clock: Clock) -> dict[str, Any]:
