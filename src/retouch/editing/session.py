@@ -244,16 +244,16 @@ class Session(ABC):
     @locked
     def rename(self, number: int, name: str | None) -> None:
         """Call a version something; None takes its name away. UndoError when there is no such version."""
-        self.commit(self._history.replaced(replace(self._history[number], name=name)))
+        self._commit(self._history.replaced(replace(self._history[number], name=name)))
 
     @locked
     def forget(self, number: int) -> None:
         """Remove a version and all that was made from it. UndoError when the current one is among them."""
-        self.commit(self._history.without(number))
+        self._commit(self._history.without(number))
 
     @locked
     def _moved(self, to: Callable[[History[Version]], History[Version]]) -> Image.Image:
-        self.commit(to(self._history))
+        self._commit(to(self._history))
         return self.image
 
     @locked
@@ -295,7 +295,7 @@ class Session(ABC):
     # Making versions
 
     @contextmanager
-    def making(self) -> Iterator[Calls]:
+    def _making(self) -> Iterator[Calls]:
         """Network calls for a new version. Unless that is put, the session stays as it was."""
         number = self._next
         folder = self.archive.staging(folder_name(number)) if self.archive else None
@@ -306,14 +306,14 @@ class Session(ABC):
             if self.archive and self._next == number:
                 self.archive.discard(folder_name(number))
 
-    def put(self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _put(self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Make what was computed the current version, and keep it in the folder if there is one."""
         facts = {**facts, "bytes_read": calls.bytes_read, "macs": calls.macs, "dense_macs": calls.dense_macs}
         parent = self.version.number if self.versions else None
         version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent)
         if self.archive:
             version = self._sealed(self.archive, version)
-        self.commit(self._history.added(version))
+        self._commit(self._history.added(version))
         self._next += 1
 
     def is_last(self, version: Version) -> bool:
@@ -338,7 +338,7 @@ class Session(ABC):
             )
             if self.archive:
                 version = self._written(self.archive, version)
-            self.commit(self._history.replaced(version))
+            self._commit(self._history.replaced(version))
             return version
 
     # Folders
@@ -405,7 +405,7 @@ class Session(ABC):
             save_png(pixels, folder / name)
         return replace(version, files=archive.seal(version.folder))
 
-    def commit(self, history: History[Version]) -> None:
+    def _commit(self, history: History[Version]) -> None:
         """Make that the session's history, in its folder first."""
         if self.archive is not None:
             self._write(history, self.archive)
@@ -549,8 +549,9 @@ def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:
 
 
 def _hashes(net: Incremental, version: Version) -> Sequence[int]:
-    """Hashes of the weights that the recordings of `net` in a version were made with."""
-    return next(snapshot.hashes for snapshot in version.snapshots.values() if snapshot.net is net)
+    """Hashes of the weights that the recordings of `net` in a version were made with; its own where there are none."""
+    made = (snapshot.hashes for snapshot in version.snapshots.values() if snapshot.net is net)
+    return next(made, net.weights.hashes)
 
 
 _DIFFERENT = {

@@ -123,7 +123,7 @@ def test_when_it_is_interrupted_all_sessions_are_as_before(kept, tmp_path, monke
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(found[1][0], "put" if kept else "_redraw", stop)
+    monkeypatch.setattr(found[1][0], "_put" if kept else "_redraw", stop)
     with pytest.raises(KeyboardInterrupt):
         redrawn_together(parts(found, image=255 - large))
     for session, x in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -25,7 +25,7 @@ from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_
 from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
 from retouch.editing.diffusion.process import Evaluations, Growth, Process, Whole
-from retouch.editing.diffusion.recorder import Recorder
+from retouch.editing.diffusion.recorder import Recorder, noised
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
@@ -42,7 +42,7 @@ from retouch.editing.images import (
     from_tensor,
     threshold_of,
 )
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Frames, Job
 from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
@@ -59,17 +59,11 @@ TEXTS = 16
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """An edit of a session that is computed: `redraw` does it."""
+    """An edit of a session, from where it began: `redraw` computes it, `keep` makes the result the current version."""
 
-    session: DiffusionSession
-    change: Change
-    calls: Calls
-    clock: Clock
     redraw: Redraw
-
-    def keep(self, found: Redrawn) -> Edited:
-        """Make the result the session's current version."""
-        return self.session.keep(self, found)
+    keep: Callable[[Redrawn], Edited]
+    take_back: Callable[[], None]
 
 
 class DiffusionSession(Session):
@@ -247,20 +241,63 @@ class DiffusionSession(Session):
         if not where.any():
             return Edited(self.image, region, clock.total())
         pixels, original = np.where(where[..., None], given, old), self.versions[0].tensors
-        with self.making() as calls:
+        with self._making() as calls:
             with clock.of("encode"):
                 found = adopted(self.process, original, self.version.tensors, pixels, where, calls)
             with clock.of("store"):
                 facts = self._facts("adopted", region.fraction, len(self.sampler), self.conditioning, clock)
-                self.put(calls, found.tensors(), facts)
+                self._put(calls, found.tensors(), facts)
         return Edited(self.image, region, clock.total())
 
-    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
+    @locked
+    def draw(
+        self,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+        frames: Frames | None = None,
+    ) -> Edited:
+        """`edit`, or with `inpaint` what `inpaint` does, that shows itself on the way; `options` are of these."""
+        given = dict(options)
+        max_error = given.pop("max_error", None)
+        return self._edited(Asked(image, mask, inpaint=inpaint, **given), max_error, progress, frames)
+
+    def redraw(
+        self,
+        photograph: Pixels,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+    ) -> tuple[Edited, dict[str, Any]]:
+        """What the dense networks make of an edit of a photograph of the session's size, and facts of that.
+
+        Nothing of it is recorded, nor must anything be; all else as in `draw`.
+        """
+        clock, calls, given = Clock(), Whole(), dict(options)
+        given.pop("max_error", None)  # there is no error
+        clean = self.process.encoded(photograph, photograph, calls)
+        tensors = Redrawn(noised(self.process, clean), photograph, photograph).tensors()
+        asked, strength = Asked(image, mask, inpaint=inpaint, **given), float(self.settings["strength"])
+        how = self.conditioning, self._condition, strength, self.blend, False
+        change = Current(self.process, photograph, None, *how).change(asked)
+        with self.worker.claimed():
+            found = Redraw(self.process, tensors, tensors, change, calls, self.calibration, clock, progress).result()
+        edited = Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
+        macs = sum(net.macs for net in self.networks().values())
+        return edited, {**self._edit_facts(change, clock), "bytes_read": 0, "macs": macs, "dense_macs": macs}
+
+    def _edited(
+        self, asked: Asked, max_error: float | None, progress: Progress, frames: Frames | None = None
+    ) -> Edited:
         clock = Clock()
         change = self._current().change(asked)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)[0]
+        return self._run(change, clock, progress, max_error, frames)[0]
 
     def submit(
         self,
@@ -421,9 +458,9 @@ class DiffusionSession(Session):
         found.check(before)
         self._history = before.at(found.base.number)
         try:
-            with self.making() as calls:
+            with self._making() as calls:
                 calls.take(variant.calls)
-                self.put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
+                self._put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
         except BaseException:
             self._history = before
             raise
@@ -471,23 +508,27 @@ class DiffusionSession(Session):
         return self._current().change(asked)
 
     @contextmanager
-    def begun(self, change: Change, clock: Clock, progress: Progress = silent) -> Iterator[Begun]:
+    def begun(self, change: Change, progress: Progress = silent) -> Iterator[Begun]:
         """An edit that is computed in a block, by whoever holds the session's lock."""
-        with self.making() as calls:
-            yield Begun(self, change, calls, clock, self._redraw(self.version, change, calls, clock, progress))
+        clock, history = Clock(), self._history
+        with self._making() as calls:
 
-    def keep(self, made: Begun, found: Redrawn) -> Edited:
-        """Make the result of an edit the current version."""
-        with made.clock.of("store"):
-            self.put(made.calls, found.tensors(), self._edit_facts(made.change, made.clock))
-        return Edited(self.image, Region.from_mask(made.change.mask), made.clock.total(), found.check)
+            def keep(found: Redrawn) -> Edited:
+                self._put(calls, found.tensors(), self._edit_facts(change, clock))
+                return Edited(self.image, Region.from_mask(change.mask), clock.total(), found.check)
+
+            def take_back() -> None:
+                if self._history is not history:
+                    self._commit(history)
+
+            yield Begun(self._redraw(self.version, change, calls, clock, progress), keep, take_back)
 
     def _run(
-        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
+        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Frames | None = None
     ) -> tuple[Edited, Calls]:
         region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
-            with self.making() as calls:
+            with self._making() as calls:
                 told = {} if job is None else {"after_step": self._previews(job, change, box, calls)}
                 found = self._redraw(self.version, change, calls, clock, progress, grow, **told).result()
                 if max_error is not None and grow is not GROWTHS[-1]:
@@ -496,7 +537,7 @@ class DiffusionSession(Session):
                     if too_far:
                         continue
                 with clock.of("store"):
-                    self.put(calls, found.tensors(), self._edit_facts(change, clock))
+                    self._put(calls, found.tensors(), self._edit_facts(change, clock))
                 break
         if job is not None:
             steps = len(self.sampler) - change.start
@@ -518,7 +559,7 @@ class DiffusionSession(Session):
             self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow, after_step
         )
 
-    def _previews(self, job: Job[Edited], change: Change, box: Box, calls: Calls) -> Previews:
+    def _previews(self, job: Frames, change: Change, box: Box, calls: Calls) -> Previews:
         return Previews(job, self.process, self._colours, change, self.pixels, box, self._next, calls)
 
     @cached_property
@@ -577,9 +618,9 @@ class DiffusionSession(Session):
     @locked
     def _record(self, edit: str, made: Callable[[Recorder], Redrawn], progress: Progress) -> None:
         clock = Clock()
-        with self.making() as calls:
+        with self._making() as calls:
             found = made(Recorder(self.process, self.conditioning, calls, clock, progress))
-            self.put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
+            self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
         progress(1, 1, "recorded")
 
     def _edit_facts(self, change: Change, clock: Clock) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
 from retouch.editing.blend import blend
-from retouch.editing.calls import Clock
 from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.contents import Redrawn
@@ -139,8 +138,7 @@ def _redrawn(parts: Sequence[_Part], picture: Pixels, progress: Progress) -> tup
     told = [progress, *[silent] * (len(parts) - 1)]
     with ExitStack() as making:
         begun = [
-            making.enter_context(part.session.begun(part.change, Clock(), each))
-            for part, each in zip(parts, told, strict=True)
+            making.enter_context(part.session.begun(part.change, each)) for part, each in zip(parts, told, strict=True)
         ]
         found = together([each.redraw.stages() for each in begun], partial(_agree, parts))
         drawn, mask = picture.copy(), np.zeros(picture.shape[:2], np.bool_)
@@ -169,11 +167,9 @@ def _agree(parts: Sequence[_Part], numbers: Sequence[int], shared: list[Shared])
 
 def _kept(begun: Sequence[Begun], found: Sequence[Redrawn]) -> list[Edited]:
     """All results as versions, or none."""
-    before = [(each.session, each.session.history) for each in begun]
     try:
         return [each.keep(result) for each, result in zip(begun, found, strict=True)]
     except BaseException:
-        for session, history in before:
-            if session.history is not history:
-                session.commit(history)
+        for each in begun:
+            each.take_back()
         raise

@@ -102,11 +102,11 @@ class GeneratorSession(Session):
         """Run the network on a source and make that the first version."""
         clock = Clock()
         progress(0, 1, "recording")
-        with self.making() as calls:
+        with self._making() as calls:
             with clock.of("network"):
                 result = calls.record(CALL, self.net, self.read(source))
             tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
-            self.put(calls, tensors, _facts("original", 1.0, clock))
+            self._put(calls, tensors, _facts("original", 1.0, clock))
         progress(1, 1, "recorded")
 
     @property
@@ -136,12 +136,12 @@ class GeneratorSession(Session):
             self._show(job, before, None)
             return Edited(self.image, region, clock.total())
         progress(0, 1, "updating")
-        with self.making() as calls:
+        with self._making() as calls:
             with clock.of("network"):
                 result = calls.update(CALL, self.net, region, new)
             with clock.of("store"):
                 tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
-                self.put(calls, tensors, _facts("edit", region.fraction, clock))
+                self._put(calls, tensors, _facts("edit", region.fraction, clock))
         self._show(job, before, calls)
         progress(1, 1, "done")
         return Edited(self.image, region, clock.total())
