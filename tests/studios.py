@@ -139,9 +139,9 @@ def served(made: Studio):
 class Page:
     """What a page holds of a session, from its messages alone."""
 
-    def __init__(self, socket):
+    def __init__(self, socket, size):
         self.socket = socket
-        self.picture = np.zeros((32, 32, 3), np.uint8)
+        self.picture = np.zeros((*size, 3), np.uint8)
         self.version, self.events, self.kinds, self.bytes = None, [], [], 0
 
     def hear(self, until):
@@ -178,7 +178,7 @@ class Page:
 
 
 @contextmanager
-def page(client, id_, seen=None, headers=BEARER):
+def page(client, id_, seen=None, headers=BEARER, size=(32, 32)):
     query = "" if seen is None else f"?seen={seen}"
     with client.websocket_connect(f"ws://{HOST}/api/sessions/{id_}/live{query}", headers=headers) as socket:
-        yield Page(socket)
+        yield Page(socket, size)

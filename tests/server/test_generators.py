@@ -81,12 +81,20 @@ def put_away(client):
         pool._shrink(0)
 
 
+def check_times(client, id_):
+    """Of the layers of the last edit."""
+    (network,) = client.get(f"/api/sessions/{id_}/explain?timed=true").json()["networks"]
+    assert all(layer["milliseconds"] > 0 for layer in network["layers"] if layer["macs"])
+    assert 0 < network["macs"] <= network["dense_macs"]
+
+
 def test_labels_are_painted_in_their_colours(client, colours):
     id_ = opened(client, "labels", street())
     assert sent(client, id_, 0, square(colours[3])).status_code == 202
     found = idle(client, id_)
     assert (found["kind"], found["size"], found["head"]) == ("labels", [HEIGHT, WIDTH], 1)
     assert found["capabilities"]["instances"] is False
+    check_times(client, id_)
     drawn = street()
     drawn[10:16, 30:36] = 3
     expected = editor("labels").open(street())
@@ -120,7 +128,7 @@ def test_what_is_painted_becomes_a_new_instance_or_one_that_is_there(client, col
 
 def test_a_draft_of_labels_gives_way_to_the_edit(client, colours):
     id_ = opened(client, "labels", street(), instances=things())
-    with page(client, id_) as here:
+    with page(client, id_, size=(HEIGHT, WIDTH)) as here:
         jobs = [
             sent(client, id_, 0, square(colours[label]), (left, 10, 6, 6), draft=draft).json()["job"]
             for label, left, draft in ((1, 30, True), (1, 30, False))
@@ -160,6 +168,7 @@ def test_the_small_and_the_large_picture_before_and_after(client):
     assert sent(client, id_, 0, square((255, 0, 40)), (14, 9, 6, 6)).status_code == 202
     found = idle(client, id_)
     assert (found["kind"], found["size"], found["capabilities"]["scale"]) == ("upscale", [128, 128], 4)
+    check_times(client, id_)
     expected, drawn = editor("upscale").open(small), small.copy()
     drawn[9:15, 14:20] = (255, 0, 40)
     for _ in range(2):
@@ -177,8 +186,7 @@ def test_the_small_and_the_large_picture_before_and_after(client):
 
 def test_a_page_of_an_upscaler_is_brought_to_large_pixels(client):
     id_ = opened(client, "upscale", picture("ddpm", 1))
-    with page(client, id_) as here:
-        here.picture = np.zeros((128, 128, 3), np.uint8)
+    with page(client, id_, size=(128, 128)) as here:
         here.hear(lambda m: m.get("kind") == "picture")
         job = sent(client, id_, 0, square((255, 0, 40)), (14, 9, 6, 6), draft=True).json()["job"]
         frame = here.hear(lambda m: m.get("kind") == "preview")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 
 import numpy as np
 import openai
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines import picture
+from retouch.server.limits import Limits
 from studios import TOKENS, asking, editor, png, served, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -113,9 +115,19 @@ def test_errors_are_those_that_the_client_knows(client):
         other.images.generate(prompt="a")
 
 
-def test_sessions_begun_here_give_way_to_later_ones(tmp_path):
-    from retouch.server.limits import Limits
+def test_generations_for_which_there_is_no_room_leave_none(tmp_path):
+    with asking(studio(tmp_path, Limits(sessions=2), names=("sd",))) as client:
+        reply = client.post("/v1/images/generations", json={"prompt": "a", "n": 3, "size": "64x64"})
+        assert reply.status_code == 429, reply.text
+        pool, end = client.app.app.app.state.studio.pool, time.monotonic() + 60
+        while pool.of("anna"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        reply = client.post("/v1/images/generations", json={"prompt": "a", "n": 2, "size": "64x64"})
+        assert len(reply.json()["data"]) == 2
 
+
+def test_sessions_begun_here_give_way_to_later_ones(tmp_path):
     with asking(studio(tmp_path, Limits(sessions=2), names=("sd",))) as client:
         for seed in range(3):
             reply = client.post(

@@ -12,9 +12,9 @@ from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession
 from retouch.server.drawn import Drawn, Files
+from retouch.server.entry import Entry
 from retouch.server.forms import DrawnForm, EditForm, VariantsForm
 from retouch.server.idempotency import Key
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
 from retouch.server.tasks import Draft, Varied

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from retouch.server.entry import Entry
 from retouch.server.models import Models, capabilities, scale_of
-from retouch.server.pool import Entry
 
 TOLD = ("prompt", "negative", "strength", "steps", "guidance", "seed")
 

@@ -26,8 +26,8 @@ from retouch.editing.images import Pixels
 from retouch.editing.jobs import Frame, Job
 from retouch.plan.region import Mask
 from retouch.server import uploads
+from retouch.server.entry import Entry
 from retouch.server.forms import OpenForm, Text
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem, documented
 from retouch.server.sessions import Begun, begin
 from retouch.server.studio import Caller, InStudio, Studio, check_jobs
@@ -101,10 +101,17 @@ def generations(form: Generation, studio: InStudio, caller: Caller) -> Response:
     size = None if width is None or height is None else (height, width)
     asked = OpenForm(model=name, prompt=form.prompt, size=size, generate=True)
     output = Output("image_generation", form.output_format, form.partial_images)
-    made = [_begun(studio, caller, asked.model_copy(update={"seed": seed}), None) for seed in range(form.n)]
+    made: list[Begun] = []
+    try:
+        for seed in range(form.n):
+            made.append(_begun(studio, caller, asked.model_copy(update={"seed": seed}), None))
+    except BaseException:  # nobody would see those that were begun
+        for each in made:
+            each.job.cancel()
+        raise
     headers = {"Retouch-Session": made[0].entry.id, "Retouch-Incremental": "false"}
     if form.stream:
-        return StreamingResponse(_events(studio, made, output), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(_events(made, output), media_type="text/event-stream", headers=headers)
     return output.whole([picture for each in made for picture in _pictures(each.job)], headers)
 
 
@@ -145,7 +152,7 @@ def edits(
     check_jobs(studio, caller)
     made = _edited(studio, entry, prompt, region, n)
     if stream:
-        return StreamingResponse(_events(studio, [made], output), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(_events([made], output), media_type="text/event-stream", headers=headers)
     return output.whole(_pictures(made.job), headers)
 
 
@@ -216,7 +223,7 @@ def _pictures(job: Job[Any]) -> list[Pixels]:
     return [np.asarray(each.image) for each in made]
 
 
-def _events(studio: Studio, made: list[Begun], output: Output) -> Iterator[bytes]:
+def _events(made: list[Begun], output: Output) -> Iterator[bytes]:
     """Server-sent events of jobs, one after the other; they are cancelled when nobody reads on."""
     try:
         for each in made:

@@ -19,11 +19,11 @@ from retouch.editing.images import ImageError, as_integers
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
+from retouch.server.entry import Entry
 from retouch.server.facts import facts_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
 from retouch.server.idempotency import Key
 from retouch.server.models import cropped
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
 from retouch.server.work import Work, show, tell_tree

@@ -15,8 +15,8 @@ from retouch.editing.kinds import AnySession
 from retouch.editing.sheets import coloured
 from retouch.plan.explain import Line
 from retouch.server import uploads
+from retouch.server.entry import Entry
 from retouch.server.facts import TOLD, facts_of
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import InSession, InStudio, Studio
 from retouch.server.tasks import Question

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from retouch.editing.jobs import Frame, Job
 from retouch.server import frames
+from retouch.server.entry import Entry
 from retouch.server.facts import tree_of
 from retouch.server.hub import Message
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem
 from retouch.server.studio import Studio
 
