@@ -203,8 +203,8 @@ def test_layers_are_sorted_and_timed(plain):
     rows = plain.page.locator(".inspect tbody th")
     rows.first.wait_for()
     by_macs = rows.all_inner_texts()
-    plain.page.locator(".inspect").get_by_role("button", name="Rows", exact=True).click()
-    plain.page.locator(".inspect th[aria-sort]", has_text="Rows").wait_for()
+    plain.page.locator(".inspect").get_by_role("button", name="Rows %", exact=True).click()
+    plain.page.locator(".inspect th[aria-sort]", has_text="Rows %").wait_for()
     assert rows.all_inner_texts() == by_macs[::-1]  # of coarse grids a larger share is active
     plain.page.get_by_role("button", name="Measure the time of every layer").click()
     plain.page.get_by_text("as measured").wait_for()

@@ -16,7 +16,7 @@ const SHOWN = 12;
 
 /** Columns of the table: what is written, and how long the bar is. @type {Record<Order, {text: string, title: string, of: (layer: Layer) => number, write: (layer: Layer) => string}>} */
 const COLUMNS = {
-  share: { text: 'Rows', title: 'Share of the rows that were computed', of: ({ rows, of }) => rows / (of || 1), write: ({ rows, of }) => percent(rows, of) },
+  share: { text: 'Rows %', title: 'Share of the rows that were computed', of: ({ rows, of }) => rows / (of || 1), write: ({ rows, of }) => (of ? ((100 * rows) / of).toFixed(1) : '') },
   macs: { text: 'MMAC', title: 'Million multiply-accumulates', of: ({ macs }) => macs, write: ({ macs }) => (macs / 1e6).toFixed(1) },
   time: { text: 'ms', title: 'Milliseconds', of: millisecondsOf, write: (layer) => millisecondsOf(layer).toFixed(2) },
 };
