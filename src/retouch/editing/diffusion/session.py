@@ -510,8 +510,9 @@ class DiffusionSession(Session):
     @contextmanager
     def begun(self, change: Change, progress: Progress = silent) -> Iterator[Begun]:
         """An edit that is computed in a block, by whoever holds the session's lock."""
-        clock, history = Clock(), self._history
+        clock = Clock()
         with self._making() as calls:
+            history = self._history
 
             def keep(found: Redrawn) -> Edited:
                 self._put(calls, found.tensors(), self._edit_facts(change, clock))
