@@ -23,6 +23,7 @@ from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
 from retouch.runtime.base import Computed, Copy, Delta, Operands, State, plain_tensors
 from retouch.runtime.schedule import Schedule
+from retouch.runtime.state.folding import few
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.layers import Layer, adopted, written
 from retouch.runtime.state.workspace import LayeredOwner
@@ -59,6 +60,10 @@ class Snapshot:
             layer = written(recording, store, rows, whole, recording.values, recording.states, file, base=True)
         recording.buffers = {}
         return Snapshot(net, store, (layer,), tuple(recording.hashes))
+
+    def grown(self, layer: Layer) -> Snapshot:
+        """The state with one more layer; StoreError when older ones are to be folded and there is no room."""
+        return replace(self, layers=(*few(self.net, self.store, self.layers), layer))
 
     def recording(self) -> Restored:
         """A recording in this state that can be updated once; see `Restored.snapshot`."""
@@ -244,7 +249,7 @@ class Restored(State):
             states = {slot: self.states[slot] for slot in self.schedule.states}
             self._written(self, rows, indices, dense, states)
         if self._layer is not None:
-            self.snapshot = replace(self.snapshot, layers=(*self.snapshot.layers, self._layer))
+            self.snapshot = self.snapshot.grown(self._layer)
         self.pending = self._layer = None
 
     def _written(

@@ -70,7 +70,7 @@ def written(
     types = {v: store.stored(v.dtype) for v, _ in rows}
     specs = [Spec(f"rows/{v.name}", (len(table), v.channels), types[v]) for v, table in rows]
     specs += [Spec.of(name, tensor) for name, tensor in small.items()]
-    block = store.block(specs, _notes(rows, dense), file, base, _memories(memory.backend))
+    block = store.block(specs, _notes(rows, dense), file, base, memories(memory.backend))
     for name, tensor in small.items():
         block.tensors[name].copy_(tensor)
     targets = [(block.tensors[f"rows/{v.name}"], v, index) for v, index in indices.items()]
@@ -112,7 +112,7 @@ def _receive(memory: Operands, targets: Sequence[Target], transfers: Transfers) 
     transfers.settle()
 
 
-def _memories(backend: Backend) -> list[Memory]:
+def memories(backend: Backend) -> list[Memory]:
     """Where layers go: where kernels read them, and else the host's memory."""
     transfers = backend.transfers
     on_device = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
