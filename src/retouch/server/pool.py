@@ -20,10 +20,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from retouch.editing.history import History
-from retouch.editing.images import Pixels, as_pixels
+from retouch.editing.images import Pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession, Saved
-from retouch.editing.manifest import MANIFEST, SOURCE, Manifest
+from retouch.editing.manifest import MANIFEST, Manifest
 from retouch.errors import OptionError
 from retouch.server.hub import Hub
 from retouch.server.idempotency import Answers
@@ -90,7 +90,7 @@ class Entry:
             return found
         saved = Saved.read(self.folder)
         entry = saved.manifest.history[number]
-        return as_pixels(saved.source(entry) if source and SOURCE in entry.files else saved.picture(entry))
+        return saved.drawn_on(entry) if source else saved.pixels(entry)
 
 
 class Pool:

@@ -42,8 +42,7 @@ def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer]) -> Layer:
         for value, part in layer.rows.items():
             parts.setdefault(value, []).append(part)
     merged = {v: net.workspace.merged(tuple(table for table, _ in found)) for v, found in parts.items()}
-    shapes = {v: (len(table), v.channels) for v, (table, _) in merged.items()}
-    specs = [Spec(v.name, shape, parts[v][0][1].dtype) for v, shape in shapes.items()]
+    specs = [Spec(v.name, (len(t), parts[v][0][1].shape[1]), parts[v][0][1].dtype) for v, (t, _) in merged.items()]
     block = store.block(specs, {}, memories=memories(net.backend))
     for value, (_, places) in merged.items():
         for place, (_, rows) in zip(places, parts[value], strict=True):

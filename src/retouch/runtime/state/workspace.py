@@ -21,7 +21,7 @@ from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
 
-PICKS = 4096
+PICKS = 1024
 """Remembered choices of the layer that a row is read from."""
 
 MERGED = 64
