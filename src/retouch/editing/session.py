@@ -157,7 +157,7 @@ class Session(ABC):
         self.opening: Job[Self] | None = None
         self.awaited: Mapping[str, Tensor] = {}  # of the first version, before there is one
         self.lock = RLock()
-        self._closed = False
+        self._closed = self._dropped = False
         self._history: History[Version] = History()
         self._next = 0
 
@@ -353,6 +353,10 @@ class Session(ABC):
         finally:
             if self.archive and self._next == number:
                 self.archive.discard(folder_name(number))
+            if self._dropped:  # nobody holds the history before any more
+                self._dropped = False
+                for net in self.networks().values():
+                    net.backend.release()
 
     def _put(
         self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any], drawn: Mapping[str, bytes] | None = None
@@ -481,6 +485,7 @@ class Session(ABC):
         files = self.archive is not None and not self.archive.light
         small = self.store.taken <= self.store.history
         self._history = history if files or small else trimmed(history, self.store.history)
+        self._dropped = self._dropped or self._history is not history
 
     def _write(self, history: History[Version], archive: Archive) -> None:
         manifest = self._manifest(history, archive)
