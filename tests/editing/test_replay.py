@@ -84,10 +84,14 @@ def grown(live):
     list(live.submit(painted(live.pixels), refine="step"))
 
 
+def taken(live):
+    live.adopt(painted(live.pixels, 2, 3), white(live, *LEFT))
+
+
 EDITS = [
-    ("ddpm", (drawn, refined, grown)),
+    ("ddpm", (drawn, refined, taken, grown)),
     ("sd", (inpainted, worded, of_areas, chosen)),
-    ("inpaint", (inpainted, drawn)),
+    ("inpaint", (inpainted, taken, drawn)),
 ]
 
 

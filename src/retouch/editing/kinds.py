@@ -16,6 +16,8 @@ import torch
 
 from retouch.editing.archive import Progress, read_file, silent, version_folder
 from retouch.editing.blend import FADE
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.diffusion.canvases import Canvases
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.editor import check_saved
@@ -25,6 +27,7 @@ from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers, Upscal
 from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.manifest import PICTURE, SOURCE, WEIGHTS, ArchiveError, Entry, Manifest
 from retouch.editing.replay import decoded, patched
+from retouch.editing.session import Session
 from retouch.errors import OptionError
 from retouch.kernels.devices import HOST
 from retouch.models.builtin import PIPELINES
@@ -44,7 +47,8 @@ class Kind:
     """One kind of editing.
 
     recognises: whether a model's name is one of this kind, when those before it in `KINDS` do not know it.
-    editor: what opens its sessions, by `from_pretrained` with a model's name and by `restore` with a folder.
+    editor: what is loaded for it, by `from_pretrained` with a model's name. sessions: what is saved.
+    restore: opens a folder with such an editor.
     policy: the one that a model has by itself. form: what is asked of an edit. facts: what is told of a session.
     """
 
@@ -53,11 +57,13 @@ class Kind:
     policy: Callable[[str], Policy]
     form: Form
     facts: Callable[[Manifest], Mapping[str, str]]
+    sessions: type[Session]
+    restore: Callable[[Any, Path, Progress, bool], AnySession | Canvas] = lambda editor, *how: editor.restore(*how)
 
     @property
     def name(self) -> str:
         """As manifests have it."""
-        return self.editor.sessions.kind
+        return self.sessions.kind
 
 
 def _kept(manifest: Manifest) -> str:
@@ -88,9 +94,18 @@ def _upscaler_policy(name: str) -> Policy:
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(Upscaler, lambda name: name in PRETRAINED, _upscaler_policy, UPSCALE, _facts),
-        Kind(LabelEditor, lambda name: name.endswith(CHECKPOINTS), _balanced, LABELS, _facts),
-        Kind(Editor, lambda name: True, _balanced, DIFFUSION, _diffusion_facts),
+        Kind(Upscaler, lambda name: name in PRETRAINED, _upscaler_policy, UPSCALE, _facts, UpscaleSession),
+        Kind(LabelEditor, lambda name: name.endswith(CHECKPOINTS), _balanced, LABELS, _facts, LabelSession),
+        Kind(Editor, lambda name: True, _balanced, DIFFUSION, _diffusion_facts, DiffusionSession),
+        Kind(
+            Editor,
+            lambda name: False,
+            _balanced,
+            DIFFUSION,
+            _facts,
+            Canvas,
+            lambda editor, *how: Canvases(editor).restore(*how),
+        ),
     )
 }
 
@@ -168,7 +183,7 @@ class Saved:
                 f"the session {folder} is of the kind {manifest.kind!r}, which this version does not know"
             )
         kind = KINDS[manifest.kind]
-        check_saved(kind.editor.sessions, folder, manifest)
+        check_saved(kind.sessions, folder, manifest)
         return Saved(folder, kind, manifest)
 
     def picture(self, entry: Entry) -> str:
@@ -236,8 +251,8 @@ def open(
     progress: Progress = silent,
     wait: bool = True,
     **options: Any,
-) -> AnySession:
-    """Open a saved session to go on editing.
+) -> AnySession | Canvas:
+    """Open a saved session or canvas to go on editing.
 
     editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
         from where it was, to `device`, with `options` as for its editor. "auto" takes no device that kernels of
@@ -250,15 +265,15 @@ def open(
     Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
     in use, of a newer format, or was recorded with other weights, networks or settings.
     """
-    return (editor or _recorded_editor(Path(path), model, device, options)).restore(path, progress, wait)
+    saved = Saved.read(Path(path))
+    return saved.kind.restore(editor or _recorded_editor(saved, model, device, options), Path(path), progress, wait)
 
 
 def _recorded_editor(
-    path: Path, model: str | Path | None, device: str | torch.device, options: dict[str, Any]
+    saved: Saved, model: str | Path | None, device: str | torch.device, options: dict[str, Any]
 ) -> AnyEditor:
     """An editor like the one that recorded a session."""
-    saved = Saved.read(path)
-    settings = saved.manifest.settings
+    path, settings = saved.folder, saved.manifest.settings
     named, editor = model or settings["model"], settings["editor"]
     if not named:
         raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")

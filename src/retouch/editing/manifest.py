@@ -176,7 +176,8 @@ class Entry:
 @dataclass(frozen=True)
 class Manifest:
     """What a session folder holds. `networks` say what recordings depend on; `current` and `tip` are places in
-    `versions`: the one that is looked at, and the last one that redo reaches.
+    `versions`: the one that is looked at, and the last one that redo reaches. `light`: versions have no layers, and are
+    made again.
     """
 
     kind: str
@@ -186,6 +187,7 @@ class Manifest:
     versions: tuple[Entry, ...]
     current: int
     tip: int
+    light: bool = False
 
     @property
     def history(self) -> History[Entry]:
@@ -201,11 +203,6 @@ class Manifest:
     def version(self) -> Entry:
         """The current version."""
         return self.versions[self.current]
-
-    @property
-    def light(self) -> bool:
-        """True when versions are to be made again, as none has layers."""
-        return not any(entry.layers for entry in self.versions)
 
     @property
     def numbers(self) -> list[int]:
@@ -241,6 +238,7 @@ class Manifest:
     def text(self) -> str:
         """What the file holds."""
         body = json.loads(json.dumps(asdict(self)))
+        del body["light"]
         return json.dumps({"format": LIGHT if self.light else FORMAT, **body, "checksum": checksum(body)}, indent=1)
 
 
@@ -313,7 +311,7 @@ def _manifest(body: dict[str, Any], light: bool) -> Manifest:
     networks = {name: {**net, "policy": policy_fields(net.get("policy"))} for name, net in body["networks"].items()}
     editor = body["settings"]["editor"]
     settings = {**body["settings"], "editor": {**editor, "policy": policy_fields(editor["policy"])}}
-    return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"], body["tip"])
+    return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"], body["tip"], light)
 
 
 def _as_tree(body: dict[str, Any]) -> dict[str, Any]:

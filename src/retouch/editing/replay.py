@@ -19,6 +19,7 @@ from torch import Tensor
 from retouch.editing.history import History, Node
 from retouch.editing.images import Pixels
 from retouch.editing.manifest import ArchiveError
+from retouch.plan.region import Mask
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer
 from retouch.runtime.store import UNNAMED
@@ -94,8 +95,12 @@ def decoded(data: bytes, size: tuple[int, int] | None = None) -> npt.NDArray[Any
 
 def patch(new: Pixels, old: Pixels) -> Pixels:
     """`[H, W, 4]`: `new` where it differs from `old`, transparent elsewhere."""
-    changed = (new != old).any(-1)
-    return np.dstack([np.where(changed[..., None], new, 0), np.where(changed, 255, 0)]).astype(np.uint8)
+    return masked_picture(new, (new != old).any(-1))
+
+
+def masked_picture(pixels: Pixels, mask: Mask) -> Pixels:
+    """`[H, W, 4]`: pixels where a mask `[H, W]` is, transparent elsewhere."""
+    return np.dstack([np.where(mask[..., None], pixels, 0), np.where(mask, 255, 0)]).astype(np.uint8)
 
 
 def patched(old: Pixels, change: npt.NDArray[Any]) -> Pixels:

@@ -183,9 +183,11 @@ class Session(ABC):
     def is_complete(self, version: Version) -> bool:
         """True when the tensors of a version that was read from a file are those that sessions of this kind have."""
 
-    @abstractmethod
     def remake(self, version: Version, parent: Version | None, calls: Calls, progress: Progress) -> dict[str, Tensor]:
-        """The tensors of a version, computed by `calls` as when it was made from its parent (None: recorded)."""
+        """The tensors of a version, computed by `calls` as when it was made from its parent (None: recorded); of kinds
+        that have calls.
+        """
+        raise NotImplementedError
 
     # State
 
@@ -290,7 +292,7 @@ class Session(ABC):
         self._with_layers(self.version.number, progress)
 
     def _with_layers(self, number: int, progress: Progress = silent) -> Version:
-        path = self._history.path(number)
+        path = self._history.path(number) if self.calls() else ()
         there = max((place for place, version in enumerate(path) if version.snapshots), default=-1)
         for place in range(there + 1, len(path)):
             progress(place - there - 1, len(path) - there - 1, f"making version {path[place].number} again")
@@ -517,6 +519,7 @@ class Session(ABC):
             entries,
             place(history.current),
             place(history.tip),
+            archive.light,
         )
 
     def load(self, archive: Archive, manifest: Manifest) -> None:
@@ -648,7 +651,7 @@ def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:
 
 
 def _hashes(net: Incremental, version: Version) -> Sequence[int]:
-    """Hashes of the weights that the recordings of `net` in a version were made with."""
+    """Hashes of the weights that the recordings of `net` in a version were made with; its own where there are none."""
     made = (snapshot.hashes for snapshot in version.snapshots.values() if snapshot.net is net)
     return next(made, net.weights.hashes)
 

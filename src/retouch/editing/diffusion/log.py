@@ -17,6 +17,7 @@ from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.images import Pixels
 from retouch.editing.manifest import ArchiveError
 from retouch.editing.replay import decoded, patch, patched, png
+from retouch.plan.region import Mask
 
 STROKES, JOINS, AREAS = "strokes.png", "joins.png", "areas.png"
 STAYS = 0xFFFF
@@ -35,19 +36,29 @@ def pictures_of(change: Change, before: Pixels) -> dict[str, bytes]:
     return found
 
 
+def strokes_of(drawn: Mapping[str, bytes], before: Pixels) -> tuple[Mask, Pixels]:
+    """Where a picture was drawn on, bool `[H, W]`, and what it was then. ArchiveError when there is no file of that."""
+    if STROKES not in drawn:
+        raise ArchiveError(f"an edit cannot be made again: {STROKES} is missing; it cannot be trusted")
+    strokes = decoded(drawn[STROKES], (before.shape[0], before.shape[1]))
+    pixels = patched(before, strokes)
+    return strokes[..., 3] > 0, pixels
+
+
 def change_of(
     drawn: Mapping[str, bytes], facts: Mapping[str, Any], current: Current, conditioning: Conditioning
 ) -> Change:
     """The change that these are files and facts of, to the version that `current` is. ArchiveError for others."""
     words, size = tuple(facts.get("areas", ())), current.process.size
-    missing = [name for name in (STROKES, JOINS, *([AREAS] if words else ())) if name not in drawn]
+    pixels = strokes_of(drawn, current.pixels)[1]
+    missing = [name for name in (JOINS, *([AREAS] if words else ())) if name not in drawn]
     if missing:
         raise ArchiveError(f"an edit cannot be made again: {', '.join(missing)} is missing; it cannot be trusted")
-    strokes, joins = decoded(drawn[STROKES], size), decoded(drawn[JOINS], size).astype(np.int32)
+    joins = decoded(drawn[JOINS], size).astype(np.int32)
     masks = np.split(decoded(drawn[AREAS], (size[0] * len(words), size[1])), len(words)) if words else ()
     areas = [Area(mask, text["prompt"], text["negative"]) for mask, text in zip(masks, words, strict=True)]
     return Change(
-        patched(current.pixels, strokes),
+        pixels,
         np.where(joins == STAYS, np.int32(NEVER), joins),
         conditioning,
         facts["blend"],
