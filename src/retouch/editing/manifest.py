@@ -194,6 +194,10 @@ class Manifest:
         """The versions as a tree."""
         return History(self.versions, self.version.number, self.versions[self.tip].number)
 
+    def without_layers(self) -> Manifest:
+        """That of a light session."""
+        return replace(self, versions=tuple(replace(entry, layers=()) for entry in self.versions), light=True)
+
     def at(self, history: History[Entry]) -> Manifest:
         """That of the same session with another history."""
         current, tip = map(history.place, (history.current, history.tip))

@@ -490,25 +490,26 @@ class Session(ABC):
         self._dropped = self._dropped or self._history is not history
 
     def _write(self, history: History[Version], archive: Archive) -> None:
-        manifest = self._manifest(history, archive)
+        manifest = self._manifest(history)
+        if archive.light:
+            manifest = manifest.without_layers()
         archive.commit(manifest)
         archive.clean(manifest.folders)
 
-    def _manifest(self, history: History[Version], archive: Archive) -> Manifest:
+    def _manifest(self, history: History[Version]) -> Manifest:
         first = history.versions[0]
         networks = {name: identity(net, _hashes(net, first)) for name, net in self.networks().items()}
-        layers = [() if archive.light else version.added for version in history.versions]
         entries = tuple(
             Entry(
                 version.number,
                 version.facts,
-                tuple((name, layer_file(name, place)) for place, (name, _) in enumerate(added)),
+                tuple((name, layer_file(name, place)) for place, (name, _) in enumerate(version.added)),
                 version.files,
                 version.parent,
                 version.name,
                 version.revision,
             )
-            for version, added in zip(history.versions, layers, strict=True)
+            for version in history.versions
         )
         place = history.place
         return Manifest(
@@ -519,7 +520,6 @@ class Session(ABC):
             entries,
             place(history.current),
             place(history.tip),
-            archive.light,
         )
 
     def load(self, archive: Archive, manifest: Manifest) -> None:

@@ -44,7 +44,7 @@ def spare_memory(module: nn.Module, folder: Path) -> int:
 def _moved(tensors: list[Tensor], folder: Path) -> int:
     """Put tensors of one storage into a file; its bytes. Each storage has its own, as files of weights want it."""
     storage = tensors[0].untyped_storage()
-    raw = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    raw: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix="retouch-", dir=folder)
     try:
