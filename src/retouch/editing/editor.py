@@ -36,7 +36,8 @@ class BaseEditor(ABC, Generic[S]):
         what is free there. Of no account on the CPU.
     history: bytes that the layers of a session's edits may take, in memory or in files without a name; beyond that the
         oldest are dropped, and made again when an edit goes on from them. None: 40 % of the memory that is free.
-    keep_module: as for `retouch.compile`; False, the default here, leaves the weights in memory once.
+    keep_module: as for `retouch.compile`; False leaves the weights in memory once, and writes them to files when the
+        editor is first used.
     storage: how recorded float32 rows are kept: "fp32", "bf16" or "fp16"; "int8" with a scale for each row, which takes
         those of 16-bit networks, too; "auto": int8 where the error that it makes is measured to be small, else bf16.
     """
@@ -52,7 +53,7 @@ class BaseEditor(ABC, Generic[S]):
         folder: str | Path | None,
         storage: str,
         history: int | None = None,
-        keep_module: bool = False,
+        keep_module: bool = True,
     ) -> None:
         self.name, self.backend, self.storage = name, backend, storage
         self.memory, self.device_memory, self.history = memory, device_memory, history

@@ -34,7 +34,7 @@ def spare_memory(module: nn.Module, folder: Path) -> int:
     except OSError as error:
         warnings.warn(
             f"weights stay in memory beside the packed ones, as {folder} cannot take files with them: "
-            f"{error.strerror or error}; choose another folder (TMPDIR), or pass keep_module=True",
+            f"{error.strerror or error}; choose another folder (TMPDIR), or leave out keep_module=False",
             FallbackWarning,
             stacklevel=2,
         )

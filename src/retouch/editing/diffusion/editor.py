@@ -66,7 +66,7 @@ class Editor(BaseEditor[DiffusionSession]):
         folder: str | Path | None = None,
         storage: str = "fp32",
         history: int | None = None,
-        keep_module: bool = False,
+        keep_module: bool = True,
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None

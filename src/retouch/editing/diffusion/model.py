@@ -94,7 +94,7 @@ class Model(ABC):
     """
 
     factor = 1
-    keep_module = False
+    keep_module = True
     reads_text = False
     inpaints = False
     classes: float = 0

@@ -43,7 +43,7 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         folder: str | Path | None = None,
         storage: str = "fp32",
         history: int | None = None,
-        keep_module: bool = False,
+        keep_module: bool = True,
         name: str | None = None,
     ) -> None:
         self.module: N = network.eval()

@@ -72,7 +72,7 @@ def written(
     small = _small(rows, dense, states)
     specs = [Spec(f"rows/{v.name}", (len(table), columns_of(v.channels, types[v])), types[v]) for v, table in rows]
     specs += [Spec.of(name, tensor) for name, tensor in small.items()]
-    block = store.block(specs, _notes(rows, dense), file, base, memories(memory.backend))
+    block = store.block(specs, _notes(rows, dense), file, base, memories(memory.backend, base))
     for name, tensor in small.items():
         block.tensors[name].copy_(tensor)
     targets = [(block.tensors[f"rows/{v.name}"], v, index) for v, index in indices.items()]
@@ -114,9 +114,15 @@ def _receive(memory: Operands, targets: Sequence[Target], transfers: Transfers) 
     transfers.settle()
 
 
-def memories(backend: Backend) -> list[Memory]:
-    """Where layers go: where kernels read them, and else the host's memory."""
+def memories(backend: Backend, base: bool = False) -> list[Memory]:
+    """Where layers go: where kernels read them, and else the host's memory.
+
+    On the CPU layers of updates, other than a `base`, get plain memory: few megabytes each, for which the system would
+    spend longer on finding huge pages than an update takes.
+    """
     transfers = backend.transfers
+    if transfers is None and not base:
+        return [Memory()]
     on_device = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
     return [on_device] if transfers is None else [on_device, Memory(False, transfers.empty, transfers.taken)]
 
