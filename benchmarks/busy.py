@@ -1,6 +1,6 @@
 """How an edit suffers beside other programs that keep processors busy.
 
-`python benchmarks/busy.py` prints median seconds of one edit of `builtin/emoji` beside none, one, two and three of them.
+`python benchmarks/busy.py` prints median seconds of an edit of `builtin/emoji` beside none, one, two and three of them.
 """
 
 from __future__ import annotations
