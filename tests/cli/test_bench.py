@@ -258,7 +258,7 @@ def test_demo_writes_its_pictures(tmp_path):
     result = run("demo", "--tiny", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert names == {"photo.png", "large.png", "scene.png", "edited.png", "sheet.png"}
+    assert names == {"photo.png", "large.png", "emoji.png", "edited.png", "sheet.png"}
     assert {"record", "stroke", "patch", "erasure", "undo"} <= set(result.stdout.split())
     assert "retouch bench quality" in result.stdout
     assert "Computed with cpu kernels on cpu" in result.stdout

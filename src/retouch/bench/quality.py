@@ -66,7 +66,7 @@ PROMPTS = (
     "red heart", "tropical fish", "crying face", "hamburger", "teapot", "watermelon", "panda", "pineapple", "frog",
     "strawberry", "robot", "ice cream",
 )  # fmt: skip
-"""What `builtin/emoji` draws when no pictures are given; other models draw three of them together."""
+"""What the model draws when no pictures are given."""
 
 SUMMARY = [
     Column("method", "method"),
@@ -95,7 +95,7 @@ class Quality(Suite):
     of edits, spread over the pictures. method: names of METHODS. steps, strength, guidance: of every edit.
     """
 
-    model: str = "builtin/scenes"
+    model: str = "builtin/emoji-256"
     images: Path | None = None
     count: int = 100
     method: Sequence[str] = tuple(METHODS)
@@ -209,7 +209,7 @@ class Quality(Suite):
         editor = Editor.from_pretrained(self.model, device="cpu", policy="fast")
         return [
             (prompt, editor.generate(prompt, steps=self.steps, guidance=self.guidance, seed=seed).pixels)
-            for seed, prompt in enumerate(prompts(self.model))
+            for seed, prompt in enumerate(PROMPTS)
         ]
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
@@ -266,13 +266,6 @@ class Quality(Suite):
                     f"factor of {found.factor:.1f}; it takes {cost * 1e3:.0f} ms."
                 )
         return lines
-
-
-def prompts(model: str) -> list[str]:
-    """What a model draws: one thing, or three."""
-    if model == "builtin/emoji":
-        return list(PROMPTS)
-    return [", ".join(PROMPTS[(i + k) % PICTURES] for k in (0, 7, 13)) for i in range(PICTURES)]
 
 
 def read_pictures(folder: Path) -> list[tuple[str, Pixels]]:

@@ -26,8 +26,8 @@ from retouch.errors import OptionError
 from retouch.kernels.devices import selected
 from retouch.plan.policy import PRESETS
 
-UPSCALER, GENERATOR = "builtin/realesr-animevideov3-x4", "builtin/scenes"
-PROMPT = "cat face, pizza, sunflower, blue"
+UPSCALER, GENERATOR = "builtin/realesr-animevideov3-x4", "builtin/emoji-256"
+PROMPT = "crying face"
 SIDE, TINY = 256, 64
 STEPS, GUIDANCE, SEED = 20, 3.0, 7
 GAIN = 10
@@ -37,7 +37,7 @@ RED = (214, 40, 57)
 NEXT = """Next:
   retouch studio --demo                     # paint in the browser (pip install 'retouch[studio]')
   retouch edit demo/photo.png painted.png -o large.png --model builtin/realesrgan-x4
-  retouch edit demo/scene.png painted.png -o new.png --model builtin/scenes --prompt "red heart"
+  retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji-256 --prompt "red heart"
   retouch bench networks --model sd15-unet  # against torch.compile
   retouch bench quality                     # how close edits come to the dense model
 and in Python: net = retouch.compile(module, inputs), see docs/tutorials/network.md."""
@@ -132,9 +132,9 @@ class Demo(Suite):
         place = selected(self.device, self.backend)
         upscaler = Upscaler.from_pretrained(UPSCALER, device=place, backend=self.backend)
         generator = Editor.from_pretrained(GENERATOR, device=place, backend=self.backend, policy=self.policy)
-        scene = generator.generate(PROMPT, size=size, steps=steps, guidance=GUIDANCE, seed=SEED).pixels
-        self.pictures.update({"photo": photo, "scene": scene})
-        record = partial(generator.open, scene, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED)
+        emoji = generator.generate(PROMPT, size=size, steps=steps, guidance=GUIDANCE, seed=SEED).pixels
+        self.pictures.update({"photo": photo, "emoji": emoji})
+        record = partial(generator.open, emoji, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED)
         self.kernels.extend(dict.fromkeys((upscaler.kernels, generator.kernels)))
         runs: dict[str, tuple[str, Callable[..., AnySession]]] = {
             "large": ("photograph, 4x enlarged", partial(upscaler.open, photo)),
