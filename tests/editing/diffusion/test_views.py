@@ -1,6 +1,8 @@
 """Sessions as overlapping views of one picture, denoised together."""
 
+from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -109,9 +111,12 @@ def test_weights_fall_towards_the_edges_and_one_value_alone_stays():
 
 def test_a_view_that_sees_nothing_of_it_stays():
     large, found = views("ddpm")
-    drawn = large.copy()
+    drawn, told = large.copy(), [Mock(), Mock()]
     drawn[5:9, 2:8] = 255
-    made = redrawn_together(parts(found, image=drawn))
+    given = [replace(view, frames=frames) for view, frames in zip(parts(found, image=drawn), told, strict=True)]
+    made = redrawn_together(given)
+    assert [call.args[0] for call in told[0].show.call_args_list] == ["preview", "preview"]
+    assert not told[1].show.called
     assert [edited.changed for edited in made.edits] == [True, False]
     assert [len(session.versions) for session, _ in found] == [2, 1]
 

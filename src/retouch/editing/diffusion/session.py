@@ -529,11 +529,12 @@ class DiffusionSession(Session):
         return self._current().change(asked)
 
     @contextmanager
-    def begun(self, change: Change, progress: Progress = silent) -> Iterator[Begun]:
-        """An edit that is computed in a block, by whoever holds the session's lock."""
-        clock = Clock()
+    def begun(self, change: Change, progress: Progress, frames: Frames | None) -> Iterator[Begun]:
+        """An edit that is computed in a block, by whoever holds the session's lock, and shows its steps as `frames`."""
+        clock, box = Clock(), box_of(change.mask, self.border)
         with self._making() as calls:
             history = self._history
+            told = {} if frames is None else {"after_step": self._previews(frames, change, box, calls)}
 
             def keep(found: Redrawn) -> Edited:
                 self._put(calls, found.tensors(), self._edit_facts(change, clock))
@@ -543,7 +544,7 @@ class DiffusionSession(Session):
                 if self._history is not history:
                     self._commit(history)
 
-            yield Begun(self._redraw(self.version, change, calls, clock, progress), keep, take_back)
+            yield Begun(self._redraw(self.version, change, calls, clock, progress, GROWTHS[0], **told), keep, take_back)
 
     def _run(
         self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Frames | None = None
