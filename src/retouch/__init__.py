@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retouch.bench.report import FileError as FileError
+    from retouch.editing.canvas.canvas import Canvas as Canvas
     from retouch.editing.diffusion import Area as Area
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from retouch.editing.session import Session as Session
     from retouch.errors import FallbackWarning as FallbackWarning
     from retouch.errors import OptionError as OptionError
+    from retouch.errors import ReplayWarning as ReplayWarning
     from retouch.errors import RetouchError as RetouchError
     from retouch.frontend.capture import CaptureError as CaptureError
     from retouch.frontend.signature import InputError as InputError
@@ -59,6 +61,7 @@ _HOMES = {
     "BackendError": "kernels.protocol",
     "BackendImportError": "kernels.protocol",
     "BackendNameError": "kernels.protocol",
+    "Canvas": "editing.canvas.canvas",
     "CaptureError": "frontend.capture",
     "DeviceError": "kernels.devices",
     "Editor": "editing.diffusion",
@@ -83,6 +86,7 @@ _HOMES = {
     "Session": "editing.session",
     "SessionError": "editing.jobs",
     "StoreError": "runtime.store",
+    "ReplayWarning": "errors",
     "RetouchError": "errors",
     "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",

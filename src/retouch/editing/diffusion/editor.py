@@ -13,8 +13,8 @@ from torch import nn
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.enlarge import AUTO
 from retouch.editing.canvas.planner import FLOOR
-from retouch.editing.canvas.resample import Enlarger
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.canvases import Canvases
 from retouch.editing.diffusion.model import loading
@@ -65,6 +65,8 @@ class Editor(BaseEditor[DiffusionSession]):
         device_memory: int | None = None,
         folder: str | Path | None = None,
         storage: str = "fp32",
+        history: int | None = None,
+        keep_module: bool = False,
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None
@@ -72,7 +74,8 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
         self.blend = None if blend is None else checked(blend)
-        super().__init__(name, backend, memory, device_memory, folder, storage)
+        self.model.keep_module = keep_module
+        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module)
 
     @property
     def device(self) -> torch.device:
@@ -190,7 +193,7 @@ class Editor(BaseEditor[DiffusionSession]):
         size: tuple[int, int] | None = None,
         floor: float = FLOOR,
         disk: int | None = None,
-        enlarger: Enlarger | None = None,
+        enlarger: str = AUTO,
         folder: str | Path | None = None,
     ) -> Canvas:
         """Open a picture of any size, up to 100 megapixels; viewports of it are recorded as edits need them.
@@ -199,7 +202,8 @@ class Editor(BaseEditor[DiffusionSession]):
         size: height and width at which the model sees viewports; None: what it was trained for.
         floor: the quality, 0 to 1, that the planner keeps to where anything reaches it (see `Canvas.plan`).
         disk: bytes of files that viewports may take beside memory; None: 40 % of what is free.
-        enlarger: enlarges what a viewport made that shows the picture reduced; None: Lanczos.
+        enlarger: how results come back of viewports that show the picture reduced: "lanczos", a built-in
+            super-resolver by its name, or "auto", that on an accelerator where its weights are there.
         folder: keep the canvas there, every edit as it is made. The rest: as for `open`.
 
         Raises what `open` raises; StoreError when there is no room for one viewport, before anything is computed.
