@@ -32,11 +32,12 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Stroke:
-    """Size and places are shares of the picture's width."""
+    """Size and places are shares of the picture's width; prompt: other words for it."""
 
     colour: tuple[int, int, int]
     size: float
     points: Points
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ SCENES = {
         7,
         (
             Stroke((40, 170, 240), 0.12, ((0.66, 0.5), (0.68, 0.62), (0.68, 0.76))),
-            Stroke((228, 44, 60), 0.1, ((0.34, 0.14), (0.5, 0.1), (0.66, 0.14))),
+            Stroke((228, 36, 52), 0.22, ((0.34, 0.4), (0.35, 0.44)), "smiling face with heart-eyes"),
+            Stroke((228, 36, 52), 0.22, ((0.66, 0.4), (0.67, 0.44))),
         ),
     )
 }
@@ -124,10 +126,14 @@ def act(sheet: Sheet, scene: Scene, film: Film) -> None:
     wait(700)
     for number, stroke in enumerate(scene.strokes, 1):
         sheet.set(colour=list(stroke.colour), size=stroke.size * width, hardness=0.9)
+        if stroke.prompt:
+            page.locator("#prompt").fill(stroke.prompt)
+            wait(700)
         paint(sheet, [(x * width, y * width) for x, y in stroke.points])
-        sheet.until(f"live.head === {number}")
+        sheet.until(f"live.head >= {number}")
         sheet.idle()
-        wait(1800)
+        wait(1500)
+    page.locator("#canvas").focus()
     page.keyboard.press("v")
     wait(1800)
     page.keyboard.press("v")
