@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,42 @@ from typing import Any, Self
 
 from PIL import Image
 
+import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls
 from retouch.editing.canvas import saved
 from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.history import History
 from retouch.editing.images import ImageError, Pixels
-from retouch.editing.manifest import PICTURE, ArchiveError, Manifest
+from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Manifest
 from retouch.editing.session import Session, Version, locked
 from retouch.runtime.store import Store
+
+
+def picture_at(archive: Archive, entries: Sequence[Entry]) -> Picture:
+    """The picture of a saved version, from the entries of the path to it; no model is loaded.
+
+    Raises ArchiveError for files that are damaged.
+    """
+    archive.verify(replace(entry, files={TENSORS: entry.files[TENSORS]}) for entry in entries)
+    found = [blocks.read(archive.folder(entry.folder) / TENSORS).tensors for entry in entries]
+    if not all(saved.fits(tensors, place == 0) for place, tensors in enumerate(found)):
+        raise ArchiveError(f"the canvas in {archive.path} is damaged: a version holds no picture")
+    picture, patches = saved.picture_of(found[0]), map(saved.patch_of, found[1:])
+    with _inside(archive):
+        for patch in patches:
+            picture.check_box(patch.box)
+            picture.swap(patch)
+    return picture
+
+
+@contextmanager
+def _inside(archive: Archive) -> Iterator[None]:
+    """ArchiveError for patches that do not lie in the picture."""
+    try:
+        yield
+    except ImageError as error:
+        raise ArchiveError(f"the session in {archive.path} is damaged: {error}") from error
 
 
 class PictureSession(Session):
@@ -134,11 +162,9 @@ class PictureSession(Session):
         first, *others = self._history.versions
         self.picture, self._at = saved.picture_of(first.tensors), first.number
         self.patches = {version.number: saved.patch_of(version.tensors) for version in others}
-        try:
+        with _inside(archive):
             for patch in self.patches.values():
                 self.picture.check_box(patch.box)
-        except ImageError as error:
-            raise ArchiveError(f"the session in {archive.path} is damaged: {error}") from error
         bare = tuple(replace(version, tensors={}) for version in self._history.versions)
         self._history = replace(self._history, versions=bare)
         self._show(self._history.current)
