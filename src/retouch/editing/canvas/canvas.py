@@ -22,11 +22,12 @@ from retouch.editing.canvas import saved
 from retouch.editing.canvas.composition import region_of, set_in, shown
 from retouch.editing.canvas.costs import Costs
 from retouch.editing.canvas.drawing import Composed, Drawing, Framed, Preparation
+from retouch.editing.canvas.enlarge import enlarger_of, name_of
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.planner import Candidate, Plan, Planner, forced
 from retouch.editing.canvas.pool import Pool
 from retouch.editing.canvas.request import Bounds, Request, bounded, read
-from retouch.editing.canvas.resample import Enlarger, Scaling
+from retouch.editing.canvas.resample import Scaling
 from retouch.editing.canvas.versions import PictureSession
 from retouch.editing.canvas.view import View, ViewSession
 from retouch.editing.canvas.viewport import MOST, around, holds, scales
@@ -92,21 +93,15 @@ class Canvas(PictureSession):
     saved_facts: ClassVar[Fields] = saved.FACTS
 
     def __init__(
-        self,
-        opener: Opener,
-        blank: ViewSession,
-        store: Store,
-        settings: dict[str, Any],
-        factor: int,
-        disk: int | None,
-        enlarger: Enlarger | None,
+        self, opener: Opener, blank: ViewSession, store: Store, settings: dict[str, Any], factor: int, disk: int | None
     ) -> None:
         """blank: a session with the networks of all viewports, not recorded. The rest: as for `Editor.canvas`."""
         super().__init__(store, settings)
-        self._opener, self._blank, self._enlarger = opener, blank, enlarger
+        self._opener, self._blank = opener, blank
         size = settings["viewport"][0], settings["viewport"][1]
         self._dense: list[Box] = []  # what edits have seen that recorded nothing
         net = next(iter(blank.networks().values()))
+        self._enlarger = enlarger_of(settings["enlarger"], net.backend.device)
         self.threshold = threshold_of(net.policy)
         self.planner = Planner(size, factor, Costs(blank, size), settings["floor"])
         self.pool = Pool(store, blank.recording_bytes, opener.restore, net.backend.transfers is not None, disk)
@@ -323,6 +318,7 @@ class Canvas(PictureSession):
             "way": chosen.way,
             "view": view and view.number,
             "scale": made.viewport.scale,
+            "enlarger": name_of(self._enlarger) if made.viewport.scale < 1 else None,
         }
         change = request, made.viewport, made.pixels, self.picture, self._blank.border, self._enlarger
         if view is not None:

@@ -14,7 +14,7 @@ from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.resample import Scaling, Size, scaled
 from retouch.editing.canvas.view import View
 from retouch.editing.images import Pixels
-from retouch.editing.manifest import Check, Fields, listed, optional, positive, record, text, whole
+from retouch.editing.manifest import Check, Fields, listed, number, optional, positive, record, text, whole
 
 LONGEST = 1024
 """Pixels of the longer side of what a saved version shows."""
@@ -26,6 +26,8 @@ def _pair(check: Check) -> Check:
 
 SETTINGS: Fields = {
     "viewport": _pair(positive),
+    "floor": number,
+    "enlarger": text,
     "views": listed(
         record(
             {

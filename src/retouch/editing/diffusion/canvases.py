@@ -11,7 +11,7 @@ import torch
 from retouch.editing.archive import Archive
 from retouch.editing.canvas.canvas import RECORDED, TEXTS, Canvas
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.canvas.resample import Enlarger, Size
+from retouch.editing.canvas.resample import Size
 from retouch.editing.diffusion.model import Model
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.editor import BaseEditor
@@ -64,27 +64,21 @@ class Canvases(BaseEditor[Canvas]):
         size: Size | None,
         floor: float,
         disk: int | None,
-        enlarger: Enlarger | None,
+        enlarger: str,
         **settings: Any,
     ) -> Canvas:
         """A canvas; see `Editor.canvas`."""
         found, viewport = Picture.read(picture), size or self.editor.model.default_size
         store = self._store()
         blank = self.editor.unrecorded(viewport, **settings)
-        of_canvas = {"height": found.size[0], "width": found.size[1], "viewport": [*viewport], "floor": floor}
-        canvas = self._canvas(blank, store, {**blank.settings, **of_canvas, "views": []}, disk, enlarger)
+        own = {"height": found.size[0], "width": found.size[1], "viewport": [*viewport], "floor": floor}
+        canvas = self._canvas(blank, store, {**blank.settings, **own, "enlarger": enlarger, "views": []}, disk)
         return self._recorded(canvas, folder, lambda: canvas.begin(found, settings), True, {})
 
     def _canvas(
-        self,
-        blank: DiffusionSession,
-        store: Store,
-        settings: dict[str, Any],
-        disk: int | None = None,
-        enlarger: Enlarger | None = None,
+        self, blank: DiffusionSession, store: Store, settings: dict[str, Any], disk: int | None = None
     ) -> Canvas:
-        editor = self.editor.sharing(store)
-        return Canvas(editor, blank, store, settings, self.editor.model.factor, disk, enlarger)
+        return Canvas(self.editor.sharing(store), blank, store, settings, self.editor.model.factor, disk)
 
     def _restored(self, archive: Archive, manifest: Manifest) -> Canvas:
         settings, facts = manifest.settings, manifest.versions[0].facts

@@ -9,7 +9,7 @@ an edit of the strength that the mask gives it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,7 @@ from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.contents import Behind, Redrawn, behind, masked
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
+from retouch.editing.diffusion.lockstep import Shared, Stages, alone
 from retouch.editing.diffusion.process import Evaluations, Growth, Process
 from retouch.editing.diffusion.sampler import Trajectory
 from retouch.editing.images import Pixels, from_tensor
@@ -91,18 +92,25 @@ class Redraw:
 
     def result(self) -> Redrawn:
         """Compute it."""
+        found = alone(self.stages())
+        with self.clock.of("composite"):
+            change, border = self.change, self.process.border
+            pixels = blend(self.pixels, found.pixels, change.mask, border, change.blend)
+        self.progress(self.count + 1, self.count + 1, "done")
+        return replace(found, pixels=pixels)
+
+    def stages(self) -> Stages[Redrawn]:
+        """Compute it, but for setting the decoded pixels into the picture."""
         self.progress(0, self.count + 1, "encoding")
         with self.clock.of("encode"):
             latent, visible, seen = self._encoded()
-        latents, check = self._denoised(latent, visible)
+        latents, check = yield from self._denoised(latent, visible)
         self.progress(self.count, self.count + 1, "decoding")
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
-        with self.clock.of("composite"):
-            change, border = self.change, self.process.border
-            pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
-        self.progress(self.count + 1, self.count + 1, "done")
-        return Redrawn(latents, pixels, seen, self._still_behind(), check)
+        everywhere = torch.ones_like(decoded[:, :1], dtype=torch.bool)
+        decoded = yield Shared((len(self.process.sampler), 1), decoded, everywhere, mean=True)
+        return Redrawn(latents, from_tensor(decoded), seen, self._still_behind(), check)
 
     def _still_behind(self) -> Behind:
         """Steps before the first that are behind stay so."""
@@ -129,7 +137,7 @@ class Redraw:
         """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
         return self.process.encoded(pixels, seen, self.run, self.grow), pixels
 
-    def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
+    def _denoised(self, latent: Tensor, hidden: Tensor | None) -> Stages[tuple[Tensor, StepCheck | None]]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
         old, areas = self.current["latents"], self.change.areas
@@ -141,6 +149,7 @@ class Redraw:
                 before, joined = joined, self._joined(i)
                 parts.append((joined.inside & ~before.inside, sampler.trajectory(i)))
                 x = torch.where(parts[-1][0], self._noised(latent, i), x)
+            x = yield Shared((i, 0), x, joined.inside, mean=False)
             latents[i - process.first] = x[0]
             region = self._computed(joined.region, i)
             update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas)
@@ -152,10 +161,12 @@ class Redraw:
                 whole = partial(process.dense, areas)
                 dense = partial(process.denoiser.step, whole, i, x, self.change.conditioning, *repainted)
                 check = self._check(i, output, dense)
+            output = yield Shared((i, 1), output, joined.inside, mean=True)
             with self.clock.of("schedule"):
                 x, before_step = old[i + 1 - process.first][None], x
                 for inside, trajectory in parts:
                     x = torch.where(inside, trajectory.advance(output, before_step), x)
+        x = yield Shared((len(sampler), 0), x, joined.inside, mean=False)
         latents[-1] = x[0]
         return latents, check
 
