@@ -30,7 +30,8 @@ from PIL import Image
 from retouch import Editor
 from retouch.bench.difference import seam
 from retouch.editing.canvas.canvas import Canvas
-from retouch.editing.images import Box, Pixels
+from retouch.editing.images import Box, Pixels, save_png
+from retouch.editing.sheets import outlined, side_by_side
 from retouch.models import pipelines
 from retouch.plan.region import Mask
 
@@ -198,6 +199,28 @@ def seams(count: int) -> dict[str, Any]:
     return {f"seam_{name}": float(np.mean(values)) for name, values in found.items()}
 
 
+def figure(path: Path) -> None:
+    """A small stroke on a sheet of emoji, redrawn in an enlarged viewport and in the whole sheet reduced."""
+    editor, names = Editor.from_pretrained("builtin/emoji"), ("grinning face", "red heart", "red apple", "sun")
+    faces = [editor.generate(name, steps=12, seed=seed).image.resize((200, 200)) for seed, name in enumerate(names)]
+    sheet: Pixels = np.vstack([np.hstack(faces[:2]), np.hstack(faces[2:])])
+    drawn, box, close = sheet.copy(), (slice(112, 142), slice(80, 125)), (slice(60, 180), slice(40, 160))
+    drawn[box] = STROKE
+    tiles = []
+    for title, scale in (("in the viewport", 1.0), ("in the whole, reduced", 0.32)):
+        canvas = editor.canvas(sheet, prompt=names[0], steps=12, strength=0.7, enlarger="lanczos")
+        plan = canvas.plan(drawn)
+        assert plan is not None
+        chosen = next(each for each in plan.candidates if each.viewport.scale == scale and each.way != "dense")
+        canvas.edit(drawn, plan=chosen)
+        if not tiles:
+            seen: Mask = np.zeros(canvas.picture.size, bool)
+            seen[chosen.viewport.box] = True
+            tiles = [("stroke and viewport", outlined(drawn, seen)), ("stroke", drawn[close])]
+        tiles.append((title, canvas.pixels[close]))
+    save_png(side_by_side(tiles), path)
+
+
 def peak(width: int, height: int) -> None:
     """Print the most memory that an edit of a picture of a size took, with a tiny model."""
     bench = Bench("sd15-lcm", "float32", "fast", width, height, tiny=True)
@@ -241,12 +264,16 @@ def main(
     seam_edits: int = 9,
     tiny: bool = False,
     minima: bool = False,
+    figure_file: Annotated[Path | None, typer.Option("--figure")] = None,
     peak_of: Annotated[tuple[int, int] | None, typer.Option("--peak", hidden=True)] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure and print one line for each figure. Sizes are width and height; 0 leaves a part out."""
     if peak_of is not None:
         peak(*peak_of)
+        return
+    if figure_file is not None:
+        figure(figure_file)
         return
     of = min if minima else statistics.median
     found: dict[str, Any] = {"model": model, "dtype": dtype, "policy": policy, "size": size, "tiny": tiny}

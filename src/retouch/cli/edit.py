@@ -247,11 +247,11 @@ def _composed(request: Request, canvas: Canvas, result: Composed, output: Path, 
     canvas.write(output)
     _preview(request, canvas.pixels if preview else request.before, preview, request.region)
     if result.plan is not None:
-        chosen, region = result.plan.chosen, canvas.version.facts["region"]
-        typer.echo(f"planner: {chosen}\n         {result.plan.reason}")
-        if chosen.viewport.scale < 1:
-            typer.echo(f"the result was enlarged with {canvas.settings['enlarger']}")
-        typer.echo(f"edit, {region:.2%} of the picture: {result.seconds['total']:.2f} s")
+        facts = canvas.version.facts
+        typer.echo(f"planner: {result.plan.chosen}\n         {result.plan.reason}")
+        if facts["enlarger"]:
+            typer.echo(f"the result was enlarged with {facts['enlarger']}")
+        typer.echo(f"edit, {facts['region']:.2%} of the picture: {result.seconds['total']:.2f} s")
 
 
 def _copy(request: Request, output: Path, preview: Path | None) -> None:
