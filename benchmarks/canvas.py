@@ -153,14 +153,13 @@ def choices(bench: Bench, count: int, within: float) -> dict[str, Any]:
         assert plan is not None
         good = [each for each in plan.candidates if each.quality >= canvas.planner.floor] or [plan.chosen]
         least = min(each.seconds for each in good)
-        tried = {each.place: each for each in (*good, plan.chosen) if each.seconds <= within * least}
-        tried[plan.chosen.place] = plan.chosen
-        took = {}
-        for place, each in tried.items():
+        others = [each for each in good if each.seconds <= within * least and each.place != plan.chosen.place]
+        took = []
+        for each in (plan.chosen, *others):
             twin = canvas.branch()
-            took[place] = seconds(twin.edit, **stroke(twin, box), plan=each)
+            took.append(seconds(twin.edit, **stroke(twin, box), plan=each))
             twin.close()
-        ratios.append(took[plan.chosen.place] / min(took.values()))
+        ratios.append(took[0] / min(took))
         ways.append(plan.chosen.way)
         canvas.edit(**stroke(canvas, box))
     canvas.close()
@@ -262,6 +261,7 @@ def main(
     plans: int = 60,
     within: float = 2.0,
     seam_edits: int = 9,
+    resident: bool = True,
     tiny: bool = False,
     minima: bool = False,
     figure_file: Annotated[Path | None, typer.Option("--figure")] = None,
@@ -277,12 +277,13 @@ def main(
         return
     of = min if minima else statistics.median
     found: dict[str, Any] = {"model": model, "dtype": dtype, "policy": policy, "size": size, "tiny": tiny}
-    bench = Bench(model, dtype, policy, *size, tiny)
-    if rounds:
+    bench = Bench(model, dtype, policy, *size, tiny) if rounds or plans else None
+    if bench and rounds:
         found |= speeds(bench, (stroke_size[1], stroke_size[0]), rounds, edits, of)
-    if plans:
+    if bench and plans:
         found |= choices(bench, plans, within)
-    found |= memory(*size)
+    if resident:
+        found |= memory(*size)
     if seam_edits:
         found |= seams(seam_edits)
     for name, value in found.items():
