@@ -99,7 +99,6 @@ def go(
 def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output: Path | None) -> None:
     """Make another version the current one; its picture is written first."""
     from retouch.editing.archive import Archive
-    from retouch.editing.images import as_pixels, save_png
     from retouch.editing.kinds import Saved
     from retouch.editing.manifest import PICTURE
 
@@ -113,7 +112,7 @@ def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output:
         entry = history[history.current]
         archive.verify([replace(entry, files={PICTURE: entry.files[PICTURE]})])
         if output is not None:
-            save_png(as_pixels(saved.picture(entry)), output)
+            saved.write(archive, entry, output)
         archive.commit(manifest.at(history))
     typer.echo(f"now at version {entry.number}: {output or saved.picture(entry)}")
 
