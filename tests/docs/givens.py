@@ -36,6 +36,10 @@ def files(folder: Path) -> None:
     mask[35:45, 30:45] = 255
     pictures = {"photo": photo, "painted": once, "one-painted": painted(once, 45, 10, 5, (0, 0, 255)), "mask": mask}
     pictures["left"] = np.where(np.arange(SIDE) < 20, np.uint8(255), np.zeros((SIDE, SIDE), np.uint8))
+    large = np.random.default_rng(2).integers(0, 256, (11, 15, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    large_mask = np.zeros(large.shape[:2], np.uint8)
+    large_mask[60:70, 90:105] = 255
+    pictures |= {"large": large, "large-painted": painted(large, 30, 50), "large-mask": large_mask}
     small = photo[::2, ::2].copy()
     pictures |= {"small": small, "small-painted": painted(small)}
     labels = np.random.default_rng(1).integers(0, 5, (4, 8)).repeat(16, 0).repeat(16, 1).astype(np.uint8)

@@ -31,8 +31,12 @@ from retouch.cli.sessions import check_outside
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
+    from retouch.editing.canvas.canvas import Canvas
+    from retouch.editing.canvas.drawing import Composed
     from retouch.editing.images import Pixels
+    from retouch.editing.kinds import AnySession
     from retouch.editing.request import Request
+    from retouch.editing.session import Edited
     from retouch.plan.region import Mask
 
 BlendName = Literal["fade", "multiband", "harmonise"]
@@ -120,6 +124,12 @@ def edit(
         BlendName | None,
         typer.Option("--blend", help=f"How the result is set into the picture ({BLEND}; a session's own)."),
     ] = None,
+    enlarger: Annotated[
+        str | None,
+        typer.Option(
+            "--enlarger", help="What enlarges results of pictures that were seen reduced, lanczos for example."
+        ),
+    ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: StorageName = None,
     memory: Memory = None,
@@ -143,6 +153,10 @@ def edit(
     --policy and --storage. With --mask or --area EDITED may be ORIGINAL itself:
     that part is drawn again.
 
+    A picture of a size that a diffusion model does not take is edited in viewports of
+    it, chosen by what each would take and give; 16 bits, alpha, colour profile and
+    EXIF of its file are kept.
+
     A model that makes pictures from labels reads the edges of instances, too. To
     record, --instances names the map of ORIGINAL, which EDITED keeps unless a
     second one is named; in a session it names that of EDITED.
@@ -160,7 +174,7 @@ def edit(
         for warning in request.warnings():
             note(warning)
         if request.idle:
-            _write(request, request.before, output, preview)
+            _copy(request, output, preview)
             typer.echo(f"nothing differs: {output} is the original")
             return
         set_threads(threads)
@@ -168,19 +182,24 @@ def edit(
 
 
 def _run(request: Request, output: Path, preview: Path | None) -> None:
+    from retouch.editing.canvas.canvas import Canvas
+    from retouch.editing.canvas.drawing import Composed
     from retouch.editing.diffusion import PipelineError, SchedulerError
-    from retouch.editing.images import as_pixels
     from retouch.kernels import described
 
     quiet_libraries()
     bad_input = usage_errors(OptionError, PipelineError, SchedulerError)
     with bad_input, steps_bar("loading the model") as progress, request.open(progress) as session:
         result = request.edit(session, progress)
-        first, last, number = session.versions[0].facts, session.version.facts, session.version.number
+        number = session.version.number
         kernels = described(next(iter(session.networks().values())).backend)
-    _write(request, as_pixels(result.image), output, preview, result.region.mask[0])
+    if isinstance(result, Composed):
+        assert isinstance(session, Canvas)
+        _composed(request, session, result, output, preview)
+    else:
+        assert not isinstance(session, Canvas)
+        _redrawn(request, session, result, output, preview)
     if result.changed:
-        Console().print(_table(first, last, result.seconds["total"], earlier=request.saved is not None))
         if "max_error" in request.given and result.error is not None:
             typer.echo(f"estimated difference from the dense result: {result.error:.1f} of 255 levels")
         typer.echo(f"written to {output}")
@@ -212,11 +231,40 @@ def _table(recorded: Mapping[str, Any], version: Mapping[str, Any], update: floa
     return made
 
 
-def _write(request: Request, result: Pixels, output: Path, preview: Path | None, region: Mask | None = None) -> None:
+def _redrawn(request: Request, session: AnySession, result: Edited, output: Path, preview: Path | None) -> None:
+    """Write and tell what a session came to."""
+    from retouch.editing.images import as_pixels, save_png
+
+    save_png(result.image, output)
+    _preview(request, as_pixels(result.image), preview, result.region.mask[0])
+    if result.changed:
+        first, last, earlier = session.versions[0].facts, session.version.facts, request.saved is not None
+        Console().print(_table(first, last, result.seconds["total"], earlier))
+
+
+def _composed(request: Request, canvas: Canvas, result: Composed, output: Path, preview: Path | None) -> None:
+    """Write and tell what a canvas came to."""
+    canvas.write(output)
+    _preview(request, canvas.pixels if preview else request.before, preview, request.region)
+    if result.plan is not None:
+        facts = canvas.version.facts
+        typer.echo(f"planner: {result.plan.chosen}\n         {result.plan.reason}")
+        if facts["enlarger"]:
+            typer.echo(f"the result was enlarged with {facts['enlarger']}")
+        typer.echo(f"edit, {facts['region']:.2%} of the picture: {result.seconds['total']:.2f} s")
+
+
+def _copy(request: Request, output: Path, preview: Path | None) -> None:
+    from retouch.editing.canvas.picture import Picture
+
+    Picture.read(request.files[0]).write(output)
+    _preview(request, request.before, preview)
+
+
+def _preview(request: Request, result: Pixels, preview: Path | None, region: Mask | None = None) -> None:
     from retouch.editing.images import save_png
     from retouch.editing.sheets import outlined, side_by_side
 
-    save_png(result, output)
     if preview is not None:
         before, after = (request.kind.form.shown(pixels) for pixels in (request.before, request.after))
         edited = after if region is None or not region.any() else outlined(after, region)

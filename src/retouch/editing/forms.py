@@ -27,7 +27,7 @@ from retouch.plan.policy import Policy
 from retouch.plan.region import Mask
 
 MACHINE = frozenset({"device", "memory", "device_memory"})
-RECORDED = ("steps", "seed", "guidance", "scheduler", "policy", "storage")
+RECORDED = ("steps", "seed", "guidance", "scheduler", "policy", "storage", "enlarger")
 """Options that a session keeps from its recording."""
 CONDITIONS = frozenset({"prompt", "negative", "class_label"})
 """Options that say what a picture is conditioned on: of a recording, and others of an edit."""
@@ -38,6 +38,7 @@ class Form:
     """What an edit of one kind takes.
 
     loading, opening, editing: the options of its editor, of a recording and of an edit, as the library names them.
+    composing: of a canvas, for pictures that the model does not take whole.
     read: a source from a file, as pixels; shown: a source for people to look at.
     mask: reads one of a size from a file: what is edited, or how much.
     threshold: grey levels that count as alike under a policy. alike: whether a result looks like its source.
@@ -47,6 +48,7 @@ class Form:
     loading: frozenset[str]
     opening: frozenset[str]
     editing: frozenset[str]
+    composing: frozenset[str] = frozenset()
     read: Callable[[Path], Pixels] = as_pixels
     shown: Callable[[Pixels], Pixels] = lambda pixels: pixels
     threshold: Callable[[Policy], int] = threshold_of
@@ -57,7 +59,7 @@ class Form:
     def refuse_others(self, given: dict[str, Any]) -> None:
         """OptionError for an option that this kind does not take."""
         for name in given:
-            if name not in self.loading | self.opening | self.editing:
+            if name not in self.loading | self.opening | self.editing | self.composing:
                 raise OptionError(f"--{name.replace('_', '-')} {GOES_WITH.get(name, _ONCE)}")
 
 
@@ -106,6 +108,7 @@ DIFFUSION = Form(
     loading=_KEPT | {"scheduler", "vae", "blend"},
     opening=CONDITIONS | {"guidance", "strength", "steps", "seed"},
     editing=CONDITIONS | {"strength", "max_error", "mask", "area", "threshold", "blend"},
+    composing=frozenset({"enlarger"}),
     mask=as_strengths,
     alike=True,
     check=_check_diffusion,

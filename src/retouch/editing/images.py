@@ -34,7 +34,7 @@ Box = tuple[slice, slice]
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
-MAX_PIXELS = 64 * 2**20
+MAX_PIXELS = 100 * 10**6
 """Files and Pillow images with more pixels are refused before they are decoded."""
 
 WHITE, BLACK = 255, 0

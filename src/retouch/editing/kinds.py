@@ -14,9 +14,10 @@ from typing import Any, overload
 
 import torch
 
-from retouch.editing.archive import Progress, read_file, silent, version_folder
+from retouch.editing.archive import Archive, Progress, read_file, silent, version_folder
 from retouch.editing.blend import FADE
 from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.versions import picture_at
 from retouch.editing.diffusion.canvases import Canvases
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
@@ -24,7 +25,7 @@ from retouch.editing.editor import check_saved
 from retouch.editing.forms import DIFFUSION, LABELS, UPSCALE, Form
 from retouch.editing.gan.labels import LabelEditor, LabelSession
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers, UpscaleSession
-from retouch.editing.images import Pixels, as_pixels
+from retouch.editing.images import Pixels, as_pixels, save_png
 from retouch.editing.manifest import PICTURE, SOURCE, WEIGHTS, ArchiveError, Entry, Manifest
 from retouch.editing.replay import decoded, patched
 from retouch.editing.session import Session
@@ -204,6 +205,13 @@ class Saved:
     def drawn_on(self, entry: Entry) -> Pixels:
         """The picture that edits of a version are drawn on."""
         return as_pixels(self.source(entry)) if SOURCE in entry.files else self.pixels(entry)
+
+    def write(self, archive: Archive, entry: Entry, path: Path) -> None:
+        """A version's picture to a file, of a canvas in its depth. Raises ArchiveError, ImageError."""
+        if self.kind.sessions is Canvas:
+            picture_at(archive, self.manifest.history.path(entry.number)).write(path)
+        else:
+            save_png(self.pixels(entry), path)
 
     def facts(self) -> dict[str, str]:
         """What people want to know of it, line by line."""

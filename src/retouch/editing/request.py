@@ -14,7 +14,10 @@ import numpy as np
 from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
 from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.drawing import Composed
+from retouch.editing.canvas.picture import Picture
 from retouch.editing.diffusion.areas import Area
+from retouch.editing.diffusion.editor import Editor
 from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
 from retouch.editing.images import Pixels, Strengths, as_integers, as_strengths, difference
@@ -35,12 +38,14 @@ AREAS = "areas"
 class Request:
     """An edit that can be made.
 
-    before, after: what is edited: pictures, or maps of labels in grey. mask: as the kind's form reads it.
+    files: of what is edited, before and after; read as pictures, or maps of labels in grey. mask: as the kind's form
+    reads it.
     given: the options that were given, by name. areas: parts with words of their own.
     instances: of labels, ids `[H, W]` before and after (None: as they are, or none). saved: the session that exists.
     """
 
     kind: Kind
+    files: tuple[Path, Path]
     before: Pixels
     after: Pixels
     mask: Mask | Strengths | None
@@ -62,8 +67,6 @@ class Request:
         given = {name: value for name, value in options.items() if value is not None}
         _check_values(given)
         saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None
-        if saved is not None and saved.kind.sessions is Canvas:
-            raise OptionError(f"{session} is a canvas, which is edited in Python: `retouch.open({str(session)!r})`")
         if model is None:
             _check_model_of(saved)
         name = None if model is None else located(model)
@@ -75,7 +78,8 @@ class Request:
         mask = None if "mask" not in given else kind.form.mask(given["mask"], size)
         if saved is not None:
             _check_recorded(saved, given)
-            _check_current(saved, original, before)
+            if saved.kind.sessions is not Canvas:
+                _check_current(saved, original, before)
         elif session is not None:
             _check_new(session)
         kind.form.refuse_others(given)
@@ -85,29 +89,49 @@ class Request:
         )
         if saved is not None and _takes_instances(kind):
             check_labels({"ORIGINAL": before, "EDITED": after}, saved.manifest.settings["labels"])
-        return Request(kind, before, after, mask, areas, instances, name, given, session, saved)
+        return Request(kind, (original, edited), before, after, mask, areas, instances, name, given, session, saved)
 
     # What it does
 
-    def open(self, progress: Progress) -> AnySession:
-        """The session in the folder, or a new one with the original recorded. OptionError where the model refuses."""
+    def open(self, progress: Progress) -> AnySession | Canvas:
+        """The session in the folder, or a new one with the original recorded; a canvas for a picture of a size that the
+        model does not take. OptionError where the model refuses.
+        """
         form = self.kind.form
         if self.saved is not None:
             machine = self._only(MACHINE | {"vae"})
             session = kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
-            assert not isinstance(session, Canvas), "refused when it was asked for"
+            if isinstance(session, Canvas):
+                self._check_canvas(session)
             return session
         editor = kinds.load(str(self.model), **self._only(form.loading))
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
         options = self._only(form.opening) | self._taken("instances", self.instances[0])
+        if isinstance(editor, Editor) and not editor.takes((self.before.shape[0], self.before.shape[1])):
+            _check_areas(self.areas)
+            return editor.canvas(self.files[0], folder=self.session, **options, **self._only(form.composing))
         return editor.open(self.before, folder=self.session, progress=progress, **options)
 
-    def edit(self, session: AnySession, progress: Progress) -> Edited:
+    def edit(self, session: AnySession | Canvas, progress: Progress) -> Edited | Composed:
         """Make the edit in a session from `open`."""
         known = frozenset() if self.saved is not None else CONDITIONS  # a new session was recorded with them
         options = self._only(self.kind.form.editing - known - {"mask", "area"})
         options |= self._taken("instances", self.instances[1]) | self._taken("areas", self.areas or None)
-        return session.edit(self.after, mask=self.mask, progress=progress, **options)
+        after = self.files[1] if isinstance(session, Canvas) else self.after
+        return session.edit(after, mask=self.mask, progress=progress, **options)
+
+    def _check_canvas(self, canvas: Canvas) -> None:
+        """OptionError, and the canvas closed, unless it shows the original."""
+        try:
+            _check_areas(self.areas)
+            if not np.array_equal(Picture.read(self.files[0]).levels, canvas.picture.levels):
+                raise OptionError(
+                    f"{self.files[0]} is not the current picture of the canvas {self.session}; "
+                    f"`retouch go {self.session} {canvas.version.number} -o FILE.png` writes that to a file"
+                )
+        except BaseException:
+            canvas.close()
+            raise
 
     def _only(self, names: frozenset[str]) -> dict[str, Any]:
         return {name: value for name, value in self.given.items() if name in names}
@@ -129,6 +153,11 @@ class Request:
     def changed(self) -> Mask:
         """Where the two differ by more."""
         return difference(self.before, self.after, self.threshold)
+
+    @property
+    def region(self) -> Mask:
+        """Where the picture is edited."""
+        return self.changed if self.mask is None else np.asarray(self.mask > 0)
 
     @property
     def idle(self) -> bool:
@@ -157,6 +186,11 @@ class Request:
             found.append(f"{faint} pixels differ by {levels} grey levels or less and stay as they were; --threshold 0 "
                          "edits them")  # fmt: skip
         return found
+
+
+def _check_areas(areas: Sequence[Area]) -> None:
+    if areas:
+        raise OptionError("--area goes with pictures of the size that the model takes; edit one area after the other")
 
 
 def _takes_instances(kind: Kind) -> bool:

@@ -13,7 +13,7 @@ from editing.live import SPARSE
 from pipelines import painted
 from retouch import FallbackWarning, ImageError, OptionError, StoreError, UndoError
 
-STEPS = {"steps": 3, "strength": 1.0}
+STEPS = {"steps": 3, "strength": 1.0, "enlarger": "lanczos"}
 """Of every canvas here, whose model sees 32x32 pixels."""
 
 

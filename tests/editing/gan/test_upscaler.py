@@ -133,7 +133,7 @@ def test_bad_input():
         session.edit(session.source[:16])
     with pytest.raises(ImageError, match="the mask"):
         session.edit(painted(session.source), mask=np.ones((5, 5), bool))
-    with pytest.raises(ImageError, match="more than 64 megapixels"):
+    with pytest.raises(ImageError, match="more than 100 megapixels"):
         upscaler().open(np.zeros((4096, 2048, 3), np.uint8))
     with pytest.raises(ValueError, match="unknown upscaler"):
         Upscaler.from_pretrained("builtin/other")

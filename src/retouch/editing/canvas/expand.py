@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from retouch.editing.canvas.files import MAX_PIXELS, Levels
+from retouch.editing.canvas.files import Levels
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.images import Box, ImageError
+from retouch.editing.images import MAX_PIXELS, Box, ImageError
 
 SHARP = 2
 """Pixels from the edge up to which a guess is as sharp as what it mirrors. The blur grows with the distance: far away

@@ -17,8 +17,6 @@ from PIL.TiffTags import TAGS_V2_GROUPS
 from retouch.editing.canvas.colour import converter, is_rgb
 from retouch.editing.images import ImageError, channels_of, check_count, eight_bit, opened, over
 
-MAX_PIXELS = 100 * 10**6
-"""A canvas has no more."""
 STRIP = 2**16
 """Pixels that are converted at a time: nothing but the levels themselves is there of the whole picture."""
 
@@ -56,9 +54,9 @@ def strips(size: Sequence[int]) -> Iterator[slice]:
 def read(file: IO[bytes]) -> Contents:
     """The picture in an open file: 16 bits of RGB in PNG and TIFF, and of grey; else 8.
 
-    Grey levels and inks become sRGB. Raises ImageError for more than `MAX_PIXELS`, and what Pillow raises.
+    Grey levels and inks become sRGB. Raises ImageError for more than 100 megapixels, and what Pillow raises.
     """
-    image = opened(file, MAX_PIXELS)
+    image = opened(file)
     return _deep(file) if _is_deep(image) else of_image(image)
 
 
@@ -78,7 +76,7 @@ def _deep(file: IO[bytes]) -> Contents:
 
 def of_image(image: Image.Image) -> Contents:
     """An image of Pillow's, in 8 bits but for 16-bit grey. Raises as `read`."""
-    check_count(image, MAX_PIXELS)
+    check_count(image)
     image.load()
     levels: Levels | None = None
     converted = converter(image)
@@ -114,7 +112,7 @@ def write(contents: Contents, kind: str, file: IO[bytes]) -> None:
 
 def _bytes_of(file: IO[bytes], byte: str) -> Image.Image:
     """The image of the higher ("B") or lower ("L") byte of each level."""
-    image = opened(file, MAX_PIXELS)
+    image = opened(file)
     image.tile = [_of_byte(tile, byte) for tile in image.tile]
     image.load()
     return image

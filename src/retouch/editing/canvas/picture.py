@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.canvas.colour import Profile, profile_of
-from retouch.editing.canvas.files import MAX_PIXELS, Contents, Levels, of_image, read, strips, write
+from retouch.editing.canvas.files import Contents, Levels, of_image, read, strips, write
 from retouch.editing.images import (
+    MAX_PIXELS,
     WHITE,
     Box,
     ImageError,

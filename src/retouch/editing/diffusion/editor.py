@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
@@ -17,7 +18,7 @@ from retouch.editing.canvas.enlarge import AUTO
 from retouch.editing.canvas.planner import FLOOR
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.canvases import Canvases
-from retouch.editing.diffusion.model import loading
+from retouch.editing.diffusion.model import PipelineError, loading
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import chosen, name_of
 from retouch.editing.diffusion.session import DiffusionSession
@@ -32,6 +33,8 @@ from retouch.models.extras import diffusers
 from retouch.plan.policy import Policy
 
 STEPS, STRENGTH, GUIDANCE = 20, 0.6, 7.5
+LARGEST = 4
+"""Times the pixels that a model was trained for; beyond that it does not know what a whole picture looks like."""
 
 
 class Editor(BaseEditor[DiffusionSession]):
@@ -178,6 +181,16 @@ class Editor(BaseEditor[DiffusionSession]):
         size = size or self.model.default_size
         session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength, generated=True)
         return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
+
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether `open` shows a picture of a size (H, W) whole: one that the network divides, and not many times as
+        large as what it was trained for. Any other is one for `canvas`.
+        """
+        try:
+            self.model.check_size(size)
+        except PipelineError:
+            return False
+        return math.prod(size) <= LARGEST * math.prod(self.model.default_size)
 
     def canvas(
         self,

@@ -134,7 +134,7 @@ class Model(ABC):
         """PipelineError unless the networks divide the size (H, W)."""
         height, width = size
         if height * width > MAX_PIXELS:
-            raise PipelineError(f"an image of {width}x{height} pixels is larger than {MAX_PIXELS >> 20} megapixels")
+            raise PipelineError(f"an image of {width}x{height} pixels is larger than {MAX_PIXELS // 10**6} megapixels")
         if height % self.multiple or width % self.multiple or not height or not width:
             fit = [max(1, round(n / self.multiple)) * self.multiple for n in size]
             raise PipelineError(

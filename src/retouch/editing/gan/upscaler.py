@@ -210,9 +210,8 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
     def check_size(self, size: tuple[int, int]) -> None:
         """ImageError for a size (H, W) of which the result would be too large."""
         if size[0] * size[1] * SCALE**2 > MAX_PIXELS:
-            raise ImageError(
-                f"a picture of {size[1]}x{size[0]} pixels would become one of more than {MAX_PIXELS >> 20} megapixels"
-            )
+            most = MAX_PIXELS // 10**6
+            raise ImageError(f"a picture of {size[1]}x{size[0]} pixels would become one of more than {most} megapixels")
 
 
 def _read(source: Tensor, dtype: torch.dtype) -> Tensor:
