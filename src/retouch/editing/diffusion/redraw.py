@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,16 +152,13 @@ class Redraw:
                 x = torch.where(parts[-1][0], self._noised(latent, i), x)
             x = yield Shared((i, 0), x, joined.inside, mean=False)
             latents[i - process.first] = x[0]
+            predict = self._prediction(i, x, joined.inside, hidden)
             region = self._computed(joined.region, i)
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas)
-            repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
             with self.clock.of("denoise"):
-                output = process.denoiser.step(update, i, x, self.change.conditioning, *repainted)
+                output = predict(partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas))
             self.after_step(i, x, output)
             if i == start + checked_step(self.count):
-                whole = partial(process.dense, areas)
-                dense = partial(process.denoiser.step, whole, i, x, self.change.conditioning, *repainted)
-                check = self._check(i, output, dense)
+                check = self._check(i, output, partial(predict, partial(process.dense, areas)))
             output = yield Shared((i, 1), output, joined.inside, mean=True)
             with self.clock.of("schedule"):
                 x, before_step = old[i + 1 - process.first][None], x
@@ -170,9 +168,17 @@ class Redraw:
         latents[-1] = x[0]
         return latents, check
 
-    def _repainted(self, inside: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """What a model that inpaints reads beside the noised latent: which positions, and the latent of the others."""
-        return inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
+    def _prediction(
+        self, i: int, x: Tensor, inside: Tensor, hidden: Tensor | None
+    ) -> Callable[[Callable[..., Any]], Tensor]:
+        """Step i of the denoiser for the latent `x`, given what runs the network.
+
+        A model that inpaints reads beside it which positions are repainted, and the latent of the others.
+        """
+        repainted: tuple[Tensor | None, Tensor | None] = (None, None)
+        if hidden is not None:
+            repainted = inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
+        return lambda call: self.process.denoiser.step(call, i, x, self.change.conditioning, *repainted)
 
     def _noised(self, latent: Tensor, i: int) -> Tensor:
         """The start of a trajectory from step i, with the noise that the original holds, or a fresh one."""
