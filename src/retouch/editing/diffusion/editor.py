@@ -213,7 +213,7 @@ class Editor(BaseEditor[DiffusionSession]):
         floor: the quality, 0 to 1, that the planner keeps to where anything reaches it (see `Canvas.plan`).
         disk: bytes of files that viewports may take beside memory; None: 40 % of what is free.
         enlarger: how results come back of viewports that show the picture reduced: "lanczos", a built-in
-            super-resolver by its name, or "auto", that where its weights are there.
+            super-resolver by its name, or "auto", that on an accelerator where its weights are there.
         folder: keep the canvas there, every edit as it is made. The rest: as for `open`.
 
         Raises what `open` raises; StoreError when there is no room for one viewport, before anything is computed.
