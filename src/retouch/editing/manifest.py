@@ -274,6 +274,7 @@ _SETTINGS: Fields = {
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
             "vae": maybe(text),
+            "loras": maybe(table(text)),
         }
     ),
 }

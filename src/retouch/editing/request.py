@@ -90,7 +90,7 @@ class Request:
         """The session in the folder, or a new one with the original recorded. OptionError where the model refuses."""
         form = self.kind.form
         if self.saved is not None:
-            machine = self._only(MACHINE | {"vae"})
+            machine = self._only(MACHINE | {"vae", "lora"})
             return kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
         editor = kinds.load(str(self.model), **self._only(form.loading))
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
@@ -105,7 +105,8 @@ class Request:
         return session.edit(self.after, mask=self.mask, progress=progress, **options)
 
     def _only(self, names: frozenset[str]) -> dict[str, Any]:
-        return {name: value for name, value in self.given.items() if name in names}
+        several = {"lora": "loras", "scale": "scales"}
+        return {several.get(name, name): value for name, value in self.given.items() if name in names}
 
     def _taken(self, name: str, value: Any) -> dict[str, Any]:
         return {} if value is None else {name: value}

@@ -30,7 +30,8 @@ class Change:
     """What an edit comes to: pixels, when each joins (at least one does), conditioning, how the result is set in (a
     name of `editing.blend.BLENDS`); whether all is repainted.
 
-    areas: those with texts of their own; words: these texts, as facts of versions have them.
+    areas: those with texts of their own; words: these texts, as facts of versions have them. everywhere: all is
+    computed, as steps may have been recorded with other control images.
     """
 
     pixels: Pixels
@@ -40,6 +41,7 @@ class Change:
     repaint: bool = False
     areas: Areas | None = None
     words: tuple[dict[str, str | None], ...] = ()
+    everywhere: bool = False
 
     @cached_property
     def mask(self) -> Mask:

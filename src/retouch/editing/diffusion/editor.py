@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 import torch
@@ -13,6 +15,8 @@ from torch import nn
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.diffusion.autoencoder import loaded, located
+from retouch.editing.diffusion.guides import Images, Scales, Steering
+from retouch.editing.diffusion.lora_files import load_loras
 from retouch.editing.diffusion.model import Conditioning, loading
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import chosen, name_of
@@ -47,6 +51,7 @@ class Editor(BaseEditor[DiffusionSession]):
     """
 
     sessions = DiffusionSession
+    loras: Mapping[str, str] = MappingProxyType({})  # where they were loaded from, by name
 
     def __init__(
         self,
@@ -87,7 +92,12 @@ class Editor(BaseEditor[DiffusionSession]):
     ) -> Editor: ...
     @staticmethod
     def from_pretrained(
-        name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", **options: Any
+        name: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "auto",
+        loras: Mapping[str, str | Path] | None = None,
+        **options: Any,
     ) -> Editor | Upscaler:
         """An editor for a pipeline in a local folder (`save_pretrained`), on the hub, or a built-in model.
 
@@ -95,6 +105,8 @@ class Editor(BaseEditor[DiffusionSession]):
 
         device: where it goes; "auto": to the accelerator that PyTorch sees, if that can be used, else the CPU.
             `kernels` of the editor says which.
+        loras: LoRAs by names for them, of a pipeline: files, folders or hub names. All are switched on, at scale 1;
+            `scales` of recordings and edits say otherwise. `retouch.open` finds them again.
 
         Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read,
         ValueError for a device that cannot be used.
@@ -108,7 +120,11 @@ class Editor(BaseEditor[DiffusionSession]):
             pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
-        return Editor(pipe.to(place), name=str(name), **options)
+        places = {key: located(value) for key, value in (loras or {}).items()}
+        load_loras(pipe, places)
+        editor = Editor(pipe.to(place), name=str(name), **options)
+        editor.loras = places
+        return editor
 
     # Sessions
 
@@ -120,6 +136,9 @@ class Editor(BaseEditor[DiffusionSession]):
         negative: str | None = None,
         guidance: float = GUIDANCE,
         class_label: int | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         strength: float = STRENGTH,
         steps: int = STEPS,
         seed: int = 0,
@@ -134,6 +153,9 @@ class Editor(BaseEditor[DiffusionSession]):
         prompt, negative, guidance: texts and classifier-free guidance, for models that read them. Models that read
             the scale itself (LCM) take no negative prompt and compute half as much.
         class_label: the number of a class, for models that are conditioned on classes; these need one.
+        control: an image of the same size for each ControlNet or T2I-Adapter of the pipeline, if it has some.
+            image_prompt: one for each IP-Adapter. scales: see `DiffusionSession.edit`; those of LoRAs are the
+            pipeline's, and those of controls 1, where it is not said.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
         wait: False returns at once, and the worker of the device records: `session.opening` is that job, which calls
@@ -145,7 +167,8 @@ class Editor(BaseEditor[DiffusionSession]):
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.model.check_size(size)
-        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
+        guides = self.model.adapters.guides(size, Steering(control, image_prompt, scales))
+        conditioning = self.model.condition(prompt, negative, guidance, size, class_label, guides)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=False)
         awaited = {"image": torch.from_numpy(pixels)}
         return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress), wait, awaited)
@@ -158,6 +181,9 @@ class Editor(BaseEditor[DiffusionSession]):
         negative: str | None = None,
         guidance: float = GUIDANCE,
         class_label: int | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         strength: float = STRENGTH,
         steps: int = STEPS,
         seed: int = 0,
@@ -172,7 +198,8 @@ class Editor(BaseEditor[DiffusionSession]):
         """
         size = size or self.model.default_size
         self.model.check_size(size)
-        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
+        guides = self.model.adapters.guides(size, Steering(control, image_prompt, scales))
+        conditioning = self.model.condition(prompt, negative, guidance, size, class_label, guides)
         session = self._session(size, conditioning, guidance, steps, seed, strength, generated=True)
         return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
 
@@ -187,8 +214,9 @@ class Editor(BaseEditor[DiffusionSession]):
                 f"the session was recorded with {scheduler['name']} and its settings; "
                 "open it with an editor that has the same scheduler"
             )
+        guides = self.model.adapters.blank(size, facts.get("scales"))  # pictures are read later
         conditioning = self.model.condition(
-            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label")
+            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label"), guides
         )
         sampler = Sampler(self.scheduler, settings["steps"], settings["seed"])
         if settings["first"] >= len(sampler):
@@ -224,6 +252,7 @@ class Editor(BaseEditor[DiffusionSession]):
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "scheduler": name_of(self.scheduler),
                 **({} if self.vae is None else {"vae": self.vae}),
+                **({"loras": dict(self.loras)} if self.loras else {}),
             },
         }
         return DiffusionSession(self.model, sampler, conditioning, self._store(), settings)

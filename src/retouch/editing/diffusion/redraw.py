@@ -24,7 +24,8 @@ from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
-from retouch.editing.diffusion.model import Model, Networks
+from retouch.editing.diffusion.guides import UNGUIDED, Guides
+from retouch.editing.diffusion.model import Conditioning, Model, Networks
 from retouch.editing.diffusion.sampler import Sampler, Trajectory
 from retouch.editing.images import Pixels, from_tensor, to_tensor
 from retouch.incremental import Incremental
@@ -69,14 +70,15 @@ class Whole:
 
 @dataclass(frozen=True)
 class Redrawn:
-    """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image, and
-    one of the steps for the estimate of the error (None: nothing to check).
+    """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image, one of
+    the steps for the estimate of the error (None: nothing to check), and guides.
     """
 
     latents: Tensor
     pixels: Pixels
     seen: Pixels
     check: StepCheck | None = None
+    guides: Guides = UNGUIDED
 
     def tensors(self) -> dict[str, Tensor]:
         """What a version keeps."""
@@ -84,6 +86,7 @@ class Redrawn:
             "image": torch.from_numpy(self.pixels),
             "seen": torch.from_numpy(np.ascontiguousarray(self.seen)),
             "latents": self.latents.contiguous(),
+            **self.guides.tensors(),
         }
 
 
@@ -136,6 +139,10 @@ class Process:
         read = self.model.decoder_input(latent)
         return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
 
+    def steered(self, conditioning: Conditioning, call: Callable[..., Any]) -> Conditioning:
+        """With what is made of its control images; `call` runs a network for one."""
+        return self.model.steered(self.nets.controls, conditioning, call)
+
     def dense(self, areas: Areas | None = None, **inputs: Any) -> Any:
         """What the module of the denoiser returns."""
         return run_dense(self.nets.denoiser, areas=areas, **inputs)
@@ -186,13 +193,14 @@ class Redraw:
         """Where a denoiser that inpaints has read the mask of the edit before, which an exact edit takes back."""
         hidden = (self.current["seen"].numpy() != self.pixels).any(-1)
         matters = self.process.model.inpaints and self.process.policy.exact
-        return Region.from_mask(hidden if matters else np.zeros_like(hidden))
+        return Region.from_mask((hidden & matters) | self.change.everywhere)
 
     def result(self) -> Redrawn:
         """Compute it."""
         self.progress(0, self.count + 1, "encoding")
         with self.clock.of("encode"):
             latent, visible, seen = self._encoded()
+            self.conditioning = self._steered()
         latents, check = self._denoised(latent, visible)
         self.progress(self.count, self.count + 1, "decoding")
         with self.clock.of("decode"):
@@ -201,7 +209,7 @@ class Redraw:
             change, border = self.change, self.process.border
             pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
         self.progress(self.count + 1, self.count + 1, "done")
-        return Redrawn(latents, pixels, seen, check)
+        return Redrawn(latents, pixels, seen, check, self.conditioning.guides)
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Pixels of the last latent, as a tensor."""
@@ -225,6 +233,15 @@ class Redraw:
         stale = self.grow(Region.from_mask((pixels != seen).any(-1)))
         return self.process.to_latent(pixels, lambda name, net, *args: self.run.update(name, net, stale, *args)), pixels
 
+    def _steered(self) -> Conditioning:
+        """The conditioning, with control images computed where they differ from those of before."""
+        conditioning = self.change.conditioning
+        before = Guides.of(self.current, {}).controls
+        pairs = zip(before, conditioning.guides.controls, strict=True)
+        differ = [(old.pixels != new.pixels).any(-1) for old, new in pairs]
+        redrawn = self.grow(Region.from_mask(np.any([np.zeros_like(self.change.mask), *differ], 0)))
+        return self.process.steered(conditioning, lambda name, net, read: self.run.update(name, net, redrawn, read))
+
     def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
@@ -241,11 +258,11 @@ class Redraw:
             update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region, areas=areas)
             repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
             with self.clock.of("denoise"):
-                output = process.denoiser.step(update, i, x, self.change.conditioning, *repainted)
+                output = process.denoiser.step(update, i, x, self.conditioning, *repainted)
             self.after_step(i, x, output)
             if i == start + checked_step(self.count):
                 whole = partial(process.dense, areas)
-                dense = partial(process.denoiser.step, whole, i, x, self.change.conditioning, *repainted)
+                dense = partial(process.denoiser.step, whole, i, x, self.conditioning, *repainted)
                 check = self._check(i, output, dense)
             with self.clock.of("schedule"):
                 x, before_step = old[i + 1 - process.first][None], x
