@@ -318,12 +318,13 @@ class Double:
         differs = (session.pictures[parent] != session.pictures[session.head]).any(2)
         grids = [grid(differs, cell) for cell in (8, 16, 32)]
         layers = [
-            {"name": f"down.{i}", "op": "conv", "active": each["active"], "rows": each["height"] * each["width"]}
+            {"name": f"down.{i}", "op": "conv", "rows": each["active"], "of": each["height"] * each["width"]}
             for i, each in enumerate(grids)
         ]
         for each in layers:
-            each |= {"macs_active": 1e6 * each["active"], "macs_dense": 1e6 * each["rows"]}
-        macs = {name: sum(layer[name] for layer in layers) for name in ("macs_active", "macs_dense")}
+            each |= {"macs": 1e6 * each["rows"], "dense_macs": 1e6 * each["of"]}
+            each |= {"milliseconds": 0.01 * each["rows"], "predicted_milliseconds": 0.008 * each["rows"]}
+        macs = {name: sum(layer[name] for layer in layers) for name in ("macs", "dense_macs")}
         networks = [{"network": "unet", "calls": 4, **macs, "grids": grids, "layers": layers}]
         return JSONResponse({"version": session.head, "networks": networks})
 

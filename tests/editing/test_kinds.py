@@ -31,7 +31,7 @@ def models(tmp_path, monkeypatch):
     pipeline("ddpm").save_pretrained("ddpm")
     Path("tiny.bin").write_bytes(written(fill(SRVGG(3, 8), 0)))
     monkeypatch.setitem(upscaler.PRETRAINED, SMALL, Pretrained(lambda: SRVGG(3, 8), "tiny.bin", "exact"))
-    monkeypatch.setattr(upscaler, "_weight_file", lambda name: tmp_path / name)
+    monkeypatch.setattr(upscaler, "weight_file", lambda name: tmp_path / name)
     torch.save(fill(spade.spade(4, 6), 0).state_dict(), "net_G.pth")
 
 

@@ -102,6 +102,23 @@ def test_tools_paint_what_they_say(plain):
     plain.until("live.paint.bounds()[0] < 20")
 
 
+@pytest.mark.parametrize("size", [(390, 780), (760, 560), (1440, 900)], ids=["phone", "small", "large"])
+def test_the_page_fits_its_window(plain, size):
+    """Nothing is cut off at the window's edge, and a sample can be opened and painted on."""
+    plain.page.set_viewport_size({"width": size[0], "height": size[1]})
+    plain.page.reload()
+    plain.page.get_by_role("button", name="Hills").click()
+    plain.idle()
+    plain.set(live=False)
+    plain.stroke((60, 60), (90, 60))
+    assert painted(plain) is not None
+    plain.page.get_by_role("button", name="Run", exact=True).wait_for()
+    for name in ("Home: recent sessions, a new picture", "Keys", "Run"):
+        box = plain.page.get_by_role("button", name=name, exact=True).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size[0], name
+
+
 def test_the_mask_brush_sends_a_mask_and_no_paint(plain, double):
     plain.open(noise(128))
     plain.set(soft=True, hardness=0, size=40)

@@ -14,9 +14,9 @@ from retouch.editing.blend import checked
 from retouch.editing.calls import run_whole
 from retouch.editing.diffusion.areas import WORDS, Area
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
-from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Picture, Steering
+from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Steering
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.redraw import Process
+from retouch.editing.diffusion.process import Process
 from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import ImageLike, Pixels, Strengths, as_pixels, as_strengths, difference, threshold_of
 from retouch.ir.geometry import Grid
@@ -66,7 +66,7 @@ class Current:
 
     pixels, latents: its image and the latents of all positions (None: it is not recorded yet); conditioning: its own;
     condition: makes that of a prompt, a negative prompt, a class and guides. strength, blend: those of edits that do
-    not say. had_areas: whether an edit before gave words to areas. controls: the control images of it and those before.
+    not say. had_areas: whether an edit before gave words to areas.
     """
 
     process: Process
@@ -77,7 +77,6 @@ class Current:
     strength: float
     blend: str
     had_areas: bool
-    controls: frozenset[tuple[Picture, ...]] = frozenset()
 
     def change(self, asked: Asked) -> Change:
         """What an edit comes to. ImageError, PipelineError, SchedulerError or OptionError for bad input."""
@@ -104,8 +103,7 @@ class Current:
         areas = tuple(map(Area.of, asked.areas))
         words = tuple(area.texts for area in areas)
         blend = checked(self.blend if asked.blend is None else asked.blend)
-        stale = self.process.policy.exact and self.controls != {conditioning.guides.controls}
-        return Change(pixels, found, conditioning, blend, asked.inpaint, self._areas(conditioning, areas), words, stale)
+        return Change(pixels, found, conditioning, blend, asked.inpaint, self._areas(conditioning, areas), words)
 
     def _guides(self, asked: Asked) -> Guides:
         """What steers the picture after an edit that is everywhere."""

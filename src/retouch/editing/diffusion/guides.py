@@ -72,6 +72,12 @@ class Guides:
 
 UNGUIDED = Guides()
 
+
+def prompt_names(count: int) -> list[str]:
+    """The names of so many image prompts as tensors of a version."""
+    return [f"{IMAGE_PROMPT}-{k}" for k in range(1, count + 1)]
+
+
 Images = ImageLike | Sequence[ImageLike | Picture]
 Scales = Mapping[str, float]
 

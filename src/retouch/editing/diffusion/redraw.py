@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,21 +19,17 @@ from torch import Tensor
 from retouch.editing.archive import Progress
 from retouch.editing.blend import blend
 from retouch.editing.calls import Clock
-from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.change import Change
-from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
+from retouch.editing.diffusion.contents import Behind, Redrawn, behind, masked
+from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
-from retouch.editing.diffusion.guides import UNGUIDED, Guides
-from retouch.editing.diffusion.model import Conditioning, Model, Networks
-from retouch.editing.diffusion.sampler import Sampler, Trajectory
-from retouch.editing.images import Pixels, from_tensor, to_tensor
-from retouch.incremental import Incremental
-from retouch.ir.geometry import Grid
-from retouch.plan.areas import Areas
-from retouch.plan.policy import Policy
-from retouch.plan.region import Mask, Region, spread
+from retouch.editing.diffusion.guides import Guides
+from retouch.editing.diffusion.model import Conditioning
+from retouch.editing.diffusion.process import Evaluations, Growth, Process
+from retouch.editing.diffusion.sampler import Trajectory
+from retouch.editing.images import Pixels, from_tensor
+from retouch.plan.region import Mask, Region
 
-Growth = Callable[[Region], Region]
 AfterStep = Callable[[int, Tensor, Tensor], None]
 """Told the step of the sampler, the latent `[1, C, h, w]` before it and what the denoiser predicts there."""
 
@@ -47,105 +42,6 @@ GROWTHS: tuple[Growth, ...] = (
     lambda region: Region(np.ones_like(region.mask)),
 )
 """What is computed for a region, until the estimate of the error is low enough: it, more, everything."""
-
-
-class Evaluations(Protocol):
-    """How an edit evaluates a network: from snapshots, or densely."""
-
-    def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
-    ) -> Any:
-        """The result of the call `name`, computed anew inside `region`; `areas` read texts of their own."""
-
-
-class Whole:
-    """Every network run whole, for comparison."""
-
-    def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
-    ) -> Any:
-        """The module's own result."""
-        return run_dense(net, *args, areas=areas, **kwargs)
-
-
-@dataclass(frozen=True)
-class Redrawn:
-    """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image, one of
-    the steps for the estimate of the error (None: nothing to check), and guides.
-    """
-
-    latents: Tensor
-    pixels: Pixels
-    seen: Pixels
-    check: StepCheck | None = None
-    guides: Guides = UNGUIDED
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a version keeps."""
-        return {
-            "image": torch.from_numpy(self.pixels),
-            "seen": torch.from_numpy(np.ascontiguousarray(self.seen)),
-            "latents": self.latents.contiguous(),
-            **self.guides.tensors(),
-        }
-
-
-@dataclass(frozen=True)
-class Process:
-    """The networks of a model at one size (H, W) and the schedule that they are run along, from step `first`."""
-
-    model: Model
-    nets: Networks
-    sampler: Sampler
-    size: tuple[int, int]
-    first: int
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """Predictions of the model's denoiser."""
-        return Denoiser(self.model, self.sampler)
-
-    @property
-    def policy(self) -> Policy:
-        """How an edit spreads."""
-        return self.model.policy
-
-    @property
-    def border(self) -> int:
-        """Pixels around a region in which an edit's result passes into the old image."""
-        return 0 if self.policy.exact else self.policy.dilate
-
-    @property
-    def grid(self) -> Grid:
-        """That of a latent."""
-        _, _, height, width = self.model.latent_shape(self.size)
-        return Grid(height, width)
-
-    def latent_mask(self, region: Region) -> Tensor:
-        """bool `[1, 1, h, w]`: the positions of a latent that an edit of this region may change."""
-        return torch.from_numpy(spread(region, self.grid, self.policy))[None]
-
-    def core(self, mask: Mask) -> Tensor:
-        """bool `[1, 1, h, w]`: the positions of a latent that a mask of pixels covers."""
-        return torch.tensor(Region.from_mask(mask).on(self.grid).mask)[None]
-
-    def to_latent(self, pixels: Pixels, call: Callable[..., Any]) -> Tensor:
-        """The latent of an image; `call` runs the encoder, given its name, the network and what it reads."""
-        read = self.model.encoder_input(to_tensor(pixels))
-        return self.model.latent(call("encoder", self.nets.encoder, read) if self.nets.encoder else read)
-
-    def to_pixels(self, latent: Tensor, call: Callable[..., Any]) -> Tensor:
-        """Pixels of a latent; `call` runs the decoder."""
-        read = self.model.decoder_input(latent)
-        return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
-
-    def steered(self, conditioning: Conditioning, call: Callable[..., Any]) -> Conditioning:
-        """With what is made of its control images; `call` runs a network for one."""
-        return self.model.steered(self.nets.controls, conditioning, call)
-
-    def dense(self, areas: Areas | None = None, **inputs: Any) -> Any:
-        """What the module of the denoiser returns."""
-        return run_dense(self.nets.denoiser, areas=areas, **inputs)
 
 
 @dataclass(frozen=True)
@@ -182,18 +78,21 @@ class Redraw:
         self.region = self.grow(asked)
         self.count = len(self.process.sampler) - self.change.start
         self.pixels: Pixels = self.current["image"].numpy()
-        self.stale = self._stale()
+        self.behind = behind(self.current, self.process.size)
+        self.drawn = self._drawn()
+        if self.drawn.any():  # what is made of a control image reaches further, under `exact` as far as norms do
+            self.behind[self.drawn | self.process.policy.exact] = len(self.process.sampler) + 1
+        self.masked = Region.from_mask(masked(self.current, self.process))
 
     def _joined(self, i: int) -> Joined:
         """What has joined when step i begins."""
         asked = Region.from_mask(self.change.joined(i))
-        return Joined(self.process.latent_mask(asked), self.grow(asked) | self.stale)
+        return Joined(self.process.latent_mask(asked), self.grow(asked) | self.masked)
 
-    def _stale(self) -> Region:
-        """Where a denoiser that inpaints has read the mask of the edit before, which an exact edit takes back."""
-        hidden = (self.current["seen"].numpy() != self.pixels).any(-1)
-        matters = self.process.model.inpaints and self.process.policy.exact
-        return Region.from_mask((hidden & matters) | self.change.everywhere)
+    def _computed(self, region: Region, i: int) -> Region:
+        """What step i computes for a region, or the decoder as one step more: its recording must not stay behind."""
+        late = self.behind > i
+        return region | Region.from_mask(late) if late.any() else region
 
     def result(self) -> Redrawn:
         """Compute it."""
@@ -209,13 +108,17 @@ class Redraw:
             change, border = self.change, self.process.border
             pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
         self.progress(self.count + 1, self.count + 1, "done")
-        return Redrawn(latents, pixels, seen, check, self.conditioning.guides)
+        return Redrawn(latents, pixels, seen, self._still_behind(), check, self.change.conditioning.guides)
+
+    def _still_behind(self) -> Behind:
+        """Steps before the first that are behind stay so."""
+        late = np.minimum(self.behind, np.int16(self.change.start))
+        return np.where(late > self.process.first, late, np.int16(0))
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Pixels of the last latent, as a tensor."""
-        return self.process.to_pixels(
-            latents[-1:], lambda name, net, *args: self.run.update(name, net, self.region, *args)
-        )
+        region = self._computed(self.region, len(self.process.sampler))
+        return self.process.to_pixels(latents[-1:], lambda name, net, *args: self.run.update(name, net, region, *args))
 
     def _encoded(self) -> tuple[Tensor, Tensor | None, Pixels]:
         """Latent of the edited image, latent with what is repainted hidden (inpainting models), the encoder's image."""
@@ -230,24 +133,28 @@ class Redraw:
 
     def _encode(self, pixels: Pixels, seen: Pixels) -> tuple[Tensor, Pixels]:
         """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
-        stale = self.grow(Region.from_mask((pixels != seen).any(-1)))
-        return self.process.to_latent(pixels, lambda name, net, *args: self.run.update(name, net, stale, *args)), pixels
+        return self.process.encoded(pixels, seen, self.run, self.grow), pixels
+
+    def _drawn(self) -> Mask:
+        """Where control images differ from those of before, `[H, W]`."""
+        pairs = zip(Guides.of(self.current, {}).controls, self.change.conditioning.guides.controls, strict=True)
+        found: Mask = np.zeros(self.process.size, np.bool_)
+        for old, new in pairs:
+            found |= (old.pixels != new.pixels).any(-1)
+        return found
 
     def _steered(self) -> Conditioning:
-        """The conditioning, with control images computed where they differ from those of before."""
-        conditioning = self.change.conditioning
-        before = Guides.of(self.current, {}).controls
-        pairs = zip(before, conditioning.guides.controls, strict=True)
-        differ = [(old.pixels != new.pixels).any(-1) for old, new in pairs]
-        redrawn = self.grow(Region.from_mask(np.any([np.zeros_like(self.change.mask), *differ], 0)))
-        return self.process.steered(conditioning, lambda name, net, read: self.run.update(name, net, redrawn, read))
+        """The conditioning, with what is made of control images computed where they differ."""
+        redrawn = self.grow(Region.from_mask(self.drawn))
+        run, conditioning = self.run, self.change.conditioning
+        return self.process.steered(conditioning, lambda name, net, x: run.update(name, net, redrawn, x))
 
     def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
         old, areas = self.current["latents"], self.change.areas
         latents, x, check = old.clone(), old[start - process.first][None], None
-        joined, parts = Joined(torch.zeros_like(self.inside), self.stale), list[tuple[Tensor, Trajectory]]()
+        joined, parts = Joined(torch.zeros_like(self.inside), self.masked), list[tuple[Tensor, Trajectory]]()
         for i in range(start, len(sampler)):
             self.progress(i - start, self.count + 1, f"step {i - start + 1} of {self.count}")
             if i in self.change.steps:
@@ -255,7 +162,8 @@ class Redraw:
                 parts.append((joined.inside & ~before.inside, sampler.trajectory(i)))
                 x = torch.where(parts[-1][0], self._noised(latent, i), x)
             latents[i - process.first] = x[0]
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region, areas=areas)
+            region = self._computed(joined.region, i)
+            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas)
             repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
             with self.clock.of("denoise"):
                 output = process.denoiser.step(update, i, x, self.conditioning, *repainted)

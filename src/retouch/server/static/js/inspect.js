@@ -27,11 +27,11 @@ export function inspect(studio) {
 const drawn = ({ networks }) => networks.flatMap(network);
 
 /** @param {Network} network */
-function network({ network, calls, macs_active, macs_dense, grids, layers }) {
-  const title = el('h2', {}, network, el('span', { className: 'quiet' }, ` ${calls}x, ${percent(macs_active, macs_dense)} of the arithmetic`));
+function network({ network, calls, macs, dense_macs, grids, layers }) {
+  const title = el('h2', {}, network, el('span', { className: 'quiet' }, ` ${calls}x, ${percent(macs, dense_macs)} of the arithmetic`));
   const tiles = el('div', { className: 'grids' }, ...[...grids].sort((a, b) => b.height * b.width - a.height * a.width).map(grid));
-  const heavy = heaviest(layers, SHOWN).filter(({ macs_active }) => macs_active);
-  const most = Math.max(...heavy.map(({ macs_active }) => macs_active), 1);
+  const heavy = heaviest(layers, SHOWN).filter(({ macs }) => macs);
+  const most = Math.max(...heavy.map(({ macs }) => macs), 1);
   const head = el('tr', {}, ...['Layer', 'Rows', 'MMAC'].map((text) => el('th', { scope: 'col' }, text)));
   return [title, tiles, el('table', {}, el('thead', {}, head), el('tbody', {}, ...heavy.map((layer) => row(layer, most))))];
 }
@@ -50,8 +50,8 @@ function grid(grid) {
 }
 
 /** @param {Layer} layer @param {number} most */
-function row({ name, op, rows, active, macs_active }, most) {
-  const work = el('td', { className: 'work' }, (macs_active / 1e6).toFixed(1));
-  work.style.setProperty('--part', String(macs_active / most));
-  return el('tr', {}, el('th', { scope: 'row', title: `${name}: ${op}` }, name), el('td', {}, percent(active, rows)), work);
+function row({ name, op, rows, of, macs }, most) {
+  const work = el('td', { className: 'work' }, (macs / 1e6).toFixed(1));
+  work.style.setProperty('--part', String(macs / most));
+  return el('tr', {}, el('th', { scope: 'row', title: `${name}: ${op}` }, name), el('td', {}, percent(rows, of)), work);
 }

@@ -15,9 +15,9 @@ import * as views from './view.js';
 
 /** @type {RGB} */
 const MASK = [255, 64, 110];
-/** @type {RGB} */
-const REGION = [64, 190, 255];
-const CRISP = 3;
+const SHADE = [10, 10, 14, 160];
+const EDGE = [124, 196, 255, 255];
+const CRISP = 6;
 
 /** @extends {Emitter<{view: View}>} */
 export class Stage extends Emitter {
@@ -34,7 +34,7 @@ export class Stage extends Emitter {
   constructor(element) {
     super();
     this.element = element;
-    this.divider = el('div', { className: 'divider', tabIndex: 0, role: 'slider', 'aria-label': 'Before and after', 'aria-valuemin': 0, 'aria-valuemax': 100, hidden: true });
+    this.divider = el('div', { className: 'divider', tabIndex: 0, role: 'slider', 'aria-label': 'Before and after', 'aria-valuemin': 0, 'aria-valuemax': 100, hidden: true }, ...['Before', 'After'].map((text) => el('span', {}, text)));
     new ResizeObserver(() => (this.#fitted ? this.fit() : this.show(this.view))).observe(element);
   }
 
@@ -88,7 +88,7 @@ export class Stage extends Emitter {
     if (this.result !== this.input) this.result.element.style.transform = views.css({ ...view, scale: view.scale / scale });
     for (const sheet of [this.input, this.result]) {
       const own = sheet === this.result ? view.scale / scale : view.scale;
-      sheet.element.classList.toggle('crisp', own * devicePixelRatio >= CRISP);
+      sheet.element.classList.toggle('crisp', own >= CRISP);
       sheet.element.style.setProperty('--unit', String(1 / own));
     }
     this.emit('view', view);
@@ -207,12 +207,12 @@ export class Stage extends Emitter {
     else this.result.remove('difference');
   }
 
-  /** Positions that were computed, as RGBA of a grid; null: not shown. @param {{width: number, height: number, active: Uint8Array} | null} grid */
+  /** Puts what was not computed into the shade; null: not shown. @param {{width: number, height: number, active: Uint8Array} | null} grid */
   region(grid) {
     const look = ++this.#looks;
     if (!grid) return this.result.remove('region');
     const rgba = new Uint8ClampedArray(grid.width * grid.height * 4);
-    grid.active.forEach((on, i) => on && rgba.set([...REGION, 110], 4 * i));
+    grid.active.forEach((on, i) => on || rgba.set(isEdge(grid, i) ? EDGE : SHADE, 4 * i));
     createImageBitmap(imageData(rgba, grid.width)).then((image) => {
       if (look !== this.#looks) return;
       const drawing = context(this.result.canvas('region'));
@@ -226,6 +226,12 @@ export class Stage extends Emitter {
   shape(path, className = '') {
     this.input.shape.replaceChildren(...(path ? [svg('path', { d: path, class: className })] : []));
   }
+}
+
+/** Whether a neighbour was computed. @param {{width: number, active: Uint8Array}} grid @param {number} i */
+function isEdge({ width, active }, i) {
+  const x = i % width;
+  return Boolean(active[i - width] || active[i + width] || (x && active[i - 1]) || (x < width - 1 && active[i + 1]));
 }
 
 /** RGB8 as RGBA8. @param {Uint8Array} rgb */

@@ -89,7 +89,7 @@ export class Studio extends Emitter {
     try {
       const facts = await this.api.session(id);
       history.replaceState(null, '', `#session=${id}`);
-      adopt(this.options, { ...facts.settings, strength: Math.min(this.options.values.strength, facts.settings.strength ?? 1) });
+      adopt(this.options, { ...facts.settings, strength: this.options.values.strength });
       this.#show(new Live(this.api, facts, (address, handlers) => new Socket(address, handlers)));
     } catch (error) {
       this.fail(error);
@@ -181,7 +181,21 @@ export class Studio extends Emitter {
     const { prompt, negative, strength, soft, refine, newSeed } = this.options.values;
     if (newSeed) this.options.set({ seed: Math.floor(Math.random() * 1e6) });
     const words = this.live?.facts.capabilities.prompt ? { prompt, negative } : {};
-    return { ...words, strength, soft, refine, seed: this.options.values.seed };
+    return { ...words, strength: Math.min(strength, this.recorded()), soft, refine, seed: this.options.values.seed };
+  }
+
+  /** The most strength that edits of this session can have. */
+  recorded() {
+    return this.live?.facts.settings.strength ?? 1;
+  }
+
+  /** Another session of the picture as it is, recorded for more strength. */
+  async recordAgain() {
+    const { live, options } = this;
+    if (!live) return;
+    options.set({ model: live.facts.model });
+    await this.opener.create(live.picture, { strength: options.values.strength });
+    if (this.live !== live) this.say('Recorded again. The session before is on the first page, with all its versions.');
   }
 
   variants() {
