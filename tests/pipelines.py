@@ -13,7 +13,6 @@ import numpy as np
 import peft
 import torch
 import transformers
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
 from support import fill
 
@@ -104,8 +103,7 @@ def _xl_unet() -> Any:
 
 def _control_net(unet: Any, seed: int) -> Any:
     """That of a U-Net, with other weights."""
-    net = diffusers.ControlNetModel.from_unet(unet, conditioning_channels=3, load_weights_from_unet=False)
-    net.controlnet_cond_embedding = ControlNetConditioningEmbedding(16, 3, (8, 16, 24))
+    net = diffusers.ControlNetModel.from_unet(unet, "rgb", (8, 16, 24), load_weights_from_unet=False)
     return fill(net, seed)
 
 
