@@ -174,7 +174,7 @@ def test_models_that_are_none_are_refused(name, message, models):
 
 def test_every_kind_says_how_it_is_asked_for():
     for name, kind in KINDS.items():
-        assert kind.name == kind.editor.sessions.kind == name
+        assert kind.name == kind.sessions.kind == name
         for taken, method in ((kind.form.opening, kind.editor.open), (kind.form.editing, kind.editor.sessions.edit)):
             options = {"areas" if name == "area" else name for name in taken}  # one is given at a time
             assert options <= set(inspect.signature(method).parameters)

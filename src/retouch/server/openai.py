@@ -169,7 +169,7 @@ def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, coun
             job = session.start(Varied(session, count, None, asked))
         else:
             job = session.submit(refine="off", join=False, **asked)
-        return Begun(entry, work, job, work.follow(job))
+        return Begun(entry, job, work.follow(job))
 
 
 def _model(studio: Studio, name: str | None) -> str:

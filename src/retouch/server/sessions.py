@@ -70,7 +70,6 @@ class Begun:
     """A job of a session, with its number."""
 
     entry: Entry
-    work: Work
     job: Job[Any]
     number: int
 
@@ -110,7 +109,7 @@ def begin(
             entry.shown = 0, session.pixels
         number = work.follow(job)
     job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
-    return Begun(entry, work, job, number)
+    return Begun(entry, job, number)
 
 
 def _source(editor: AnyEditor, data: bytes, limit: int) -> npt.NDArray[Any]:

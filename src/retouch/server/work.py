@@ -30,7 +30,6 @@ class Work:
         self.studio, self.entry, self.kind = studio, entry, kind
         entry.count += 1
         self.number = entry.count
-        self.state = "queued"
         self._begun = time.perf_counter()
         self._running = False
 

@@ -1,6 +1,7 @@
 """Edits of pictures of any size: nothing outside changes, viewports follow each other, undo restores every bit."""
 
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_bad_input_changes_nothing():
 
 
 def test_no_room_for_a_viewport_is_said_before_anything_runs():
-    with pytest.raises(StoreError, match=r"no room for one viewport.*MB"):
+    with pytest.raises(StoreError, match=r"no room for 1 viewport.*MB"):
         retouch.Editor(editor("ddpm", SPARSE).model.pipe, memory=0).canvas(photograph(), disk=0, **STEPS)
 
 
@@ -269,7 +270,7 @@ def test_a_viewport_follows_what_another_one_changed():
     shown.edit(drawn, plan=far[0])
     assert len(shown.pool.views) == 2
     edited(shown, 51, 62)
-    assert shown.version.facts["view"] == first.number
+    assert shown.version.facts["views"] == [first.number]
     seen, now = first.session.pixels, shown.picture.seen(box)
     assert np.array_equal(seen, now), "at scale 1 it shows what the canvas does"
     adopted = [version.facts["edit"] for version in first.session.versions]
@@ -291,3 +292,67 @@ def test_a_viewport_that_nothing_was_changed_in_stays_as_it_is():
     edited(shown, 80, 120)
     edited(shown, 12, 12)
     assert len(shown.pool.views[-1].session.versions) == 3
+
+
+def test_large_regions_are_drawn_in_overlapping_tiles():
+    shown, mask = canvas(), np.zeros((100, 140), np.bool_)
+    before = shown.pixels
+    mask[20:75, 90:138] = True
+    found = shown.edit(mask=mask, plan="tiles")
+    assert len(shown.pool.views) == len(found.plan.chosen.tiles) > 4
+    assert shown.version.facts["views"] == [view.number for view in shown.pool.views]
+    changed = (shown.pixels != before).any(-1)
+    assert changed[mask].mean() > 0.9
+    assert not changed[outside(found, mask.shape)].any()
+    for view in shown.pool.views:
+        rows, columns = view.scaling.box
+        seen = view.session.pixels[view.scaling.window]
+        assert np.array_equal(seen, shown.pixels[rows, columns]), "all show what the canvas does"
+    again = shown.edit(mask=mask, plan="tiles")
+    assert "record" not in again.seconds
+    shown.go(0)
+    assert np.array_equal(shown.pixels, before)
+
+
+def test_tiles_are_offered_where_no_viewport_holds_the_region():
+    shown = canvas()
+    mask = np.zeros((100, 140), np.bool_)
+    mask[10:90, 10:130] = True
+    found = shown.plan(mask=mask)
+    assert {each.way for each in found.candidates} == {"new", "whole", "tiles", "dense"}
+    assert found.chosen.way == "tiles"
+    assert found.chosen.context == 1
+    assert "tiles" not in {each.way for each in shown.plan(stroke(shown, 50, 60)).candidates}
+
+
+def test_expanding_draws_a_border_and_keeps_what_is_inside():
+    shown = canvas()
+    edited(shown, 50, 60)
+    states = [shown.pixels]
+    found = shown.expand(left=8, top=4, plan="whole")
+    assert shown.picture.size == (104, 148)
+    assert found.rectangle[:2] == (0, 0)
+    border = ceil(shown._border / found.plan.chosen.viewport.scale)
+    inside = np.s_[4 + border :, 8 + border :]
+    assert np.array_equal(shown.pixels[inside], states[0][border:, border:])
+    states.append(shown.pixels)
+    edited(shown, 56, 70)
+    assert "views" in shown.version.facts
+    assert len(shown.pool.views) == 2, "the first viewport moved with the picture"
+    shown.undo()
+    assert np.array_equal(shown.pixels, states[1])
+    shown.undo()
+    assert np.array_equal(np.asarray(shown.undo()), states[0])
+    shown.go(3)
+    assert np.array_equal(shown.pixels, states[1])
+
+
+def test_what_cannot_be_expanded_leaves_the_canvas_as_it_was():
+    shown = canvas()
+    before = shown.pixels
+    with pytest.raises(ImageError, match="expanded by pixels"):
+        shown.expand(left=-1)
+    with pytest.raises(retouch.PipelineError, match="takes no prompt"):
+        shown.expand(right=9, prompt="a cat", plan="whole")
+    assert np.array_equal(shown.pixels, before)
+    assert len(shown.versions) == 1

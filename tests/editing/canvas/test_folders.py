@@ -118,3 +118,18 @@ def test_info_tells_of_a_canvas(folder):
     report = json.loads(json.dumps(shown.info(), default=str))
     assert [version["edit"] for version in report["versions"]] == ["opened", "edit"]
     shown.close()
+
+
+def test_expanded_canvases_are_saved_and_found_again(folder):
+    shown = canvas(folder=folder)
+    edited(shown, 50, 60)
+    before = shown.pixels
+    shown.expand(right=6, bottom=3, plan="whole")
+    after = shown.pixels
+    shown.close()
+    with reopened(folder) as again:
+        assert np.array_equal(again.pixels, after)
+        again.go(1)
+        assert np.array_equal(again.pixels, before)
+        again.go(3)
+        assert np.array_equal(again.pixels, after)

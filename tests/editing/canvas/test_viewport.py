@@ -19,6 +19,7 @@ from retouch.editing.canvas.viewport import (
     margin,
     scales,
     shown_box,
+    tiles,
 )
 
 SIZE = (64, 48)
@@ -108,3 +109,18 @@ def test_boxes_are_joined_cut_and_grown():
     assert common(one, (slice(5, 9), slice(0, 9))) is None
     assert hull(one, other) == (slice(0, 9), slice(2, 6))
     assert grown(one, 3, (slice(0, 7), slice(1, 20))) == (slice(0, 7), slice(1, 9))
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([1, 2, 8]))
+@settings(max_examples=100, deadline=None)
+def test_tiles_hold_the_canvas_and_lie_positions_apart(height, width, factor):
+    found = tiles(SIZE, (height, width), factor)
+    seen = np.zeros((height, width), np.bool_)
+    for tile in found:
+        seen[tile.box] = True
+        assert tile.size == SIZE
+        assert tile.scale == 1
+    assert seen.all()
+    for axis in (0, 1):
+        corners = [tile.box[axis].start - tile.window[axis].start for tile in found]
+        assert {(corner - corners[0]) % factor for corner in corners} == {0}

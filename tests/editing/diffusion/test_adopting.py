@@ -143,3 +143,17 @@ def test_nothing_to_adopt_and_what_cannot_be():
         with pytest.raises(ImageError, match=message):
             session.adopt(given, mask)
     assert len(session.versions) == 1
+
+
+@pytest.mark.parametrize("name", ["ddpm", "sd"])
+def test_pixels_that_come_and_go_leave_nothing(name):
+    session = opened(name, SPARSE)
+    first, given, before = session.pixels, pasted(session), session.version.tensors["latents"]
+    drifts = []
+    for _ in range(6):
+        session.adopt(given)
+        session.adopt(first)
+        drifts.append(error(session.version.tensors["latents"], before))
+    assert np.array_equal(session.pixels, first)
+    assert max(drifts) < 1e-3
+    assert drifts[-1] <= 2 * drifts[0]

@@ -126,6 +126,51 @@ def test_a_second_stroke_joins_the_first_on_the_real_server(sheet, real):
     assert np.array_equal(after, real.pixels(session, head))
 
 
+def test_fast_edits_are_seen_while_the_stroke_is_drawn(plain, double):
+    double.delay = 0.1
+    plain.open(noise(128))
+    plain.set(size=10, colour=[255, 0, 0])
+    plain.stroke((20, 20), (30, 20))
+    plain.until("live.head === 1")
+    plain.idle()
+    assert not double.drafts  # nobody knew yet how fast edits are
+    before, mouse = plain.hash(), plain.page.mouse
+    mouse.move(*plain.at(20, 60))
+    mouse.down()
+    for x in range(25, 105, 10):
+        mouse.move(*plain.at(x, 60), steps=2)
+        plain.page.wait_for_timeout(60)
+    plain.page.locator("canvas.draft").wait_for(state="attached")
+    assert len(double.drafts) > 1
+    assert double.drafts[-1]["rect"][2] > double.drafts[0]["rect"][2]
+    assert (plain.ask("live.head"), plain.hash(), plain.ask("live.work")) == (1, before, None)
+    mouse.up()
+    plain.until("live.head === 2")
+    plain.idle()
+    plain.page.locator("canvas.draft").wait_for(state="detached")
+    assert plain.ask("live.tree.length") == 3
+    assert len(double.uploads) == 2
+
+
+def test_a_draft_on_the_real_server_makes_no_version(sheet, real):
+    session = sheet.open(noise(64))
+    sheet.set(size=6, refine=False)
+    sheet.stroke((20, 20), (26, 20))
+    sheet.until("live.head === 1")
+    sheet.idle()
+    sheet.ask("(live.tree = live.tree.map((one) => ({ ...one, seconds: 0.1 })), null)")  # on a busy machine, too
+    mouse = sheet.page.mouse
+    mouse.move(*sheet.at(40, 40))
+    mouse.down()
+    mouse.move(*sheet.at(50, 40), steps=6)
+    sheet.page.locator("canvas.draft").wait_for(state="attached")
+    mouse.move(*sheet.at(54, 44), steps=6)
+    mouse.up()
+    sheet.until("live.head === 2")
+    sheet.idle()
+    assert np.array_equal(sheet.pixels(), real.pixels(session, 2))
+
+
 def test_cancelled_paint_stays_and_runs_again(plain, double):
     double.delay = 3.0
     plain.open(noise(128))

@@ -8,10 +8,10 @@ canvas's own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
@@ -19,41 +19,31 @@ from PIL import Image
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Clock
 from retouch.editing.canvas import saved
-from retouch.editing.canvas.composition import region_of, set_in, shown
+from retouch.editing.canvas.composition import region_of, set_in
 from retouch.editing.canvas.costs import Costs
 from retouch.editing.canvas.drawing import Composed, Drawing, Framed, Preparation
+from retouch.editing.canvas.enlarge import enlarger_of, name_of
+from retouch.editing.canvas.expand import expanded
+from retouch.editing.canvas.making import COUNTED, TEXTS, Made, Making, Opener, Sessions
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.planner import Candidate, Plan, Planner, forced
 from retouch.editing.canvas.pool import Pool
 from retouch.editing.canvas.request import Bounds, Request, bounded, read
-from retouch.editing.canvas.resample import Enlarger, Scaling
-from retouch.editing.canvas.versions import PictureSession
-from retouch.editing.canvas.view import View, ViewSession
-from retouch.editing.canvas.viewport import MOST, around, holds, scales
+from retouch.editing.canvas.resample import Scaling
+from retouch.editing.canvas.versions import Expansion, PictureSession
+from retouch.editing.canvas.view import Together, View, ViewSession
+from retouch.editing.canvas.viewport import MOST, around, holds, scales, whole
 from retouch.editing.history import History
-from retouch.editing.images import Box, ImageLike, Pixels, threshold_of
+from retouch.editing.images import ImageLike, threshold_of
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import Fields, Manifest
-from retouch.editing.session import Edited, Version, locked
+from retouch.editing.session import Version, locked
 from retouch.errors import FallbackWarning
 from retouch.incremental import Incremental
 from retouch.runtime.store import Store
 
-TEXTS = ("prompt", "negative", "class_label")
-RECORDED = ("guidance", "strength", "steps", "seed")
-"""Settings that all viewports of a canvas are recorded with."""
-COUNTED = ("bytes_read", "macs", "dense_macs")
 VIEWS = "views"
 """The folder of viewports in that of a canvas."""
-
-
-class Opener(Protocol):
-    """What a canvas asks of an editor, which keeps all sessions in one store."""
-
-    @property
-    def open(self) -> Callable[..., ViewSession]: ...  # noqa: D102
-    @property
-    def restore(self) -> Callable[[Path], ViewSession]: ...  # noqa: D102
 
 
 class Options(TypedDict, total=False):
@@ -65,20 +55,6 @@ class Options(TypedDict, total=False):
     strength: float | None
     max_error: float | None
     blend: str | None
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """What a viewport made of an edit: what it shows [H, W, 3], facts as a version of a session has them, and the view
-    and the number of its version, where it is recorded.
-    """
-
-    viewport: Scaling
-    pixels: Pixels
-    facts: Mapping[str, Any]
-    edited: Edited
-    view: View | None = None
-    number: int = -1
 
 
 class Canvas(PictureSession):
@@ -94,26 +70,31 @@ class Canvas(PictureSession):
     def __init__(
         self,
         opener: Opener,
+        together: Together,
         blank: ViewSession,
         store: Store,
         settings: dict[str, Any],
         factor: int,
         disk: int | None,
-        enlarger: Enlarger | None,
     ) -> None:
-        """blank: a session with the networks of all viewports, not recorded. The rest: as for `Editor.canvas`."""
+        """together: one edit in several sessions. blank: a session with the networks of all viewports, not recorded.
+
+        factor: pixels of the model for a latent position. The rest: as for `Editor.canvas`.
+        """
         super().__init__(store, settings)
-        self._opener, self._blank, self._enlarger = opener, blank, enlarger
         size = settings["viewport"][0], settings["viewport"][1]
-        self._dense: list[Box] = []  # what edits have seen that recorded nothing
-        net = next(iter(blank.networks().values()))
-        self.threshold = threshold_of(net.policy)
+        self._nets = blank.networks()
+        net = next(iter(self._nets.values()))
+        self._border, self.threshold = blank.border, threshold_of(net.policy)
+        self._enlarger = enlarger_of(settings["enlarger"], net.backend.device)
         self.planner = Planner(size, factor, Costs(blank, size), settings["floor"])
         self.pool = Pool(store, blank.recording_bytes, opener.restore, net.backend.transfers is not None, disk)
+        self._sessions = Sessions(opener, together, blank, settings)
+        self._dense: list[Scaling] = []  # what edits have seen that recorded nothing
 
     def networks(self) -> dict[str, Incremental]:
         """Those of its viewports."""
-        return self._blank.networks()
+        return self._nets
 
     @locked
     def begin(self, picture: Picture, texts: Mapping[str, Any]) -> None:
@@ -148,7 +129,8 @@ class Canvas(PictureSession):
 
         image, mask, threshold, options: as for `DiffusionSession.edit`; one of the first two must be there.
         box: what `image` and `mask` are of, rows and columns or left, top, right and bottom; None: the whole picture.
-        plan: a candidate of `plan`, or the name of a way ("sparse", "new", "whole", "dense"); None: the planner's.
+        plan: a candidate of `plan`, or the best of a way ("sparse", "new", "whole", "tiles", "dense"); None: the
+            planner's choice.
 
         Nothing outside the region, grown by the policy's dilation at the viewport's scale, changes by a bit; alpha does
         nowhere. Raises ImageError, OptionError, and what a session's `edit` raises; StoreError where there is no room;
@@ -167,6 +149,25 @@ class Canvas(PictureSession):
     ) -> Composed:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`."""
         return self._made(self._request(None, mask, box, None, options, inpaint=True), plan, progress)
+
+    def expand(
+        self,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        *,
+        plan: Candidate | str | None = None,
+        progress: Progress = silent,
+        **options: Unpack[Options],
+    ) -> Composed:
+        """Make the canvas larger by so many pixels on each side, and draw what is new to fit what is there.
+
+        It begins from a guess that continues the picture, which is a version of its own. The rest as for `edit`; raises
+        ImageError for negative sides, none, and more than 100 megapixels.
+        """
+        with self.worker.claimed():
+            return self._expanded((left, top, right, bottom), plan, progress, options)
 
     def submit(
         self,
@@ -215,8 +216,8 @@ class Canvas(PictureSession):
         """
         part, canvas, size = bounded(box, self.picture), self.picture.size, self.planner.size
         fit = (around(part, scale, size, canvas) for scale in scales(size, canvas))
-        viewport = next(each for each in fit if holds(each.box, part))
-        return self.start(Preparation(lambda: self._prepare(viewport), lambda: not self._has(viewport)))
+        viewport = self.now.lasting(next(each for each in fit if holds(each.box, part)))
+        return self.start(Preparation(lambda: self._prepare(viewport), lambda: self.pool.find(viewport) is None))
 
     def _request(
         self,
@@ -238,14 +239,17 @@ class Canvas(PictureSession):
 
     @locked
     def _planned(self, request: Request) -> Plan:
-        steps = min(1.0, request.options.get("strength", 1.0) / self.settings["strength"])
-        views, dense = self.pool.views, self._dense
-        return self.planner.plan(request, self.picture.size, steps, views, self._following, dense)
+        now, costs = self.now, self.planner.costs
+        canvas, steps = now.picture.size, min(1.0, request.options.get("strength", 1.0) / self.settings["strength"])
 
-    def _following(self, view: View) -> float:
-        """Predicted seconds until a view is where the canvas is."""
-        _, mask = view.missed(self._history, self.patches)
-        return self.planner.costs.edit(view.scaling.shown_mask(mask) > 0) if mask.any() else 0.0
+        def following(view: View) -> float:
+            _, mask = view.missed(now)
+            return costs.edit(view.scaling.shown_mask(mask) > 0) if mask.any() else 0.0
+
+        local = {view: now.local(view.scaling) for view in self.pool.views}
+        views = {view: at for view, at in local.items() if holds(whole(canvas), at.box)}
+        dense = [now.local(viewport).box for viewport in self._dense]
+        return self.planner.plan(request, canvas, steps, views, following, dense)
 
     @locked
     def _composed(
@@ -259,118 +263,82 @@ class Canvas(PictureSession):
         clock = Clock()
         if request is None:
             return Composed((0, 0, 0, 0), Image.new("RGB", (0, 0)), clock.total())
-        found = self._planned(request)
-        chosen = forced(found, plan)
-        texts = {name: request.options.get(name, self.version.facts[name]) for name in TEXTS}
-        draw = self._redrawn if chosen.way == "dense" else self._drawn
-        made = draw(chosen, request, texts, clock, progress, job)
-        self._keep(request, made, chosen, clock)
-        box, _ = region_of(request, made.viewport, self._blank.border)
+        found, current = self._planned(request), self.picture.seen(request.box)
+
+        def frames(viewport: Scaling) -> Framed | None:
+            return None if job is None else Framed(job, viewport, request, current, self._next)
+
+        found = replace(found, chosen=forced(found, plan))
+        making = Making(self._sessions, self.pool, self.now, self._texts(request.options), clock, progress, frames)
+        made = making.made(found.chosen, request)
+        self.planner.learn(found.chosen, clock.seconds)
+        self._keep(request, made, found.chosen, clock)
+        box, _ = region_of(request, made.viewport, self._border)
         pixels, (rows, columns) = self.picture.seen(box), box
         if job is not None:
             job.show("result", self.version.number, box, pixels, (self.version.facts["steps"],) * 2)
         rectangle = columns.start, rows.start, columns.stop, rows.stop
-        return Composed(rectangle, Image.fromarray(pixels), clock.total(), replace(found, chosen=chosen), made.edited)
+        return Composed(rectangle, Image.fromarray(pixels), clock.total(), found, made.edited)
 
-    def _drawn(
-        self,
-        chosen: Candidate,
-        request: Request,
-        texts: dict[str, Any],
-        clock: Clock,
-        progress: Progress,
-        job: Job[Composed] | None,
-    ) -> Made:
-        """What a viewport makes of a request that is recorded."""
-        with clock.of("record" if chosen.view is None else "follow"):
-            view = self._view(chosen, texts, progress)
-        session, viewport = view.session, view.scaling
-        assert session is not None
-        frames = job and Framed(job, viewport, request, self.picture.seen(request.box), self._next)
-        image, mask = shown(request, viewport, self.picture, session.pixels)
-        with clock.of("edit"):
-            edited = session.draw(image, mask, request.inpaint, {**request.options, **texts}, progress, frames)
-        self._learn(chosen, clock)
-        return Made(viewport, session.pixels, session.version.facts, edited, view, session.version.number)
+    @locked
+    def _expanded(
+        self, by: tuple[int, int, int, int], plan: Candidate | str | None, progress: Progress, options: Options
+    ) -> Composed:
+        before, (found, old) = self.version.number, expanded(self.picture, *by)
 
-    def _redrawn(
-        self,
-        chosen: Candidate,
-        request: Request,
-        texts: dict[str, Any],
-        clock: Clock,
-        progress: Progress,
-        job: Job[Composed] | None,
-    ) -> Made:
-        """What the dense networks make of it, which leave no recording."""
-        viewport = chosen.viewport
-        pixels = viewport.shown(self.picture.seen(viewport.box))
-        image, mask = shown(request, viewport, self.picture, pixels)
-        options = {**request.options, **texts}
-        self._dense.append(viewport.box)
-        with clock.of("edit"):
-            edited, facts = self._blank.redraw(pixels, image, mask, request.inpaint, options, progress)
-        return Made(viewport, np.asarray(edited.image), facts, edited)
+        def grow() -> Expansion:
+            self.picture.levels = found.levels
+            return Expansion(old)
+
+        new = np.ones(found.size, np.bool_)
+        new[old] = False
+        facts = {"edit": "expanded", "region": float(new.mean()), "steps": 0, "seconds": {"total": 0.0}}
+        with self._making() as calls:
+            self._changed(grow, calls, {**facts, **self._texts({})})
+        try:
+            return self._composed(self._request(None, new, None, None, options), plan, progress)
+        except BaseException:
+            guess = self.version.number
+            self._moved(lambda history: history.at(before))
+            self.forget(guess)
+            raise
 
     def _keep(self, request: Request, made: Made, chosen: Candidate, clock: Clock) -> None:
-        """Set what a viewport made into the picture, and make that a version."""
-        view, number = made.view, self._next
+        """Set what was made into the picture, and make that a version."""
+        number, height_width = self._next, self.picture.size
         facts = {
             **{name: made.facts[name] for name in ("steps", *TEXTS)},
             "edit": "inpaint" if request.inpaint else "edit",
-            "region": float(request.mask.sum() / (self.picture.size[0] * self.picture.size[1])),
+            "region": float(request.mask.sum() / (height_width[0] * height_width[1])),
             "seconds": clock.total(),
             "way": chosen.way,
-            "view": view and view.number,
+            "views": [view.number for view in made.views],
             "scale": made.viewport.scale,
+            "enlarger": name_of(self._enlarger) if made.viewport.scale < 1 else None,
         }
-        change = request, made.viewport, made.pixels, self.picture, self._blank.border, self._enlarger
-        if view is not None:
-            view.versions[number] = made.number
+        change = request, made.viewport, made.pixels, self.picture, self._border, self._enlarger
+        for view, its in made.views.items():
+            view.versions[number] = its
         try:
             with self._making() as calls:
                 calls.bytes_read, calls.macs, calls.dense_macs = (made.facts[name] for name in COUNTED)
                 self._changed(lambda: set_in(*change), calls, facts)
         except BaseException:
-            if view is not None:
+            for view in made.views:
                 del view.versions[number]
             raise
+        if not made.views:
+            self._dense.append(self.now.lasting(made.viewport))
 
-    def _learn(self, chosen: Candidate, clock: Clock) -> None:
-        """Compare what was predicted with what it took."""
-        costs, seconds, alone = self.planner.costs, clock.seconds, chosen.seconds
-        if "record" in seconds:
-            alone -= costs.record
-            costs.learn("record", costs.record, seconds["record"])
-        costs.learn("edit", alone, seconds["edit"] + seconds.get("follow", 0.0))
-
-    # Viewports
-
-    def _view(self, chosen: Candidate, texts: Mapping[str, Any], progress: Progress) -> View:
-        """The view of a candidate where the canvas is; a new one where it has none, or its files are gone."""
-        if chosen.view is not None:
-            view = self.pool.numbered(chosen.view)
-            if self.pool.opened(view) is not None:
-                view.follow(self.picture, self._history, self.patches)
-                return view
-        return self._recorded(chosen.viewport, texts, progress)
-
-    def _recorded(self, viewport: Scaling, texts: Mapping[str, Any], progress: Progress = silent) -> View:
-        self.pool.check_room()
-        self.pool.make_room()
-        folder = self.pool.folder(self.pool.count) if self.archive else None
-        settings = {name: self.settings[name] for name in RECORDED}
-        pixels = viewport.shown(self.picture.seen(viewport.box))
-        session = self._opener.open(pixels, folder=folder, progress=progress, **texts, **settings)
-        return self.pool.add(viewport, {self._at: session.version.number}, session)
+    def _texts(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What an edit is conditioned on."""
+        return {name: options.get(name, self.version.facts[name]) for name in TEXTS}
 
     @locked
     def _prepare(self, viewport: Scaling) -> None:
-        if not self._has(viewport):
-            self._recorded(viewport, {name: self.version.facts[name] for name in TEXTS})
-
-    def _has(self, viewport: Scaling) -> bool:
-        return any(view.scaling == viewport for view in self.pool.views)
+        """Record a viewport, in lasting pixels."""
+        if self.pool.find(viewport) is None:
+            Making(self._sessions, self.pool, self.now, self._texts({})).record(self.now.local(viewport))
 
     # Folders
 
@@ -388,7 +356,9 @@ class Canvas(PictureSession):
 
     def _manifest(self, history: History[Version]) -> Manifest:
         manifest = super()._manifest(history)
-        return replace(manifest, settings={**manifest.settings, "views": self.pool.saved})
+        height, width = self.picture.size
+        now = {"height": height, "width": width, "views": self.pool.saved}
+        return replace(manifest, settings={**manifest.settings, **now})
 
     def load(self, archive: Archive, manifest: Manifest) -> None:
         """Take over what a folder holds. Raises ArchiveError when it was recorded with other networks."""

@@ -10,7 +10,7 @@ from retouch.editing.blend import distance
 from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Enlarger, Scaling
-from retouch.editing.canvas.viewport import grown, inside
+from retouch.editing.canvas.viewport import grown
 from retouch.editing.images import Box, Pixels, Strengths
 from retouch.plan.region import Mask
 
@@ -49,4 +49,4 @@ def set_in(
     box, by = region_of(request, viewport, border)
     away = distance(request.within(box).mask, by + 1)
     weights = away <= by if viewport.scale == 1 else (1 - away / (by + 1)).clip(0)
-    return picture.put(box, viewport.returned(pixels, enlarger)[inside(box, viewport.box)], weights)
+    return picture.put(box, viewport.returned(pixels, box, enlarger), weights)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 from retouch.editing.canvas.costs import Costs
 from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Scaling, Size
 from retouch.editing.canvas.view import View
-from retouch.editing.canvas.viewport import around, holds, margin, scales, shown_box
+from retouch.editing.canvas.viewport import around, common, holds, hull, inside, margin, scales, shown_box, sides, tiles
 from retouch.editing.images import Box
 from retouch.errors import OptionError
 
-Way = Literal["sparse", "new", "whole", "dense"]
+Way = Literal["sparse", "new", "whole", "tiles", "dense"]
 FLOOR = 0.5
 """Of the quality that an edit should have."""
 CONTEXT, DETAIL = 1 / 8, 16
@@ -29,7 +30,9 @@ class Candidate:
     """One way to make an edit.
 
     way: "sparse" in a viewport that is recorded, the one numbered `view`; "new": in one that is recorded first;
-    "whole": in one of the whole canvas, recorded first; "dense": in one that is not recorded.
+    "whole": in one of the whole canvas, recorded first; "tiles": in several that overlap, denoised together, recorded
+    where they are not yet; "dense": in one that is not recorded.
+    viewport: what is seen; tiles: the viewports that see it together.
     seconds: predicted. context: the share that is there of what should be seen around the region, at most 1. detail:
     how well it is resolved, at most 1: by the model's positions across it, and by its pixels for one of the canvas.
     """
@@ -40,11 +43,12 @@ class Candidate:
     context: float
     detail: float
     view: int | None = None
+    tiles: tuple[Scaling, ...] = ()
 
     @property
-    def place(self) -> tuple[Way, Scaling, int | None]:
+    def place(self) -> tuple[Way, Scaling]:
         """What it is, whatever is predicted of it."""
-        return self.way, self.viewport, self.view
+        return self.way, self.viewport
 
     @property
     def quality(self) -> float:
@@ -54,7 +58,7 @@ class Candidate:
     def __str__(self) -> str:
         rows, columns = self.viewport.box
         box = f"{columns.start},{rows.start} to {columns.stop},{rows.stop}"
-        name = self.way if self.view is None else f"{self.way} in {self.view}"
+        name = f"{self.way} in {self.view}" if self.view is not None else f"{len(self.tiles) or ''} {self.way}".strip()
         return (
             f"{name:<12}{box:<24}{self.viewport.scale:>6.3g}x{self.seconds:>9.3g} s   quality {self.quality:.2f} "
             f"(context {self.context:.2f}, detail {self.detail:.2f})"
@@ -91,20 +95,20 @@ class Planner:
         request: Request,
         canvas: Size,
         steps: float,
-        views: Sequence[View],
+        views: Mapping[View, Scaling],
         follow: Callable[[View], float],
         edited: Sequence[Box] = (),
     ) -> Plan:
-        """What a request comes to on a canvas (H, W) with views; a share of the recorded steps is run.
+        """What a request comes to on a canvas (H, W) with views, where they are; a share of the recorded steps is run.
 
         follow: seconds that a view takes before it is where the canvas is. edited: what was seen by edits that recorded
         nothing; where one comes again, it is recorded.
         """
         found = []
-        for view in views:
-            if holds(view.scaling.box, request.box):
-                seconds = follow(view) + self._edit(view.scaling, request, steps)
-                found.append(self._candidate("sparse", view.scaling, seconds, request, canvas, view.number))
+        for view, at in views.items():
+            if holds(at.box, request.box):
+                seconds = follow(view) + self._edit(at, request, steps)
+                found.append(self._candidate("sparse", at, seconds, request, canvas, view=view.number))
         for scale in scales(self.size, canvas):
             viewport = around(request.box, scale, self.size, canvas)
             if holds(viewport.box, request.box):
@@ -112,23 +116,70 @@ class Planner:
                 seconds = self.costs.record + self._edit(viewport, request, steps)
                 found.append(self._candidate(way, viewport, seconds, request, canvas))
                 found.append(self._candidate("dense", viewport, self.costs.dense(steps), request, canvas))
+        tiled = self._touched(request, canvas)
+        if len(tiled) > 1 and not holds(around(request.box, 1.0, self.size, canvas).box, request.box):
+            box = reduce(hull, (tile.box for tile in tiled))
+            seconds = sum(self._in_tile(tile, request, steps, views, follow) for tile in tiled)
+            viewport = Scaling(box, sides(box), sides(box))
+            found.append(self._candidate("tiles", viewport, seconds, request, canvas, tiled=tiled))
         again = any(holds(box, request.box) for box in edited)
         return self._chosen(tuple(found), math.inf if again else WORTH)
 
+    def learn(self, chosen: Candidate, seconds: Mapping[str, float]) -> None:
+        """Correct what is predicted from now on by what an edit took."""
+        if chosen.way == "dense" or chosen.tiles:
+            return
+        alone = chosen.seconds
+        if "record" in seconds:
+            alone -= self.costs.record
+            self.costs.learn("record", self.costs.record, seconds["record"])
+        self.costs.learn("edit", alone, seconds["edit"] + seconds.get("follow", 0.0))
+
     def _edit(self, viewport: Scaling, request: Request, steps: float) -> float:
-        rows, columns = shown_box(viewport, request.box)
-        inner = rows.stop - rows.start, columns.stop - columns.start
-        mask = Scaling(request.box, inner, inner).shown_mask(request.mask)
+        """Seconds of what a viewport that is recorded sees of a request."""
+        box = common(viewport.box, request.box)
+        if box is None:
+            return 0.0
+        inner = sides(shown_box(viewport, box))
+        mask = Scaling(box, inner, inner).shown_mask(request.mask[inside(box, request.box)])
         return self.costs.edit(mask > 0, steps)
 
+    def _touched(self, request: Request, canvas: Size) -> tuple[Scaling, ...]:
+        """The tiles with anything of a request in them."""
+        found = []
+        for tile in tiles(self.size, canvas, self.factor) if "max_error" not in request.options else ():
+            box = common(tile.box, request.box)
+            if box is not None and request.mask[inside(box, request.box)].any():
+                found.append(tile)
+        return tuple(found)
+
+    def _in_tile(
+        self,
+        tile: Scaling,
+        request: Request,
+        steps: float,
+        views: Mapping[View, Scaling],
+        follow: Callable[[View], float],
+    ) -> float:
+        known = next((view for view, at in views.items() if at == tile), None)
+        return (self.costs.record if known is None else follow(known)) + self._edit(tile, request, steps)
+
     def _candidate(
-        self, way: Way, viewport: Scaling, seconds: float, request: Request, canvas: Size, view: int | None = None
+        self,
+        way: Way,
+        viewport: Scaling,
+        seconds: float,
+        request: Request,
+        canvas: Size,
+        view: int | None = None,
+        tiled: tuple[Scaling, ...] = (),
     ) -> Candidate:
-        wanted = CONTEXT * min(self.size)
-        context = min(1.0, margin(viewport, request.box, canvas) / wanted)
+        context = min(1.0, margin(viewport, request.box, canvas) / (CONTEXT * min(self.size)))
+        if tiled:  # they overlap by a quarter: one of them sees enough around each pixel
+            context = 1.0
         longest = max(span.stop - span.start for span in request.box)
         positions = longest * viewport.scale / self.factor
-        return Candidate(way, viewport, seconds, context, min(1.0, viewport.scale, positions / DETAIL), view)
+        return Candidate(way, viewport, seconds, context, min(1.0, viewport.scale, positions / DETAIL), view, tiled)
 
     def _chosen(self, found: tuple[Candidate, ...], worth: float) -> Plan:
         good = [each for each in found if each.quality >= self.floor]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,15 +38,15 @@ class Pool:
     count: int = 0
     _temporary: TemporaryDirectory[str] | None = None
 
-    def check_room(self) -> None:
-        """StoreError unless the recording of one viewport fits, into memory or files."""
+    def check_room(self, count: int = 1) -> None:
+        """StoreError unless the recordings of so many viewports at once fit, into memory or files."""
         budget = int((1 - EDIT_SHARE) * (self.store.device_budget if self.on_device else self.store.budget))
         disk = self._allowed
-        if self.nbytes > max(budget, disk):
+        if count * self.nbytes > (max(budget, disk) if count == 1 else budget + disk):
             raise StoreError(
-                f"there is no room for one viewport: its recording takes {self.nbytes / 1e6:.0f} MB, of memory it may "
-                f"have {budget / 1e6:.0f} MB and of the disk {disk / 1e6:.0f} MB; give it more, take fewer steps or "
-                "smaller viewports, or keep rows as bf16"
+                f"there is no room for {count} viewport{'s' * (count > 1)}: a recording takes {self.nbytes / 1e6:.0f} "
+                f"MB, of memory they may have {budget / 1e6:.0f} MB and of the disk {disk / 1e6:.0f} MB; give "
+                "more, take fewer steps or smaller viewports, or keep rows as bf16"
             )
 
     def add(self, scaling: Scaling, versions: dict[int, int], session: ViewSession) -> View:
@@ -56,24 +56,24 @@ class Pool:
         self.count += 1
         return view
 
-    def numbered(self, number: int) -> View:
-        """The view of a number."""
-        return next(view for view in self.views if view.number == number)
+    def find(self, scaling: Scaling) -> View | None:
+        """The view of a viewport; None when there is none."""
+        return next((view for view in self.views if view.scaling == scaling), None)
 
-    def make_room(self) -> None:
+    def make_room(self, keep: Collection[View] = ()) -> None:
         """Put views away, those first that were not used for longest, until another recording fits."""
-        for view in [view for view in self.views if view.session is not None]:
+        for view in [view for view in self.views if view.session is not None and view not in keep]:
             if self.store.fits(self.nbytes, base=True, on_device=self.on_device):
                 break
             self._put_away(view)
-        filed = [view for view in self.views if view.folder is not None]
+        filed = [view for view in self.views if view.folder is not None and view not in keep]
         while filed and sum(view.nbytes for view in filed) > self._allowed:
             self.drop(filed.pop(0))
 
-    def opened(self, view: View) -> ViewSession | None:
+    def opened(self, view: View, keep: Collection[View] = ()) -> ViewSession | None:
         """The session of a view, which is then the last to go; None: its recording is lost."""
         if view.session is None:
-            self.make_room()
+            self.make_room(keep)
             try:
                 assert view.folder is not None
                 view.session = self.restore(view.folder)

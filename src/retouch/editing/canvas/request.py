@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from retouch.editing.canvas.files import strips
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.canvas.viewport import hull, inside
+from retouch.editing.canvas.viewport import common, hull, inside, moved, sides
 from retouch.editing.images import Box, ImageLike, Pixels, Strengths, as_strengths, box_of, check_same, difference
 from retouch.errors import OptionError
 from retouch.plan.region import Mask
@@ -47,17 +47,17 @@ class Request:
         return strokes
 
     def within(self, box: Box) -> Request:
-        """The same in a larger box."""
-        size, part = tuple(span.stop - span.start for span in box), inside(self.box, box)
+        """What another box has of it, which is nothing around its own."""
+        both = common(self.box, box)
 
         def wider(found: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            wide = np.zeros((*size, *found.shape[2:]), found.dtype)
-            wide[part] = found
+            wide = np.zeros((*sides(box), *found.shape[2:]), found.dtype)
+            if both is not None:
+                wide[inside(both, box)] = found[inside(both, self.box)]
             return wide
 
-        return replace(
-            self, box=box, strengths=wider(self.strengths), pixels=wider(self.pixels), drawn=wider(self.drawn)
-        )
+        parts = wider(self.strengths), wider(self.pixels), wider(self.drawn)
+        return replace(self, box=box, strengths=parts[0], pixels=parts[1], drawn=parts[2])
 
     def over(self, older: Request) -> Request | None:
         """These strokes over older ones, in both regions; words and options of this where they are given.
@@ -117,7 +117,7 @@ def read(
     if not changed.any():
         return None
     tight = box_of(changed)
-    box = _moved(tight, within)
+    box = moved(tight, within[0].start, within[1].start)
     pixels = picture.seen(box)
     drawn = np.zeros(pixels.shape[:2], np.bool_)
     if given is not None:
@@ -133,13 +133,7 @@ def _changed(picture: Picture, within: Box, given: Picture | None, threshold: in
     found = np.zeros(given.size, np.bool_)
     for rows in strips(given.size):
         part = rows, slice(0, given.size[1])
-        found[rows] = difference(picture.seen(_moved(part, within)), given.seen(part), threshold)
+        found[rows] = difference(
+            picture.seen(moved(part, within[0].start, within[1].start)), given.seen(part), threshold
+        )
     return found
-
-
-def _moved(box: Box, within: Box) -> Box:
-    """A box counted from the corner of another one, in what that lies in."""
-    rows, columns = (
-        slice(corner.start + span.start, corner.start + span.stop) for span, corner in zip(box, within, strict=True)
-    )
-    return rows, columns

@@ -13,8 +13,8 @@ from retouch.editing.canvas.files import Levels
 from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.resample import Scaling, Size, scaled
 from retouch.editing.canvas.view import View
-from retouch.editing.images import Pixels
-from retouch.editing.manifest import Check, Fields, listed, optional, positive, record, text, whole
+from retouch.editing.images import Box, Pixels
+from retouch.editing.manifest import Check, Fields, listed, number, optional, positive, record, text, whole
 
 LONGEST = 1024
 """Pixels of the longer side of what a saved version shows."""
@@ -26,11 +26,13 @@ def _pair(check: Check) -> Check:
 
 SETTINGS: Fields = {
     "viewport": _pair(positive),
+    "floor": number,
+    "enlarger": text,
     "views": listed(
         record(
             {
                 "number": whole,
-                "box": _pair(_pair(whole)),
+                "box": _pair(_pair(lambda found: isinstance(found, int))),
                 "inner": _pair(positive),
                 "versions": listed(_pair(whole)),
                 "bytes": whole,
@@ -43,11 +45,12 @@ FACTS: Fields = {
 }  # fmt: skip
 
 
-def of_picture(picture: Picture) -> dict[str, Tensor]:
-    """Its levels and metadata."""
+def of_picture(picture: Picture, old: Box | None = None) -> dict[str, Tensor]:
+    """Its levels and metadata; of one that was expanded, the box of the old one in it."""
+    corners = {} if old is None else {"box": _corners(old)}
     extra = {"icc": picture.icc, "exif": picture.exif}
     found = {name: torch.frombuffer(bytearray(raw), dtype=torch.uint8) for name, raw in extra.items() if raw}
-    return {"levels": _tensor(picture.levels), **found}
+    return {"levels": _tensor(picture.levels), **found, **corners}
 
 
 def picture_of(tensors: Mapping[str, Tensor]) -> Picture:
@@ -58,15 +61,23 @@ def picture_of(tensors: Mapping[str, Tensor]) -> Picture:
 
 def of_patch(patch: Patch, picture: Picture) -> dict[str, Tensor]:
     """A patch that a picture holds, with the levels that it put in."""
-    corners = torch.tensor([[span.start, span.stop] for span in patch.box])
     levels = picture.pixels[patch.box][patch.mask]
-    return {"box": corners, "mask": torch.from_numpy(patch.mask), "levels": _tensor(levels)}
+    return {"box": _corners(patch.box), "mask": torch.from_numpy(patch.mask), "levels": _tensor(levels)}
 
 
 def patch_of(tensors: Mapping[str, Tensor]) -> Patch:
     """One that was saved, not yet put in."""
+    return Patch(box_of(tensors), tensors["mask"].numpy().copy(), _levels(tensors["levels"]))
+
+
+def box_of(tensors: Mapping[str, Tensor]) -> Box:
+    """That of what was changed."""
     (top, bottom), (left, right) = tensors["box"].tolist()
-    return Patch((slice(top, bottom), slice(left, right)), tensors["mask"].numpy().copy(), _levels(tensors["levels"]))
+    return slice(top, bottom), slice(left, right)
+
+
+def _corners(box: Box) -> Tensor:
+    return torch.tensor([[span.start, span.stop] for span in box])
 
 
 def fits(tensors: Mapping[str, Tensor], first: bool) -> bool:
@@ -74,9 +85,12 @@ def fits(tensors: Mapping[str, Tensor], first: bool) -> bool:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if "levels" not in tensors or tensors["levels"].dtype not in (torch.uint8, torch.int16):
         return False
-    if first:
-        return shapes.keys() <= {"levels", "icc", "exif"} and shapes["levels"][2:] in ((3,), (4,))
-    if shapes.keys() != {"box", "mask", "levels"} or shapes["box"] != (2, 2) or tensors["mask"].dtype != torch.bool:
+    if not first and shapes.get("box") != (2, 2):
+        return False
+    if "mask" not in tensors:
+        known = {"levels", "icc", "exif"} | ({"box"} if not first else set())
+        return shapes.keys() <= known and shapes["levels"][2:] in ((3,), (4,))
+    if first or shapes.keys() != {"box", "mask", "levels"} or tensors["mask"].dtype != torch.bool:
         return False
     sides = tensors["box"][:, 1] - tensors["box"][:, 0]
     return tuple(sides.tolist()) == shapes["mask"] and shapes["levels"] == (int(tensors["mask"].sum()), 3)

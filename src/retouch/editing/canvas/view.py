@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from retouch.editing.canvas.picture import Patch, Picture
+from retouch.editing.archive import Progress
+from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.resample import Scaling
-from retouch.editing.canvas.viewport import common, inside
+from retouch.editing.canvas.viewport import common, inside, moved
 from retouch.editing.history import History
-from retouch.editing.images import Pixels
+from retouch.editing.images import Box, Pixels, Strengths
 from retouch.editing.session import Edited, Version
 from retouch.incremental import Incremental
 from retouch.plan.region import Mask
@@ -49,11 +50,53 @@ class ViewSession(Protocol):
     def calls(self) -> dict[str, str]: ...  # noqa: D102
 
 
+Together = Callable[["Sequence[Part]", bool, Mapping[str, Any], Progress], tuple[Pixels, Box, Edited]]
+"""Makes one edit in several sessions: what they show together [h, w, 3], the box of that, and what came of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A session as a view of a larger picture, in which its corner lies at `corner` (top and left); and its part of an
+    edit: strokes [H, W, 3] on what it shows (None: none), and a mask [H, W].
+    """
+
+    session: ViewSession
+    corner: tuple[int, int]
+    image: Pixels | None
+    mask: Strengths | Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Now:
+    """A canvas as it is. Boxes that last are counted from the corner of its first version, as expanding moves that.
+
+    changes: the boxes and masks [h, w] of what versions changed, by their numbers. corner: top and left of the picture.
+    """
+
+    picture: Picture
+    history: History[Version]
+    changes: Mapping[int, tuple[Box, Mask]]
+    corner: tuple[int, int]
+
+    def local(self, lasting: Scaling) -> Scaling:
+        """A viewport in the pixels of the picture."""
+        return replace(lasting, box=moved(lasting.box, -self.corner[0], -self.corner[1]))
+
+    def lasting(self, local: Scaling) -> Scaling:
+        """The inverse of `local`."""
+        return replace(local, box=moved(local.box, *self.corner))
+
+    def shown(self, local: Scaling) -> Pixels:
+        """The picture as a viewport shows it."""
+        return local.shown(self.picture.seen(local.box))
+
+
 @dataclass(eq=False)
 class View:
     """A viewport and its session, which is in memory, in a folder, or both.
 
-    versions: those of the canvas that the session has, by their numbers, with the numbers that it gave them.
+    scaling: the viewport, in lasting pixels. versions: those of the canvas that the session has, by their numbers, with
+    the numbers that it gave them.
     """
 
     number: int
@@ -62,57 +105,53 @@ class View:
     session: ViewSession | None = None
     folder: Path | None = None
     nbytes: int = 0
-    used: int = field(default=0, compare=False)
 
-    def missed(self, history: History[Version], patches: Mapping[int, Patch]) -> tuple[int, Mask]:
+    @property
+    def opened(self) -> ViewSession:
+        """The session, which is in memory."""
+        assert self.session is not None
+        return self.session
+
+    def missed(self, now: Now) -> tuple[int, Mask]:
         """The version of the canvas from which the session has least to follow to the current one, and where it has.
 
         The mask is that of the viewport's box, [h, w].
         """
-        known = [number for number in self.versions if history.find(number) is not None]
-        found = [(self._changed(_between(history, number), patches), number) for number in known]
+        known = [number for number in self.versions if now.history.find(number) is not None]
+        found = [(self._changed(now, number), number) for number in known]
         mask, number = min(found, key=lambda each: int(each[0].sum()))
         return number, mask
 
-    def _changed(self, numbers: set[int], patches: Mapping[int, Patch]) -> Mask:
-        """Where patches lie in the viewport's box."""
-        mask = np.zeros(self.scaling.sides, np.bool_)
-        for patch in (patches[number] for number in numbers):
-            both = common(patch.box, self.scaling.box)
+    def _changed(self, now: Now, number: int) -> Mask:
+        """Where versions between one and the current one changed what the viewport shows."""
+        mask, box = np.zeros(self.scaling.sides, np.bool_), self.scaling.box
+        one, other = ({version.number for version in now.history.path(n)} for n in (number, now.history.current))
+        for where, changed in (now.changes[n] for n in one ^ other if n in now.changes):
+            both = common(where, box)
             if both is not None:
-                mask[inside(both, self.scaling.box)] |= patch.mask[inside(both, patch.box)]
+                mask[inside(both, box)] |= changed[inside(both, where)]
         return mask
 
-    def follow(self, picture: Picture, history: History[Version], patches: Mapping[int, Patch]) -> None:
+    def follow(self, now: Now) -> None:
         """Bring the session, which is open, to the current version of the canvas.
 
         What it has made itself it goes to; what others have changed it adopts. So pixels that were scaled are never
         compared with what the model made.
         """
-        assert self.session is not None
-        nearest, mask = self.missed(history, patches)
-        if self.session.version.number != self.versions[nearest]:
-            self.session.go(self.versions[nearest])
+        session, (nearest, mask) = self.opened, self.missed(now)
+        if session.version.number != self.versions[nearest]:
+            session.go(self.versions[nearest])
         if mask.any():
-            pixels = self.scaling.shown(picture.seen(self.scaling.box))
-            self.session.adopt(pixels, self.scaling.shown_mask(mask) > 0)
-        self.versions[history.current] = self.session.version.number
+            session.adopt(now.shown(now.local(self.scaling)), self.scaling.shown_mask(mask) > 0)
+        self.versions[now.history.current] = session.version.number
 
     @property
     def saved(self) -> dict[str, Any]:
         """What the manifest of a canvas says of it."""
-        box, inner = self.scaling.box, self.scaling.inner
         return {
             "number": self.number,
-            "box": [[span.start, span.stop] for span in box],
-            "inner": list(inner),
-            "size": list(self.scaling.size),
+            "box": [[span.start, span.stop] for span in self.scaling.box],
+            "inner": list(self.scaling.inner),
             "versions": sorted(map(list, self.versions.items())),
             "bytes": self.nbytes,
         }
-
-
-def _between(history: History[Version], number: int) -> set[int]:
-    """The versions whose patches lie between one and the current one."""
-    one, other = ({version.number for version in history.path(n)} for n in (number, history.current))
-    return one ^ other

@@ -11,6 +11,16 @@ MOST = 4.0
 """A viewport enlarges no more than so many times."""
 
 
+def sides(box: Box) -> Size:
+    """Height and width."""
+    return box[0].stop - box[0].start, box[1].stop - box[1].start
+
+
+def whole(canvas: Size) -> Box:
+    """The box of all of it."""
+    return slice(0, canvas[0]), slice(0, canvas[1])
+
+
 def common(one: Box, other: Box) -> Box | None:
     """What two boxes have in common; None: nothing."""
     spans = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)]
@@ -36,6 +46,12 @@ def inside(box: Box, within: Box) -> Box:
     """A box of the canvas, counted from the corner of another one that holds it."""
     rows, columns = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, within, strict=True))
     return rows, columns
+
+
+def moved(box: Box, down: int, right: int) -> Box:
+    """So many pixels further down and to the right."""
+    rows, columns = box
+    return slice(rows.start + down, rows.stop + down), slice(columns.start + right, columns.stop + right)
 
 
 def holds(outer: Box, inner: Box) -> bool:
@@ -66,6 +82,25 @@ def around(box: Box, scale: float, size: Size, canvas: Size) -> Scaling:
         spans.append(slice(start, start + side))
         inner.append(length if side == wanted else min(length, max(1, round(side * scale))))
     return Scaling((spans[0], spans[1]), (inner[0], inner[1]), size)
+
+
+def tiles(size: Size, canvas: Size, factor: int) -> list[Scaling]:
+    """Viewports of the canvas's scale that overlap by a quarter and hold all of it.
+
+    The corners of what the model sees lie multiples of `factor` apart, as those of latent positions do.
+    """
+    spans = [_along(length, limit, factor) for length, limit in zip(size, canvas, strict=True)]
+    boxes = [(rows, columns) for rows in spans[0] for columns in spans[1]]
+    return [Scaling(box, (box[0].stop - box[0].start, box[1].stop - box[1].start), size) for box in boxes]
+
+
+def _along(length: int, limit: int, factor: int) -> list[slice]:
+    """The tiles of one direction. The last one shows less, reflected around, so that its corner is where it should."""
+    if limit <= length:
+        return [slice(0, limit)]
+    less = -(limit - length) % factor
+    starts = range(0, limit - length, 3 * length // 4 // factor * factor)
+    return [*(slice(start, start + length) for start in starts), slice(limit - length + 2 * less, limit)]
 
 
 def margin(viewport: Scaling, box: Box, canvas: Size) -> float:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 
-from retouch.editing.archive import Archive
-from retouch.editing.canvas.canvas import RECORDED, TEXTS, Canvas
+from retouch.editing.archive import Archive, Progress
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.making import RECORDED, TEXTS
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.canvas.resample import Enlarger, Size
+from retouch.editing.canvas.resample import Size
+from retouch.editing.canvas.view import Part
+from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.model import Model
 from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.diffusion.views import View, redrawn_together
 from retouch.editing.editor import BaseEditor
-from retouch.editing.images import ImageLike
+from retouch.editing.images import Box, ImageLike, Pixels
 from retouch.editing.manifest import Manifest
+from retouch.editing.session import Edited
 from retouch.runtime.store import Store
 
 
@@ -64,30 +70,40 @@ class Canvases(BaseEditor[Canvas]):
         size: Size | None,
         floor: float,
         disk: int | None,
-        enlarger: Enlarger | None,
+        enlarger: str,
         **settings: Any,
     ) -> Canvas:
         """A canvas; see `Editor.canvas`."""
         found, viewport = Picture.read(picture), size or self.editor.model.default_size
         store = self._store()
         blank = self.editor.unrecorded(viewport, **settings)
-        of_canvas = {"height": found.size[0], "width": found.size[1], "viewport": [*viewport], "floor": floor}
-        canvas = self._canvas(blank, store, {**blank.settings, **of_canvas, "views": []}, disk, enlarger)
+        own = {"height": found.size[0], "width": found.size[1], "viewport": [*viewport], "floor": floor}
+        canvas = self._canvas(blank, store, {**blank.settings, **own, "enlarger": enlarger, "views": []}, disk)
         return self._recorded(canvas, folder, lambda: canvas.begin(found, settings), True, {})
 
     def _canvas(
-        self,
-        blank: DiffusionSession,
-        store: Store,
-        settings: dict[str, Any],
-        disk: int | None = None,
-        enlarger: Enlarger | None = None,
+        self, blank: DiffusionSession, store: Store, settings: dict[str, Any], disk: int | None = None
     ) -> Canvas:
-        editor = self.editor.sharing(store)
-        return Canvas(editor, blank, store, settings, self.editor.model.factor, disk, enlarger)
+        return Canvas(self.editor.sharing(store), _together, blank, store, settings, self.editor.model.factor, disk)
 
     def _restored(self, archive: Archive, manifest: Manifest) -> Canvas:
         settings, facts = manifest.settings, manifest.versions[0].facts
         given = {name: settings[name] for name in RECORDED} | {name: facts[name] for name in TEXTS}
         blank = self.editor.unrecorded(tuple(settings["viewport"]), **given)
         return self._canvas(blank, self._store(manifest.storage), settings)
+
+
+def _together(
+    parts: Sequence[Part], inpaint: bool, options: Mapping[str, Any], progress: Progress
+) -> tuple[Pixels, Box, Edited]:
+    """One edit in several sessions; see `retouch.editing.diffusion.views`."""
+    views = []
+    for part in parts:
+        assert isinstance(part.session, DiffusionSession)
+        top, left = part.corner
+        views.append(View(part.session, left, top, Asked(part.image, part.mask, inpaint=inpaint, **options)))
+    found = redrawn_together(views, progress)
+    pixels, changed = np.asarray(found.image), max(found.edits, key=lambda each: each.region.fraction)
+    height, width = pixels.shape[:2]
+    box = slice(found.top, found.top + height), slice(found.left, found.left + width)
+    return pixels, box, changed

@@ -15,8 +15,8 @@ from torch import nn
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.enlarge import AUTO
 from retouch.editing.canvas.planner import FLOOR
-from retouch.editing.canvas.resample import Enlarger
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.canvases import Canvases
 from retouch.editing.diffusion.guides import AS_BEFORE, Images, Scales, Steering
@@ -219,7 +219,7 @@ class Editor(BaseEditor[DiffusionSession]):
         size: tuple[int, int] | None = None,
         floor: float = FLOOR,
         disk: int | None = None,
-        enlarger: Enlarger | None = None,
+        enlarger: str = AUTO,
         folder: str | Path | None = None,
     ) -> Canvas:
         """Open a picture of any size, up to 100 megapixels; viewports of it are recorded as edits need them.
@@ -228,7 +228,8 @@ class Editor(BaseEditor[DiffusionSession]):
         size: height and width at which the model sees viewports; None: what it was trained for.
         floor: the quality, 0 to 1, that the planner keeps to where anything reaches it (see `Canvas.plan`).
         disk: bytes of files that viewports may take beside memory; None: 40 % of what is free.
-        enlarger: enlarges what a viewport made that shows the picture reduced; None: Lanczos.
+        enlarger: how results come back of viewports that show the picture reduced: "lanczos", a built-in
+            super-resolver by its name, or "auto", that where its weights are there.
         folder: keep the canvas there, every edit as it is made. The rest: as for `open`.
 
         Raises what `open` raises; StoreError when there is no room for one viewport, before anything is computed.

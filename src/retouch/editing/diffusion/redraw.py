@@ -9,8 +9,9 @@ an edit of the strength that the mask gives it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from retouch.editing.diffusion.contents import Behind, Redrawn, behind, masked
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
 from retouch.editing.diffusion.guides import Guides
+from retouch.editing.diffusion.lockstep import Shared, Stages, alone
 from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.process import Evaluations, Growth, Process
 from retouch.editing.diffusion.sampler import Trajectory
@@ -96,19 +98,28 @@ class Redraw:
 
     def result(self) -> Redrawn:
         """Compute it."""
+        found = alone(self.stages())
+        with self.clock.of("composite"):
+            change, border = self.change, self.process.border
+            pixels = blend(self.pixels, found.pixels, change.mask, border, change.blend)
+        self.progress(self.count + 1, self.count + 1, "done")
+        return replace(found, pixels=pixels)
+
+    def stages(self) -> Stages[Redrawn]:
+        """Compute it, but for setting the decoded pixels into the picture."""
         self.progress(0, self.count + 1, "encoding")
         with self.clock.of("encode"):
             latent, visible, seen = self._encoded()
             self.conditioning = self._steered()
-        latents, check = self._denoised(latent, visible)
+        latents, check = yield from self._denoised(latent, visible)
         self.progress(self.count, self.count + 1, "decoding")
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
-        with self.clock.of("composite"):
-            change, border = self.change, self.process.border
-            pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
-        self.progress(self.count + 1, self.count + 1, "done")
-        return Redrawn(latents, pixels, seen, self._still_behind(), check, self.change.conditioning.guides)
+        everywhere = torch.ones_like(decoded[:, :1], dtype=torch.bool)
+        decoded = yield Shared((len(self.process.sampler), 1), decoded, everywhere, mean=True)
+        return Redrawn(
+            latents, from_tensor(decoded), seen, self._still_behind(), check, self.change.conditioning.guides
+        )
 
     def _still_behind(self) -> Behind:
         """Steps before the first that are behind stay so."""
@@ -149,7 +160,7 @@ class Redraw:
         run, conditioning = self.run, self.change.conditioning
         return self.process.steered(conditioning, lambda name, net, x: run.update(name, net, redrawn, x))
 
-    def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
+    def _denoised(self, latent: Tensor, hidden: Tensor | None) -> Stages[tuple[Tensor, StepCheck | None]]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
         old, areas = self.current["latents"], self.change.areas
@@ -161,27 +172,35 @@ class Redraw:
                 before, joined = joined, self._joined(i)
                 parts.append((joined.inside & ~before.inside, sampler.trajectory(i)))
                 x = torch.where(parts[-1][0], self._noised(latent, i), x)
+            x = yield Shared((i, 0), x, joined.inside, mean=False)
             latents[i - process.first] = x[0]
+            predict = self._prediction(i, x, joined.inside, hidden)
             region = self._computed(joined.region, i)
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas)
-            repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
             with self.clock.of("denoise"):
-                output = process.denoiser.step(update, i, x, self.conditioning, *repainted)
+                output = predict(partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas))
             self.after_step(i, x, output)
             if i == start + checked_step(self.count):
-                whole = partial(process.dense, areas)
-                dense = partial(process.denoiser.step, whole, i, x, self.conditioning, *repainted)
-                check = self._check(i, output, dense)
+                check = self._check(i, output, partial(predict, partial(process.dense, areas)))
+            output = yield Shared((i, 1), output, joined.inside, mean=True)
             with self.clock.of("schedule"):
                 x, before_step = old[i + 1 - process.first][None], x
                 for inside, trajectory in parts:
                     x = torch.where(inside, trajectory.advance(output, before_step), x)
+        x = yield Shared((len(sampler), 0), x, joined.inside, mean=False)
         latents[-1] = x[0]
         return latents, check
 
-    def _repainted(self, inside: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """What a model that inpaints reads beside the noised latent: which positions, and the latent of the others."""
-        return inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
+    def _prediction(
+        self, i: int, x: Tensor, inside: Tensor, hidden: Tensor | None
+    ) -> Callable[[Callable[..., Any]], Tensor]:
+        """Step i of the denoiser for the latent `x`, given what runs the network.
+
+        A model that inpaints reads beside it which positions are repainted, and the latent of the others.
+        """
+        repainted: tuple[Tensor | None, Tensor | None] = (None, None)
+        if hidden is not None:
+            repainted = inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
+        return lambda call: self.process.denoiser.step(call, i, x, self.conditioning, *repainted)
 
     def _noised(self, latent: Tensor, i: int) -> Tensor:
         """The start of a trajectory from step i, with the noise that the original holds, or a fresh one."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -67,6 +68,15 @@ NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
 TEXTS = 16
 """The embeddings of so many pairs of texts are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """An edit of a session, from where it began: `redraw` computes it, `keep` makes the result the current version."""
+
+    redraw: Redraw
+    keep: Callable[[Redrawn], Edited]
+    take_back: Callable[[], None]
 
 
 class DiffusionSession(Session):
@@ -542,6 +552,26 @@ class DiffusionSession(Session):
         return Current(
             self.process, self.pixels, latents, self.conditioning, self._condition, strength, self.blend, had_areas
         )
+
+    def change(self, asked: Asked) -> Change:
+        """What an edit comes to on the current version. Raises what `edit` raises for bad input."""
+        return self._current().change(asked)
+
+    @contextmanager
+    def begun(self, change: Change, progress: Progress = silent) -> Iterator[Begun]:
+        """An edit that is computed in a block, by whoever holds the session's lock."""
+        clock, history = Clock(), self._history
+        with self._making() as calls:
+
+            def keep(found: Redrawn) -> Edited:
+                self._put(calls, found.tensors(), self._edit_facts(change, clock))
+                return Edited(self.image, Region.from_mask(change.mask), clock.total(), found.check)
+
+            def take_back() -> None:
+                if self._history is not history:
+                    self._commit(history)
+
+            yield Begun(self._redraw(self.version, change, calls, clock, progress), keep, take_back)
 
     def _run(
         self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Frames | None = None

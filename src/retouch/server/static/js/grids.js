@@ -23,5 +23,8 @@ export function finest(networks) {
   return networks.flatMap(({ grids }) => grids).reduce((/** @type {Grid | null} */ best, grid) => (best && size(best) >= size(grid) ? best : grid), null);
 }
 
-/** Layers that computed most. @param {Layer[]} layers @param {number} count */
-export const heaviest = (layers, count) => [...layers].sort((a, b) => b.macs - a.macs).slice(0, count);
+/** As measured, else as predicted, else 0. @param {Layer} layer */
+export const millisecondsOf = ({ milliseconds, predicted_milliseconds: predicted }) => milliseconds ?? predicted ?? 0;
+
+/** Layers from the most of something. @param {Layer[]} layers @param {(layer: Layer) => number} of */
+export const sorted = (layers, of) => [...layers].sort((a, b) => of(b) - of(a));

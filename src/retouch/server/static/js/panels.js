@@ -2,6 +2,7 @@
  * The panel at the right: colours or labels, words and seed, variants, the last edit, what was computed.
  * @import {Studio} from './studio.js'
  */
+import { areaList, objectList } from './chips.js';
 import { colours, palette } from './colours.js';
 import { check, percent, scrub, section, words } from './controls.js';
 import { byId, el, iconButton } from './dom.js';
@@ -14,9 +15,11 @@ export function panels(studio) {
   studio.on('session', () => {
     const { live } = studio;
     if (!live) return byId('panels').replaceChildren();
-    const { prompt, labels, inpaint, variants } = live.facts.capabilities;
+    const { prompt, labels, inpaint, variants, areas, instances } = live.facts.capabilities;
     const parts = [labels?.length ? section('Labels', true, palette(studio.options, labels)) : section('Colour', true, colours(studio.options))];
     if (prompt || inpaint) parts.push(section('Edit', true, ...edit(studio, prompt, inpaint)));
+    if (instances) parts.push(section('Objects', true, objectList(studio, live)));
+    if (areas) parts.push(section('Words for areas', false, ...areaList(studio, live)));
     if (variants) parts.push(section('Variants', true, ...choices(studio)));
     parts.push(inspect(studio), section('Session', false, facts(studio)));
     byId('panels').replaceChildren(el('div', { className: 'sections' }, ...parts), last(studio));

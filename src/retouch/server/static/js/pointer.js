@@ -124,6 +124,11 @@ export class Pointer {
     this.stage.element.classList.remove('grabbing');
   }
 
+  /** Whether something is being painted. */
+  get paints() {
+    return this.#painting !== null;
+  }
+
   /** Takes back what is being painted. @returns {boolean} whether there was something */
   cancel() {
     const painting = this.#painting !== null;
