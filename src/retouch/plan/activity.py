@@ -22,7 +22,7 @@ def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
     if policy.exact or not grids:
         return frozenset()
     limit = policy.dense_below * max(g.height for g in grids)
-    return frozenset(g for g in grids if g.height < limit)
+    return frozenset(g for g in grids if (policy.text == "recomputed" if g.text else g.height < limit))
 
 
 def everything(program: Program) -> dict[Value, Table]:
@@ -35,7 +35,7 @@ def of_update(
     program: Program, region: Region, policy: Policy, changed: frozenset[Value] = frozenset()
 ) -> dict[Value, Table]:
     """The rows that an update computes; `changed` as for `exact`."""
-    return exact(program, region, set(changed)) if policy.exact else shared(program, region, policy)
+    return exact(program, region, set(changed)) if policy.exact else shared(program, region, policy, changed)
 
 
 def share(program: Program, active: dict[Value, Table]) -> float:
@@ -51,9 +51,16 @@ def macs(program: Program, active: dict[Value, Table]) -> int:
     return sum(op.arithmetic(len(active[op.out]) if op.out.grid else 0) for op in counted)
 
 
-def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Table]:
-    """One region per grid and batch, for all values of that grid."""
+def shared(
+    program: Program, region: Region, policy: Policy, changed: frozenset[Value] = frozenset()
+) -> dict[Value, Table]:
+    """One region per grid and batch, for all values of that grid; texts are computed or not, by the policy.
+
+    They are where an input without a grid is among the `changed` ones.
+    """
     whole = whole_grids(program, policy)
+    if any(value.grid is None for value in changed):
+        whole |= {grid for grid in program.grids() if grid.text}
     rows = statistics_of(program, policy).rows
     tables: dict[tuple[Grid, int], Table] = {}
     active = {}
@@ -64,6 +71,8 @@ def shared(program: Program, region: Region, policy: Policy) -> dict[Value, Tabl
         key = (grid, value.batch)
         if key not in tables and grid in whole:
             tables[key] = Table.all(value.rows)
+        elif key not in tables and grid.text:
+            tables[key] = Table(np.empty(0, np.int32), value.rows, ascending=True)
         elif key not in tables:
             tables[key] = rows(_batched(spread(region, grid, policy), value.batch), value.batch)
         active[value] = tables[key]
