@@ -133,16 +133,17 @@ class Sheet:
         self.idle()
         return str(self.ask("live.id"))
 
-    def bring(self, data: bytes, event: str = "drop") -> None:
+    def bring(self, data: bytes, event: str = "drop", name: str = "picture.png", kind: str = "image/png") -> None:
         """Drops or pastes a file."""
-        script = """([data, event]) => {
+        script = """([data, event, name, type]) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(data)], 'picture.png', { type: 'image/png' }));
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, { type }));
             const Kind = event === 'drop' ? DragEvent : ClipboardEvent;
             const key = event === 'drop' ? 'dataTransfer' : 'clipboardData';
             window.dispatchEvent(new Kind(event, { [key]: transfer, bubbles: true, cancelable: true }));
         }"""
-        self.page.evaluate(script, [list(data), event])
+        self.page.evaluate(script, [base64.b64encode(data).decode(), event, name, kind])
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """A place of the picture on the screen."""

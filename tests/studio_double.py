@@ -31,7 +31,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from retouch.server.security import HEADERS
 
 STATIC = Path(__file__).parents[1] / "src/retouch/server/static"
-PLAIN = {"prompt": True, "inpaint": True, "generate": True, "variants": True, "labels": None, "scale": 1}
+PLAIN = {"prompt": True, "inpaint": True, "generate": True, "variants": True, "labels": None, "scale": 1, "areas": True}
 COLOURS = {
     "sky": "#70b4e6",
     "sea": "#1e508c",
@@ -41,10 +41,11 @@ COLOURS = {
     "house": "#b45a46",
 }
 LABELS = [{"index": i, "name": name, "colour": colour} for i, (name, colour) in enumerate(COLOURS.items())]
-NOTHING = {**PLAIN, "prompt": False, "inpaint": False, "generate": False, "variants": False}
+NOTHING = {**PLAIN, "areas": False, "prompt": False, "inpaint": False, "generate": False, "variants": False}
+MAPPED = {**NOTHING, "labels": LABELS, "instances": True}
 MODELS = [
     {"name": "double", "kind": "diffusion", "size": [256, 256], "capabilities": PLAIN},
-    {"name": "labels", "kind": "labels", "size": [128, 256], "capabilities": {**NOTHING, "labels": LABELS}},
+    {"name": "labels", "kind": "labels", "size": [128, 256], "capabilities": MAPPED},
     {"name": "enlarge", "kind": "upscale", "size": [96, 96], "capabilities": {**NOTHING, "scale": 4}},
 ]  # fmt: skip
 
@@ -58,10 +59,12 @@ class Session:
     settings: dict[str, Any]
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
+    objects: dict[int, np.ndarray] = field(default_factory=dict)
     tree: list[dict[str, Any]] = field(default_factory=list)
     head: int = 0
     count: int = 0
     task: asyncio.Task[None] | None = None
+    draft: asyncio.Task[None] | None = None
     pending: tuple[int, np.ndarray, np.ndarray] | None = None
     watchers: list[asyncio.Queue[str | bytes]] = field(default_factory=list)
 
@@ -84,6 +87,7 @@ class Session:
     def add(self, source: np.ndarray, parent: int | None, made: np.ndarray, **facts: Any) -> int:
         version = len(self.pictures)
         self.inputs[version], self.pictures[version] = source, made
+        self.objects[version] = self.objects.get(self.head, np.zeros(source.shape[:2], int))
         none = dict.fromkeys(("name", "prompt", "edit", "share", "seconds", "saved", "estimate"))
         self.tree.append({"version": version, "parent": parent, **none, **facts})
         return version
@@ -96,6 +100,7 @@ class Double:
         self.delay, self.fail, self.address = delay, "", ""
         self.sessions: dict[str, Session] = {}
         self.uploads: list[dict[str, Any]] = []
+        self.drafts: list[dict[str, Any]] = []
         self.sent = 0
 
     async def models(self, _: Request) -> Response:
@@ -160,11 +165,15 @@ class Double:
     async def edit(self, request: Request) -> Response:
         session = self.sessions[request.path_params["id"]]
         settings, parts = await posted(request)
-        self.uploads.append({**settings, **{name: len(data) for name, data in parts.items()}})
+        asked = {**settings, **{name: len(data) for name, data in parts.items()}}
+        (self.drafts if settings.get("draft") else self.uploads).append(asked)
         if settings["base"] != session.head:
             return JSONResponse({"title": "Stale", "detail": "not the head", "head": session.head}, 409)
         drawn, mask = self.composited(session, settings["rect"], parts)
         session.count += 1
+        if settings.get("draft"):
+            session.draft = asyncio.create_task(self.draft(session, session.count, drawn, mask, settings))
+            return JSONResponse({"job": session.count}, 202)
         self.stop(session)
         session.pending = session.count, drawn, mask
         session.send({"event": "job", "job": session.count, "state": "queued"})
@@ -184,6 +193,8 @@ class Double:
             mask[part] |= over[..., 3] > 0
         if "mask" in parts:
             mask[part] |= np.asarray(Image.open(io.BytesIO(parts["mask"]))) > 0
+        for area in [data for name, data in parts.items() if name.startswith("areas")]:
+            mask[part] |= np.asarray(Image.open(io.BytesIO(area))) > 0
         return source, mask if parts else ~mask
 
     def edited(self, session: Session, drawn: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
@@ -196,6 +207,16 @@ class Double:
         area = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).filter(ImageFilter.MaxFilter(7))
         area = np.asarray(area.resize(whole.shape[1::-1], Image.Resampling.NEAREST)) > 0
         return np.where(area[..., None], whole, session.pictures[session.head])
+
+    async def draft(
+        self, session: Session, job: int, drawn: np.ndarray, mask: np.ndarray, settings: dict[str, Any]
+    ) -> None:
+        """Shows what an edit would make."""
+        session.send({"event": "job", "job": job, "state": "running"})
+        await asyncio.sleep(self.delay / 2)
+        made, head = self.edited(session, drawn, mask, settings["seed"]), session.head
+        self.frame(session, "preview", job, head, session.pictures[head], made, True)
+        session.send({"event": "job", "job": job, "state": "done"})
 
     async def work(
         self, session: Session, job: int, drawn: np.ndarray, mask: np.ndarray, settings: dict[str, Any]
@@ -232,10 +253,17 @@ class Double:
             session.add(drawn, base, self.edited(session, drawn, mask, settings["seed"] + i), **facts)
         version = len(session.pictures) - n if n else session.add(drawn, base, made, **facts)
         session.head = version
+        self.paint_object(session, mask, settings.get("instance"))
         self.frame(session, "result", job, version, session.pictures[base], session.pictures[version], False, **facts)
         session.send({"event": "tree", "head": session.head, "tree": session.tree})
         session.pending = None
         session.send({"event": "job", "job": job, "state": "done"})
+
+    def paint_object(self, session: Session, mask: np.ndarray, instance: int | None) -> None:
+        """What was painted is that object, or a new one."""
+        objects = session.objects[session.head].copy()
+        objects[mask] = objects.max() + 1 if instance is None else instance
+        session.objects[session.head] = objects
 
     def frame(
         self,
@@ -307,6 +335,12 @@ class Double:
         image.save(body, "PNG")
         return Response(body.getvalue(), media_type="image/png")
 
+    async def instances(self, request: Request) -> Response:
+        session, body = self.sessions[request.path_params["id"]], io.BytesIO()
+        ids = session.objects[int(request.path_params["v"])]
+        Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)).save(body, "PNG")
+        return Response(body.getvalue(), media_type="image/png")
+
     async def error(self, request: Request) -> Response:
         return JSONResponse({"version": int(request.path_params["v"]), "error": 2.8})
 
@@ -317,13 +351,18 @@ class Double:
             return JSONResponse({"title": "Nothing", "detail": "nothing was edited"}, 404)
         differs = (session.pictures[parent] != session.pictures[session.head]).any(2)
         grids = [grid(differs, cell) for cell in (8, 16, 32)]
+        timed = "timed" in request.query_params
         layers = [
-            {"name": f"down.{i}", "op": "conv", "active": each["active"], "rows": each["height"] * each["width"]}
+            {"name": f"down.{i}", "op": "conv", "rows": each["active"], "of": each["height"] * each["width"]}
             for i, each in enumerate(grids)
         ]
         for each in layers:
-            each |= {"macs_active": 1e6 * each["active"], "macs_dense": 1e6 * each["rows"]}
-        macs = {name: sum(layer[name] for layer in layers) for name in ("macs_active", "macs_dense")}
+            each |= {"macs": 1e6 * each["rows"], "dense_macs": 1e6 * each["of"]}
+            each |= {
+                "milliseconds": 0.01 * each["rows"] if timed else None,
+                "predicted_milliseconds": 0.008 * each["rows"],
+            }
+        macs = {name: sum(layer[name] for layer in layers) for name in ("macs", "dense_macs")}
         networks = [{"network": "unet", "calls": 4, **macs, "grids": grids, "layers": layers}]
         return JSONResponse({"version": session.head, "networks": networks})
 
@@ -371,6 +410,7 @@ class Double:
             Route(f"{base}/versions/{{v}}/name", self.name, methods=["POST"]),
             Route(f"{base}/versions/{{v}}.png", self.png),
             Route(f"{base}/versions/{{v}}/error", self.error),
+            Route(f"{base}/versions/{{v}}/instances.png", self.instances),
             Route(f"{base}/explain", self.explain),
             WebSocketRoute(f"{base}/live", self.live),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -381,7 +421,8 @@ class Double:
 async def posted(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Settings and files of a form."""
     async with request.form() as form:
-        files = {name: await file.read() for name, file in form.items() if not isinstance(file, str)}
+        sent = [(name, await file.read()) for name, file in form.multi_items() if not isinstance(file, str)]
+        files = {name if name != "areas" else f"areas{i}": data for i, (name, data) in enumerate(sent)}
         return json.loads(str(form["settings"])), files
 
 

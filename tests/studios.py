@@ -14,14 +14,18 @@ import numpy as np
 import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from pipelines import picture, pipeline
-from retouch import Editor
+from retouch import Editor, LabelEditor, Upscaler
+from retouch.models import spade
+from retouch.models.super_resolution import SRVGG
 from retouch.server.app import application
 from retouch.server.limits import Limits
 from retouch.server.models import Models
 from retouch.server.security import Access
 from retouch.server.studio import Studio
+from support import fill
 
 PORT = 8199
 TOKENS = {"anna": "a" * 43, "ben": "b" * 43}
@@ -37,7 +41,12 @@ def parsed(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 @cache
-def editor(name: str = "ddpm") -> Editor:
+def editor(name: str = "ddpm") -> Any:
+    """Of a pipeline by its name, or for "labels" or "upscale"."""
+    if name == "labels":
+        return LabelEditor(fill(spade.spade(4, 6)), policy="exact", name="tiny/labels")
+    if name == "upscale":
+        return Upscaler(fill(SRVGG(3, 8)), policy="exact", name="tiny/upscale")
     return Editor(pipeline(name), policy="fast", name=f"tiny/{name}")
 
 
@@ -125,3 +134,51 @@ def served(made: Studio):
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+class Page:
+    """What a page holds of a session, from its messages alone."""
+
+    def __init__(self, socket, size):
+        self.socket = socket
+        self.picture = np.zeros((*size, 3), np.uint8)
+        self.version, self.events, self.kinds, self.bytes = None, [], [], 0
+
+    def hear(self, until):
+        """Take messages in until one fits; it."""
+        while True:
+            message = self.socket.receive()
+            if message["type"] == "websocket.close":
+                raise WebSocketDisconnect(message["code"])
+            found = self._text(message["text"]) if message.get("text") else self._binary(message["bytes"])
+            if until(found):
+                return found
+
+    def _text(self, text):
+        event = json.loads(text)
+        self.events.append(event)
+        return event
+
+    def _binary(self, data):
+        header, body = parsed(data)
+        self.kinds.append(header["kind"])
+        self.bytes += len(data)
+        left, top, width, height = header["rect"]
+        if header["kind"] == "preview":
+            assert header["encoding"] == "webp"
+        else:
+            self.version = header["version"]
+            if width and height:
+                part = np.asarray(Image.open(io.BytesIO(body)))
+                self.picture[top : top + height, left : left + width] = part
+        return header
+
+    def done(self, job):
+        return self.hear(lambda m: m.get("job") == job and m.get("state") in ("done", "failed", "cancelled"))
+
+
+@contextmanager
+def page(client, id_, seen=None, headers=BEARER, size=(32, 32)):
+    query = "" if seen is None else f"?seen={seen}"
+    with client.websocket_connect(f"ws://{HOST}/api/sessions/{id_}/live{query}", headers=headers) as socket:
+        yield Page(socket, size)

@@ -76,15 +76,16 @@ class Emoji:
         words = set(self.names[index].split())
         return not words & {"left", "right", "leftwards", "rightwards", "oclock", "thirty", "letter", "button"}
 
-    def crops(self, indices: list[int], size: int, spread: float, rng: random.Random) -> Tensor:
-        """Pictures in [-1, 1], each mirrored, scaled and moved at random; `spread` 0 leaves them as they are.
+    def crops(self, indices: list[int], size: int, spread: float, rng: random.Random, whole: int = SIZE) -> Tensor:
+        """Pictures of `whole` pixels in [-1, 1], each mirrored, scaled and moved at random; `spread` 0 leaves them as
+        they are.
 
-        A size below 128 gives a part of the picture at the same scale.
+        A size below `whole` gives a part of the picture at the same scale.
         """
         theta = torch.zeros(len(indices), 2, 3)
         for row, index in enumerate(indices):
-            scale = (1 + spread * rng.uniform(-1.5, 1)) * size / SIZE
-            room = 2 * spread * 0.4 + (1 - size / SIZE) * 0.9
+            scale = (1 + spread * rng.uniform(-1.5, 1)) * size / whole
+            room = 2 * spread * 0.4 + (1 - size / whole) * 0.9
             mirror = -1 if spread and self.mirrors(index) and rng.random() < 0.5 else 1
             theta[row] = torch.tensor(
                 [[mirror * scale, 0, rng.uniform(-room, room)], [0, scale, rng.uniform(-room, room)]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retouch.bench.report import FileError as FileError
+    from retouch.editing.canvas.canvas import Canvas as Canvas
     from retouch.editing.diffusion import Area as Area
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
@@ -60,6 +61,7 @@ _HOMES = {
     "BackendError": "kernels.protocol",
     "BackendImportError": "kernels.protocol",
     "BackendNameError": "kernels.protocol",
+    "Canvas": "editing.canvas.canvas",
     "CaptureError": "frontend.capture",
     "DeviceError": "kernels.devices",
     "Editor": "editing.diffusion",

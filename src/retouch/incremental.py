@@ -32,9 +32,10 @@ from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.policy import Policy
-from retouch.plan.region import Mask, Region, RegionError
+from retouch.plan.region import Region, RegionError
 from retouch.runtime.base import Contents, State, plain_tensors
 from retouch.runtime.emitter import build, build_many, dirty_values
+from retouch.runtime.executor import Timed
 from retouch.runtime.needs import needed
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
@@ -307,6 +308,9 @@ class Incremental:
         if not isinstance(region, Region):
             raise RegionError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
         self._check_region(region)
+        self._check_weights(recording)
+
+    def _check_weights(self, recording: State) -> None:
         self.weights.check()
         if recording.hashes != self.weights.hashes:
             raise WeightsChangedError("the recording was made with other weights; record again")
@@ -527,12 +531,43 @@ class Incremental:
             self._check_region(region)
         active = self.active(region) if region is not None else activity.everything(self.program)
         kernels = kernel_table.described(self.backend, needed(self.program, self.policy))
-        report = explain(self.program, self.plan, active, self.backend.computed_by, kernels)
+        predicted = self.planner.by_operation(active)
+        report = explain(self.program, self.plan, active, self.backend.computed_by, kernels, predicted)
         if region is None:
             return report
         seen = self._seen(region)
         decision = self.planner.choose(active, seen.uses if seen else 1)
         return replace(report, decision=decision, measured_ms=seen.measured_ms if seen else None)
+
+    @plain_tensors
+    def profile(
+        self, recording: State, active: Mapping[Value, Table], inputs: Mapping[Value, Any]
+    ) -> Mapping[str, float]:
+        """Seconds of every operation, by its value's name, in an update that computes the `active` rows of every value.
+
+        inputs: the arguments that differ from the recorded ones, of images the active rows `[M, C]`. The update is
+        taken back. Its operations wait for each other, so on accelerators they take longer than in other updates.
+        """
+        timed = Timed()
+        with self.lock:
+            self._check_weights(recording)
+            self.backend.set_threads(torch.get_num_threads())
+            changed = {value for value in inputs if value.grid is None}
+            whole = all(table.complete for table in active.values())
+            schedule = self._again if whole else self._built(dict(active), changed)
+            try:
+                recording.begin(schedule)
+                for value in self.plan.kept if whole else ():
+                    recording.renew(value)
+                for value, content in inputs.items():
+                    if value.grid:
+                        recording.feed(value, active[value], content)
+                    else:
+                        recording.put(value, content)
+                timed.run(schedule, recording)
+            finally:
+                recording.abort()
+        return timed.seconds
 
     def active_mask(self, region: Region) -> Tensor:
         """bool `[B, H, W]` on the grid of the first image output: True where an update may change it."""
@@ -544,10 +579,8 @@ class Incremental:
         seen = self._seen(region)
         if self.planner.is_whole(active, seen.uses if seen else 1):
             active = activity.everything(self.program)
-        mask: Mask = np.zeros(output.rows, np.bool_)
-        mask[active[output].edited.array] = True
         assert output.grid is not None
-        return torch.from_numpy(mask.reshape(output.batch, output.grid.height, output.grid.width))
+        return torch.from_numpy(active[output].edited.mask(output.grid))
 
     @property
     def packed_bytes(self) -> int:

@@ -35,7 +35,7 @@ def weights(tmp_path_factory):
     Path(folder, "tiny.bin").write_bytes(written(fill(SRVGG(3, 8), 0)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(upscaler.PRETRAINED, NAME, Pretrained(lambda: SRVGG(3, 8), "tiny.bin", "exact"))
-        patch.setattr(upscaler, "_weight_file", lambda name: folder / name)
+        patch.setattr(upscaler, "weight_file", lambda name: folder / name)
         yield
 
 

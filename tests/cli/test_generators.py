@@ -29,7 +29,7 @@ def small(tmp_path, monkeypatch):
     save_png(painted(picture("ddpm")), "b.png")
     Path("tiny.bin").write_bytes(written(fill(SRVGG(3, 8), 0)))
     monkeypatch.setitem(upscaler.PRETRAINED, NAME, Pretrained(lambda: SRVGG(3, 8), "tiny.bin", "exact"))
-    monkeypatch.setattr(upscaler, "_weight_file", lambda name: tmp_path / name)
+    monkeypatch.setattr(upscaler, "weight_file", lambda name: tmp_path / name)
 
 
 @pytest.fixture

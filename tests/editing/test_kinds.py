@@ -31,7 +31,7 @@ def models(tmp_path, monkeypatch):
     pipeline("ddpm").save_pretrained("ddpm")
     Path("tiny.bin").write_bytes(written(fill(SRVGG(3, 8), 0)))
     monkeypatch.setitem(upscaler.PRETRAINED, SMALL, Pretrained(lambda: SRVGG(3, 8), "tiny.bin", "exact"))
-    monkeypatch.setattr(upscaler, "_weight_file", lambda name: tmp_path / name)
+    monkeypatch.setattr(upscaler, "weight_file", lambda name: tmp_path / name)
     torch.save(fill(spade.spade(4, 6), 0).state_dict(), "net_G.pth")
 
 
@@ -174,7 +174,7 @@ def test_models_that_are_none_are_refused(name, message, models):
 
 def test_every_kind_says_how_it_is_asked_for():
     for name, kind in KINDS.items():
-        assert kind.name == kind.editor.sessions.kind == name
+        assert kind.name == kind.sessions.kind == name
         for taken, method in ((kind.form.opening, kind.editor.open), (kind.form.editing, kind.editor.sessions.edit)):
             options = {"areas" if name == "area" else name for name in taken}  # one is given at a time
             assert options <= set(inspect.signature(method).parameters)

@@ -218,15 +218,6 @@ def test_instruction_set_from_the_environment():
     assert run.stdout.strip() == "portable"
 
 
-def test_one_openmp_runtime():
-    """PyTorch and the extension share a pool: two of them would fight for the same cores."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("reads /proc")
-    with open("/proc/self/maps") as maps:
-        runtimes = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}
-    assert len(runtimes) == 1
-
-
 def test_threads():
     with pytest.raises(ValueError, match="at least 1"):
         cpu.set_num_threads(0)

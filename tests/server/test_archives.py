@@ -6,9 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from retouch.editing.manifest import MANIFEST
+from pipelines import picture
+from retouch.editing.manifest import MANIFEST, MAX_BYTES
 from retouch.server.limits import Limits
-from studios import OTHER, asking, created, edited, idle, pixels, studio
+from studios import OTHER, asking, created, edited, idle, pixels, png, settings, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -96,6 +97,77 @@ def test_what_is_no_session_is_refused_and_leaves_nothing(client, archive, chang
     assert reply.status_code in (409, 415), reply.text
     assert str(home) not in reply.text
     assert sorted(home.parent.rglob("*")) == before
+
+
+def forged(data, change):
+    """The file with the head of its first member changed, in both places where a zip says it."""
+    with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        members = {member.filename: opened.read(member) for member in opened.infolist()}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+        change(made.infolist()[0])
+    return file.getvalue()
+
+
+FORGED = {
+    "a size that is not that of what follows": lambda member: setattr(member, "file_size", 1 << 40),
+    "another size that is not": lambda member: (setattr(member, "file_size", 9), setattr(member, "compress_size", 9)),
+    "another check sum": lambda member: setattr(member, "CRC", member.CRC ^ 1),
+    "an offset before the file": lambda member: setattr(member, "header_offset", 1 << 30),
+    "a link": lambda member: setattr(member, "external_attr", 0o120777 << 16),
+    "a folder": lambda member: setattr(member, "filename", "versions/0000/"),
+    "a password": lambda member: setattr(member, "flag_bits", 1),
+}
+
+
+@pytest.mark.parametrize("change", FORGED)
+def test_zips_that_lie_are_refused_or_mean_what_they_hold(client, archive, change):
+    home = client.app.app.app.state.studio.home
+    before = sorted(home.parent.rglob("*"))
+    reply = send(client, forged(archive[1], FORGED[change]))
+    if change == "a link":  # what it holds is written as a file, whatever it is said to be
+        assert reply.status_code == 201
+        new = home / "anna" / reply.json()["id"]
+        assert not any(path.is_symlink() for path in new.rglob("*"))
+        client.delete(f"/api/sessions/{new.name}")
+    else:
+        assert reply.status_code in (413, 415), reply.text
+    assert sorted(home.parent.rglob("*")) == before
+
+
+def test_names_that_come_twice(client, archive):
+    file = io.BytesIO(archive[1])
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as made, pytest.warns(UserWarning, match="Duplicate"):
+        made.writestr(MANIFEST, b"{}")
+    assert send(client, file.getvalue()).status_code == 415
+
+
+def test_a_manifest_that_is_larger_than_any(client, archive):
+    data = rewritten(archive[1], lambda m: m.update({MANIFEST: m[MANIFEST] + b" " * MAX_BYTES}))
+    assert send(client, data).status_code == 413
+
+
+def test_sessions_of_other_kinds(client, tmp_path):
+    """They come in where their model is, and are refused where it is not."""
+    with asking(studio(tmp_path, names=("upscale",))) as other:
+        reply = other.post("/api/sessions", data=settings(), files={"picture": png(picture("ddpm"))})
+        id_ = reply.json()["id"]
+        idle(other, id_)
+        data = other.get(f"/api/sessions/{id_}/archive").content
+        reply = send(other, data)
+        assert reply.status_code == 201, reply.text
+        assert idle(other, reply.json()["id"])["kind"] == "upscale"
+        assert np.array_equal(pixels(other, reply.json()["id"], 0), pixels(other, id_, 0))
+    assert send(client, data).status_code == 409
+
+
+def test_a_full_quota_is_told_before_anything_is_kept(tmp_path, archive):
+    with asking(studio(tmp_path, Limits(sessions=1))) as client:
+        assert send(client, archive[1]).status_code == 201
+        assert send(client, archive[1]).status_code == 429
+        assert len(client.get("/api/sessions").json()) == 1
 
 
 def test_compressed_members_are_not_inflated(client, archive):

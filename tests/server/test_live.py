@@ -1,8 +1,6 @@
 """WebSockets of sessions: what pages are told brings them to the exact picture of the head, whatever happens."""
 
-import contextlib
 import io
-import json
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from starlette.websockets import WebSocketDisconnect
 from retouch.server.frames import changes, messages
 from retouch.server.hub import LONGEST, Hub, Message, Watcher
 from retouch.server.limits import Limits
-from studios import BEARER, HOST, OTHER, asking, created, edited, idle, parsed, pixels, studio
+from studios import BEARER, OTHER, asking, created, edited, idle, page, parsed, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -21,54 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 def client(tmp_path):
     with asking(studio(tmp_path)) as client:
         yield client
-
-
-class Page:
-    """What a page holds of a session, from its messages alone."""
-
-    def __init__(self, socket):
-        self.socket = socket
-        self.picture = np.zeros((32, 32, 3), np.uint8)
-        self.version, self.events, self.kinds, self.bytes = None, [], [], 0
-
-    def hear(self, until):
-        """Take messages in until one fits; it."""
-        while True:
-            message = self.socket.receive()
-            if message["type"] == "websocket.close":
-                raise WebSocketDisconnect(message["code"])
-            found = self._text(message["text"]) if message.get("text") else self._binary(message["bytes"])
-            if until(found):
-                return found
-
-    def _text(self, text):
-        event = json.loads(text)
-        self.events.append(event)
-        return event
-
-    def _binary(self, data):
-        header, body = parsed(data)
-        self.kinds.append(header["kind"])
-        self.bytes += len(data)
-        left, top, width, height = header["rect"]
-        if header["kind"] == "preview":
-            assert header["encoding"] == "webp"
-        else:
-            self.version = header["version"]
-            if width and height:
-                part = np.asarray(Image.open(io.BytesIO(body)))
-                self.picture[top : top + height, left : left + width] = part
-        return header
-
-    def done(self, job):
-        return self.hear(lambda m: m.get("job") == job and m.get("state") in ("done", "failed", "cancelled"))
-
-
-@contextlib.contextmanager
-def page(client, id_, seen=None, headers=BEARER):
-    query = "" if seen is None else f"?seen={seen}"
-    with client.websocket_connect(f"ws://{HOST}/api/sessions/{id_}/live{query}", headers=headers) as socket:
-        yield Page(socket)
 
 
 def test_a_page_sees_an_edit_as_it_comes(client):

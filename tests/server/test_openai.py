@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 
 import numpy as np
 import openai
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipelines import picture
-from studios import TOKENS, asking, png, served, studio
+from retouch.server.limits import Limits
+from studios import TOKENS, asking, editor, png, served, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -61,6 +63,25 @@ def test_partial_images_come_as_events(client):
     assert events[-1].size == "64x64"
 
 
+def test_several_edits_at_once_are_the_variants_of_the_library(client):
+    given = {"image": ("a.png", png(picture("sd", 2))), "mask": ("m.png", mask()), "prompt": "a b"}
+    raw = client.images.with_raw_response.edit(**given, n=3)
+    found = [opened(each.b64_json) for each in raw.parse().data]
+    session = editor("sd").open(picture("sd", 2), prompt="a b", strength=1.0)
+    region = np.zeros((64, 64), bool)
+    region[16:32, 16:32] = True
+    expected = session.variants(3, mask=region, prompt="a b", inpaint=True).images
+    assert len(found) == 3
+    assert all(np.array_equal(made, image) for made, image in zip(found, expected, strict=True))
+    again = client.images.with_raw_response.edit(**{**given, "image": ("a.png", png(found[0]))}, n=2)
+    assert again.headers["retouch-incremental"] == "true"
+    assert again.headers["retouch-session"] == raw.headers["retouch-session"]
+    assert len(again.parse().data) == 2
+    events = list(client.images.edit(**given, n=2, stream=True))
+    assert [event.type for event in events] == ["image_edit.completed"] * 2
+    assert all(np.array_equal(opened(event.b64_json), made) for event, made in zip(events, found, strict=False))
+
+
 def test_generations(client):
     made = client.images.generate(prompt="a b", n=2, size="64x64", output_format="webp")
     pictures = [opened(each.b64_json) for each in made.data]
@@ -79,7 +100,7 @@ def test_errors_are_those_that_the_client_knows(client):
     with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.images.edit(image=image, prompt="a", model="gpt-image-1")
     with pytest.raises(openai.BadRequestError):
-        client.images.edit(image=image, prompt="a", n=2)
+        client.images.edit(image=image, prompt="a", n=11)
     with pytest.raises(openai.BadRequestError, match="prompt"):
         client.images.edit(image=image, prompt="")
     with pytest.raises(openai.APIStatusError, match="PNG, JPEG or WebP"):
@@ -94,9 +115,19 @@ def test_errors_are_those_that_the_client_knows(client):
         other.images.generate(prompt="a")
 
 
-def test_sessions_begun_here_give_way_to_later_ones(tmp_path):
-    from retouch.server.limits import Limits
+def test_generations_for_which_there_is_no_room_leave_none(tmp_path):
+    with asking(studio(tmp_path, Limits(sessions=2), names=("sd",))) as client:
+        reply = client.post("/v1/images/generations", json={"prompt": "a", "n": 3, "size": "64x64"})
+        assert reply.status_code == 429, reply.text
+        pool, end = client.app.app.app.state.studio.pool, time.monotonic() + 60
+        while pool.of("anna"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        reply = client.post("/v1/images/generations", json={"prompt": "a", "n": 2, "size": "64x64"})
+        assert len(reply.json()["data"]) == 2
 
+
+def test_sessions_begun_here_give_way_to_later_ones(tmp_path):
     with asking(studio(tmp_path, Limits(sessions=2), names=("sd",))) as client:
         for seed in range(3):
             reply = client.post(

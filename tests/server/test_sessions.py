@@ -251,11 +251,29 @@ def test_what_the_last_edit_computed(client, session):
     found = client.get(f"/api/sessions/{session}/explain").json()
     network = found["networks"][0]
     assert (found["version"], network["network"], network["calls"]) == (1, "denoiser", 2)
-    assert 0 < network["macs_active"] < network["macs_dense"]
+    assert 0 < network["macs"] < network["dense_macs"]
     fine = max(network["grids"], key=lambda grid: grid["height"])
     assert (fine["height"], fine["width"]) == (32, 32)
     assert 25 <= fine["active"] < 1024
-    assert any(layer["active"] < layer["rows"] for layer in network["layers"])
+    assert any(0 < layer["rows"] < layer["of"] for layer in network["layers"])
+    assert network["macs"] == sum(layer["macs"] for layer in network["layers"])
+    assert all(layer["milliseconds"] is None for layer in network["layers"])
+    heavy = max(network["layers"], key=lambda layer: layer["macs"])
+    assert heavy["predicted_milliseconds"] > 0
+
+
+def test_the_last_edit_is_timed_layer_by_layer(client, session):
+    before = pixels(client, session, 1)
+    found = client.get(f"/api/sessions/{session}/explain?timed=true").json()
+    layers = found["networks"][0]["layers"]
+    assert all(layer["milliseconds"] >= 0 for layer in layers)
+    computed = [layer for layer in layers if layer["macs"]]
+    assert computed
+    assert all(layer["milliseconds"] > 0 for layer in computed)
+    assert sum(layer["milliseconds"] for layer in layers) < 1000 * found["seconds"]["total"] + 1000
+    assert np.array_equal(pixels(client, session, 1), before)
+    assert edited(client, session, 1).status_code == 202  # from what it was
+    assert idle(client, session)["head"] == 2
 
 
 def test_the_estimate_of_the_last_edit(client, session):

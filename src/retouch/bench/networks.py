@@ -16,6 +16,7 @@ from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.edits import Edit, edits_of
 from retouch.bench.harness import RESTLESS, Progress, Suite, busy
 from retouch.bench.options import backend_of, chosen
+from retouch.bench.peers import PEERS, peer_runs
 from retouch.bench.published import REFERENCE, SIGE, measured
 from retouch.bench.report import Column, Result, figure, giga, size_text, times
 from retouch.bench.trial import Case, Trial, on
@@ -32,7 +33,8 @@ ALLOCATOR = (
 )
 
 BESIDE = (
-    "Dense is the best of eager NCHW, eager channels-last and torch.compile; graphs: as sessions update, replayed from "
+    "Dense is the best of eager NCHW, eager channels-last, torch.compile and the peers that were asked for; graphs: "
+    "as sessions update, replayed from "
     f"a CUDA graph. SIGE's figures are of the {published_device(REFERENCE).title} (arXiv 2211.02048) for "
     "the edit nearest in size, for Stable Diffusion of twice the pixels."
 )
@@ -96,6 +98,7 @@ class Networks(Suite):
     backend: str = "auto"
     dilate: int | None = None
     no_compile: bool = False
+    peer: Sequence[str] = ()
     repeat: int = 5
     tiny: bool = False
 
@@ -104,6 +107,7 @@ class Networks(Suite):
     def check(self) -> None:
         """Look everything up by its name, and read every mask."""
         chosen(self.policy, PRESETS, "policy")
+        chosen(self.peer, PEERS, "peer")
         for name in chosen(self.model, models.names(), "model"):
             self.edits(models.get(name))
         for name in chosen(self.dtype, TYPES, "type"):
@@ -134,7 +138,7 @@ class Networks(Suite):
             network = models.get(name)
             module = network.build(self.tiny, self.checked_type(dtype)).to(self.place)
             inputs = on(network.inputs(self.tiny, self.checked_type(dtype)), self.place)
-            dense = dense_runs(module, inputs, not self.no_compile)
+            dense = {**dense_runs(module, inputs, not self.no_compile), **peer_runs(self.peer, module, inputs)}
             for policy, of_policy in part.over(self.policy):
                 of_policy.say(f"{name}, {policy}: compiling")
                 yield from self._measured(self.trial(network, module, dtype, policy, dense), of_policy)

@@ -54,6 +54,9 @@ List = Annotated[bool, typer.Option("--list", help="List what --model takes, and
 Masks = Annotated[list[Path] | None, typer.Option("--mask", help="Image file, white where edited; may be repeated.")]
 Names = Annotated[list[str] | None, typer.Option("--model", help="Network or pipeline (ddpm-256); may be repeated.")]
 NoCompile = Annotated[bool, typer.Option("--no-compile", help="Leave torch.compile out of the dense baselines.")]
+Peers = Annotated[
+    list[str] | None, typer.Option("--peer", help="openvino or onnxruntime as a further dense run; may be repeated.")
+]
 Policies = Annotated[list[str] | None, typer.Option("--policy", help=f"{POLICY_HELP}; may be repeated.")]
 Report = Annotated[Path | None, typer.Option("--report", help="Markdown file to write, pictures beside it.")]
 Rounds = Annotated[int, typer.Option("--repeat", min=1, help="Rounds that are counted.")]
@@ -79,6 +82,7 @@ def networks(
     backend: BackendName = "auto",
     dilate: Dilate = None,
     no_compile: NoCompile = False,
+    peer: Peers = None,
     repeat: Rounds = 5,
     tiny: Tiny = False,
     threads: Threads = None,
@@ -88,8 +92,8 @@ def networks(
 ) -> None:
     """Time dense, record and update of named networks, interleaved in one process.
 
-    The speed-up is against the best dense run of eager NCHW, eager channels-last
-    and torch.compile. Weights are random, so read the error columns as a check of
+    The speed-up is against the best dense run of eager NCHW, eager channels-last,
+    torch.compile and the peers. Weights are random, so read the error columns as a check of
     the arithmetic, not as image quality.
     """
     if not list_models:

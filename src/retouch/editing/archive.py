@@ -37,7 +37,7 @@ class Archive:
 
     def __init__(self, path: Path, made: bool = False) -> None:
         self.path, self._made = path, made
-        self._lock = _locked(path)
+        self._lock = locked(path, f"{path} is in use by another process")
 
     @staticmethod
     def create(path: Path) -> Archive:
@@ -200,13 +200,13 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _locked(path: Path) -> FileLock:
-    """The folder's lock, held by any thread of this process; ArchiveError when somebody else holds it."""
+def locked(path: Path, in_use: str) -> FileLock:
+    """The folder's lock, held by any thread of this process; ArchiveError that says `in_use` when another holds it."""
     lock = FileLock(path / LOCK, mode=0o600, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise ArchiveError(f"{path} is in use by another process") from error
+        raise ArchiveError(in_use) from error
     except OSError as error:
-        raise ArchiveError(f"cannot open the session folder {path}: {error.strerror or error}") from error
+        raise ArchiveError(f"cannot open the folder {path}: {error.strerror or error}") from error
     return lock

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 
 from retouch.editing.session import Session, Version
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
+from retouch.plan import activity
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.region import Mask
 from retouch.runtime.state.layers import Layer
+
+TIMED = 3
+"""Runs of which the fastest counts, operation by operation: others may have been interrupted."""
 
 
 @dataclass(frozen=True)
@@ -26,35 +35,78 @@ class Computed:
     explanation: Explanation
 
 
-def computed(session: Session, version: Version) -> list[Computed]:
-    """What the networks computed for a version; of one that was called several times, what its first call did."""
-    layers: dict[str, list[Layer]] = {}
+def computed(session: Session, version: Version, timed: bool = False) -> list[Computed]:
+    """What the networks computed for a version; of one that was called several times, what its first call did.
+
+    timed: that call is made again, to see how long its operations take; the session stays as it is.
+    """
+    calls = session.calls()
+    found: dict[str, tuple[str, Layer]] = {}
     for name, layer in version.added:
-        layers.setdefault(session.calls()[name], []).append(layer)
-    return [_computed(name, session.networks()[name], found) for name, found in layers.items()]
+        found.setdefault(calls[name], (name, layer))
+    counts = Counter(calls[name] for name, _ in version.added)
+    return [
+        _computed(network, counts[network], Made(session, version, name, layer), timed)
+        for network, (name, layer) in found.items()
+    ]
 
 
-def _computed(name: str, net: Incremental, layers: list[Layer]) -> Computed:
-    tables = {value: table for value, (table, _) in layers[0].rows.items()}
-    by_grid: dict[tuple[Grid | None, int], Table] = {}
-    for value, table in tables.items():
-        known = by_grid.get((value.grid, value.batch))
-        if known is None or len(table) > len(known):
-            by_grid[value.grid, value.batch] = table
-    active = {v: tables.get(v) or by_grid.get((v.grid, v.batch)) or _none(v) for v in net.program.values() if v.grid}
-    found = explain(net.program, net.plan, active, net.backend.computed_by)
-    return Computed(
-        name, len(layers), {grid: _mask(grid, table) for (grid, _), table in by_grid.items() if grid}, found
-    )
+@dataclass(frozen=True)
+class Made:
+    """A layer that a version added, under the name of its call."""
+
+    session: Session
+    version: Version
+    name: str
+    layer: Layer
+
+    @property
+    def net(self) -> Incremental:
+        """The network that was called."""
+        return self.session.network(self.name)
+
+    @cached_property
+    def rows(self) -> dict[Value, Table]:
+        """The rows of kept values that are in the layer."""
+        return {value: table for value, (table, _) in self.layer.rows.items()}
+
+    @cached_property
+    def changed(self) -> dict[Value, Any]:
+        """Inputs without a grid that were others than before."""
+        inputs = self.net.program.inputs
+        return {value: content for value, content in self.layer.dense.items() if value in inputs}
+
+    @cached_property
+    def active(self) -> dict[Value, Table]:
+        """The rows of all values that were computed."""
+        return activity.retraced(self.net.program, self.net.policy, self.rows, set(self.changed))
+
+    def seconds(self) -> Mapping[str, float]:
+        """Of every operation, when the call is made again from the version that this one was made from."""
+        inputs = dict(self.changed)
+        for value in self.net.program.inputs:
+            if value.grid:
+                rows = self.version.snapshots[self.name].rows(value)
+                index = torch.from_numpy(self.active[value].array).long().to(rows.device)
+                inputs[value] = rows[index].to(self.net.backend.device, value.dtype)
+        history, parent = self.session.history, self.version.parent
+        before = self.version if parent is None else history[parent]
+        runs = [self.net.profile(before.snapshots[self.name].recording(), self.active, inputs) for _ in range(TIMED)]
+        return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
-def _none(value: Value) -> Table:
-    return Table(np.empty(0, np.int32), value.rows, ascending=True)
+def _computed(network: str, calls: int, made: Made, timed: bool) -> Computed:
+    net = made.net
+    predicted, measured = net.planner.by_operation(made.active), made.seconds() if timed else None
+    found = explain(net.program, net.plan, made.active, net.backend.computed_by, "", predicted, measured)
+    return Computed(network, calls, _grids(made.rows), found)
 
 
-def _mask(grid: Grid, table: Table) -> Mask:
-    """Where any sample has active rows."""
-    flat = np.zeros(table.total, np.bool_)
-    flat[table.array] = True
-    mask: Mask = np.asarray(flat.reshape(-1, grid.height, grid.width).any(0))
-    return mask
+def _grids(rows: Mapping[Value, Table]) -> dict[Grid, Mask]:
+    """Where any value of a grid has active rows, in any sample."""
+    found: dict[Grid, Mask] = {}
+    for value, table in rows.items():
+        if value.grid:
+            here = np.asarray(table.mask(value.grid).any(0))
+            found[value.grid] = found[value.grid] | here if value.grid in found else here
+    return found

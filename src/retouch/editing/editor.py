@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ class BaseEditor(ABC, Generic[S]):
         self.name, self.backend, self.storage = name, backend, storage
         self.memory, self.device_memory = memory, device_memory
         self.folder = None if folder is None else Path(folder)
+        self._shared: Store | None = None
         self._store()  # refuses what is wrong now, not after the model has run
 
     @property
@@ -90,7 +92,15 @@ class BaseEditor(ABC, Generic[S]):
     def _restored(self, archive: Archive, manifest: Manifest) -> S:
         """A session without versions that is set up as a manifest says; RetouchError when that cannot be."""
 
+    def sharing(self, store: Store) -> Self:
+        """The same editor, but that all its sessions keep their recordings in one store."""
+        twin = copy.copy(self)
+        twin._shared = store
+        return twin
+
     def _store(self, storage: str | None = None) -> Store:
+        if self._shared is not None:
+            return self._shared
         return Store(self.memory, self.folder, storage or self.storage, self.device_memory, self.device)
 
     def _recorded(

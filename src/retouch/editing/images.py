@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from retouch.errors import OptionError, RetouchError
@@ -188,14 +188,18 @@ def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str]) -> Path:
 
     Raises ImageError for a suffix that Pillow does not write, and when writing fails.
     """
-    path = Path(path)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(as_pixels(image))
+    return saved(Path(path), lambda file, kind: picture.save(file, format=kind))
+
+
+def saved(path: Path, write: Callable[[IO[bytes], str], None]) -> Path:
+    """The path of a picture file that `write` filled, in the format that its suffix names; as `save_png`."""
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise ImageError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(as_pixels(image))
     try:
-        with _replacing(path) as file:
-            picture.save(file, format=kind)
+        with replacing(path) as file:
+            write(file, kind)
     # What formats raise for modes and sizes that they cannot hold has no common type.
     except Exception as error:
         raise ImageError(f"cannot write {path}: {_reason(error)}") from error
@@ -203,7 +207,7 @@ def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` when the block ends, or goes away if it fails."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -221,15 +225,20 @@ def _pixels(image: ImageLike, ground: int) -> Pixels:
         return _from_image(image, ground)
     if isinstance(image, str | os.PathLike):
         return _from_file(Path(image), lambda opened: _from_image(opened, ground))
+    return _rgb(channels_in(image), ground)
+
+
+def channels_in(image: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values [H, W, 1, 3 or 4] of an array or tensor as `as_pixels` takes them. ImageError for other shapes."""
     if isinstance(image, Tensor):
-        return _rgb(_planes(_array(image)).transpose(1, 2, 0), ground)
+        return _channels(_planes(_array(image)).transpose(1, 2, 0))
     if isinstance(image, np.ndarray):
-        return _rgb(image, ground)
+        return _channels(image)
     raise ImageError(f"a picture is a path, a Pillow image, an array or a tensor, not {type(image).__name__}")
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """ImageError with the name of the file for whatever happens while it is read."""
     try:
         yield
@@ -243,13 +252,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _from_file(path: Path, convert: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    with _reading(path), path.open("rb") as file, _opened(file) as image:
+    with reading(path), path.open("rb") as file, opened(file) as image:
         return convert(image)
 
 
 def _from_array_file(path: Path) -> npt.NDArray[Any]:
     """The array in an .npy file; what would run code is refused."""
-    with _reading(path):
+    with reading(path):
         # Mapped, so that a header that lies about the size reserves no memory.
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         if array.size > MAX_PIXELS:
@@ -257,30 +266,45 @@ def _from_array_file(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _opened(file: IO[bytes]) -> Image.Image:
+def opened(file: IO[bytes], most: int = MAX_PIXELS) -> ImageFile.ImageFile:
+    """The header of a picture file, nothing decoded. ImageError for more than `most` pixels."""
     try:
         with _filters, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(file)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"it has more than {MAX_PIXELS} pixels") from error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"it has more than {most} pixels") from error
+    check_count(image, most)
+    return image
+
+
+def check_count(image: Image.Image, most: int = MAX_PIXELS) -> None:
+    """ImageError for an image of more than `most` pixels."""
+    if image.width * image.height > most:
+        raise ImageError(f"it is {image.width}x{image.height}, more than {most} pixels")
 
 
 def _from_image(image: Image.Image, ground: int) -> Pixels:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"it is {image.width}x{image.height}, more than {MAX_PIXELS} pixels")
+    check_count(image)
+    with decoding():
+        channels = channels_of(ImageOps.exif_transpose(image))
+    return _rgb(channels, ground)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """ImageError for whatever happens while an image is decoded."""
     try:
-        channels = _channels(ImageOps.exif_transpose(image))
+        yield
     except ImageError:
         raise
     # As for headers: decoders raise anything.
     except Exception as error:
         raise ImageError(f"the image cannot be decoded: {_reason(error)}") from error
-    return _rgb(channels, ground)
 
 
-def _channels(image: Image.Image) -> npt.NDArray[Any]:
-    """The levels [H, W] or [H, W, 3 or 4] in a form that `_rgb` takes."""
+def channels_of(image: Image.Image) -> npt.NDArray[Any]:
+    """The levels [H, W] or [H, W, 3 or 4] of an image in any mode: uint8, uint16 or float32."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _deep(image)
     if image.mode == "F":
@@ -320,24 +344,30 @@ def _planes(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _rgb(array: npt.NDArray[Any], ground: int) -> Pixels:
     """A new [H, W, 3] from [H, W] or [H, W, 1, 3 or 4]."""
+    levels = eight_bit(_channels(array))
+    if levels.shape[2] == 4:
+        return over(levels, ground)
+    return np.array(np.broadcast_to(levels, (*levels.shape[:2], 3)), order="C")
+
+
+def _channels(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[H, W, 1, 3 or 4] from that or [H, W]."""
     channels = array[..., None] if array.ndim == 2 else array
     if channels.ndim != 3 or channels.shape[2] not in (1, 3, 4):
         raise ImageError(f"a picture is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {list(array.shape)}")
     if 0 in channels.shape:
         raise ImageError(f"a picture of {_size(channels)} pixels is empty")
-    levels = _eight_bit(channels)
-    if levels.shape[2] == 4:
-        return _over(levels, ground)
-    return np.array(np.broadcast_to(levels, (*levels.shape[:2], 3)), order="C")
+    return channels
 
 
-def _over(rgba: Pixels, ground: int) -> Pixels:
+def over(rgba: Pixels, ground: int) -> Pixels:
     """[H, W, 4] composited on a grey level, rounded to nearest."""
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + ground * (255 - alpha) + 127) // 255).astype(np.uint8, order="C")
 
 
-def _eight_bit(array: npt.NDArray[Any]) -> Pixels:
+def eight_bit(array: npt.NDArray[Any]) -> Pixels:
+    """Levels of any type of `as_pixels` as uint8; those of uint8 themselves. ImageError as that."""
     kind = array.dtype.kind, array.dtype.itemsize
     if kind == ("u", 1):
         return array

@@ -59,6 +59,15 @@ class Frame:
     saved: int
 
 
+class Frames(Protocol):
+    """What an edit shows itself to on the way: a job, or what passes that on."""
+
+    def show(
+        self, kind: Kind, version: int, box: Box, pixels: Pixels, at: tuple[int, int], counted: Counted | None = None
+    ) -> None:
+        """Take the pixels of a box; see `Job.show`."""
+
+
 class Task(ABC, Generic[R]):
     """What a job does."""
 

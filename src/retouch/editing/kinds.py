@@ -16,6 +16,8 @@ import torch
 
 from retouch.editing.archive import Progress, silent, version_folder
 from retouch.editing.blend import FADE
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.diffusion.canvases import Canvases
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.editor import check_saved
@@ -23,6 +25,7 @@ from retouch.editing.forms import DIFFUSION, LABELS, UPSCALE, Form
 from retouch.editing.gan.labels import LabelEditor, LabelSession
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers, UpscaleSession
 from retouch.editing.manifest import PICTURE, SOURCE, WEIGHTS, ArchiveError, Entry, Manifest
+from retouch.editing.session import Session
 from retouch.errors import OptionError
 from retouch.kernels.devices import HOST
 from retouch.models.builtin import PIPELINES
@@ -42,7 +45,8 @@ class Kind:
     """One kind of editing.
 
     recognises: whether a model's name is one of this kind, when those before it in `KINDS` do not know it.
-    editor: what opens its sessions, by `from_pretrained` with a model's name and by `restore` with a folder.
+    editor: what is loaded for it, by `from_pretrained` with a model's name. sessions: what is saved.
+    restore: opens a folder with such an editor.
     policy: the one that a model has by itself. form: what is asked of an edit. facts: what is told of a session.
     """
 
@@ -51,11 +55,13 @@ class Kind:
     policy: Callable[[str], Policy]
     form: Form
     facts: Callable[[Manifest], Mapping[str, str]]
+    sessions: type[Session]
+    restore: Callable[[Any, Path, Progress], AnySession | Canvas] = lambda editor, *how: editor.restore(*how)
 
     @property
     def name(self) -> str:
         """As manifests have it."""
-        return self.editor.sessions.kind
+        return self.sessions.kind
 
 
 def _kept(manifest: Manifest) -> str:
@@ -86,9 +92,18 @@ def _upscaler_policy(name: str) -> Policy:
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(Upscaler, lambda name: name in PRETRAINED, _upscaler_policy, UPSCALE, _facts),
-        Kind(LabelEditor, lambda name: name.endswith(CHECKPOINTS), _balanced, LABELS, _facts),
-        Kind(Editor, lambda name: True, _balanced, DIFFUSION, _diffusion_facts),
+        Kind(Upscaler, lambda name: name in PRETRAINED, _upscaler_policy, UPSCALE, _facts, UpscaleSession),
+        Kind(LabelEditor, lambda name: name.endswith(CHECKPOINTS), _balanced, LABELS, _facts, LabelSession),
+        Kind(Editor, lambda name: True, _balanced, DIFFUSION, _diffusion_facts, DiffusionSession),
+        Kind(
+            Editor,
+            lambda name: False,
+            _balanced,
+            DIFFUSION,
+            _facts,
+            Canvas,
+            lambda editor, *how: Canvases(editor).restore(*how),
+        ),
     )
 }
 
@@ -166,7 +181,7 @@ class Saved:
                 f"the session {folder} is of the kind {manifest.kind!r}, which this version does not know"
             )
         kind = KINDS[manifest.kind]
-        check_saved(kind.editor.sessions, folder, manifest)
+        check_saved(kind.sessions, folder, manifest)
         return Saved(folder, kind, manifest)
 
     def picture(self, entry: Entry) -> str:
@@ -222,8 +237,8 @@ def open(
     device: str | torch.device = "auto",
     progress: Progress = silent,
     **options: Any,
-) -> AnySession:
-    """Open a saved session to go on editing.
+) -> AnySession | Canvas:
+    """Open a saved session or canvas to go on editing.
 
     editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
         from where it was, to `device`, with `options` as for its editor. "auto" takes no device that kernels of
@@ -232,15 +247,15 @@ def open(
     Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
     in use, of a newer format, or was recorded with other weights, networks or settings.
     """
-    return (editor or _recorded_editor(Path(path), model, device, options)).restore(path, progress)
+    saved = Saved.read(Path(path))
+    return saved.kind.restore(editor or _recorded_editor(saved, model, device, options), Path(path), progress)
 
 
 def _recorded_editor(
-    path: Path, model: str | Path | None, device: str | torch.device, options: dict[str, Any]
+    saved: Saved, model: str | Path | None, device: str | torch.device, options: dict[str, Any]
 ) -> AnyEditor:
     """An editor like the one that recorded a session."""
-    saved = Saved.read(path)
-    settings = saved.manifest.settings
+    path, settings = saved.folder, saved.manifest.settings
     named, editor = model or settings["model"], settings["editor"]
     if not named:
         raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")

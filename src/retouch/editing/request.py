@@ -13,6 +13,7 @@ import numpy as np
 
 from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.diffusion.areas import Area
 from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
@@ -61,6 +62,8 @@ class Request:
         given = {name: value for name, value in options.items() if value is not None}
         _check_values(given)
         saved = Saved.read(session) if session is not None and (session / MANIFEST).exists() else None
+        if saved is not None and saved.kind.sessions is Canvas:
+            raise OptionError(f"{session} is a canvas, which is edited in Python: `retouch.open({str(session)!r})`")
         if model is None:
             _check_model_of(saved)
         name = None if model is None else located(model)
@@ -91,7 +94,9 @@ class Request:
         form = self.kind.form
         if self.saved is not None:
             machine = self._only(MACHINE | {"vae"})
-            return kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
+            session = kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
+            assert not isinstance(session, Canvas), "refused when it was asked for"
+            return session
         editor = kinds.load(str(self.model), **self._only(form.loading))
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
         options = self._only(form.opening) | self._taken("instances", self.instances[0])

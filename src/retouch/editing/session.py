@@ -549,8 +549,9 @@ def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:
 
 
 def _hashes(net: Incremental, version: Version) -> Sequence[int]:
-    """Hashes of the weights that the recordings of `net` in a version were made with."""
-    return next(snapshot.hashes for snapshot in version.snapshots.values() if snapshot.net is net)
+    """Hashes of the weights that the recordings of `net` in a version were made with; its own where there are none."""
+    made = (snapshot.hashes for snapshot in version.snapshots.values() if snapshot.net is net)
+    return next(made, net.weights.hashes)
 
 
 _DIFFERENT = {

@@ -115,7 +115,10 @@ class Worker:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep refinements away while something is computed without a job."""
+        """Keep refinements away while something is computed without a job: in other threads than this worker's."""
+        if self.is_here():
+            yield
+            return
         with self._changed:
             self._claims += 1
         try:

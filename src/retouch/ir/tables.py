@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from retouch.ir.geometry import Geometry, IntArray
+from retouch.ir.geometry import Geometry, Grid, IntArray
 
 
 class Table:
@@ -48,6 +48,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def mask(self, grid: Grid) -> npt.NDArray[np.bool_]:
+        """Which positions of a map on a grid are listed, `[B, H, W]`."""
+        found = np.zeros(self.total, np.bool_)
+        found[self.array] = True
+        return found.reshape(-1, grid.height, grid.width)
 
     @staticmethod
     def all(total: int) -> Table:

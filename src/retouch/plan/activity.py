@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,21 @@ def of_update(
     return exact(program, region, set(changed)) if policy.exact else shared(program, region, policy, changed)
 
 
+def retraced(program: Program, policy: Policy, rows: Mapping[Value, Table], changed: set[Value]) -> dict[Value, Table]:
+    """The rows that an update computed, probes among them, from the `rows` that it left in kept values.
+
+    changed: the inputs without a grid that were others than before.
+    """
+    if all(table.complete for table in rows.values()):
+        return everything(program)
+    masks = {v: table.mask(v.grid) for v, table in rows.items() if v.grid}
+    drawn = Region(max((masks[v] for v in program.inputs if v in masks), key=lambda mask: mask[0].size))
+    if policy.exact:
+        return exact(program, drawn, changed)
+    known = {(v.grid, v.batch): mask for v, mask in masks.items() if v.grid}
+    return shared(program, drawn, replace(policy, dilate=0), frozenset(changed), known)
+
+
 def share(program: Program, active: dict[Value, Table]) -> float:
     """Active share of the multiply-accumulates."""
     dense = sum(op.macs_per_row() * op.out.rows for op in program.ops)
@@ -52,11 +70,15 @@ def macs(program: Program, active: dict[Value, Table]) -> int:
 
 
 def shared(
-    program: Program, region: Region, policy: Policy, changed: frozenset[Value] = frozenset()
+    program: Program,
+    region: Region,
+    policy: Policy,
+    changed: frozenset[Value] = frozenset(),
+    known: Mapping[tuple[Grid, int], Mask] = MappingProxyType({}),
 ) -> dict[Value, Table]:
-    """One region per grid and batch, for all values of that grid; texts are computed or not, by the policy.
+    """One region per grid and batch, for all values of that grid: that of the edit, or what is `known` of it.
 
-    They are where an input without a grid is among the `changed` ones.
+    Texts are computed or not, by the policy; they are where an input without a grid is among the `changed` ones.
     """
     whole = whole_grids(program, policy)
     if any(value.grid is None for value in changed):
@@ -74,7 +96,8 @@ def shared(
         elif key not in tables and grid.text:
             tables[key] = Table(np.empty(0, np.int32), value.rows, ascending=True)
         elif key not in tables:
-            tables[key] = rows(_batched(spread(region, grid, policy), value.batch), value.batch)
+            mask = known[key] if key in known else _batched(spread(region, grid, policy), value.batch)
+            tables[key] = rows(mask, value.batch)
         active[value] = tables[key]
     return active | {op.out: Table.all(op.out.rows) for op in program.ops if op.host and op.out.grid}
 

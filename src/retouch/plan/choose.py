@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -80,6 +81,17 @@ class Planner:
     def update(self, active: dict[Value, Table]) -> Run:
         """The work of an update that computes active rows."""
         return meter.of_update(self.plan, active, self.policy, self.dirty(set(), active))
+
+    def by_operation(self, active: dict[Value, Table]) -> dict[str, float]:
+        """Predicted seconds of the launches of every operation, by name, in an update that computes active rows; none
+        where costs are not known.
+        """
+        found: dict[str, float] = defaultdict(float)
+        if self.costs is not None:
+            run = self.update(active)
+            for name, work in zip(run.names, run.launches, strict=True):
+                found[name] += self.costs.seconds(work)
+        return found
 
     def break_even(self, active: dict[Value, Table]) -> float:
         """The updates for a region up to which everything is computed: 0 for none of them, infinity for all."""

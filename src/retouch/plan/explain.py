@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from retouch.ir.program import Op, Program
@@ -11,10 +11,17 @@ from retouch.ir.value import Value
 from retouch.passes.storage import Plan, Storage
 from retouch.plan.choose import Decision
 
+Seconds = Mapping[str, float]
+"""Of operations, by the names of their values."""
+
 
 @dataclass(frozen=True)
 class Line:
-    """One operation; rows and multiply-accumulates of all samples."""
+    """One operation; rows and multiply-accumulates of all samples.
+
+    predicted_ms, measured_ms: milliseconds of its kernel calls (None: not known, not measured). What is never stored
+    takes them where it is read.
+    """
 
     name: str
     op: str
@@ -26,6 +33,8 @@ class Line:
     kept_bytes: int
     backend: str
     fallback: str
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,12 @@ def explain(
     active: dict[Value, Table],
     computed_by: Callable[[Iterable[str]], str],
     kernels: str = "",
+    predicted: Seconds | None = None,
+    measured: Seconds | None = None,
 ) -> Explanation:
     """One line for each operation on rows, and each fallback; `computed_by` names the backend of some kernels."""
-    lines = [_line(op, plan, active, computed_by(op.kernels)) for op in program.ops if op.out.grid or op.reason]
+    told = [op for op in program.ops if op.out.grid or op.reason]
+    lines = [_line(op, plan, active, computed_by(op.kernels), predicted, measured) for op in told]
     others = [op for op in _recomputed(program) if not op.reason]
     return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.arithmetic(0) for op in others), kernels)
 
@@ -125,7 +137,9 @@ def _recomputed(program: Program) -> list[Op]:
     return found
 
 
-def _line(op: Op, plan: Plan, active: dict[Value, Table], backend: str) -> Line:
+def _line(
+    op: Op, plan: Plan, active: dict[Value, Table], backend: str, predicted: Seconds | None, measured: Seconds | None
+) -> Line:
     value = op.out
     rows = len(active[value]) if value.grid else 0
     kept = value.nbytes if plan.storage.get(value) is Storage.KEPT else 0
@@ -140,4 +154,10 @@ def _line(op: Op, plan: Plan, active: dict[Value, Table], backend: str) -> Line:
         kept_bytes=kept,
         backend="torch" if op.host else backend,
         fallback=op.reason,
+        predicted_ms=_ms(predicted, value.name),
+        measured_ms=_ms(measured, value.name),
     )
+
+
+def _ms(seconds: Seconds | None, name: str) -> float | None:
+    return 1e3 * seconds.get(name, 0.0) if seconds else None

@@ -28,13 +28,14 @@ class Run:
     """The launches of a run.
 
     entries: of all its index tables. recorded_bytes: what it reads of the recording as it was before it.
-    result_bytes: what it returns.
+    result_bytes: what it returns. names: of the operations that the launches belong to.
     """
 
     launches: tuple[Work, ...]
     entries: int = 0
     recorded_bytes: int = 0
     result_bytes: int = 0
+    names: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -70,10 +71,7 @@ class ActiveMeter:
     def _of(self, value: Value, table: Table) -> Rows:
         if table not in self._rows:
             assert value.grid is not None
-            mask = np.zeros(value.rows, np.bool_)
-            mask[table.array] = True
-            shape = value.batch, value.grid.height, value.grid.width
-            self._rows[table] = Rows(mask.reshape(shape), direct=table.full)
+            self._rows[table] = Rows(table.mask(value.grid), direct=table.full)
         return self._rows[table]
 
     def taps(self, geometry: Geometry, rows: Rows) -> Rows:
@@ -215,10 +213,12 @@ class ActiveMeter:
     def run(self, undoable: bool) -> Run:
         """The work of all operations; `undoable`: rows that are overwritten are saved first."""
         written = [v for v in self.plan.program.inputs if v.grid]
+        names: list[str] = []
         for op in self.plan.program.ops:
             before = len(self.launches)
             if self._is_due(op.out):
                 op.work(self)
+            names += [op.out.name] * (len(self.launches) - before)
             if (
                 len(self.launches) > before
                 and self.plan.storage.get(op.out) is Storage.KEPT
@@ -234,7 +234,9 @@ class ActiveMeter:
         saves = (Work("copy_many", torch.float32, saved, count=len(written)),) if undoable else ()
         entries = sum(map(len, self._taps.values()))
         returned = sum(value.nbytes for value in outputs)
-        return Run((*saves, *self.launches), entries, self._recorded_bytes(set(written)), returned)
+        names = [""] * len(saves) + names + [""] * (len(self.launches) - len(names))
+        recorded = self._recorded_bytes(set(written))
+        return Run((*saves, *self.launches), entries, recorded, returned, tuple(names))
 
     def _is_due(self, value: Value) -> bool:
         if value.grid is None:

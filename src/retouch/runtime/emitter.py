@@ -46,6 +46,7 @@ class ScheduleEmitter:
         self.producers = plan.producers
         self.tables = Tables()
         self.steps: list[Call] = []
+        self.names: list[str] = []
         self.temps: dict[Value, Temp] = {}
         self.made: dict[tuple[Value, Table], Temp] = {}
         self.states: dict[Slot, None] = {}
@@ -245,6 +246,14 @@ class ScheduleEmitter:
         """The kept values that hold what the module returns."""
         return {self.plan.place(o.ref.value)[0] for o in self.plan.program.outputs if o.ref is not None}
 
+    def emit(self, op: Op) -> None:
+        """Emit the calls of an operation."""
+        op.emit(self)
+        self._named(op.out.name)
+
+    def _named(self, name: str) -> None:
+        self.names += [name] * (len(self.steps) - len(self.names))
+
     def finish(self) -> Schedule:
         """The schedule of everything that was emitted."""
         for output in self.plan.program.outputs:
@@ -252,13 +261,15 @@ class ScheduleEmitter:
                 self._read_whole(output.ref.value)
         kept = [v for v in self.actives if self.plan.storage[v] is Storage.KEPT]
         self.statistics.put_back(self, kept)
+        self._named("")
         written = {v: self.actives[v] for v in kept if len(self.actives[v]) and not self._by_host(v)}
         saves = {v: None if rows.full else rows for v, rows in written.items()}
         stays = {v: None if rows.edited.full else rows.edited for v, rows in written.items()}
         dense = {v for v in self.reads if self._by_host(v)}
         reads = {v: tuple(tables) for v, tables in self.reads.items() if v not in dense & self.dirty}
         before = frozenset(self.replaced | dense - self.dirty)
-        return Schedule(self.shared, tuple(self.steps), saves, stays, tuple(self.states), self.actives, reads, before)
+        steps, names, states = tuple(self.steps), tuple(self.names), tuple(self.states)
+        return Schedule(self.shared, steps, saves, stays, states, self.actives, reads, before, names)
 
     def _by_host(self, value: Value) -> bool:
         producer = self.producers.get(value)
@@ -291,7 +302,7 @@ def build(
     for op in plan.program.ops:
         virtual = op.out.grid is not None and plan.storage[op.out] is Storage.VIRTUAL
         if not virtual and op.is_due(active):
-            op.emit(emitter)
+            emitter.emit(op)
     return emitter.finish()
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from time import perf_counter
 from typing import Protocol
+
+import torch
 
 from retouch.runtime.base import Operands
 from retouch.runtime.calls import Call, execute, filled
@@ -29,3 +33,23 @@ class Direct:
         if self._stays:
             calls = self._calls = list(calls)
         execute(calls, state)
+
+
+class Timed:
+    """Calls one by one, each waited for. `seconds` are those of every operation, by name, in all runs."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def run(self, schedule: Schedule, state: Operands) -> None:
+        """Execute the schedule."""
+        calls = [filled(call, state.resolve) for call in schedule.calls]
+        for name, call in zip(schedule.names, calls, strict=True):
+            begun = self._now(state)
+            execute([call], state)
+            self.seconds[name] += self._now(state) - begun
+
+    def _now(self, state: Operands) -> float:
+        if state.backend.device.type != "cpu":
+            torch.accelerator.synchronize(state.backend.device)
+        return perf_counter()

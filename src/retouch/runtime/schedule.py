@@ -30,7 +30,7 @@ class Schedule:
     `steps` are its calls. `saves` are the kept values this run writes, with the rows (None: all of them);
     `stays` those rows that are no probes; `states` the statistics it writes. `reads` are the rows of kept
     values it reads; `replaced` the values whose active rows it reads as they were before (statistics
-    subtract them).
+    subtract them). `names` are those of the operations that the steps belong to.
     """
 
     shared: Shared
@@ -41,6 +41,7 @@ class Schedule:
     active: dict[Value, Table]
     reads: dict[Value, tuple[Table, ...]]
     replaced: frozenset[Value]
+    names: tuple[str, ...] = ()
     _handles: dict[Table | Factors, Any] = field(default_factory=dict)
 
     @cached_property

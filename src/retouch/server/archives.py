@@ -20,7 +20,8 @@ from fastapi.responses import StreamingResponse
 from retouch.editing.archive import Archive
 from retouch.editing.kinds import Saved
 from retouch.editing.manifest import MANIFEST, MAX_BYTES, ArchiveError
-from retouch.server.pool import INCOMING, Entry
+from retouch.server.entry import Entry
+from retouch.server.pool import INCOMING
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Studio
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from retouch.server.entry import Entry
 from retouch.server.models import Models, capabilities, scale_of
-from retouch.server.pool import Entry
 
 TOLD = ("prompt", "negative", "strength", "steps", "guidance", "seed")
 
@@ -49,14 +49,8 @@ def known(result: Any) -> float | None:
 
 def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
     """All of a session."""
-    session = entry.session
-    if session is not None:
-        kind, settings = session.kind, session.settings
-        nbytes = sum(version.nbytes for version in session.versions)
-    else:
-        manifest = entry.manifest()
-        kind, settings = manifest.kind, manifest.settings
-        nbytes = sum(each.nbytes for each in manifest.versions)
+    session, (kind, settings) = entry.session, entry.about
+    nbytes = sum(each.nbytes for each in (session.versions if session is not None else entry.manifest().versions))
     name, scale = models.name_of(settings), scale_of(kind)
     return {
         "id": entry.id,
@@ -66,7 +60,7 @@ def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
         "settings": {each: settings[each] for each in TOLD if each in settings},
         **tree_of(entry),
         "bytes": nbytes,
-        "capabilities": capabilities(models.editors[name]),
+        "capabilities": {**capabilities(models.editors[name]), "instances": settings.get("instances", False)},
         "jobs": [
             {"job": number, "state": "running" if job.running() else "queued"}
             for number, job in list(entry.jobs.items())

@@ -41,13 +41,20 @@ class OpenForm(Form):
         return {name: value for name, value in given.items() if value is not None}
 
 
-class EditForm(Form):
-    """An edit of a version.
+class AreaForm(Form):
+    """The words of a part of the picture; negative None: as for the rest."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=2000)]
+    negative: Text | None = None
+
+
+class DrawnForm(Form):
+    """What is asked of a version.
 
     base: the version that it was drawn on, which is the head. rect: left, top, width and height of what comes with
-    this, in pixels of what is painted on; None: all. kind: "inpaint" fills the mask anew. soft: the mask's levels are
-    strengths. refine: whether the result is bettered afterwards, how far, or the grey levels that are close enough.
-    seed: of variants, the first. instance: of labels, the id of what is painted; None: a new one.
+    this, in pixels of what is painted on; None: all. kind: "inpaint" fills the mask anew. soft: levels of masks are
+    strengths. seed: of variants, the first. refine: whether the result is bettered afterwards, how far, or the grey
+    levels that are close enough. instance: of labels, the id of what is painted; None: a new one.
     """
 
     base: Number
@@ -59,10 +66,21 @@ class EditForm(Form):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     soft: bool = False
     refine: Refine = True
-    instance: Number | None = None
+    instance: Annotated[int, Field(ge=0, lt=2**24)] | None = None
 
 
-class VariantsForm(EditForm):
+class EditForm(DrawnForm):
+    """An edit.
+
+    areas: words for parts of the picture, whose masks come with this in the same order. draft: it is shown and makes no
+    version; the next edit or draft takes its place.
+    """
+
+    areas: Annotated[list[AreaForm], Field(max_length=16)] = []
+    draft: bool = False
+
+
+class VariantsForm(DrawnForm):
     """Several edits that differ by their seeds."""
 
     n: Annotated[int, Field(ge=1, le=16)] = 4

@@ -13,9 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
 from retouch.server import frames
+from retouch.server.entry import Entry
 from retouch.server.facts import facts_of
 from retouch.server.hub import Watcher
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem
 from retouch.server.studio import Studio
 

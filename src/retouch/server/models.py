@@ -76,6 +76,8 @@ def capabilities(editor: AnyEditor) -> dict[str, Any]:
         "generate": diffusion,
         "variants": diffusion,
         "labels": labels,
+        "instances": isinstance(editor, LabelEditor),
+        "areas": isinstance(editor, Editor) and editor.model.reads_text,
         "scale": scale_of(editor.sessions.kind),
     }
 

@@ -26,19 +26,22 @@ from retouch.editing.images import Pixels
 from retouch.editing.jobs import Frame, Job
 from retouch.plan.region import Mask
 from retouch.server import uploads
+from retouch.server.entry import Entry
 from retouch.server.forms import OpenForm, Text
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem, documented
 from retouch.server.sessions import Begun, begin
 from retouch.server.studio import Caller, InStudio, Studio, check_jobs
+from retouch.server.tasks import Varied
 from retouch.server.uploads import Format
-from retouch.server.work import Work
+from retouch.server.work import Kind, Work
 
 AUTO = "auto"
 USAGE = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0,
          "input_tokens_details": {"image_tokens": 0, "text_tokens": 0}}  # fmt: skip
 Size = Annotated[str, Field(pattern=r"^(auto|[1-9]\d{0,3}x[1-9]\d{0,3})$")]
-Count = Annotated[int, Field(ge=1, le=10)]
+MOST = 10
+"""Pictures that one request makes."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Partial = Annotated[int, Field(ge=0, le=3)]
 
 router = APIRouter(prefix="/v1/images", responses=documented(400, 415, 503, 507))
@@ -98,11 +101,18 @@ def generations(form: Generation, studio: InStudio, caller: Caller) -> Response:
     size = None if width is None or height is None else (height, width)
     asked = OpenForm(model=name, prompt=form.prompt, size=size, generate=True)
     output = Output("image_generation", form.output_format, form.partial_images)
-    made = [_begun(studio, caller, asked.model_copy(update={"seed": seed}), None) for seed in range(form.n)]
+    made: list[Begun] = []
+    try:
+        for seed in range(form.n):
+            made.append(_begun(studio, caller, asked.model_copy(update={"seed": seed}), None))
+    except BaseException:  # nobody would see those that were begun
+        for each in made:
+            each.job.cancel()
+        raise
     headers = {"Retouch-Session": made[0].entry.id, "Retouch-Incremental": "false"}
     if form.stream:
-        return StreamingResponse(_events(studio, made, output), media_type="text/event-stream", headers=headers)
-    return output.whole([_result(each.job, each.entry, each.job.result().version.number) for each in made], headers)
+        return StreamingResponse(_events(made, output), media_type="text/event-stream", headers=headers)
+    return output.whole([picture for each in made for picture in _pictures(each.job)], headers)
 
 
 @router.post("/edits", response_class=JSONResponse)
@@ -114,7 +124,7 @@ def edits(
     prompt: Annotated[Text, Form()] = "",
     mask: Annotated[UploadFile | None, File()] = None,
     model: Annotated[str | None, Form()] = None,
-    n: Annotated[int, Form(ge=1, le=1)] = 1,
+    n: Annotated[int, Form(ge=1, le=MOST)] = 1,
     size: Annotated[Size, Form()] = AUTO,
     output_format: Annotated[Format, Form()] = "png",
     response_format: Annotated[Literal["b64_json"], Form()] = "b64_json",
@@ -140,18 +150,26 @@ def edits(
         begun.job.result()
     headers["Retouch-Session"] = entry.id
     check_jobs(studio, caller)
+    made = _edited(studio, entry, prompt, region, n)
+    if stream:
+        return StreamingResponse(_events([made], output), media_type="text/event-stream", headers=headers)
+    return output.whole(_pictures(made.job), headers)
+
+
+def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, count: int) -> Begun:
+    """An edit that fills a region (None: redraws everything), so many times with other seeds."""
+    kind: Kind = "variants" if count > 1 else "edit" if region is None else "inpaint"
     with studio.pool.using(entry) as session:
         assert isinstance(session, DiffusionSession)
-        work = Work(studio, entry, "edit" if region is None else "inpaint")
-        everything = np.full(session.size, 255, np.uint8) if region is None else region
-        job = session.submit(
-            mask=everything, prompt=prompt, inpaint=region is not None, refine="off", join=False, progress=work.progress
-        )
-        number = work.follow(job)
-    if stream:
-        made = [Begun(entry, work, job, number)]
-        return StreamingResponse(_events(studio, made, output), media_type="text/event-stream", headers=headers)
-    return output.whole([_result(job, entry, None)], headers)
+        work = Work(studio, entry, kind)
+        mask = np.ones(session.size, np.bool_) if region is None else region
+        asked: dict[str, Any] = {"mask": mask, "prompt": prompt, "inpaint": region is not None}
+        asked["progress"] = work.progress
+        if count > 1:
+            job = session.start(Varied(session, count, None, asked))
+        else:
+            job = session.submit(refine="off", join=False, **asked)
+        return Begun(entry, job, work.follow(job))
 
 
 def _model(studio: Studio, name: str | None) -> str:
@@ -198,13 +216,14 @@ def _begun(studio: Studio, caller: str, form: OpenForm, pixels: Pixels | None) -
     return made
 
 
-def _result(job: Job[Any], entry: Entry, version: int | None) -> Pixels:
-    """The picture that a job made."""
+def _pictures(job: Job[Any]) -> list[Pixels]:
+    """What a job made."""
     result = job.result()
-    return np.asarray(result.image) if version is None else entry.pixels(version)
+    made = job.task.made if isinstance(job.task, Varied) else [result]
+    return [np.asarray(each.image) for each in made]
 
 
-def _events(studio: Studio, made: list[Begun], output: Output) -> Iterator[bytes]:
+def _events(made: list[Begun], output: Output) -> Iterator[bytes]:
     """Server-sent events of jobs, one after the other; they are cancelled when nobody reads on."""
     try:
         for each in made:
@@ -226,7 +245,8 @@ def _events_of(begun: Begun, output: Output) -> Iterator[bytes]:
             yield output.event("partial_image", _with(picture, frame), partial_image_index=sent)
             sent += 1
         elif frame.kind == "result":
-            yield output.event("completed", begun.entry.pixels(frame.version), usage=USAGE)
+            for made in _pictures(begun.job):
+                yield output.event("completed", made, usage=USAGE)
             return
     begun.job.result()
 

@@ -12,21 +12,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Condition, RLock
-from typing import Any
+from threading import Condition
 
-from filelock import FileLock, Timeout
-
-from retouch.editing.history import History
-from retouch.editing.images import Pixels, as_pixels
-from retouch.editing.jobs import Job
+from retouch.editing.archive import locked
 from retouch.editing.kinds import AnySession, Saved
-from retouch.editing.manifest import MANIFEST, SOURCE, Manifest
+from retouch.editing.manifest import MANIFEST
 from retouch.errors import OptionError
-from retouch.server.hub import Hub
-from retouch.server.idempotency import Answers
+from retouch.server.entry import Entry
 from retouch.server.limits import Limits
 from retouch.server.metrics import Metrics
 from retouch.server.models import Models
@@ -40,59 +33,6 @@ PATIENCE = 2
 """Seconds after which a caller is told to come again when all memory is in use."""
 
 
-@dataclass(eq=False)
-class Entry:
-    """One session, in memory or only in its folder.
-
-    held: bytes that count against the budget. users: requests and edits that need the session in memory. jobs: those
-    of this run of the server by number. answers: to edits that may be sent twice. shown: the
-    version that pages were brought to, and its picture. estimate: the last version made, and the result that knows how
-    far it may be off. passing: it may be removed when its owner has no room for another.
-    """
-
-    id: str
-    owner: str
-    folder: Path
-    session: AnySession | None = None
-    held: int = 0
-    users: int = 0
-    touched: float = field(default_factory=time.time)
-    gone: bool = False
-    passing: bool = False
-    jobs: dict[int, Job[Any]] = field(default_factory=dict)
-    count: int = 0
-    answers: Answers = field(default_factory=Answers)
-    shown: tuple[int, Pixels] | None = None
-    estimate: tuple[int, Any] | None = None
-    hub: Hub = field(default_factory=Hub)
-    lock: RLock = field(default_factory=RLock)
-
-    def manifest(self) -> Manifest:
-        """What the folder says. Problem 409 while nothing is saved yet."""
-        if not (self.folder / MANIFEST).exists():
-            raise Problem(409, "the session is still being opened")
-        return Saved.read(self.folder).manifest
-
-    @property
-    def history(self) -> History[Any]:
-        """The tree of its versions, wherever it is."""
-        session = self.session
-        return session.history if session is not None else self.manifest().history
-
-    def pixels(self, number: int, source: bool = False) -> Pixels:
-        """The picture of a version, or what edits are drawn on. Problem 404 when there is no such version."""
-        session = self.session
-        version = self.history.find(number)
-        if version is None:
-            raise Problem(404, f"there is no version {number}")
-        if session is not None and not source:
-            found: Pixels = version.pixels
-            return found
-        saved = Saved.read(self.folder)
-        entry = saved.manifest.history[number]
-        return as_pixels(saved.source(entry) if source and SOURCE in entry.files else saved.picture(entry))
-
-
 class Pool:
     """The sessions in a folder of the server's own."""
 
@@ -100,7 +40,13 @@ class Pool:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
         self._lock = Condition()
         self._entries: dict[str, Entry] = {}
-        self._home_lock = _locked(home)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
+        self._home_lock = locked(
+            home, f"another server uses the sessions in {home}; stop it, or name another with --home"
+        )
         for stale in home.glob(f"{INCOMING}*"):
             shutil.rmtree(stale)
         for folder in sorted(home.glob("*/*")):
@@ -274,16 +220,3 @@ class Pool:
                 if session is not None:
                     session.close()
         self._home_lock.release()
-
-
-def _locked(home: Path) -> FileLock:
-    """The lock of the folder with all sessions; OptionError when another server has it, or it cannot be made."""
-    lock = FileLock(home / "lock", mode=0o600, thread_local=False)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise OptionError(f"another server uses the sessions in {home}; stop it, or name another --home") from error
-    except OSError as error:
-        raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
-    return lock

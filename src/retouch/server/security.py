@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -161,7 +162,7 @@ class Guard:
         """A body that ends in a problem when it is too long; Problem 413 or 422 when its length says so already."""
         limit = self.limits.archive if scope["path"] == ARCHIVES else self.limits.body
         told = Headers(scope=scope).get("content-length", "0")
-        if not told.isascii() or not told.isdigit():
+        if not re.fullmatch(r"[0-9]{1,18}", told):
             raise Problem(422, "Content-Length is no number")
         if int(told) > limit:
             raise Problem(413, f"a request may have {limit} bytes, not {told}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy.typing as npt
@@ -12,16 +14,16 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import Json
 
 from retouch.editing.diffusion.editor import Editor
-from retouch.editing.gan.labels import LabelEditor
+from retouch.editing.gan.labels import LabelEditor, Labels
 from retouch.editing.images import ImageError, as_integers
 from retouch.editing.jobs import Job
-from retouch.editing.kinds import AnySession
+from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
+from retouch.server.entry import Entry
 from retouch.server.facts import facts_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
 from retouch.server.idempotency import Key
 from retouch.server.models import cropped
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
 from retouch.server.work import Work, show, tell_tree
@@ -39,21 +41,27 @@ def create(
     caller: Caller,
     settings: Annotated[Json[OpenForm], Form()],
     picture: Annotated[UploadFile | None, File()] = None,
+    instances: Annotated[UploadFile | None, File(description="Of a map of labels: ids of instances, grey")] = None,
     key: Key = None,
 ) -> dict[str, Any]:
-    """Make a session of a picture, or generate one."""
-    data = picture.file.read() if picture is not None else None
+    """Make a session of a picture, or of a map of labels, or generate one."""
+    data, ids = map(uploads.content, (picture, instances))
     found: dict[str, Any] = studio.answers.once(
-        None if key is None else f"{caller} {key}", lambda: _made(studio, caller, settings, data)
+        None if key is None else f"{caller} {key}", lambda: _made(studio, caller, settings, data, ids)
     )
     return found
 
 
-def _made(studio: Studio, caller: str, form: OpenForm, data: bytes | None) -> dict[str, Any]:
+def _made(studio: Studio, caller: str, form: OpenForm, data: bytes | None, ids: bytes | None) -> dict[str, Any]:
     if form.generate == (data is not None):
         raise Problem(422, "send a picture, or settings with generate: one of the two")
-    source = None if data is None else _source(studio.models.named(form.model), data, studio)
-    made = begin(studio, caller, form, source)
+    editor = studio.models.named(form.model)
+    if ids is not None and not isinstance(editor, LabelEditor):
+        raise Problem(422, "instances go with a model that makes pictures from labels")
+    limit = studio.limits.pixels
+    source = None if data is None else _source(editor, data, limit)
+    options = {} if ids is None else {"instances": cropped(editor, _integers(ids, "the map of instances", limit))}
+    made = begin(studio, caller, form, source, options)
     return {"id": made.entry.id, "job": made.number}
 
 
@@ -62,13 +70,20 @@ class Begun:
     """A job of a session, with its number."""
 
     entry: Entry
-    work: Work
     job: Job[Any]
     number: int
 
 
-def begin(studio: Studio, caller: str, form: OpenForm, source: npt.NDArray[Any] | None) -> Begun:
-    """A new session that is being recorded, on a source or without one generated."""
+def begin(
+    studio: Studio,
+    caller: str,
+    form: OpenForm,
+    source: npt.NDArray[Any] | None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Begun:
+    """A new session that is being recorded, on a source or without one generated; `options` are further ones of its
+    editor's `open`.
+    """
     editor = studio.models.named(form.model)
     if source is None and not isinstance(editor, Editor):
         raise Problem(422, "this model makes no pictures from words; send it one")
@@ -77,7 +92,7 @@ def begin(studio: Studio, caller: str, form: OpenForm, source: npt.NDArray[Any] 
     check_jobs(studio, caller)
     entry = studio.pool.new(caller)
     work = Work(studio, entry, "generate" if source is None else "open")
-    options: dict[str, Any] = form.options() if isinstance(editor, Editor) else {}
+    options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
 
     def start(folder: Path) -> AnySession:
         told: dict[str, Any] = {"folder": folder, "progress": work.progress, "wait": False}
@@ -94,20 +109,24 @@ def begin(studio: Studio, caller: str, form: OpenForm, source: npt.NDArray[Any] 
             entry.shown = 0, session.pixels
         number = work.follow(job)
     job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
-    return Begun(entry, work, job, number)
+    return Begun(entry, job, number)
 
 
-def _source(editor: Any, data: bytes, studio: Studio) -> Any:
+def _source(editor: AnyEditor, data: bytes, limit: int) -> npt.NDArray[Any]:
     """What a session is opened on."""
-    if not isinstance(editor, LabelEditor):
-        return cropped(editor, uploads.picture(data, studio.limits.pixels))
-    image = uploads.opened(data, "the map of labels", studio.limits.pixels)
+    if isinstance(editor, LabelEditor):
+        return cropped(editor, _integers(data, "the map of labels", limit))
+    return cropped(editor, uploads.picture(data, limit))
+
+
+def _integers(data: bytes, what: str, limit: int) -> Labels:
+    image = uploads.opened(data, what, limit)
     try:
-        return cropped(editor, as_integers(image))
+        return as_integers(image)
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything
-        raise Problem(415, "the map of labels cannot be decoded: its content is damaged") from error
+        raise Problem(415, f"{what} cannot be decoded: its content is damaged") from error
 
 
 def _forget_failed(studio: Studio, entry: Entry, job: Future[Any]) -> None:

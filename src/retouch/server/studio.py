@@ -9,11 +9,12 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
+from retouch.server.entry import Entry
 from retouch.server.idempotency import Answers
 from retouch.server.limits import Allowance, Limits
 from retouch.server.metrics import Metrics
 from retouch.server.models import Models
-from retouch.server.pool import Entry, Pool
+from retouch.server.pool import Pool
 from retouch.server.problems import Problem
 from retouch.server.security import Access
 

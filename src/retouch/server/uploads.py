@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from fastapi import UploadFile
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from retouch.editing.images import MAX_PIXELS, Pixels, as_pixels
@@ -45,6 +46,11 @@ class Rectangle:
     def part(self) -> tuple[slice, slice]:
         """Rows and columns."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def content(file: UploadFile | None) -> bytes | None:
+    """What a file that was sent holds."""
+    return None if file is None else file.file.read()
 
 
 def opened(data: bytes, what: str, pixels: int) -> Image.Image:
@@ -131,7 +137,6 @@ def thumbnail(pixels: Pixels, side: int) -> bytes:
     return encoded(np.asarray(image), "jpeg", quality=85)
 
 
-def selected(mask: Pixels) -> Mask:
-    """Where levels are above half."""
-    found: Mask = mask > 127
-    return found
+def white(where: Mask) -> Pixels:
+    """Levels: 255 there, 0 elsewhere."""
+    return np.where(where, np.uint8(255), np.uint8(0))

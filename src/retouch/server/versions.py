@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, cast
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
 
 from retouch.editing.computed import Computed, computed
-from retouch.editing.jobs import Job, Task
+from retouch.editing.gan.labels import LabelSession
+from retouch.editing.kinds import AnySession
 from retouch.editing.sheets import coloured
+from retouch.plan.explain import Line
 from retouch.server import uploads
+from retouch.server.entry import Entry
 from retouch.server.facts import TOLD, facts_of
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem, documented
-from retouch.server.studio import InSession, InStudio
+from retouch.server.studio import InSession, InStudio, Studio
+from retouch.server.tasks import Question
 from retouch.server.uploads import Format
 
 THUMB = 160
@@ -42,16 +46,12 @@ def picture(
 ) -> Response:
     """The exact picture of a version; a PNG carries the settings that made it, as JSON in the text `retouch`."""
     pixels = entry.pixels(version, source=input is not None)
-    if input is not None and _is_labels(entry):
+    if input is not None and entry.about[0] == LabelSession.kind:
         pixels = coloured(pixels[..., 0])
     if thumb is not None:
         return Response(uploads.thumbnail(pixels, THUMB), media_type=MEDIA["jpeg"])
     data = uploads.encoded(pixels, format, settings_of(studio.models, entry, version), quality)
     return Response(data, media_type=MEDIA[format])
-
-
-def _is_labels(entry: Entry) -> bool:
-    return (entry.session.kind if entry.session is not None else entry.manifest().kind) == "labels"
 
 
 def settings_of(models: Any, entry: Entry, version: int) -> dict[str, Any]:
@@ -62,15 +62,19 @@ def settings_of(models: Any, entry: Entry, version: int) -> dict[str, Any]:
     return {"model": facts["model"], **{n: facts["settings"][n] for n in TOLD if n in facts["settings"]}, **words}
 
 
-class Asked(Task[Any]):
-    """A question to a session that its device answers."""
-
-    def __init__(self, ask: Any) -> None:
-        self._ask = ask
-
-    def run(self, job: Job[Any]) -> Any:
-        """The answer."""
-        return self._ask()
+@router.get(
+    "/versions/{version}/instances.png",
+    response_class=Response,
+    responses={**_files("png"), **documented(409, 503, 507)},
+)
+def instances(version: int, studio: InStudio, entry: InSession) -> Response:
+    """The ids of instances in a map of labels, in the levels of a PNG: red, 256 times green and 65536 times blue."""
+    if entry.history.find(version) is None or not entry.about[1].get("instances"):
+        raise Problem(404, f"there is no version {version} with a map of instances")
+    with studio.pool.using(entry) as session:
+        ids = session.history[version].tensors["source"][1].numpy()
+    levels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)
+    return Response(uploads.encoded(levels, "png"), media_type=MEDIA["png"])
 
 
 @router.get("/versions/{version}/error", responses=documented(409, 503))
@@ -78,29 +82,47 @@ def error(version: int, studio: InStudio, entry: InSession) -> dict[str, Any]:
     """An estimate of how far a version is from what the dense model makes of its edit, in grey levels inside it: null
     where nothing is known to estimate it from, which is so for all but the last edit.
     """
-    if all(each.number != version for each in entry.history.versions):
+    if entry.history.find(version) is None:
         raise Problem(404, f"there is no version {version}")
     known = entry.estimate
     if known is None or known[0] != version or known[1].estimate is None:
         return {"version": version, "error": None}
+    return {"version": version, "error": _when_idle(studio, entry, lambda _: known[1].error)}
+
+
+def _when_idle(studio: Studio, entry: Entry, ask: Callable[[AnySession], Any]) -> Any:
+    """What the session's device answers; Problem 503 while it computes something."""
     if studio.pool.busy():
         raise Problem(503, "an edit is being computed; ask again when it is done", retry_after=1)
     with studio.pool.using(entry) as session:
-        return {"version": version, "error": session.start(Asked(lambda: known[1].error)).result()}
+        return session.start(Question(lambda: ask(session))).result()
 
 
 @router.get("/explain", responses=documented(409, 503, 507))
-def explain(studio: InStudio, entry: InSession) -> dict[str, Any]:
-    """What the networks computed for the head: active rows of every grid, arithmetic of every operation.
+def explain(
+    studio: InStudio,
+    entry: InSession,
+    timed: Annotated[bool, Query(description="Compute a call of each network again, to time it.")] = False,
+) -> dict[str, Any]:
+    """What the networks computed for the head: active rows of every grid; rows, arithmetic and time of every layer.
 
-    `mask` of a grid is its rows from the top, eight positions a byte with the leftmost in the highest bit, in base64.
+    Of several calls of a network the first one. `mask` of a grid is its rows from the top, eight positions a byte with
+    the leftmost in the highest bit, in base64. A layer computed `rows` `of` so many, with `macs` multiply-accumulates
+    of `dense_macs`, in `milliseconds` (null unless `timed`), or as the machine's cost model has it in
+    `predicted_milliseconds` (null where there is none).
     """
-    with studio.pool.using(entry) as session:
-        if not session.versions:
-            raise Problem(409, "the session is still being opened; wait for its job")
+
+    def explained(session: AnySession) -> dict[str, Any]:
         version = session.version
-        networks = [_network(found) for found in computed(session, version)]
-    return {"version": version.number, "seconds": version.facts["seconds"], "networks": networks}
+        networks = [_network(found) for found in computed(session, version, timed)]
+        return {"version": version.number, "seconds": version.facts["seconds"], "networks": networks}
+
+    if not entry.history.versions:
+        raise Problem(409, "the session is still being opened; wait for its job")
+    if timed:
+        return cast(dict[str, Any], _when_idle(studio, entry, explained))
+    with studio.pool.using(entry) as session:
+        return explained(session)
 
 
 def _network(found: Computed) -> dict[str, Any]:
@@ -113,13 +135,27 @@ def _network(found: Computed) -> dict[str, Any]:
         }
         for grid, mask in found.grids.items()
     ]
-    told = ("name", "op", "grid", "rows", "active", "macs_dense", "macs_active", "backend")
     explanation = found.explanation
     return {
         "network": found.network,
         "calls": found.calls,
-        "macs_dense": explanation.macs_dense,
-        "macs_active": explanation.macs_active,
+        "macs": explanation.macs_active,
+        "dense_macs": explanation.macs_dense,
         "grids": grids,
-        "layers": [{each: getattr(line, each) for each in told} for line in explanation.lines],
+        "layers": list(map(_layer, explanation.lines)),
+    }
+
+
+def _layer(line: Line) -> dict[str, Any]:
+    return {
+        "name": line.name,
+        "op": line.op,
+        "grid": line.grid,
+        "rows": line.active,
+        "of": line.rows,
+        "macs": line.macs_active,
+        "dense_macs": line.macs_dense,
+        "milliseconds": line.measured_ms,
+        "predicted_milliseconds": line.predicted_ms,
+        "backend": line.backend,
     }

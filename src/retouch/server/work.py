@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from retouch.editing.jobs import Frame, Job
 from retouch.server import frames
+from retouch.server.entry import Entry
 from retouch.server.facts import tree_of
 from retouch.server.hub import Message
-from retouch.server.pool import Entry
 from retouch.server.problems import Problem
 from retouch.server.studio import Studio
 
-Kind = Literal["open", "generate", "edit", "inpaint", "variants"]
+Kind = Literal["open", "generate", "edit", "inpaint", "variants", "draft"]
 KEPT = 32
 """Ended jobs that can still be asked for."""
 
@@ -30,7 +30,6 @@ class Work:
         self.studio, self.entry, self.kind = studio, entry, kind
         entry.count += 1
         self.number = entry.count
-        self.state = "queued"
         self._begun = time.perf_counter()
         self._running = False
 
@@ -93,7 +92,7 @@ class Work:
             state = "cancelled" if job.cancelled() else "failed" if error else "done"
             if error is not None:
                 self._log(error)
-            if state == "done" and not entry.gone:
+            if state == "done" and not entry.gone and self.kind != "draft":
                 self._note(job)
                 tell_tree(entry)
             told = {"error": Problem.of(error).body()} if error else {}

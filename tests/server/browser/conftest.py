@@ -53,7 +53,7 @@ def sheet(page: Any, real: Real) -> Iterator[Sheet]:
 @pytest.fixture
 def plain(page: Any, double: Double) -> Iterator[Sheet]:
     """The page in front of the server without a model."""
-    double.delay, double.fail, double.uploads, double.sent = 0.2, "", [], 0
+    double.delay, double.fail, double.uploads, double.drafts, double.sent = 0.2, "", [], [], 0
     made = Sheet(page)
     page.goto(double.address)
     yield made

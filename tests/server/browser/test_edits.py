@@ -126,6 +126,51 @@ def test_a_second_stroke_joins_the_first_on_the_real_server(sheet, real):
     assert np.array_equal(after, real.pixels(session, head))
 
 
+def test_fast_edits_are_seen_while_the_stroke_is_drawn(plain, double):
+    double.delay = 0.1
+    plain.open(noise(128))
+    plain.set(size=10, colour=[255, 0, 0])
+    plain.stroke((20, 20), (30, 20))
+    plain.until("live.head === 1")
+    plain.idle()
+    assert not double.drafts  # nobody knew yet how fast edits are
+    before, mouse = plain.hash(), plain.page.mouse
+    mouse.move(*plain.at(20, 60))
+    mouse.down()
+    for x in range(25, 105, 10):
+        mouse.move(*plain.at(x, 60), steps=2)
+        plain.page.wait_for_timeout(60)
+    plain.page.locator("canvas.draft").wait_for(state="attached")
+    assert len(double.drafts) > 1
+    assert double.drafts[-1]["rect"][2] > double.drafts[0]["rect"][2]
+    assert (plain.ask("live.head"), plain.hash(), plain.ask("live.work")) == (1, before, None)
+    mouse.up()
+    plain.until("live.head === 2")
+    plain.idle()
+    plain.page.locator("canvas.draft").wait_for(state="detached")
+    assert plain.ask("live.tree.length") == 3
+    assert len(double.uploads) == 2
+
+
+def test_a_draft_on_the_real_server_makes_no_version(sheet, real):
+    session = sheet.open(noise(64))
+    sheet.set(size=6, refine=False)
+    sheet.stroke((20, 20), (26, 20))
+    sheet.until("live.head === 1")
+    sheet.idle()
+    sheet.ask("(live.tree = live.tree.map((one) => ({ ...one, seconds: 0.1 })), null)")  # on a busy machine, too
+    mouse = sheet.page.mouse
+    mouse.move(*sheet.at(40, 40))
+    mouse.down()
+    mouse.move(*sheet.at(50, 40), steps=6)
+    sheet.page.locator("canvas.draft").wait_for(state="attached")
+    mouse.move(*sheet.at(54, 44), steps=6)
+    mouse.up()
+    sheet.until("live.head === 2")
+    sheet.idle()
+    assert np.array_equal(sheet.pixels(), real.pixels(session, 2))
+
+
 def test_cancelled_paint_stays_and_runs_again(plain, double):
     double.delay = 3.0
     plain.open(noise(128))
@@ -229,6 +274,55 @@ def test_the_exported_png_is_the_buffer_and_reopens_its_settings(sheet):
     sheet.idle()
     assert np.array_equal(sheet.pixels(), np.asarray(image))
     assert [sheet.ask(f"studio.options.values.{name}") for name in ("prompt", "negative", "seed")] == ["a b", "c", 11]
+
+
+def test_a_saved_session_is_dropped_and_goes_on(sheet, real):
+    session = sheet.open(noise(64))
+    sheet.set(size=6, refine=False)
+    sheet.stroke((20, 20), (30, 26))
+    sheet.until("live.head === 1")
+    sheet.idle()
+    sheet.page.get_by_text("Session", exact=True).click()
+    with sheet.page.expect_download() as waiting:
+        sheet.page.get_by_role("link", name="Save the whole session").click()
+    with open(waiting.value.path(), "rb") as file:
+        data = file.read()
+    before = sheet.pixels()
+    sheet.page.get_by_role("button", name="Home").click()
+    sheet.page.locator(".drop").wait_for()
+    sheet.bring(data[: len(data) // 2], name="half.zip", kind="application/zip")
+    sheet.page.get_by_text("no archive of a session, or it is damaged").wait_for()
+    sheet.bring(data, name="whole.zip", kind="application/zip")
+    sheet.idle()
+    other = sheet.ask("live.id")
+    assert other != session
+    assert np.array_equal(sheet.pixels(), before)
+    sheet.ask("live.goto(0)")
+    sheet.until("live.seen === 0")
+    assert np.array_equal(sheet.pixels(), real.pixels(session, 0))
+    sheet.stroke((50, 50), (56, 50))
+    sheet.until("live.head === 2")
+    sheet.idle()
+    assert [version["parent"] for version in sheet.ask("live.tree")] == [None, 0, 0]
+    assert len(json.loads(real.get(f"api/sessions/{session}"))["tree"]) == 2
+    sheet.errors = [error for error in sheet.errors if "415" not in error]
+
+
+def test_more_strength_than_was_recorded_is_one_click_away(sheet, real):
+    session = sheet.open(noise(64))
+    most = sheet.ask("studio.recorded()")
+    assert most < 0.9
+    sheet.set(size=6, refine=False, strength=0.9)
+    sheet.stroke((20, 20), (30, 26))  # with as much as was recorded
+    sheet.until("live.head === 1")
+    sheet.idle()
+    sheet.page.get_by_role("button", name="Record the picture again").click()
+    sheet.until(f"live.id !== '{session}'")
+    sheet.idle()
+    assert sheet.ask("studio.recorded()") == 0.9
+    assert np.array_equal(sheet.pixels(), real.pixels(session, 1))
+    sheet.stroke((40, 40), (46, 40))
+    sheet.until("live.head === 1")
 
 
 def test_two_pages_see_the_same_and_a_stale_one_rebases(plain, double, context):

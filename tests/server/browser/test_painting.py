@@ -102,6 +102,23 @@ def test_tools_paint_what_they_say(plain):
     plain.until("live.paint.bounds()[0] < 20")
 
 
+@pytest.mark.parametrize("size", [(390, 780), (760, 560), (1440, 900)], ids=["phone", "small", "large"])
+def test_the_page_fits_its_window(plain, size):
+    """Nothing is cut off at the window's edge, and a sample can be opened and painted on."""
+    plain.page.set_viewport_size({"width": size[0], "height": size[1]})
+    plain.page.reload()
+    plain.page.get_by_role("button", name="Hills").click()
+    plain.idle()
+    plain.set(live=False)
+    plain.stroke((60, 60), (90, 60))
+    assert painted(plain) is not None
+    plain.page.get_by_role("button", name="Run", exact=True).wait_for()
+    for name in ("Home: recent sessions, a new picture", "Keys", "Run"):
+        box = plain.page.get_by_role("button", name=name, exact=True).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size[0], name
+
+
 def test_the_mask_brush_sends_a_mask_and_no_paint(plain, double):
     plain.open(noise(128))
     plain.set(soft=True, hardness=0, size=40)
@@ -121,6 +138,76 @@ def test_labels_are_painted_in_exact_colours(plain, double):
     plain.until(f"[...live.input.data.subarray({start}, {start + 3})].join() === '128,128,128'")
     source = next(reversed(double.sessions.values())).inputs[1]
     assert len(np.unique(source.reshape(-1, 3), axis=0)) == 3
+
+
+def test_an_object_of_a_map_is_chosen_and_painted_on(plain, double):
+    plain.page.locator("select").select_option("labels")
+    plain.open(LABELS[(np.indices((64, 128)).sum(0) // 32) % 2])
+    plain.set(size=10)
+    plain.page.get_by_role("option", name="road").click()
+    plain.stroke((30, 30), (60, 30))
+    plain.page.get_by_role("option", name="road, object 1").wait_for()
+    plain.page.get_by_role("option", name="house", exact=True).click()
+    plain.stroke((100, 50), (110, 50))
+    plain.until("live.instances.length === 3")
+    plain.page.get_by_role("option", name="road, object 1").click()
+    assert plain.ask("studio.options.values.label") == 4
+    plain.stroke((30, 50), (60, 50))
+    plain.until("live.head === 3")
+    plain.idle()
+    plain.page.get_by_role("option", name="A new object with each stroke").click()
+    plain.stroke((90, 10), (100, 10))
+    plain.until("live.head === 4")
+    assert [upload.get("instance") for upload in double.uploads] == [None, None, 1, None]
+    objects = next(reversed(double.sessions.values())).objects[3]
+    assert objects[30, 45] == objects[50, 45] == 1
+    plain.page.keyboard.down("Alt")
+    plain.stroke((105, 50))
+    plain.page.keyboard.up("Alt")
+    assert plain.ask("[live.instance, studio.options.values.label]") == [2, 5]
+
+
+def test_areas_have_words_of_their_own(plain, double):
+    plain.open(noise(128))
+    plain.page.get_by_text("Words for areas").click()
+    for number, (words, y) in enumerate((("red hat", 30), ("a beard", 90)), 1):
+        plain.page.get_by_role("button", name="Add an area").click()
+        plain.stroke((30, y), (60, y))
+        plain.page.get_by_label(f"Words for area {number}", exact=True).fill(words)
+    assert plain.ask("live.head === 0 && live.mask.isEmpty")
+    plain.page.get_by_role("button", name="Run", exact=True).click()
+    plain.until("live.head === 1")
+    plain.idle()
+    (upload,) = double.uploads
+    assert upload["areas"] == [{"prompt": "red hat"}, {"prompt": "a beard"}]
+    assert {"areas0", "areas1"} <= set(upload)
+    assert not {"overlay", "mask"} & set(upload)
+    plain.set(tool="brush")
+    plain.stroke((100, 60), (110, 60))
+    plain.until("live.head === 2")
+    plain.idle()
+    assert "areas" not in double.uploads[-1]
+    plain.page.get_by_role("button", name="Remove area 1").click()
+    plain.page.get_by_label("Words for area 2", exact=True).fill("a long beard")
+    plain.page.get_by_label("Words for area 2", exact=True).press("Enter")
+    plain.until("live.head === 3")
+    assert double.uploads[-1]["areas"] == [{"prompt": "a long beard"}]
+
+
+def test_layers_are_sorted_and_timed(plain):
+    plain.open(noise(128))
+    plain.stroke((30, 30), (60, 30))
+    plain.until("live.head === 1")
+    plain.idle()
+    plain.page.get_by_text("What was computed").click()
+    rows = plain.page.locator(".inspect tbody th")
+    rows.first.wait_for()
+    by_macs = rows.all_inner_texts()
+    plain.page.locator(".inspect").get_by_role("button", name="Rows %", exact=True).click()
+    plain.page.locator(".inspect th[aria-sort]", has_text="Rows %").wait_for()
+    assert rows.all_inner_texts() == by_macs[::-1]  # of coarse grids a larger share is active
+    plain.page.get_by_role("button", name="Measure the time of every layer").click()
+    plain.page.get_by_text("as measured").wait_for()
 
 
 def test_super_resolution_shows_both_pictures(plain):

@@ -14,7 +14,7 @@ from retouch.editing.blend import checked
 from retouch.editing.diffusion.areas import WORDS, Area
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.redraw import Process
+from retouch.editing.diffusion.process import Process
 from retouch.editing.diffusion.schedulers import SchedulerError
 from retouch.editing.images import ImageLike, Pixels, Strengths, as_pixels, as_strengths, difference, threshold_of
 from retouch.ir.geometry import Grid

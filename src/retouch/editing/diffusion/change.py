@@ -54,7 +54,7 @@ class Change:
     @cached_property
     def steps(self) -> frozenset[int]:
         """The steps at which pixels join."""
-        return frozenset(np.unique(self.joins).tolist()) - {NEVER}
+        return frozenset(np.unique(self.joins[self.mask]).tolist())
 
     @property
     def start(self) -> int:
@@ -70,15 +70,17 @@ def joins(strengths: Strengths, strength: float, start: Callable[[float], int]) 
 
     def first(level: float) -> int:
         try:
-            return start(min(strength, strength * level + SLACK)) if level else NEVER
+            return start(min(strength, strength * level + SLACK))
         except SchedulerError:
             return NEVER
 
-    levels, places = np.unique(strengths, return_inverse=True)
+    found, inside = np.full(strengths.shape, NEVER, np.int32), strengths > 0
+    levels, places = np.unique(strengths[inside], return_inverse=True)
     steps, low = np.full(len(levels), NEVER, np.int32), 0
     while low < len(levels):
         step = first(levels[low])
         high = bisect_right(levels, -step, low, key=lambda level: -first(level))
         steps[low:high] = step
         low = high
-    return steps[places].reshape(strengths.shape)
+    found[inside] = steps[places]
+    return found

@@ -12,8 +12,12 @@ from torch import nn
 
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.blend import DEFAULT, checked
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.enlarge import AUTO
+from retouch.editing.canvas.planner import FLOOR
 from retouch.editing.diffusion.autoencoder import loaded, located
-from retouch.editing.diffusion.model import Conditioning, loading
+from retouch.editing.diffusion.canvases import Canvases
+from retouch.editing.diffusion.model import loading
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import chosen, name_of
 from retouch.editing.diffusion.session import DiffusionSession
@@ -144,9 +148,7 @@ class Editor(BaseEditor[DiffusionSession]):
         """
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
-        self.model.check_size(size)
-        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
-        session = self._session(size, conditioning, guidance, steps, seed, strength, generated=False)
+        session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength)
         awaited = {"image": torch.from_numpy(pixels)}
         return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress), wait, awaited)
 
@@ -171,10 +173,41 @@ class Editor(BaseEditor[DiffusionSession]):
             until `session.opening` is done.
         """
         size = size or self.model.default_size
-        self.model.check_size(size)
-        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
-        session = self._session(size, conditioning, guidance, steps, seed, strength, generated=True)
+        session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength, generated=True)
         return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
+
+    def canvas(
+        self,
+        picture: ImageLike,
+        *,
+        prompt: str | None = None,
+        negative: str | None = None,
+        guidance: float = GUIDANCE,
+        class_label: int | None = None,
+        strength: float = STRENGTH,
+        steps: int = STEPS,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+        floor: float = FLOOR,
+        disk: int | None = None,
+        enlarger: str = AUTO,
+        folder: str | Path | None = None,
+    ) -> Canvas:
+        """Open a picture of any size, up to 100 megapixels; viewports of it are recorded as edits need them.
+
+        picture: as `image` of `open`. Alpha, 16 bits, colour profile and EXIF are kept.
+        size: height and width at which the model sees viewports; None: what it was trained for.
+        floor: the quality, 0 to 1, that the planner keeps to where anything reaches it (see `Canvas.plan`).
+        disk: bytes of files that viewports may take beside memory; None: 40 % of what is free.
+        enlarger: how results come back of viewports that show the picture reduced: "lanczos", a built-in
+            super-resolver by its name, or "auto", that where its weights are there.
+        folder: keep the canvas there, every edit as it is made. The rest: as for `open`.
+
+        Raises what `open` raises; StoreError when there is no room for one viewport, before anything is computed.
+        """
+        settings = {"prompt": prompt, "negative": negative, "guidance": guidance, "class_label": class_label}
+        settings |= {"strength": strength, "steps": steps, "seed": seed}
+        return Canvases(self).open(picture, folder, size, floor, disk, enlarger, **settings)
 
     def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts
@@ -195,16 +228,21 @@ class Editor(BaseEditor[DiffusionSession]):
             raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {settings['first']}")
         return DiffusionSession(self.model, sampler, conditioning, self._store(manifest.storage), settings)
 
-    def _session(
+    def unrecorded(
         self,
         size: tuple[int, int],
-        conditioning: Conditioning,
+        prompt: str | None,
+        negative: str | None,
         guidance: float,
+        class_label: int | None,
         steps: int,
         seed: int,
         strength: float,
-        generated: bool,
+        generated: bool = False,
     ) -> DiffusionSession:
+        """One that is not recorded yet."""
+        self.model.check_size(size)
+        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
         sampler = self._sampler(size, steps, seed)
         start = sampler.start(strength)
         settings = {

@@ -7,7 +7,6 @@ the latent and for almost nothing. They are fitted by least squares on the sessi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from retouch.editing.calls import Calls
 from retouch.editing.diffusion.change import Change
-from retouch.editing.diffusion.redraw import Process
+from retouch.editing.diffusion.process import Process
 from retouch.editing.images import Box, Pixels
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +58,7 @@ class Previews:
     box: the rectangle of the edit. version: the number of the version that is being made of `calls`.
     """
 
-    job: Job[Any]
+    job: Frames
     process: Process
     colours: LinearMap
     change: Change

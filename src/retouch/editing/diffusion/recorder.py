@@ -11,10 +11,17 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.model import Conditioning
-from retouch.editing.diffusion.redraw import Process, Redrawn
+from retouch.editing.diffusion.process import Process
 from retouch.editing.images import Pixels, from_tensor
+
+
+def noised(process: Process, latent: Tensor) -> Tensor:
+    """A latent `[1, C, h, w]` at all positions from the first, with the seed's noise: `[n + 1, C, h, w]`."""
+    noise, positions = process.sampler.noise(tuple(latent.shape)), range(process.first, len(process.sampler) + 1)
+    return torch.cat([process.sampler.noised(latent, noise, i) for i in positions])
 
 
 @dataclass
@@ -32,8 +39,7 @@ class Recorder:
         """The networks on an image [H, W, 3] at every level of noise from the first."""
         process, sampler, first = self.process, self.process.sampler, self.process.first
         latent = self._part("encode", "encoding", lambda: process.to_latent(pixels, self.calls.record))
-        noise = sampler.noise(tuple(latent.shape))
-        latents = torch.cat([sampler.noised(latent, noise, i) for i in range(first, len(sampler) + 1)])
+        latents = noised(process, latent)
         for i in range(first, len(sampler)):
             self._step("recording step", i, latents[i - first][None], latent)
         self._part("decode", "recording the decoder", lambda: process.to_pixels(latent, self.calls.record))

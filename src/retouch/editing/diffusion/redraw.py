@@ -9,9 +9,9 @@ an edit of the strength that the mask gives it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +20,16 @@ from torch import Tensor
 from retouch.editing.archive import Progress
 from retouch.editing.blend import blend
 from retouch.editing.calls import Clock
-from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.change import Change
-from retouch.editing.diffusion.denoiser import Denoiser, snapshot_name
+from retouch.editing.diffusion.contents import Behind, Redrawn, behind, masked
+from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
-from retouch.editing.diffusion.model import Model, Networks
-from retouch.editing.diffusion.sampler import Sampler, Trajectory
-from retouch.editing.images import Pixels, from_tensor, to_tensor
-from retouch.incremental import Incremental
-from retouch.ir.geometry import Grid
-from retouch.plan.areas import Areas
-from retouch.plan.policy import Policy
-from retouch.plan.region import Mask, Region, spread
+from retouch.editing.diffusion.lockstep import Shared, Stages, alone
+from retouch.editing.diffusion.process import Evaluations, Growth, Process
+from retouch.editing.diffusion.sampler import Trajectory
+from retouch.editing.images import Pixels, from_tensor
+from retouch.plan.region import Region
 
-Growth = Callable[[Region], Region]
 AfterStep = Callable[[int, Tensor, Tensor], None]
 """Told the step of the sampler, the latent `[1, C, h, w]` before it and what the denoiser predicts there."""
 
@@ -46,99 +42,6 @@ GROWTHS: tuple[Growth, ...] = (
     lambda region: Region(np.ones_like(region.mask)),
 )
 """What is computed for a region, until the estimate of the error is low enough: it, more, everything."""
-
-
-class Evaluations(Protocol):
-    """How an edit evaluates a network: from snapshots, or densely."""
-
-    def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
-    ) -> Any:
-        """The result of the call `name`, computed anew inside `region`; `areas` read texts of their own."""
-
-
-class Whole:
-    """Every network run whole, for comparison."""
-
-    def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
-    ) -> Any:
-        """The module's own result."""
-        return run_dense(net, *args, areas=areas, **kwargs)
-
-
-@dataclass(frozen=True)
-class Redrawn:
-    """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image, and
-    one of the steps for the estimate of the error (None: nothing to check).
-    """
-
-    latents: Tensor
-    pixels: Pixels
-    seen: Pixels
-    check: StepCheck | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a version keeps."""
-        return {
-            "image": torch.from_numpy(self.pixels),
-            "seen": torch.from_numpy(np.ascontiguousarray(self.seen)),
-            "latents": self.latents.contiguous(),
-        }
-
-
-@dataclass(frozen=True)
-class Process:
-    """The networks of a model at one size (H, W) and the schedule that they are run along, from step `first`."""
-
-    model: Model
-    nets: Networks
-    sampler: Sampler
-    size: tuple[int, int]
-    first: int
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """Predictions of the model's denoiser."""
-        return Denoiser(self.model, self.sampler)
-
-    @property
-    def policy(self) -> Policy:
-        """How an edit spreads."""
-        return self.model.policy
-
-    @property
-    def border(self) -> int:
-        """Pixels around a region in which an edit's result passes into the old image."""
-        return 0 if self.policy.exact else self.policy.dilate
-
-    @property
-    def grid(self) -> Grid:
-        """That of a latent."""
-        _, _, height, width = self.model.latent_shape(self.size)
-        return Grid(height, width)
-
-    def latent_mask(self, region: Region) -> Tensor:
-        """bool `[1, 1, h, w]`: the positions of a latent that an edit of this region may change."""
-        return torch.from_numpy(spread(region, self.grid, self.policy))[None]
-
-    def core(self, mask: Mask) -> Tensor:
-        """bool `[1, 1, h, w]`: the positions of a latent that a mask of pixels covers."""
-        return torch.tensor(Region.from_mask(mask).on(self.grid).mask)[None]
-
-    def to_latent(self, pixels: Pixels, call: Callable[..., Any]) -> Tensor:
-        """The latent of an image; `call` runs the encoder, given its name, the network and what it reads."""
-        read = self.model.encoder_input(to_tensor(pixels))
-        return self.model.latent(call("encoder", self.nets.encoder, read) if self.nets.encoder else read)
-
-    def to_pixels(self, latent: Tensor, call: Callable[..., Any]) -> Tensor:
-        """Pixels of a latent; `call` runs the decoder."""
-        read = self.model.decoder_input(latent)
-        return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
-
-    def dense(self, areas: Areas | None = None, **inputs: Any) -> Any:
-        """What the module of the denoiser returns."""
-        return run_dense(self.nets.denoiser, areas=areas, **inputs)
 
 
 @dataclass(frozen=True)
@@ -175,39 +78,50 @@ class Redraw:
         self.region = self.grow(asked)
         self.count = len(self.process.sampler) - self.change.start
         self.pixels: Pixels = self.current["image"].numpy()
-        self.stale = self._stale()
+        self.behind = behind(self.current, self.process.size)
+        self.masked = Region.from_mask(masked(self.current, self.process))
 
     def _joined(self, i: int) -> Joined:
         """What has joined when step i begins."""
         asked = Region.from_mask(self.change.joined(i))
-        return Joined(self.process.latent_mask(asked), self.grow(asked) | self.stale)
+        return Joined(self.process.latent_mask(asked), self.grow(asked) | self.masked)
 
-    def _stale(self) -> Region:
-        """Where a denoiser that inpaints has read the mask of the edit before, which an exact edit takes back."""
-        hidden = (self.current["seen"].numpy() != self.pixels).any(-1)
-        matters = self.process.model.inpaints and self.process.policy.exact
-        return Region.from_mask(hidden if matters else np.zeros_like(hidden))
+    def _computed(self, region: Region, i: int) -> Region:
+        """What step i computes for a region, or the decoder as one step more: its recording must not stay behind."""
+        late = self.behind > i
+        return region | Region.from_mask(late) if late.any() else region
 
     def result(self) -> Redrawn:
         """Compute it."""
+        found = alone(self.stages())
+        with self.clock.of("composite"):
+            change, border = self.change, self.process.border
+            pixels = blend(self.pixels, found.pixels, change.mask, border, change.blend)
+        self.progress(self.count + 1, self.count + 1, "done")
+        return replace(found, pixels=pixels)
+
+    def stages(self) -> Stages[Redrawn]:
+        """Compute it, but for setting the decoded pixels into the picture."""
         self.progress(0, self.count + 1, "encoding")
         with self.clock.of("encode"):
             latent, visible, seen = self._encoded()
-        latents, check = self._denoised(latent, visible)
+        latents, check = yield from self._denoised(latent, visible)
         self.progress(self.count, self.count + 1, "decoding")
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
-        with self.clock.of("composite"):
-            change, border = self.change, self.process.border
-            pixels = blend(self.pixels, from_tensor(decoded), change.mask, border, change.blend)
-        self.progress(self.count + 1, self.count + 1, "done")
-        return Redrawn(latents, pixels, seen, check)
+        everywhere = torch.ones_like(decoded[:, :1], dtype=torch.bool)
+        decoded = yield Shared((len(self.process.sampler), 1), decoded, everywhere, mean=True)
+        return Redrawn(latents, from_tensor(decoded), seen, self._still_behind(), check)
+
+    def _still_behind(self) -> Behind:
+        """Steps before the first that are behind stay so."""
+        late = np.minimum(self.behind, np.int16(self.change.start))
+        return np.where(late > self.process.first, late, np.int16(0))
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Pixels of the last latent, as a tensor."""
-        return self.process.to_pixels(
-            latents[-1:], lambda name, net, *args: self.run.update(name, net, self.region, *args)
-        )
+        region = self._computed(self.region, len(self.process.sampler))
+        return self.process.to_pixels(latents[-1:], lambda name, net, *args: self.run.update(name, net, region, *args))
 
     def _encoded(self) -> tuple[Tensor, Tensor | None, Pixels]:
         """Latent of the edited image, latent with what is repainted hidden (inpainting models), the encoder's image."""
@@ -222,41 +136,49 @@ class Redraw:
 
     def _encode(self, pixels: Pixels, seen: Pixels) -> tuple[Tensor, Pixels]:
         """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
-        stale = self.grow(Region.from_mask((pixels != seen).any(-1)))
-        return self.process.to_latent(pixels, lambda name, net, *args: self.run.update(name, net, stale, *args)), pixels
+        return self.process.encoded(pixels, seen, self.run, self.grow), pixels
 
-    def _denoised(self, latent: Tensor, hidden: Tensor | None) -> tuple[Tensor, StepCheck | None]:
+    def _denoised(self, latent: Tensor, hidden: Tensor | None) -> Stages[tuple[Tensor, StepCheck | None]]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
         process, sampler, start = self.process, self.process.sampler, self.change.start
         old, areas = self.current["latents"], self.change.areas
         latents, x, check = old.clone(), old[start - process.first][None], None
-        joined, parts = Joined(torch.zeros_like(self.inside), self.stale), list[tuple[Tensor, Trajectory]]()
+        joined, parts = Joined(torch.zeros_like(self.inside), self.masked), list[tuple[Tensor, Trajectory]]()
         for i in range(start, len(sampler)):
             self.progress(i - start, self.count + 1, f"step {i - start + 1} of {self.count}")
             if i in self.change.steps:
                 before, joined = joined, self._joined(i)
                 parts.append((joined.inside & ~before.inside, sampler.trajectory(i)))
                 x = torch.where(parts[-1][0], self._noised(latent, i), x)
+            x = yield Shared((i, 0), x, joined.inside, mean=False)
             latents[i - process.first] = x[0]
-            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, joined.region, areas=areas)
-            repainted = (None, None) if hidden is None else self._repainted(joined.inside, hidden)
+            predict = self._prediction(i, x, joined.inside, hidden)
+            region = self._computed(joined.region, i)
             with self.clock.of("denoise"):
-                output = process.denoiser.step(update, i, x, self.change.conditioning, *repainted)
+                output = predict(partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas))
             self.after_step(i, x, output)
             if i == start + checked_step(self.count):
-                whole = partial(process.dense, areas)
-                dense = partial(process.denoiser.step, whole, i, x, self.change.conditioning, *repainted)
-                check = self._check(i, output, dense)
+                check = self._check(i, output, partial(predict, partial(process.dense, areas)))
+            output = yield Shared((i, 1), output, joined.inside, mean=True)
             with self.clock.of("schedule"):
                 x, before_step = old[i + 1 - process.first][None], x
                 for inside, trajectory in parts:
                     x = torch.where(inside, trajectory.advance(output, before_step), x)
+        x = yield Shared((len(sampler), 0), x, joined.inside, mean=False)
         latents[-1] = x[0]
         return latents, check
 
-    def _repainted(self, inside: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """What a model that inpaints reads beside the noised latent: which positions, and the latent of the others."""
-        return inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
+    def _prediction(
+        self, i: int, x: Tensor, inside: Tensor, hidden: Tensor | None
+    ) -> Callable[[Callable[..., Any]], Tensor]:
+        """Step i of the denoiser for the latent `x`, given what runs the network.
+
+        A model that inpaints reads beside it which positions are repainted, and the latent of the others.
+        """
+        repainted: tuple[Tensor | None, Tensor | None] = (None, None)
+        if hidden is not None:
+            repainted = inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
+        return lambda call: self.process.denoiser.step(call, i, x, self.change.conditioning, *repainted)
 
     def _noised(self, latent: Tensor, i: int) -> Tensor:
         """The start of a trajectory from step i, with the noise that the original holds, or a fresh one."""

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from retouch.editing.calls import Calls
 from retouch.editing.diffusion.areas import run_dense
-from retouch.editing.diffusion.redraw import GROWTHS, Evaluations, Growth, Redrawn
+from retouch.editing.diffusion.contents import Redrawn
+from retouch.editing.diffusion.process import Evaluations, Growth
+from retouch.editing.diffusion.redraw import GROWTHS
 from retouch.editing.images import box_of
 from retouch.editing.jobs import Job
 from retouch.editing.session import Estimate, Version

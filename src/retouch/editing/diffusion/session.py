@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
 from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.diffusion.adopting import adopted
 from retouch.editing.diffusion.asked import AreasLike, Asked, Current
 from retouch.editing.diffusion.change import Change
+from retouch.editing.diffusion.contents import Redrawn, behind, is_complete
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
 from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
-from retouch.editing.diffusion.recorder import Recorder
-from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Evaluations, Growth, Process, Redraw, Redrawn, Whole
+from retouch.editing.diffusion.process import Evaluations, Growth, Process, Whole
+from retouch.editing.diffusion.recorder import Recorder, noised
+from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
-from retouch.editing.images import Box, ImageLike, Pixels, as_pixels, box_of, check_same, from_tensor, threshold_of
-from retouch.editing.jobs import Job
+from retouch.editing.images import (
+    Box,
+    ImageLike,
+    Pixels,
+    as_pixels,
+    as_strengths,
+    box_of,
+    check_same,
+    difference,
+    from_tensor,
+    threshold_of,
+)
+from retouch.editing.jobs import Frames, Job
 from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
 from retouch.editing.session import Edited, Session, Version, locked
@@ -41,6 +55,15 @@ NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
 TEXTS = 16
 """The embeddings of so many pairs of texts are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """An edit of a session, from where it began: `redraw` computes it, `keep` makes the result the current version."""
+
+    redraw: Redraw
+    keep: Callable[[Redrawn], Edited]
+    take_back: Callable[[], None]
 
 
 class DiffusionSession(Session):
@@ -58,7 +81,7 @@ class DiffusionSession(Session):
         "blend": maybe(is_blend),
     }
     saved_facts: ClassVar[Fields] = {
-        "steps": positive, "prompt": optional(text), "negative": optional(text),
+        "steps": whole, "prompt": optional(text), "negative": optional(text),
         "class_label": maybe(optional(whole)), "refined": maybe(text), "seed": maybe(whole),
         "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
     }  # fmt: skip
@@ -86,12 +109,7 @@ class DiffusionSession(Session):
 
     def is_complete(self, version: Version) -> bool:
         """True when images and latents are there."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in version.tensors.items()}
-        _, *latent = self.model.latent_shape(self.size)
-        count = len(self.sampler) - self.first + 1
-        expected = {"image": (*self.size, 3), "seen": (*self.size, 3), "latents": (count, *latent)}
-        dtypes = {name: torch.float32 if name == "latents" else torch.uint8 for name in expected}
-        return shapes == expected and all(version.tensors[name].dtype == dtype for name, dtype in dtypes.items())
+        return is_complete(version.tensors, self.process)
 
     @property
     def conditioning(self) -> Conditioning:
@@ -200,12 +218,86 @@ class DiffusionSession(Session):
         asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, inpaint=True)
         return self._edited(asked, max_error, progress)
 
-    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
+    @locked
+    def adopt(self, image: ImageLike, mask: ImageLike | None = None) -> Edited:
+        """Take pixels as they are into the picture, without redrawing anything.
+
+        image: a picture of the session's size. mask: where it is taken, any grey of it; None: where it differs from the
+            current one at all.
+
+        The picture is then exactly that, all else bit for bit as before. The recordings become those of the new
+        picture: of a photograph as if it had been opened with these pixels; of a generated picture with the noise that
+        its trajectory holds at each step, as there is no trajectory that ends at pixels from elsewhere. The encoder is
+        updated at once, each other recording by the first edit that reads it, together with what that computes; so this
+        takes less than an edit. What the picture is conditioned on stays.
+
+        Raises ImageError for a picture or mask of another size or that cannot be read, and for a mask without any grey;
+        the session is then as before.
+        """
+        clock, given, old = Clock(), as_pixels(image), self.version.pixels
+        where = difference(old, given, 0) if mask is None else as_strengths(mask, self.size) > 0
+        check_same(old, given, "pictures")
+        region = Region.from_mask(where)
+        if not where.any():
+            return Edited(self.image, region, clock.total())
+        pixels, original = np.where(where[..., None], given, old), self.versions[0].tensors
+        with self._making() as calls:
+            with clock.of("encode"):
+                found = adopted(self.process, original, self.version.tensors, pixels, where, calls)
+            with clock.of("store"):
+                facts = self._facts("adopted", region.fraction, len(self.sampler), self.conditioning, clock)
+                self._put(calls, found.tensors(), facts)
+        return Edited(self.image, region, clock.total())
+
+    @locked
+    def draw(
+        self,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+        frames: Frames | None = None,
+    ) -> Edited:
+        """`edit`, or with `inpaint` what `inpaint` does, that shows itself on the way; `options` are of these."""
+        given = dict(options)
+        max_error = given.pop("max_error", None)
+        return self._edited(Asked(image, mask, inpaint=inpaint, **given), max_error, progress, frames)
+
+    def redraw(
+        self,
+        photograph: Pixels,
+        image: ImageLike | None,
+        mask: ImageLike,
+        inpaint: bool,
+        options: Mapping[str, Any],
+        progress: Progress = silent,
+    ) -> tuple[Edited, dict[str, Any]]:
+        """What the dense networks make of an edit of a photograph of the session's size, and facts of that.
+
+        Nothing of it is recorded, nor must anything be; all else as in `draw`.
+        """
+        clock, calls, given = Clock(), Whole(), dict(options)
+        given.pop("max_error", None)  # there is no error
+        clean = self.process.encoded(photograph, photograph, calls)
+        tensors = Redrawn(noised(self.process, clean), photograph, photograph).tensors()
+        asked, strength = Asked(image, mask, inpaint=inpaint, **given), float(self.settings["strength"])
+        how = self.conditioning, self._condition, strength, self.blend, False
+        change = Current(self.process, photograph, None, *how).change(asked)
+        with self.worker.claimed():
+            found = Redraw(self.process, tensors, tensors, change, calls, self.calibration, clock, progress).result()
+        edited = Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
+        macs = sum(net.macs for net in self.networks().values())
+        return edited, {**self._edit_facts(change, clock), "bytes_read": 0, "macs": macs, "dense_macs": macs}
+
+    def _edited(
+        self, asked: Asked, max_error: float | None, progress: Progress, frames: Frames | None = None
+    ) -> Edited:
         clock = Clock()
         change = self._current().change(asked)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)[0]
+        return self._run(change, clock, progress, max_error, frames)[0]
 
     def submit(
         self,
@@ -347,7 +439,8 @@ class DiffusionSession(Session):
         return Variants(self, base, tuple(made))
 
     def _check_room(self, change: Change, count: int) -> None:
-        region, nets = Region.from_mask(change.mask), self.networks()
+        nets, late = self.networks(), behind(self.version.tensors, self.size) > change.start
+        region = Region.from_mask(change.mask | late)
         demands = {name: net.demand(region) for name, net in nets.items()}
         last = snapshot_name(change.start)
         steps = [demands[of] for name, of in self.calls().items() if of != "denoiser" or name >= last]
@@ -410,8 +503,28 @@ class DiffusionSession(Session):
             self.process, self.pixels, latents, self.conditioning, self._condition, strength, self.blend, had_areas
         )
 
+    def change(self, asked: Asked) -> Change:
+        """What an edit comes to on the current version. Raises what `edit` raises for bad input."""
+        return self._current().change(asked)
+
+    @contextmanager
+    def begun(self, change: Change, progress: Progress = silent) -> Iterator[Begun]:
+        """An edit that is computed in a block, by whoever holds the session's lock."""
+        clock, history = Clock(), self._history
+        with self._making() as calls:
+
+            def keep(found: Redrawn) -> Edited:
+                self._put(calls, found.tensors(), self._edit_facts(change, clock))
+                return Edited(self.image, Region.from_mask(change.mask), clock.total(), found.check)
+
+            def take_back() -> None:
+                if self._history is not history:
+                    self._commit(history)
+
+            yield Begun(self._redraw(self.version, change, calls, clock, progress), keep, take_back)
+
     def _run(
-        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Job[Edited] | None = None
+        self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Frames | None = None
     ) -> tuple[Edited, Calls]:
         region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
         for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
@@ -446,7 +559,7 @@ class DiffusionSession(Session):
             self.process, original, version.tensors, change, run, self.calibration, clock, progress, grow, after_step
         )
 
-    def _previews(self, job: Job[Edited], change: Change, box: Box, calls: Calls) -> Previews:
+    def _previews(self, job: Frames, change: Change, box: Box, calls: Calls) -> Previews:
         return Previews(job, self.process, self._colours, change, self.pixels, box, self._next, calls)
 
     @cached_property

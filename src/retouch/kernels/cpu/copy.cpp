@@ -1,6 +1,7 @@
 #ifndef RETOUCH_BIND
 #include "convert.h"
 #include "ops.h"
+#include "parallel.h"
 
 namespace retouch::RETOUCH_NS {
 
@@ -35,23 +36,22 @@ void swap_line(char* a, char* b, int64_t bytes) {
 void copy_rows(const CopyArgs& c, int threads) {
   if (c.dst.dtype != c.src.dtype) return convert_rows(c, threads);
   Lines dst(c.dst), src(c.src);
-#pragma omp parallel for schedule(static) num_threads(team(c.m* dst.bytes, threads))
-  for (int64_t m = 0; m < c.m; ++m) {
+  parallel_each(team(c.m * dst.bytes, threads), c.m, [&](int64_t m) {
     char* to = dst.at(c.dst_index ? c.dst_index[m] : m);
     int64_t line = c.src_index ? c.src_index[m] : m;
     if (line < 0)
       memset(to, 0, size_t(dst.bytes));
     else
       memcpy(to, src.at(line), size_t(dst.bytes));
-  }
+  });
 }
 
 // Exchanges dst[dst_index[m]] and src[m].
 void swap_rows(const CopyArgs& c, int threads) {
   Lines dst(c.dst), src(c.src);
-#pragma omp parallel for schedule(static) num_threads(team(c.m* dst.bytes, threads))
-  for (int64_t m = 0; m < c.m; ++m)
+  parallel_each(team(c.m * dst.bytes, threads), c.m, [&](int64_t m) {
     swap_line(dst.at(c.dst_index ? c.dst_index[m] : m), src.at(m), dst.bytes);
+  });
 }
 
 } // namespace retouch::RETOUCH_NS

@@ -2,6 +2,7 @@
 #include "ops.h"
 #include "parallel.h"
 #include "program.h"
+#include "runtime.h"
 
 namespace retouch::RETOUCH_NS {
 

@@ -1,5 +1,7 @@
 #include "fingerprint.h"
 
+#include "parallel.h"
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -83,10 +85,10 @@ uint64_t fingerprint(const void* memory, size_t bytes, int64_t stride, int threa
   if (chunks <= 1) return mix_fingerprints(hash, hash_lines(data, 0, lines, step, 0));
   std::vector<uint64_t> parts(chunks);
   int team = chunks * chunk_lines * line < (1 << 20) ? 1 : threads;
-#pragma omp parallel for schedule(static) num_threads(team)
-  for (size_t i = 0; i < chunks; ++i)
-    parts[i] = hash_lines(data, i * chunk_lines, std::min(lines, (i + 1) * chunk_lines), step,
-                          uint64_t(i));
+  parallel_each(team, int64_t(chunks), [&](int64_t chunk) {
+    size_t i = size_t(chunk), end = std::min(lines, (i + 1) * chunk_lines);
+    parts[i] = hash_lines(data, i * chunk_lines, end, step, uint64_t(i));
+  });
   for (uint64_t part : parts) hash = mix_fingerprints(hash, part);
   return hash;
 }

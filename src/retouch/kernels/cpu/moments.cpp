@@ -1,6 +1,7 @@
 #ifndef RETOUCH_BIND
 #include "ops.h"
 #include "parallel.h"
+#include "runtime.h"
 
 namespace retouch::RETOUCH_NS {
 

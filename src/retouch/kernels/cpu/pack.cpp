@@ -1,5 +1,7 @@
 #include "pack.h"
 
+#include "parallel.h"
+
 #include <algorithm>
 #include <cstring>
 
@@ -46,8 +48,7 @@ void pack_all(const Packer<T>& packer, T* data, int threads) {
   int64_t vectors = (outputs + s.lanes - 1) / s.lanes;
   int64_t panels = (vectors + s.max_vectors - 1) / s.max_vectors;
   int64_t depth = s.taps * ((s.channels + pair - 1) / pair) * pair;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < panels * s.groups; ++i) {
+  parallel(threads, panels * s.groups, [&](int64_t i) {
     int64_t group = i / panels, p = i % panels;
     int64_t first = p * vectors / panels, last = (p + 1) * vectors / panels;
     T* to = data + (group * vectors + first) * s.lanes * depth;
@@ -56,7 +57,7 @@ void pack_all(const Packer<T>& packer, T* data, int threads) {
               std::min((last - first) * s.lanes, outputs - first * s.lanes),
               (last - first) * s.lanes};
     packer.panel(c, to);
-  }
+  });
 }
 
 } // namespace

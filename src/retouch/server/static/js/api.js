@@ -83,11 +83,11 @@ export class Api {
   }
 
   /**
-   * @param {string} id @param {'edits' | 'variants'} what @param {object} settings @param {Blob | null} overlay @param {Blob | null} mask
+   * @param {string} id @param {'edits' | 'variants'} what @param {object} settings @param {import('./packed.js').Files} files
    * @returns {Promise<{job: number}>}
    */
-  edit(id, what, settings, overlay, mask) {
-    return this.json('POST', `api/sessions/${id}/${what}`, form({ settings, overlay, mask }), once());
+  edit(id, what, settings, files) {
+    return this.json('POST', `api/sessions/${id}/${what}`, form({ settings, ...files }), once());
   }
 
   /** Goes to a version. The pixels come over the socket, in their order, so the reply's are thrown away. @param {string} id @param {number} version */
@@ -106,8 +106,9 @@ export class Api {
     return this.json('DELETE', `api/sessions/${id}/jobs/${job}`);
   }
 
-  /** A version's PNG. @param {string} id @param {number} version @param {'' | 'thumb' | 'input'} kind */
+  /** A version's PNG. @param {string} id @param {number} version @param {'' | 'thumb' | 'input' | 'instances'} kind */
   png(id, version, kind = '') {
+    if (kind === 'instances') return this.url(`api/sessions/${id}/versions/${version}/instances.png`);
     return this.url(`api/sessions/${id}/versions/${version}.png${kind && `?${kind}`}`);
   }
 
@@ -128,20 +129,20 @@ export class Api {
     return this.json('GET', `api/sessions/${id}/versions/${version}/error`);
   }
 
-  /** @param {string} id @returns {Promise<any>} */
-  explain(id) {
-    return this.json('GET', `api/sessions/${id}/explain`);
+  /** What the last edit computed. @param {string} id @param {boolean} timed whether it is computed again, to time its layers @returns {Promise<any>} */
+  explain(id, timed = false) {
+    return this.json('GET', `api/sessions/${id}/explain${timed ? '?timed=true' : ''}`);
   }
 }
 
 /** So that a request that is repeated counts once. */
 const once = () => ({ 'Idempotency-Key': crypto.randomUUID() });
 
-/** @param {{settings: object, [file: string]: object | Blob | null}} parts */
+/** @param {{settings: object, [files: string]: object | Blob | Blob[] | null}} parts */
 function form({ settings, ...files }) {
   const made = new FormData();
   made.append('settings', JSON.stringify(settings));
-  for (const [name, file] of Object.entries(files)) if (file instanceof Blob) made.append(name, file, `${name}.png`);
+  for (const [name, some] of Object.entries(files)) for (const file of [some].flat()) if (file instanceof Blob) made.append(name, file, `${name}.png`);
   return made;
 }
 

@@ -71,7 +71,7 @@ export function bar(studio) {
   const act = (/** @type {string} */ action) => () => studio.act(action);
   const button = (/** @type {string} */ drawing, /** @type {string} */ text, /** @type {string} */ action) => iconButton(drawing, text, act(action), keyOf(action));
   byId('file').append(
-    iconButton('home', 'Home: recent sessions, a new picture', () => studio.leave()),
+    only(iconButton('home', 'Home: recent sessions, a new picture', () => studio.leave())),
     button('open', 'Open a picture', 'open'),
     only(button('export', 'Export', 'export')),
   );
@@ -98,15 +98,15 @@ function toolOptions({ options }) {
     hardness: scrub(options, 'hardness', 'Hardness', share),
     opacity: scrub(options, 'opacity', 'Opacity', { ...share, least: 0.01 }),
     smoothing: scrub(options, 'smoothing', 'Smoothing', share),
-    pressure: check(options, 'pressureSize', 'Pen width', 'The pressure of a pen changes the width'),
+    pressure: only(check(options, 'pressureSize', 'Pen width', 'The pressure of a pen changes the width'), 'pen-only'),
     outline: check(options, 'outline', 'Outline', 'Only the outline, as wide as the brush'),
     intoMask: check(options, 'intoMask', 'Into the mask', 'Marks what is computed instead of painting'),
   };
 }
 
-/** Not shown before there is a picture. @param {HTMLElement} element */
-function only(element) {
-  element.classList.add('picture-only');
+/** Not shown before there is a picture, or a pen. @param {HTMLElement} element */
+function only(element, when = 'picture-only') {
+  element.classList.add(when);
   return element;
 }
 

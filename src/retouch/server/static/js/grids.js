@@ -3,8 +3,9 @@
 /**
  * @typedef {{height: number, width: number, active: number, mask: string}} Grid `mask`: eight positions a byte, the
  *   leftmost in the highest bit, row after row, in base64
- * @typedef {{name: string, op: string, rows: number, active: number, macs_dense: number, macs_active: number}} Layer
- * @typedef {{network: string, calls: number, macs_dense: number, macs_active: number, grids: Grid[], layers: Layer[]}} Network
+ * @typedef {{name: string, op: string, grid: string, rows: number, of: number, macs: number, dense_macs: number,
+ *   milliseconds: number | null, predicted_milliseconds: number | null}} Layer `rows` were computed `of` so many
+ * @typedef {{network: string, calls: number, macs: number, dense_macs: number, grids: Grid[], layers: Layer[]}} Network
  * @typedef {{version: number, networks: Network[]}} Explanation
  */
 
@@ -22,5 +23,8 @@ export function finest(networks) {
   return networks.flatMap(({ grids }) => grids).reduce((/** @type {Grid | null} */ best, grid) => (best && size(best) >= size(grid) ? best : grid), null);
 }
 
-/** Layers that computed most. @param {Layer[]} layers @param {number} count */
-export const heaviest = (layers, count) => [...layers].sort((a, b) => b.macs_active - a.macs_active).slice(0, count);
+/** As measured, else as predicted, else 0. @param {Layer} layer */
+export const millisecondsOf = ({ milliseconds, predicted_milliseconds: predicted }) => milliseconds ?? predicted ?? 0;
+
+/** Layers from the most of something. @param {Layer[]} layers @param {(layer: Layer) => number} of */
+export const sorted = (layers, of) => [...layers].sort((a, b) => of(b) - of(a));

@@ -5,10 +5,14 @@
  * @import {Api} from './api.js'
  */
 import { ApiError } from './api.js';
+import { Areas } from './areas.js';
+import { Drafts } from './drafts.js';
+import { idsOf, instancesOf } from './instances.js';
 import { Emitter } from './emitter.js';
 import { parse, pixels } from './frames.js';
 import { Picture } from './picture.js';
-import { decode, encode, rgb } from './png.js';
+import { packed } from './packed.js';
+import { decode, rgb } from './png.js';
 import { intersect, union } from './rects.js';
 import { Tiles } from './tiles.js';
 import * as trees from './tree.js';
@@ -18,11 +22,12 @@ const REBASES = 4;
 
 /**
  * @typedef {Partial<EditSettings> & {n?: number}} Wanted
- * @typedef {{paint: Tiles, mask: Tiles, rect: Rect, wanted: Wanted, job: number | null, state: 'sending' | 'running' | 'held'}} Sent
+ * @typedef {{paint: Tiles, mask: Tiles, areas: import('./areas.js').Area[], rect: Rect, wanted: Wanted, job: number | null, state: 'sending' | 'running' | 'held'}} Sent
  *   Paint of one edit. Held: it failed or was cancelled; it stays until it is sent again or discarded.
  * @typedef {{job: number, state: string, done: number, total: number, text: string}} Work
  * @typedef {{
  *   picture: Rect, input: null, paint: Rect, tree: null, work: null, preview: {frame: Frame, layers: Sent[]},
+ *   draft: {frame: Frame, stencil: import('./drafts.js').Stencil}, instances: null,
  *   refining: Rect, refined: number, settled: {layers: Sent[], rect: Rect}, problem: string, connection: 'open' | 'lost' | 'refused',
  * }} Events
  * @typedef {(address: () => string, handlers: import('./socket.js').Handlers) => {close: () => void, renew: () => void}} Connect
@@ -36,6 +41,9 @@ export class Live extends Emitter {
   /** The version that the buffer holds; null before the first picture. @type {number | null} */ seen = null;
   /** Rectangle of the last change. @type {Rect | null} */ changed = null;
   /** Bytes received in frames. */ received = 0;
+  /** Objects of the map of labels. @type {import('./instances.js').Instance[]} */ instances = [];
+  /** The object that is painted; null: a new one. @type {number | null} */ instance = null;
+  #ids = new Int32Array();
   #posts = Promise.resolve();
   #messages = Promise.resolve();
   #finished = -1;
@@ -57,6 +65,8 @@ export class Live extends Emitter {
     this.input = this.hasInput ? new Picture(width / this.scale, height / this.scale) : this.picture;
     this.paint = this.#layer(4);
     this.mask = this.#layer(1);
+    this.areas = new Areas(this.input.width, this.input.height);
+    this.drafts = new Drafts(this);
     this.socket = connect(() => this.#address(), {
       message: (data) => this.#enqueue(data),
       state: (state) => this.#connected(state),
@@ -87,6 +97,21 @@ export class Live extends Emitter {
 
   get hasPaint() {
     return !this.paint.isEmpty || !this.mask.isEmpty;
+  }
+
+  /** The mask that is painted: that of the selected area, else of the edit. */
+  get target() {
+    return this.areas.selected?.mask ?? this.mask;
+  }
+
+  /** Layers whose strokes can be taken back. */
+  get layers() {
+    return [this.paint, this.mask, ...this.areas.list.map(({ mask }) => mask)];
+  }
+
+  /** Where something was painted that was not sent. */
+  bounds() {
+    return union(this.paint.bounds(), this.mask.bounds());
   }
 
   get held() {
@@ -124,10 +149,11 @@ export class Live extends Emitter {
    */
   submit(wanted) {
     for (const held of this.held) this.#send(held);
-    const rect = union(this.paint.bounds(), this.mask.bounds());
+    this.drafts.end();
+    const rect = union(this.bounds(), this.areas.bounds());
     if (!rect && this.sent.length) return;
     /** @type {Sent} */
-    const sent = { paint: this.paint, mask: this.mask, rect: rect ?? this.paint.whole, wanted, job: null, state: 'sending' };
+    const sent = { paint: this.paint, mask: this.mask, areas: this.areas.taken(), rect: rect ?? this.paint.whole, wanted, job: null, state: 'sending' };
     this.paint = this.#layer(4);
     this.mask = this.#layer(1);
     this.sent.push(sent);
@@ -138,18 +164,22 @@ export class Live extends Emitter {
   /** Posts go out in the order of strokes. @param {Sent} sent */
   #send(sent) {
     sent.state = 'sending';
-    this.#posts = this.#posts.then(() => this.#post(sent)).catch((error) => this.#refused(sent, error));
+    this.inOrder(() => this.#post(sent)).catch((error) => this.#refused(sent, error));
     this.emit('work', null);
+  }
+
+  /** Posts one after the other. @param {() => Promise<void>} post */
+  inOrder(post) {
+    const posted = this.#posts.then(post);
+    this.#posts = posted.catch(() => {});
+    return posted;
   }
 
   /** @param {Sent} sent */
   async #post(sent) {
-    const { paint, mask, rect, wanted } = sent;
-    const [, , width, height] = rect;
-    const overlay = paint.isEmpty ? null : await encode({ width, height, channels: 4, data: paint.read(rect) });
-    const area = mask.isEmpty ? null : await encode({ width, height, channels: 1, data: mask.read(rect) });
-    const settings = { ...wanted, rect, kind: area && !overlay ? 'inpaint' : 'edit' };
-    const { job } = await this.#rebased((base) => this.api.edit(this.id, wanted.n ? 'variants' : 'edits', { ...settings, base }, overlay, area));
+    const { rect, wanted } = sent;
+    const { settings, files } = await packed(sent);
+    const { job } = await this.#rebased((base) => this.api.edit(this.id, wanted.n ? 'variants' : 'edits', { ...settings, base }, files));
     sent.job = job;
     sent.state = 'running';
     if (job <= this.#finished) this.#settle(job, rect);
@@ -193,6 +223,7 @@ export class Live extends Emitter {
 
   /** Throws away what was painted and is not being computed. */
   discard() {
+    this.drafts.end();
     const gone = [...this.held.flatMap(({ paint, mask }) => [paint, mask]), this.paint, this.mask];
     const rect = gone.reduce((/** @type {Rect | null} */ all, layer) => union(all, layer.extent()), null);
     this.sent = this.sent.filter(({ state }) => state !== 'held');
@@ -204,8 +235,7 @@ export class Live extends Emitter {
 
   /** Makes a version the head; the server answers all pages alike, over their sockets. @param {number} version */
   async goto(version) {
-    this.paint.forget();
-    this.mask.forget();
+    for (const layer of this.layers) layer.forget();
     try {
       await this.api.head(this.id, version);
     } catch (error) {
@@ -215,7 +245,7 @@ export class Live extends Emitter {
 
   /** Takes back paint, else an edit. */
   async undo() {
-    const rect = union(this.paint.undo(), this.mask.undo());
+    const rect = this.layers.reduce((last, layer) => (layer.undoes > last.undoes ? layer : last)).undo();
     if (rect) return this.emit('paint', rect);
     if (this.work) return this.cancel();
     if (this.held.length) return this.discard();
@@ -225,7 +255,7 @@ export class Live extends Emitter {
   }
 
   async redo() {
-    const rect = union(this.paint.redo(), this.mask.redo());
+    const rect = this.layers.reduce((first, layer) => (layer.redoes < first.redoes ? layer : first)).redo();
     if (rect) return this.emit('paint', rect);
     const next = trees.redo(this.tree, this.head, this.latest);
     if (next === null) return;
@@ -234,10 +264,26 @@ export class Live extends Emitter {
     this.latest = latest;
   }
 
-  /** The exact pixels of any version. @param {number} version @param {'' | 'input'} kind */
+  /** The exact pixels of any version. @param {number} version @param {'' | 'input' | 'instances'} kind */
   async version(version, kind = '') {
     const image = await decode(await this.api.bytes(this.api.png(this.id, version, kind)));
     return new Picture(image.width, image.height, rgb(image));
+  }
+
+  /** Paints one of the objects that there are, or new ones. @param {number | null} instance */
+  choose(instance) {
+    this.instance = instance;
+    this.emit('instances', null);
+  }
+
+  /** The object at a place of the map. @param {import('./types.js').Point} at */
+  objectAt({ x, y }) {
+    return this.#ids[Math.floor(y) * this.input.width + Math.floor(x)] ?? null;
+  }
+
+  /** Where an object is. @param {number} instance */
+  maskOf(instance) {
+    return { width: this.input.width, height: this.input.height, active: Uint8Array.from(this.#ids, (id) => Number(id === instance)) };
   }
 
   // What the server says
@@ -275,7 +321,7 @@ export class Live extends Emitter {
   #event(event) {
     if (event.event === 'hello') this.#hello(event.session);
     else if (event.event === 'tree') this.#grown(event.head, event.tree);
-    else if (event.event === 'progress') this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
+    else if (event.event === 'progress') this.#isDraft(event.job) || this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
     else if (event.event === 'job') this.#job(event);
     else if (event.event === 'problem') this.emit('problem', explain(event.error));
   }
@@ -304,6 +350,7 @@ export class Live extends Emitter {
 
   /** @param {{job: number, state: string, error?: import('./types.js').Problem, step?: number, steps?: number}} event */
   #job({ job, state, error, step, steps }) {
+    if (this.#isDraft(job)) return this.drafts.told(job, state);
     if (state === 'queued' || state === 'running') return this.#note(job, { state, ...(steps ? { done: step ?? 0, total: steps } : {}) });
     this.jobs.delete(job);
     if (state === 'failed' || (state === 'cancelled' && this.#cancelled.delete(job))) {
@@ -311,6 +358,11 @@ export class Live extends Emitter {
       if (error) this.emit('problem', explain(error));
     } else if (state === 'done') this.#settle(job, this.changed ?? [0, 0, 0, 0]);
     this.emit('work', null);
+  }
+
+  /** @param {number} job */
+  #isDraft(job) {
+    return this.drafts.owns(job, this.jobs.has(job) || job <= this.#finished || this.sent.some((sent) => sent.job === job));
   }
 
   /** @param {number} job @param {Partial<Work>} news */
@@ -324,6 +376,11 @@ export class Live extends Emitter {
   #preview(frame, number) {
     if (number !== this.#previews) return;
     const { job } = frame.header;
+    if (job !== null && this.#isDraft(job)) {
+      const stencil = this.drafts.stencil(job);
+      if (stencil && !this.sent.length) this.emit('draft', { frame, stencil });
+      return;
+    }
     this.emit('preview', { frame, layers: this.sent.filter((sent) => job !== null && sent.job !== null && sent.job <= job) });
   }
 
@@ -369,5 +426,13 @@ export class Live extends Emitter {
     if (!input || wanted !== this.#inputs) return;
     this.input = input;
     this.emit('input', null);
+    const { instances, labels } = this.facts.capabilities;
+    if (!instances) return;
+    const ids = await this.version(this.head, 'instances').catch((error) => this.emit('problem', error.message));
+    if (!ids || wanted !== this.#inputs) return;
+    this.#ids = idsOf(ids.data);
+    this.instances = instancesOf(this.#ids, input.data, labels ?? []);
+    if (this.instances.every(({ id }) => id !== this.instance)) this.instance = null;
+    this.emit('instances', null);
   }
 }

@@ -82,12 +82,12 @@ export class Looks {
     return root ? this.picture(root.version, live?.hasInput ? 'input' : '') : null;
   }
 
-  /** What the last edit computed; null before there was one. @returns {Promise<Explanation | null>} */
-  async explanation() {
+  /** What the last edit computed; null before there was one. @param {boolean} timed whether its layers are timed @returns {Promise<Explanation | null>} */
+  async explanation(timed = false) {
     const { api, live } = this.studio;
     if (!live) return null;
     try {
-      this.#explained ??= await api.explain(live.id);
+      if (timed || !this.#explained) this.#explained = await api.explain(live.id, timed);
     } catch (error) {
       if (!(error instanceof ApiError && [404, 409].includes(error.status))) this.studio.fail(error);
     }

@@ -32,13 +32,13 @@ export class Opener {
     return list.find(({ name }) => name === this.studio.options.values.model) ?? list[0];
   }
 
-  /** A session from a picture, or words alone. @param {Picture | Blob | null} source */
-  async create(source) {
+  /** A session from a picture, or words alone. @param {Picture | Blob | null} source @param {{strength?: number}} more */
+  async create(source, more = {}) {
     try {
       const { prompt, negative, seed } = this.studio.options.values;
       const model = this.model();
       const words = model?.capabilities.prompt ? { prompt, negative } : {};
-      const settings = { model: model?.name, ...words, seed, generate: !source };
+      const settings = { model: model?.name, ...words, seed, ...more, generate: !source };
       const picture = source instanceof Blob ? source : source && (await encode({ width: source.width, height: source.height, channels: 3, data: source.data }));
       this.studio.say('Opening the picture.', false);
       const { id } = await this.studio.api.create(settings, picture);
@@ -56,6 +56,7 @@ export class Opener {
       return this.create(file);
     }
     try {
+      this.studio.say('Opening the session.', false);
       await this.studio.open((await this.studio.api.restore(file)).id);
     } catch (error) {
       this.studio.fail(error);

@@ -2,24 +2,27 @@
  * The panel at the right: colours or labels, words and seed, variants, the last edit, what was computed.
  * @import {Studio} from './studio.js'
  */
+import { areaList, objectList } from './chips.js';
 import { colours, palette } from './colours.js';
 import { check, percent, scrub, section, words } from './controls.js';
 import { byId, el, iconButton } from './dom.js';
 import { inspect } from './inspect.js';
 import * as trees from './tree.js';
-import { saved, size } from './words.js';
+import { error, figures, size } from './words.js';
 
 /** @param {Studio} studio */
 export function panels(studio) {
   studio.on('session', () => {
     const { live } = studio;
     if (!live) return byId('panels').replaceChildren();
-    const { prompt, labels, inpaint, variants } = live.facts.capabilities;
+    const { prompt, labels, inpaint, variants, areas, instances } = live.facts.capabilities;
     const parts = [labels?.length ? section('Labels', true, palette(studio.options, labels)) : section('Colour', true, colours(studio.options))];
     if (prompt || inpaint) parts.push(section('Edit', true, ...edit(studio, prompt, inpaint)));
+    if (instances) parts.push(section('Objects', true, objectList(studio, live)));
+    if (areas) parts.push(section('Words for areas', false, ...areaList(studio, live)));
     if (variants) parts.push(section('Variants', true, ...choices(studio)));
-    parts.push(section('Last edit', true, last(studio)), inspect(studio), section('Session', false, facts(studio)));
-    byId('panels').replaceChildren(...parts);
+    parts.push(inspect(studio), section('Session', false, facts(studio)));
+    byId('panels').replaceChildren(el('div', { className: 'sections' }, ...parts), last(studio));
   });
 }
 
@@ -32,11 +35,29 @@ function edit(studio, prompt, inpaint) {
     field.id = 'prompt';
     parts.push(field, words(options, 'negative', 'Negative prompt', 'What it should not show'));
   }
-  const most = studio.live?.facts.settings.strength ?? 1; // as much as was recorded
-  parts.push(scrub(options, 'strength', 'Strength', { least: 0.05, most, step: 0.01, write: percent }), ...seed(studio));
-  if (inpaint) parts.push(check(options, 'soft', 'Soft mask', 'The grey of a mask is the strength at each place'));
-  parts.push(check(options, 'refine', 'Refine when idle', 'The last edit is computed more exactly while nothing else waits'));
+  const [seeds, another] = seed(studio);
+  parts.push(...strength(studio), seeds);
+  const soft = inpaint ? [check(options, 'soft', 'Soft mask', 'The grey of a mask is the strength at each place')] : [];
+  const refine = check(options, 'refine', 'Refine when idle', 'The last edit is computed more exactly while nothing else waits');
+  parts.push(el('div', { className: 'checks' }, another, ...soft, refine));
   return parts;
+}
+
+/** The slider, and what to do where more is wanted than was recorded. @param {Studio} studio */
+function strength(studio) {
+  const { options } = studio;
+  const most = studio.recorded();
+  const slider = scrub(options, 'strength', 'Strength', { least: 0.05, most: 1, step: 0.01, write: percent });
+  const text = el('span', {});
+  const hint = el('p', { className: 'hint' }, text, el('button', { type: 'button', className: 'link', onclick: () => studio.recordAgain() }, 'Record the picture again'));
+  slider.style.setProperty('--limit', String((most - 0.05) / 0.95));
+  const show = () => {
+    hint.hidden = options.values.strength <= most;
+    text.textContent = `Recorded for ${percent(most)}: edits take no more. For ${percent(options.values.strength)}: `;
+  };
+  options.on('change', show);
+  show();
+  return [slider, hint];
 }
 
 /** @param {Studio} studio */
@@ -47,7 +68,7 @@ function seed({ options }) {
   options.on('change', (news) => 'seed' in news && show());
   show();
   const another = () => options.set({ seed: Math.floor(Math.random() * 1e6) });
-  return [el('div', { className: 'row' }, el('label', { className: 'field' }, el('span', {}, 'Seed'), input), iconButton('dice', 'Another seed', another)), check(options, 'newSeed', 'New each time', 'Each edit takes another seed')];
+  return [el('div', { className: 'row' }, el('label', { className: 'field' }, el('span', {}, 'Seed'), input), iconButton('dice', 'Another seed', another)), check(options, 'newSeed', 'New seed each time', 'Each edit takes another seed')];
 }
 
 /** @param {Studio} studio */
@@ -64,7 +85,7 @@ function choices(studio) {
   };
   studio.on('tree', show);
   show();
-  return [count, make, strip];
+  return [el('div', { className: 'row pairs' }, count, make), strip];
 }
 
 /** @param {Studio} studio @param {number} version @param {string} text */
@@ -74,24 +95,23 @@ export function thumb(studio, version, text) {
   return el('button', { type: 'button', className: 'thumb', 'aria-label': text, title: text, 'aria-current': version === live.head ? 'true' : null, onclick: () => studio.goto(version) }, image);
 }
 
-/** @param {Studio} studio */
+/** What the last edit took and saved; always in sight. @param {Studio} studio */
 function last(studio) {
-  const line = el('p', { className: 'saved' });
-  const more = el('p', { className: 'quiet' });
+  const list = el('dl', { className: 'saved' });
+  const line = el('p', { className: 'quiet' });
   const ask = el('button', { type: 'button', className: 'link', onclick: () => studio.estimate() }, 'Estimate the error');
   const show = () => {
     const { live } = studio;
     const version = live && trees.find(live.tree, live.head);
-    const text = version && version.parent !== null ? saved(version) : '';
-    line.textContent = text || 'Nothing edited yet: paint on the picture.';
-    line.classList.toggle('quiet', !text);
-    more.textContent = version?.edit && text ? version.edit : '';
-    more.hidden = !more.textContent;
-    ask.hidden = !text || version?.estimate !== null;
+    const found = version && version.parent !== null ? figures(version) : [];
+    list.hidden = !found.length;
+    list.replaceChildren(...found.map(([value, text]) => el('div', {}, el('dt', {}, text), el('dd', { className: value.endsWith('x') ? 'most' : '' }, value))));
+    line.textContent = found.length ? error(version?.estimate ?? null) : 'Paint on the picture: here stands what the edit took and saved.';
+    ask.hidden = !found.length || Boolean(line.textContent);
   };
   studio.on('tree', show);
   show();
-  return el('div', {}, line, more, ask);
+  return el('section', { className: 'last', 'aria-label': 'Last edit' }, list, line, ask);
 }
 
 /** @param {Studio} studio */
@@ -101,7 +121,7 @@ function facts(studio) {
     const { live } = studio;
     if (!live) return;
     const [height, width] = live.facts.size;
-    const rows = [['Model', live.facts.model], ['Size', `${width} x ${height}`], ['Versions', live.tree.length], ['Memory', size(live.facts.bytes ?? 0)], ['Received', size(live.received)]];
+    const rows = [['Model', live.facts.model], ['Size', `${width} x ${height}`], ['Versions', live.tree.length], ['Memory', live.facts.bytes ? size(live.facts.bytes) : ''], ['Received', size(live.received)]].filter(([, value]) => value);
     list.replaceChildren(...rows.flatMap(([name, value]) => [el('dt', {}, String(name)), el('dd', {}, String(value))]));
   };
   studio.on('tree', show);

@@ -38,7 +38,7 @@ export class Pointer {
     element.addEventListener('wheel', (event) => this.#wheel(event), { passive: false });
     element.addEventListener('contextmenu', (event) => event.preventDefault());
     element.addEventListener('keydown', (event) => this.#key(event));
-    element.addEventListener('blur', () => this.#lift());
+    element.addEventListener('blur', () => this.#left());
     window.addEventListener('keydown', (event) => this.#spaceBar(event, true));
     window.addEventListener('keyup', (event) => this.#spaceBar(event, false));
   }
@@ -48,7 +48,9 @@ export class Pointer {
     if (/** @type {Element} */ (event.target).closest('.divider, textarea')) return;
     const at = this.stage.onPane(event);
     this.#lift();
+    this.stage.element.classList.add('pointed');
     this.stage.element.setPointerCapture?.(event.pointerId);
+    if (event.pointerType === 'pen') document.body.classList.add('pen');
     if (event.pointerType === 'touch') {
       this.#fingers.set(event.pointerId, at);
       if (this.#fingers.size === 2) return this.#pinchBegins();
@@ -122,6 +124,11 @@ export class Pointer {
     this.stage.element.classList.remove('grabbing');
   }
 
+  /** Whether something is being painted. */
+  get paints() {
+    return this.#painting !== null;
+  }
+
   /** Takes back what is being painted. @returns {boolean} whether there was something */
   cancel() {
     const painting = this.#painting !== null;
@@ -164,6 +171,12 @@ export class Pointer {
     if (!this.#keyboard) return;
     if (way && this.#painting === KEYBOARD) this.receiver.move([{ ...this.#keyboard, pressure: 1 }], heldBy(event));
     this.receiver.hover(views.toScreen(this.stage.view, this.#keyboard));
+  }
+
+  /** The focus is elsewhere; when it comes back by keys it is shown. */
+  #left() {
+    this.#lift();
+    this.stage.element.classList.remove('pointed');
   }
 
   /** Ends what the keyboard's pen draws. */

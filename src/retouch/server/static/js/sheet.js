@@ -4,7 +4,7 @@
  */
 import { context, el, imageData, still, svg } from './dom.js';
 
-const ORDER = ['base', 'before', 'difference', 'region', 'sent', 'preview', 'ghost', 'paint', 'mask'];
+const ORDER = ['base', 'before', 'difference', 'region', 'sent', 'preview', 'ghost', 'paint', 'draft', 'areas', 'mask'];
 const FADE = 240;
 
 export class Sheet {
@@ -26,8 +26,7 @@ export class Sheet {
     if (!canvas) {
       canvas = el('canvas', { className: name });
       this.#canvases.set(name, canvas);
-      const above = ORDER.slice(ORDER.indexOf(name) + 1).map((other) => this.#canvases.get(other)).find(Boolean);
-      this.element.insertBefore(canvas, above ?? this.shape);
+      this.#place(canvas, name);
     }
     const [left, top, width, height] = rect;
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
@@ -39,6 +38,24 @@ export class Sheet {
   remove(name) {
     this.#canvases.get(name)?.remove();
     this.#canvases.delete(name);
+  }
+
+  /** Moves a canvas to another's place. @param {string} from @param {string} to @returns {boolean} whether there was one */
+  rename(from, to) {
+    const canvas = this.#canvases.get(from);
+    if (!canvas) return false;
+    this.remove(to);
+    this.#canvases.delete(from);
+    canvas.className = to;
+    this.#canvases.set(to, canvas);
+    this.#place(canvas, to);
+    return true;
+  }
+
+  /** @param {HTMLCanvasElement} canvas @param {string} name */
+  #place(canvas, name) {
+    const above = ORDER.slice(ORDER.indexOf(name) + 1).map((other) => this.#canvases.get(other)).find(Boolean);
+    this.element.insertBefore(canvas, above ?? this.shape);
   }
 
   /** @param {string} name */

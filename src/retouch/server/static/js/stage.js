@@ -15,9 +15,9 @@ import * as views from './view.js';
 
 /** @type {RGB} */
 const MASK = [255, 64, 110];
-/** @type {RGB} */
-const REGION = [64, 190, 255];
-const CRISP = 3;
+const SHADE = [10, 10, 14, 160];
+const EDGE = [124, 196, 255, 255];
+const CRISP = 6;
 
 /** @extends {Emitter<{view: View}>} */
 export class Stage extends Emitter {
@@ -29,12 +29,13 @@ export class Stage extends Emitter {
   #frame = 0;
   #fitted = true;
   #looks = 0;
+  /** Whether what is shown of the edit is what its last draft made. */ #drafted = false;
 
   /** @param {HTMLElement} element */
   constructor(element) {
     super();
     this.element = element;
-    this.divider = el('div', { className: 'divider', tabIndex: 0, role: 'slider', 'aria-label': 'Before and after', 'aria-valuemin': 0, 'aria-valuemax': 100, hidden: true });
+    this.divider = el('div', { className: 'divider', tabIndex: 0, role: 'slider', 'aria-label': 'Before and after', 'aria-valuemin': 0, 'aria-valuemax': 100, hidden: true }, ...['Before', 'After'].map((text) => el('span', {}, text)));
     new ResizeObserver(() => (this.#fitted ? this.fit() : this.show(this.view))).observe(element);
   }
 
@@ -52,6 +53,8 @@ export class Stage extends Emitter {
     live.on('input', () => this.dirty('input', live.paint.whole));
     live.on('paint', (rect) => this.dirtyPaint(rect));
     live.on('preview', (preview) => this.#preview(preview));
+    live.on('draft', (draft) => this.#draft(draft));
+    live.areas.on('change', (rect) => rect && this.dirty('areas', rect));
     live.on('refining', (rect) => this.result.ghost(rect, live.picture.rgba(rect)));
     live.on('settled', (settled) => this.#settled(settled));
     this.dirty('base', live.picture.whole);
@@ -88,7 +91,7 @@ export class Stage extends Emitter {
     if (this.result !== this.input) this.result.element.style.transform = views.css({ ...view, scale: view.scale / scale });
     for (const sheet of [this.input, this.result]) {
       const own = sheet === this.result ? view.scale / scale : view.scale;
-      sheet.element.classList.toggle('crisp', own * devicePixelRatio >= CRISP);
+      sheet.element.classList.toggle('crisp', own >= CRISP);
       sheet.element.style.setProperty('--unit', String(1 / own));
     }
     this.emit('view', view);
@@ -118,7 +121,9 @@ export class Stage extends Emitter {
 
   /** @param {Rect | null} rect */
   dirtyPaint(rect) {
-    if (rect) for (const name of ['sent', 'paint', 'mask']) this.dirty(name, rect);
+    if (rect) for (const name of ['sent', 'paint', 'mask', 'areas']) this.dirty(name, rect);
+    this.#drafted = Boolean(this.live?.sent.length && this.live.paint.isEmpty && this.result.rename('draft', 'preview'));
+    if (!this.#drafted) this.result.remove('draft');
   }
 
   flush() {
@@ -139,6 +144,7 @@ export class Stage extends Emitter {
     else if (name === 'input') this.input.put('base', rect, live.input.rgba(rect));
     else if (name === 'paint') this.#layer('paint', !live.paint.isEmpty, rect, () => flatten([live.paint], rect));
     else if (name === 'sent') this.#layer('sent', live.sent.length > 0, rect, () => flatten(live.sent.map(({ paint }) => paint), rect));
+    else if (name === 'areas') this.#layer('areas', live.areas.shown.some(({ mask }) => !mask.isEmpty), rect, () => tinted(live.areas.shown, rect));
     else this.#layer('mask', live.masks.some((mask) => !mask.isEmpty), rect, () => tint(live.masks, rect, MASK, 0.5));
   }
 
@@ -150,26 +156,36 @@ export class Stage extends Emitter {
 
   /** A preview is seen only inside what was painted. @param {{frame: import('./types.js').Frame, layers: Sent[]}} preview */
   async #preview({ frame, layers }) {
-    const { rect, encoding } = frame.header;
-    const image = await (encoding === 'raw'
-      ? createImageBitmap(imageData(opaque(await pixels(frame)), rect[2]))
-      : createImageBitmap(new Blob([frame.bytes], { type: `image/${encoding}` })));
-    const stencil = await this.#stencil(rect, layers);
-    if (!layers.some((sent) => this.live?.sent.includes(sent))) return;
-    this.result.remove('preview');
-    const drawing = context(this.result.canvas('preview', rect));
+    if (this.#drafted) return; // that is further than any preview
+    const image = await shown(frame);
+    const stencil = await this.#stencil(frame.header.rect, layers.flatMap(stencils));
+    if (layers.some((sent) => this.live?.sent.includes(sent))) this.#inside('preview', frame.header.rect, image, stencil);
+  }
+
+  /** A draft lies over the paint that it was made of. @param {{frame: import('./types.js').Frame, stencil: import('./drafts.js').Stencil}} draft */
+  async #draft({ frame, stencil }) {
+    const { rect } = frame.header;
+    if (!rect[2] || !rect[3]) return;
+    const image = await shown(frame);
+    const where = await this.#stencil(rect, [stencil]);
+    if (this.live?.hasPaint) this.#inside('draft', rect, image, where);
+  }
+
+  /** @param {string} name @param {Rect} rect @param {ImageBitmap} image @param {OffscreenCanvas} stencil */
+  #inside(name, rect, image, stencil) {
+    this.result.remove(name);
+    const drawing = context(this.result.canvas(name, rect));
     drawing.drawImage(image, 0, 0, rect[2], rect[3]);
     drawing.globalCompositeOperation = 'destination-in';
     drawing.drawImage(stencil, 0, 0);
   }
 
-  /** What was painted or masked, in pixels of the result's rectangle. @param {Rect} rect @param {Sent[]} layers */
-  async #stencil(rect, layers) {
+  /** What was painted or masked, in pixels of the result's rectangle. @param {Rect} rect @param {import('./drafts.js').Stencil[]} parts */
+  async #stencil(rect, parts) {
     const scale = this.live?.scale ?? 1;
     const stencil = new OffscreenCanvas(rect[2], rect[3]);
     const drawing = /** @type {OffscreenCanvasRenderingContext2D} */ (stencil.getContext('2d'));
-    for (const { paint, mask, rect: around } of layers) {
-      const rgba = paint.isEmpty && !mask.isEmpty ? tint([mask], around, MASK, 1) : flatten([paint], around);
+    for (const { rgba, rect: around } of parts) {
       const part = await createImageBitmap(imageData(rgba, around[2]));
       drawing.drawImage(part, around[0] * scale - rect[0], around[1] * scale - rect[1], around[2] * scale, around[3] * scale);
     }
@@ -178,6 +194,7 @@ export class Stage extends Emitter {
 
   /** The result fades in where the paint was. @param {{layers: Sent[], rect: Rect}} settled */
   #settled({ layers }) {
+    this.#drafted = false;
     if (this.result.has('preview')) return this.result.fade('preview');
     const rect = layers.reduce((/** @type {Rect | null} */ all, sent) => union(all, sent.paint.isEmpty ? null : sent.rect), null);
     if (rect) this.input.ghost(rect, flatten(layers.map(({ paint }) => paint), rect));
@@ -207,12 +224,12 @@ export class Stage extends Emitter {
     else this.result.remove('difference');
   }
 
-  /** Positions that were computed, as RGBA of a grid; null: not shown. @param {{width: number, height: number, active: Uint8Array} | null} grid */
+  /** Puts what was not computed into the shade; null: not shown. @param {{width: number, height: number, active: Uint8Array} | null} grid */
   region(grid) {
     const look = ++this.#looks;
     if (!grid) return this.result.remove('region');
     const rgba = new Uint8ClampedArray(grid.width * grid.height * 4);
-    grid.active.forEach((on, i) => on && rgba.set([...REGION, 110], 4 * i));
+    grid.active.forEach((on, i) => on || rgba.set(isEdge(grid, i) ? EDGE : SHADE, 4 * i));
     createImageBitmap(imageData(rgba, grid.width)).then((image) => {
       if (look !== this.#looks) return;
       const drawing = context(this.result.canvas('region'));
@@ -226,6 +243,36 @@ export class Stage extends Emitter {
   shape(path, className = '') {
     this.input.shape.replaceChildren(...(path ? [svg('path', { d: path, class: className })] : []));
   }
+}
+
+/** Where a sent edit was painted and masked. @param {Sent} sent @returns {import('./drafts.js').Stencil[]} */
+function stencils({ paint, mask, areas, rect }) {
+  const masks = [mask, ...areas.map((area) => area.mask)].filter((each) => !each.isEmpty);
+  const found = masks.length ? [tint(masks, rect, MASK, 1)] : [];
+  return [...(paint.isEmpty ? [] : [flatten([paint], rect)]), ...found].map((rgba) => ({ rgba, rect }));
+}
+
+/** Areas, each in its colour. @param {import('./areas.js').Area[]} areas @param {Rect} rect */
+function tinted(areas, rect) {
+  const out = new Uint8ClampedArray(rect[2] * rect[3] * 4);
+  for (const { mask, colour } of areas) {
+    const one = tint([mask], rect, colour, 0.45);
+    for (let i = 3; i < one.length; i += 4) if (one[i]) out.set(one.subarray(i - 3, i + 1), i - 3);
+  }
+  return out;
+}
+
+/** @param {import('./types.js').Frame} frame */
+async function shown(frame) {
+  const { rect, encoding } = frame.header;
+  if (encoding === 'raw') return createImageBitmap(imageData(opaque(await pixels(frame)), rect[2]));
+  return createImageBitmap(new Blob([frame.bytes], { type: `image/${encoding}` }));
+}
+
+/** Whether a neighbour was computed. @param {{width: number, active: Uint8Array}} grid @param {number} i */
+function isEdge({ width, active }, i) {
+  const x = i % width;
+  return Boolean(active[i - width] || active[i + width] || (x && active[i - 1]) || (x < width - 1 && active[i + 1]));
 }
 
 /** RGB8 as RGBA8. @param {Uint8Array} rgb */

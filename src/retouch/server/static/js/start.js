@@ -5,9 +5,10 @@
 import { words } from './controls.js';
 import { byId, context, el, icon, imageData } from './dom.js';
 import { samples } from './samples.js';
+import { ago } from './words.js';
 
 const SIDE = 512;
-const SHOWN = 128;
+const SHOWN = 192;
 
 /** @param {Studio} studio */
 export function start(studio) {
@@ -34,7 +35,7 @@ async function draw(studio, element) {
 function drop(studio) {
   const open = el('button', { type: 'button', className: 'wide main', onclick: () => studio.act('open') }, icon('open'), 'Open a picture');
   const paste = el('button', { type: 'button', className: 'wide', onclick: () => studio.opener.paste() }, 'Paste');
-  return el('div', { className: 'drop' }, el('p', { className: 'lead' }, 'Drop a picture here'), el('p', { className: 'quiet' }, 'PNG, JPEG or WebP; or a saved session'), el('div', { className: 'row centre' }, open, paste));
+  return el('div', { className: 'drop' }, el('p', { className: 'lead' }, 'Drop a picture here'), el('p', { className: 'quiet' }, 'PNG, JPEG, WebP, or a saved session. Then paint: only what you paint is computed.'), el('div', { className: 'row centre' }, open, paste));
 }
 
 /** @param {Studio} studio @param {any[]} models */
@@ -46,7 +47,7 @@ function modelChoice(studio, models) {
     options.set({ model: select.value });
     studio.emit('model', null);
   };
-  return el('label', { className: 'field model' }, el('span', {}, 'Model'), select);
+  return el('label', { className: 'field model', hidden: models.length < 2 }, el('span', {}, 'Model'), select);
 }
 
 /** @param {Studio} studio */
@@ -80,12 +81,12 @@ function sampleCards(studio) {
     };
     return el('button', { type: 'button', className: 'card', onclick: begin }, canvas, el('span', {}, name));
   });
-  return el('div', { className: 'cards', role: 'group', 'aria-label': 'Sample pictures' }, ...cards);
+  return el('div', { className: 'cards large', role: 'group', 'aria-label': 'Sample pictures' }, ...cards);
 }
 
-/** @param {Studio} studio @param {{id: string, model: string, thumb?: string, modified?: number | string}} session */
+/** @param {Studio} studio @param {{id: string, model: string, thumb?: string, modified?: string}} session */
 function sessionCard(studio, { id, model, thumb, modified }) {
-  const when = modified ? new Date(typeof modified === 'number' ? 1000 * modified : modified).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'short' }) : id.slice(0, 8);
+  const when = modified ? ago(Date.now() - new Date(modified).getTime()) : id.slice(0, 8);
   const image = el('img', { src: studio.api.url(thumb?.replace(/^\//, '') ?? ''), alt: '', loading: 'lazy' });
   return el('button', { type: 'button', className: 'card', title: model, onclick: () => studio.open(id) }, image, el('span', {}, when));
 }

@@ -89,7 +89,7 @@ export class Studio extends Emitter {
     try {
       const facts = await this.api.session(id);
       history.replaceState(null, '', `#session=${id}`);
-      adopt(this.options, { ...facts.settings, strength: Math.min(this.options.values.strength, facts.settings.strength ?? 1) });
+      adopt(this.options, { ...facts.settings, strength: this.options.values.strength });
       this.#show(new Live(this.api, facts, (address, handlers) => new Socket(address, handlers)));
     } catch (error) {
       this.fail(error);
@@ -112,7 +112,7 @@ export class Studio extends Emitter {
       live,
       options: this.options,
       original: () => this.looks.original(),
-      changed: (rect) => rect && this.stage.dirty(this.#intoMask ? 'mask' : 'paint', rect),
+      changed: (rect) => rect && this.#painted(live, rect),
       shape: (path, className) => this.stage.shape(path, className),
       done: () => this.#drawn(),
       ask: (at) => typed(toScreen(this.stage.view, at), Math.min(Math.max(this.options.values.size, 6) * this.stage.view.scale, 200), this.inkColour()),
@@ -129,6 +129,7 @@ export class Studio extends Emitter {
     live.on('tree', () => this.#words(live));
     live.on('tree', () => this.emit('tree', null));
     live.on('paint', () => this.#state());
+    live.areas.on('change', () => this.#state());
     live.on('work', () => this.#state());
     live.on('picture', () => this.#edited());
     live.on('refined', (version) => this.emit('refined', version));
@@ -172,16 +173,48 @@ export class Studio extends Emitter {
     return (this.options.values.tool === 'mask' || this.options.values.intoMask) && this.live?.facts.capabilities.inpaint;
   }
 
+  /** What is painted is shown, and where edits are fast computed at once. @param {Live} live @param {import('./types.js').Rect} rect */
+  #painted(live, rect) {
+    this.stage.dirty(this.#area ? 'areas' : this.#intoMask ? 'mask' : 'paint', rect);
+    if (this.options.values.live && this.pointer.paints && !this.#area && live.drafts.areFast) live.drafts.ask(this.#asked());
+  }
+
+  /** Whether the mask of an area is painted. */
+  get #area() {
+    return this.#intoMask && this.live?.areas.selected;
+  }
+
   #drawn() {
     this.#state();
-    if (this.options.values.live) this.act('apply');
+    if (this.#area) this.live?.areas.select(this.#area); // its words come next
+    else if (this.options.values.live) this.act('apply');
   }
 
   #wanted() {
-    const { prompt, negative, strength, soft, refine, newSeed } = this.options.values;
-    if (newSeed) this.options.set({ seed: Math.floor(Math.random() * 1e6) });
-    const words = this.live?.facts.capabilities.prompt ? { prompt, negative } : {};
-    return { ...words, strength, soft, refine, seed: this.options.values.seed };
+    if (this.options.values.newSeed) this.options.set({ seed: Math.floor(Math.random() * 1e6) });
+    return this.#asked();
+  }
+
+  #asked() {
+    const { prompt, negative, strength, soft, refine } = this.options.values;
+    const { live } = this;
+    const words = live?.facts.capabilities.prompt ? { prompt, negative } : {};
+    const object = live?.instance != null ? { instance: live.instance } : {};
+    return { ...object, ...words, strength: Math.min(strength, this.recorded()), soft, refine, seed: this.options.values.seed };
+  }
+
+  /** The most strength that edits of this session can have. */
+  recorded() {
+    return this.live?.facts.settings.strength ?? 1;
+  }
+
+  /** Another session of the picture as it is, recorded for more strength. */
+  async recordAgain() {
+    const { live, options } = this;
+    if (!live) return;
+    options.set({ model: live.facts.model });
+    await this.opener.create(live.picture, { strength: options.values.strength });
+    if (this.live !== live) this.say('Recorded again. The session before is on the first page, with all its versions.');
   }
 
   variants() {
@@ -292,9 +325,9 @@ export class Studio extends Emitter {
     const { live } = this;
     if (!live) return { undo: false, redo: false, apply: false };
     return {
-      undo: live.paint.canUndo || live.mask.canUndo || live.jobs.size > 0 || live.held.length > 0 || trees.parent(live.tree, live.head) !== null,
-      redo: live.paint.canRedo || live.mask.canRedo || trees.redo(live.tree, live.head, live.latest) !== null,
-      apply: !this.options.values.live || live.held.length > 0,
+      undo: live.layers.some(({ canUndo }) => canUndo) || live.jobs.size > 0 || live.held.length > 0 || trees.parent(live.tree, live.head) !== null,
+      redo: live.layers.some(({ canRedo }) => canRedo) || trees.redo(live.tree, live.head, live.latest) !== null,
+      apply: !this.options.values.live || live.held.length > 0 || live.areas.ready.length > 0,
     };
   }
 

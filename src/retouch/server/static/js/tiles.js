@@ -8,6 +8,10 @@ export const TILE = 64;
 
 /** @typedef {Map<number, Uint8Array | null>} Step What tiles held before, by their number; null: there was none. */
 
+/** When steps were taken, over all layers: the last one is undone first. @type {WeakMap<Step, number>} */
+const TIMES = new WeakMap();
+let time = 0;
+
 export class Tiles {
   /** @type {Map<number, Uint8Array>} */ #tiles = new Map();
   /** @type {Step[]} */ #undo = [];
@@ -37,6 +41,18 @@ export class Tiles {
 
   get canRedo() {
     return this.#redo.length > 0;
+  }
+
+  /** When what would be undone was done; -Infinity: there is nothing. */
+  get undoes() {
+    const step = this.#undo.at(-1);
+    return step ? (TIMES.get(step) ?? 0) : -Infinity;
+  }
+
+  /** When what would be redone was done; Infinity: there is nothing. */
+  get redoes() {
+    const step = this.#redo.at(-1);
+    return step ? (TIMES.get(step) ?? 0) : Infinity;
   }
 
   /** Bytes that tiles and steps hold. */
@@ -88,6 +104,7 @@ export class Tiles {
   /** Ends the step: it can be undone as a whole. */
   commit() {
     if (this.#step?.size) {
+      TIMES.set(this.#step, ++time);
       this.#undo.push(this.#step);
       this.#redo = [];
     }
@@ -121,6 +138,7 @@ export class Tiles {
     const step = from.pop();
     if (!step) return null;
     const { rect, held } = this.#restore(step);
+    TIMES.set(held, TIMES.get(step) ?? 0);
     to.push(held);
     return rect;
   }

@@ -62,7 +62,7 @@ class Tool {
   begin(ink = this.ink) {
     const { live } = this.table;
     if (ink.kind === 'colour' && !this.intoMask && !this.crisp) this.table.options.used();
-    return new Step(this.intoMask ? live.mask : live.paint, ink, this.values.opacity, this.crisp);
+    return new Step(this.intoMask ? live.target : live.paint, ink, this.values.opacity, this.crisp);
   }
 
   /** Covers at once, as one step. @param {(step: Step) => Rect | null} cover @param {Ink} ink */
@@ -298,6 +298,7 @@ export function pick({ live, options }, at) {
   const i = (Math.floor(at.y) * live.input.width + Math.floor(at.x)) * 3;
   const colour = /** @type {RGB} */ ([seen[i], seen[i + 1], seen[i + 2]]);
   const label = live.facts.capabilities.labels?.find((one) => String(toRGB(one.colour)) === String(colour));
+  if (label && live.instances.length) live.choose(live.objectAt(at));
   options.set(label ? { label: label.index } : { colour });
 }
 

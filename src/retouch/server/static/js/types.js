@@ -7,7 +7,7 @@
  * @typedef {[red: number, green: number, blue: number]} RGB From 0 to 255.
  *
  * @typedef {{index: number, name: string, colour: RGB | string}} Label
- * @typedef {{prompt: boolean, inpaint: boolean, variants: boolean, labels: Label[] | null, scale: number}} Capabilities
+ * @typedef {{prompt: boolean, inpaint: boolean, variants: boolean, areas?: boolean, instances?: boolean, labels: Label[] | null, scale: number}} Capabilities
  * @typedef {{version: number, parent: number | null, name: string | null, prompt: string | null, edit: string | null,
  *   share: number | null, seconds: number | null, saved: number | null, estimate: number | null}} Version
  * @typedef {{id: string, kind: string, model: string, size: [height: number, width: number],

@@ -7,16 +7,36 @@ const short = (value) => `${Number(value >= 10 ? value.toFixed(0) : value >= 1 ?
 const times = (value) => (value >= 10 ? value.toFixed(0) : value.toFixed(1));
 
 /**
+ * What an edit cost and saved, as figures and what they are.
+ * @param {Pick<Version, 'seconds' | 'saved' | 'share'>} facts @returns {[figure: string, text: string][]}
+ */
+export function figures({ seconds, saved, share }) {
+  /** @type {[string, string][]} */
+  const found = [];
+  if (seconds !== null) found.push([`${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(1)} s`, 'time']);
+  if (saved !== null) found.push([`${times(saved)}x`, 'less']);
+  if (share !== null) found.push([`${(100 * share).toFixed(1)} %`, 'of the arithmetic']);
+  return found;
+}
+
+/** How far an edit is off; empty where nobody knows. @param {number | null} estimate in grey levels */
+export const error = (estimate) => (estimate === null ? '' : estimate < 0.05 ? 'no error' : `error about ${short(estimate)} levels`);
+
+/**
  * What an edit cost and saved: "0.42 s, 18x, 2.1 % of the arithmetic, error about 3 levels".
  * @param {Pick<Version, 'seconds' | 'saved' | 'share' | 'estimate'>} facts
  */
-export function saved({ seconds, saved, share, estimate }) {
-  const parts = [];
-  if (seconds !== null) parts.push(`${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(1)} s`);
-  if (saved !== null) parts.push(`${times(saved)}x`);
-  if (share !== null) parts.push(`${(100 * share).toFixed(1)} % of the arithmetic`);
-  if (estimate !== null) parts.push(estimate < 0.05 ? 'no error' : `error about ${short(estimate)} levels`);
-  return parts.join(', ');
+export function saved({ estimate, ...facts }) {
+  const parts = figures(facts).map(([figure, text]) => (text.startsWith('of') ? `${figure} ${text}` : figure));
+  return [...parts, error(estimate)].filter(Boolean).join(', ');
+}
+
+const SPANS = /** @type {[Intl.RelativeTimeFormatUnit, number][]} */ ([['day', 86_400_000], ['hour', 3_600_000], ['minute', 60_000]]);
+
+/** How long ago, in the largest unit that fits: "5 minutes ago". @param {number} milliseconds */
+export function ago(milliseconds) {
+  const found = SPANS.find(([, length]) => milliseconds >= length);
+  return found ? new Intl.RelativeTimeFormat('en', { numeric: 'auto' }).format(-Math.floor(milliseconds / found[1]), found[0]) : 'just now';
 }
 
 /** @param {number} bytes */

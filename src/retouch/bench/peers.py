@@ -1,0 +1,104 @@
+"""Dense runs by other engines, which a person would take in the place of PyTorch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from retouch.bench.dense import run_dense
+from retouch.errors import OptionError
+from retouch.kernels.devices import moved
+from retouch.models import Inputs
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Relative L2 distance from PyTorch's result by the type of weights: beyond it a peer computes something else."""
+
+Call = Callable[[list[Tensor]], Tensor]
+
+
+def peer_runs(names: Sequence[str], module: nn.Module, inputs: Inputs) -> dict[str, Callable[[], Tensor]]:
+    """What `dense_runs` makes, by other engines: `openvino` (float32, bfloat16) or `onnxruntime` (float32), on the CPU.
+
+    They read the module as `torch.export` captures it. Raises OptionError for one that is not installed, that has no
+    such type or operation, or whose result is another.
+    """
+    if not names:
+        return {}
+    dtype = next(module.parameters()).dtype
+    exact = Inputs(*_exact((inputs.args, dict(inputs.kwargs))))
+    found: dict[str, Callable[[], Tensor]] = {}
+    truth = run_dense(module, inputs).float()
+    for name in names:
+        try:
+            call = PEERS[name](copy.deepcopy(module).float().eval(), exact, dtype)
+            run = partial(call, _tensors(exact))
+            distance = float((run().float() - truth).norm() / truth.norm())
+        except ImportError as error:
+            raise OptionError(f"--peer {name}: {error.name} is not installed; pip install 'retouch[peers]'") from error
+        except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+            raise OptionError(f"--peer {name} cannot compute this network: {str(error).splitlines()[0]}") from error
+        if not distance <= TOLERANCE[dtype]:
+            raise OptionError(f"--peer {name} computes something else: it is {distance:.2g} from PyTorch's result")
+        found[name] = run
+    return found
+
+
+def _exact(arguments: Any) -> Any:
+    """Arguments in float32, which peers take whatever they compute in."""
+    change = lambda t: t.float() if t.is_floating_point() else t  # noqa: E731
+    return pytree.tree_map_only(Tensor, change, moved(arguments, "cpu"))
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)]
+
+
+def _openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
+    openvino = import_module("openvino")
+    with torch.no_grad():
+        captured = torch.export.export(module, inputs.args, dict(inputs.kwargs))
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(openvino.convert_model(captured), "CPU", options)
+
+    def call(tensors: list[Tensor]) -> Tensor:
+        return torch.from_numpy(compiled([tensor.numpy() for tensor in tensors])[0])
+
+    return call
+
+
+def _onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
+    if dtype != torch.float32:
+        raise OptionError("--peer onnxruntime computes in float32; leave out --dtype")
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(module, inputs.args, str(path), kwargs=dict(inputs.kwargs), dynamo=True, external_data=True)
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def call(tensors: list[Tensor]) -> Tensor:
+        fed = dict(zip(names, (tensor.numpy() for tensor in tensors), strict=True))
+        return torch.from_numpy(session.run(None, fed)[0])
+
+    return call
+
+
+PEERS: dict[str, Callable[[nn.Module, Inputs, torch.dtype], Call]] = {
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+}

@@ -1,0 +1,1 @@
+"""Pictures of any size, edited through viewports that the model takes."""

@@ -1,0 +1,208 @@
+"""How an edit of a canvas can be made: candidates with predicted seconds and quality, and which one is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
+
+from retouch.editing.canvas.costs import Costs
+from retouch.editing.canvas.request import Request
+from retouch.editing.canvas.resample import Scaling, Size
+from retouch.editing.canvas.view import View
+from retouch.editing.canvas.viewport import around, common, holds, hull, inside, margin, scales, shown_box, sides, tiles
+from retouch.editing.images import Box
+from retouch.errors import OptionError
+
+Way = Literal["sparse", "new", "whole", "tiles", "dense"]
+FLOOR = 0.5
+"""Of the quality that an edit should have."""
+CONTEXT, DETAIL = 1 / 8, 16
+"""Of a viewport's side, what should be seen around a region; latent positions that its longer side should have."""
+WORTH = 1.15
+"""So much longer may an edit take that leaves a recording to later ones than one that does not."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to make an edit.
+
+    way: "sparse" in a viewport that is recorded, the one numbered `view`; "new": in one that is recorded first;
+    "whole": in one of the whole canvas, recorded first; "tiles": in several that overlap, denoised together, recorded
+    where they are not yet; "dense": in one that is not recorded.
+    viewport: what is seen; tiles: the viewports that see it together.
+    seconds: predicted. context: the share that is there of what should be seen around the region, at most 1. detail:
+    how well it is resolved, at most 1: by the model's positions across it, and by its pixels for one of the canvas.
+    """
+
+    way: Way
+    viewport: Scaling
+    seconds: float
+    context: float
+    detail: float
+    view: int | None = None
+    tiles: tuple[Scaling, ...] = ()
+
+    @property
+    def place(self) -> tuple[Way, Scaling]:
+        """What it is, whatever is predicted of it."""
+        return self.way, self.viewport
+
+    @property
+    def quality(self) -> float:
+        """From 0 to 1: of context and detail what there is less of."""
+        return min(self.context, self.detail)
+
+    def __str__(self) -> str:
+        rows, columns = self.viewport.box
+        box = f"{columns.start},{rows.start} to {columns.stop},{rows.stop}"
+        name = f"{self.way} in {self.view}" if self.view is not None else f"{len(self.tiles) or ''} {self.way}".strip()
+        return (
+            f"{name:<12}{box:<24}{self.viewport.scale:>6.3g}x{self.seconds:>9.3g} s   quality {self.quality:.2f} "
+            f"(context {self.context:.2f}, detail {self.detail:.2f})"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The candidates of an edit, the one that is chosen, and why."""
+
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    reason: str
+
+    def __str__(self) -> str:
+        lines = [f"{'*' if each is self.chosen else ' '} {each}" for each in self.candidates]
+        return "\n".join([*lines, f"chosen: {self.reason}"])
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans edits of a canvas whose viewports a model sees at one size (H, W).
+
+    factor: pixels of the model for a latent position. floor: the quality that an edit should have.
+    """
+
+    size: Size
+    factor: int
+    costs: Costs
+    floor: float = FLOOR
+
+    def plan(
+        self,
+        request: Request,
+        canvas: Size,
+        steps: float,
+        views: Mapping[View, Scaling],
+        follow: Callable[[View], float],
+        edited: Sequence[Box] = (),
+    ) -> Plan:
+        """What a request comes to on a canvas (H, W) with views, where they are; a share of the recorded steps is run.
+
+        follow: seconds that a view takes before it is where the canvas is. edited: what was seen by edits that recorded
+        nothing; where one comes again, it is recorded.
+        """
+        found = []
+        for view, at in views.items():
+            if holds(at.box, request.box):
+                seconds = follow(view) + self._edit(at, request, steps)
+                found.append(self._candidate("sparse", at, seconds, request, canvas, view=view.number))
+        for scale in scales(self.size, canvas):
+            viewport = around(request.box, scale, self.size, canvas)
+            if holds(viewport.box, request.box):
+                way: Way = "whole" if viewport.sides == canvas else "new"
+                seconds = self.costs.record + self._edit(viewport, request, steps)
+                found.append(self._candidate(way, viewport, seconds, request, canvas))
+                found.append(self._candidate("dense", viewport, self.costs.dense(steps), request, canvas))
+        tiled = self._touched(request, canvas)
+        if len(tiled) > 1 and not holds(around(request.box, 1.0, self.size, canvas).box, request.box):
+            box = reduce(hull, (tile.box for tile in tiled))
+            seconds = sum(self._in_tile(tile, request, steps, views, follow) for tile in tiled)
+            viewport = Scaling(box, sides(box), sides(box))
+            found.append(self._candidate("tiles", viewport, seconds, request, canvas, tiled=tiled))
+        again = any(holds(box, request.box) for box in edited)
+        return self._chosen(tuple(found), math.inf if again else WORTH)
+
+    def learn(self, chosen: Candidate, seconds: Mapping[str, float]) -> None:
+        """Correct what is predicted from now on by what an edit took."""
+        if chosen.way == "dense" or chosen.tiles:
+            return
+        alone = chosen.seconds
+        if "record" in seconds:
+            alone -= self.costs.record
+            self.costs.learn("record", self.costs.record, seconds["record"])
+        self.costs.learn("edit", alone, seconds["edit"] + seconds.get("follow", 0.0))
+
+    def _edit(self, viewport: Scaling, request: Request, steps: float) -> float:
+        """Seconds of what a viewport that is recorded sees of a request."""
+        box = common(viewport.box, request.box)
+        if box is None:
+            return 0.0
+        inner = sides(shown_box(viewport, box))
+        mask = Scaling(box, inner, inner).shown_mask(request.mask[inside(box, request.box)])
+        return self.costs.edit(mask > 0, steps)
+
+    def _touched(self, request: Request, canvas: Size) -> tuple[Scaling, ...]:
+        """The tiles with anything of a request in them."""
+        found = []
+        for tile in tiles(self.size, canvas, self.factor) if "max_error" not in request.options else ():
+            box = common(tile.box, request.box)
+            if box is not None and request.mask[inside(box, request.box)].any():
+                found.append(tile)
+        return tuple(found)
+
+    def _in_tile(
+        self,
+        tile: Scaling,
+        request: Request,
+        steps: float,
+        views: Mapping[View, Scaling],
+        follow: Callable[[View], float],
+    ) -> float:
+        known = next((view for view, at in views.items() if at == tile), None)
+        return (self.costs.record if known is None else follow(known)) + self._edit(tile, request, steps)
+
+    def _candidate(
+        self,
+        way: Way,
+        viewport: Scaling,
+        seconds: float,
+        request: Request,
+        canvas: Size,
+        view: int | None = None,
+        tiled: tuple[Scaling, ...] = (),
+    ) -> Candidate:
+        context = min(1.0, margin(viewport, request.box, canvas) / (CONTEXT * min(self.size)))
+        if tiled:  # they overlap by a quarter: one of them sees enough around each pixel
+            context = 1.0
+        longest = max(span.stop - span.start for span in request.box)
+        positions = longest * viewport.scale / self.factor
+        return Candidate(way, viewport, seconds, context, min(1.0, viewport.scale, positions / DETAIL), view, tiled)
+
+    def _chosen(self, found: tuple[Candidate, ...], worth: float) -> Plan:
+        good = [each for each in found if each.quality >= self.floor]
+        if not good:
+            best = max(found, key=lambda each: (each.quality, -each.seconds))
+            return Plan(found, best, f"of the best quality there is; none reaches {self.floor:g}")
+        fastest = min(good, key=lambda each: each.seconds)
+        kept = [each for each in good if each.way != "dense" and each.seconds <= worth * fastest.seconds]
+        chosen = min(kept, key=lambda each: each.seconds, default=fastest)
+        also = "" if chosen is fastest else f" but for one that records nothing ({fastest.seconds:.3g} s)"
+        return Plan(found, chosen, f"the fastest of those with a quality of at least {self.floor:g}{also}")
+
+
+def forced(plan: Plan, way: Candidate | str | None) -> Candidate:
+    """The candidate that a caller wants: one of a plan, or the best of a way; None: the one that is chosen.
+
+    Raises OptionError for what is not among them.
+    """
+    if way is None:
+        return plan.chosen
+    asked = way.place if isinstance(way, Candidate) else way
+    fit = [each for each in plan.candidates if asked in (each.place, each.way)]
+    if not fit:
+        ways = ", ".join(dict.fromkeys(each.way for each in plan.candidates))
+        raise OptionError(f"this edit cannot be made as {way!s}; there are {ways}")
+    return max(fit, key=lambda each: (each.quality, -each.seconds))

@@ -1,0 +1,131 @@
+"""What came with an edit: decoded once, and put on the exact pixels of the version that it was drawn on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import File, UploadFile
+
+from retouch.editing.diffusion.areas import Area
+from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.gan.labels import LabelSession
+from retouch.editing.images import Pixels
+from retouch.editing.kinds import AnySession
+from retouch.editing.sheets import coloured
+from retouch.server import uploads
+from retouch.server.forms import DrawnForm, EditForm, VariantsForm
+from retouch.server.problems import Problem
+from retouch.server.uploads import Rectangle
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of an edit as they came."""
+
+    overlay: bytes | None = None
+    mask: bytes | None = None
+    areas: tuple[bytes, ...] = ()
+
+    @staticmethod
+    def sent(
+        overlay: Annotated[UploadFile | None, File(description="What was painted: PNG, RGBA of straight alpha")] = None,
+        mask: Annotated[
+            UploadFile | None,
+            File(description="Where: PNG, grey. Absent: where the overlay is not transparent, and all areas"),
+        ] = None,
+        areas: Annotated[
+            list[UploadFile] | None, File(description="Where each of the settings' areas is: PNG, grey")
+        ] = None,
+    ) -> Files:
+        """Those of a request."""
+        return Files(uploads.content(overlay), uploads.content(mask), tuple(each.file.read() for each in areas or ()))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An edit apart from the picture that it is made on.
+
+    rectangle: where the overlay `[h, w, 4]` lies. mask: levels `[H, W]` (None: the words find the region).
+    """
+
+    form: DrawnForm
+    rectangle: Rectangle
+    overlay: Pixels | None
+    mask: Pixels | None
+    areas: tuple[Area, ...]
+
+    @staticmethod
+    def read(form: DrawnForm, files: Files, size: tuple[int, int]) -> Drawn:
+        """What is painted on a picture of `size` (H, W). Problem 415 or 422 for what cannot be read."""
+        whole = (0, 0, size[1], size[0])
+        rectangle = Rectangle.inside(form.rect or whole, size)
+
+        def levels(data: bytes, what: str) -> Pixels:
+            found = uploads.part(data, what, "L", rectangle)
+            return uploads.spread(found if form.soft else uploads.white(found > 127), rectangle, size)
+
+        overlay = None if files.overlay is None else uploads.part(files.overlay, "the overlay", "RGBA", rectangle)
+        words = form.areas if isinstance(form, EditForm) else []
+        if len(words) != len(files.areas):
+            raise Problem(422, f"{len(words)} areas have words and {len(files.areas)} have masks; send a mask for each")
+        masks = [levels(data, f"the mask of area {number}") for number, data in enumerate(files.areas)]
+        if not all(each.any() for each in masks):
+            raise Problem(422, "the mask of an area is 0 everywhere")
+        found = [levels(files.mask, "the mask")] if files.mask is not None else list(masks)
+        if files.mask is None and overlay is not None:
+            found.append(uploads.spread(uploads.white(overlay[..., 3] > 0), rectangle, size))
+        mask = np.maximum.reduce(found) if found else None
+        if mask is not None and not mask.any():
+            raise Problem(422, "nothing is painted: the mask, or the overlay's alpha, is 0 everywhere")
+        areas = (Area(where, each.prompt, each.negative) for where, each in zip(masks, words, strict=True))
+        return Drawn(form, rectangle, overlay, mask, tuple(areas))
+
+    def asked(self, session: AnySession) -> dict[str, Any]:
+        """The arguments of an edit of the session's current picture. Problem 422 for what its kind does not do."""
+        if isinstance(session, DiffusionSession):
+            return self._redrawn(session)
+        if isinstance(self.form, VariantsForm):
+            raise Problem(422, "this model draws no noise, so there are no variants")
+        if self.overlay is None or self.form.kind != "edit" or self.areas:
+            raise Problem(422, "this model makes its picture of what is painted: send an overlay, and no areas")
+        if isinstance(session, LabelSession):
+            return self._labelled(session, self.overlay)
+        return {"image": uploads.composited(session.source, self.overlay, self.rectangle), "mask": self.mask}
+
+    def _redrawn(self, session: DiffusionSession) -> dict[str, Any]:
+        form, inpaint = self.form, self.form.kind == "inpaint"
+        if inpaint and self.mask is None:
+            raise Problem(422, "to inpaint, send a mask")
+        found = {
+            "mask": self.mask,
+            "prompt": form.prompt,
+            "negative": form.negative,
+            "strength": form.strength,
+            "areas": self.areas or None,
+            "inpaint": inpaint or None,
+        }
+        if self.overlay is not None and not inpaint:
+            found["image"] = uploads.composited(session.pixels, self.overlay, self.rectangle)
+        given = {name: value for name, value in found.items() if value is not None}
+        if given.keys() <= {"strength"}:
+            raise Problem(422, "nothing is asked for: send an overlay, a mask or words")
+        return given
+
+    def _labelled(self, session: LabelSession, overlay: Pixels) -> dict[str, Any]:
+        """Colours of the palette, as labels; where the source has instances, of one of them."""
+        colours = coloured(np.arange(session.count)[None])[0]
+        inside = overlay[..., 3] > 0
+        match = (overlay[..., None, :3] == colours).all(-1)
+        if not match.any(-1)[inside].all():
+            raise Problem(422, "the overlay has colours that are no label's; the palette is in GET /api/models")
+        labels, instances = session.labels, session.instances
+        labels[self.rectangle.part][inside] = match.argmax(-1)[inside]
+        if instances is None:
+            if self.form.instance is not None:
+                raise Problem(422, "the session was opened without a map of instances, so there is none to choose")
+            return {"labels": labels, "mask": self.mask}
+        new = int(instances.max()) + 1 if self.form.instance is None else self.form.instance
+        instances[self.rectangle.part][inside] = new
+        return {"labels": labels, "instances": instances, "mask": self.mask}

@@ -1,0 +1,71 @@
+"""What a server's jobs do beside the edits of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from retouch.editing.archive import Progress
+from retouch.editing.diffusion.session import DiffusionSession
+from retouch.editing.images import box_of, full_box
+from retouch.editing.jobs import Job, Task
+from retouch.editing.kinds import AnySession
+from retouch.editing.session import Edited
+from retouch.server.drawn import Drawn
+
+R = TypeVar("R")
+
+
+@dataclass(eq=False)
+class Question(Task[R], Generic[R]):
+    """Something that a session's device finds out."""
+
+    ask: Callable[[], R]
+
+    def run(self, job: Job[R]) -> R:
+        """The answer."""
+        return self.ask()
+
+
+@dataclass(eq=False)
+class Draft(Task[None]):
+    """An edit that is shown, and of which nothing stays: it is made on a branch of the session that is thrown away."""
+
+    session: AnySession
+    drawn: Drawn
+    progress: Progress
+
+    def run(self, job: Job[None]) -> None:
+        """Compute it and show where it differs."""
+        branch: Any = self.session.branch()
+        before, asked = branch.pixels, self.drawn.asked(branch)
+        edit = branch.inpaint if asked.pop("inpaint", False) else branch.edit
+        edit(progress=self.progress, **asked)
+        pixels = branch.pixels
+        box = box_of((pixels != before).any(-1))
+        job.show("preview", branch.version.number, box, pixels[box], (1, 1))
+
+
+@dataclass(eq=False)
+class Varied(Task[Edited]):
+    """One edit with several seeds; all become versions, the first one last, so that it is the head.
+
+    made: the results in the order of their seeds, when it has run.
+    """
+
+    session: DiffusionSession
+    count: int
+    seed: int | None
+    asked: dict[str, Any]
+    made: list[Edited] = field(default_factory=list)
+
+    def run(self, job: Job[Edited]) -> Edited:
+        """Compute and keep them; the first one."""
+        session, count = self.session, self.count
+        seeds = None if self.seed is None else [self.seed + k for k in range(count)]
+        found = session.variants(count, seeds=seeds, **self.asked)
+        self.made = [found.choose(number) for number in reversed(range(count))][::-1]
+        pixels = session.pixels
+        job.show("result", session.version.number, full_box(pixels), pixels, (1, 1))
+        return self.made[0]

@@ -1,0 +1,114 @@
+"""Edits of canvases in the background: frames of the canvas, newest strokes first, viewports prepared when idle."""
+
+from dataclasses import replace
+from threading import Timer
+
+import numpy as np
+import pytest
+
+from editing.canvas.test_canvas import canvas, edited, stroke, ways
+from editing.live import WAIT, Gate
+from retouch import SessionError
+
+
+def test_a_job_makes_what_an_edit_makes_and_shows_it():
+    shown, other = canvas(), canvas()
+    drawn = stroke(shown, 50, 60)
+    plan = ways(shown, drawn, "new")
+    job = shown.submit(drawn, plan=plan)
+    found = job.result(WAIT)
+    other.edit(drawn, plan=plan)
+    assert np.array_equal(shown.pixels, other.pixels)
+    frames = list(job)
+    left, top, right, bottom = frames[-1].rectangle
+    assert frames[-1].kind == "result"
+    assert frames[-1].rectangle == found.rectangle
+    assert np.array_equal(frames[-1].pixels, shown.pixels[top:bottom, left:right])
+    assert frames[-1].version == shown.version.number
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_previews_are_of_the_canvas(scale):
+    shown = canvas()
+    drawn, seen = stroke(shown, 50, 60), []
+    before = shown.pixels
+    job = shown.submit(drawn, plan=ways(shown, drawn, "new", scale), progress=(gate := Gate("recording step 1")))
+    gate.wait()
+    job.watch(seen.append)
+    gate.go.set()
+    job.result(WAIT)
+    previews = [frame for frame in seen if frame.kind == "preview"]
+    assert len(previews) == 3
+    for frame in previews:
+        left, top, right, bottom = frame.rectangle
+        assert frame.pixels.shape == (bottom - top, right - left, 3)
+        assert (left, top, right, bottom) == (60, 50, 66, 56)
+    assert not np.array_equal(previews[-1].pixels, before[50:56, 60:66])
+
+
+def test_newer_strokes_join_older_ones():
+    shown = canvas()
+    one = stroke(shown, 50, 60)
+    gate = Gate("recording step 2")
+    first = shown.submit(one, plan="whole", progress=gate)
+    gate.wait()
+    second = shown.submit(stroke(shown, 70, 80), plan="whole")
+    gate.go.set()
+    second.result(WAIT)
+    assert first.cancelled()
+    assert len(shown.versions) == 2
+    before, after = shown.pixels, np.asarray(shown.undo())
+    changed = (before != after).any(-1)
+    assert changed[50:56, 60:66].any()
+    assert changed[70:76, 80:86].any()
+
+
+def test_what_is_cancelled_leaves_the_canvas_as_it_was():
+    shown = canvas()
+    before, gate = shown.pixels, Gate("recording step 2")
+    job = shown.submit(stroke(shown, 50, 60), plan="whole", progress=gate)
+    gate.wait()
+    job.cancel()
+    gate.go.set()
+    assert list(job) == []
+    assert job.cancelled()
+    assert np.array_equal(shown.pixels, before)
+    assert not shown.pool.views
+
+
+def test_a_viewport_is_prepared_when_nothing_else_is_done():
+    shown = canvas()
+    job = shown.prepare((50, 40, 80, 70))
+    list(job)
+    assert len(shown.pool.views) == 1
+    assert len(shown.versions) == 1
+    found = edited(shown, 50, 60)
+    assert "record" not in found.seconds
+    list(shown.prepare((50, 40, 80, 70)))
+    assert len(shown.pool.views) == 1, "it is there already"
+
+
+def test_an_edit_does_not_wait_for_a_preparation():
+    shown = canvas()
+    opener, gate, tries = shown._sessions.opener, Gate("recording step 2"), []
+
+    class Held:
+        def open(self, pixels, progress, **options):
+            tries.append(pixels)
+            return opener.open(pixels, progress=gate if len(tries) == 1 else progress, **options)
+
+    shown._sessions = replace(shown._sessions, opener=Held())
+    job = shown.prepare()
+    gate.wait()
+    Timer(0.2, gate.go.set).start()
+    edited(shown, 50, 60)
+    list(job)
+    assert len(tries) >= 3, "begun anew"
+    assert [view.scaling.sides for view in shown.pool.views] == [(32, 32), (100, 140)]
+
+
+def test_a_closed_canvas_takes_no_jobs():
+    shown = canvas()
+    shown.close()
+    with pytest.raises(SessionError, match="closed"):
+        shown.submit(stroke(shown, 50, 60))
