@@ -34,7 +34,7 @@ def _complex(m, h, x):
     """As in Qwen-Image and Z-Image."""
     angles = _angles(x)
     factors = torch.polar(torch.ones_like(angles), angles)[:, None]
-    return torch.view_as_real(torch.view_as_complex(h.reshape(*h.shape[:-1], -1, 2)) * factors).flatten(3)
+    return torch.view_as_real(torch.view_as_complex(h.contiguous().unflatten(-1, (-1, 2))) * factors).flatten(3)
 
 
 CASES = {
