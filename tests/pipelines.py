@@ -57,11 +57,11 @@ def _text(projection: bool = False) -> Any:
     return fill(kind(config))
 
 
-def _vae() -> Any:
+def _vae(**options: Any) -> Any:
     return fill(diffusers.AutoencoderKL(
         block_out_channels=(16, 16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        sample_size=LATENT_PIXELS,
+        sample_size=LATENT_PIXELS, **options,
     ))  # fmt: skip
 
 
@@ -80,6 +80,42 @@ def asymmetric_vae() -> Any:
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         sample_size=LATENT_PIXELS,
     ))  # fmt: skip
+
+
+def _t5(width: int = 24) -> tuple[Any, Any]:
+    """Tokenizer and encoder of words."""
+    pieces = ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = transformers.T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
+    tokenizer.model_max_length = 6
+    config = transformers.T5Config(
+        vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
+    )  # fmt: skip
+    return tokenizer, fill(transformers.T5EncoderModel(config))
+
+
+def _flux() -> Any:
+    tokenizer, encoder = _t5()
+    vae = _vae(shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False)
+    transformer = fill(diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, pooled_projection_dim=24, axes_dims_rope=(4, 6, 6),
+    ))  # fmt: skip
+    return diffusers.FluxPipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(), vae, _text(), _tokenizer(), encoder, tokenizer, transformer
+    )
+
+
+def _sd3() -> Any:
+    tokenizer, encoder = _t5(48)
+    transformer = fill(diffusers.SD3Transformer2DModel(
+        sample_size=LATENT_PIXELS // 4, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=48, caption_projection_dim=32, pooled_projection_dim=32,
+        pos_embed_max_size=LATENT_PIXELS // 8, qk_norm="rms_norm", dual_attention_layers=(0,),
+    ))  # fmt: skip
+    return diffusers.StableDiffusion3Pipeline(
+        transformer, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), _vae(shift_factor=0.1, scaling_factor=0.4),
+        _text(True), _tokenizer(), _text(True), _tokenizer(), encoder, tokenizer,
+    )  # fmt: skip
 
 
 def _unet(channels: int = 4, **options: Any) -> Any:
@@ -184,13 +220,15 @@ def adapted(name: str) -> Any:
 def pipeline(name: str) -> Any:
     """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
     "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
-    autoencoder), "sdxl" or "xl-turbo".
+    autoencoder), "sdxl", "xl-turbo", "flux" (as schnell) or "sd3" (as 3.5).
     """
     if name in PIXEL_SCHEDULERS:
         classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}
         unet = _unet2d(**classes.get(name, {}))
         kind = diffusers.DDIMPipeline if name == "v" else diffusers.DDPMPipeline
         return kind(unet, PIXEL_SCHEDULERS[name]())
+    if name in ("flux", "sd3"):
+        return _flux() if name == "flux" else _sd3()
     scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")
     if name in ("turbo", "xl-turbo"):
         scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(scheduler.config, timestep_spacing="trailing")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from retouch.incremental import Incremental as Incremental
     from retouch.incremental import UnsupportedError as UnsupportedError
     from retouch.incremental import compile as compile
+    from retouch.ir.layout import tokens as tokens
     from retouch.kernels.devices import DeviceError as DeviceError
     from retouch.kernels.protocol import BackendError as BackendError
     from retouch.kernels.protocol import BackendImportError as BackendImportError
@@ -97,6 +98,7 @@ _HOMES = {
     "compile": "incremental",
     "load": "editing.kinds",
     "open": "editing.kinds",
+    "tokens": "ir.layout",
 }
 
 __all__ = [*_HOMES]

@@ -21,7 +21,7 @@ from retouch.errors import RetouchError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import InputError, Signature, same_tensor
-from retouch.ir.layout import image
+from retouch.ir.layout import Layout, LayoutError
 from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
@@ -91,12 +91,22 @@ class Incremental:
     """
 
     def __init__(
-        self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], policy: Policy, kernels: Backend
+        self,
+        module: nn.Module,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        policy: Policy,
+        kernels: Backend,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs)
+        numbered = {self.signature.number(name): layout for name, layout in (layouts or {}).items()}
         captured = capture(module, *self.signature.example)
-        program = fuse(lower(captured, kernels.dtypes))
+        try:
+            program = fuse(lower(captured, kernels.dtypes, numbered))
+        except LayoutError as error:
+            raise InputError(f"an input does not have the layout that is given for it: {error}") from None
         self.out_spec = captured.out_spec
         self.weights = Weights(module, captured, program, kernels)
         self.program = self.weights.without_folded(program)
@@ -343,7 +353,7 @@ class Incremental:
         """Put all inputs into the recording."""
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
             if value.grid:
-                recording.put_rows(value, image(value).rows(leaf.detach()).clone())
+                recording.put_rows(value, self.program.layout(value).rows(leaf.detach()).clone())
             else:
                 recording.put(value, _own(leaf))
 
@@ -356,9 +366,8 @@ class Incremental:
                 if value in changed:
                     target.put(value, leaf)
                 continue
-            places = np.divmod(active[value].array, value.grid.size)
-            sample, position = (torch.from_numpy(t.astype(np.int64)).to(leaf.device) for t in places)
-            target.feed(value, active[value], leaf.detach().flatten(2)[sample, :, position])
+            index = torch.from_numpy(active[value].array.astype(np.int64)).to(leaf.device)
+            target.feed(value, active[value], self.program.layout(value).taken(leaf.detach(), index))
 
     def _begin_again(self, recording: State, schedule: Schedule, leaves: list[Any]) -> None:
         """Make ready to compute everything into fresh buffers; the old ones are what undo brings back."""
@@ -602,6 +611,7 @@ def compile(
     args: Sequence[Any] | Tensor = (),
     kwargs: dict[str, Any] | None = None,
     *,
+    layouts: Mapping[str, Layout] | None = None,
     policy: str | Policy = "balanced",
     backend: str = "auto",
     keep_module: bool = True,
@@ -610,6 +620,8 @@ def compile(
 
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
     are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton also float16.
+    layouts: by name of the argument, what else is a map: `{"hidden_states": retouch.tokens(64, 64)}` for one that
+    comes as tokens `[B, 64 * 64, C]`, row by row.
     backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
     it has to take the slower reference ones, as the others cannot be used there. A kernel that the backend lacks is
     computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
@@ -636,7 +648,7 @@ def compile(
     _check_dtypes(computed, kernels)
     if not keep_module:
         spare_memory(module, spill_folder())
-    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
+    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts)
     kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
     return net
 

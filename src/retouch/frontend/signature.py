@@ -28,6 +28,13 @@ class Signature:
         self.leaves, self.spec = pytree.tree_flatten(self.example)
         self.names = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(self.example)[0]]
 
+    def number(self, argument: str) -> int:
+        """The place of a tensor among the flat arguments by its name in `forward`; InputError when there is none."""
+        name = f"[1][{argument!r}]"
+        if name not in self.names:
+            raise InputError(f"there is no argument {argument!r} that is a tensor; there are {', '.join(self.names)}")
+        return self.names.index(name)
+
     def canonical(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments by name, without those equal to their default."""
         if not self.named:

@@ -19,17 +19,18 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Grid:
-    """A resolution: `height` x `width` positions."""
+    """A resolution: `height` x `width` positions; those of a `text` are tokens, no places of the picture."""
 
     height: int
     width: int
+    text: bool = False
 
     @property
     def size(self) -> int:
         return self.height * self.width
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
+        return f"{self.width} tokens" if self.text else f"{self.height}x{self.width}"
 
 
 class AxisMap:

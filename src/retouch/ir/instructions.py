@@ -55,10 +55,18 @@ UNARY: dict[str, Callable[[Tensor, float], Tensor]] = {
     "softplus": lambda x, _: F.softplus(x),
 }
 
+
+def _swapped(x: Tensor, _: float) -> Tensor:
+    pairs = F.pad(x, (0, x.shape[-1] % 2)).reshape(*x.shape[:-1], -1, 2)
+    return pairs.flip(-1).flatten(-2)[..., : x.shape[-1]]
+
+
 ROW_WISE: dict[str, Callable[[Tensor, float], Tensor]] = {
     "layer_norm": lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps),
     "rms_norm": lambda x, eps: x * (x.square().mean(-1, keepdim=True) + eps).rsqrt(),
     "row_mean": lambda x, _: x.mean(-1, keepdim=True).expand_as(x),
+    "swap": _swapped,
     "row_max": lambda x, _: x.amax(-1, keepdim=True).expand_as(x),
 }
-"""Instructions that need the whole row, so they cannot run on a tile of its columns."""
+"""Instructions that need the whole row, or all channels of a head, so they cannot run on a tile of its columns. `swap`
+is the other one of each pair of channels, zero where there is none."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from retouch.ir.geometry import Grid
 from retouch.ir.value import Value
 
 
@@ -109,11 +110,29 @@ class Ref:
 
     def rows(self, tensor: Tensor) -> Tensor:
         """Rows `[B*H*W, C]`, contiguous, from the graph's tensor: the inverse of `tensor`."""
+        return self._by_axis(tensor).reshape(self.value.rows, self.value.channels).contiguous()
+
+    def _by_axis(self, tensor: Tensor) -> Tensor:
+        """The graph's tensor as `[B, H, W, C]`, a view where strides allow."""
+        value, grid = self.value, self.value.grid
+        assert grid is not None
         atoms = [a for dim in self.dims for a in dim]
         rank = {"b": 0, "h": 1, "w": 2, "c": 3}
         order = sorted(range(len(atoms)), key=lambda i: (rank[atoms[i].axis], -atoms[i].stride))
         parts = tensor.reshape([a.size for a in atoms]).permute(order)
-        return parts.reshape(self.value.rows, self.value.channels).contiguous()
+        return parts.reshape(value.batch, grid.height, grid.width, value.channels)
+
+    def taken(self, tensor: Tensor, index: Tensor) -> Tensor:
+        """Rows `index`, int64 `[M]`, of `rows(tensor)`, without making the others."""
+        grid = self.value.grid
+        assert grid is not None
+        position = index % grid.size
+        return self._by_axis(tensor)[index // grid.size, position // grid.width, position % grid.width]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows and channels are there; channels are left out along which the rows are constant."""
+        return math.prod(self.shape) == self.value.rows * self.value.channels
 
     @property
     def is_image(self) -> bool:
@@ -130,6 +149,38 @@ class Ref:
     def channel_dims(self) -> list[int]:
         """Dimensions with a channel atom."""
         return [i for i, dim in enumerate(self.dims) if any(a.axis == "c" for a in dim)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an input of the module is rows: the axes in each of its dimensions, and its grid.
+
+    `dims` name axes by their letters, "" for a dimension of size 1. Tokens (B, H*W, C) are ("b", "hw", "c").
+    """
+
+    dims: tuple[str, ...]
+    grid: Grid
+
+    def batch_and_channels(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Samples and channels of a tensor of this shape; LayoutError when it is none of this layout."""
+        sizes = {"h": self.grid.height, "w": self.grid.width}
+        if len(shape) == len(self.dims):
+            sizes |= {d: n for d, n in zip(self.dims, shape, strict=True) if d in ("b", "c")}
+            if [math.prod(sizes[a] for a in d) for d in self.dims] == list(shape):
+                return sizes.get("b", 1), sizes.get("c", 1)
+        raise LayoutError(
+            f"{list(shape)} is not [{', '.join('*'.join(d.upper()) or '1' for d in self.dims)}] on {self.grid}"
+        )
+
+    def of(self, value: Value) -> Ref:
+        """The rows of a value in this layout."""
+        sizes = {"b": value.batch, "h": self.grid.height, "w": self.grid.width, "c": value.channels}
+        return Ref(value, tuple(tuple(x for a in d for x in axis(a, sizes[a])) for d in self.dims))
+
+
+def tokens(height: int, width: int) -> Layout:
+    """The layout of a map that comes as tokens, `[B, height * width, C]`, row by row."""
+    return Layout(("b", "hw", "c"), Grid(height, width))
 
 
 def image(value: Value) -> Ref:

@@ -7,13 +7,13 @@ or a dense tensor without a grid (time embeddings, text, weights). An operation 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import Grid
-from retouch.ir.layout import Ref
+from retouch.ir.layout import Ref, image
 from retouch.ir.meter import Meter
 from retouch.ir.operands import Indexed, Operand, Slot
 from retouch.ir.tables import Table
@@ -174,13 +174,18 @@ class Program:
 
     `inputs` are the values fed from outside, `constants` name the module's parameters and buffers,
     `outputs` follow the captured graph's flat outputs: a value, with its layout
-    when it has a grid, or a constant.
+    when it has a grid, or a constant. `layouts` are those of inputs with a grid that are no images.
     """
 
     inputs: tuple[Value, ...]
     constants: dict[Value, str]
     ops: tuple[Op, ...]
     outputs: tuple[Output, ...]
+    layouts: Mapping[Value, Ref] = field(default_factory=dict)
+
+    def layout(self, value: Value) -> Ref:
+        """How an input with a grid is rows."""
+        return self.layouts.get(value) or image(value)
 
     def producers(self) -> dict[Value, Op]:
         return {op.out: op for op in self.ops}

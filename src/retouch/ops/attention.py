@@ -12,12 +12,15 @@ from torch import Tensor
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.meter import Meter
-from retouch.ir.operands import Operand
+from retouch.ir.operands import Operand, Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import Arguments, Draw, KernelSpec
+
+HIDDEN = -1e30
+"""The bias of a key that is not read: its weight is zero beside any other, and no difference of two is infinite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,7 @@ class Attention(Op):
     """softmax(scale * q k^T) v with `heads` heads side by side in the channels.
 
     Keys and values are one or several runs: rows of a grid, all of which are read, or matrices `[B * S, C]`
-    of dense values.
+    of dense values. A `bias` of keys, float32 `[B, S]` or `[B, heads * S]`, is added before the softmax: a mask.
     """
 
     q: Value
@@ -33,6 +36,7 @@ class Attention(Op):
     v: tuple[Value | Matrix, ...]
     heads: int
     scale: float
+    bias: Matrix | None = None
 
     kernels = ("attention",)
     whole_map = True
@@ -41,7 +45,7 @@ class Attention(Op):
         return ((self.q, Read.ACTIVE), *((x, Read.ALL) for x in (*self.k, *self.v) if isinstance(x, Value)))
 
     def dense_operands(self) -> tuple[Value, ...]:
-        return tuple(x.value for x in (*self.k, *self.v) if isinstance(x, Matrix))
+        return tuple(x.value for x in (*self.k, *self.v, self.bias) if isinstance(x, Matrix))
 
     @property
     def length(self) -> int:
@@ -68,7 +72,8 @@ class Attention(Op):
         q, q_index = emitter.access(self.q, rows)
         k, v = (emitter.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
         bounds = emitter.bounds(self.out, rows)
-        emitter.call("attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds)
+        bias = Slot(SlotKind.MATRIX, self.bias) if self.bias else None
+        emitter.call("attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds, bias)
 
     def work(self, meter: Meter) -> None:
         rows = meter.active(self.out)
@@ -83,7 +88,7 @@ class Attention(Op):
         meter.add("attention", self.out.dtype, nbytes, **shape)
 
     def describe(self) -> str:
-        return f"attention[{self.heads} heads, {self.length} keys]"
+        return f"attention[{self.heads} heads, {self.length} keys{', masked' if self.bias else ''}]"
 
 
 def reference(
@@ -96,22 +101,37 @@ def reference(
     heads: int,
     scale: float,
     bounds: Tensor,
+    bias: Tensor | None = None,
 ) -> None:
     """Queries bounds[b] to bounds[b + 1] attend to the keys of sample b.
 
     q `[rows, heads * dk]` through q_index, k `[B * S, heads * dk]`, v `[B * S, heads * dv]`, bounds int32
-    `[B + 1]`, out `[rows, heads * dv]`. Computed in float32.
+    `[B + 1]`, out `[rows, heads * dv]`, bias float32 `[B, S]`, or `[B, heads * S]`. Computed in float32.
     """
     queries = fetch(q, q_index).float()
     samples = len(bounds) - 1
     keys = k.float().reshape(samples, -1, heads, k.shape[1] // heads).transpose(1, 2)
     values = v.float().reshape(samples, -1, heads, v.shape[1] // heads).transpose(1, 2)
+    terms = None if bias is None else bias.reshape(samples, -1, 1, keys.shape[2])
     parts = []
     for b, (first, last) in enumerate(pairwise(bounds.tolist())):
         part = queries[first:last].reshape(last - first, heads, q.shape[1] // heads).transpose(0, 1)
-        weights = torch.softmax(part @ keys[b].transpose(1, 2) * scale, dim=-1)
+        scores = part @ keys[b].transpose(1, 2) * scale
+        weights = torch.softmax(scores if terms is None else scores + terms[b], dim=-1)
         parts.append((weights @ values[b]).transpose(0, 1).reshape(last - first, out.shape[1]))
     store(out, out_index, torch.cat(parts))
+
+
+def _masked(draw: Draw, dtype: torch.dtype) -> Arguments:
+    """With keys that are hidden, for all heads or for each."""
+    given = _arguments(draw, dtype, 64, (17, 64))
+    k, heads, bounds = given[4], given[6], given[8]
+    samples = len(bounds) - 1
+    keys = len(k) // samples
+    bias = draw.rows(samples, keys * draw.choice(1, heads))
+    hidden = draw.index(0, 3, *bias.shape) == 0
+    hidden[:, 0] = False
+    return *given, bias.masked_fill(hidden, HIDDEN)
 
 
 def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ...] = ()) -> Arguments:
@@ -130,11 +150,11 @@ def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ..
 
 SPEC = KernelSpec(
     "attention",
-    "out[m] = sum over s of softmax over s of (scale * q[m] . k[s]) * v[s], for each head; s: keys of the sample",
+    "out[m] = sum of softmax over keys s of the sample of (scale * q[m] . k[s] + bias[s]) * v[s], for each head",
     reference,
     {"heads of 40": partial(_arguments, usual=40, others=(1, 8, 9, 40)),
      "heads of 64": partial(_arguments, usual=64, others=(17, 64)),
-     "heads of 160": partial(_arguments, usual=160), "heads of 512": partial(_arguments, usual=512)},
+     "masked": _masked, "heads of 160": partial(_arguments, usual=160), "heads of 512": partial(_arguments, usual=512)},
     # In 16 bits the weights of the values are rounded as well.
     {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 4e-3},
 )  # fmt: skip

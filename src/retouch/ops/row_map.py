@@ -31,12 +31,14 @@ _OF_ONE = {**UNARY, **ROW_WISE}
 class Map(Op):
     """`out[m] = expr(rows[0][m], ..., vectors[0][sample(m)], ...)`.
 
-    A map is evaluated where and when its rows are read, unless the plan keeps it.
+    With `heads` every head of the channels is a row of its own for what reads whole rows, and an operand of a head's
+    width is the same for all. A map is evaluated where and when its rows are read, unless the plan keeps it.
     """
 
     expr: Expr
     rows: tuple[Value, ...]
     vectors: tuple[Matrix, ...] = ()
+    heads: int = 1
 
     kernels = ("row_map",)
     virtual = True
@@ -64,10 +66,11 @@ class Map(Op):
                 vectors = tuple(v.columns(start, count) for v in self.vectors)
                 target = columns(out, start, count)
             slots = [Slot(SlotKind.MATRIX, v) for v in vectors]
-            emitter.call("row_map", target, out_index, emitter.program(self.expr), operands, slots, samples)
+            program = emitter.program(self.expr)
+            emitter.call("row_map", target, out_index, program, operands, slots, samples, self.heads)
 
     def evaluation(self, meter: Meter, rows: Rows) -> None:
-        pieces = 1 if is_row_wise(self.expr) else meter.pieces(self.rows)
+        pieces = 1 if self._is_whole else meter.pieces(self.rows)
         read = [part for v in self.rows for part in (meter.joined(v) if pieces > 1 else (v,))]
         nbytes = sum(meter.read(v, rows) for v in read) + sum(v.nbytes for v in self.vectors)
         nbytes += meter.write(self.out, rows)
@@ -75,10 +78,15 @@ class Map(Op):
         for _ in range(pieces):
             meter.add("row_map", self.out.dtype, nbytes // pieces, **shape)
 
+    @property
+    def _is_whole(self) -> bool:
+        """Whether it cannot be computed for some channels alone."""
+        return self.heads > 1 or is_row_wise(self.expr)
+
     def _ranges(self, emitter: Emitter) -> list[tuple[int, int]]:
         """Channel ranges (first, count) in which no concatenated operand changes its part."""
         cuts = {0, self.out.channels}
-        if not is_row_wise(self.expr):
+        if not self._is_whole:
             for value in self.rows:
                 cuts.update(accumulate(part.channels for part in emitter.pieces(value)))
         return [(a, b - a) for a, b in pairwise(sorted(cuts))]
@@ -89,16 +97,22 @@ class Map(Op):
         operand = self.rows.index(producer.out)
         expr = substitute(self.expr, producer.expr, operand, len(producer.rows), len(producer.vectors))
         rows = (*producer.rows, *(v for i, v in enumerate(self.rows) if i != operand))
-        return deduplicate(replace(self, expr=expr, rows=rows, vectors=(*producer.vectors, *self.vectors)))
+        heads, vectors = max(self.heads, producer.heads), (*producer.vectors, *self.vectors)
+        return deduplicate(replace(self, expr=expr, rows=rows, vectors=vectors, heads=heads))
 
     def _holds(self, producer: Map) -> bool:
         """Whether `producer` can be evaluated within, row by row at the width of this map."""
         width = max(v.channels for v in self.rows)
-        widths = {v.channels for v in producer.rows}
-        return widths <= {width} if is_row_wise(producer.expr) else widths <= {width, 1}
+        fewer, more = sorted((self, producer), key=lambda op: op.heads)
+        if fewer.heads < more.heads and (fewer.heads > 1 or is_row_wise(fewer.expr)):
+            return False
+        narrow = set() if is_row_wise(producer.expr) else {1}
+        if producer.heads > 1:
+            narrow.add(producer.out.channels // producer.heads)
+        return {v.channels for v in producer.rows} <= {width} | narrow
 
     def describe(self) -> str:
-        return f"map[{show(self.expr)}]"
+        return f"map[{show(self.expr)}{f', {self.heads} heads' if self.heads > 1 else ''}]"
 
 
 def deduplicate(op: Map) -> Map:
@@ -272,16 +286,25 @@ def reference(
     rows: RowOperands,
     vectors: list[Tensor],
     sample: Tensor | None,
+    heads: int = 1,
 ) -> None:
     """`out[out_index[m]] = program(...)`; out `[rows, C]`, row operands `[*, C or 1]`, vectors `[S, C or 1]`.
 
-    An out of one channel takes channel 0 of the result (a mean over wider rows).
+    An out of one channel takes channel 0 of the result (a mean over wider rows). With heads the program is that of
+    each, C / heads channels, and operands of a head's width are the same for all.
     """
-    count = len(out) if out_index is None else len(out_index)
-    result = evaluate(program, count, rows, vectors, sample, device=out.device)
-    if out.shape[1] == 1:
-        result = result[:, :1]
-    store(out, out_index, result.expand(count, out.shape[1]))
+    count, width = len(out) if out_index is None else len(out_index), out.shape[1] // heads
+    for head in range(heads):
+        columns = slice(head * width, (head + 1) * width)
+
+        def of_head(x: Tensor, columns: slice = columns) -> Tensor:
+            return x[:, columns] if heads > 1 and x.shape[1] == out.shape[1] else x
+
+        operands = [(of_head(x), index) for x, index in rows]
+        result = evaluate(program, count, operands, [of_head(v) for v in vectors], sample, device=out.device)
+        if out.shape[1] == 1:
+            result = result[:, :1]
+        store(of_head(out), out_index, result.expand(count, width))
 
 
 def finish(
@@ -299,6 +322,16 @@ def finish(
     store(out, out_index, acc)
 
 
+def _by_head(draw: Draw, dtype: torch.dtype) -> Arguments:
+    """Normalised and rotated, as queries and keys are: rows, weights and factors of a head, of all, and a number."""
+    m, heads, width = draw.size(200, 1, 7, 60), draw.size(10, 2, 3), draw.size(64, 2, 6, 16, 18, 40)
+    channels = heads * width
+    rows = [(draw.rows(m + 4, c, dtype), draw.index(-1, m + 4, m)) for c in (channels, width, channels)]
+    vectors = [draw.rows(3, c) for c in (width, 1)]
+    sample = draw.index(0, 3, m).sort().values
+    return *draw.target(m, channels, draw.output(dtype)), _ROTATED, rows, vectors, sample, heads
+
+
 def _arguments(draw: Draw, dtype: torch.dtype, program: Expr, narrow: bool = False) -> Arguments:
     m, channels = draw.size(200, 1, 7, 60), draw.size(640, *CHANNELS)
     read = [ins.op for ins in program]
@@ -311,12 +344,17 @@ def _arguments(draw: Draw, dtype: torch.dtype, program: Expr, narrow: bool = Fal
 _AFFINE: Expr = (Instr("rows"), Instr("vector"), Instr("mul", 0, 1), Instr("vector", 1), Instr("add", 2, 3),
                  Instr("silu", 4))  # fmt: skip
 
+_ROTATED: Expr = (Instr("rows"), Instr("rms_norm", 0, imm=1e-6), Instr("vector"), Instr("mul", 1, 2), Instr("swap", 3),
+                  Instr("rows", 1), Instr("mul", 4, 5), Instr("rows", 2), Instr("add", 6, 7), Instr("vector", 1),
+                  Instr("mul", 8, 9))  # fmt: skip
+
 SPEC = KernelSpec(
     "row_map",
-    "out[m] = program(rows[0][m], ..., vectors[0][sample[m]], ...)",
+    "out[m] = program(rows[0][m], ..., vectors[0][sample[m]], ...), for each head",
     reference,
     {"affine": partial(_arguments, program=_AFFINE),
      "layer norm": partial(_arguments, program=(Instr("rows"), Instr("layer_norm", 0, imm=1e-5))),
-     "mean": partial(_arguments, program=(Instr("rows"), Instr("row_mean")), narrow=True)},
+     "mean": partial(_arguments, program=(Instr("rows"), Instr("row_mean")), narrow=True),
+     "heads": _by_head},
     within(1e-5, *FLOATS),
 )  # fmt: skip

@@ -25,7 +25,7 @@ def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
     if policy.exact or not grids:
         return frozenset()
     limit = policy.dense_below * max(g.height for g in grids)
-    return frozenset(g for g in grids if g.height < limit)
+    return frozenset(g for g in grids if (policy.text == "recomputed" if g.text else g.height < limit))
 
 
 def everything(program: Program) -> dict[Value, Table]:
@@ -38,7 +38,7 @@ def of_update(
     program: Program, region: Region, policy: Policy, changed: frozenset[Value] = frozenset()
 ) -> dict[Value, Table]:
     """The rows that an update computes; `changed` as for `exact`."""
-    return exact(program, region, set(changed)) if policy.exact else shared(program, region, policy)
+    return exact(program, region, set(changed)) if policy.exact else shared(program, region, policy, changed)
 
 
 def retraced(program: Program, policy: Policy, rows: Mapping[Value, Table], changed: set[Value]) -> dict[Value, Table]:
@@ -53,7 +53,7 @@ def retraced(program: Program, policy: Policy, rows: Mapping[Value, Table], chan
     if policy.exact:
         return exact(program, drawn, changed)
     known = {(v.grid, v.batch): mask for v, mask in masks.items() if v.grid}
-    return shared(program, drawn, replace(policy, dilate=0), known)
+    return shared(program, drawn, replace(policy, dilate=0), frozenset(changed), known)
 
 
 def share(program: Program, active: dict[Value, Table]) -> float:
@@ -70,10 +70,19 @@ def macs(program: Program, active: dict[Value, Table]) -> int:
 
 
 def shared(
-    program: Program, region: Region, policy: Policy, known: Mapping[tuple[Grid, int], Mask] = MappingProxyType({})
+    program: Program,
+    region: Region,
+    policy: Policy,
+    changed: frozenset[Value] = frozenset(),
+    known: Mapping[tuple[Grid, int], Mask] = MappingProxyType({}),
 ) -> dict[Value, Table]:
-    """One region per grid and batch, for all values of that grid: that of the edit, or what is `known` of it."""
+    """One region per grid and batch, for all values of that grid: that of the edit, or what is `known` of it.
+
+    Texts are computed or not, by the policy; they are where an input without a grid is among the `changed` ones.
+    """
     whole = whole_grids(program, policy)
+    if any(value.grid is None for value in changed):
+        whole |= {grid for grid in program.grids() if grid.text}
     rows = statistics_of(program, policy).rows
     tables: dict[tuple[Grid, int], Table] = {}
     active = {}
@@ -84,6 +93,8 @@ def shared(
         key = (grid, value.batch)
         if key not in tables and grid in whole:
             tables[key] = Table.all(value.rows)
+        elif key not in tables and grid.text:
+            tables[key] = Table(np.empty(0, np.int32), value.rows, ascending=True)
         elif key not in tables:
             mask = known[key] if key in known else _batched(spread(region, grid, policy), value.batch)
             tables[key] = rows(mask, value.batch)

@@ -23,6 +23,8 @@ class Policy:
         not computed are moved as a few scattered ones are, which are).
     probes: at most so many scattered rows of every grid, one in each cell of a regular partition.
     probe_distance: positions between a probe and the active rows.
+    text: rows of texts that attend to the picture along with it (joint attention), "recomputed" with every edit, or
+        "recorded": those of the original as long as no input without a grid changes.
     exact: follow the receptive field value by value instead; the result equals a fresh recording.
     crossover: share of the arithmetic from which an update computes everything; None: when that is predicted to
         be faster (see `retouch.plan.choose`).
@@ -35,12 +37,17 @@ class Policy:
     stats: str = "refreshed"
     probes: int = 16
     probe_distance: int = 4
+    text: str = "recomputed"
     exact: bool = False
     crossover: float | None = None
 
     def __post_init__(self) -> None:
         if self.stats not in ("recorded", "refreshed", "probed"):
             raise PolicyError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
+        if self.text not in ("recomputed", "recorded"):
+            raise PolicyError(f"text is 'recomputed' or 'recorded', not {self.text!r}")
+        if self.exact and self.text == "recorded":
+            raise PolicyError("an exact policy needs recomputed texts: recorded ones are those of the original")
         if self.probes < 1 or self.probe_distance < 0:
             raise PolicyError("probes is at least 1 and probe_distance at least 0")
         if self.exact and self.stats != "refreshed":

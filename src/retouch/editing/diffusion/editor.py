@@ -45,8 +45,8 @@ class Editor(BaseEditor[DiffusionSession]):
     """Opens editing sessions on the images of one diffusers pipeline. The pipeline itself is not changed.
 
     pipe: DDPMPipeline, DDIMPipeline (also v-prediction, few-step and class-conditional checkpoints), Stable Diffusion
-        1.x or 2.x (text to image, image to image, inpainting), SDXL base, or models distilled from these (LCM, Turbo,
-        Lightning, Hyper, TCD), on any one device.
+        1.x or 2.x (text to image, image to image, inpainting), SDXL base, models distilled from these (LCM, Turbo,
+        Lightning, Hyper, TCD), FLUX.1 (schnell, dev), or SD 3 and 3.5, on any one device.
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
     vae: an autoencoder in the place of the pipeline's, or the folder or hub name of one: `AutoencoderKL`,
         `AutoencoderTiny` or `AsymmetricAutoencoderKL`. `retouch.open` finds those again that have a name.
@@ -78,7 +78,7 @@ class Editor(BaseEditor[DiffusionSession]):
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None
-        own = loaded(vae, pipe.unet) if isinstance(vae, str | Path) else vae
+        own = loaded(vae, getattr(pipe, "transformer", None) or pipe.unet) if isinstance(vae, str | Path) else vae
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
         self.blend = None if blend is None else checked(blend)
@@ -269,7 +269,7 @@ class Editor(BaseEditor[DiffusionSession]):
         conditioning = self.model.condition(
             facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label"), guides
         )
-        sampler = Sampler(self.scheduler, settings["steps"], settings["seed"])
+        sampler = self._sampler(size, settings["steps"], settings["seed"])
         if settings["first"] >= len(sampler):
             raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {settings['first']}")
         return DiffusionSession(self.model, sampler, conditioning, self._store(manifest.storage), settings)
@@ -291,7 +291,7 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model.check_size(size)
         guides = self.model.adapters.guides(size, steering)
         conditioning = self.model.condition(prompt, negative, guidance, size, class_label, guides)
-        sampler = Sampler(self.scheduler, steps, seed)
+        sampler = self._sampler(size, steps, seed)
         start = sampler.start(strength)
         settings = {
             "model": self.name,
@@ -314,6 +314,9 @@ class Editor(BaseEditor[DiffusionSession]):
             },
         }
         return DiffusionSession(self.model, sampler, conditioning, self._store(), settings)
+
+    def _sampler(self, size: tuple[int, int], steps: int, seed: int) -> Sampler:
+        return Sampler(self.scheduler, steps, seed, self.model.schedule(size, steps))
 
     def _scheduler_facts(self) -> dict[str, Any]:
         """Name and settings of the scheduler as plain data."""

@@ -159,6 +159,10 @@ class Model(ABC):
                 f"{self.multiple}; crop or resize it, to {fit[1]}x{fit[0]} for example"
             )
 
+    def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
+        """What the scheduler's `set_timesteps` is told beside the number of steps, for pixels (H, W)."""
+        return {}
+
     # Networks
 
     def networks(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
@@ -205,9 +209,13 @@ class Model(ABC):
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Arguments of the denoiser for `x` `[1, C, h, w]`, extended, at a time step `[1]`."""
 
-    @abstractmethod
     def output(self, result: Any, conditioning: Conditioning) -> Tensor:
-        """float32 prediction `[1, C, h, w]` from what the denoiser returned."""
+        """float32 prediction `[1, C, h, w]` from what the denoiser returned, guided (arXiv 2207.12598)."""
+        found: Tensor = result[0].float()
+        if not conditioning.guided:
+            return found
+        without, with_texts = found.chunk(2)
+        return without + conditioning.guidance * (with_texts - without)
 
     def extended(self, x: Tensor, mask: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """`x` with further channels that the denoiser reads: the mask of what is repainted and the rest's latent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ class Sampler:
     At position i an image z that is noised by n is `scale[i] * z + spread[i] * n`.
     """
 
-    def __init__(self, scheduler: Any, steps: int, seed: int) -> None:
+    def __init__(self, scheduler: Any, steps: int, seed: int, options: Mapping[str, Any] | None = None) -> None:
+        """options: for the scheduler's `set_timesteps` (`Model.schedule`), where it knows them."""
         if steps < 1:
             raise SchedulerError(f"{steps} steps are too few; take at least 1")
         self.scheduler = copy.deepcopy(scheduler)
         self.steps, self.seed = steps, seed
         try:
-            self.scheduler.set_timesteps(steps)
+            self.scheduler.set_timesteps(steps, **_known(self.scheduler, options or {}))
             self._tabulate()
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise SchedulerError(f"{type(scheduler).__name__} cannot take {steps} steps: {error}") from error
@@ -161,6 +163,11 @@ def _begun(scheduler: Any, i: int) -> Any:
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(i)
     return scheduler
+
+
+def _known(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(scheduler.set_timesteps).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _scaled(scheduler: Any, x: Tensor, time: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from retouch.editing.calls import run_whole
 from retouch.editing.diffusion.adapters import Adapters
-from retouch.editing.diffusion.autoencoder import Autoencoder
+from retouch.editing.diffusion.latents import LatentModel
 from retouch.editing.diffusion.model import ADDED, Conditioning, Model, Networks, PipelineError
+from retouch.editing.diffusion.transformer import transformer_of
 from retouch.errors import OptionError
 from retouch.kernels.devices import HOST, device_of
 from retouch.plan.policy import Policy
@@ -21,8 +22,8 @@ from retouch.plan.policy import Policy
 class _WithUNet(Model):
     """What both have in common: the U-Net's sizes and arguments."""
 
-    def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
-        super().__init__(pipe, policy, backend)
+    def __init__(self, pipe: Any, policy: Policy, backend: str, *vae: nn.Module | None) -> None:
+        super().__init__(pipe, policy, backend, *vae)
         config = pipe.unet.config
         any_number = config.get("class_embed_type") == "timestep"
         self.classes = math.inf if any_number else config.get("num_class_embeds") or 0
@@ -59,11 +60,6 @@ class _WithUNet(Model):
             found["scales"] = {name: torch.tensor(scale) for name, scale in scales}
         return found
 
-    def output(self, result: Any, conditioning: Conditioning) -> Tensor:
-        """The first of what the U-Net returned."""
-        found: Tensor = result[0]
-        return found.float()
-
 
 class UNetModel(_WithUNet):
     """A U-Net on pixels (DDPM, DDIM and progressive-distillation checkpoints): a latent is the picture."""
@@ -95,22 +91,11 @@ class UNetModel(_WithUNet):
         return Conditioning()
 
 
-class LatentUNetModel(_WithUNet):
+class LatentUNetModel(_WithUNet, LatentModel):
     """Stable Diffusion 1.x and 2.x, their inpainting variants included (nine input channels)."""
 
-    reads_text = True
-
     def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
-        super().__init__(pipe, policy, backend)
-        self.vae = Autoencoder(pipe.vae if vae is None else vae)
-        self.factor = self.vae.factor
-        found = self.vae.channels, self.factor
-        expected = self.channels, getattr(pipe, "vae_scale_factor", self.factor)
-        if found != expected:
-            raise PipelineError(
-                "the autoencoder does not go with the U-Net: its latents have {} channels and a position for {} "
-                "pixels, not {} and {}".format(*found, *expected)
-            )
+        super().__init__(pipe, policy, backend, vae)
         extra = self.pipe.unet.config.in_channels - self.channels
         if extra not in (0, 1 + self.channels):
             raise PipelineError(f"a U-Net with {extra} channels beside the image's {self.channels} is not supported")
@@ -118,14 +103,11 @@ class LatentUNetModel(_WithUNet):
         self.distilled = bool(self.pipe.unet.config.get("time_cond_proj_dim"))
 
     def compiled(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
-        """The U-Net, the encoder and the decoder, each with its convolution of one position."""
-        pixels = torch.zeros(1, 3, *size, dtype=self.vae.dtype)
-        latent = torch.zeros(self.latent_shape(size), dtype=self.vae.dtype)
+        """The U-Net, the encoder and the decoder, each with its convolution of one position, and ControlNets."""
         controls = self.compile_controls(size)
         guides = replace(conditioning.guides, controls=self.adapters.blank(size).controls)
         steered = self.steered(controls, replace(conditioning, guides=guides), lambda name, *read: run_whole(*read))
-        denoiser, encoder = self.compile_denoiser(size, steered), self.compile(self.vae.encoder, pixels)
-        return Networks(denoiser, encoder, self.compile(self.vae.decoder, latent), controls)
+        return replace(super().compiled(size, steered), controls=controls)
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Guidance runs a batch of two, without and with the texts."""
@@ -141,30 +123,6 @@ class LatentUNetModel(_WithUNet):
             return x
         mask = torch.zeros_like(x[:, :1]) if mask is None else mask
         return torch.cat([x, mask, torch.zeros_like(x) if visible is None else visible], 1)
-
-    def output(self, result: Any, conditioning: Conditioning) -> Tensor:
-        """Guided, after Ho and Salimans, arXiv 2207.12598."""
-        found = super().output(result, conditioning)
-        if not conditioning.guided:
-            return found
-        without, with_texts = found.chunk(2)
-        return without + conditioning.guidance * (with_texts - without)
-
-    def encoder_input(self, pixels: Tensor) -> Tensor:
-        """Pixels in the autoencoder's type."""
-        return pixels.to(self.vae.dtype)
-
-    def latent(self, encoded: Tensor) -> Tensor:
-        """The mean of the encoder's distribution, scaled."""
-        return self.vae.latent(encoded)
-
-    def decoder_input(self, latent: Tensor) -> Tensor:
-        """The unscaled latent."""
-        return self.vae.decoder_input(latent)
-
-    def pixels(self, decoded: Tensor) -> Tensor:
-        """float32 pixels."""
-        return decoded.float()
 
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
         """With the embeddings of a prompt ("" when there is none) and of what to avoid.
@@ -226,6 +184,8 @@ def model_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = No
 
     vae: an autoencoder in the place of the pipeline's own.
     """
+    if isinstance(getattr(pipe, "transformer", None), nn.Module):
+        return transformer_of(pipe, policy, backend, vae)
     _check(pipe)
     name = type(pipe).__name__
     if getattr(pipe, "vae", None) is None:

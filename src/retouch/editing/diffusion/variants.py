@@ -43,7 +43,7 @@ class Variant:
     calls: Calls
     region: Region
     facts: Mapping[str, Any]
-    drawn: Mapping[str, bytes]
+    drawn: Mapping[str, bytes] | None
 
     @property
     def image(self) -> Image.Image:

@@ -17,7 +17,7 @@ from retouch.frontend.lowering import (
     resize,
     views,
 )
-from retouch.frontend.lowering.context import lower
+from retouch.frontend.lowering.driver import lower
 
 __all__ = [
     "activations", "attention", "conv", "logic", "lower", "norm", "pointwise", "products", "reductions", "resize",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, Strand, instr, rule
 from retouch.frontend.lowering.pointwise import apply, select
 from retouch.frontend.lowering.views import narrow
 from retouch.ir.expr import Expr, Instr
@@ -40,6 +41,9 @@ FUNCTIONS: dict[str, Expr] = {
 
 def _argument(context: Context, node: Node, tail: Sequence[Instr]) -> Item:
     """A function of the node's first argument."""
+    item = context.item(context.arg(node, 0))
+    if isinstance(item, Strand) and tuple(tail) == FUNCTIONS["neg"]:
+        return replace(item, sign=-item.sign)
     return apply(context, node, [context.item(context.arg(node, 0))], tail)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.fx import Node
 
 from retouch.frontend.lowering import joint, reductions
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
 from retouch.ir.layout import Atom, Ref, axis, merge
 from retouch.ir.value import Matrix, Value
-from retouch.ops.attention import Attention
+from retouch.ops.attention import HIDDEN, Attention
 
 
 def heads_of(ref: Ref) -> int:
@@ -47,7 +48,13 @@ def _keys(value: Value, heads: int, batch: int, like: Ref) -> Matrix:
 
 
 def attend(
-    context: Context, node: Node, q: Ref, keys: Sequence[Ref | Value], values: Sequence[Ref | Value], scale: float
+    context: Context,
+    node: Node,
+    q: Ref,
+    keys: Sequence[Ref | Value],
+    values: Sequence[Ref | Value],
+    scale: float,
+    bias: Matrix | None = None,
 ) -> Ref:
     """The attention operation over one or several runs of keys and values, in the layout of q or dense."""
     heads = heads_of(q)
@@ -62,7 +69,7 @@ def attend(
     width = values[0].shape[-1]
     out = context.value(node, q.value.grid, q.value.batch, heads * width)
     k, v = tuple(run(x) for x in keys), tuple(run(x) for x in values)
-    context.add(Attention(out, q.value, k, v, heads, scale))
+    context.add(Attention(out, q.value, k, v, heads, scale, bias))
     dims = [tuple(Atom("c", width, a.size) if a.axis == "c" else a for a in d) for d in q.dims[:-1]]
     return Ref(out, (*dims, axis("c", width)))
 
@@ -80,18 +87,41 @@ def operand(context: Context, item: Item) -> Ref | Value:
 def sdpa(context: Context, node: Node) -> Item:
     mask, dropout = context.arg(node, 3, "attn_mask"), context.arg(node, 4, "dropout_p", 0.0)
     causal, grouped = context.arg(node, 5, "is_causal", False), context.option(node, "enable_gqa", False)
-    if mask is not None or dropout or causal or grouped:
-        raise NoRule("attention with a mask, dropout or grouped heads")
+    if dropout or causal or grouped:
+        raise NoRule("causal attention, or with dropout or grouped heads")
     items = [context.item(context.arg(node, i)) for i in range(3)]
     width = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
     scale = float(context.option(node, "scale") or context.arg(node, 6) or width**-0.5)
-    if all(isinstance(i, Joint) for i in items):
-        q, k, v = items
-        return joint.attend(context, node, q, k, v, scale, partial(attend, context, node, scale=scale))
-    q, k, v = (operand(context, i) for i in items)
-    if not isinstance(q, Ref):
+    queries, keys, values = ([operand(context, part) for part in _parts(item)] for item in items)
+    if not isinstance(items[0], Joint) and not isinstance(queries[0], Ref):
         raise NoRule("queries without a grid")
-    return attend(context, node, q, [k], [v], scale)
+    bias = None if mask is None else _bias(context, context.item(mask), node)
+    rows = [q if isinstance(q, Ref) else joint.rows(context, q) for q in queries]
+    found = [attend(context, node, q, keys, values, scale, bias) for q in rows]
+    return Joint(tuple(found), 2) if isinstance(items[0], Joint) else found[0]
+
+
+def _bias(context: Context, mask: Item, node: Node) -> Matrix:
+    """A mask `[B or 1, heads or 1, 1, S]` as what is added to the scores of every key."""
+    if not isinstance(mask, Value) or math.prod(mask.shape[-2:-1]) > 1:
+        raise NoRule("attention with a mask that differs between queries")
+    batch, shape = node.meta["val"].shape[0], ((1,) * (4 - len(mask.shape)) + mask.shape)
+    columns = shape[1] * shape[3]
+    value = context.dense_call(mask.name, (batch, columns), torch.float32, additive, (mask, batch, columns))
+    return Matrix(value, value.shape, (0, 1), (batch, columns))
+
+
+def additive(mask: Tensor, batch: int, columns: int) -> Tensor:
+    """float32 `[batch, columns]`: HIDDEN where a mask of booleans is False, one of numbers as it is."""
+    if mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, HIDDEN)
+    return mask.float().clamp(min=HIDDEN).reshape(-1, columns).expand(batch, columns).contiguous()
+
+
+def _parts(item: Item) -> tuple[Item, ...]:
+    if isinstance(item, Joint) and (item.dim != 2 or len(item.parts[0].shape) != 4):
+        raise NoRule("joint attention of another layout")
+    return item.parts if isinstance(item, Joint) else (item,)
 
 
 def scores(q: Ref, k: Ref | Value, scale: float = 1.0) -> Scores:

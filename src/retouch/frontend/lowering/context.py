@@ -1,13 +1,11 @@
-"""The driver of lowering and what rules share: values, operands and the dense fallback."""
+"""What rules share: the items that nodes become, values, operands and the dense fallback."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.utils._pytree as pytree
@@ -17,10 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from retouch.frontend.capture import Captured
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import Geometry, Grid
-from retouch.ir.layout import LayoutError, Ref, axis, image, like, regrid
-from retouch.ir.program import Op, Output, Program
+from retouch.ir.layout import Ref, axis, image, like, regrid
+from retouch.ir.program import Op
 from retouch.ir.value import Matrix, Value
-from retouch.ir.verify import verify
 from retouch.ops.dense import Arg, Dense, Lift, Strided
 from retouch.ops.row_map import Concat, Map, Remap, Slice, deduplicate
 from retouch.ops.shuffle import Shuffle, Unshuffle
@@ -37,6 +34,8 @@ class NoRule(Exception):
 class Scores:
     """Attention written by hand, not yet complete: scale * q k^T, softmaxed over the keys or not, maybe transposed."""
 
+    what: ClassVar[str] = "attention scores"
+
     q: Ref
     k: Ref | Value
     scale: float
@@ -48,14 +47,17 @@ class Scores:
 class Condition:
     """What a comparison became: rows that hold 1 where it is true and 0 elsewhere, in a type of rows."""
 
+    what: ClassVar[str] = "comparisons"
+
     ref: Ref
 
 
 @dataclass(frozen=True)
 class Joint:
-    """Rows of a map and dense tokens (text) side by side in dimension `dim` of one tensor."""
+    """Tokens of maps and texts, as rows or still dense, one after the other in dimension `dim` of one tensor."""
 
-    parts: tuple[Ref | Value, ...]
+    what: ClassVar[str] = "joined tokens"
+    parts: tuple[Any, ...]
     dim: int
 
     def sizes(self) -> list[int]:
@@ -63,7 +65,33 @@ class Joint:
         return [p.shape[self.dim] for p in self.parts]
 
 
-PENDING = Scores, Joint, Condition
+@dataclass(frozen=True)
+class Complex:
+    """Complex numbers: real and imaginary parts are the last dimension of `ref`."""
+
+    what: ClassVar[str] = "complex numbers"
+    ref: Ref
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.ref.shape[:-1]
+
+
+@dataclass(frozen=True)
+class Strand:
+    """`sign` times number `index` of each of the pairs that are the last dimension of `ref`."""
+
+    what: ClassVar[str] = "single numbers of pairs"
+    ref: Ref
+    index: int
+    sign: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.ref.shape[:-1]
+
+
+PENDING = Scores, Joint, Condition, Complex, Strand
 """What stands for a tensor that only some rules can read; the others have it computed densely."""
 
 Item = Any
@@ -176,9 +204,17 @@ class Context:
         """A dense operation made by a rule; Refs and Values in `args` become its sources."""
         sources: list[Value | Ref] = []
         placed = pytree.tree_map_only((Ref, Value), lambda x: self._place(x, sources), args)
-        out = Value(self.unique(name), tuple(shape), dtype)
-        self.recomputed.add(out)
-        return self.add(Dense(out, function, placed, {}, tuple(sources), None))
+        return self._traced(
+            Dense(Value(self.unique(name), tuple(shape), dtype), function, placed, {}, tuple(sources), None)
+        )
+
+    def _traced(self, op: Dense) -> Value:
+        """Append a dense operation; its value, which depends on rows, on parameters only, or on inputs."""
+        if any(isinstance(s, Ref) or s in self.recomputed for s in op.sources):
+            self.recomputed.add(op.out)
+        elif all(s in self.constant for s in op.sources):
+            self.constant.add(op.out)
+        return self.add(op)
 
     def dense_value(self, node: Node) -> Value:
         return self.value(node, None, 1, 0)
@@ -197,10 +233,18 @@ class Context:
         rows: Sequence[Value],
         vectors: Sequence[Matrix] = (),
         dtype: torch.dtype | None = None,
+        heads: int = 1,
     ) -> Ref:
-        """A pointwise operation in the arrangement of `ref`."""
-        value = self.value(node, ref.value.grid, ref.value.batch, ref.value.channels, dtype)
-        return Ref(self.add(deduplicate(Map(value, expr, tuple(rows), tuple(vectors)))), ref.dims)
+        """A pointwise operation in the arrangement of `ref`, for each head where an operand is of a head's width."""
+        channels = ref.value.channels
+        value = self.value(node, ref.value.grid, ref.value.batch, channels, dtype)
+        operands: list[Value | Matrix] = [*rows, *vectors]
+        widths = {x.channels for x in operands} - {1, channels}
+        if widths:
+            heads = channels // widths.pop()
+        if widths or channels % heads:
+            raise NoRule("operands of different widths")
+        return Ref(self.add(deduplicate(Map(value, expr, tuple(rows), tuple(vectors), heads))), ref.dims)
 
     def remap(self, node: Node, ref: Ref, geometry: Geometry) -> Ref:
         """Rows moved by a one-tap geometry."""
@@ -330,7 +374,7 @@ class Context:
         def place(argument: Node) -> Any:
             item = self.items[argument]
             if isinstance(item, PENDING):
-                item = self.items[argument] = self.dense(argument, f"{_pending(item)} are read")
+                item = self.made(argument, "read")
             if not isinstance(item, Ref | Value):
                 return torch.fx.node.map_aggregate(item, lambda x: self._place(x, sources))
             return self._place(item, sources)
@@ -348,6 +392,26 @@ class Context:
         if all(isinstance(s, Value) and s in self.constant for s in sources):
             self.constant.add(out)
         return result or out
+
+    def made(self, node: Node, how: str) -> Item:
+        """The tensor, computed densely, that a pending item stands for; `how`: what is done with it."""
+        item = self.items[node]
+        reason = f"{item.what} are {how}"
+        if isinstance(item, Joint) and all(isinstance(part, Ref | Value) for part in item.parts):
+            sources: list[Value | Ref] = []
+            parts = [self._place(part, sources) for part in item.parts]
+            out = self.dense_value(node)
+            self.recomputed.add(out)
+            self.items[node] = self.add(Dense(out, torch.cat, (parts, item.dim), {}, tuple(sources), None, reason))
+        else:
+            self.items[node] = self.dense(node, reason)
+        return self.items[node]
+
+    def forget(self, mark: int) -> None:
+        """Take back the operations from number `mark` on."""
+        for op in self.ops[mark:]:
+            self.producers.pop(op.out, None)
+        del self.ops[mark:]
 
     @staticmethod
     def _function(node: Node) -> Callable[..., Any]:
@@ -372,7 +436,7 @@ class Context:
             return None
         shape = tuple(meta.shape)
         for source in sources:
-            if isinstance(source, Ref) and source.shape == shape and self._whole(source):
+            if isinstance(source, Ref) and source.shape == shape and source.is_whole:
                 return Ref(self.value(node, source.value.grid, source.value.batch, source.value.channels), source.dims)
         images = [s for s in sources if isinstance(s, Ref) and s.is_image]
         resized = any(s.shape[:2] == shape[:2] for s in images)
@@ -380,48 +444,24 @@ class Context:
             return image(self.value(node, Grid(shape[2], shape[3]), shape[0], shape[1]))
         return None
 
-    @staticmethod
-    def _whole(ref: Ref) -> bool:
-        return math.prod(ref.shape) == ref.value.rows * ref.value.channels
-
     def lift(self, node: Node, value: Value, template: Ref) -> Value:
-        """A dense value of the shape of a map as rows in the arrangement of `template`."""
-        atoms = [a for d in template.dims for a in d]
+        """A dense value of the shape of a map as rows in the arrangement of `template`.
+
+        Where it is the same for all channels, or for all heads, the rows hold one channel, or those of one head.
+        """
+        target, sizes = template.value, list(template.shape)
+        given = (1,) * (len(sizes) - len(value.shape)) + value.shape
+        *outer, inner = template.channel_dims() or [0]
+        spared = [i for i in outer if given[i] == 1] if len(outer) == sum(given[i] == 1 for i in outer) else []
+        spared += [inner] if template.channel_dims() and given[inner] == 1 and len(spared) == len(outer) else []
+        atoms = [a for i, d in enumerate(template.dims) for a in d if i not in spared]
+        expand = tuple(1 if i in spared else n for i, n in enumerate(sizes))
         rank = {"b": 0, "h": 1, "w": 2, "c": 3}
         order = tuple(sorted(range(len(atoms)), key=lambda i: (rank[atoms[i].axis], -atoms[i].stride)))
-        sizes = tuple(a.size for a in atoms)
-        target = template.value
-        out = Value(self.unique(value.name + ".rows"), (), target.dtype, target.grid, target.batch, target.channels)
-        shape = (target.rows, target.channels)
-        matrix = Matrix(value, template.shape, order, shape, target.dtype, split=sizes)
-        return self.add(Lift(out, matrix))
-
-    # The driver
-
-    def lower_node(self, node: Node) -> Item:
-        if node.target is operator.getitem:
-            source = self.item(node.args[0])
-            if isinstance(source, Value):
-                return self.dense(node)
-            return source[node.args[1]]
-        inputs = [self.items[n] for n in node.all_input_nodes]
-        flat = [x for item in inputs for x in (item if isinstance(item, list | tuple) else [item])]
-        if not any(isinstance(x, (Ref, *PENDING)) for x in flat):
-            return self.dense(node)
-        name = str(node.target)
-        if name in IDENTITIES:
-            return inputs[0]
-        found = RULES.get(name)
-        if found is None:
-            return self.dense(node, f"no rule for {name}")
-        mark = len(self.ops)
-        try:
-            return found(self, node)
-        except (NoRule, LayoutError) as error:
-            for op in self.ops[mark:]:
-                self.producers.pop(op.out, None)
-            del self.ops[mark:]
-            return self.dense(node, f"{name}: {error}")
+        channels = math.prod(a.size for a in atoms if a.axis == "c")
+        out = Value(self.unique(value.name + ".rows"), (), target.dtype, target.grid, target.batch, channels)
+        split = tuple(a.size for a in atoms)
+        return self.add(Lift(out, Matrix(value, expand, order, (target.rows, channels), target.dtype, split=split)))
 
 
 def count_macs(node: Node) -> int:
@@ -433,67 +473,6 @@ def count_macs(node: Node) -> int:
     except Exception:  # an estimate for a report must not fail the lowering
         return 0
     return int(counter.get_total_flops()) // 2
-
-
-SKIPPED = (
-    "aten._assert_tensor_metadata.default",
-    "aten._assert_scalar.default",
-    "aten.sym_constrain_range_for_size.default",
-)
-
-
-def lower(captured: Captured, dtypes: Collection[torch.dtype] = ROW_DTYPES) -> Program:
-    """The rows program of a captured module, before fusion; `dtypes` are those that kernels take."""
-    context = Context(captured, dtypes)
-    inputs, constants = [], {}
-    outputs: tuple[Output, ...] = ()
-    for node in captured.graph.nodes:
-        if node.op == "placeholder":
-            value = _placeholder(context, node)
-            if node in captured.constants:
-                constants[value] = captured.constants[node]
-                context.constant.add(value)
-            else:
-                inputs.append(value)
-            context.items[node] = image(value) if value.grid else value
-        elif node.op == "call_function":
-            if str(node.target) not in SKIPPED:
-                context.items[node] = context.lower_node(node)
-        elif node.op == "output":
-            outputs = tuple(_output(context, argument) for argument in node.args[0])
-    return verify(Program(tuple(inputs), constants, tuple(context.ops), outputs), "lowering")
-
-
-def _placeholder(context: Context, node: Node) -> Value:
-    meta = node.meta.get("val")
-    spatial = (
-        node not in context.captured.constants
-        and isinstance(meta, torch.Tensor)
-        and meta.dim() == 4
-        and meta.dtype in context.dtypes
-        and meta.shape[2] * meta.shape[3] > 1
-    )
-    if not spatial:
-        return context.dense_value(node)
-    batch, channels, height, width = meta.shape  # type: ignore[union-attr]
-    return context.value(node, Grid(height, width), batch, channels)
-
-
-def _pending(item: Item) -> str:
-    return {Scores: "attention scores", Joint: "joined tokens", Condition: "comparisons"}[type(item)]
-
-
-def _output(context: Context, argument: Any) -> Output:
-    if not isinstance(argument, Node):
-        return Output(None, constant=argument)
-    item = context.items[argument]
-    if isinstance(item, PENDING):
-        item = context.dense(argument, f"{_pending(item)} are returned")
-    if isinstance(item, Ref):
-        with suppress(NoRule):  # a mixed layout can be returned; only reading it as rows needs a rule
-            item = context.regular(item)
-        return Output(item.value, item)
-    return Output(item)
 
 
 def instr(*code: tuple[Any, ...]) -> Expr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -42,6 +43,12 @@ def splits_heads(ref: Ref, dim: int) -> bool:
         and math.prod(a.size for a in others) * width == ref.value.channels
         and min(a.stride for a in others) == width
     )
+
+
+def heads_over(ref: Ref, dims: Sequence[int]) -> int:
+    """How many heads there are if `dims` are the channels within each, the last dimension; else 0."""
+    last = len(ref.dims) - 1
+    return ref.value.channels // ref.shape[last] if list(dims) == [last] and splits_heads(ref, last) else 0
 
 
 def window(width: int, start: int, count: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.heads import heads_over
 from retouch.ir.layout import Ref
 from retouch.ir.value import Matrix, Value
 from retouch.ops.dense import Arg, Dense
@@ -102,7 +103,8 @@ def batch_norm_legit(context: Context, node: Node) -> Item:
 
 def _row_statistics(context: Context, node: Node, name: str, shape: Any, weight: Any, bias: Any, eps: float) -> Ref:
     ref = context.ref(context.arg(node, 0))
-    if list(shape) != [ref.value.channels] or not ref.channels_at(-1):
+    width, heads = int(shape[-1]), heads_over(ref, [len(ref.dims) - 1])
+    if len(shape) > 1 or not (heads or ref.channels_at(-1)):
         raise NoRule("normalisation over more or fewer than the channels")
     code: list[tuple[Any, ...]] = [("rows", 0), (name, 0, 0, eps)]
     vectors: list[Matrix] = []
@@ -110,8 +112,8 @@ def _row_statistics(context: Context, node: Node, name: str, shape: Any, weight:
         value = context.parameter(argument)
         if value is not None:
             code += [("vector", len(vectors)), (op, len(code) - 1, len(code))]
-            vectors.append(context.channel_vector(value, ref.value.channels))
-    return context.map(node, ref, instr(*code), [ref.value], vectors)
+            vectors.append(context.channel_vector(value, width))
+    return context.map(node, ref, instr(*code), [ref.value], vectors, heads=heads or 1)
 
 
 @rule("layer_norm.default")

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+from torch import Tensor
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Condition, Context, Item, NoRule, Scores, instr, rule
+from retouch.frontend.lowering.context import Complex, Condition, Context, Item, NoRule, Scores, instr, rule
 from retouch.frontend.lowering.heads import is_of_heads, spread
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref, axis
@@ -47,7 +49,7 @@ class _Operands:
         if is_of_heads(ref.value, dims, target):
             return spread(self.context, self.node, ref.value, target.value.channels)
         fits = all(
-            d == t or (not d and ref.value.channels == 1 and all(a.axis == "c" for a in t))
+            d == t or (not d and ref.value.channels in (1, target.value.channels) and all(a.axis == "c" for a in t))
             for d, t in zip(dims, target.dims, strict=True)
         )
         if not fits or ref.value.grid != target.value.grid or ref.value.batch != target.value.batch:
@@ -57,6 +59,8 @@ class _Operands:
     def dense(self, value: Value) -> None:
         """A value without a grid: a vector per channel or sample, or a whole map."""
         shape = (1,) * (len(self.template.dims) - len(value.shape)) + value.shape
+        if math.prod(shape) > 1 and not self.template.is_whole:
+            raise NoRule("an operand for each of numbers that stand for a head")
         spatial = self.template.spatial_dims()
         if any(shape[i] > 1 for i in spatial):
             expanded = self.context.lift(self.node, value, self.template)
@@ -130,6 +134,32 @@ def apply(context: Context, node: Node, items: Sequence[Item], tail: Sequence[In
     return Condition(ref) if logical else ref
 
 
+def rotate(context: Context, node: Node, name: str, given: Complex, factor: Item) -> Complex:
+    """Complex rows times a dense complex value, each row and channel by one of its numbers."""
+    if name != "mul" or not isinstance(factor, Value) or not factor.dtype.is_complex:
+        raise NoRule("complex numbers in other than a product with dense ones")
+    ref, shape = given.ref, (*factor.shape[:-1], 2 * factor.shape[-1])
+    flat = ref.view((*ref.shape[:-2], 2 * ref.shape[-2]))
+    parts = [context.dense_call(factor.name, shape, torch.float32, part, (factor,)) for part in (_own, _other)]
+    operands = _Operands(context, node, flat)
+    x, own, other = (operands.load(item) for item in (flat, *parts))
+    base = len(operands.code)
+    tail = instr(("mul", x, own), ("swap", x), ("mul", base + 1, other), ("add", base, base + 2))
+    code = (*operands.code, *tail)
+    found = context.map(node, flat, code, operands.rows, operands.vectors, flat.value.dtype)
+    return Complex(found.view(ref.shape))
+
+
+def _own(factor: Tensor) -> Tensor:
+    """What real and imaginary parts of a number are multiplied by."""
+    return factor.real.repeat_interleave(2, -1)
+
+
+def _other(factor: Tensor) -> Tensor:
+    """What they are multiplied by for each other's part."""
+    return torch.stack([-factor.imag, factor.imag], -1).flatten(-2)
+
+
 def select(condition: int, a: int, b: int, start: int) -> Expr:
     """`a` where `condition` is 1 and `b` where it is 0, bit for bit, as instructions `start` to `start + 4`."""
     return instr(
@@ -163,13 +193,16 @@ def power(context: Context, node: Node) -> Item:
     return apply(context, node, [item], [Instr("pow", -1, imm=exponent)])
 
 
-@rule("_to_copy.default", "to.dtype", "_to_copy.out")
+@rule("_to_copy.default", "to.dtype", "_to_copy.out", "type_as.default")
 def convert(context: Context, node: Node) -> Item:
     item = context.item(context.arg(node, 0))
     if isinstance(item, Condition):
         return apply(context, node, [item], [])
+    dtype = node.meta["val"].dtype
+    if isinstance(item, Value):  # of the type of rows
+        return context.dense_call(node.name, item.shape, dtype, Tensor.to, (item, dtype))
     ref = context.ref(context.arg(node, 0))
-    return ref if node.meta["val"].dtype == ref.value.dtype else apply(context, node, [ref], [])
+    return ref if dtype == ref.value.dtype else apply(context, node, [ref], [])
 
 
 def _scaled_scores(item: Item, name: str, other: Item) -> Scores | None:
@@ -187,6 +220,8 @@ def _binary(name: str, *targets: str) -> None:
         a, b = context.item(context.arg(node, 0)), context.item(context.arg(node, 1))
         if context.option(node, "rounding_mode"):
             raise NoRule("rounding division")
+        if isinstance(a, Complex) or isinstance(b, Complex):
+            return rotate(context, node, name, *((a, b) if isinstance(a, Complex) else (b, a)))
         scores = _scaled_scores(a, name, b)
         if scores:
             return scores

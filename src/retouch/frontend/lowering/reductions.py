@@ -8,6 +8,7 @@ from typing import Any
 from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.heads import heads_over
 from retouch.frontend.lowering.pooled import pooled
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref
@@ -33,7 +34,13 @@ def _channels(context: Context, node: Node, axes: Any) -> Ref:
 
 
 def _over_channels(ref: Ref, axes: Any) -> bool:
-    return _dimensions(axes, len(ref.dims)) == ref.channel_dims()
+    return ref.is_whole and _dimensions(axes, len(ref.dims)) == ref.channel_dims()
+
+
+def reduce_heads(context: Context, node: Node, ref: Ref, code: Expr, keep: bool, heads: int) -> Ref:
+    """One number per head, which all of its channels hold: the layout leaves out all but the first."""
+    found = context.map(node, ref, code, [ref.value], heads=heads)
+    return Ref(found.value, (*found.dims[:-1], ()) if keep else found.dims[:-1])
 
 
 def reduce(context: Context, node: Node, ref: Ref, code: Expr, keep: bool) -> Ref:
@@ -47,9 +54,13 @@ def reduce(context: Context, node: Node, ref: Ref, code: Expr, keep: bool) -> Re
 @rule("mean.dim")
 def mean(context: Context, node: Node) -> Item:
     ref, axes = context.ref(context.arg(node, 0)), context.arg(node, 1)
+    keep, dims = bool(context.arg(node, 2, "keepdim", False)), _dimensions(axes, len(ref.dims))
+    heads = heads_over(ref, dims)
+    if heads:
+        return reduce_heads(context, node, ref, MEAN, keep, heads)
     if not _over_channels(ref, axes):
-        return pooled(context, node, ref, _dimensions(axes, len(ref.dims)))
-    return reduce(context, node, ref, MEAN, bool(context.arg(node, 2, "keepdim", False)))
+        return pooled(context, node, ref, dims)
+    return reduce(context, node, ref, MEAN, keep)
 
 
 @rule("sum.dim_IntList")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.fx import Node
 
 from retouch.frontend.lowering import joint
-from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
+from retouch.frontend.lowering.context import Complex, Context, Item, Joint, NoRule, Scores, Strand, instr, rule
 from retouch.frontend.lowering.heads import splits_heads, within_heads
 from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
@@ -134,10 +136,8 @@ def narrow(context: Context, node: Node, ref: Ref, dim: int, start: int, stop: i
 def slice_tensor(context: Context, node: Node) -> Item:
     item = context.item(context.arg(node, 0))
     if isinstance(item, Joint):
-        dim, shape = int(context.arg(node, 1, "dim", 0)), node.args[0].meta["val"].shape  # type: ignore[union-attr]
         bounds = slice(context.arg(node, 2, "start"), context.arg(node, 3, "end"))
-        start, stop, _ = bounds.indices(shape[dim])
-        return joint.take(item, dim % len(shape), start, stop)
+        return joint.take(item, *bounds.indices(sum(item.sizes()))[:2])
     ref = context.ref(context.arg(node, 0))
     dim = int(context.arg(node, 1, "dim", 0)) % len(ref.dims)
     size = ref.shape[dim]
@@ -158,6 +158,53 @@ def _selected(context: Context, node: Node, ref: Ref, dim: int, index: int) -> R
     return Ref(line.value, tuple(d for i, d in enumerate(line.dims) if i != dim))
 
 
+def is_paired(ref: Ref) -> bool:
+    """Whether the last dimension is pairs of neighbouring channels."""
+    return ref.dims[-1] == axis("c", 2) and ref.value.channels > 2
+
+
+def _beside(context: Context, node: Node, first: Strand, second: Strand) -> Ref:
+    """Single numbers of the same pairs as pairs: as they are or exchanged, with signs."""
+    ref, channels = first.ref, first.ref.value.channels
+    if second.ref != ref or {first.index, second.index} != {0, 1} or len(ref.dims) < 2:
+        raise NoRule("pairs of other numbers")
+    signs = context.constant_call(node.name + ".signs", (channels,), _alternating, first.sign, second.sign, channels)
+    exchange = instr(("rows", 0), ("swap", 0)) if first.index else instr(("rows", 0))
+    code = (*exchange, *instr(("vector", 0), ("mul", len(exchange) - 1, len(exchange))))
+    heads = channels // (2 * ref.shape[-2])
+    return context.map(node, ref, code, [ref.value], [context.channel_vector(signs, channels)], heads=heads)
+
+
+def _alternating(first: float, second: float, count: int) -> Tensor:
+    return torch.tensor([first, second]).repeat(count // 2)
+
+
+@rule("view_as_complex.default")
+def view_as_complex(context: Context, node: Node) -> Item:
+    ref = _layout(context, context.arg(node, 0))
+    if not is_paired(ref):
+        raise NoRule("complex numbers of other than neighbouring channels")
+    return Complex(ref)
+
+
+@rule("view_as_real.default")
+def view_as_real(context: Context, node: Node) -> Item:
+    item = context.item(context.arg(node, 0))
+    if not isinstance(item, Complex):
+        raise NoRule("real numbers")
+    return item.ref
+
+
+@rule("pad_sequence.default")
+def pad_sequence(context: Context, node: Node) -> Item:
+    """Of one sequence, which needs no padding."""
+    items = [context.item(a) for a in context.arg(node, 0)]
+    if len(items) > 1:
+        raise NoRule("sequences of several lengths")
+    shape = tuple(node.meta["val"].shape)
+    return joint.view(context, items[0], shape) if isinstance(items[0], Joint) else items[0].view(shape)
+
+
 @rule("select.int")
 def select(context: Context, node: Node) -> Item:
     ref = _layout(context, context.arg(node, 0))
@@ -168,6 +215,8 @@ def select(context: Context, node: Node) -> Item:
 def unbind(context: Context, node: Node) -> Item:
     ref = _layout(context, context.arg(node, 0))
     dim = int(context.arg(node, 1, "dim", 0)) % len(ref.dims)
+    if dim == len(ref.dims) - 1 and is_paired(ref):
+        return [Strand(ref, 0), Strand(ref, 1)]
     return [_selected(context, node, ref, dim, i) for i in range(ref.shape[dim])]
 
 
@@ -185,22 +234,25 @@ def _pieces(context: Context, node: Node, sizes: Sequence[int], dim: int) -> lis
 def split(context: Context, node: Node) -> Item:
     """The sizes of the pieces are those of the captured results."""
     dim = int(context.arg(node, 2, "dim", 0))
-    return _pieces(context, node, [v.shape[dim] for v in node.meta["val"]], dim)
+    sizes, item = [v.shape[dim] for v in node.meta["val"]], context.item(context.arg(node, 0))
+    if isinstance(item, Joint):
+        return [joint.take(item, stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
+    return _pieces(context, node, sizes, dim)
 
 
 @rule("cat.default")
 def cat(context: Context, node: Node) -> Item:
     items = [context.item(a) for a in context.arg(node, 0)]
     dim = int(context.arg(node, 1, "dim", 0)) % len(node.meta["val"].shape)
-    if any(isinstance(i, Value) for i in items):
+    if any(isinstance(i, Value | Joint) for i in items):
         return joint.join(context, items, dim)
     refs = [context.ref(a) for a in context.arg(node, 0)]
+    if any(ref.dims[dim] and not ref.channels_at(dim) for ref in refs):
+        return joint.join(context, refs, dim)
     for ref in refs:
         fits = ref.value.grid == refs[0].value.grid and ref.value.batch == refs[0].value.batch
         if not fits or any(d != e for i, (d, e) in enumerate(zip(ref.dims, refs[0].dims, strict=True)) if i != dim):
             raise NoRule("parts of different layouts")
-        if not ref.channels_at(dim):
-            raise NoRule("a concatenation of positions")
     if refs[0].value.channels == 1:
         widest = next((r for r in refs if r.value.channels > 1), None)
         if widest is None:
@@ -219,10 +271,15 @@ def _concat_like(context: Context, node: Node, refs: Sequence[Ref], template: Re
 @rule("stack.default")
 def stack(context: Context, node: Node) -> Item:
     """A dimension of its own beside those of the parts: channels side by side."""
+    items = [context.item(a) for a in context.arg(node, 0)]
+    if len(items) == 2 and all(isinstance(item, Strand) for item in items):
+        if int(context.arg(node, 1, "dim", 0)) % len(node.meta["val"].shape) != len(items[0].shape):
+            raise NoRule("pairs in another dimension")
+        return _beside(context, node, *items)
     refs = [_layout(context, a) for a in context.arg(node, 0)]
     first, dims = refs[0], len(node.meta["val"].shape)
     alike = {(r.dims, r.value.grid, r.value.batch, r.value.channels, r.value.dtype) for r in refs}
-    if len(alike) > 1 or math.prod(first.shape) != first.value.rows * first.value.channels:
+    if len(alike) > 1 or not first.is_whole:
         raise NoRule("parts of different layouts")
     if first.value.dtype != node.meta["val"].dtype:
         raise NoRule("parts of different types")

@@ -75,7 +75,7 @@ int64_t check_bounds(const Index& bounds, const char* kernel) {
 
 ProgramCall::ProgramCall(const Rows& out, const Index* out_index, const Program* program,
                          nb::handle row_list, nb::handle vector_list, const Index* sample,
-                         bool epilogue) {
+                         bool epilogue, int64_t heads) {
   check_float(out, "out");
   int64_t m = count_rows(out, out_index);
   args.out = out.m;
@@ -87,7 +87,7 @@ ProgramCall::ProgramCall(const Rows& out, const Index* out_index, const Program*
   if (!vector_list.is_none())
     for (nb::handle item : nb::iter(vector_list))
       add_vector(as<Rows>(item, "vectors: expected a list of Rows"), last_sample);
-  check_width(epilogue);
+  check_width(epilogue, heads);
   if (program) check_count(program);
   args.rows = rows.data();
   args.vectors = vectors.data();
@@ -139,17 +139,21 @@ void ProgramCall::add_vector(const Rows& v, int32_t last_sample) {
   vectors.push_back(v.m);
 }
 
-// Registers are as wide as out; only a map may reduce wider rows to an out of one channel.
-void ProgramCall::check_width(bool epilogue) {
+// Registers are as wide as out; only a map may reduce wider rows to an out of one channel. Operands
+// are as wide, or as wide as a head, or of one channel.
+void ProgramCall::check_width(bool epilogue, int64_t heads) {
   args.width = args.out.channels;
   if (!epilogue && args.width == 1) {
     for (const RowOperand& r : rows) args.width = std::max(args.width, r.rows.channels);
     for (const Matrix& v : vectors) args.width = std::max(args.width, v.channels);
   }
+  args.head = args.width / heads;
   for (const RowOperand& r : rows)
-    if (r.rows.channels != 1) check_same(r.rows.channels, args.width, "channels of a row operand");
+    if (r.rows.channels != 1 && r.rows.channels != args.head)
+      check_same(r.rows.channels, args.width, "channels of a row operand");
   for (const Matrix& v : vectors)
-    if (v.channels != 1) check_same(v.channels, args.width, "width of a vector operand");
+    if (v.channels != 1 && v.channels != args.head)
+      check_same(v.channels, args.width, "width of a vector operand");
 }
 
 void ProgramCall::check_count(const Program* program) const {

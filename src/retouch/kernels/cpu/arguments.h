@@ -50,14 +50,14 @@ class ProgramCall {
 
   // An epilogue has an accumulator and sees some columns at a time; a map has neither limit.
   ProgramCall(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
-              nb::handle vectors, const Index* sample, bool epilogue);
+              nb::handle vectors, const Index* sample, bool epilogue, int64_t heads = 1);
 
  private:
   void set_code(const Program* program, bool epilogue);
   void add_rows(nb::handle item, int64_t m);
   int32_t set_sample(const Index* sample, int64_t m);
   void add_vector(const Rows& v, int32_t last_sample);
-  void check_width(bool epilogue);
+  void check_width(bool epilogue, int64_t heads);
   void check_count(const Program* program) const;
 
   std::vector<RowOperand> rows;

@@ -58,6 +58,9 @@ class Head {
         scale((args.scale < 0 ? -args.scale : args.scale) * 1.44269504f) {
     k = g.k.data + (sample * g.keys * g.k.ld + head * g.head_dim) * item;
     v = g.v.data + (sample * g.keys * g.v.ld + head * g.value_dim) * item;
+    if (g.bias.data)
+      bias = reinterpret_cast<const float*>(g.bias.data) + sample * g.bias.ld +
+             (g.bias.channels == g.keys ? 0 : head * g.keys);
   }
 
   // Bytes of scratch for queries in `vectors` vectors.
@@ -75,6 +78,7 @@ class Head {
       if constexpr (Bf16) interleave_values(key, n);
       for (int64_t i = 0; i < found; ++i) {
         multiply_keys(panels[i], key, n);
+        if (g.bias.data) add_bias(panels[i], key, n);
         if (i == 0) prefetch(k, g.k.ld, g.head_dim, key + n);
         update_softmax(panels[i], n, key == 0);
         if (i == 0) prefetch(v, g.v.ld, g.value_dim, key + n);
@@ -160,6 +164,19 @@ class Head {
       block.c = scores + r * p.vectors * lanes;
       block_kernel(Bf16, p.vectors, rows, 0)(block);
       r += rows;
+    }
+  }
+
+  // Scores are not scaled yet, so a bias is taken over the scale.
+  void add_bias(const Panel& p, int64_t key, int64_t n) const {
+    const int64_t width = p.vectors * lanes;
+    const float over = 1.44269504f / scale;
+    for (int64_t r = 0; r < n; ++r) {
+      vf term = set1(bias[key + r] * over);
+      for (int64_t j = 0; j < width; j += lanes) {
+        float* at = scores + r * width + j;
+        store(at, load(at) + term);
+      }
     }
   }
 
@@ -282,6 +299,7 @@ class Head {
   const int64_t head, item, words;
   const float scale; // in powers of two
   const char *k, *v;
+  const float* bias = nullptr;
   float *scores = nullptr, *decay = nullptr;
   char *weights = nullptr, *pairs = nullptr;
 };
@@ -344,9 +362,18 @@ using namespace nb::literals;
 
 namespace {
 
+void check_bias(const Rows& bias, const AttentionArgs& args) {
+  check_dtype(bias, {DType::f32}, "attention: bias");
+  check_same(bias.m.rows, args.samples, "rows of bias");
+  if (bias.m.channels != args.keys && bias.m.channels != args.keys * args.heads)
+    bad_value("attention: a bias of " + str(bias.m.channels) + " columns for " + str(args.keys) +
+              " keys of " + str(args.heads) + " heads");
+  if (args.scale == 0) bad_value("attention: a bias needs a scale other than 0");
+}
+
 void call_attention(const Rows& out, const Index* out_index, const Rows& q, const Index* q_index,
-                    const Rows& k, const Rows& v, int64_t heads, double scale,
-                    const Index& bounds) {
+                    const Rows& k, const Rows& v, int64_t heads, double scale, const Index& bounds,
+                    const Rows* bias) {
   for (const Rows* r : {&out, &q, &k, &v}) check_float(*r, "attention");
   if (k.m.dtype != q.m.dtype || v.m.dtype != q.m.dtype)
     bad_type("attention: q, k and v must have one dtype");
@@ -376,7 +403,9 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
                      samples,
                      k.m.rows / samples,
                      b,
-                     float(scale)};
+                     float(scale),
+                     bias ? bias->m : Matrix{}};
+  if (bias) check_bias(*bias, args);
   if (!m || !q.m.channels || !v.m.channels) return;
   launch(kernels().attention, args);
 }
@@ -385,7 +414,7 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
 
 void bind_attention(nb::module_& m) {
   m.def("attention", &call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
-        "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a);
+        "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none());
 }
 
 } // namespace retouch

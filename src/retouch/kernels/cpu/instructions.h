@@ -42,5 +42,5 @@
   X(elu, x > 0.f ? x : expm1_of(x) * imm)                                                          \
   X(softplus, softplus_of(x))
 
-// They read whole rows; their formulas are in program.cpp.
-#define RETOUCH_ROW_WISE(X) X(layer_norm) X(rms_norm) X(row_mean) X(row_max)
+// They read whole rows, or heads; their formulas are in program.cpp.
+#define RETOUCH_ROW_WISE(X) X(layer_norm) X(rms_norm) X(row_mean) X(row_max) X(swap)

@@ -145,6 +145,10 @@ View broadcast(const Tile& tile, const Matrix& m, const int32_t* index, bool vec
   return tile.view(temp, tile.ld);
 }
 
+int64_t first_column(const Tile& tile, const Matrix& m) {
+  return m.channels == tile.args.width ? tile.span.column : tile.span.column % tile.args.head;
+}
+
 View operand(const Tile& tile, const Source& s) {
   const TileSpan& span = tile.span;
   float* temp = tile.slot(tile.args.code.slots + s.temp);
@@ -160,14 +164,15 @@ View operand(const Tile& tile, const Source& s) {
     const Matrix& m = tile.args.vectors[s.id];
     const int32_t* sample = m.rows == 1 ? nullptr : tile.args.sample;
     if (m.channels == 1) return broadcast(tile, m, sample, true, temp);
-    return {m.data + span.column * 4, sample ? m.ld * 4 : 0, span.row, sample, false};
+    return {m.data + first_column(tile, m) * 4, sample ? m.ld * 4 : 0, span.row, sample, false};
   }
   case Source::rows: {
     const RowOperand& o = tile.args.rows[s.id];
     if (o.rows.channels == 1) return broadcast(tile, o.rows, o.index, false, temp);
     bool half = o.rows.dtype == DType::bf16;
     int64_t item = half ? 2 : 4;
-    return {o.rows.data + span.column * item, o.rows.ld * item, span.row, o.index, half};
+    return {o.rows.data + first_column(tile, o.rows) * item, o.rows.ld * item, span.row, o.index,
+            half};
   }
   default:
     return {};
@@ -211,6 +216,12 @@ void normalise_row(const Step& step, const float* x, char* d, bool half, int64_t
     float scale = 1.f / __builtin_sqrtf(square + step.imm);
     return write_row(x, d, half, n, [=](vf v) { return v * scale; });
   }
+  if (step.op == Op::swap)
+    return write_row(x, d, half, n, [](vf v) {
+      vf other;
+      for (int i = 0; i < lanes; ++i) other[i] = v[i ^ 1];
+      return other;
+    });
   if (step.op == Op::row_max) {
     float largest = largest_of(x, n);
     return write_row(x, d, half, n, [=](vf) { return set1(largest); });

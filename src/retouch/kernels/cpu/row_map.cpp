@@ -10,7 +10,7 @@ void row_map(const RowMapArgs& args, int threads) {
   const ProgramArgs& p = args.program;
   int64_t channels = p.width;
   // A slot of a tile holds about 1024 floats: a few slots stay in the first-level cache.
-  int64_t width = p.code.whole_row ? channels : min_of(channels, 1024);
+  int64_t width = p.code.whole_row || p.head < channels ? p.head : min_of(channels, 1024);
   int64_t height = max_of(1, 1024 / width);
   int64_t chunk = max_of(height, round_up(ceil_div(32768, channels), height));
   if (args.m * channels < 16384) threads = 1;
@@ -36,8 +36,11 @@ using namespace nb::literals;
 namespace {
 
 void call_row_map(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
-                  nb::handle vectors, const Index* sample) {
-  ProgramCall call(out, out_index, program, rows, vectors, sample, false);
+                  nb::handle vectors, const Index* sample, int64_t heads) {
+  if (heads < 1 || out.m.channels % heads)
+    bad_value("row_map: " + str(out.m.channels) + " channels do not divide into " + str(heads) +
+              " heads");
+  ProgramCall call(out, out_index, program, rows, vectors, sample, false, heads);
   RowMapArgs args{count_rows(out, out_index), call.args};
   if (!out.m.channels) return;
   launch(kernels().row_map, args);
@@ -47,7 +50,8 @@ void call_row_map(const Rows& out, const Index* out_index, const Program* progra
 
 void bind_row_map(nb::module_& m) {
   m.def("row_map", &call_row_map, "out"_a, "out_index"_a.none(), "program"_a.none(),
-        "rows"_a = nb::none(), "vectors"_a = nb::none(), "sample"_a.none() = nb::none());
+        "rows"_a = nb::none(), "vectors"_a = nb::none(), "sample"_a.none() = nb::none(),
+        "heads"_a = 1);
 }
 
 } // namespace retouch

@@ -77,6 +77,7 @@ struct ProgramArgs {
   Matrix out;
   const int32_t* out_index; // row of out for row m; nullptr: m
   int64_t width;            // channels of the registers; an out of one channel takes the first
+  int64_t head;             // channels of a head: operands of so many are those of each
 };
 
 // Weights of a matrix product: panels of `lanes * vectors` columns, each [tap][channel][column].
@@ -124,6 +125,7 @@ struct AttentionArgs {
   int64_t heads, head_dim, value_dim, samples, keys; // keys of one sample
   const int32_t* bounds;
   float scale;
+  Matrix bias; // of keys, [samples, keys or heads * keys]; data == nullptr: none
 };
 
 struct ChannelSumsArgs {

@@ -18,6 +18,7 @@ from retouch.kernels.triton.expression import look_up, store
 @triton.jit
 def attention_kernel(
     out, out_stride, out_index, q, q_stride, q_index, k, k_stride, v, v_stride, bounds, keys, scale, DK, DV,
+    bias, bias_stride, by_head,
     PRECISION: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """`scale` is in units of log 2; one program computes BM queries and BV columns of one head of one sample."""
@@ -46,7 +47,11 @@ def attention_kernel(
             key = tl.load(k + at[None, :] * k_stride + (head * DK + dk)[:, None],
                           mask=known[None, :] & (dk < DK)[:, None], other=0.0)  # fmt: skip
             score = tl.dot(query, key, score, input_precision=PRECISION)
-        score = tl.where(known[None, :], score * scale, float("-inf"))
+        score = score * scale
+        if bias is not None:
+            terms = bias + sample.to(tl.int64) * bias_stride + head * by_head
+            score += tl.load(terms + s, mask=known, other=0.0)[None, :] * 1.4426950408889634
+        score = tl.where(known[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         weight = tl.exp2(score - higher[:, None])
         fade = tl.exp2(top - higher)
@@ -68,6 +73,7 @@ def attention(
     heads: int,
     scale: float,
     bounds: Index,
+    bias: Tensor | None = None,
 ) -> None:
     """See `retouch.ops.attention.reference`."""
     samples = len(bounds) - 1
@@ -82,12 +88,16 @@ def attention(
     most = len(q) if q_index is None else len(q_index)
     if most == 0:
         return
+    keys = len(k) // samples
+    if bias is not None and bias.shape not in ((samples, keys), (samples, heads * keys)):
+        raise ValueError(f"a bias of shape {list(bias.shape)} for {keys} keys of {heads} heads and {samples} samples")
+    by_head = 0 if bias is None or bias.shape[1] == keys else keys
     dk, dv = q.shape[1] // heads, v.shape[1] // heads
     rows, run = tiles.attention_tile(tiles.architecture(), q.dtype)
     depth, columns = (min(64, max(16, triton.next_power_of_2(d))) for d in (dk, dv))
     grid = triton.cdiv(most, rows), heads * triton.cdiv(dv, columns), samples
     attention_kernel[grid](
         out, out.stride(0), out_index, q, q.stride(0), q_index, k, k.stride(0), v, v.stride(0),
-        bounds, len(k) // samples, scale * 1.4426950408889634, dk, dv,
+        bounds, keys, scale * 1.4426950408889634, dk, dv, bias, 0 if bias is None else bias.stride(0), by_head,
         PRECISION=tiles.precision(), BM=rows, BS=run, BK=depth, BV=columns, num_warps=4, num_stages=2,
     )  # fmt: skip

@@ -179,7 +179,13 @@ def _binary(op: tl.constexpr, x, y):
 def _row_wise(op: tl.constexpr, x, imm: tl.constexpr, inside, width):
     """`x` holds whole rows of `width` channels; `inside` is False in the columns beyond."""
     held = tl.where(inside, x, 0.0)
-    if op == "rms_norm":
+    if op == "swap":
+        if x.shape[1] == 1:
+            y = tl.zeros_like(x)
+        else:
+            first, second = tl.split(tl.reshape(held, (x.shape[0], x.shape[1] // 2, 2)))
+            y = tl.reshape(tl.join(second, first), x.shape)
+    elif op == "rms_norm":
         y = x / tl.sqrt(tl.sum(held * held, 1) / width + imm)[:, None]
     elif op == "row_max":
         y = tl.max(tl.where(inside, x, float("-inf")), 1)[:, None] + tl.zeros_like(x)
@@ -211,7 +217,7 @@ def look_up(index, at, here):
 
 
 @triton.jit
-def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, width, rows, vectors, sample):
+def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, width, rows, vectors, sample, before):
     op: tl.constexpr = field(code, i, 0)
     a: tl.constexpr = field(code, i, 1)
     b: tl.constexpr = field(code, i, 2)
@@ -221,16 +227,18 @@ def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, wid
     elif op == "const":
         y = tl.full(inside.shape, imm, tl.float32)
     elif op == "rows":
-        x, stride, step, index = rows[a]
+        x, stride, step, by_head, index = rows[a]
         row = look_up(index, m, tl.max(inside.to(tl.int32), 1) > 0).to(tl.int64)
         valid = inside & (row >= 0)[:, None]
-        y = tl.load(x + row[:, None] * stride + c[None, :] * step, mask=valid, other=0.0).to(tl.float32)
+        y = tl.load(x + row[:, None] * stride + (c * step + before * by_head)[None, :], mask=valid, other=0.0)
+        y = y.to(tl.float32)
     elif op == "vector":
-        x, stride, step = vectors[a]
+        x, stride, step, by_head = vectors[a]
         row = tl.zeros_like(m).to(tl.int64)
         if sample is not None:
             row = tl.load(sample + m, mask=tl.max(inside.to(tl.int32), 1) > 0, other=0).to(tl.int64)
-        y = tl.load(x + row[:, None] * stride + c[None, :] * step, mask=inside, other=0.0).to(tl.float32)
+        y = tl.load(x + row[:, None] * stride + (c * step + before * by_head)[None, :], mask=inside, other=0.0)
+        y = y.to(tl.float32)
     elif is_binary(op):
         y = _binary(op, registers[a], registers[b])
     elif is_row_wise(op):
@@ -241,11 +249,14 @@ def _step(code: tl.constexpr, i: tl.constexpr, registers, acc, m, c, inside, wid
 
 
 @triton.jit
-def evaluate(code: tl.constexpr, acc, m, c, inside, width, rows, vectors, sample):
-    """The value of an expression for output rows `m` and columns `c`, float32 of the shape of `inside`."""
+def evaluate(code: tl.constexpr, acc, m, c, inside, width, rows, vectors, sample, before=0):
+    """The value of an expression for output rows `m` and columns `c`, float32 of the shape of `inside`.
+
+    In a head that has `before` channels before it, columns are its own.
+    """
     registers = tl.tuple([])
     for i in tl.static_range(length(code)):
-        registers += (_step(code, i, registers, acc, m, c, inside, width, rows, vectors, sample),)
+        registers += (_step(code, i, registers, acc, m, c, inside, width, rows, vectors, sample, before),)
     return registers[length(code) - 1]
 
 

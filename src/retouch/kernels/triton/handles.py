@@ -45,18 +45,28 @@ def check_index(index: Index | None, count: int, taps: int) -> None:
         raise ValueError(f"index of shape {shape}, expected {[count, taps]}")
 
 
-def row_arguments(rows: list[RowOperand]) -> tuple[tuple[Any, ...], ...]:
-    """(rows, row stride, channel stride, index) of every row operand; one channel is read for all."""
-    return tuple((x, x.stride(0), int(x.shape[1] > 1), index) for x, index in rows)
+def row_arguments(rows: list[RowOperand], head: int = 0) -> tuple[tuple[Any, ...], ...]:
+    """(rows, row stride, channel stride, head stride, index) of every row operand; one channel is read for all, those
+    of one `head` for each.
+    """
+    return tuple((x, x.stride(0), int(x.shape[1] > 1), int(x.shape[1] > max(1, head)), index) for x, index in rows)
 
 
-def vector_arguments(vectors: list[Tensor], sample: Index | None) -> tuple[tuple[Any, ...], ...]:
-    """(vectors, stride between samples, channel stride) of every vector operand."""
-    return tuple((v, v.stride(0) if len(v) > 1 and sample is not None else 0, int(v.shape[1] > 1)) for v in vectors)
+def vector_arguments(vectors: list[Tensor], sample: Index | None, head: int = 0) -> tuple[tuple[Any, ...], ...]:
+    """(vectors, stride between samples, channel stride, head stride) of every vector operand."""
+    return tuple(
+        (
+            v,
+            v.stride(0) if len(v) > 1 and sample is not None else 0,
+            int(v.shape[1] > 1),
+            int(v.shape[1] > max(1, head)),
+        )
+        for v in vectors
+    )
 
 
-def check_widths(operands: list[Tensor], width: int) -> None:
-    """ValueError unless every operand has one channel or `width`."""
+def check_widths(operands: list[Tensor], *widths: int) -> None:
+    """ValueError unless every operand has one channel or one of the widths."""
     for x in operands:
-        if x.shape[1] not in (1, width):
-            raise ValueError(f"an operand has {x.shape[1]} channels; expected {width}, or one for all")
+        if x.shape[1] not in (1, *widths):
+            raise ValueError(f"an operand has {x.shape[1]} channels; expected {' or '.join(map(str, widths))}, or one")

@@ -22,8 +22,9 @@ def row_map_kernel(
     CODE: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     m, c, inside = block(M, width, BM, BC)
-    y = evaluate(CODE, None, m, c, inside, width, rows, vectors, sample)
-    store(out, out_stride, out_index, m, c, inside & (c < channels)[None, :], y)
+    before = tl.program_id(2) * width
+    y = evaluate(CODE, None, m, c, inside, width, rows, vectors, sample, before)
+    store(out, out_stride, out_index, m, before + c, inside & (c < channels)[None, :], y)
 
 
 def row_map(
@@ -33,19 +34,24 @@ def row_map(
     rows: list[RowOperand],
     vectors: list[Tensor],
     sample: Index | None,
+    heads: int = 1,
 ) -> None:
     """See `retouch.ops.row_map.reference`."""
     count, channels = count_of(out, out_index), out.shape[1]
     if count == 0:
         return
+    if channels % heads:
+        raise ValueError(f"{channels} channels do not divide into {heads} heads")
     operands = [*(x for x, _ in rows), *vectors]
-    width = max([channels, *(x.shape[1] for x in operands)]) if channels == 1 else channels
-    check_widths(operands, width)
-    whole = any(op in ROW_WISE for op, *_ in program)
-    columns = triton.next_power_of_2(width) if whole else tiles.columns(width)
+    whole = max([channels, *(x.shape[1] for x in operands)]) if channels == 1 else channels
+    width, channels = whole // heads, channels // heads
+    check_widths(operands, whole, width)
+    by_row = heads > 1 or any(op in ROW_WISE for op, *_ in program)
+    columns = triton.next_power_of_2(width) if by_row else tiles.columns(width)
     tile = max(1, min(TILE // columns, 64))
-    grid = triton.cdiv(count, tile), triton.cdiv(width if whole else channels, columns)
+    grid = triton.cdiv(count, tile), triton.cdiv(width if by_row else channels, columns), heads
+    head = width if heads > 1 else 0
     row_map_kernel[grid](
         out, out.stride(0), out_index, count, width, channels,
-        row_arguments(rows), vector_arguments(vectors, sample), sample, CODE=program, BM=tile, BC=columns,
+        row_arguments(rows, head), vector_arguments(vectors, sample, head), sample, CODE=program, BM=tile, BC=columns,
     )  # fmt: skip

@@ -1,0 +1,53 @@
+"""What models in the latents of an autoencoder have in common, whatever the network that denoises these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retouch.editing.diffusion.autoencoder import Autoencoder
+from retouch.editing.diffusion.model import Conditioning, Model, Networks, PipelineError
+from retouch.plan.policy import Policy
+
+
+class LatentModel(Model):
+    """A denoiser of latents, with the pipeline's autoencoder or `vae` in its place."""
+
+    reads_text = True
+
+    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
+        super().__init__(pipe, policy, backend)
+        self.vae = Autoencoder(pipe.vae if vae is None else vae)
+        self.factor = self.vae.factor
+        found = self.vae.channels, self.factor
+        expected = self.channels, getattr(pipe, "vae_scale_factor", self.factor)
+        if found != expected:
+            raise PipelineError(
+                "the autoencoder does not go with the denoiser: its latents have {} channels and a position for {} "
+                "pixels, not {} and {}".format(*found, *expected)
+            )
+
+    def compiled(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
+        """The denoiser, the encoder and the decoder, each with its convolution of one position."""
+        pixels = torch.zeros(1, 3, *size, dtype=self.vae.dtype)
+        latent = torch.zeros(self.latent_shape(size), dtype=self.vae.dtype)
+        denoiser = self.compile_denoiser(size, conditioning)
+        return Networks(denoiser, self.compile(self.vae.encoder, pixels), self.compile(self.vae.decoder, latent))
+
+    def encoder_input(self, pixels: Tensor) -> Tensor:
+        """Pixels in the autoencoder's type."""
+        return pixels.to(self.vae.dtype)
+
+    def latent(self, encoded: Tensor) -> Tensor:
+        """The mean of the encoder's distribution, scaled."""
+        return self.vae.latent(encoded)
+
+    def decoder_input(self, latent: Tensor) -> Tensor:
+        """The unscaled latent."""
+        return self.vae.decoder_input(latent)
+
+    def pixels(self, decoded: Tensor) -> Tensor:
+        """float32 pixels."""
+        return decoded.float()

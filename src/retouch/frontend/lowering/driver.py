@@ -1,0 +1,118 @@
+"""The driver of lowering: one node after the other, each by its rule or, where that cannot be, densely."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import partial
+
+import torch
+from torch.fx import Node
+
+from retouch.frontend.capture import Captured
+from retouch.frontend.lowering import joint
+from retouch.frontend.lowering.context import IDENTITIES, PENDING, ROW_DTYPES, RULES, Context, Item, Joint, NoRule
+from retouch.ir.geometry import Grid
+from retouch.ir.layout import Layout, LayoutError, Ref, image
+from retouch.ir.program import Output, Program
+from retouch.ir.value import Value
+from retouch.ir.verify import verify
+
+SKIPPED = (
+    "aten._assert_tensor_metadata.default",
+    "aten._assert_scalar.default",
+    "aten.sym_constrain_range_for_size.default",
+)
+
+
+def lower(
+    captured: Captured, dtypes: Collection[torch.dtype] = ROW_DTYPES, layouts: Mapping[int, Layout] | None = None
+) -> Program:
+    """The rows program of a captured module, before fusion; `dtypes` are those that kernels take.
+
+    layouts: by number, of inputs that are rows without being images. Raises LayoutError where one does not fit.
+    """
+    context = Context(captured, dtypes)
+    given: dict[Value, Ref] = {}
+    inputs: list[Value] = []
+    constants = {}
+    outputs: tuple[Output, ...] = ()
+    for node in captured.graph.nodes:
+        if node.op == "placeholder":
+            layout = None if node in captured.constants else (layouts or {}).get(len(inputs))
+            value = _laid_out(context, node, layout) if layout else _placeholder(context, node)
+            if node in captured.constants:
+                constants[value] = captured.constants[node]
+                context.constant.add(value)
+            else:
+                inputs.append(value)
+            if layout:
+                given[value] = layout.of(value)
+            context.items[node] = given.get(value) or (image(value) if value.grid else value)
+        elif node.op == "call_function":
+            if str(node.target) not in SKIPPED:
+                context.items[node] = lower_node(context, node)
+        elif node.op == "output":
+            outputs = tuple(_output(context, argument) for argument in node.args[0])
+    return verify(Program(tuple(inputs), constants, tuple(context.ops), outputs, given), "lowering")
+
+
+def lower_node(context: Context, node: Node) -> Item:
+    """What a node becomes."""
+    if node.target is operator.getitem:
+        source = context.item(node.args[0])
+        return context.dense(node) if isinstance(source, Value) else source[node.args[1]]
+    inputs = [context.items[n] for n in node.all_input_nodes]
+    flat = [x for item in inputs for x in (item if isinstance(item, list | tuple) else [item])]
+    if not any(isinstance(x, (Ref, *PENDING)) for x in flat):
+        return context.dense(node)
+    name = str(node.target)
+    if name in IDENTITIES:
+        return inputs[0]
+    found = RULES.get(name)
+    if found is None:
+        return context.dense(node, f"no rule for {name}")
+    mark = len(context.ops)
+    try:
+        if any(isinstance(x, Joint) for x in flat) and joint.is_apart(node, flat):
+            return joint.distribute(context, node, partial(lower_node, context))
+        return found(context, node)
+    except (NoRule, LayoutError) as error:
+        context.forget(mark)
+        return context.dense(node, f"{name}: {error}")
+
+
+def _placeholder(context: Context, node: Node) -> Value:
+    meta = node.meta.get("val")
+    spatial = (
+        node not in context.captured.constants
+        and isinstance(meta, torch.Tensor)
+        and meta.dim() == 4
+        and meta.dtype in context.dtypes
+        and meta.shape[2] * meta.shape[3] > 1
+    )
+    if not spatial:
+        return context.dense_value(node)
+    batch, channels, height, width = meta.shape  # type: ignore[union-attr]
+    return context.value(node, Grid(height, width), batch, channels)
+
+
+def _laid_out(context: Context, node: Node, layout: Layout) -> Value:
+    meta = node.meta["val"]
+    if meta.dtype not in context.dtypes:
+        raise LayoutError(f"rows are not {meta.dtype}")
+    return context.value(node, layout.grid, *layout.batch_and_channels(meta.shape))
+
+
+def _output(context: Context, argument: object) -> Output:
+    if not isinstance(argument, Node):
+        return Output(None, constant=argument)
+    item = context.items[argument]
+    if isinstance(item, PENDING):
+        item = context.made(argument, "returned")
+    if isinstance(item, Ref):
+        with suppress(NoRule):  # a mixed layout can be returned; only reading it as rows needs a rule
+            item = context.regular(item)
+        return Output(item.value, item)
+    return Output(item)

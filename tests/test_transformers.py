@@ -1,0 +1,161 @@
+"""The transformers of text and image that people run, tiny: no fallbacks, and the invariants of all networks."""
+
+import numpy as np
+import pytest
+import torch
+
+import retouch
+from dits import ALL, GRID, taken, transformer
+from retouch import InputError, Policy, PolicyError, Region
+from retouch.runtime.executor import Direct
+from support import EXACT, SHARED, error, same, spot, state
+
+NAMES = tuple(ALL)
+JOINT = ("flux", "flux2", "chroma", "qwen", "z-image", "sd3", "sd3.5")
+RECORDED = Policy("recorded", dilate=1, text="recorded", crossover=1.0)
+
+NETS = {}
+
+
+def compiled(name, policy, backend="cpu"):
+    """The text policies share one compiled network for each name."""
+    key = name, policy.name, backend
+    if key not in NETS:
+        NETS[key] = transformer(name).compiled(policy, backend)
+    return NETS[key]
+
+
+def region(name, mask):
+    """A region of tokens on the grid of the image."""
+    made = transformer(name)
+    return Region.from_mask(mask.repeat_interleave(made.scale, 0).repeat_interleave(made.scale, 1))
+
+
+def tokens(name):
+    made = transformer(name)
+    shape = made.arguments[made.image].shape
+    return GRID if len(shape) == 3 else tuple(n // made.scale for n in shape[2:])
+
+
+def run(name, policy, mask, changed=None):
+    """A recording, what an update of the mask returns, and the arguments of that."""
+    net, made = compiled(name, policy), transformer(name)
+    edited = made.arguments | made.edited(mask) | (changed or {})
+    y, recording = net.record(**made.arguments)
+    return net, recording, taken(y), taken(net.update(recording, region(name, mask), **edited)), edited
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_operation_has_a_rule(name):
+    assert compiled(name, EXACT).explain().fallbacks == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recording_is_the_module_and_an_exact_update_the_module_after_the_edit(name):
+    made = transformer(name)
+    _, _, y, updated, edited = run(name, EXACT, spot(*tokens(name)))
+    with torch.no_grad():
+        after = taken(made.module(**edited))
+    assert error(y, made.dense()) < 2e-6
+    assert error(updated, after) < 2e-6
+    assert error(y, after) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["flux", "z-image"])
+def test_the_reference_kernels_agree(name):
+    net, made = compiled(name, EXACT, "reference"), transformer(name)
+    y, _ = net.record(**made.arguments)
+    assert error(taken(y), made.dense()) < 2e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_region_returns_the_recording_and_runs_nothing(name, monkeypatch):
+    net, made = compiled(name, SHARED), transformer(name)
+    y, recording = net.record(**made.arguments)
+    before = state(recording)
+    monkeypatch.setattr(Direct, "run", None)
+    again = net.update(recording, region(name, torch.zeros(tokens(name), dtype=torch.bool)), **made.arguments)
+    assert torch.equal(taken(again), taken(y))
+    assert same(before, state(recording))
+
+
+@pytest.mark.parametrize("policy", [SHARED, RECORDED], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("name", ["flux", "z-image", "sana"])
+def test_rows_outside_are_those_of_the_recording_and_undo_brings_all_back(name, policy):
+    mask = spot(*tokens(name), size=1)
+    net, recording, y, updated, _ = run(name, policy, mask)
+    outside = ~net.active_mask(region(name, mask))
+    if y.dim() == 3:
+        assert torch.equal(updated[outside.flatten(1)], y[outside.flatten(1)])
+    else:
+        assert torch.equal(updated.movedim(1, -1)[outside], y.movedim(1, -1)[outside])
+    assert not torch.equal(updated, y)
+    fresh = state(net.record(**transformer(name).arguments)[1])
+    recording.undo()
+    assert same(state(recording), fresh)
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_texts_are_recomputed_or_recorded(name):
+    mask = spot(*tokens(name), size=1)
+    found = {}
+    for policy in (SHARED, RECORDED):
+        net = compiled(name, policy)
+        grid = next(g for g in net.program.grids() if g.text)
+        active = net.active(region(name, mask))
+        rows = {len(active[v]) for v in active if v.grid == grid}
+        assert rows == ({grid.size} if policy is SHARED else {0})
+        _, _, _, found[policy.name], _ = run(name, policy, mask)
+    assert not torch.equal(*found.values())
+
+
+def test_recordings_are_updated_together_as_each_by_itself():
+    net, made = compiled("flux", SHARED), transformer("flux")
+    mask = spot(*GRID, size=1)
+    inputs = [made.arguments | made.edited(mask, seed) for seed in (3, 4)]
+    recordings = [net.record(**made.arguments)[1] for _ in inputs]
+    alone = [taken(net.update(r, region("flux", mask), **given)) for r, given in zip(recordings, inputs, strict=True)]
+    for recording in recordings:
+        recording.undo()
+    together = net.update_many(recordings, region("flux", mask), [((), given) for given in inputs])
+    assert all(torch.equal(taken(a), b) for a, b in zip(together, alone, strict=True))
+
+
+def test_recorded_texts_are_computed_again_when_the_words_change():
+    name, made = "flux", transformer("flux")
+    mask = torch.ones(GRID, dtype=torch.bool)
+    words = {"encoder_hidden_states": made.arguments["encoder_hidden_states"].flip(1)}
+    _, _, _, updated, edited = run(name, RECORDED, mask, words)
+    with torch.no_grad():
+        assert error(updated, taken(made.module(**edited))) < 2e-6
+
+
+def test_texts_that_cannot_be():
+    with pytest.raises(PolicyError, match="'recomputed' or 'recorded'"):
+        Policy(text="forgotten")
+    with pytest.raises(PolicyError, match="exact"):
+        Policy(exact=True, text="recorded")
+
+
+def test_layouts_that_do_not_fit():
+    made = transformer("flux")
+    for layouts, text in (
+        ({"hidden_states": retouch.tokens(7, 7)}, "layout"),
+        ({"pixels": retouch.tokens(*GRID)}, "no argument 'pixels'"),
+    ):
+        with pytest.raises(InputError, match=text):
+            retouch.compile(made.module, kwargs=made.arguments, layouts=layouts)
+
+
+def test_several_maps_as_tokens_of_two_samples():
+    """Tokens of two samples, each with an edit of its own."""
+    norm = torch.nn.LayerNorm(8)
+    x = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0))
+    net = retouch.compile(norm.eval(), x, layouts={"input": retouch.tokens(3, 4)}, policy=EXACT)
+    y, recording = net.record(x)
+    mask = np.zeros((2, 3, 4), bool)
+    mask[0, 1, 2], mask[1, 0, 0] = True, True
+    edited = torch.where(torch.from_numpy(mask).reshape(2, 12, 1), x + 1.5 * x.roll(1, -1), x)
+    updated = net.update(recording, Region.from_mask(mask), edited)
+    assert torch.allclose(updated, norm(edited), atol=1e-6)
+    assert torch.equal(updated[0, :6], y[0, :6])
