@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ class Film:
         """From now on."""
         self._protocol.send("Page.startScreencast", {"format": "png"})
 
+    def cut(self) -> None:
+        """Until now."""
+        self._protocol.send("Page.stopScreencast")
+        self._protocol.remove_listener("Page.screencastFrame", self._shown)
+
     def _shown(self, event: dict[str, Any]) -> None:
         self.frames.append((event["metadata"]["timestamp"], base64.b64decode(event["data"])))
         self._protocol.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
@@ -96,10 +102,10 @@ class Film:
         for number, at in enumerate(times):
             if at - times[kept[-1]] >= SHORTEST:
                 kept.append(number)
-        lengths = [min(int(times[b] - times[a]), LONGEST) for a, b in zip(kept, kept[1:], strict=False)] + [LONGEST]
+        lengths = [min(int(times[b] - times[a]), LONGEST) for a, b in pairwise(kept)] + [LONGEST]
         first, *others = (Image.open(io.BytesIO(self.frames[number][1])).convert("RGB") for number in kept)
         for quality in QUALITIES:
-            first.save(path, save_all=True, append_images=others, duration=lengths, loop=0, quality=quality, method=4)
+            first.save(path, save_all=True, append_images=others, duration=lengths, loop=0, quality=quality, method=3)
             if path.stat().st_size < MOST:
                 break
         return path.stat().st_size
@@ -130,6 +136,7 @@ def act(sheet: Sheet, scene: Scene, film: Film) -> None:
     drag(sheet, width)
     page.keyboard.press("c")
     wait(900)
+    film.cut()
 
 
 def paint(sheet: Sheet, points: list[tuple[float, float]]) -> None:
@@ -137,7 +144,7 @@ def paint(sheet: Sheet, points: list[tuple[float, float]]) -> None:
     mouse, places = sheet.page.mouse, [sheet.at(*point) for point in points]
     mouse.move(*places[0], steps=8)
     mouse.down()
-    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(places):
         for step in range(1, 13):
             mouse.move(x0 + (x1 - x0) * step / 12, y0 + (y1 - y0) * step / 12)
             sheet.page.wait_for_timeout(25)

@@ -99,7 +99,7 @@ def go(
 def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output: Path | None) -> None:
     """Make another version the current one; its picture is written first."""
     from retouch.editing.archive import Archive
-    from retouch.editing.images import as_pixels, save_png
+    from retouch.editing.images import save_png
     from retouch.editing.kinds import Saved
     from retouch.editing.manifest import PICTURE
 
@@ -111,9 +111,10 @@ def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output:
     with closing(archive):
         saved, history = Saved.of(folder, manifest), to(manifest.history)
         entry = history[history.current]
-        archive.verify([replace(entry, files={PICTURE: entry.files[PICTURE]})])
+        shown = history.past if manifest.light else (entry,)
+        archive.verify(replace(each, files={PICTURE: each.files[PICTURE]}) for each in shown)
         if output is not None:
-            save_png(as_pixels(saved.picture(entry)), output)
+            save_png(saved.pixels(entry), output)
         archive.commit(manifest.at(history))
     typer.echo(f"now at version {entry.number}: {output or saved.picture(entry)}")
 

@@ -356,3 +356,40 @@ def test_what_cannot_be_expanded_leaves_the_canvas_as_it_was():
         shown.expand(right=9, prompt="a cat", plan="whole")
     assert np.array_equal(shown.pixels, before)
     assert len(shown.versions) == 1
+
+
+def test_an_edit_that_cannot_be_kept_leaves_no_trace(monkeypatch):
+    shown = canvas()
+    edited(shown, 50, 60)
+    before = shown.pixels
+
+    def full(*_):
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shown, "_put", full)
+        with pytest.raises(StoreError):
+            edited(shown, 52, 62)
+    assert np.array_equal(shown.pixels, before)
+    assert len(shown.versions) == 2
+    edited(shown, 53, 63)
+    shown.undo()
+    assert np.array_equal(shown.pixels, before)
+    kinds = [version.facts["edit"] for version in shown.pool.views[0].session.versions]
+    assert kinds == ["photograph", "edit", "edit", "edit"], "what the viewport has of it is left behind"
+
+
+def test_a_latent_model_reads_words_and_joins_tiles_by_its_positions():
+    shown = editor("sd", SPARSE).canvas(photograph(100, 150), prompt="a", steps=2, strength=1.0)
+    assert shown.edit(stroke(shown, 50, 60), prompt="b").changed
+    assert shown.version.facts["prompt"] == "b"
+    before, mask = shown.pixels, np.zeros((100, 150), np.bool_)
+    mask[10:95, 20:140] = True
+    found = shown.inpaint(mask, plan="tiles")
+    changed = (shown.pixels != before).any(-1)
+    assert len(found.plan.chosen.tiles) == 6
+    assert changed[mask].mean() > 0.9
+    assert not changed[outside(found, mask.shape)].any()
+    assert shown.version.facts["prompt"] == "b"
+    shown.undo()
+    assert np.array_equal(shown.pixels, before)

@@ -19,7 +19,8 @@ def missing(file):
 def test_the_choice(monkeypatch):
     monkeypatch.setattr(enlarge, "weight_file", lambda file: file)
     assert enlarge.enlarger_of("lanczos", CPU) is None
-    assert enlarge.name_of(enlarge.enlarger_of("auto", CPU)) == "builtin/realesrgan-x4"
+    assert enlarge.name_of(enlarge.enlarger_of("auto", torch.device("cuda"))) == "builtin/realesrgan-x4"
+    assert enlarge.name_of(enlarge.enlarger_of("auto", CPU)) == "lanczos"
     anime = "builtin/realesr-animevideov3-x4"
     assert enlarge.name_of(enlarge.enlarger_of(anime, CPU)) == anime
     with pytest.raises(OptionError, match=r"unknown enlarger 'best'; choose from auto, lanczos, builtin/realesrgan-x4"):
@@ -28,7 +29,7 @@ def test_the_choice(monkeypatch):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr(enlarge, "weight_file", missing)
-    assert enlarge.name_of(enlarge.enlarger_of("auto", CPU)) == "lanczos"
+    assert enlarge.name_of(enlarge.enlarger_of("auto", torch.device("cuda"))) == "lanczos"
     with pytest.raises(ExtraError):
         enlarge.enlarger_of("builtin/realesrgan-x4", CPU)
 

@@ -45,29 +45,34 @@ class Costs:
         self.size, calls = size, Counter(session.calls().values())
         self.curves = {name: Curve.of(net, calls[name], size) for name, net in session.networks().items()}
         self.dilate = next(iter(session.networks().values())).policy.dilate
-        self._corrections: dict[Work, float] = {"record": 1.0, "edit": 1.0}
+        self._corrections: dict[Work, float] = {}
 
     @property
     def record(self) -> float:
         """Seconds of a recording."""
-        return self._corrections["record"] * sum(curve.whole for curve in self.curves.values())
+        return self._correction("record") * sum(curve.whole for curve in self.curves.values())
 
     def dense(self, steps: float) -> float:
         """Seconds of an edit that records nothing: two pictures are encoded, and a share of the steps is run."""
         whole = {name: curve.whole for name, curve in self.curves.items()}
         more = whole.get("encoder", 0.0) - (1 - steps) * whole["denoiser"]
-        return self.record + self._corrections["record"] * more
+        return self.record + self._correction("record") * more
 
     def edit(self, mask: Mask, steps: float = 1.0) -> float:
         """Seconds of an edit of a mask at the model's scale, of any size; a share of the recorded steps is run."""
         computed = share(mask, self.dilate, self.size)
         found = {name: float(np.interp(computed, each.shares, each.seconds)) for name, each in self.curves.items()}
-        return self._corrections["edit"] * (sum(found.values()) - (1 - steps) * found["denoiser"])
+        return self._correction("edit") * (sum(found.values()) - (1 - steps) * found["denoiser"])
 
     def learn(self, work: Work, predicted: float, measured: float) -> None:
-        """Correct what is predicted from now on by what something took."""
+        """Correct what is predicted from now on by what something took: half of the way after the first time."""
         if predicted > 0:
-            self._corrections[work] *= measured / predicted
+            weight = 0.5 if work in self._corrections else 1.0
+            self._corrections[work] = self._correction(work) * (measured / predicted) ** weight
+
+    def _correction(self, work: Work) -> float:
+        """That of other work as long as nothing of this was measured."""
+        return self._corrections.get(work, next(iter(self._corrections.values()), 1.0))
 
 
 def share(mask: Mask, border: int, size: Size) -> float:

@@ -38,12 +38,13 @@ class SuperResolver:
 def enlarger_of(choice: str, device: torch.device) -> Enlarger | None:
     """What a choice names; None: Lanczos alone.
 
-    choice: "lanczos"; a built-in super-resolver, `builtin/realesrgan-x4` for example; or "auto": that one where the
-    package with its weights is there, else Lanczos. `name_of` says which it became.
+    choice: "lanczos"; a built-in super-resolver, `builtin/realesrgan-x4` for example; or "auto": that one on an
+    accelerator where the package with its weights is there, else Lanczos (on a CPU it takes longer than most edits).
+    `name_of` says which it became.
 
     Raises OptionError for another name, ExtraError for a super-resolver that is asked for by its name and not there.
     """
-    if choice == LANCZOS:
+    if choice == LANCZOS or (choice == AUTO and device.type == "cpu"):
         return None
     if choice not in (AUTO, *PRETRAINED):
         raise OptionError(f"unknown enlarger {choice!r}; choose from {AUTO}, {LANCZOS}, {', '.join(PRETRAINED)}")

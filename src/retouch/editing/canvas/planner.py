@@ -102,7 +102,7 @@ class Planner:
         """What a request comes to on a canvas (H, W) with views, where they are; a share of the recorded steps is run.
 
         follow: seconds that a view takes before it is where the canvas is. edited: what was seen by edits that recorded
-        nothing; where one comes again, it is recorded.
+        nothing; what comes near one is recorded.
         """
         found = []
         for view, at in views.items():
@@ -122,18 +122,19 @@ class Planner:
             seconds = sum(self._in_tile(tile, request, steps, views, follow) for tile in tiled)
             viewport = Scaling(box, sides(box), sides(box))
             found.append(self._candidate("tiles", viewport, seconds, request, canvas, tiled=tiled))
-        again = any(holds(box, request.box) for box in edited)
+        again = any(common(box, request.box) for box in edited)
         return self._chosen(tuple(found), math.inf if again else WORTH)
 
     def learn(self, chosen: Candidate, seconds: Mapping[str, float]) -> None:
         """Correct what is predicted from now on by what an edit took."""
-        if chosen.way == "dense" or chosen.tiles:
+        if chosen.tiles:
             return
-        alone = chosen.seconds
-        if "record" in seconds:
-            alone -= self.costs.record
-            self.costs.learn("record", self.costs.record, seconds["record"])
-        self.costs.learn("edit", alone, seconds["edit"] + seconds.get("follow", 0.0))
+        if chosen.way == "dense":
+            self.costs.learn("record", chosen.seconds, seconds["edit"])
+            return
+        record = self.costs.record if "record" in seconds else 0.0
+        self.costs.learn("record", record, seconds.get("record", 0.0))
+        self.costs.learn("edit", chosen.seconds - record, seconds["edit"] + seconds.get("follow", 0.0))
 
     def _edit(self, viewport: Scaling, request: Request, steps: float) -> float:
         """Seconds of what a viewport that is recorded sees of a request."""

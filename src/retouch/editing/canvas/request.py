@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,17 @@ from retouch.plan.region import Mask
 
 Bounds = Box | tuple[int, int, int, int]
 """Rows and columns, or left, top, right and bottom, the last two beyond it."""
+
+
+class Options(TypedDict, total=False):
+    """What an edit takes as `DiffusionSession.edit` does; None: as the canvas has it."""
+
+    prompt: str | None
+    negative: str | None
+    class_label: int | None
+    strength: float | None
+    max_error: float | None
+    blend: str | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -149,12 +149,14 @@ class PictureSession(Session):
     # Folders
 
     @locked
-    def save(self, path: str | Path, progress: Progress = silent) -> Path:
-        """Save all versions to a new folder and keep later edits there too; the folder. Raises as `Session.save`."""
+    def save(self, path: str | Path, progress: Progress = silent, *, light: bool = False) -> Path:
+        """Save all versions to a new folder and keep later edits there too; the folder. Raises as `Session.save`; what
+        its edits were asked is not kept, so it cannot be `light`.
+        """
         current = self._at
         with self._still:
             try:
-                return super().save(path, progress)
+                return super().save(path, progress, light=light)
             finally:
                 self._show(current)
 

@@ -65,6 +65,8 @@ class Editor(BaseEditor[DiffusionSession]):
         device_memory: int | None = None,
         folder: str | Path | None = None,
         storage: str = "fp32",
+        history: int | None = None,
+        keep_module: bool = False,
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None
@@ -72,7 +74,8 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
         self.blend = None if blend is None else checked(blend)
-        super().__init__(name, backend, memory, device_memory, folder, storage)
+        self.model.keep_module = keep_module
+        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module)
 
     @property
     def device(self) -> torch.device:
@@ -200,7 +203,7 @@ class Editor(BaseEditor[DiffusionSession]):
         floor: the quality, 0 to 1, that the planner keeps to where anything reaches it (see `Canvas.plan`).
         disk: bytes of files that viewports may take beside memory; None: 40 % of what is free.
         enlarger: how results come back of viewports that show the picture reduced: "lanczos", a built-in
-            super-resolver by its name, or "auto", that where its weights are there.
+            super-resolver by its name, or "auto", that on an accelerator where its weights are there.
         folder: keep the canvas there, every edit as it is made. The rest: as for `open`.
 
         Raises what `open` raises; StoreError when there is no room for one viewport, before anything is computed.

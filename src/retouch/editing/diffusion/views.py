@@ -43,7 +43,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Composed:
+class Mosaic:
     """What views show together, from `left`, `top` on and black where there is no view; what came of each."""
 
     image: Image.Image
@@ -61,7 +61,7 @@ class _Part:
     change: Change
 
 
-def redrawn_together(views: Sequence[View], progress: Progress = silent) -> Composed:
+def redrawn_together(views: Sequence[View], progress: Progress = silent) -> Mosaic:
     """One edit in several sessions, each of which gets a version of it; views that see nothing of it stay as they are.
 
     Views should show the same where they overlap, and do so afterwards inside the region. A view alone makes what
@@ -84,7 +84,7 @@ def redrawn_together(views: Sequence[View], progress: Progress = silent) -> Comp
         if edited:
             picture, made = _redrawn(edited, picture, progress)
             found |= zip(edited, made, strict=True)
-    return Composed(Image.fromarray(picture), left, top, tuple(found.values()))
+    return Mosaic(Image.fromarray(picture), left, top, tuple(found.values()))
 
 
 @contextmanager

@@ -1,0 +1,213 @@
+"""How a canvas makes edits: asked for, planned, made in viewports, set into the picture and kept as versions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from retouch.editing.archive import Progress
+from retouch.editing.calls import Clock
+from retouch.editing.canvas.composition import region_of, set_in
+from retouch.editing.canvas.costs import Costs
+from retouch.editing.canvas.drawing import Composed, Framed
+from retouch.editing.canvas.enlarge import enlarger_of, name_of
+from retouch.editing.canvas.expand import expanded
+from retouch.editing.canvas.making import COUNTED, TEXTS, Made, Making, Opener, Sessions
+from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.planner import Candidate, Plan, Planner, forced
+from retouch.editing.canvas.pool import Pool
+from retouch.editing.canvas.request import Bounds, Options, Request, read
+from retouch.editing.canvas.resample import Scaling
+from retouch.editing.canvas.versions import Expansion, PictureSession
+from retouch.editing.canvas.view import Together, View, ViewSession
+from retouch.editing.canvas.viewport import MOST, holds, whole
+from retouch.editing.images import ImageLike, threshold_of
+from retouch.editing.jobs import Job
+from retouch.editing.session import locked
+from retouch.errors import FallbackWarning
+from retouch.incremental import Incremental
+from retouch.runtime.store import Store
+
+VIEWS = "views"
+"""The folder of viewports in that of a canvas."""
+
+
+class Edits(PictureSession):
+    """What is behind the edits of a canvas."""
+
+    def __init__(
+        self,
+        opener: Opener,
+        together: Together,
+        blank: ViewSession,
+        store: Store,
+        settings: dict[str, Any],
+        factor: int,
+        disk: int | None,
+    ) -> None:
+        """together: one edit in several sessions. blank: a session with the networks of all viewports, not recorded.
+
+        factor: pixels of the model for a latent position. The rest: as for `Editor.canvas`.
+        """
+        super().__init__(store, settings)
+        size = settings["viewport"][0], settings["viewport"][1]
+        self._nets = blank.networks()
+        net = next(iter(self._nets.values()))
+        self._border, self.threshold = blank.border, threshold_of(net.policy)
+        self._enlarger = enlarger_of(settings["enlarger"], net.backend.device)
+        self.planner = Planner(size, factor, Costs(blank, size), settings["floor"])
+        self.pool = Pool(store, blank.recording_bytes, opener.restore, net.backend.transfers is not None, disk)
+        self._sessions = Sessions(opener, together, blank, settings)
+        self._dense: list[Scaling] = []  # what edits have seen that recorded nothing
+
+    @property
+    def _home(self) -> Path | None:
+        return self.archive.path / VIEWS if self.archive else None
+
+    def networks(self) -> dict[str, Incremental]:
+        """Those of its viewports."""
+        return self._nets
+
+    @locked
+    def begin(self, picture: Picture, texts: Mapping[str, Any]) -> None:
+        """Make a picture the first version. StoreError when there is no room for any viewport."""
+        self.pool.check_room()
+        self.picture, self.pool.home = picture, self._home
+        if any(MOST * have < wanted for have, wanted in zip(picture.size, self.planner.size, strict=True)):
+            warnings.warn(
+                f"a picture of {picture.size[1]}x{picture.size[0]} pixels is small: the model sees it {MOST:g} times "
+                "as large, and reflected around",
+                FallbackWarning,
+                stacklevel=2,
+            )
+        nothing = {"edit": "opened", "region": 1.0, "steps": 0, "seconds": {"total": 0.0}}
+        with self._making() as calls:
+            self._put(calls, {}, {**nothing, **{name: texts.get(name) for name in TEXTS}})
+
+    def _request(
+        self,
+        image: ImageLike | None,
+        mask: ImageLike | None,
+        box: Bounds | None,
+        threshold: int | None,
+        options: Options,
+        inpaint: bool = False,
+    ) -> Request | None:
+        given = {name: value for name, value in options.items() if value is not None}
+        with self._still:
+            least = self.threshold if threshold is None else threshold
+            return read(self.picture, image, mask, box, least, given, inpaint)
+
+    def _made(self, request: Request | None, plan: Candidate | str | None, progress: Progress) -> Composed:
+        with self.worker.claimed():  # before the lock, which a preparation has
+            return self._composed(request, plan, progress)
+
+    @locked
+    def _planned(self, request: Request) -> Plan:
+        now, costs = self.now, self.planner.costs
+        canvas, steps = now.picture.size, min(1.0, request.options.get("strength", 1.0) / self.settings["strength"])
+
+        def following(view: View) -> float:
+            _, mask = view.missed(now)
+            return costs.edit(view.scaling.shown_mask(mask) > 0) if mask.any() else 0.0
+
+        local = {view: now.local(view.scaling) for view in self.pool.views}
+        views = {view: at for view, at in local.items() if holds(whole(canvas), at.box)}
+        dense = [now.local(viewport).box for viewport in self._dense]
+        return self.planner.plan(request, canvas, steps, views, following, dense)
+
+    @locked
+    def _composed(
+        self,
+        request: Request | None,
+        plan: Candidate | str | None,
+        progress: Progress,
+        job: Job[Composed] | None = None,
+    ) -> Composed:
+        """Make an edit, and a version of it."""
+        clock = Clock()
+        if request is None:
+            return Composed((0, 0, 0, 0), Image.new("RGB", (0, 0)), clock.total())
+        found, current = self._planned(request), self.picture.seen(request.box)
+
+        def frames(viewport: Scaling) -> Framed | None:
+            return None if job is None else Framed(job, viewport, request, current, self._next)
+
+        found = replace(found, chosen=forced(found, plan))
+        making = Making(self._sessions, self.pool, self.now, self._texts(request.options), clock, progress, frames)
+        made = making.made(found.chosen, request)
+        self.planner.learn(found.chosen, clock.seconds)
+        with clock.of("compose"):
+            self._keep(request, made, found.chosen, clock)
+        box, _ = region_of(request, made.viewport, self._border)
+        pixels, (rows, columns) = self.picture.seen(box), box
+        if job is not None:
+            job.show("result", self.version.number, box, pixels, (self.version.facts["steps"],) * 2)
+        rectangle = columns.start, rows.start, columns.stop, rows.stop
+        return Composed(rectangle, Image.fromarray(pixels), clock.total(), found, made.edited)
+
+    @locked
+    def _expanded(
+        self, by: tuple[int, int, int, int], plan: Candidate | str | None, progress: Progress, options: Options
+    ) -> Composed:
+        before, (found, old) = self.version.number, expanded(self.picture, *by)
+
+        def grow() -> Expansion:
+            self.picture.levels = found.levels
+            return Expansion(old)
+
+        new = np.ones(found.size, np.bool_)
+        new[old] = False
+        facts = {"edit": "expanded", "region": float(new.mean()), "steps": 0, "seconds": {"total": 0.0}}
+        with self._making() as calls:
+            self._changed(grow, calls, {**facts, **self._texts({})})
+        try:
+            return self._composed(self._request(None, new, None, None, options), plan, progress)
+        except BaseException:
+            guess = self.version.number
+            self._moved(lambda history: history.at(before))
+            self.forget(guess)
+            raise
+
+    def _keep(self, request: Request, made: Made, chosen: Candidate, clock: Clock) -> None:
+        """Set what was made into the picture, and make that a version."""
+        number, height_width = self._next, self.picture.size
+        facts = {
+            **{name: made.facts[name] for name in ("steps", *TEXTS)},
+            "edit": "inpaint" if request.inpaint else "edit",
+            "region": float(request.mask.sum() / (height_width[0] * height_width[1])),
+            "seconds": clock.total(),
+            "way": chosen.way,
+            "views": [view.number for view in made.views],
+            "scale": made.viewport.scale,
+            "enlarger": name_of(self._enlarger) if made.viewport.scale < 1 else None,
+        }
+        change = request, made.viewport, made.pixels, self.picture, self._border, self._enlarger
+        for view, its in made.views.items():
+            view.versions[number] = its
+        try:
+            with self._making() as calls:
+                calls.bytes_read, calls.macs, calls.dense_macs = (made.facts[name] for name in COUNTED)
+                self._changed(lambda: set_in(*change), calls, facts)
+        except BaseException:
+            for view in made.views:
+                del view.versions[number]
+            raise
+        if not made.views:
+            self._dense.append(self.now.lasting(made.viewport))
+
+    def _texts(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What an edit is conditioned on."""
+        return {name: options.get(name, self.version.facts[name]) for name in TEXTS}
+
+    @locked
+    def _prepare(self, viewport: Scaling) -> None:
+        """Record a viewport, in lasting pixels."""
+        if self.pool.find(viewport) is None:
+            Making(self._sessions, self.pool, self.now, self._texts({})).record(self.now.local(viewport))
