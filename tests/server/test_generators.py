@@ -1,6 +1,7 @@
 """Sessions on maps of labels and on small pictures, over the API."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from pipelines import picture
 from retouch.server.limits import Limits
+from retouch.server.tasks import Question
 from studios import asking, editor, idle, page, png, settings, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -124,6 +126,21 @@ def test_what_is_painted_becomes_a_new_instance_or_one_that_is_there(client, col
     put_away(client)
     assert np.array_equal(instances(client, id_, 0), things())
     assert np.array_equal(instances(client, id_, 2), ids)
+
+
+def test_strokes_that_meet_in_one_version_are_instances_of_their_own(client, colours):
+    id_ = opened(client, "labels", street(), instances=things())
+    device = client.app.app.app.state.studio.pool.find("anna", id_).session.worker
+    gate = threading.Event()
+    device.submit("another session", Question(gate.wait), join=False)
+    for left in (30, 36):
+        assert sent(client, id_, 0, square(colours[2]), (left, 10, 6, 6)).status_code == 202
+    gate.set()
+    assert len(idle(client, id_)["tree"]) == 2
+    found = instances(client, id_, 1)
+    most = int(things().max())
+    assert (found[10:16, 30:36] == most + 1).all()
+    assert (found[10:16, 36:42] == most + 2).all()
 
 
 def test_a_draft_of_labels_gives_way_to_the_edit(client, colours):

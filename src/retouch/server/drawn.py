@@ -47,7 +47,8 @@ class Files:
 class Drawn:
     """An edit apart from the picture that it is made on.
 
-    rectangle: where the overlay `[h, w, 4]` lies. mask: levels `[H, W]` (None: the words find the region).
+    rectangle: where the overlay `[h, w, 4]` lies. mask: levels `[H, W]` (None: the words find the region). taken: the
+    highest id of an instance that an edit before it has, which may wait for its turn yet.
     """
 
     form: DrawnForm
@@ -55,9 +56,10 @@ class Drawn:
     overlay: Pixels | None
     mask: Pixels | None
     areas: tuple[Area, ...]
+    taken: int = 0
 
     @staticmethod
-    def read(form: DrawnForm, files: Files, size: tuple[int, int]) -> Drawn:
+    def read(form: DrawnForm, files: Files, size: tuple[int, int], taken: int = 0) -> Drawn:
         """What is painted on a picture of `size` (H, W). Problem 415 or 422 for what cannot be read."""
         whole = (0, 0, size[1], size[0])
         rectangle = Rectangle.inside(form.rect or whole, size)
@@ -80,7 +82,7 @@ class Drawn:
         if mask is not None and not mask.any():
             raise Problem(422, "nothing is painted: the mask, or the overlay's alpha, is 0 everywhere")
         areas = (Area(where, each.prompt, each.negative) for where, each in zip(masks, words, strict=True))
-        return Drawn(form, rectangle, overlay, mask, tuple(areas))
+        return Drawn(form, rectangle, overlay, mask, tuple(areas), taken)
 
     def asked(self, session: AnySession) -> dict[str, Any]:
         """The arguments of an edit of the session's current picture. Problem 422 for what its kind does not do."""
@@ -126,6 +128,6 @@ class Drawn:
             if self.form.instance is not None:
                 raise Problem(422, "the session was opened without a map of instances, so there is none to choose")
             return {"labels": labels, "mask": self.mask}
-        new = int(instances.max()) + 1 if self.form.instance is None else self.form.instance
+        new = max(int(instances.max()), self.taken) + 1 if self.form.instance is None else self.form.instance
         instances[self.rectangle.part][inside] = new
         return {"labels": labels, "instances": instances, "mask": self.mask}

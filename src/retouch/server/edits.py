@@ -60,7 +60,7 @@ def _begun(studio: Studio, caller: str, entry: Entry, form: DrawnForm, files: Fi
         check_jobs(studio, caller)
         with studio.pool.using(entry) as session:
             check_base(session, form.base)
-            drawn = Drawn.read(form, files, session.size)
+            drawn = Drawn.read(form, files, session.size, entry.instance)
             work = Work(studio, entry, kind_of(form))
             return {"job": work.follow(started(session, drawn, work))}
 
@@ -93,6 +93,8 @@ def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
         return entry.draft
     asked: dict[str, Any] = {**drawn.asked(session), "progress": work.progress}
     entry.end_draft()
+    if "instances" in asked:
+        entry.instance = int(asked["instances"].max())
     if not isinstance(session, DiffusionSession):
         return session.submit(**asked)
     if isinstance(form, VariantsForm):

@@ -24,9 +24,10 @@ class Entry:
     """One session, in memory or only in its folder.
 
     held: bytes that count against the budget. users: requests and edits that need the session in memory. jobs: those
-    of this run of the server by number. answers: to edits that may be sent twice. shown: the
-    version that pages were brought to, and its picture. estimate: the last version made, and the result that knows how
-    far it may be off. passing: it may be removed when its owner has no room for another. draft: the last one.
+    of this run of the server by number. answers: to edits that may be sent twice. shown: the version that pages were
+    brought to, and its picture. estimate: the last version made, and the result that knows how far it may be off.
+    passing: it may be removed when its owner has no room for another. draft: the last one. instance: the highest id
+    that an edit gave to an instance of labels.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Entry:
     shown: tuple[int, Pixels] | None = None
     estimate: tuple[int, Any] | None = None
     draft: Job[Any] | None = None
+    instance: int = 0
     hub: Hub = field(default_factory=Hub)
     lock: RLock = field(default_factory=RLock)
 
