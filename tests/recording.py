@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Stroke:
-    """Size and places are shares of the picture's width."""
+    """Size and places are shares of the picture's width; prompt: other words for it."""
 
     colour: tuple[int, int, int]
     size: float
     points: Points
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ SCENES = {
         7,
         (
             Stroke((40, 170, 240), 0.12, ((0.66, 0.5), (0.68, 0.62), (0.68, 0.76))),
-            Stroke((228, 44, 60), 0.1, ((0.34, 0.14), (0.5, 0.1), (0.66, 0.14))),
+            Stroke((228, 36, 52), 0.22, ((0.34, 0.4), (0.35, 0.44)), "smiling face with heart-eyes"),
+            Stroke((228, 36, 52), 0.22, ((0.66, 0.4), (0.67, 0.44))),
         ),
     )
 }
@@ -85,6 +88,11 @@ class Film:
         """From now on."""
         self._protocol.send("Page.startScreencast", {"format": "png"})
 
+    def cut(self) -> None:
+        """Until now."""
+        self._protocol.send("Page.stopScreencast")
+        self._protocol.remove_listener("Page.screencastFrame", self._shown)
+
     def _shown(self, event: dict[str, Any]) -> None:
         self.frames.append((event["metadata"]["timestamp"], base64.b64decode(event["data"])))
         self._protocol.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
@@ -96,10 +104,10 @@ class Film:
         for number, at in enumerate(times):
             if at - times[kept[-1]] >= SHORTEST:
                 kept.append(number)
-        lengths = [min(int(times[b] - times[a]), LONGEST) for a, b in zip(kept, kept[1:], strict=False)] + [LONGEST]
+        lengths = [min(int(times[b] - times[a]), LONGEST) for a, b in pairwise(kept)] + [LONGEST]
         first, *others = (Image.open(io.BytesIO(self.frames[number][1])).convert("RGB") for number in kept)
         for quality in QUALITIES:
-            first.save(path, save_all=True, append_images=others, duration=lengths, loop=0, quality=quality, method=4)
+            first.save(path, save_all=True, append_images=others, duration=lengths, loop=0, quality=quality, method=3)
             if path.stat().st_size < MOST:
                 break
         return path.stat().st_size
@@ -118,10 +126,14 @@ def act(sheet: Sheet, scene: Scene, film: Film) -> None:
     wait(700)
     for number, stroke in enumerate(scene.strokes, 1):
         sheet.set(colour=list(stroke.colour), size=stroke.size * width, hardness=0.9)
+        if stroke.prompt:
+            page.locator("#prompt").fill(stroke.prompt)
+            wait(700)
         paint(sheet, [(x * width, y * width) for x, y in stroke.points])
-        sheet.until(f"live.head === {number}")
+        sheet.until(f"live.head >= {number}")
         sheet.idle()
-        wait(1800)
+        wait(1500)
+    page.locator("#canvas").focus()
     page.keyboard.press("v")
     wait(1800)
     page.keyboard.press("v")
@@ -130,6 +142,7 @@ def act(sheet: Sheet, scene: Scene, film: Film) -> None:
     drag(sheet, width)
     page.keyboard.press("c")
     wait(900)
+    film.cut()
 
 
 def paint(sheet: Sheet, points: list[tuple[float, float]]) -> None:
@@ -137,7 +150,7 @@ def paint(sheet: Sheet, points: list[tuple[float, float]]) -> None:
     mouse, places = sheet.page.mouse, [sheet.at(*point) for point in points]
     mouse.move(*places[0], steps=8)
     mouse.down()
-    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(places):
         for step in range(1, 13):
             mouse.move(x0 + (x1 - x0) * step / 12, y0 + (y1 - y0) * step / 12)
             sheet.page.wait_for_timeout(25)

@@ -136,6 +136,14 @@ def served(made: Studio):
         thread.join(30)
 
 
+def lay(picture: np.ndarray, rect: list[int], body: bytes) -> None:
+    """Put a message's PNG into a picture; what is transparent there stays."""
+    left, top, width, height = rect
+    part = np.asarray(Image.open(io.BytesIO(body)).convert("RGBA"))
+    inside = part[..., 3] > 0
+    picture[top : top + height, left : left + width][inside] = part[inside, :3]
+
+
 class Page:
     """What a page holds of a session, from its messages alone."""
 
@@ -163,14 +171,13 @@ class Page:
         header, body = parsed(data)
         self.kinds.append(header["kind"])
         self.bytes += len(data)
-        left, top, width, height = header["rect"]
+        width, height = header["rect"][2:]
         if header["kind"] == "preview":
             assert header["encoding"] == "webp"
         else:
             self.version = header["version"]
             if width and height:
-                part = np.asarray(Image.open(io.BytesIO(body)))
-                self.picture[top : top + height, left : left + width] = part
+                lay(self.picture, header["rect"], body)
         return header
 
     def done(self, job):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from retouch.editing.session import Session as Session
     from retouch.errors import FallbackWarning as FallbackWarning
     from retouch.errors import OptionError as OptionError
+    from retouch.errors import ReplayWarning as ReplayWarning
     from retouch.errors import RetouchError as RetouchError
     from retouch.frontend.capture import CaptureError as CaptureError
     from retouch.frontend.signature import InputError as InputError
@@ -85,6 +86,7 @@ _HOMES = {
     "Session": "editing.session",
     "SessionError": "editing.jobs",
     "StoreError": "runtime.store",
+    "ReplayWarning": "errors",
     "RetouchError": "errors",
     "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",

@@ -1,4 +1,4 @@
-"""The base of all errors that are the caller's, and the warning that something slower is done instead."""
+"""The base of all errors that are the caller's, and warnings: of something slower, and of something made otherwise."""
 
 
 class RetouchError(Exception):
@@ -7,6 +7,10 @@ class RetouchError(Exception):
 
 class OptionError(RetouchError, ValueError):
     """An argument or option that cannot be used."""
+
+
+class ReplayWarning(UserWarning):
+    """Says that a version was made again with other bytes than at first, and what is kept."""
 
 
 class FallbackWarning(UserWarning):

@@ -41,9 +41,11 @@ from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
 from retouch.runtime.side_by_side import SideBySide
+from retouch.runtime.spare import spare_memory
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.together import Together
 from retouch.runtime.state.workspace import Workspace
+from retouch.runtime.store import spill_folder
 from retouch.runtime.weights import Weights, WeightsChangedError
 
 _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
@@ -602,6 +604,7 @@ def compile(
     *,
     policy: str | Policy = "balanced",
     backend: str = "auto",
+    keep_module: bool = True,
 ) -> Incremental:
     """Turn a module in evaluation mode into an incremental one.
 
@@ -611,6 +614,10 @@ def compile(
     it has to take the slower reference ones, as the others cannot be used there. A kernel that the backend lacks is
     computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
     `explain()` of what is returned.
+
+    keep_module: False moves the module's parameters to files without a name, in the folder for temporary files, so that
+        memory holds the weights once, as kernels read them. The module stays what it was: the system reads from the
+        files what is asked for, and drops it again when memory is short. Parameters on a device stay there.
 
     What an update computes is chosen by what kernels cost. On a CPU the first call on a machine, for a backend and
     a number of threads, times them for a few seconds and keeps the figures in the user's cache folder, or where
@@ -627,6 +634,8 @@ def compile(
     computed = [*module.named_parameters(), *given]
     kernels = kernel_table.backend(backend, _device([*computed, *module.named_buffers()]))
     _check_dtypes(computed, kernels)
+    if not keep_module:
+        spare_memory(module, spill_folder())
     net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels)
     kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
     return net

@@ -231,8 +231,10 @@ def test_options():
         Store(-1)
     with pytest.raises(ValueError, match="negative"):
         Store(device_budget=-1)
-    for name, dtype in DTYPES.items():
-        held = Store(0, dtype=name)
+    with pytest.raises(ValueError, match="negative"):
+        Store(history=-1)
+    for name in ("fp32", "bf16", "fp16"):
+        held, dtype = Store(0, dtype=name), DTYPES[name]
         assert held.stored(torch.float32) == dtype
         assert held.stored(torch.bfloat16) == torch.bfloat16
         assert held.stored(torch.int32) == torch.int32

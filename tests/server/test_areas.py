@@ -57,7 +57,7 @@ def test_every_area_has_its_words_as_in_the_library(client):
     assert len(idle(client, id_)["tree"]) == 2
     assert np.array_equal(pixels(client, id_, 1), expected())
     found = client.get(f"/api/sessions/{id_}/explain?timed=true").json()
-    assert [network["network"] for network in found["networks"]] == ["encoder", "denoiser", "decoder"]
+    assert [network["network"] for network in found["networks"]] == ["denoiser", "decoder"]
     for network in found["networks"]:
         assert all(layer["milliseconds"] > 0 for layer in network["layers"] if layer["macs"])
 

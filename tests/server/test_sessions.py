@@ -9,7 +9,22 @@ from PIL import Image
 
 from pipelines import painted, picture
 from retouch.server.limits import Limits
-from studios import BEARER, OTHER, asking, created, edited, editor, idle, parsed, pixels, png, settings, stroke, studio
+from studios import (
+    BEARER,
+    OTHER,
+    asking,
+    created,
+    edited,
+    editor,
+    idle,
+    lay,
+    parsed,
+    pixels,
+    png,
+    settings,
+    stroke,
+    studio,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -69,9 +84,8 @@ def test_undo_branches_and_names(client, session):
     reply = client.post(f"/api/sessions/{session}/head", json={"version": 0})
     header, data = parsed(reply.content)
     assert (header["kind"], header["version"], header["encoding"]) == ("head", 0, "png")
-    left, top, width, height = header["rect"]
     now = pixels(client, session, 1).copy()
-    now[top : top + height, left : left + width] = np.asarray(Image.open(io.BytesIO(data)))
+    lay(now, header["rect"], data)
     assert np.array_equal(now, pixels(client, session, 0))
     assert edited(client, session, 0, left=2, top=20).status_code == 202
     found = idle(client, session)

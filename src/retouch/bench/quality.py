@@ -95,7 +95,7 @@ class Quality(Suite):
     of edits, spread over the pictures. method: names of METHODS. steps, strength, guidance: of every edit.
     """
 
-    model: str = "builtin/emoji"
+    model: str = "builtin/emoji-256"
     images: Path | None = None
     count: int = 100
     method: Sequence[str] = tuple(METHODS)

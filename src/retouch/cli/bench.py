@@ -146,7 +146,7 @@ def sessions(
 @bench.command()
 def quality(
     context: typer.Context,
-    model: Annotated[str, typer.Option("--model", help="A trained diffusion model.")] = "builtin/emoji",
+    model: Annotated[str, typer.Option("--model", help="A trained diffusion model.")] = "builtin/emoji-256",
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of PNG files named after their prompts (drawn anew).")
     ] = None,

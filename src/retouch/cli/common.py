@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "cpu", "triton", "reference"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Storage = Literal["fp32", "bf16", "fp16"]
+Storage = Literal["fp32", "bf16", "fp16", "int8", "auto"]
 
 POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
 DEVICE_HELP = "Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu"

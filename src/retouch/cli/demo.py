@@ -26,8 +26,9 @@ from retouch.errors import OptionError
 from retouch.kernels.devices import selected
 from retouch.plan.policy import PRESETS
 
-UPSCALER, GENERATOR, PROMPT = "builtin/realesr-animevideov3-x4", "builtin/emoji", "crying face"
-PHOTO, TINY = 256, 64
+UPSCALER, GENERATOR = "builtin/realesr-animevideov3-x4", "builtin/emoji-256"
+PROMPT = "crying face"
+SIDE, TINY = 256, 64
 STEPS, GUIDANCE, SEED = 20, 3.0, 7
 GAIN = 10
 COLUMNS = 6
@@ -36,7 +37,7 @@ RED = (214, 40, 57)
 NEXT = """Next:
   retouch studio --demo                     # paint in the browser (pip install 'retouch[studio]')
   retouch edit demo/photo.png painted.png -o large.png --model builtin/realesrgan-x4
-  retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji --prompt "red heart"
+  retouch edit demo/emoji.png painted.png -o new.png --model builtin/emoji-256 --prompt "red heart"
   retouch bench networks --model sd15-unet  # against torch.compile
   retouch bench quality                     # how close edits come to the dense model
 and in Python: net = retouch.compile(module, inputs), see docs/tutorials/network.md."""
@@ -115,7 +116,7 @@ class Demo(Suite):
 
     def check(self) -> None:
         """Read the photograph, look everything up by its name, and make the folder."""
-        photograph(TINY if self.tiny else PHOTO)
+        photograph(TINY if self.tiny else SIDE)
         chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend, self.device)
         try:
@@ -126,11 +127,12 @@ class Demo(Suite):
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
         """Both sessions: recording, the edits one on top of the other, undo."""
         progress.say("loading the models")
-        photo, steps = photograph(TINY if self.tiny else PHOTO), 4 if self.tiny else STEPS
+        side, steps = (TINY, 4) if self.tiny else (SIDE, STEPS)
+        photo, size = photograph(side), (side, side)
         place = selected(self.device, self.backend)
         upscaler = Upscaler.from_pretrained(UPSCALER, device=place, backend=self.backend)
         generator = Editor.from_pretrained(GENERATOR, device=place, backend=self.backend, policy=self.policy)
-        emoji = generator.generate(PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED).pixels
+        emoji = generator.generate(PROMPT, size=size, steps=steps, guidance=GUIDANCE, seed=SEED).pixels
         self.pictures.update({"photo": photo, "emoji": emoji})
         record = partial(generator.open, emoji, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED)
         self.kernels.extend(dict.fromkeys((upscaler.kernels, generator.kernels)))

@@ -110,7 +110,8 @@ def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output:
     with closing(archive):
         saved, history = Saved.of(folder, manifest), to(manifest.history)
         entry = history[history.current]
-        archive.verify([replace(entry, files={PICTURE: entry.files[PICTURE]})])
+        shown = history.past if manifest.light else (entry,)
+        archive.verify(replace(each, files={PICTURE: each.files[PICTURE]}) for each in shown)
         if output is not None:
             saved.write(archive, entry, output)
         archive.commit(manifest.at(history))

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from retouch.editing.manifest import MANIFEST, ArchiveError, Entry, Manifest
+from retouch.editing.manifest import MANIFEST, PICTURE, SOURCE, TENSORS, ArchiveError, Entry, Manifest
 
 UNFINISHED, LOCK = "manifest.json.new", "lock"
 VERSION = re.compile(r"\d+(-\d+)?(\.part)?")
@@ -33,14 +33,14 @@ def silent(done: int, total: int, what: str) -> None:
 
 
 class Archive:
-    """One session folder, locked while it is open."""
+    """One session folder, locked while it is open; `light` where versions have no layers in it."""
 
-    def __init__(self, path: Path, made: bool = False) -> None:
-        self.path, self._made = path, made
+    def __init__(self, path: Path, made: bool = False, light: bool = False) -> None:
+        self.path, self.light, self._made = path, light, made
         self._lock = locked(path, f"{path} is in use by another process")
 
     @staticmethod
-    def create(path: Path) -> Archive:
+    def create(path: Path, light: bool = False) -> Archive:
         """A new session folder; ArchiveError when it is not `unused`."""
         made = not path.exists()
         try:
@@ -49,7 +49,7 @@ class Archive:
                 what = "holds a session already" if (path / MANIFEST).exists() else "is not empty"
                 raise ArchiveError(f"{path} {what}; choose another folder")
             (path / "versions").mkdir(exist_ok=True)
-            archive = Archive(path, made)
+            archive = Archive(path, made, light)
             archive.clean(())
         except OSError as error:
             raise ArchiveError(f"cannot make the session folder {path}: {error.strerror or error}") from error
@@ -62,10 +62,12 @@ class Archive:
             raise ArchiveError(f"{path} holds no session ({MANIFEST} is missing)")
         archive = Archive(path)
         try:
-            return archive, Manifest.read(path)
+            manifest = Manifest.read(path)
         except BaseException:
             archive.close()
             raise
+        archive.light = manifest.light
+        return archive, manifest
 
     def close(self) -> None:
         """Let other processes open the folder."""
@@ -109,6 +111,14 @@ class Archive:
             raise ArchiveError(f"cannot write {staging}: {error.strerror or error}") from error
         return entries
 
+    def write(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        """Write files of a version that is being made."""
+        try:
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+        except OSError as error:
+            raise ArchiveError(f"cannot write to {folder}: {error.strerror or error}") from error
+
     def discard(self, name: str) -> None:
         """Remove what was written of a version."""
         shutil.rmtree(self.staged(name), ignore_errors=True)
@@ -143,6 +153,17 @@ class Archive:
         """Where the files of a version are."""
         return version_folder(self.path, name)
 
+    def drawn(self, entry: Entry) -> dict[str, bytes] | None:
+        """The files with what the edit of a version was asked; None for one that cannot be made again."""
+        if "checksum" not in entry.facts:
+            return None
+        others = {PICTURE, SOURCE, TENSORS, *(file for _, file in entry.layers)}
+        return {name: self.read(entry, name) for name in entry.files if name not in others}
+
+    def read(self, entry: Entry, name: str) -> bytes:
+        """What a file of a version holds."""
+        return read_file(self.path, entry, name)
+
     def verify(self, entries: Iterable[Entry], progress: Progress = silent) -> None:
         """Compare sizes and checksums of all files with the manifest; ArchiveError at the first that differs."""
         wanted = [(self.folder(entry.folder) / name, facts) for entry in entries for name, facts in entry.files.items()]
@@ -156,6 +177,14 @@ class Archive:
 def version_folder(path: Path, name: str) -> Path:
     """Where a session folder keeps the files of a version whose folder has that name."""
     return path / "versions" / name
+
+
+def read_file(path: Path, entry: Entry, name: str) -> bytes:
+    """What a file of a version holds in a session folder; ArchiveError when it cannot be read."""
+    try:
+        return (version_folder(path, entry.folder) / name).read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"{name} of version {entry.number} cannot be read: {error.strerror or error}") from error
 
 
 def unused(path: Path) -> bool:

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -33,7 +34,12 @@ class BaseEditor(ABC, Generic[S]):
         free. folder: where those files are; None: a folder for temporary files.
     device_memory: bytes of the device's memory that they may take before they go to the host's; None: 40 % of
         what is free there. Of no account on the CPU.
-    storage: "fp32", "bf16" or "fp16": how recorded float32 rows are kept.
+    history: bytes that the layers of a session's edits may take, in memory or in files without a name; beyond that the
+        oldest are dropped, and made again when an edit goes on from them. None: 40 % of the memory that is free.
+    keep_module: as for `retouch.compile`; False leaves the weights in memory once, and writes them to files when the
+        editor is first used.
+    storage: how recorded float32 rows are kept: "fp32", "bf16" or "fp16"; "int8" with a scale for each row, which takes
+        those of 16-bit networks, too; "auto": int8 where the error that it makes is measured to be small, else bf16.
     """
 
     sessions: type[S]
@@ -46,9 +52,12 @@ class BaseEditor(ABC, Generic[S]):
         device_memory: int | None,
         folder: str | Path | None,
         storage: str,
+        history: int | None = None,
+        keep_module: bool = True,
     ) -> None:
         self.name, self.backend, self.storage = name, backend, storage
-        self.memory, self.device_memory = memory, device_memory
+        self.memory, self.device_memory, self.history = memory, device_memory, history
+        self.keep_module = keep_module
         self.folder = None if folder is None else Path(folder)
         self._shared: Store | None = None
         self._store()  # refuses what is wrong now, not after the model has run
@@ -64,7 +73,7 @@ class BaseEditor(ABC, Generic[S]):
         name = preferred(self.device) if self.backend == "auto" else self.backend
         return described(backend(name, self.device))
 
-    def restore(self, path: str | Path, progress: Progress = silent) -> S:
+    def restore(self, path: str | Path, progress: Progress = silent, wait: bool = True) -> S:
         """Open a saved session; see `retouch.open`."""
         archive, manifest = Archive.open(Path(path))
         try:
@@ -72,10 +81,10 @@ class BaseEditor(ABC, Generic[S]):
             archive.verify(manifest.versions, progress)
             session = self._loaded(archive, manifest)
             archive.clean(manifest.folders)
+            return self._opened(session, partial(session.ready, progress), wait, {})
         except BaseException:
             archive.close()
             raise
-        return _prepared(session)
 
     def _loaded(self, archive: Archive, manifest: Manifest) -> S:
         """The session in a folder whose files are as the manifest says."""
@@ -101,7 +110,7 @@ class BaseEditor(ABC, Generic[S]):
     def _store(self, storage: str | None = None) -> Store:
         if self._shared is not None:
             return self._shared
-        return Store(self.memory, self.folder, storage or self.storage, self.device_memory, self.device)
+        return Store(self.memory, self.folder, storage or self.storage, self.device_memory, self.device, self.history)
 
     def _recorded(
         self,
@@ -118,16 +127,20 @@ class BaseEditor(ABC, Generic[S]):
         if folder is not None:
             session.archive = Archive.create(Path(folder))
         try:
-            if wait:
-                record()
-                return _prepared(session)
-            session.awaited = awaited
-            opening = Opening(session, record, session.archive)
-            session.opening = session.start(opening)
+            return self._opened(session, record, wait, awaited)
         except BaseException:
             if session.archive is not None:
                 session.archive.abandon()
             raise
+
+    def _opened(self, session: S, record: Callable[[], None], wait: bool, awaited: Mapping[str, Tensor]) -> S:
+        """The session after `record`, which a job of it does unless it should `wait`."""
+        if wait:
+            record()
+            return _prepared(session)
+        session.awaited = awaited
+        opening = Opening(session, record, session.archive)
+        session.opening = session.start(opening)
         session.opening.add_done_callback(lambda job: opening.abandon() if job.cancelled() else None)
         return session
 

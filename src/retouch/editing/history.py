@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from retouch.runtime.state.in_place import UndoError
@@ -31,9 +32,13 @@ class History(Generic[N]):
     current: int = -1
     tip: int = -1
 
+    @cached_property
+    def _numbered(self) -> dict[int, N]:
+        return {version.number: version for version in reversed(self.versions)}
+
     def find(self, number: int) -> N | None:
         """The version of that number; None when there is none."""
-        return next((version for version in self.versions if version.number == number), None)
+        return self._numbered.get(number)
 
     def __getitem__(self, number: int) -> N:
         """The version of that number; UndoError when there is none."""
@@ -59,9 +64,9 @@ class History(Generic[N]):
     def path(self, number: int) -> tuple[N, ...]:
         """The versions from the first one to that one."""
         found = [self[number]]
-        while (parent := found[0].parent) is not None:
-            found.insert(0, self[parent])
-        return tuple(found)
+        while (parent := found[-1].parent) is not None:
+            found.append(self[parent])
+        return tuple(found[::-1])
 
     @property
     def past(self) -> tuple[N, ...]:

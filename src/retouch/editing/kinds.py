@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import torch
 
-from retouch.editing.archive import Archive, Progress, silent, version_folder
+from retouch.editing.archive import Archive, Progress, read_file, silent, version_folder
 from retouch.editing.blend import FADE
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.versions import picture_at
@@ -25,8 +25,9 @@ from retouch.editing.editor import check_saved
 from retouch.editing.forms import DIFFUSION, LABELS, UPSCALE, Form
 from retouch.editing.gan.labels import LabelEditor, LabelSession
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers, UpscaleSession
-from retouch.editing.images import as_pixels, save_png
+from retouch.editing.images import Pixels, as_pixels, save_png
 from retouch.editing.manifest import PICTURE, SOURCE, WEIGHTS, ArchiveError, Entry, Manifest
+from retouch.editing.replay import decoded, patched
 from retouch.editing.session import Session
 from retouch.errors import OptionError
 from retouch.kernels.devices import HOST
@@ -58,7 +59,7 @@ class Kind:
     form: Form
     facts: Callable[[Manifest], Mapping[str, str]]
     sessions: type[Session]
-    restore: Callable[[Any, Path, Progress], AnySession | Canvas] = lambda editor, *how: editor.restore(*how)
+    restore: Callable[[Any, Path, Progress, bool], AnySession | Canvas] = lambda editor, *how: editor.restore(*how)
 
     @property
     def name(self) -> str:
@@ -190,16 +191,27 @@ class Saved:
         """The file with a version's image."""
         return str(version_folder(self.folder, entry.folder) / PICTURE)
 
+    def pixels(self, entry: Entry) -> Pixels:
+        """A version's image; in a light session its file holds what it changed."""
+        if not self.manifest.light or entry.parent is None:
+            return as_pixels(self.picture(entry))
+        below = self.pixels(self.manifest.history[entry.parent])
+        return patched(below, decoded(read_file(self.folder, entry, PICTURE)))
+
     def source(self, entry: Entry) -> str:
         """The file with what edits are drawn on."""
         return str(version_folder(self.folder, entry.folder) / (SOURCE if SOURCE in entry.files else PICTURE))
+
+    def drawn_on(self, entry: Entry) -> Pixels:
+        """The picture that edits of a version are drawn on."""
+        return as_pixels(self.source(entry)) if SOURCE in entry.files else self.pixels(entry)
 
     def write(self, archive: Archive, entry: Entry, path: Path) -> None:
         """A version's picture to a file, of a canvas in its depth. Raises ArchiveError, ImageError."""
         if self.kind.sessions is Canvas:
             picture_at(archive, self.manifest.history.path(entry.number)).write(path)
-            return
-        save_png(as_pixels(self.picture(entry)), path)
+        else:
+            save_png(self.pixels(entry), path)
 
     def facts(self) -> dict[str, str]:
         """What people want to know of it, line by line."""
@@ -245,6 +257,7 @@ def open(
     model: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: Progress = silent,
+    wait: bool = True,
     **options: Any,
 ) -> AnySession | Canvas:
     """Open a saved session or canvas to go on editing.
@@ -253,11 +266,15 @@ def open(
         from where it was, to `device`, with `options` as for its editor. "auto" takes no device that kernels of
         the recording do not run on.
 
+    wait: of a session that was saved light the recording and the current version are made again, which `progress` tells
+        of; with False the worker of the device does that, as for `Editor.open`, and the pictures can be seen meanwhile.
+        Where that gives other bytes than at first, a ReplayWarning says so and the picture is kept.
+
     Every file is compared with its checksum. Raises ArchiveError when the folder is no session, is damaged,
     in use, of a newer format, or was recorded with other weights, networks or settings.
     """
     saved = Saved.read(Path(path))
-    return saved.kind.restore(editor or _recorded_editor(saved, model, device, options), Path(path), progress)
+    return saved.kind.restore(editor or _recorded_editor(saved, model, device, options), Path(path), progress, wait)
 
 
 def _recorded_editor(

@@ -1,7 +1,8 @@
 """The manifest of a session folder: plain data that is checked whole before anything trusts it.
 
 It carries a checksum of its own since format 2, and a tree of versions since format 3: before, each version was made
-from the one above it. Format 1 named policies by their `repr`.
+from the one above it. Format 1 named policies by their `repr`. Format 4 is that of light sessions: their versions have
+no layers, and what edits were asked is there instead, so that they are made again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from retouch.editing.history import History
 from retouch.plan.policy import Policy
 from retouch.runtime.store import DTYPES, StoreError
 
-FORMAT, LISTED, UNSUMMED = 3, 2, 1
+LIGHT, FORMAT, LISTED, UNSUMMED = 4, 3, 2, 1
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
 PICTURE, SOURCE, TENSORS = "image.png", "source.png", "tensors.safetensors"
@@ -175,7 +176,8 @@ class Entry:
 @dataclass(frozen=True)
 class Manifest:
     """What a session folder holds. `networks` say what recordings depend on; `current` and `tip` are places in
-    `versions`: the one that is looked at, and the last one that redo reaches.
+    `versions`: the one that is looked at, and the last one that redo reaches. `light`: versions have no layers, and are
+    made again.
     """
 
     kind: str
@@ -185,11 +187,16 @@ class Manifest:
     versions: tuple[Entry, ...]
     current: int
     tip: int
+    light: bool = False
 
     @property
     def history(self) -> History[Entry]:
         """The versions as a tree."""
         return History(self.versions, self.version.number, self.versions[self.tip].number)
+
+    def without_layers(self) -> Manifest:
+        """That of a light session."""
+        return replace(self, versions=tuple(replace(entry, layers=()) for entry in self.versions), light=True)
 
     def at(self, history: History[Entry]) -> Manifest:
         """That of the same session with another history."""
@@ -220,13 +227,13 @@ class Manifest:
                 raise ArchiveError(f"{file} is larger than a manifest can be")
             found = json.loads(file.read_text("utf-8"))
             version = found.pop("format")
-            if version not in (FORMAT, LISTED, UNSUMMED) or not whole(version):
+            if version not in (LIGHT, FORMAT, LISTED, UNSUMMED) or not whole(version):
                 raise ArchiveError(
-                    f"{folder} has the session format {version}, this version reads {FORMAT}; update retouch"
+                    f"{folder} has the session format {version}, this version reads {LIGHT}; update retouch"
                 )
             if version != UNSUMMED and found.pop("checksum") != checksum(found):
                 raise ArchiveError(f"{file} was altered: its checksum differs; the session cannot be trusted")
-            return _manifest(found if version == FORMAT else _as_tree(found))
+            return _manifest(found if version >= FORMAT else _as_tree(found), version == LIGHT)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArchiveError(f"{folder} holds no session ({MANIFEST} is missing)") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
@@ -235,7 +242,8 @@ class Manifest:
     def text(self) -> str:
         """What the file holds."""
         body = json.loads(json.dumps(asdict(self)))
-        return json.dumps({"format": FORMAT, **body, "checksum": checksum(body)}, indent=1)
+        del body["light"]
+        return json.dumps({"format": LIGHT if self.light else FORMAT, **body, "checksum": checksum(body)}, indent=1)
 
 
 def checksum(body: Mapping[str, Any]) -> str:
@@ -252,6 +260,7 @@ _FACTS: Fields = {
     "seconds": table(finite),
     "macs": maybe(whole),
     "dense_macs": maybe(whole),
+    "checksum": maybe(lambda found: text(found) and bool(DIGEST.fullmatch(found))),
 }
 _ENTRY: Fields = {
     "number": whole,
@@ -292,21 +301,21 @@ def _is_pair(found: Any) -> bool:
     return isinstance(found, list) and len(found) == 2 and all(map(text, found))
 
 
-def _manifest(body: dict[str, Any]) -> Manifest:
-    """From the content of a file. ValueError naming what cannot be in it."""
+def _manifest(body: dict[str, Any], light: bool) -> Manifest:
+    """From the content of a file, of a `light` session or another one. ValueError naming what cannot be in it."""
     bad = [*wrong(body, _BODY), *(body.keys() - _BODY.keys())]
     if bad:
         settings = body.get("settings")
         inside = [f"settings: {each}" for each in wrong(settings, _SETTINGS)] if isinstance(settings, dict) else []
         raise ValueError(f"no session has such {', '.join(inside or bad)}")
-    entries = tuple(_entry(each) for each in body["versions"])
+    entries = tuple(_entry(each, light) for each in body["versions"])
     history = History(entries)
     if not history.is_tree or max(body["current"], body["tip"]) >= len(entries):
         raise ValueError("its versions contradict each other")
     networks = {name: {**net, "policy": policy_fields(net.get("policy"))} for name, net in body["networks"].items()}
     editor = body["settings"]["editor"]
     settings = {**body["settings"], "editor": {**editor, "policy": policy_fields(editor["policy"])}}
-    return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"], body["tip"])
+    return Manifest(body["kind"], settings, body["storage"], networks, entries, body["current"], body["tip"], light)
 
 
 def _as_tree(body: dict[str, Any]) -> dict[str, Any]:
@@ -316,11 +325,11 @@ def _as_tree(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "versions": entries, "tip": len(entries) - 1}
 
 
-def _entry(found: dict[str, Any]) -> Entry:
+def _entry(found: dict[str, Any], light: bool) -> Entry:
     layers = tuple((name, file) for name, file in found["layers"])
-    missing = ({PICTURE, TENSORS} | {file for _, file in layers}) - found["files"].keys()
+    missing = ({PICTURE, *(() if light else (TENSORS,))} | {file for _, file in layers}) - found["files"].keys()
     expected = [(name, layer_file(name, place)) for place, (name, _) in enumerate(layers)]
-    if missing or list(layers) != expected:
+    if missing or list(layers) != expected or (light and layers):
         raise ValueError(f"version {found['number']} lacks {', '.join(sorted(missing)) or 'the names of its layers'}")
     revision = found.get("revision", 0)
     return Entry(found["number"], found["facts"], layers, found["files"], found["parent"], found["name"], revision)

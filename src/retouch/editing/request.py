@@ -20,7 +20,7 @@ from retouch.editing.diffusion.areas import Area
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
-from retouch.editing.images import Pixels, Strengths, as_integers, as_pixels, as_strengths, difference
+from retouch.editing.images import Pixels, Strengths, as_integers, as_strengths, difference
 from retouch.editing.kinds import AnySession, Kind, Saved, kind_of, located
 from retouch.editing.manifest import MANIFEST
 from retouch.editing.session import Edited
@@ -245,7 +245,7 @@ def _check_current(saved: Saved, name: Path, before: Pixels) -> None:
     versions, current, folder = saved.manifest.versions, saved.manifest.current, saved.folder
 
     def same(place: int) -> bool:
-        return np.array_equal(as_pixels(saved.source(versions[place])), before)
+        return np.array_equal(saved.drawn_on(versions[place]), before)
 
     if same(current):
         return

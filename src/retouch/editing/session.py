@@ -11,6 +11,7 @@ caches, a compiled network's, a store's. Those of workers and jobs are held whil
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
@@ -21,6 +22,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -28,10 +30,12 @@ import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.history import History
-from retouch.editing.images import Pixels, save_png
+from retouch.editing.images import Pixels, as_pixels, save_png
 from retouch.editing.jobs import Job, SessionError, Task
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
+from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
 from retouch.editing.worker import Worker, worker_of
+from retouch.errors import ReplayWarning
 from retouch.incremental import Incremental
 from retouch.ir.program import Read
 from retouch.plan.region import Region
@@ -63,7 +67,8 @@ class Version:
 
     `parent` is the number of the version that it was made from (None: the first), `added` are the layers that it added
     to that one's snapshots, by the snapshot's name. `name` is what somebody called it.
-    `tensors` holds `image` uint8 `[H, W, 3]` and what the kind of session needs; `facts` are plain data.
+    `tensors` holds `image` uint8 `[H, W, 3]` and what the kind of session needs; `facts` are plain data. `drawn` are
+    files with what the edit was asked, from which it is made again where its layers were dropped; None: it cannot be.
     """
 
     number: int
@@ -75,6 +80,11 @@ class Version:
     parent: int | None = None
     name: str | None = None
     revision: int = 0
+    drawn: Mapping[str, bytes] | None = None
+
+    def dropped(self) -> Version:
+        """The same without its layers."""
+        return replace(self, snapshots={}, added=())
 
     @property
     def folder(self) -> str:
@@ -133,11 +143,13 @@ class Session(ABC):
 
     opening: the job that records the first version, where `wait=False` opened the session; None elsewhere.
     kind: its name in manifests. saved_settings, saved_facts: what manifests say of such sessions beside the common.
+    light_tensors: the tensors of versions that a light session keeps.
     """
 
     kind: ClassVar[str]
     saved_settings: ClassVar[Fields] = {}
     saved_facts: ClassVar[Fields] = {}
+    light_tensors: ClassVar[Sequence[str]] = ()
 
     def __init__(self, store: Store, settings: dict[str, Any]) -> None:
         self.store, self.settings = store, settings
@@ -145,7 +157,7 @@ class Session(ABC):
         self.opening: Job[Self] | None = None
         self.awaited: Mapping[str, Tensor] = {}  # of the first version, before there is one
         self.lock = RLock()
-        self._closed = False
+        self._closed = self._dropped = False
         self._history: History[Version] = History()
         self._next = 0
 
@@ -170,6 +182,12 @@ class Session(ABC):
     @abstractmethod
     def is_complete(self, version: Version) -> bool:
         """True when the tensors of a version that was read from a file are those that sessions of this kind have."""
+
+    def remake(self, version: Version, parent: Version | None, calls: Calls, progress: Progress) -> dict[str, Tensor]:
+        """The tensors of a version, computed by `calls` as when it was made from its parent (None: recorded); of kinds
+        that have calls.
+        """
+        raise NotImplementedError
 
     # State
 
@@ -266,6 +284,37 @@ class Session(ABC):
         twin.archive, twin.lock, twin.opening, twin._closed = None, RLock(), None, False
         return twin
 
+    # Versions whose layers were dropped
+
+    @locked
+    def ready(self, progress: Progress = silent) -> None:
+        """Make the layers of the current version again if they were dropped; an edit does so, too, before it begins."""
+        self._with_layers(self.version.number, progress)
+
+    def _with_layers(self, number: int, progress: Progress = silent) -> Version:
+        path = self._history.path(number) if self.calls() else ()
+        there = max((place for place, version in enumerate(path) if version.snapshots), default=-1)
+        for place in range(there + 1, len(path)):
+            progress(place - there - 1, len(path) - there - 1, f"making version {path[place].number} again")
+            parent = self._history[path[place - 1].number] if place else None
+            self._history = self._history.replaced(self._again(path[place], parent, progress if not place else silent))
+        return self._history[number]
+
+    def _again(self, version: Version, parent: Version | None, progress: Progress) -> Version:
+        """A version with its layers, computed again; its picture stays what it was in any case."""
+        calls = Calls(self.store, parent.snapshots if parent else {}, None)
+        with self.worker.claimed():
+            tensors = self.remake(version, parent, calls, progress)
+        if checksum(tensors) != version.facts["checksum"]:
+            warnings.warn(
+                f"version {version.number} was made again, and not with the same bytes as at first (another machine, "
+                "other versions of libraries?); its picture is kept, edits go on from what was made now",
+                ReplayWarning,
+                stacklevel=2,
+            )
+        tensors["image"] = version.tensors["image"]
+        return replace(version, snapshots=calls.snapshots, added=tuple(calls.added), tensors=tensors)
+
     # Jobs
 
     @property
@@ -301,16 +350,25 @@ class Session(ABC):
         folder = self.archive.staging(folder_name(number)) if self.archive else None
         try:
             with self.worker.claimed():
-                yield Calls(self.store, self.version.snapshots if self.versions else {}, folder)
+                snapshots = self._with_layers(self.version.number).snapshots if self.versions else {}
+                yield Calls(self.store, snapshots, None if self.archive and self.archive.light else folder)
         finally:
             if self.archive and self._next == number:
                 self.archive.discard(folder_name(number))
+            if self._dropped:  # nobody holds the history before any more
+                self._dropped = False
+                for net in self.networks().values():
+                    net.backend.release()
 
-    def _put(self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _put(
+        self, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any], drawn: Mapping[str, bytes] | None = None
+    ) -> None:
         """Make what was computed the current version, and keep it in the folder if there is one."""
         facts = {**facts, "bytes_read": calls.bytes_read, "macs": calls.macs, "dense_macs": calls.dense_macs}
+        if drawn is not None:
+            facts["checksum"] = checksum(tensors)
         parent = self.version.number if self.versions else None
-        version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent)
+        version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent, drawn=drawn)
         if self.archive:
             version = self._sealed(self.archive, version)
         self._commit(self._history.added(version))
@@ -327,6 +385,8 @@ class Session(ABC):
         with self.lock:
             if not self.is_last(old):
                 raise Cancelled
+            if self.version.drawn is not None:
+                facts = {**facts, "checksum": checksum(tensors)}
             version = replace(
                 self.version,
                 snapshots=calls.snapshots,
@@ -349,8 +409,11 @@ class Session(ABC):
         return self.archive.path if self.archive else None
 
     @locked
-    def save(self, path: str | Path, progress: Progress = silent) -> Path:
+    def save(self, path: str | Path, progress: Progress = silent, *, light: bool = False) -> Path:
         """Save all versions to a new folder and keep later edits there too; the folder.
+
+        light: keep no layers, but what edits were asked and what they changed, a few kilobytes each; `retouch.open`
+            makes the recording and the current version again. SessionError for versions of which that is not known.
 
         Raises StoreError (ArchiveError) when the folder is in use or not empty, or the disk is full; the
         session and what was saved before stay as they are.
@@ -358,12 +421,15 @@ class Session(ABC):
         path = Path(path)
         if self.archive and path.resolve() == self.archive.path.resolve():
             return path
-        archive = Archive.create(path)
+        if light and (unknown := [version.number for version in self.versions if version.drawn is None]):
+            raise SessionError(f"what version {unknown[0]} was asked is not known; save the session without light=True")
+        archive = Archive.create(path, light)
         try:
             saved = []
             for number, version in enumerate(self.versions):
                 progress(number, len(self.versions), f"saving version {number}")
-                saved.append(self._written(archive, version))
+                there = version if light else self._with_layers(version.number)
+                saved.append(self._written(archive, there))
             self._write(history := replace(self._history, versions=tuple(saved)), archive)
         except BaseException:
             archive.abandon()
@@ -393,26 +459,40 @@ class Session(ABC):
     def _written(self, archive: Archive, version: Version) -> Version:
         """A version with its layers in files."""
         folder = archive.staging(version.folder)
-        for place, (name, layer) in enumerate(version.added):
+        for place, (name, layer) in enumerate(() if archive.light else version.added):
             blocks.write(folder / layer_file(name, place), layer.block)
         return self._sealed(archive, version)
 
     def _sealed(self, archive: Archive, version: Version) -> Version:
         """A version whose layers are in files already, with the rest written too."""
         folder = archive.staged(version.folder)
-        blocks.write(folder / TENSORS, Block(dict(version.tensors), {}))
-        for name, pixels in self.pictures(version).items():
-            save_png(pixels, folder / name)
+        names = self.light_tensors if archive.light else version.tensors
+        if names:
+            blocks.write(folder / TENSORS, Block({name: version.tensors[name] for name in names}, {}))
+        pictures = self.pictures(version) | ({PICTURE: self._patch(version)} if archive.light else {})
+        for name, pixels in pictures.items():
+            save_png(Image.fromarray(pixels), folder / name)
+        archive.write(folder, version.drawn or {})
         return replace(version, files=archive.seal(version.folder))
 
+    def _patch(self, version: Version) -> Pixels:
+        """What a version changed in the picture of its parent; the first one's picture."""
+        parent = None if version.parent is None else self._history[version.parent]
+        return version.pixels if parent is None else patch(version.pixels, parent.pixels)
+
     def _commit(self, history: History[Version]) -> None:
-        """Make that the session's history, in its folder first."""
+        """Make that the session's history, in its folder first; without old edits' layers when they take too much."""
         if self.archive is not None:
             self._write(history, self.archive)
-        self._history = history
+        files = self.archive is not None and not self.archive.light
+        small = self.store.taken <= self.store.history
+        self._history = history if files or small else trimmed(history, self.store.history)
+        self._dropped = self._dropped or self._history is not history
 
     def _write(self, history: History[Version], archive: Archive) -> None:
         manifest = self._manifest(history)
+        if archive.light:
+            manifest = manifest.without_layers()
         archive.commit(manifest)
         archive.clean(manifest.folders)
 
@@ -446,15 +526,34 @@ class Session(ABC):
         """Take over what a folder holds. Raises ArchiveError when it was recorded with other networks."""
         for name, net in self.networks().items():
             net.weights.refresh()
-            _check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
+            if not archive.light:  # what is computed now needs no other networks than these
+                _check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
         versions: dict[int | None, Version] = {}
         for entry in manifest.versions:
             parent = versions.get(entry.parent)
-            versions[entry.number] = self._loaded(archive, entry, parent.snapshots if parent else {})
+            if archive.light:
+                versions[entry.number] = self._light(archive, entry, parent)
+            else:
+                versions[entry.number] = self._loaded(archive, entry, parent.snapshots if parent else {})
         saved = manifest.history
         self._history = History(tuple(versions.values()), saved.current, saved.tip)
         self._next = 1 + max(manifest.numbers)
         self.archive = archive
+
+    def _light(self, archive: Archive, entry: Entry, parent: Version | None) -> Version:
+        """The version of an entry without layers."""
+        drawn = archive.drawn(entry)
+        if drawn is None:
+            raise ArchiveError(f"version {entry.number} in {archive.path} cannot be made again; it cannot be trusted")
+        folder = archive.folder(entry.folder)
+        tensors = dict(blocks.read(folder / TENSORS).tensors) if self.light_tensors else {}
+        pixels = (
+            as_pixels(folder / PICTURE)
+            if parent is None
+            else patched(parent.pixels, decoded(archive.read(entry, PICTURE)))
+        )
+        tensors["image"] = torch.from_numpy(pixels)
+        return _version(entry, {}, tensors, (), drawn)
 
     def _loaded(self, archive: Archive, entry: Entry, snapshots: Mapping[str, Snapshot]) -> Version:
         """The version of an entry, on top of the snapshots of its parent."""
@@ -468,17 +567,7 @@ class Session(ABC):
         for name, layer in added:
             snapshots = {**snapshots, name: self._grown(snapshots.get(name), name, layer)}
         tensors = blocks.read(folder / TENSORS).tensors
-        version = Version(
-            entry.number,
-            snapshots,
-            tensors,
-            entry.facts,
-            tuple(added),
-            entry.files,
-            entry.parent,
-            entry.name,
-            entry.revision,
-        )
+        version = _version(entry, snapshots, tensors, tuple(added), archive.drawn(entry))
         if snapshots.keys() != calls.keys() or not self.is_complete(version):
             raise ArchiveError(f"version {version.number} in {archive.path} is incomplete; it cannot be trusted")
         return version
@@ -487,8 +576,9 @@ class Session(ABC):
         net = self.network(name)
         if old is None and not layer.whole(net.plan.kept):
             raise ArchiveError(f"the session holds no whole recording of {name}; it cannot be trusted")
-        layers = (*old.layers, layer) if old else (layer,)
-        return Snapshot(net, self.store, layers, tuple(net.weights.hashes))
+        if old is not None:
+            return replace(old, layers=(*old.layers, layer))
+        return Snapshot(net, self.store, (layer,), tuple(net.weights.hashes))
 
     # Reports
 
@@ -520,9 +610,21 @@ class Session(ABC):
     def _key_bytes(self, version: Version) -> dict[str, int]:
         """Bytes of the self-attention keys and values of each call, which every edit reads whole."""
         return {
-            name: sum(v.rows * v.channels * self.store.stored(v.dtype).itemsize for v in _keys(self.network(name)))
-            for name in version.snapshots
+            name: sum(v.rows * snapshot.row_bytes(v) for v in _keys(self.network(name)))
+            for name, snapshot in version.snapshots.items()
         }
+
+
+def _version(
+    entry: Entry,
+    snapshots: Mapping[str, Snapshot],
+    tensors: Mapping[str, Tensor],
+    added: Sequence[tuple[str, Layer]],
+    drawn: Mapping[str, bytes] | None,
+) -> Version:
+    """The version of an entry of a manifest."""
+    facts = entry.number, snapshots, tensors, entry.facts, added, entry.files, entry.parent, entry.name, entry.revision
+    return Version(*facts, drawn)
 
 
 def _keys(net: Incremental) -> set[Any]:

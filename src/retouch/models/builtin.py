@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PIPELINES = {"builtin/emoji": Path(__file__).parent / "emoji"}
-"""Folders of built-in pipelines. `training/` makes them: emoji of 128x128 pixels, drawn after their names."""
+PIPELINES = {f"builtin/{name}": Path(__file__).parent / name for name in ("emoji", "emoji-256", "emoji-256-lcm")}
+"""Folders of built-in pipelines, which `training/` made: emoji of 128x128 pixels, drawn after their names; emoji of
+256x256 pixels; the same distilled to four steps (LCM).
+"""

@@ -10,16 +10,44 @@ from torch import Tensor
 from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
+SCALE = 4
+"""Columns that int8 rows end in: the bytes of the float32 by which their levels are multiplied."""
+
+SMALLEST = 2.0**-100
+"""Rows of smaller magnitude are zeros as int8."""
+
 Copy = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """Arguments of `copy_rows`."""
+
+
+def quantized(rows: Tensor) -> Tensor:
+    """Rows `[M, C]` as int8 `[M, C + SCALE]`: levels of -127 to 127 of the largest magnitude in each row, its scale."""
+    x = rows.float()
+    most = x.abs().amax(1)
+    top = torch.full_like(most, 127)  # a number instead of it would be multiplied by a rounded reciprocal
+    levels = x * torch.where(most >= SMALLEST, top / most, 0)[:, None]
+    return torch.cat([levels.round().to(torch.int8), (most / top).view(torch.int8).reshape(-1, SCALE)], 1)
+
+
+def restored(levels: Tensor) -> Tensor:
+    """What `quantized` made int8 of, float32 `[M, C]`; an error of at most half a level."""
+    return levels[:, :-SCALE].float() * levels[:, -SCALE:].clone().reshape(-1).view(torch.float32)[:, None]
+
+
+def converted(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows as another dtype holds them."""
+    if (rows.dtype == torch.int8) == (dtype == torch.int8):
+        return rows.to(dtype)
+    return quantized(rows) if dtype == torch.int8 else restored(rows).to(dtype)
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
     """`dst[dst_index[m]] = src[src_index[m]]`; both `[rows, C]`, indices int32 `[M]`, zeros for -1 in `src_index`.
 
-    Of one dtype, or of two among float32, bfloat16 and float16: the copy then rounds to the nearest, ties to even.
+    Of one dtype, or of two among float32, bfloat16, float16 and int8 with a scale (see `quantized`, it has `SCALE`
+    columns more): the copy then rounds to the nearest, ties to even.
     """
-    store(dst, dst_index, fetch(src, src_index))
+    store(dst, dst_index, converted(fetch(src, src_index), dst.dtype))
 
 
 def copy_many(copies: Iterable[Copy]) -> None:
@@ -45,6 +73,15 @@ def _copy(draw: Draw, dtype: torch.dtype) -> Arguments:
                        (dst, None, src, None))  # fmt: skip
 
 
+def _levels(draw: Draw, dtype: torch.dtype) -> Arguments:
+    """One to int8, or from it."""
+    m, channels = draw.size(200, 0, 1, 40), draw.size(640, *CHANNELS, 256)
+    dtype = torch.float32 if dtype == torch.float64 else dtype
+    one, two = draw.rows(m + 9, channels, dtype), draw.rows(m + 5, channels, dtype)
+    one, two = (quantized(one), two) if draw.choice(True, False) else (one, quantized(two))
+    return one, draw.distinct(m, m + 9), two, draw.index(-1, m + 5, m)
+
+
 def _copies(draw: Draw, dtype: torch.dtype) -> Arguments:
     return ([_copy(draw, dtype) for _ in range(draw.size(2, 0, 1, 5))],)
 
@@ -58,7 +95,7 @@ COPY_ROWS = KernelSpec(
     "copy_rows",
     "dst[dst_index[m]] = src[src_index[m]], rounded to the dtype of dst",
     copy_rows,
-    {"rows": _copy},
+    {"rows": _copy, "levels": _levels},
     within(0, *FLOATS, torch.float64),
     stores=True,
 )

@@ -25,9 +25,19 @@ from torch import Tensor
 
 from retouch.errors import OptionError, RetouchError
 from retouch.kernels.devices import HOST
+from retouch.ops.copy import SCALE, SMALLEST, quantized, restored
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Storage types of float32 rows, by their names."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "auto": torch.int8}
+"""Storage types of rows by their names: of float32 rows, and int8 of all that have channels enough."""
+
+AUTO_ERROR = 0.05
+"""Error of a channel of int8 rows, as a part of its own size, up to which "auto" takes them; others are bfloat16."""
+
+FEWEST = 16
+"""Channels of the narrowest rows that are kept as int8: others gain little, and are what networks read and return."""
+
+SAMPLED = 64
+"""Rows of which the error is measured."""
 
 MEMORY_SHARE = 0.4
 """Share of the free memory, of the host and of a device, that a store takes unless it is told otherwise."""
@@ -118,8 +128,11 @@ class Store:
     budget: bytes of memory to use before blocks go to files; None: 40 % of what is free now.
     folder: where those files go (without a name, so they vanish with the process); None: a folder for
         temporary files on a disk.
-    dtype: how float32 rows are stored, "fp32" (as they are), "bf16" or "fp16".
+    dtype: how float32 rows are stored, "fp32" (as they are), "bf16", "fp16", "int8" (with a scale for each row; those
+        of 16-bit networks, too) or "auto" (int8 where the measured error is small, else bfloat16).
     device_budget: bytes of the memory of `device` to use before blocks go to the host's; None: 40 % of what is free.
+    history: bytes that what edits computed may take anywhere, for whoever makes them to keep to; None: 40 % of what is
+        free.
 
     Raises OptionError for another `dtype` and for a budget below 0.
     """
@@ -131,14 +144,16 @@ class Store:
         dtype: str = "fp32",
         device_budget: int | None = None,
         device: torch.device = HOST,
+        history: int | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise OptionError(f"unknown storage type {dtype!r}; there are {', '.join(DTYPES)}")
-        for given in (budget, device_budget):
+        for given in (budget, device_budget, history):
             if given is not None and given < 0:
                 raise OptionError(f"a budget of {given} bytes is negative")
         self.budget = int(MEMORY_SHARE * free_memory()) if budget is None else budget
         self.device_budget = int(MEMORY_SHARE * free_on(device)) if device_budget is None else device_budget
+        self.history = int(MEMORY_SHARE * free_memory()) if history is None else history
         self.folder = folder
         self.dtype_name, self.dtype = dtype, DTYPES[dtype]
         self.on_device = 0
@@ -146,9 +161,14 @@ class Store:
         self.in_files = 0
         self._lock = RLock()  # blocks end in any thread, also while this one counts
 
-    def stored(self, dtype: torch.dtype) -> torch.dtype:
-        """The type that rows of `dtype` are stored in."""
-        return self.dtype if dtype == torch.float32 else dtype
+    def stored(self, dtype: torch.dtype, rows: Tensor | None = None) -> torch.dtype:
+        """The type that rows of `dtype` are stored in; of such `rows` `[M, C]`, where that depends on them."""
+        if self.dtype != torch.int8:
+            return self.dtype if dtype == torch.float32 else dtype
+        if rows is None or rows.shape[1] < FEWEST or not dtype.is_floating_point:
+            return dtype
+        exact = self.dtype_name == "int8" or error_of(rows) <= AUTO_ERROR
+        return torch.int8 if exact else torch.bfloat16 if dtype == torch.float32 else dtype
 
     def fits(self, nbytes: int, base: bool = False, on_device: bool = False) -> bool:
         """True while `nbytes` more stay inside the budget of the host's memory, or the device's (`on_device`).
@@ -185,6 +205,11 @@ class Store:
         block = Block(tensors, notes, on_device=on_device)
         return self._counted(block, block.nbytes)
 
+    @property
+    def taken(self) -> int:
+        """Bytes of all blocks, wherever they are."""
+        return self.on_device + self.in_memory + self.in_files
+
     def _counted(self, block: Block, taken: int) -> Block:
         count = "on_device" if block.on_device else "in_memory" if block.file is None else "in_files"
         self._count(count, taken)
@@ -194,6 +219,18 @@ class Store:
     def _count(self, count: str, nbytes: int) -> None:
         with self._lock:
             setattr(self, count, getattr(self, count) + nbytes)
+
+
+def error_of(rows: Tensor) -> float:
+    """Root mean square error of the channels of rows `[M, C]` as int8, as parts of their own; of a sample of rows."""
+    sample = rows[:: max(1, len(rows) // SAMPLED)].float()
+    errors = (restored(quantized(sample)) - sample).norm(dim=0) / sample.norm(dim=0).clamp(min=SMALLEST)
+    return float(errors.square().mean().sqrt())
+
+
+def columns_of(channels: int, dtype: torch.dtype) -> int:
+    """Columns of stored rows."""
+    return channels + SCALE if dtype == torch.int8 else channels
 
 
 def _uncount(store: weakref.ref[Store], count: str, nbytes: int) -> None:

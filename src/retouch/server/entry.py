@@ -10,10 +10,10 @@ from threading import RLock
 from typing import Any
 
 from retouch.editing.history import History
-from retouch.editing.images import Pixels, as_pixels
+from retouch.editing.images import Pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession, Saved
-from retouch.editing.manifest import MANIFEST, SOURCE, Manifest
+from retouch.editing.manifest import MANIFEST, Manifest
 from retouch.server.hub import Hub
 from retouch.server.idempotency import Answers
 from retouch.server.problems import Problem
@@ -85,4 +85,4 @@ class Entry:
             return found
         saved = Saved.read(self.folder)
         entry = saved.manifest.history[number]
-        return as_pixels(saved.source(entry) if source and SOURCE in entry.files else saved.picture(entry))
+        return saved.drawn_on(entry) if source else saved.pixels(entry)

@@ -1,8 +1,9 @@
 """Messages with pixels: a header's length (u32, little-endian), the header as JSON, and the bytes of a rectangle.
 
 Lossless ones are PNG, which the page decodes itself, as browsers alter what they decode; previews are WebP. Changes
-go in as few pixels as some rectangles cover them with, a message for each. All but the last name the version and job
-from before, so a page that receives a part of them knows that it is still to be brought to the new one.
+go in as few pixels as some rectangles cover them with, a message for each; what is transparent there stays as it is.
+All but the last name the version and job from before, so a page that receives a part of them knows that it is still to
+be brought to the new one.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ Rect = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
 
 TILE = 32
+FULL = 7 / 8
+"""Share of a rectangle from which all of its pixels are sent, also those that stay."""
 PREVIEW_QUALITY = 70
 LARGE = 1 << 18
 """Pixels from which a picture is compressed in a hurry."""
 
 
 def message(kind: Kind, version: int, rect: Rect, pixels: Pixels, job: int | None = None, **facts: Any) -> bytes:
-    """One rectangle [height, width, 3] as bytes."""
+    """One rectangle [height, width, 3 or 4] as bytes."""
     encoding = "webp" if kind == "preview" else "png"
     header = {"kind": kind, "job": job, "version": version, "rect": list(rect), "encoding": encoding, **facts}
     text = json.dumps(header).encode()
@@ -44,8 +47,20 @@ def messages(
     """
     number, old = before or (version, None)
     *others, last = changes(old, pixels, whole=kind == "head")
-    parts = [message(kind, number, rect, part) for rect, part in others]
-    return [*parts, message(kind, version, *last, job, **facts)]
+    parts = [message(kind, number, rect, _changed(old, rect, part)) for rect, part in others]
+    rect, part = last
+    return [*parts, message(kind, version, rect, _changed(old, rect, part), job, **facts)]
+
+
+def _changed(old: Pixels | None, rect: Rect, part: Pixels) -> Pixels:
+    """The new pixels of a rectangle, transparent where they are the old ones, if that saves some."""
+    left, top, width, height = rect
+    if old is None or not part.size or (before := old[top : top + height, left : left + width]).shape != part.shape:
+        return part
+    differs = (before != part).any(2, keepdims=True)
+    if differs.mean() > FULL:
+        return part
+    return np.concatenate([part * differs, np.uint8(255) * differs], 2)
 
 
 def changes(old: Pixels | None, new: Pixels, whole: bool = False) -> Iterator[tuple[Rect, Pixels]]:

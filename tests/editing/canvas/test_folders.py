@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from editing.diffusion.test_session import editor
 from editing.live import SPARSE
 from manifests import alter
 from retouch import ArchiveError
+from retouch.editing.canvas import saved
+from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.versions import _loaded
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def test_what_was_altered_on_disk_is_noticed(folder):
         reopened(folder)
 
 
-def test_patches_that_do_not_fit_are_refused(folder):
+def test_settings_that_no_canvas_has_are_refused(folder):
     shown = canvas(folder=folder)
     edited(shown, 50, 60)
     shown.close()
@@ -133,3 +137,22 @@ def test_expanded_canvases_are_saved_and_found_again(folder):
         assert np.array_equal(again.pixels, before)
         again.go(3)
         assert np.array_equal(again.pixels, after)
+
+
+def test_changes_that_do_not_lie_in_the_picture_are_refused(tmp_path):
+    picture = Picture(np.zeros((8, 9, 3), np.uint8))
+    patch = picture.put((slice(2, 6), slice(3, 9)), np.full((4, 6, 3), 7, np.uint8), np.ones((4, 6)))
+    tensors, archive = saved.of_patch(patch, picture), SimpleNamespace(path=tmp_path)
+    found, shape = _loaded(archive, tensors, (8, 9, 3))
+    assert (found.levels == 7).all()
+    assert shape == (8, 9, 3)
+    with pytest.raises(ArchiveError, match="does not lie in the picture"):
+        _loaded(archive, tensors, (8, 8, 3))
+    larger = saved.of_picture(picture, (slice(1, 7), slice(0, 9)))
+    assert saved.fits(larger, first=False)
+    assert _loaded(archive, larger, (6, 9, 3))[1] == (8, 9, 3)
+    for before in ((6, 8, 3), (6, 9, 4)):
+        with pytest.raises(ArchiveError, match="does not lie in the picture"):
+            _loaded(archive, larger, before)
+    assert not saved.fits({**tensors, "levels": tensors["levels"][1:]}, first=False)
+    assert not saved.fits(tensors, first=True)

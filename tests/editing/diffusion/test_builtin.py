@@ -1,4 +1,4 @@
-"""The built-in model."""
+"""The built-in models."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from retouch.models.builtin import PIPELINES
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-def test_it_is_small_and_holds_tensors_only():
-    files = [file for folder in PIPELINES.values() for file in folder.rglob("*") if file.is_file()]
+@pytest.mark.parametrize("folder", PIPELINES.values(), ids=PIPELINES)
+def test_it_is_small_and_holds_tensors_only(folder):
+    files = [file for file in folder.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 40e6
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt"}
 

@@ -1,11 +1,14 @@
 """Sessions as overlapping views of one picture, denoised together."""
 
+from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+import retouch
 from editing.diffusion.test_session import distance, editor, opened
 from editing.live import SPARSE
 from pipelines import PIXEL_SCHEDULERS, painted, picture
@@ -108,9 +111,12 @@ def test_weights_fall_towards_the_edges_and_one_value_alone_stays():
 
 def test_a_view_that_sees_nothing_of_it_stays():
     large, found = views("ddpm")
-    drawn = large.copy()
+    drawn, told = large.copy(), [Mock(), Mock()]
     drawn[5:9, 2:8] = 255
-    made = redrawn_together(parts(found, image=drawn))
+    given = [replace(view, frames=frames) for view, frames in zip(parts(found, image=drawn), told, strict=True)]
+    made = redrawn_together(given)
+    assert [call.args[0] for call in told[0].show.call_args_list] == ["preview", "preview"]
+    assert not told[1].show.called
     assert [edited.changed for edited in made.edits] == [True, False]
     assert [len(session.versions) for session, _ in found] == [2, 1]
 
@@ -151,3 +157,18 @@ def test_what_cannot_be_one_edit():
     with pytest.raises(ImageError, match="the mask is empty"):
         redrawn_together([View(one, 0, 0, asked), View(other, 4, 0, Asked(mask=mask & False))])
     assert len(one.versions) == len(other.versions) == 1
+
+
+def test_no_seam_comes_of_the_border_of_a_view():
+    across = np.linspace(60, 220, 96)[None, :, None] * np.ones((64, 1, 3))
+    large, mask = across.astype(np.uint8), np.zeros((64, 96))
+    mask[8:56, 8:88] = 1
+    made = retouch.load("builtin/emoji", policy="fast")
+    found = [(made.open(large[:, x : x + 64], prompt="red apple", steps=3, strength=1.0), x) for x in (0, 32)]
+    alone = [np.asarray(s.branch().inpaint(mask[:, x : x + 64]).image) for s, x in found]
+    apart = np.concatenate([alone[0][:, :48], alone[1][:, 16:]], 1)
+    together = np.asarray(redrawn_together(parts(found, mask, inpaint=True)).image)
+    inside, outside = (np.abs(np.diff(each[8:56].astype(float), axis=1)).mean((0, 2)) for each in (together, apart))
+    assert outside[47] > 3 * np.median(outside[40:56])  # two pictures
+    for border in (32, 48, 64):
+        assert inside[border - 1] < 2 * np.median(inside[border - 8 : border + 8])

@@ -97,3 +97,17 @@ test('a picture: rectangles, hash, difference', async () => {
   assert.throws(() => picture.put([7, 0, 2, 1], new Uint8Array(6)), RangeError);
   assert.throws(() => new Picture(2, 2, new Uint8Array(11)), RangeError);
 });
+
+test('what is transparent in a frame stays as it is', async () => {
+  const [before, part] = [noise(6 * 5 * 3), noise(3 * 2 * 4)];
+  part.forEach((_, i) => i % 4 === 3 && (part[i] = i === 7 || i === 15 ? 255 : 0));
+  const png = await bytes(await encode({ width: 3, height: 2, channels: 4, data: part }));
+  const header = { kind: 'result', job: 1, version: 1, rect: [2, 1, 3, 2], encoding: 'png' };
+  const picture = new Picture(6, 5, before.slice());
+  picture.put(header.rect, await pixels({ header, bytes: png }));
+  const expected = before.slice();
+  expected.set(part.subarray(4, 7), (1 * 6 + 3) * 3);
+  expected.set(part.subarray(12, 15), (2 * 6 + 2) * 3);
+  assert.deepEqual(picture.data, expected);
+  assert.throws(() => picture.put([4, 1, 3, 2], part), RangeError);
+});

@@ -143,9 +143,9 @@ class Canvas(Edits):
     # Folders
 
     @locked
-    def save(self, path: str | Path, progress: Progress = silent) -> Path:
+    def save(self, path: str | Path, progress: Progress = silent, *, light: bool = False) -> Path:
         """Save all versions and viewports to a new folder and keep later edits there too; see `Session.save`."""
-        found = super().save(path, progress)
+        found = super().save(path, progress, light=light)
         self.pool.move(found / VIEWS)
         self._commit(self._history)
         return found

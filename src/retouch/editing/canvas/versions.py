@@ -61,16 +61,13 @@ def picture_at(archive: Archive, entries: Sequence[Entry]) -> Picture:
 
     Raises ArchiveError for files that are damaged.
     """
-    archive.verify([replace(entry, files={TENSORS: entry.files[TENSORS]}) for entry in entries])
+    archive.verify(replace(entry, files={TENSORS: entry.files[TENSORS]}) for entry in entries)
     found = [blocks.read(archive.folder(entry.folder) / TENSORS).tensors for entry in entries]
     if not all(saved.fits(tensors, place == 0) for place, tensors in enumerate(found)):
         raise ArchiveError(f"the canvas in {archive.path} is damaged: a version holds no picture")
     picture = saved.picture_of(found[0])
     for tensors in found[1:]:
-        changed, _ = _loaded(tensors, picture.levels.shape)
-        if changed is None:
-            raise ArchiveError(f"the canvas in {archive.path} is damaged: a version does not fit the one before it")
-        swap(picture, changed)
+        swap(picture, _loaded(archive, tensors, picture.levels.shape)[0])
     return picture
 
 
@@ -168,12 +165,14 @@ class PictureSession(Session):
     # Folders
 
     @locked
-    def save(self, path: str | Path, progress: Progress = silent) -> Path:
-        """Save all versions to a new folder and keep later edits there too; the folder. Raises as `Session.save`."""
+    def save(self, path: str | Path, progress: Progress = silent, *, light: bool = False) -> Path:
+        """Save all versions to a new folder and keep later edits there too; the folder. Raises as `Session.save`; what
+        its edits were asked is not kept, so it cannot be `light`.
+        """
         current = self._at
         with self._still:
             try:
-                return super().save(path, progress)
+                return super().save(path, progress, light=light)
             finally:
                 self._show(current)
 
@@ -200,24 +199,30 @@ class PictureSession(Session):
         super().load(archive, manifest)
         first, *others = self._history.versions
         self.picture, self._at = saved.picture_of(first.tensors), first.number
-        self.patches, known = {}, {first.number: self.picture.levels.shape}
+        self.patches, shapes = {}, {first.number: self.picture.levels.shape}
         for version in others:
             assert version.parent is not None
-            changed, shape = _loaded(version.tensors, known[version.parent])
-            if changed is None:
-                raise ArchiveError(f"version {version.number} in {archive.path} does not fit the one before it")
-            self.patches[version.number], known[version.number] = changed, shape
+            found = _loaded(archive, version.tensors, shapes[version.parent])
+            self.patches[version.number], shapes[version.number] = found
         bare = tuple(replace(version, tensors={}) for version in self._history.versions)
         self._history = replace(self._history, versions=bare)
         self._show(self._history.current)
 
 
-def _loaded(tensors: Mapping[str, Tensor], before: tuple[int, ...]) -> tuple[Changed | None, tuple[int, ...]]:
-    """What a version changed of one with levels of a shape, and their shape after it; None where it does not fit."""
+def _loaded(
+    archive: Archive, tensors: Mapping[str, Tensor], before: tuple[int, ...]
+) -> tuple[Changed, tuple[int, ...]]:
+    """What a version changed of one with levels of a shape, and their shape after it. ArchiveError where that does not
+    fit.
+    """
+    box, shape = saved.box_of(tensors), before
+    changed: Changed
     if "mask" in tensors:
-        patch = saved.patch_of(tensors)
-        return (patch if holds(whole((before[0], before[1])), patch.box) else None), before
-    found = saved.picture_of(tensors)
-    box, shape = saved.box_of(tensors), found.levels.shape
-    fits = holds(whole(found.size), box) and (*sides(box), shape[2]) == before
-    return (Expansion(box, found.levels) if fits else None), shape
+        changed, fit = saved.patch_of(tensors), holds(whole((before[0], before[1])), box)
+    else:
+        found = saved.picture_of(tensors)
+        changed, shape = Expansion(box, found.levels), found.levels.shape
+        fit = holds(whole(found.size), box) and (*sides(box), shape[2]) == before
+    if not fit:
+        raise ArchiveError(f"the session in {archive.path} is damaged: a change does not lie in the picture")
+    return changed, shape

@@ -95,7 +95,7 @@ class Current:
         areas = tuple(map(Area.of, asked.areas))
         words = tuple(area.texts for area in areas)
         blend = checked(self.blend if asked.blend is None else asked.blend)
-        return Change(pixels, found, conditioning, blend, asked.inpaint, self._areas(conditioning, areas), words)
+        return Change(pixels, found, conditioning, blend, asked.inpaint, self.areas(conditioning, areas), words)
 
     def strengths(self, asked: Asked) -> Strengths:
         """Shares of the strength by pixel: the mask's, or those of areas and white where the picture was drawn on."""
@@ -128,7 +128,7 @@ class Current:
             )
         return found
 
-    def _areas(self, conditioning: Conditioning, areas: Sequence[Area]) -> Areas | None:
+    def areas(self, conditioning: Conditioning, areas: Sequence[Area]) -> Areas | None:
         """Areas as the network reads them."""
         size = self.process.size
         regions = [Region.from_mask(as_strengths(area.mask, size) > 0) for area in areas]

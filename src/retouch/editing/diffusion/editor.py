@@ -68,6 +68,8 @@ class Editor(BaseEditor[DiffusionSession]):
         device_memory: int | None = None,
         folder: str | Path | None = None,
         storage: str = "fp32",
+        history: int | None = None,
+        keep_module: bool = True,
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None
@@ -75,7 +77,8 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
         self.blend = None if blend is None else checked(blend)
-        super().__init__(name, backend, memory, device_memory, folder, storage)
+        self.model.keep_module = keep_module
+        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module)
 
     @property
     def device(self) -> torch.device:

@@ -87,12 +87,14 @@ class Networks:
 class Model(ABC):
     """The networks of a pipeline, and what passes between them.
 
-    factor: pixels of an image for each position of a latent, in height and in width.
+    factor: pixels of an image for each position of a latent, in height and in width. keep_module: as for
+        `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
 
     factor = 1
+    keep_module = True
     reads_text = False
     inpaints = False
     classes: float = 0
@@ -159,7 +161,9 @@ class Model(ABC):
     def compile(self, module: nn.Module, *args: Any, **kwargs: Any) -> Incremental:
         """A module compiled with the editor's policy and backend."""
         args, kwargs = moved((args, kwargs), device_of(module))
-        return incremental.compile(module.eval(), args, kwargs, policy=self.policy, backend=self.backend)
+        return incremental.compile(
+            module.eval(), args, kwargs, policy=self.policy, backend=self.backend, keep_module=self.keep_module
+        )
 
     # One evaluation of the denoiser
 

@@ -62,6 +62,13 @@ class Dense:
         return run_dense(net, *args, areas=areas, **kwargs)
 
 
+def remade(stage: str | None, growth: int, calls: Calls) -> tuple[Evaluations, Growth]:
+    """How an edit was computed that was refined up to `stage` (None: not), and before that grown so many times."""
+    if stage == DENSE:
+        return Dense(calls), GROWTHS[0]
+    return calls, GROWTHS[1 if stage == STEP else growth]
+
+
 @dataclass(eq=False)
 class Refinement:
     """An edit to be made again: `version` is what came of it, `check` is for the estimate of its error.

@@ -22,14 +22,15 @@ from retouch.editing.diffusion.contents import Redrawn, behind, is_complete
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
+from retouch.editing.diffusion.log import STROKES, change_of, pictures_of, strokes_of
 from retouch.editing.diffusion.model import Conditioning, Model
 from retouch.editing.diffusion.preview import LinearMap, Previews
 from retouch.editing.diffusion.process import Evaluations, Growth, Process, Whole
 from retouch.editing.diffusion.recorder import Recorder, noised
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
-from retouch.editing.diffusion.refine import ENOUGH, Refinement, stages_of
+from retouch.editing.diffusion.refine import ENOUGH, Refinement, remade, stages_of
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeds_of, varied
+from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeded, seeds_of, varied
 from retouch.editing.images import (
     Box,
     ImageLike,
@@ -45,6 +46,7 @@ from retouch.editing.images import (
 from retouch.editing.jobs import Frames, Job
 from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.recent import Recent
+from retouch.editing.replay import masked_picture, png
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
@@ -84,6 +86,7 @@ class DiffusionSession(Session):
         "steps": whole, "prompt": optional(text), "negative": optional(text),
         "class_label": maybe(optional(whole)), "refined": maybe(text), "seed": maybe(whole),
         "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
+        "blend": maybe(is_blend), "growth": maybe(lambda found: whole(found) and found < len(GROWTHS)),
     }  # fmt: skip
 
     def __init__(
@@ -246,7 +249,7 @@ class DiffusionSession(Session):
                 found = adopted(self.process, original, self.version.tensors, pixels, where, calls)
             with clock.of("store"):
                 facts = self._facts("adopted", region.fraction, len(self.sampler), self.conditioning, clock)
-                self._put(calls, found.tensors(), facts)
+                self._put(calls, found.tensors(), facts, {STROKES: png(masked_picture(pixels, where))})
         return Edited(self.image, region, clock.total())
 
     @locked
@@ -294,6 +297,7 @@ class DiffusionSession(Session):
         self, asked: Asked, max_error: float | None, progress: Progress, frames: Frames | None = None
     ) -> Edited:
         clock = Clock()
+        self.ready()
         change = self._current().change(asked)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
@@ -373,6 +377,7 @@ class DiffusionSession(Session):
     @locked
     def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
         """What a job computes."""
+        self.ready()
         clock, before = Clock(), self.version
         change = self._current().change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
         if not change.mask.any():
@@ -420,6 +425,7 @@ class DiffusionSession(Session):
         when that many do not fit into memory; and what `edit` raises.
         """
         chosen = seeds_of(count, seeds, self.settings["seed"])
+        self.ready()
         change = self._current().change(
             Asked(image, mask, prompt, negative, class_label, strength, threshold, (), blend, inpaint)
         )
@@ -435,7 +441,8 @@ class DiffusionSession(Session):
         with self.worker.claimed():
             found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
         region, facts = Region.from_mask(change.mask), self._edit_facts(change, clocks[0])
-        made = (Variant(*each, region, facts) for each in zip(chosen, found, calls, strict=True))
+        drawn = pictures_of(change, base.pixels)
+        made = (Variant(*each, region, facts, drawn) for each in zip(chosen, found, calls, strict=True))
         return Variants(self, base, tuple(made))
 
     def _check_room(self, change: Change, count: int) -> None:
@@ -460,7 +467,7 @@ class DiffusionSession(Session):
         try:
             with self._making() as calls:
                 calls.take(variant.calls)
-                self._put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed})
+                self._put(calls, variant.found.tensors(), {**variant.facts, "seed": variant.seed}, variant.drawn)
         except BaseException:
             self._history = before
             raise
@@ -487,6 +494,7 @@ class DiffusionSession(Session):
         Takes the arguments of `edit`, or with `inpaint` those of `inpaint`. Every difference between `image` and
         the current one counts, the smallest, too.
         """
+        self.ready()
         clock = Clock()
         change = self._current().change(
             Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint)
@@ -496,11 +504,24 @@ class DiffusionSession(Session):
 
     def _current(self) -> Current:
         """The current version, as edits are asked of it."""
-        had_areas = any(version.facts.get("areas") for version in self.history.past)
-        latents = self.version.tensors["latents"] if self.versions else None
+        if self.versions:
+            return self._at(self.version)
         strength = float(self.settings["strength"])
         return Current(
-            self.process, self.pixels, latents, self.conditioning, self._condition, strength, self.blend, had_areas
+            self.process, self.pixels, None, self._opened_with, self._condition, strength, self.blend, had_areas=False
+        )
+
+    def _at(self, version: Version) -> Current:
+        """A version, as edits are asked of it."""
+        return Current(
+            self.process,
+            version.pixels,
+            version.tensors.get("latents"),
+            self._recorded_with(version),
+            self._condition,
+            float(self.settings["strength"]),
+            self.blend,
+            any(each.facts.get("areas") for each in self.history.path(version.number)),
         )
 
     def change(self, asked: Asked) -> Change:
@@ -508,10 +529,12 @@ class DiffusionSession(Session):
         return self._current().change(asked)
 
     @contextmanager
-    def begun(self, change: Change, progress: Progress = silent) -> Iterator[Begun]:
-        """An edit that is computed in a block, by whoever holds the session's lock."""
-        clock, history = Clock(), self._history
+    def begun(self, change: Change, progress: Progress, frames: Frames | None) -> Iterator[Begun]:
+        """An edit that is computed in a block, by whoever holds the session's lock, and shows its steps as `frames`."""
+        clock, box = Clock(), box_of(change.mask, self.border)
         with self._making() as calls:
+            history = self._history
+            told = {} if frames is None else {"after_step": self._previews(frames, change, box, calls)}
 
             def keep(found: Redrawn) -> Edited:
                 self._put(calls, found.tensors(), self._edit_facts(change, clock))
@@ -521,13 +544,13 @@ class DiffusionSession(Session):
                 if self._history is not history:
                     self._commit(history)
 
-            yield Begun(self._redraw(self.version, change, calls, clock, progress), keep, take_back)
+            yield Begun(self._redraw(self.version, change, calls, clock, progress, GROWTHS[0], **told), keep, take_back)
 
     def _run(
         self, change: Change, clock: Clock, progress: Progress, max_error: float | None, job: Frames | None = None
     ) -> tuple[Edited, Calls]:
         region, box = Region.from_mask(change.mask), box_of(change.mask, self.border)
-        for grow in GROWTHS if max_error is not None else GROWTHS[:1]:
+        for growth, grow in enumerate(GROWTHS if max_error is not None else GROWTHS[:1]):
             with self._making() as calls:
                 told = {} if job is None else {"after_step": self._previews(job, change, box, calls)}
                 found = self._redraw(self.version, change, calls, clock, progress, grow, **told).result()
@@ -537,7 +560,8 @@ class DiffusionSession(Session):
                     if too_far:
                         continue
                 with clock.of("store"):
-                    self._put(calls, found.tensors(), self._edit_facts(change, clock))
+                    drawn = pictures_of(change, self.pixels)
+                    self._put(calls, found.tensors(), {**self._edit_facts(change, clock), "growth": growth}, drawn)
                 break
         if job is not None:
             steps = len(self.sampler) - change.start
@@ -620,12 +644,29 @@ class DiffusionSession(Session):
         clock = Clock()
         with self._making() as calls:
             found = made(Recorder(self.process, self.conditioning, calls, clock, progress))
-            self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock))
+            self._put(calls, found.tensors(), self._facts(edit, 1.0, self.first, self.conditioning, clock), {})
         progress(1, 1, "recorded")
+
+    def remake(self, version: Version, parent: Version | None, calls: Calls, progress: Progress) -> dict[str, Tensor]:
+        """All tensors: recorded, or by the edit that its pictures and facts tell."""
+        facts, clock = version.facts, Clock()
+        if parent is None:
+            recorder = Recorder(self.process, self._recorded_with(version), calls, clock, progress)
+            photograph = facts["edit"] == "photograph"
+            return (recorder.photograph(version.pixels) if photograph else recorder.generated()).tensors()
+        drawn = version.drawn or {}
+        if facts["edit"] == "adopted":
+            where, pixels = strokes_of(drawn, parent.pixels)
+            return adopted(self.process, self.versions[0].tensors, parent.tensors, pixels, where, calls).tensors()
+        change = change_of(drawn, facts, self._at(parent), self._recorded_with(version))
+        run, growth = remade(facts.get("refined"), facts.get("growth", 0), calls)
+        redraw, own = self._redraw(parent, change, run, clock, progress, growth), self.settings["seed"]
+        return seeded(redraw, facts.get("seed", own), own).result().tensors()
 
     def _edit_facts(self, change: Change, clock: Clock) -> dict[str, Any]:
         edit, share = "inpaint" if change.repaint else "edit", Region.from_mask(change.mask).fraction
         facts = self._facts(edit, share, change.start, change.conditioning, clock)
+        facts["blend"] = change.blend
         return {**facts, "areas": [*change.words]} if change.words else facts
 
     def _facts(self, edit: str, region: float, start: int, conditioning: Conditioning, clock: Clock) -> dict[str, Any]:

@@ -36,13 +36,14 @@ class Chooses(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """What an edit makes with one seed: what it computed, and what its version will say."""
+    """What an edit makes with one seed: what it computed, what its version will say, and what was asked."""
 
     seed: int
     found: Redrawn
     calls: Calls
     region: Region
     facts: Mapping[str, Any]
+    drawn: Mapping[str, bytes]
 
     @property
     def image(self) -> Image.Image:
@@ -96,7 +97,7 @@ class Variants:
         """VariantsError unless the current version is the one that they were made from, or one that came of them."""
         base = history.find(self.base.number)
         current = history.current in (self.base.number, self.chosen)
-        if base is None or base.snapshots is not self.base.snapshots or not current:
+        if base is None or base.revision != self.base.revision or not current:
             raise VariantsError(
                 "the session no longer shows the version that these variants were made from; undo to that one, "
                 "or make new ones"
@@ -126,14 +127,19 @@ def check_room(count: int, once: int, each: int, device: torch.device) -> None:
         )
 
 
+def seeded(redraw: Redraw, seed: int, own: int) -> Redraw:
+    """A change with the noise of a seed; with the session's `own` that is the original's."""
+    process = replace(redraw.process, sampler=redraw.process.sampler.seeded(seed))
+    return replace(redraw, process=process, fresh=seed != own)
+
+
 def varied(
     redraws: Sequence[Redraw], seeds: Sequence[int], own: int, calls: Sequence[Calls], nets: Iterable[Incremental]
 ) -> list[Redrawn]:
     """What comes of changes that are the same but for the seed; with the session's `own`, noise is the original's."""
 
     def result(redraw: Redraw, seed: int, run: Evaluations) -> Redrawn:
-        process = replace(redraw.process, sampler=redraw.process.sampler.seeded(seed))
-        return replace(redraw, process=process, run=run, fresh=seed != own).result()
+        return seeded(replace(redraw, run=run), seed, own).result()
 
     try:
         return side_by_side(calls, [partial(result, *each) for each in zip(redraws, seeds, strict=True)])

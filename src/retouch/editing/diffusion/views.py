@@ -24,6 +24,7 @@ from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.lockstep import Shared, agreed, together
 from retouch.editing.diffusion.session import Begun, DiffusionSession
 from retouch.editing.images import Box, Pixels
+from retouch.editing.jobs import Frames
 from retouch.editing.session import Edited
 from retouch.errors import OptionError
 from retouch.plan.region import Region
@@ -34,16 +35,18 @@ class View:
     """A session as a view of a larger picture.
 
     left, top: where its corner lies in that, in pixels. asked: its part of an edit, of the size of its own picture.
+    frames: what is told of its steps, as previews of that.
     """
 
     session: DiffusionSession
     left: int
     top: int
     asked: Asked
+    frames: Frames | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Composed:
+class Mosaic:
     """What views show together, from `left`, `top` on and black where there is no view; what came of each."""
 
     image: Image.Image
@@ -59,9 +62,10 @@ class _Part:
     session: DiffusionSession
     box: Box
     change: Change
+    frames: Frames | None
 
 
-def redrawn_together(views: Sequence[View], progress: Progress = silent) -> Composed:
+def redrawn_together(views: Sequence[View], progress: Progress = silent) -> Mosaic:
     """One edit in several sessions, each of which gets a version of it; views that see nothing of it stay as they are.
 
     Views should show the same where they overlap, and do so afterwards inside the region. A view alone makes what
@@ -84,7 +88,7 @@ def redrawn_together(views: Sequence[View], progress: Progress = silent) -> Comp
         if edited:
             picture, made = _redrawn(edited, picture, progress)
             found |= zip(edited, made, strict=True)
-    return Composed(Image.fromarray(picture), left, top, tuple(found.values()))
+    return Mosaic(Image.fromarray(picture), left, top, tuple(found.values()))
 
 
 @contextmanager
@@ -100,7 +104,9 @@ def _held(sessions: set[DiffusionSession]) -> Iterator[None]:
 
 def _part(view: View, left: int, top: int) -> _Part:
     (height, width), y, x = view.session.size, view.top - top, view.left - left
-    return _Part(view.session, (slice(y, y + height), slice(x, x + width)), view.session.change(view.asked))
+    return _Part(
+        view.session, (slice(y, y + height), slice(x, x + width)), view.session.change(view.asked), view.frames
+    )
 
 
 def _check(parts: Sequence[_Part]) -> None:
@@ -138,7 +144,8 @@ def _redrawn(parts: Sequence[_Part], picture: Pixels, progress: Progress) -> tup
     told = [progress, *[silent] * (len(parts) - 1)]
     with ExitStack() as making:
         begun = [
-            making.enter_context(part.session.begun(part.change, each)) for part, each in zip(parts, told, strict=True)
+            making.enter_context(part.session.begun(part.change, each, part.frames))
+            for part, each in zip(parts, told, strict=True)
         ]
         found = together([each.redraw.stages() for each in begun], partial(_agree, parts))
         drawn, mask = picture.copy(), np.zeros(picture.shape[:2], np.bool_)

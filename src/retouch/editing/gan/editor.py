@@ -42,11 +42,13 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         device_memory: int | None = None,
         folder: str | Path | None = None,
         storage: str = "fp32",
+        history: int | None = None,
+        keep_module: bool = True,
         name: str | None = None,
     ) -> None:
         self.module: N = network.eval()
         self.policy = Policy.named(policy)
-        super().__init__(name, backend, memory, device_memory, folder, storage)
+        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module)
         self.dtype = next(network.parameters()).dtype
         self._compiled: Recent[tuple[int, int], incremental.Incremental] = Recent(SIZES)
 
@@ -91,6 +93,8 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
 
         def compiled() -> incremental.Incremental:
             example = torch.zeros(1, self.channels, *size, dtype=self.dtype, device=self.device)
-            return incremental.compile(self.module, example, policy=self.policy, backend=self.backend)
+            return incremental.compile(
+                self.module, example, policy=self.policy, backend=self.backend, keep_module=self.keep_module
+            )
 
         return self._compiled.get(size, compiled)

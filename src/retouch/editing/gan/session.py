@@ -61,6 +61,8 @@ class GeneratorSession(Session):
         self.net = net
         self.size: tuple[int, int] = (settings["height"], settings["width"])
 
+    light_tensors = ("source",)
+
     # What a kind of source says
 
     @abstractmethod
@@ -95,6 +97,18 @@ class GeneratorSession(Session):
         pictures = image.dtype == torch.uint8 and image.dim() == 3 and image.shape[2] == 3
         return pictures and tuple(source.shape) == shape and source.dtype == dtype
 
+    def remake(self, version: Version, parent: Version | None, calls: Calls, progress: Progress) -> dict[str, Tensor]:
+        """The picture of its source, recorded or updated from that of its parent."""
+        source = version.tensors["source"]
+        new = self.read(source)
+        if parent is None:
+            result = calls.record(CALL, self.net, new)
+        else:
+            old = self.read(parent.tensors["source"])
+            region = Region.from_mask((old != new).any(1)[0].numpy())
+            result = calls.update(CALL, self.net, region, new)
+        return {"image": torch.from_numpy(self.shown(result)), "source": source}
+
     # Recording and editing
 
     @locked
@@ -106,7 +120,7 @@ class GeneratorSession(Session):
             with clock.of("network"):
                 result = calls.record(CALL, self.net, self.read(source))
             tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
-            self._put(calls, tensors, _facts("original", 1.0, clock))
+            self._put(calls, tensors, _facts("original", 1.0, clock), {})
         progress(1, 1, "recorded")
 
     @property
@@ -141,7 +155,7 @@ class GeneratorSession(Session):
                 result = calls.update(CALL, self.net, region, new)
             with clock.of("store"):
                 tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
-                self._put(calls, tensors, _facts("edit", region.fraction, clock))
+                self._put(calls, tensors, _facts("edit", region.fraction, clock), {})
         self._show(job, before, calls)
         progress(1, 1, "done")
         return Edited(self.image, region, clock.total())

@@ -1,4 +1,4 @@
-// Row copies between float32, bfloat16 and float16, rounding to nearest even.
+// Row copies between float32, bfloat16, float16 and int8 with a scale, rounding to nearest even.
 #pragma once
 #include "parallel.h"
 #include "simd.h"
@@ -85,9 +85,74 @@ static void convert_line(char* dst, const char* src, int64_t channels) {
   memcpy(to + c, out, size_t(channels - c) * sizeof(To));
 }
 
+typedef int8_t vb __attribute__((vector_size(lanes)));
+
+RETOUCH_INLINE vf get(const int8_t* p) {
+  vb x;
+  memcpy(&x, p, sizeof(x));
+  return __builtin_convertvector(x, vf);
+}
+
+// The largest magnitude in a row; of zeros behind its end.
+template <class From> static float largest(const From* from, int64_t channels) {
+  vi most = {};
+  for (int64_t c = 0; c < channels; c += lanes) {
+    From part[lanes] = {};
+    memcpy(part, from + c, size_t(min_of(lanes, channels - c)) * sizeof(From));
+    vi size = (vi)(bits(get(part)) & 0x7fffffff);
+    most = size > most ? size : most;
+  }
+  int32_t top = 0;
+  for (int i = 0; i < lanes; ++i) top = most[i] > top ? most[i] : top;
+  float found;
+  memcpy(&found, &top, sizeof(found));
+  return found;
+}
+
+constexpr float smallest = 0x1p-100f; // rows below it are zeros
+
+template <class From>
+static void quantize_line(char* dst, const char* src, int64_t channels) {
+  const From* from = reinterpret_cast<const From*>(src);
+  float most = largest(from, channels), scale = most / 127;
+  vf factor = set1(most >= smallest ? 127 / most : 0.0f), half = set1(0x1.8p23f);
+  for (int64_t c = 0; c < channels; c += lanes) {
+    size_t count = size_t(min_of(lanes, channels - c));
+    From part[lanes] = {};
+    memcpy(part, from + c, count * sizeof(From));
+    vf level = (get(part) * factor + half) - half;
+    vb levels = __builtin_convertvector(__builtin_convertvector(level, vi), vb);
+    memcpy(dst + c, &levels, count);
+  }
+  memcpy(dst + channels, &scale, sizeof(scale));
+}
+
+template <class To>
+static void restore_line(char* dst, const char* src, int64_t channels) {
+  To* to = reinterpret_cast<To*>(dst);
+  float scale;
+  memcpy(&scale, src + channels, sizeof(scale));
+  for (int64_t c = 0; c < channels; c += lanes) {
+    size_t count = size_t(min_of(lanes, channels - c));
+    int8_t levels[lanes] = {};
+    To part[lanes];
+    memcpy(levels, src + c, count);
+    put(part, get(levels) * set1(scale));
+    memcpy(to + c, part, count * sizeof(To));
+  }
+}
+
 using Line = void (*)(char* dst, const char* src, int64_t channels);
 
 static Line line_converter(DType to, DType from) {
+  if (to == DType::i8)
+    return from == DType::f32    ? quantize_line<float>
+           : from == DType::bf16 ? quantize_line<bf16>
+                                 : quantize_line<f16>;
+  if (from == DType::i8)
+    return to == DType::f32    ? restore_line<float>
+           : to == DType::bf16 ? restore_line<bf16>
+                               : restore_line<f16>;
   if (to == DType::f32)
     return from == DType::bf16 ? convert_line<float, bf16> : convert_line<float, f16>;
   if (to == DType::bf16)
@@ -96,12 +161,13 @@ static Line line_converter(DType to, DType from) {
 }
 
 static int64_t item_size(const Matrix& m) {
-  return m.dtype == DType::f64 ? 8 : m.dtype == DType::f32 ? 4 : 2;
+  const int64_t sizes[] = {4, 2, 2, 8, 1};
+  return sizes[int(m.dtype)];
 }
 
 // dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros.
 static void convert_rows(const CopyArgs& c, int threads) {
-  int64_t channels = c.dst.channels, chunk = ceil_div(65536, max_of(channels, 1));
+  int64_t channels = min_of(c.dst.channels, c.src.channels), chunk = ceil_div(65536, max_of(channels, 1));
   int64_t dst_item = item_size(c.dst), src_stride = c.src.ld * item_size(c.src);
   Line convert = line_converter(c.dst.dtype, c.src.dtype);
   if (c.m * channels < 16384) threads = 1;
@@ -110,7 +176,7 @@ static void convert_rows(const CopyArgs& c, int threads) {
       int64_t line = c.src_index ? c.src_index[m] : m;
       char* dst = c.dst.data + (c.dst_index ? c.dst_index[m] : m) * c.dst.ld * dst_item;
       if (line < 0)
-        memset(dst, 0, size_t(channels * dst_item));
+        memset(dst, 0, size_t(c.dst.channels * dst_item));
       else
         convert(dst, c.src.data + line * src_stride, channels);
     }

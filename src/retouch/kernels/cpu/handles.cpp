@@ -17,12 +17,14 @@ DType read_dtype(nb::dlpack::dtype d, const char* what) {
   if (d == nb::dtype<double>()) return DType::f64;
   if (d == bfloat) return DType::bf16;
   if (d == half) return DType::f16;
+  if (d == nb::dtype<int8_t>()) return DType::i8;
   throw nb::type_error(
-      (std::string(what) + ": dtype must be float32, bfloat16, float16 or float64").c_str());
+      (std::string(what) + ": dtype must be float32, bfloat16, float16, float64 or int8").c_str());
 }
 
 nb::dlpack::dtype dlpack_dtype(DType dtype) {
-  const nb::dlpack::dtype types[] = {nb::dtype<float>(), bfloat, half, nb::dtype<double>()};
+  const nb::dlpack::dtype types[] = {nb::dtype<float>(), bfloat, half, nb::dtype<double>(),
+                                      nb::dtype<int8_t>()};
   return types[int(dtype)];
 }
 
@@ -51,12 +53,13 @@ Pages::~Pages() {
 }
 
 std::string dtype_name(DType dtype) {
-  const char* names[] = {"float32", "bfloat16", "float16", "float64"};
+  const char* names[] = {"float32", "bfloat16", "float16", "float64", "int8"};
   return names[int(dtype)];
 }
 
 int64_t dtype_size(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+  const int64_t sizes[] = {4, 2, 2, 8, 1};
+  return sizes[int(dtype)];
 }
 
 Tensor import_tensor(nb::handle tensor, const char* what) {

@@ -9,7 +9,8 @@
 
 namespace retouch {
 
-enum class DType : int32_t { f32, bf16, f16, f64 };
+// Rows of i8 end in the float32 by which their levels are multiplied, as four more of them.
+enum class DType : int32_t { f32, bf16, f16, f64, i8 };
 
 // Row-major [rows, channels]; the row stride ld is in elements.
 struct Matrix {

@@ -16,6 +16,7 @@ from retouch.kernels.transfers import uploadable
 from retouch.kernels.triton import tiles
 from retouch.kernels.triton.expression import block, look_up, store
 from retouch.kernels.triton.handles import count_of
+from retouch.ops import copy as plain
 
 MANY_ROWS, MANY_COLUMNS = 16, 64
 """Rows and columns that a program of `copy_many` copies at a time."""
@@ -86,8 +87,15 @@ def _count(dst: Tensor, dst_index: Index | None, src: Tensor, src_index: Index |
     return count
 
 
+def _scaled(dst: Tensor, src: Tensor) -> bool:
+    """True where rows are made int8 or were it, which is PyTorch's work: memory bounds it."""
+    return (dst.dtype == torch.int8) != (src.dtype == torch.int8)
+
+
 def copy_rows(dst: Tensor, dst_index: Index | None, src: Tensor, src_index: Index | None) -> None:
     """See `retouch.ops.copy.copy_rows`."""
+    if _scaled(dst, src):
+        return plain.copy_rows(dst, dst_index, src, src_index)
     count = _count(dst, dst_index, src, src_index)
     if count:
         grid, sizes = _launch(count, dst.shape[1])
@@ -104,9 +112,12 @@ def _fields(dst: Tensor, dst_index: Index | None, src: Tensor, src_index: Index 
 
 
 def copy_many(copies: Iterable[tuple[Tensor, Index | None, Tensor, Index | None]]) -> None:
-    """See `retouch.ops.copy.copy_many`; one launch for each pair of dtypes."""
+    """See `retouch.ops.copy.copy_many`; one launch for each pair of dtypes, PyTorch's where int8 is made or read."""
     groups: dict[tuple[torch.dtype, torch.dtype], list[tuple[Any, ...]]] = {}
     for each in copies:
+        if _scaled(each[0], each[2]):
+            plain.copy_rows(*each)
+            continue
         groups.setdefault((each[0].dtype, each[2].dtype), []).append(each)
     for group in groups.values():
         _copy_group(group)

@@ -21,8 +21,10 @@ from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
+from retouch.ops.copy import restored
 from retouch.runtime.base import Computed, Copy, Delta, Operands, State, plain_tensors
 from retouch.runtime.schedule import Schedule
+from retouch.runtime.state.folding import few
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.layers import Layer, adopted, written
 from retouch.runtime.state.workspace import LayeredOwner
@@ -47,7 +49,8 @@ class Snapshot:
         """
         net: Any = recording.owner
         rows = [(value, net.workspace.whole(value.rows)) for value in recording.buffers]
-        same = all(store.stored(v.dtype) == v.dtype for v, _ in rows)
+        types = {v: store.stored(v.dtype, buffer) for v, buffer in recording.buffers.items()}
+        same = all(dtype == v.dtype for v, dtype in types.items())
         if (
             file is None
             and same
@@ -56,9 +59,13 @@ class Snapshot:
             layer = adopted(recording, store, rows)
         else:
             whole = dict.fromkeys(recording.buffers)
-            layer = written(recording, store, rows, whole, recording.values, recording.states, file, base=True)
+            layer = written(recording, store, rows, whole, recording.values, recording.states, file, types, base=True)
         recording.buffers = {}
         return Snapshot(net, store, (layer,), tuple(recording.hashes))
+
+    def grown(self, layer: Layer) -> Snapshot:
+        """The state with one more layer; StoreError when older ones are to be folded and there is no room."""
+        return replace(self, layers=(*few(self.net, self.store, self.layers), layer))
 
     def recording(self) -> Restored:
         """A recording in this state that can be updated once; see `Restored.snapshot`."""
@@ -74,6 +81,16 @@ class Snapshot:
         """Statistics."""
         return {slot: tensor for layer in self.layers for slot, tensor in layer.states.items()}
 
+    @property
+    def types(self) -> dict[Value, torch.dtype]:
+        """The types that rows are stored in."""
+        return {value: rows.dtype for value, (_, rows) in self.layers[0].rows.items()}
+
+    def row_bytes(self, value: Value) -> int:
+        """Bytes of a stored row."""
+        rows = self.layers[0].rows[value][1]
+        return rows.shape[1] * rows.element_size()
+
     def holders(self, value: Value) -> list[Layer]:
         """The layers with rows of `value` that can still be seen, newest first."""
         found = []
@@ -85,13 +102,13 @@ class Snapshot:
         return found
 
     def rows(self, value: Value) -> Tensor:
-        """All rows `[B * H * W, C]` of a kept value in this state, in the store's dtype."""
+        """All rows `[B * H * W, C]` of a kept value in this state, as they are stored; float32 for int8."""
         oldest_first = self.holders(value)[::-1]
         rows = oldest_first[0].rows[value][1].clone()
         for layer in oldest_first[1:]:
             table, part = layer.rows[value]
             rows[torch.from_numpy(table.array).long().to(rows.device)] = part.to(rows.device)
-        return rows
+        return restored(rows) if rows.dtype == torch.int8 else rows
 
     @property
     def nbytes(self) -> int:
@@ -220,8 +237,7 @@ class Restored(State):
                 copies.append((target(value), where, backend.rows(next(arrived)), None))
         self._fetched = None
         for value, wanted in schedule.needs.items():
-            stored = self.snapshot.store.stored(value.dtype).itemsize
-            self.bytes_read += len(wanted) * value.channels * stored
+            self.bytes_read += len(wanted) * self.snapshot.row_bytes(value)
         return copies
 
     def receive(self, schedule: Schedule, found: Computed) -> None:
@@ -244,7 +260,7 @@ class Restored(State):
             states = {slot: self.states[slot] for slot in self.schedule.states}
             self._written(self, rows, indices, dense, states)
         if self._layer is not None:
-            self.snapshot = replace(self.snapshot, layers=(*self.snapshot.layers, self._layer))
+            self.snapshot = self.snapshot.grown(self._layer)
         self.pending = self._layer = None
 
     def _written(
@@ -257,7 +273,9 @@ class Restored(State):
     ) -> None:
         """Write the layer that is added, if anything was computed."""
         if rows or dense or states:
-            self._layer = written(memory, self.snapshot.store, rows, indices, dense, states, self.file)
+            self._layer = written(
+                memory, self.snapshot.store, rows, indices, dense, states, self.file, self.snapshot.types
+            )
 
     def restore(self, value: Value, index: Any, places: Any) -> None:
         """Put back saved rows, where somebody reads them after the update: in its result."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from retouch.kernels import Backend
 from retouch.kernels.transfers import Transfers
 from retouch.runtime.base import Operands, State
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import Block, Memory, Spec, Store, StoreError
+from retouch.runtime.store import Block, Memory, Spec, Store, StoreError, columns_of
 
 PORTION = 64 << 20
 """Bytes of the device's memory that rows on their way to the host may take, about."""
@@ -27,7 +27,7 @@ PORTION = 64 << 20
 class Layer:
     """What a recording or one update computed: rows with their table, dense values, statistics.
 
-    Rows are `[len(table), C]` in the store's dtype.
+    Rows are `[len(table), C]` in the type that they are stored in; as int8 with their scale.
     """
 
     rows: dict[Value, tuple[Table, Tensor]]
@@ -63,14 +63,16 @@ def written(
     dense: dict[Value, Any],
     states: dict[Slot, Tensor],
     file: Path | None,
+    types: Mapping[Value, torch.dtype],
     base: bool = False,
 ) -> Layer:
-    """A layer with these rows of the memory's buffers; `indices` are handles of where they are (None: all)."""
+    """A layer with these rows of the memory's buffers; `indices` are handles of where they are (None: all). `types` are
+    those that rows are stored in.
+    """
     small = _small(rows, dense, states)
-    types = {v: store.stored(v.dtype) for v, _ in rows}
-    specs = [Spec(f"rows/{v.name}", (len(table), v.channels), types[v]) for v, table in rows]
+    specs = [Spec(f"rows/{v.name}", (len(table), columns_of(v.channels, types[v])), types[v]) for v, table in rows]
     specs += [Spec.of(name, tensor) for name, tensor in small.items()]
-    block = store.block(specs, _notes(rows, dense), file, base, _memories(memory.backend))
+    block = store.block(specs, _notes(rows, dense), file, base, memories(memory.backend, base))
     for name, tensor in small.items():
         block.tensors[name].copy_(tensor)
     targets = [(block.tensors[f"rows/{v.name}"], v, index) for v, index in indices.items()]
@@ -112,9 +114,15 @@ def _receive(memory: Operands, targets: Sequence[Target], transfers: Transfers) 
     transfers.settle()
 
 
-def _memories(backend: Backend) -> list[Memory]:
-    """Where layers go: where kernels read them, and else the host's memory."""
+def memories(backend: Backend, base: bool = False) -> list[Memory]:
+    """Where layers go: where kernels read them, and else the host's memory.
+
+    On the CPU layers of updates, other than a `base`, get plain memory: few megabytes each, for which the system would
+    spend longer on finding huge pages than an update takes.
+    """
     transfers = backend.transfers
+    if transfers is None and not base:
+        return [Memory()]
     on_device = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
     return [on_device] if transfers is None else [on_device, Memory(False, transfers.empty, transfers.taken)]
 
@@ -175,7 +183,7 @@ def _layer_of(net: LayeredOwner, block: Block) -> Layer:
         table = net.workspace.whole(value.rows)
         if number is not None:
             table = net.workspace.table(tensors[f"index/{number}"], value.rows)
-        if tuple(part.shape) != (len(table), value.channels):
+        if tuple(part.shape) != (len(table), columns_of(value.channels, part.dtype)):
             raise ValueError(f"rows of {name} have the shape {list(part.shape)}")
         rows[value] = table, part
     dense: dict[Value, Any] = {values[name]: content for name, content in notes["plain"].items()}

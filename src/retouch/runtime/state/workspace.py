@@ -21,8 +21,11 @@ from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
 
-PICKS = 4096
+PICKS = 1024
 """Remembered choices of the layer that a row is read from."""
+
+MERGED = 64
+"""Remembered unions of tables."""
 
 TEMPLATES = 8
 """Remembered graph templates: regions of as many sizes keep their CUDA graphs."""
@@ -59,6 +62,7 @@ class Workspace:
         self.templates: list[GraphTemplate] = []
         self._generation = net.weights.generation
         self._picks: dict[tuple[Table, ...], list[Pick]] = {}
+        self._merged: dict[tuple[Table, ...], tuple[Table, list[Tensor]]] = {}
         self._tables: dict[bytes, Table] = {}
         self._whole: dict[int, Table] = {}
 
@@ -172,6 +176,17 @@ class Workspace:
             if not len(missing):
                 return found
         raise AssertionError("rows are read that no layer holds")
+
+    def merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Tensor]]:
+        """The table of the rows that any of `tables` lists, and the places of each in it, int64."""
+        if tables not in self._merged:
+            if len(self._merged) >= MERGED:
+                self._merged.clear()
+            rows, total = np.unique(np.concatenate([table.array for table in tables])), tables[0].total
+            table = self.whole(total) if len(rows) == total else Table(rows, total, ascending=True)
+            places = [torch.from_numpy(np.searchsorted(rows, each.array)) for each in tables]
+            self._merged[tables] = table, places
+        return self._merged[tables]
 
     # Picks are remembered by tables, so the same rows are the same object.
 

@@ -19,14 +19,15 @@ export function parse(message) {
 }
 
 /**
- * The exact pixels of a lossless frame, RGB8 of its rectangle.
+ * The exact pixels of a lossless frame: RGB8 of its rectangle, or RGBA8 that is transparent where nothing changes.
  * @param {Frame} frame @throws {TypeError} when bytes and rectangle do not fit
  */
 export async function pixels({ header, bytes }) {
   const [, , width, height] = header.rect;
   if (!width || !height) return new Uint8Array();
   if (header.encoding === 'webp') throw new TypeError('WebP is only for previews');
-  const data = header.encoding === 'raw' ? await inflate(bytes, width * height * 3) : rgb(await decode(bytes));
-  if (data.length !== width * height * 3) throw new TypeError(`${data.length} bytes for ${width}x${height} pixels`);
+  const image = header.encoding === 'raw' ? { channels: 3, data: await inflate(bytes, width * height * 3) } : await decode(bytes);
+  const data = 'width' in image && image.channels !== 4 ? rgb(image) : image.data;
+  if (data.length !== width * height * (image.channels === 4 ? 4 : 3)) throw new TypeError(`${data.length} bytes for ${width}x${height} pixels`);
   return data;
 }

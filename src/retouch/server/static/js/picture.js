@@ -24,15 +24,26 @@ export class Picture {
   }
 
   /**
-   * Puts RGB8 pixels into a rectangle.
-   * @param {Rect} rect @param {Uint8Array} rgb
+   * Puts pixels into a rectangle: RGB8, or RGBA8 of which transparent ones leave what is there.
+   * @param {Rect} rect @param {Uint8Array} pixels
    */
-  put(rect, rgb) {
+  put(rect, pixels) {
     const [left, top, width, height] = rect;
     const fits = left >= 0 && top >= 0 && left + width <= this.width && top + height <= this.height;
-    if (!fits || rgb.length !== width * height * 3) throw new RangeError(`${rgb.length} bytes do not fit rectangle ${rect}`);
+    const channels = pixels.length / (width * height);
+    if (!fits || (channels !== 3 && channels !== 4)) throw new RangeError(`${pixels.length} bytes do not fit rectangle ${rect}`);
+    if (channels === 4) return this.#lay(rect, pixels);
     for (let y = 0; y < height; y++) {
-      this.data.set(rgb.subarray(y * width * 3, (y + 1) * width * 3), ((top + y) * this.width + left) * 3);
+      this.data.set(pixels.subarray(y * width * 3, (y + 1) * width * 3), ((top + y) * this.width + left) * 3);
+    }
+  }
+
+  /** @param {Rect} rect @param {Uint8Array} rgba */
+  #lay([left, top, width, height], rgba) {
+    for (let y = 0, i = 0; y < height; y++) {
+      for (let x = 0, o = ((top + y) * this.width + left) * 3; x < width; x++, i += 4, o += 3) {
+        if (rgba[i + 3]) this.data.set(rgba.subarray(i, i + 3), o);
+      }
     }
   }
 

@@ -1,0 +1,113 @@
+"""Versions without layers: which are dropped when a session holds too much, and what tells that one is itself again.
+
+An edit is a function of the version before it and of what it was asked, so its layers can be computed again. What was
+asked is kept with the version: facts, and pictures of a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from retouch.editing.history import History, Node
+from retouch.editing.images import Pixels
+from retouch.editing.manifest import ArchiveError
+from retouch.plan.region import Mask
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.state.layers import Layer
+from retouch.runtime.store import UNNAMED
+
+
+class Layered(Node, Protocol):
+    """A version with its layers, or without them."""
+
+    @property
+    def snapshots(self) -> Mapping[str, Snapshot]: ...  # noqa: D102
+    @property
+    def drawn(self) -> Mapping[str, bytes] | None: ...  # noqa: D102
+    def dropped(self) -> Self: ...  # noqa: D102
+
+
+V = TypeVar("V", bound=Layered)
+
+
+def layers_of(*versions: Layered) -> set[Layer]:
+    """The layers of versions."""
+    return set[Layer]().union(*(snapshot.layers for v in versions for snapshot in v.snapshots.values()))
+
+
+def held(versions: Iterable[Layered]) -> int:
+    """Bytes of the layers of versions, those in files of a session's folder not counted."""
+    return sum(layer.nbytes for layer in layers_of(*versions) if layer.block.file in (None, UNNAMED))
+
+
+def trimmed(history: History[V], budget: int) -> History[V]:
+    """The history with the oldest edits dropped until all layers above the first version's take no more than `budget`.
+
+    What the current version is made of stays, and so do versions of nothing else, and those that cannot be made again.
+    """
+    first, needed = history.versions[0], layers_of(history.versions[0], history[history.current])
+    budget += held([first])
+    for version in history.versions[1:]:
+        if held(history.versions) <= budget:
+            break
+        if version.drawn is not None and not layers_of(version) <= needed:
+            history = history.replaced(version.dropped())
+    return history
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Of the bytes of tensors and their names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# Pictures of what changed
+
+
+def png(array: npt.NDArray[Any]) -> bytes:
+    """A picture in a file: uint8 `[H, W]` or `[H, W, 4]`, or uint16 `[H, W]`."""
+    file = BytesIO()
+    Image.fromarray(array).save(file, format="PNG")
+    return file.getvalue()
+
+
+def decoded(data: bytes, size: tuple[int, int] | None = None) -> npt.NDArray[Any]:
+    """The picture that `png` made, of that size (H, W) if one is named. ArchiveError when it is none."""
+    try:
+        with Image.open(BytesIO(data), formats=["PNG"]) as image:
+            if size is not None and image.size != size[::-1]:
+                raise ArchiveError(f"a picture of an edit is {image.size}, not {size[::-1]}; it cannot be trusted")
+            return np.array(image)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise ArchiveError(f"a picture of an edit cannot be read: {error}") from error
+
+
+def patch(new: Pixels, old: Pixels) -> Pixels:
+    """`[H, W, 4]`: `new` where it differs from `old`, transparent elsewhere."""
+    return masked_picture(new, (new != old).any(-1))
+
+
+def masked_picture(pixels: Pixels, mask: Mask) -> Pixels:
+    """`[H, W, 4]`: pixels where a mask `[H, W]` is, transparent elsewhere."""
+    return np.dstack([np.where(mask[..., None], pixels, 0), np.where(mask, 255, 0)]).astype(np.uint8)
+
+
+def patched(old: Pixels, change: npt.NDArray[Any]) -> Pixels:
+    """`old` with a patch on it."""
+    if change.shape != (*old.shape[:2], 4):
+        raise ArchiveError(
+            f"a patch {list(change.shape)} does not fit a picture {list(old.shape)}; it cannot be trusted"
+        )
+    found: Pixels = np.where(change[..., 3:] > 0, change[..., :3], old)
+    return found

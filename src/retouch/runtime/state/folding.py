@@ -1,0 +1,53 @@
+"""Layers folded into one, so that reading never searches more than a few of them.
+
+The layers above a recording are kept as a log-structured merge tree keeps its runs (O'Neil et al., 1996): once there
+are more than `MOST`, the newest ones become one, and older ones join it as long as they are not much larger than what
+is above them. So a row is copied a few times in all, however many updates follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from retouch.ir.tables import Table
+from retouch.ir.value import Value
+from retouch.runtime.state.layers import Layer, memories
+from retouch.runtime.state.workspace import LayeredOwner
+from retouch.runtime.store import Spec, Store
+
+MOST = 6
+"""Layers that a snapshot may have above its recording."""
+
+GROWTH = 2
+"""A layer is folded with those above it while it is not larger than so many times all of them."""
+
+
+def few(net: LayeredOwner, store: Store, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The same rows in a base and at most `MOST` layers; StoreError when there is no room for a folded one."""
+    if len(layers) <= MOST + 1:
+        return layers
+    start, above = len(layers) - 1, layers[-1].nbytes
+    while start > 1 and (len(layers) - start < MOST or layers[start - 1].nbytes <= GROWTH * above):
+        start -= 1
+        above += layers[start].nbytes
+    return (*layers[:start], folded(net, store, layers[start:]))
+
+
+def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer]) -> Layer:
+    """One layer with what is to be seen of several, which are in the order of their age."""
+    parts: dict[Value, list[tuple[Table, Tensor]]] = {}
+    for layer in layers:
+        for value, part in layer.rows.items():
+            parts.setdefault(value, []).append(part)
+    merged = {v: net.workspace.merged(tuple(table for table, _ in found)) for v, found in parts.items()}
+    specs = [Spec(v.name, (len(t), parts[v][0][1].shape[1]), parts[v][0][1].dtype) for v, (t, _) in merged.items()]
+    block = store.block(specs, {}, memories=memories(net.backend))
+    for value, (_, places) in merged.items():
+        for place, (_, rows) in zip(places, parts[value], strict=True):
+            target = block.tensors[value.name]
+            target.index_copy_(0, place.to(target.device), rows.to(target.device))
+    dense = {value: content for layer in layers for value, content in layer.dense.items()}
+    states = {slot: tensor.clone() for layer in layers for slot, tensor in layer.states.items()}
+    return Layer({v: (table, block.tensors[v.name]) for v, (table, _) in merged.items()}, dense, states, block)

@@ -1,0 +1,68 @@
+"""Rows as int8: how far they are from what they were, and what is kept as what."""
+
+import pytest
+import torch
+
+from networks import case, compiled, edits, record, update
+from retouch.ops.copy import SCALE, quantized, restored
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.state.layers import layer_of
+from retouch.runtime.store import FEWEST, Store, read
+from support import EXACT, noise
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def test_a_row_errs_by_half_a_level_and_does_not_depend_on_others():
+    rows = noise(50, 33) * torch.logspace(-20, 20, 50)[:, None]
+    rows[7] = 0
+    back = restored(quantized(rows))
+    assert ((back - rows).abs() <= rows.abs().amax(1, keepdim=True) * (0.5 / 127) * (1 + 1e-5)).all()
+    assert torch.equal(restored(quantized(rows[3:9])), back[3:9])
+    assert not back[7].any()
+
+
+def test_the_smallest_rows_are_zeros_and_none_is_lost():
+    rows = torch.tensor([[1e-38, -1e-40], [3e38, -3e38]])
+    back = restored(quantized(rows))
+    assert not back[0].any()
+    torch.testing.assert_close(back[1], rows[1])
+    assert quantized(torch.empty(0, 5)).shape == (0, 5 + SCALE)
+
+
+@pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet"])
+def test_updates_from_int8_rows_are_near_those_from_float32(name):
+    net, made = compiled(name, EXACT), case(name)
+    exact, small = (Snapshot.of(record(net, made)[1], Store(None, None, kind)) for kind in ("fp32", "int8"))
+    assert small.nbytes < 0.55 * exact.nbytes  # tiny networks have narrow rows
+    for mask, edited in edits(made, 8, seed=3):
+        found = []
+        for snapshot in (exact, small):
+            restored_ = snapshot.recording()
+            found.append(update(net, restored_, mask, edited))
+            found.append(restored_.snapshot)
+        wanted, exact, result, small = found
+        assert (result - wanted).norm() <= 0.03 * wanted.norm()
+    for value, dtype in small.types.items():
+        assert (dtype == torch.int8) == (value.channels >= FEWEST)
+        assert all(layer.rows[value][1].dtype == dtype for layer in small.holders(value))
+
+
+def test_auto_takes_int8_where_the_error_is_small():
+    even, spiked = noise(64, 64), noise(64, 64)
+    spiked[:, 0] = 1000.0
+    store = Store(None, None, "auto")
+    assert store.stored(torch.float32, even) == torch.int8
+    assert store.stored(torch.float32, spiked) == torch.bfloat16
+    assert store.stored(torch.bfloat16, spiked.bfloat16()) == torch.bfloat16
+    assert store.stored(torch.float32, even[:, : FEWEST - 1]) == torch.float32
+    assert Store(None, None, "int8").stored(torch.bfloat16, spiked.bfloat16()) == torch.int8
+
+
+def test_int8_layers_are_files_and_come_back(tmp_path):
+    net, made = compiled("ddpm-256", EXACT), case("ddpm-256")
+    snapshot = Snapshot.of(record(net, made)[1], Store(None, None, "int8"), tmp_path / "base.safetensors")
+    again = layer_of(net, read(tmp_path / "base.safetensors"))
+    for value, (table, rows) in snapshot.layers[0].rows.items():
+        assert table is again.rows[value][0]
+        assert torch.equal(rows, again.rows[value][1])
