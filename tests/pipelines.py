@@ -10,6 +10,8 @@ from typing import Any
 
 import diffusers
 import numpy as np
+import peft
+import torch
 import transformers
 
 from support import fill
@@ -97,6 +99,85 @@ def _xl_unet() -> Any:
         use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=64,
     ))  # fmt: skip
+
+
+def _control_net(unet: Any, seed: int) -> Any:
+    """That of a U-Net, with other weights."""
+    net = diffusers.ControlNetModel.from_unet(unet, "rgb", (8, 16, 24), load_weights_from_unet=False)
+    return fill(net, seed)
+
+
+def _t2i_adapter(seed: int) -> Any:
+    return fill(diffusers.T2IAdapter(3, [16, 32], 1, downscale_factor=4, adapter_type="full_adapter"), seed)
+
+
+def with_lora(pipe: Any, name: str, seed: int = 0, **options: Any) -> None:
+    """Give a pipeline a LoRA of random weights that is not fused, in its U-Net and its text encoder."""
+    layers = ["to_q", "to_v", "to_out.0", "conv1", "proj_in", "time_emb_proj"]
+    options = {"r": 4, "lora_alpha": 2, "init_lora_weights": False, **options}
+    torch.manual_seed(seed)
+    pipe.unet.add_adapter(peft.LoraConfig(target_modules=layers, **options), adapter_name=name)
+    pipe.text_encoder.add_adapter(peft.LoraConfig(target_modules=["q_proj", "v_proj"], **options), adapter_name=name)
+
+
+def _with_image_prompt(pipe: Any) -> None:
+    """Give a pipeline an IP-Adapter of random weights."""
+    random = torch.Generator().manual_seed(5)
+
+    def weights(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random) / shape[-1] ** 0.5
+
+    projection = {"proj.weight": weights(4 * 24, 16), "proj.bias": weights(4 * 24)}
+    projection |= {"norm.weight": torch.ones(24), "norm.bias": weights(24)}
+    attentions = {}
+    for number, name in enumerate(pipe.unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            channels = pipe.unet.get_submodule(name.removesuffix(".processor")).to_q.weight.shape[0]
+            for kind in "kv":
+                attentions[f"{number}.to_{kind}_ip.weight"] = 3 * weights(channels, 24)
+    pipe.unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": attentions}])
+    fill(pipe.unet.encoder_hid_proj)
+
+
+def _vision() -> Any:
+    config = transformers.CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8,
+        projection_dim=16,
+    )  # fmt: skip
+    return fill(transformers.CLIPVisionModelWithProjection(config))
+
+
+def adapted(name: str) -> Any:
+    """A new pipeline with an adapter: "lora" (two), "control", "controls" (two), "xl-control", "inpaint-control",
+    "t2i" (two) or "ip".
+    """
+    scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")
+    parts = {"vae": tiny_vae(), "text_encoder": _text(), "tokenizer": _tokenizer(), "scheduler": scheduler}
+    if name == "xl-control":
+        unet = _xl_unet()
+        return diffusers.StableDiffusionXLControlNetPipeline(
+            **parts, text_encoder_2=_text(True), tokenizer_2=_tokenizer(), unet=unet, controlnet=_control_net(unet, 1),
+            add_watermarker=False,
+        )  # fmt: skip
+    unet = _unet(9 if name == "inpaint-control" else 4)
+    parts |= {"unet": unet, "safety_checker": None, "requires_safety_checker": False}
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)
+    parts["feature_extractor"] = images if name == "ip" else None
+    if name == "t2i":
+        adapters = [_t2i_adapter(1), _t2i_adapter(2)]
+        return diffusers.StableDiffusionAdapterPipeline(**parts, adapter=diffusers.MultiAdapter(adapters))
+    if name in ("lora", "ip"):
+        pipe = diffusers.StableDiffusionPipeline(**parts, image_encoder=_vision() if name == "ip" else None)
+        if name == "ip":
+            _with_image_prompt(pipe)
+        else:
+            with_lora(pipe, "style", 1)
+            with_lora(pipe, "hat", 2, lora_alpha=8)
+            pipe.set_adapters(["style"], [0.7])
+        return pipe
+    nets = [_control_net(_unet(), seed) for seed in ((1, 2) if name == "controls" else (1,))]
+    kind = "ControlNetInpaint" if name == "inpaint-control" else "ControlNet"
+    return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(**parts, controlnet=nets if nets[1:] else nets[0])
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +74,14 @@ def vae() -> dict[str, Any]:
     return {"vae": pipelines.tiny_vae()}
 
 
-GIVENS: dict[str, Callable[[], dict[str, Any]]] = {"unet": unet, "pipe": pipe, "vae": vae}
+def adapted(name: str) -> dict[str, Any]:
+    """A small pipeline with adapters of random weights; the photograph as control image and image prompt."""
+    return {"pipe": pipelines.adapted(name)}
+
+
+GIVENS: dict[str, Callable[[], dict[str, Any]]] = {
+    "unet": unet,
+    "pipe": pipe,
+    "vae": vae,
+    **{name: partial(adapted, name) for name in ("lora", "control", "ip")},
+}

@@ -9,10 +9,10 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -23,6 +23,8 @@ from retouch.errors import OptionError, RetouchError
 
 if TYPE_CHECKING:
     from retouch.editing.archive import Progress
+
+V = TypeVar("V")
 
 Backend = Literal["auto", "cpu", "triton", "reference"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -166,6 +168,20 @@ def byte_count(text: str | None) -> int | None:
     if text.strip() == "0":
         return 0
     raise OptionError(f"{text!r} is no size; write 4GB or 512MB, for example")
+
+
+def pairs(option: str, given: Sequence[str] | None, of: Callable[[str], V]) -> dict[str, V] | None:
+    """Values by name from arguments NAME=VALUE of an option; None for none. OptionError for what is none of them."""
+    found = {}
+    for each in given or ():
+        name, _, value = each.partition("=")
+        try:
+            if not (name and value):
+                raise ValueError
+            found[name] = of(value)
+        except ValueError:
+            raise OptionError(f"{option} {each} is not NAME={'NUMBER' if of is float else 'VALUE'}") from None
+    return found or None
 
 
 def check_picture_file(path: Path) -> None:

@@ -22,6 +22,7 @@ from retouch.cli.common import (
     byte_count,
     check_picture_file,
     note,
+    pairs,
     quiet_libraries,
     set_threads,
     steps_bar,
@@ -100,6 +101,21 @@ def edit(
         str | None,
         typer.Option("--vae", metavar="FOLDER", help="Folder or hub name of another autoencoder (the pipeline's own)."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="NAME=FILE", help="LoRA of the pipeline, and a name for it; may be repeated."),
+    ] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option("--scale", metavar="NAME=NUMBER", help="Scale of a LoRA, or of control-1, ...; may be repeated."),
+    ] = None,
+    control: Annotated[
+        list[Path] | None,
+        typer.Option("--control", metavar="FILE", help="Control image of the pipeline's ControlNet or T2I-Adapter."),
+    ] = None,
+    image_prompt: Annotated[
+        list[Path] | None, typer.Option("--image-prompt", metavar="FILE", help="Picture for the pipeline's IP-Adapter.")
+    ] = None,
     instances: Annotated[
         list[Path] | None,
         typer.Option(
@@ -149,7 +165,7 @@ def edit(
     ORIGINAL is recorded first, which takes about as long as redrawing all of
     it; then only the edit is computed. With --session the recording is kept: an
     edit of the session's current picture needs no new one, and takes new words
-    (--prompt) or another class too. A recording fixes --steps, --seed, --guidance, --scheduler,
+    (--prompt), another class, scale or control image too. A recording fixes --steps, --seed, --guidance, --scheduler,
     --policy and --storage. With --mask or --area EDITED may be ORIGINAL itself:
     that part is drawn again.
 
@@ -165,8 +181,11 @@ def edit(
         with usage_errors():
             options = {name: value for name, value in context.params.items() if name not in OWN}
             options |= {"mask": mask, "instances": instances or None, "area": area or None}
+            options |= {"control": control or None, "image_prompt": image_prompt or None}
+            options |= {"lora": pairs("--lora", lora, str), "scale": pairs("--scale", scale, float)}
             options |= {"memory": byte_count(memory), "device_memory": byte_count(device_memory)}
             read = [original, edited, mask, *(instances or []), *(Path(each.partition("=")[0]) for each in area or [])]
+            read += [*(control or []), *(image_prompt or [])]
             _check_outputs([output, preview], read, session, force)
             from retouch.editing.request import Request
 

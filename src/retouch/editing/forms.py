@@ -29,7 +29,7 @@ from retouch.plan.region import Mask
 MACHINE = frozenset({"device", "memory", "device_memory"})
 RECORDED = ("steps", "seed", "guidance", "scheduler", "policy", "storage", "enlarger")
 """Options that a session keeps from its recording."""
-CONDITIONS = frozenset({"prompt", "negative", "class_label"})
+CONDITIONS = frozenset({"prompt", "negative", "class_label", "control", "image_prompt", "scale"})
 """Options that say what a picture is conditioned on: of a recording, and others of an edit."""
 
 
@@ -105,7 +105,7 @@ _ONCE = "does not go with a model that runs once, without noise or words"
 _KEPT = MACHINE | {"policy", "storage"}
 
 DIFFUSION = Form(
-    loading=_KEPT | {"scheduler", "vae", "blend"},
+    loading=_KEPT | {"scheduler", "vae", "blend", "lora"},
     opening=CONDITIONS | {"guidance", "strength", "steps", "seed"},
     editing=CONDITIONS | {"strength", "max_error", "mask", "area", "threshold", "blend"},
     composing=frozenset({"enlarger"}),

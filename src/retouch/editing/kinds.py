@@ -285,7 +285,9 @@ def _recorded_editor(
     named, editor = model or settings["model"], settings["editor"]
     if not named:
         raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
-    recorded = {name: editor[name] for name in ("backend", "scheduler", "upsamplings", "vae") if name in editor}
+    recorded = {
+        name: editor[name] for name in ("backend", "scheduler", "upsamplings", "vae", "loras") if name in editor
+    }
     recorded |= {"policy": Policy(**editor["policy"]), "dtype": WEIGHTS[editor["dtype"]]}
     on_cpu = any(network["backend"] == "cpu" for network in saved.manifest.networks.values())
     place = HOST if device == "auto" and on_cpu else device

@@ -283,6 +283,7 @@ _SETTINGS: Fields = {
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
             "vae": maybe(text),
+            "loras": maybe(table(text)),
         }
     ),
 }

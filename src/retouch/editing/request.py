@@ -99,7 +99,7 @@ class Request:
         """
         form = self.kind.form
         if self.saved is not None:
-            machine = self._only(MACHINE | {"vae"})
+            machine = self._only(MACHINE | {"vae", "lora"})
             session = kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
             if isinstance(session, Canvas):
                 self._check_canvas(session)
@@ -134,7 +134,8 @@ class Request:
             raise
 
     def _only(self, names: frozenset[str]) -> dict[str, Any]:
-        return {name: value for name, value in self.given.items() if name in names}
+        several = {"lora": "loras", "scale": "scales"}
+        return {several.get(name, name): value for name, value in self.given.items() if name in names}
 
     def _taken(self, name: str, value: Any) -> dict[str, Any]:
         return {} if value is None else {name: value}

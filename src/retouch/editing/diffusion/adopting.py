@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retouch.editing.diffusion.contents import Redrawn, behind, masked
+from retouch.editing.diffusion.guides import Guides
 from retouch.editing.diffusion.process import Evaluations, Process
 from retouch.editing.images import Pixels
 from retouch.ir.geometry import Grid
@@ -41,7 +42,7 @@ def adopted(
         latents = torch.where(process.latent_mask(Region.from_mask(mask)), latents, old)
     late = behind(current, process.size)
     late[read] = len(process.sampler) + 1
-    return Redrawn(latents, pixels, pixels, late)
+    return Redrawn(latents, pixels, pixels, late, guides=Guides.of(current, {}))
 
 
 def moved(process: Process, latents: Tensor, clean: Tensor) -> Tensor:

@@ -75,13 +75,14 @@ class _Masked:
     thread: int
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        text: Tensor | None = kwargs.get(WORDS)
-        if text is None or get_ident() != self.thread:
+        given: Any = kwargs.get(WORDS)
+        if given is None or get_ident() != self.thread:
             return None
+        text, *others = given if isinstance(given, tuple) else (given,)  # with what IP-Adapters read
         rows: Tensor = args[0] if args else kwargs["hidden_states"]
         texts = torch.cat([text, *(value.to(text) for value in self.areas.values)], 1)
         owners = torch.arange(1 + len(self.areas.values)).repeat_interleave(text.shape[1])
         labels = torch.from_numpy(self.areas.labels(self.grids[rows.shape[1]])).flatten()
         bias = torch.zeros(len(labels), len(owners)).masked_fill(labels[:, None] != owners, -torch.inf)
         mask = bias.to(rows).expand(len(rows), -1, -1)
-        return args, {**kwargs, WORDS: texts, "attention_mask": mask}
+        return args, {**kwargs, WORDS: (texts, *others) if others else texts, "attention_mask": mask}

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from retouch.editing.blend import checked
+from retouch.editing.calls import run_whole
 from retouch.editing.diffusion.areas import WORDS, Area
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
+from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Steering
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.process import Process
 from retouch.editing.diffusion.schedulers import SchedulerError
@@ -41,17 +43,21 @@ class Asked:
     areas: AreasLike = ()
     blend: str | None = None
     inpaint: bool = False
+    steering: Steering = AS_BEFORE
 
     def read(self, size: tuple[int, int]) -> Asked:
-        """With areas whose masks are strengths `[H, W]`, which are files no longer. ImageError or OptionError."""
-        areas = map(Area.of, self.areas)
-        return replace(self, areas=tuple(replace(area, mask=as_strengths(area.mask, size)) for area in areas))
+        """With pictures of guides, and areas whose masks are strengths `[H, W]`, which are files no longer. ImageError
+        or OptionError.
+        """
+        areas = tuple(replace(area, mask=as_strengths(area.mask, size)) for area in map(Area.of, self.areas))
+        return replace(self, areas=areas, steering=self.steering.read())
 
     def over(self, older: Asked) -> Asked:
         """What is given here, or else by an older one; areas of both, these over the older."""
         fields = ("prompt", "negative", "class_label", "strength", "blend")
         left = {name: getattr(older, name) for name in fields if getattr(self, name) is None}
-        return replace(self, **left, areas=(*older.areas, *self.areas))
+        steering = self.steering.over(older.steering)
+        return replace(self, **left, areas=(*older.areas, *self.areas), steering=steering)
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,15 @@ class Current:
     """The version that edits are asked of.
 
     pixels, latents: its image and the latents of all positions (None: it is not recorded yet); conditioning: its own;
-    condition: makes that of a prompt, a negative prompt and a class. strength, blend: those of edits that do not say.
-    had_areas: whether an edit before gave words to areas.
+    condition: makes that of a prompt, a negative prompt, a class and guides. strength, blend: those of edits that do
+    not say. had_areas: whether an edit before gave words to areas.
     """
 
     process: Process
     pixels: Pixels
     latents: Tensor | None
     conditioning: Conditioning
-    condition: Callable[[str | None, str | None, int | None], Conditioning]
+    condition: Callable[[str | None, str | None, int | None, Guides], Conditioning]
     strength: float
     blend: str
     had_areas: bool
@@ -84,18 +90,25 @@ class Current:
     def known(self, asked: Asked) -> Change:
         """`change` as far as no network is needed for it; none of it joins where that is for the words to say."""
         old, pixels = self.conditioning, self.pixels
+        asked_guides = self._guides(asked)
+        found = self.joins(self.strengths(asked), asked.strength)
         conditioning = self.condition(
             old.prompt if asked.prompt is None else asked.prompt,
             old.negative if asked.negative is None else asked.negative,
             old.class_label if asked.class_label is None else asked.class_label,
+            asked_guides.inside(found < NEVER, old.guides),
         )
-        found = self.joins(self.strengths(asked), asked.strength)
         if asked.image is not None:
             pixels = np.where((found < NEVER)[..., None], as_pixels(asked.image), pixels)
         areas = tuple(map(Area.of, asked.areas))
         words = tuple(area.texts for area in areas)
         blend = checked(self.blend if asked.blend is None else asked.blend)
         return Change(pixels, found, conditioning, blend, asked.inpaint, self.areas(conditioning, areas), words)
+
+    def _guides(self, asked: Asked) -> Guides:
+        """What steers the picture after an edit that is everywhere."""
+        adapters, old = self.process.model.adapters, self.conditioning.guides
+        return adapters.guides(self.process.size, asked.steering, old)
 
     def strengths(self, asked: Asked) -> Strengths:
         """Shares of the strength by pixel: the mask's, or those of areas and white where the picture was drawn on."""
@@ -104,7 +117,10 @@ class Current:
             return as_strengths(asked.mask, size)
         drawn = self.pixels if asked.image is None else as_pixels(asked.image)
         threshold = threshold_of(self.process.policy) if asked.threshold is None else asked.threshold
-        found: Strengths = difference(self.pixels, drawn, threshold).astype(float)
+        differs = difference(self.pixels, drawn, threshold)
+        for before, after in zip(self.conditioning.guides.controls, self._guides(asked).controls, strict=True):
+            differs = differs | difference(before.pixels, after.pixels, threshold)
+        found: Strengths = differs.astype(float)
         for area in map(Area.of, asked.areas):
             part = as_strengths(area.mask, size)
             found = np.where(part > 0, part, found)
@@ -133,7 +149,10 @@ class Current:
         size = self.process.size
         regions = [Region.from_mask(as_strengths(area.mask, size) > 0) for area in areas]
         old, label = conditioning.negative, conditioning.class_label
-        found = [self.condition(area.prompt, old if area.negative is None else area.negative, label) for area in areas]
+        found = [
+            self.condition(area.prompt, old if area.negative is None else area.negative, label, conditioning.guides)
+            for area in areas
+        ]
         if not areas and self.process.policy.exact and self.had_areas:
             # An empty area, so that rows which read the texts of others are computed again.
             regions, found = [Region.from_mask(np.zeros(size, np.bool_))], [conditioning]
@@ -143,10 +162,11 @@ class Current:
     def _where_words_differ(self, conditioning: Conditioning) -> Mask:
         """Where the predictions for the version's texts and for others differ by more than half the most."""
         process, first, differences = self.process, self.process.first, []
+        both = [process.steered(c, lambda _, *read: run_whole(*read)) for c in (self.conditioning, conditioning)]
         assert self.latents is not None
         for i in np.unique(np.linspace(first, len(process.sampler) - 1, MASK_STEPS + 2).astype(int)[1:-1]):
             x, step = self.latents[i - first][None], process.denoiser.step
-            old, new = (step(process.dense, i, x, c) for c in (self.conditioning, conditioning))
+            old, new = (step(process.dense, i, x, c) for c in both)
             differences.append((new - old).abs().mean(1)[0])
         mean = torch.stack(differences).mean(0)
         scaled = mean / mean.quantile(0.99).clamp(min=1e-12)

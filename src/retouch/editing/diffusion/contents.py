@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from retouch.editing.diffusion.estimate import StepCheck
+from retouch.editing.diffusion.guides import UNGUIDED, Guides, prompt_names
 from retouch.editing.diffusion.process import Process
 from retouch.editing.images import Pixels
 from retouch.plan.region import Mask
 
 Behind = npt.NDArray[np.int16]
-"""[H, W]: recordings of steps below it have not read the latents there; the decoder's counts as that of one step more
-than there are. 0 where all have.
+"""[H, W]: recordings of steps below it have not read the latents or control images there; the decoder's counts as that
+of one step more than there are. 0 where all have.
 """
 
 
 @dataclass(frozen=True)
 class Redrawn:
     """What came of a change: latents `[n + 1, C, h, w]` at every position, decoded pixels, encoder's image, which
-    recordings are behind, and one of the steps for the estimate of the error (None: nothing to check).
+    recordings are behind, one of the steps for the estimate of the error (None: nothing to check), and guides.
     """
 
     latents: Tensor
@@ -33,13 +34,15 @@ class Redrawn:
     seen: Pixels
     behind: Behind | None = None
     check: StepCheck | None = None
+    guides: Guides = UNGUIDED
 
     def tensors(self) -> dict[str, Tensor]:
         """What a version keeps."""
         pictures: dict[str, npt.NDArray[Any]] = {"image": self.pixels, "seen": np.ascontiguousarray(self.seen)}
         if self.behind is not None and self.behind.any():
             pictures["behind"] = self.behind
-        return {"latents": self.latents.contiguous(), **{k: torch.from_numpy(v) for k, v in pictures.items()}}
+        made = {"latents": self.latents.contiguous(), **{k: torch.from_numpy(v) for k, v in pictures.items()}}
+        return made | self.guides.tensors()
 
 
 def behind(tensors: Mapping[str, Tensor], size: tuple[int, int]) -> Behind:
@@ -66,4 +69,7 @@ def is_complete(tensors: Mapping[str, Tensor], process: Process) -> bool:
     }
     if "behind" in tensors:
         expected["behind"] = ((height, width), torch.int16)
-    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} == expected
+    expected |= dict.fromkeys(process.nets.controls, ((height, width, 3), torch.uint8))
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    prompts = {name: found.pop(name) for name in prompt_names(process.model.adapters.prompts) if name in found}
+    return found == expected and all(len(s) == 3 and (s[2], t) == (3, torch.uint8) for s, t in prompts.values())

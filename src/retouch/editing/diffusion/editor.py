@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 import torch
@@ -18,6 +20,8 @@ from retouch.editing.canvas.enlarge import AUTO
 from retouch.editing.canvas.planner import FLOOR
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.canvases import Canvases
+from retouch.editing.diffusion.guides import AS_BEFORE, Images, Scales, Steering
+from retouch.editing.diffusion.lora_files import load_loras
 from retouch.editing.diffusion.model import PipelineError, loading
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import chosen, name_of
@@ -54,6 +58,7 @@ class Editor(BaseEditor[DiffusionSession]):
     """
 
     sessions = DiffusionSession
+    loras: Mapping[str, str] = MappingProxyType({})  # where they were loaded from, by name
 
     def __init__(
         self,
@@ -97,7 +102,12 @@ class Editor(BaseEditor[DiffusionSession]):
     ) -> Editor: ...
     @staticmethod
     def from_pretrained(
-        name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", **options: Any
+        name: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "auto",
+        loras: Mapping[str, str | Path] | None = None,
+        **options: Any,
     ) -> Editor | Upscaler:
         """An editor for a pipeline in a local folder (`save_pretrained`), on the hub, or a built-in model.
 
@@ -105,6 +115,8 @@ class Editor(BaseEditor[DiffusionSession]):
 
         device: where it goes; "auto": to the accelerator that PyTorch sees, if that can be used, else the CPU.
             `kernels` of the editor says which.
+        loras: LoRAs by names for them, of a pipeline: files, folders or hub names. All are switched on, at scale 1;
+            `scales` of recordings and edits say otherwise. `retouch.open` finds them again.
 
         Weights are read from safetensors only. Raises PipelineError when there is none or it cannot be read,
         ValueError for a device that cannot be used.
@@ -118,7 +130,11 @@ class Editor(BaseEditor[DiffusionSession]):
             pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
-        return Editor(pipe.to(place), name=str(name), **options)
+        places = {key: located(value) for key, value in (loras or {}).items()}
+        load_loras(pipe, places)
+        editor = Editor(pipe.to(place), name=str(name), **options)
+        editor.loras = places
+        return editor
 
     # Sessions
 
@@ -130,6 +146,9 @@ class Editor(BaseEditor[DiffusionSession]):
         negative: str | None = None,
         guidance: float = GUIDANCE,
         class_label: int | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         strength: float = STRENGTH,
         steps: int = STEPS,
         seed: int = 0,
@@ -144,6 +163,9 @@ class Editor(BaseEditor[DiffusionSession]):
         prompt, negative, guidance: texts and classifier-free guidance, for models that read them. Models that read
             the scale itself (LCM) take no negative prompt and compute half as much.
         class_label: the number of a class, for models that are conditioned on classes; these need one.
+        control: an image of the same size for each ControlNet or T2I-Adapter of the pipeline, if it has some.
+            image_prompt: one for each IP-Adapter. scales: see `DiffusionSession.edit`; those of LoRAs are the
+            pipeline's, and those of controls 1, where it is not said.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
         wait: False returns at once, and the worker of the device records: `session.opening` is that job, which calls
@@ -154,7 +176,8 @@ class Editor(BaseEditor[DiffusionSession]):
         """
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
-        session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength)
+        steering = Steering(control, image_prompt, scales)
+        session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength, steering)
         awaited = {"image": torch.from_numpy(pixels)}
         return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress), wait, awaited)
 
@@ -166,6 +189,9 @@ class Editor(BaseEditor[DiffusionSession]):
         negative: str | None = None,
         guidance: float = GUIDANCE,
         class_label: int | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         strength: float = STRENGTH,
         steps: int = STEPS,
         seed: int = 0,
@@ -179,7 +205,10 @@ class Editor(BaseEditor[DiffusionSession]):
             until `session.opening` is done.
         """
         size = size or self.model.default_size
-        session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength, generated=True)
+        session = self.unrecorded(
+            size, prompt, negative, guidance, class_label, steps, seed, strength,
+            Steering(control, image_prompt, scales), generated=True,
+        )  # fmt: skip
         return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
 
     def takes(self, size: tuple[int, int]) -> bool:
@@ -236,8 +265,9 @@ class Editor(BaseEditor[DiffusionSession]):
                 f"the session was recorded with {scheduler['name']} and its settings; "
                 "open it with an editor that has the same scheduler"
             )
+        guides = self.model.adapters.blank(size, facts.get("scales"))  # pictures are read later
         conditioning = self.model.condition(
-            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label")
+            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label"), guides
         )
         sampler = Sampler(self.scheduler, settings["steps"], settings["seed"])
         if settings["first"] >= len(sampler):
@@ -254,11 +284,13 @@ class Editor(BaseEditor[DiffusionSession]):
         steps: int,
         seed: int,
         strength: float,
+        steering: Steering = AS_BEFORE,
         generated: bool = False,
     ) -> DiffusionSession:
         """One that is not recorded yet."""
         self.model.check_size(size)
-        conditioning = self.model.condition(prompt, negative, guidance, size, class_label)
+        guides = self.model.adapters.guides(size, steering)
+        conditioning = self.model.condition(prompt, negative, guidance, size, class_label, guides)
         sampler = Sampler(self.scheduler, steps, seed)
         start = sampler.start(strength)
         settings = {
@@ -278,6 +310,7 @@ class Editor(BaseEditor[DiffusionSession]):
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "scheduler": name_of(self.scheduler),
                 **({} if self.vae is None else {"vae": self.vae}),
+                **({"loras": dict(self.loras)} if self.loras else {}),
             },
         }
         return DiffusionSession(self.model, sampler, conditioning, self._store(), settings)

@@ -13,6 +13,7 @@ import numpy as np
 from retouch.editing.diffusion.areas import Area
 from retouch.editing.diffusion.asked import Current
 from retouch.editing.diffusion.change import NEVER, Change
+from retouch.editing.diffusion.guides import UNGUIDED
 from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.images import Pixels
 from retouch.editing.manifest import ArchiveError
@@ -24,8 +25,13 @@ STAYS = 0xFFFF
 """Stands in a picture for a pixel that never joins."""
 
 
-def pictures_of(change: Change, before: Pixels) -> dict[str, bytes]:
-    """Files of a change to a picture: its strokes, the step at which each pixel joins, and areas below each other."""
+def pictures_of(change: Change, before: Pixels) -> dict[str, bytes] | None:
+    """Files of a change to a picture: its strokes, the step at which each pixel joins, and areas below each other.
+
+    None for one under control images, image prompts or scales of adapters, which no such file holds.
+    """
+    if change.conditioning.guides != UNGUIDED:
+        return None
     found = {
         STROKES: png(patch(change.pixels, before)),
         JOINS: png(np.where(change.joins == NEVER, STAYS, change.joins).astype(np.uint16)),

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,17 @@ import torch
 from torch import Tensor, nn
 
 import retouch.incremental as incremental
+from retouch.editing.diffusion.adapters import Adapters, Features
+from retouch.editing.diffusion.guides import UNGUIDED, Guides
 from retouch.editing.images import MAX_PIXELS
 from retouch.editing.recent import Recent
 from retouch.errors import RetouchError
 from retouch.incremental import Incremental
 from retouch.kernels.devices import device_of, moved
 from retouch.plan.policy import Policy
+
+ADDED = "added_cond_kwargs"
+"""The argument of a U-Net with what it reads beside texts."""
 
 SIZES = 4
 """Compiled networks of so many sizes are kept for the next session."""
@@ -47,9 +52,10 @@ def loading(what: str, name: str | Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What an image is conditioned on: the texts, their embeddings, the scale of guidance and the class.
+    """What an image is conditioned on: the texts, their embeddings, the scale of guidance, the class and the guides.
 
-    distilled: whether the network reads the scale as an input (Meng et al., arXiv 2210.03142).
+    features: what is made of the control images, once that is computed. distilled: whether the network reads the scale
+    as an input (Meng et al., arXiv 2210.03142).
     """
 
     prompt: str | None = None
@@ -58,6 +64,8 @@ class Conditioning:
     inputs: tuple[tuple[str, Any], ...] = ()
     class_label: int | None = None
     distilled: bool = False
+    guides: Guides = UNGUIDED
+    features: Features = ()
 
     @property
     def guided(self) -> bool:
@@ -65,22 +73,26 @@ class Conditioning:
         return self.prompt is not None and self.guidance > 1.0 and not self.distilled
 
     @property
-    def asked(self) -> tuple[str | None, str | None, int | None]:
-        """Prompt, negative prompt and class."""
-        return self.prompt, self.negative, self.class_label
+    def asked(self) -> tuple[str | None, str | None, int | None, Guides]:
+        """Prompt, negative prompt, class and guides."""
+        return self.prompt, self.negative, self.class_label, self.guides
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The compiled networks of a pipeline at one size; encoder and decoder of latent models only."""
+    """The compiled networks of a pipeline at one size; encoder and decoder of latent models only.
+
+    controls: what runs once for each control image.
+    """
 
     denoiser: Incremental
     encoder: Incremental | None = None
     decoder: Incremental | None = None
+    controls: dict[str, Incremental] = field(default_factory=dict)
 
     def named(self) -> dict[str, Incremental]:
         """The networks there are, by name."""
-        found = {"denoiser": self.denoiser, "encoder": self.encoder, "decoder": self.decoder}
+        found = {"denoiser": self.denoiser, "encoder": self.encoder, "decoder": self.decoder, **self.controls}
         return {name: net for name, net in found.items() if net is not None}
 
 
@@ -102,12 +114,17 @@ class Model(ABC):
     def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
         self.pipe, self.policy, self.backend = pipe, policy, backend
         self.dtype: torch.dtype = next(self.denoiser.parameters()).dtype
-        self._compiled: Recent[tuple[int, int, bool], Networks] = Recent(SIZES)
+        self._compiled: Recent[tuple[Any, ...], Networks] = Recent(SIZES)
 
     @property
     @abstractmethod
     def denoiser(self) -> nn.Module:
         """The network that is run at every step."""
+
+    @property
+    def adapters(self) -> Adapters:
+        """Those that the pipeline has now."""
+        return Adapters(self.pipe)
 
     # Sizes
 
@@ -147,7 +164,8 @@ class Model(ABC):
     def networks(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
         """The compiled networks for pixels (H, W); those of the last sizes are kept. PipelineError for other sizes."""
         self.check_size(size)
-        return self._compiled.get((*size, conditioning.guided), lambda: self.compiled(size, conditioning))
+        key = (*size, conditioning.guided, *self.adapters.key)
+        return self._compiled.get(key, lambda: self.compiled(size, conditioning))
 
     @abstractmethod
     def compiled(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
@@ -158,12 +176,28 @@ class Model(ABC):
         x = torch.zeros(self.latent_shape(size), dtype=self.dtype)
         return self.compile(self.denoiser, **self.inputs(self.extended(x), torch.ones(1), conditioning))
 
+    def compile_controls(self, size: tuple[int, int]) -> dict[str, Incremental]:
+        """What runs once for each control image, compiled for pixels (H, W)."""
+        adapters = self.adapters
+        black = adapters.blank(size).controls
+        reads = dict(zip(adapters.controls, map(adapters.control_input, adapters.controls, black), strict=True))
+        return {name: self.compile(module, reads[name]) for name, module in adapters.once().items()}
+
     def compile(self, module: nn.Module, *args: Any, **kwargs: Any) -> Incremental:
         """A module compiled with the editor's policy and backend."""
         args, kwargs = moved((args, kwargs), device_of(module))
         return incremental.compile(
             module.eval(), args, kwargs, policy=self.policy, backend=self.backend, keep_module=self.keep_module
         )
+
+    def steered(
+        self, controls: Mapping[str, Incremental], conditioning: Conditioning, call: Callable[..., Any]
+    ) -> Conditioning:
+        """With what is made of its control images; `call` runs a network, given its name, itself and what it reads."""
+        adapters, pictures = self.adapters, conditioning.guides.controls
+        reads = [adapters.control_input(*each) for each in zip(controls, pictures, strict=True)] if controls else []
+        found = [call(name, net, read) for (name, net), read in zip(controls.items(), reads, strict=True)]
+        return replace(conditioning, features=tuple((f,) if isinstance(f, Tensor) else tuple(f) for f in found))
 
     # One evaluation of the denoiser
 
@@ -206,13 +240,21 @@ class Model(ABC):
         guidance: float,
         size: tuple[int, int],
         class_label: int | None = None,
+        guides: Guides | None = None,
     ) -> Conditioning:
-        """What an image of `size` (H, W) is conditioned on.
+        """What an image of `size` (H, W) is conditioned on; guides of None: what the pipeline's adapters say.
 
-        PipelineError for texts that the model does not read, and for a class that it lacks.
+        PipelineError for texts that the model does not read, and for a class that it lacks; OptionError as for
+        `Adapters.guides`.
         """
-        label = self._class(class_label)
-        return replace(self.read(prompt, negative, guidance, size), class_label=label)
+        label, adapters = self._class(class_label), self.adapters
+        guides = adapters.guides(size) if guides is None else guides
+        with adapters.loras.at(dict(guides.scales)):
+            found = self.read(prompt, negative, guidance, size)
+        inputs = dict(found.inputs)
+        if pictures := adapters.prompt_inputs(guides, found.guided):
+            inputs[ADDED] = {**inputs.get(ADDED, {}), **pictures}
+        return replace(found, inputs=tuple(inputs.items()), class_label=label, guides=guides)
 
     @abstractmethod
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:

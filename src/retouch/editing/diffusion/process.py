@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.denoiser import Denoiser
-from retouch.editing.diffusion.model import Model, Networks
+from retouch.editing.diffusion.model import Conditioning, Model, Networks
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.images import Pixels, to_tensor
 from retouch.incremental import Incremental
@@ -96,6 +96,10 @@ class Process:
         """Pixels of a latent; `call` runs the decoder."""
         read = self.model.decoder_input(latent)
         return self.model.pixels(call("decoder", self.nets.decoder, read) if self.nets.decoder else read)
+
+    def steered(self, conditioning: Conditioning, call: Callable[..., Any]) -> Conditioning:
+        """With what is made of its control images; `call` runs a network for one."""
+        return self.model.steered(self.nets.controls, conditioning, call)
 
     def dense(self, areas: Areas | None = None, **inputs: Any) -> Any:
         """What the module of the denoiser returns."""

@@ -38,16 +38,18 @@ class Recorder:
     def photograph(self, pixels: Pixels) -> Redrawn:
         """The networks on an image [H, W, 3] at every level of noise from the first."""
         process, sampler, first = self.process, self.process.sampler, self.process.first
+        self._steer()
         latent = self._part("encode", "encoding", lambda: process.to_latent(pixels, self.calls.record))
         latents = noised(process, latent)
         for i in range(first, len(sampler)):
             self._step("recording step", i, latents[i - first][None], latent)
         self._part("decode", "recording the decoder", lambda: process.to_pixels(latent, self.calls.record))
-        return Redrawn(latents, pixels, pixels)
+        return Redrawn(latents, pixels, pixels, guides=self.conditioning.guides)
 
     def generated(self) -> Redrawn:
         """The trajectory from noise to an image, and the encoder on that."""
         process, sampler = self.process, self.process.sampler
+        self._steer()
         x = sampler.initial(sampler.noise(process.model.latent_shape(process.size)))
         latents, trajectory = [x], sampler.trajectory(0)
         for i in range(len(sampler)):
@@ -56,7 +58,11 @@ class Recorder:
         decoded = self._part("decode", "decoding", lambda: process.to_pixels(x, self.calls.record))
         pixels = from_tensor(decoded)
         self._part("encode", "recording the encoder", lambda: process.to_latent(pixels, self.calls.record))
-        return Redrawn(torch.cat(latents), pixels, pixels)
+        return Redrawn(torch.cat(latents), pixels, pixels, guides=self.conditioning.guides)
+
+    def _steer(self) -> None:
+        with self.clock.of("encode"):
+            self.conditioning = self.process.steered(self.conditioning, self.calls.record)
 
     @property
     def steps(self) -> int:

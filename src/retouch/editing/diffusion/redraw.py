@@ -24,11 +24,13 @@ from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.contents import Behind, Redrawn, behind, masked
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.estimate import Calibration, StepCheck, checked_step
+from retouch.editing.diffusion.guides import Guides
 from retouch.editing.diffusion.lockstep import Shared, Stages, alone
+from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.process import Evaluations, Growth, Process
 from retouch.editing.diffusion.sampler import Trajectory
 from retouch.editing.images import Pixels, from_tensor
-from retouch.plan.region import Region
+from retouch.plan.region import Mask, Region
 
 AfterStep = Callable[[int, Tensor, Tensor], None]
 """Told the step of the sampler, the latent `[1, C, h, w]` before it and what the denoiser predicts there."""
@@ -79,6 +81,9 @@ class Redraw:
         self.count = len(self.process.sampler) - self.change.start
         self.pixels: Pixels = self.current["image"].numpy()
         self.behind = behind(self.current, self.process.size)
+        self.drawn = self._drawn()
+        if self.drawn.any():  # what is made of a control image reaches further, under `exact` as far as norms do
+            self.behind[self.drawn | self.process.policy.exact] = len(self.process.sampler) + 1
         self.masked = Region.from_mask(masked(self.current, self.process))
 
     def _joined(self, i: int) -> Joined:
@@ -105,13 +110,16 @@ class Redraw:
         self.progress(0, self.count + 1, "encoding")
         with self.clock.of("encode"):
             latent, visible, seen = self._encoded()
+            self.conditioning = self._steered()
         latents, check = yield from self._denoised(latent, visible)
         self.progress(self.count, self.count + 1, "decoding")
         with self.clock.of("decode"):
             decoded = self.decoded(latents)
         everywhere = torch.ones_like(decoded[:, :1], dtype=torch.bool)
         decoded = yield Shared((len(self.process.sampler), 1), decoded, everywhere, mean=True)
-        return Redrawn(latents, from_tensor(decoded), seen, self._still_behind(), check)
+        return Redrawn(
+            latents, from_tensor(decoded), seen, self._still_behind(), check, self.change.conditioning.guides
+        )
 
     def _still_behind(self) -> Behind:
         """Steps before the first that are behind stay so."""
@@ -137,6 +145,20 @@ class Redraw:
     def _encode(self, pixels: Pixels, seen: Pixels) -> tuple[Tensor, Pixels]:
         """The latent of an image, from an encoder that has `seen` another one, and what it has seen now."""
         return self.process.encoded(pixels, seen, self.run, self.grow), pixels
+
+    def _drawn(self) -> Mask:
+        """Where control images differ from those of before, `[H, W]`."""
+        pairs = zip(Guides.of(self.current, {}).controls, self.change.conditioning.guides.controls, strict=True)
+        found: Mask = np.zeros(self.process.size, np.bool_)
+        for old, new in pairs:
+            found |= (old.pixels != new.pixels).any(-1)
+        return found
+
+    def _steered(self) -> Conditioning:
+        """The conditioning, with what is made of control images computed where they differ."""
+        redrawn = self.grow(Region.from_mask(self.drawn))
+        run, conditioning = self.run, self.change.conditioning
+        return self.process.steered(conditioning, lambda name, net, x: run.update(name, net, redrawn, x))
 
     def _denoised(self, latent: Tensor, hidden: Tensor | None) -> Stages[tuple[Tensor, StepCheck | None]]:
         """The latents of all positions, those of the trajectory inside the region replaced; a step to check."""
@@ -178,7 +200,7 @@ class Redraw:
         repainted: tuple[Tensor | None, Tensor | None] = (None, None)
         if hidden is not None:
             repainted = inside.to(hidden.dtype), torch.where(inside, hidden, self.current["latents"][-1:])
-        return lambda call: self.process.denoiser.step(call, i, x, self.change.conditioning, *repainted)
+        return lambda call: self.process.denoiser.step(call, i, x, self.conditioning, *repainted)
 
     def _noised(self, latent: Tensor, i: int) -> Tensor:
         """The start of a trajectory from step i, with the noise that the original holds, or a fresh one."""

@@ -22,8 +22,9 @@ from retouch.editing.diffusion.contents import Redrawn, behind, is_complete
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
+from retouch.editing.diffusion.guides import UNGUIDED, Guides, Images, Scales, Steering
 from retouch.editing.diffusion.log import STROKES, change_of, pictures_of, strokes_of
-from retouch.editing.diffusion.model import Conditioning, Model
+from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
 from retouch.editing.diffusion.preview import LinearMap, Previews
 from retouch.editing.diffusion.process import Evaluations, Growth, Process, Whole
 from retouch.editing.diffusion.recorder import Recorder, noised
@@ -44,7 +45,19 @@ from retouch.editing.images import (
     threshold_of,
 )
 from retouch.editing.jobs import Frames, Job
-from retouch.editing.manifest import Fields, listed, maybe, number, optional, positive, record, text, whole
+from retouch.editing.manifest import (
+    Fields,
+    finite,
+    listed,
+    maybe,
+    number,
+    optional,
+    positive,
+    record,
+    table,
+    text,
+    whole,
+)
 from retouch.editing.recent import Recent
 from retouch.editing.replay import masked_picture, png
 from retouch.editing.session import Edited, Session, Version, locked
@@ -83,6 +96,7 @@ class DiffusionSession(Session):
         "blend": maybe(is_blend),
     }
     saved_facts: ClassVar[Fields] = {
+        "scales": maybe(table(finite)),
         "steps": whole, "prompt": optional(text), "negative": optional(text),
         "class_label": maybe(optional(whole)), "refined": maybe(text), "seed": maybe(whole),
         "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
@@ -99,7 +113,8 @@ class DiffusionSession(Session):
         self.nets = model.networks(self.size, conditioning)
         self.process = Process(model, self.nets, sampler, self.size, self.first)
         self._opened_with = conditioning
-        self._known: Recent[tuple[str | None, str | None, int | None], Conditioning] = Recent(TEXTS)
+        self._known: Recent[tuple[Any, ...], Conditioning] = Recent(TEXTS)
+        self._adapted = model.adapters.key
 
     def networks(self) -> dict[str, Incremental]:
         """Denoiser, and encoder and decoder of a latent model."""
@@ -123,14 +138,18 @@ class DiffusionSession(Session):
 
     def _recorded_with(self, version: Version) -> Conditioning:
         facts = version.facts
-        return self._condition(facts["prompt"], facts["negative"], facts.get("class_label"))
+        guides = Guides.of(version.tensors, facts)
+        return self._condition(facts["prompt"], facts["negative"], facts.get("class_label"), guides)
 
-    def _condition(self, prompt: str | None, negative: str | None, class_label: int | None = None) -> Conditioning:
-        asked, guidance = (prompt, negative, class_label), float(self.settings["guidance"])
-        if asked == self._opened_with.asked:
+    def _condition(
+        self, prompt: str | None, negative: str | None, class_label: int | None = None, guides: Guides = UNGUIDED
+    ) -> Conditioning:
+        if (prompt, negative, class_label, guides) == self._opened_with.asked:
             return self._opened_with
-        made = partial(self.model.condition, prompt, negative, guidance, self.size, class_label)
-        return self._known.get(asked, made)
+        guidance, encoded = float(self.settings["guidance"]), replace(guides, controls=())
+        made = partial(self.model.condition, prompt, negative, guidance, self.size, class_label, encoded)
+        found = self._known.get((prompt, negative, class_label, encoded), made)
+        return found if found.guides == guides else replace(found, guides=guides)
 
     @property
     def threshold(self) -> int:
@@ -167,6 +186,9 @@ class DiffusionSession(Session):
         threshold: int | None = None,
         areas: AreasLike = (),
         blend: str | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Redraw what was changed.
@@ -191,12 +213,18 @@ class DiffusionSession(Session):
             the session's; where areas overlap the later wins. Without `mask` the edit covers them, too, with the
             strength that their masks give. They hold for this edit alone.
         blend: how the result is set into the picture, "fade", "multiband" or "harmonise"; None: that of the session.
+        control: for pipelines with ControlNets or T2I-Adapters, other control images of the picture's size, one or a
+            list of one for each; without `mask` the edit covers where they differ from the session's, and inside the
+            region they take their place. image_prompt: for pipelines with IP-Adapters, other pictures that these read.
+            scales: those of LoRAs that are not fused, as `set_adapters` takes them, and of controls ("control-1" ...),
+            by name. The session keeps all of them, as it does texts, and only the region follows them.
 
         Pixels outside the region, grown by the policy's dilation, stay bit for bit. Returns at once when
         nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
         when it is interrupted, the session is as before.
         """
-        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend)
+        steering = Steering(control, image_prompt, scales)
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend, False, steering)
         return self._edited(asked, max_error, progress)
 
     @locked
@@ -211,6 +239,9 @@ class DiffusionSession(Session):
         max_error: float | None = None,
         areas: AreasLike = (),
         blend: str | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
@@ -218,7 +249,8 @@ class DiffusionSession(Session):
         At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
         from the old content.
         """
-        asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, inpaint=True)
+        steering = Steering(control, image_prompt, scales)
+        asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, True, steering)
         return self._edited(asked, max_error, progress)
 
     @locked
@@ -283,7 +315,8 @@ class DiffusionSession(Session):
         clock, calls, given = Clock(), Whole(), dict(options)
         given.pop("max_error", None)  # there is no error
         clean = self.process.encoded(photograph, photograph, calls)
-        tensors = Redrawn(noised(self.process, clean), photograph, photograph).tensors()
+        guides = self.conditioning.guides
+        tensors = Redrawn(noised(self.process, clean), photograph, photograph, guides=guides).tensors()
         asked, strength = Asked(image, mask, inpaint=inpaint, **given), float(self.settings["strength"])
         how = self.conditioning, self._condition, strength, self.blend, False
         change = Current(self.process, photograph, None, *how).change(asked)
@@ -316,6 +349,9 @@ class DiffusionSession(Session):
         threshold: int | None = None,
         areas: AreasLike = (),
         blend: str | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         inpaint: bool = False,
         base: int | None = None,
         refine: float | str | None = ENOUGH,
@@ -343,7 +379,10 @@ class DiffusionSession(Session):
             raise OptionError("to inpaint, say with a mask where")
         stages_of(refine)
         picture = None if image is None else as_pixels(image)
-        asked = Asked(picture, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint)
+        steering = Steering(control, image_prompt, scales)
+        asked = Asked(
+            picture, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint, steering
+        )
         drawing = self.at_once(lambda: self._drawing(asked, base, max_error, refine, progress))
         return self.start(drawing, join)
 
@@ -413,6 +452,9 @@ class DiffusionSession(Session):
         strength: float | None = None,
         threshold: int | None = None,
         blend: str | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         progress: Progress = silent,
     ) -> Variants:
         """One edit with `count` seeds, computed together; the session stays as it is until one is chosen.
@@ -426,9 +468,9 @@ class DiffusionSession(Session):
         """
         chosen = seeds_of(count, seeds, self.settings["seed"])
         self.ready()
-        change = self._current().change(
-            Asked(image, mask, prompt, negative, class_label, strength, threshold, (), blend, inpaint)
-        )
+        steering = Steering(control, image_prompt, scales)
+        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, (), blend, inpaint, steering)
+        change = self._current().change(asked)
         if change.areas is not None:
             raise VariantsError("an edit before this one gave words to areas, which variants under `exact` cannot read")
         if not change.mask.any():
@@ -487,6 +529,9 @@ class DiffusionSession(Session):
         inpaint: bool = False,
         areas: AreasLike = (),
         blend: str | None = None,
+        control: Images | None = None,
+        image_prompt: Images | None = None,
+        scales: Scales | None = None,
         progress: Progress = silent,
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
@@ -496,14 +541,19 @@ class DiffusionSession(Session):
         """
         self.ready()
         clock = Clock()
-        change = self._current().change(
-            Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint)
-        )
+        steering = Steering(control, image_prompt, scales)
+        asked = Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint, steering)
+        change = self._current().change(asked)
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
 
     def _current(self) -> Current:
-        """The current version, as edits are asked of it."""
+        """The current version, as edits are asked of it. PipelineError when the pipeline's adapters are others now."""
+        if self.model.adapters.key != self._adapted:
+            raise PipelineError(
+                "adapters were added to the pipeline, or taken from it, since the session was opened; take that back, "
+                "or open the picture again"
+            )
         if self.versions:
             return self._at(self.version)
         strength = float(self.settings["strength"])
@@ -678,4 +728,5 @@ class DiffusionSession(Session):
             "negative": conditioning.negative,
             "class_label": conditioning.class_label,
             "seconds": clock.total(),
+            **({"scales": dict(conditioning.guides.scales)} if conditioning.guides.scales else {}),
         }

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retouch.editing.calls import run_whole
+from retouch.editing.diffusion.adapters import Adapters
 from retouch.editing.diffusion.autoencoder import Autoencoder
-from retouch.editing.diffusion.model import Conditioning, Model, Networks, PipelineError
+from retouch.editing.diffusion.model import ADDED, Conditioning, Model, Networks, PipelineError
+from retouch.errors import OptionError
 from retouch.kernels.devices import HOST, device_of
 from retouch.plan.policy import Policy
 
@@ -26,9 +29,8 @@ class _WithUNet(Model):
 
     @property
     def denoiser(self) -> nn.Module:
-        """The U-Net."""
-        found: nn.Module = self.pipe.unet
-        return found
+        """The U-Net, with its adapters."""
+        return self.adapters.denoiser
 
     @property
     def channels(self) -> int:
@@ -53,6 +55,8 @@ class _WithUNet(Model):
         found = {"sample": x.to(self.dtype), "timestep": time.float(), "return_dict": False}
         if conditioning.class_label is not None:
             found["class_labels"] = torch.full((len(x),), conditioning.class_label)
+        if scales := conditioning.guides.scales:
+            found["scales"] = {name: torch.tensor(scale) for name, scale in scales}
         return found
 
     def output(self, result: Any, conditioning: Conditioning) -> Tensor:
@@ -117,13 +121,19 @@ class LatentUNetModel(_WithUNet):
         """The U-Net, the encoder and the decoder, each with its convolution of one position."""
         pixels = torch.zeros(1, 3, *size, dtype=self.vae.dtype)
         latent = torch.zeros(self.latent_shape(size), dtype=self.vae.dtype)
-        denoiser = self.compile_denoiser(size, conditioning)
-        return Networks(denoiser, self.compile(self.vae.encoder, pixels), self.compile(self.vae.decoder, latent))
+        controls = self.compile_controls(size)
+        guides = replace(conditioning.guides, controls=self.adapters.blank(size).controls)
+        steered = self.steered(controls, replace(conditioning, guides=guides), lambda name, *read: run_whole(*read))
+        denoiser, encoder = self.compile_denoiser(size, steered), self.compile(self.vae.encoder, pixels)
+        return Networks(denoiser, encoder, self.compile(self.vae.decoder, latent), controls)
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Guidance runs a batch of two, without and with the texts."""
-        batch = torch.cat([x, x]) if conditioning.guided else x
-        return {**super().inputs(batch, time, conditioning), **dict(conditioning.inputs)}
+        count = 2 if conditioning.guided else 1
+        found = {**super().inputs(torch.cat([x] * count), time, conditioning), **dict(conditioning.inputs)}
+        if conditioning.features:
+            found["features"] = [[torch.cat([f] * count) for f in each] for each in conditioning.features]
+        return found
 
     def extended(self, x: Tensor, mask: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """`x`, for inpainting models with the mask and the latent of what is not repainted."""
@@ -207,7 +217,7 @@ class LatentUNetModelXL(LatentUNetModel):
         times = torch.tensor([[*size, 0, 0, *size]], dtype=self.dtype).repeat(len(pooled), 1)
         return {
             "encoder_hidden_states": found.to(HOST, self.dtype),
-            "added_cond_kwargs": {"text_embeds": pooled.to(HOST, self.dtype), "time_ids": times},
+            ADDED: {"text_embeds": pooled.to(HOST, self.dtype), "time_ids": times},
         }
 
 
@@ -246,5 +256,9 @@ def _check(pipe: Any) -> None:
         )
     if (embedded := config.get("class_embed_type")) not in (None, "timestep"):
         raise PipelineError(f"{name} is not supported: its U-Net reads classes as vectors ({embedded})")
+    try:
+        Adapters(pipe)
+    except OptionError as error:
+        raise PipelineError(str(error)) from error
     if config.get("time_cond_proj_dim") and not hasattr(pipe, "get_guidance_scale_embedding"):
         raise PipelineError(f"{name} is not supported: its U-Net reads the guidance scale, which it does not embed")
