@@ -673,7 +673,7 @@ def write(pipe: StableDiffusionPipeline, folder: Path) -> None:
     pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # for releases that read vocab.json
     settings = folder / "text_encoder" / "config.json"  # loaded, like the other parts, as float32 unless told otherwise
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "dtype": "float32"}, indent=2) + "\n")
-    for config in folder.glob("*/config.json"):  # without the path that it was loaded from
+    for config in (folder / "model_index.json", *folder.glob("*/config.json")):  # without the path it was loaded from
         kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
         config.write_text(json.dumps(kept, indent=2) + "\n")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
