@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from threading import RLock
 from time import perf_counter
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -122,6 +123,7 @@ class Incremental:
         self._programs: dict[tuple[str, int], ByArea] = {}
         self._texts: tuple[int, dict[Value, Any]] = (-1, {})
         self._last: Together | None = None
+        self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module densely; its result."""
@@ -513,6 +515,12 @@ class Incremental:
         added = sum(len(active[v].edited) * v.channels * v.dtype.itemsize for v in self.plan.kept)
         maps = [sum(v.nbytes for v, how in op.operands() if how is Read.ALL) for op in self.program.ops]
         return Demand(self.plan.kept_bytes, added + max(maps, default=0), added)
+
+    def macs_of(self, schedule: Schedule) -> int:
+        """Multiply-accumulates of a run."""
+        if schedule not in self._counted:
+            self._counted[schedule] = activity.macs(self.program, schedule.active)
+        return self._counted[schedule]
 
     @cached_property
     def macs(self) -> int:

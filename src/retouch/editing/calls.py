@@ -19,7 +19,6 @@ from retouch.editing.manifest import layer_file
 from retouch.frontend.signature import same_tensor
 from retouch.incremental import Incremental
 from retouch.kernels.devices import HOST, lacks_memory, moved
-from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Restored, Snapshot
@@ -126,7 +125,7 @@ class Calls:
     def _updated(self, name: str, net: Incremental, recording: Restored) -> None:
         self.bytes_read += recording.bytes_read
         assert recording.schedule is not None
-        self.count(net, activity.macs(net.program, recording.schedule.active))
+        self.count(net, net.macs_of(recording.schedule))
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
 

@@ -29,6 +29,7 @@ from torch import Tensor
 import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled
+from retouch.editing.collection import COLLECTION
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels, save_png
 from retouch.editing.jobs import Job, SessionError, Task
@@ -349,7 +350,7 @@ class Session(ABC):
         number = self._next
         folder = self.archive.staging(folder_name(number)) if self.archive else None
         try:
-            with self.worker.claimed():
+            with self.worker.claimed(), COLLECTION.held():
                 snapshots = self._with_layers(self.version.number).snapshots if self.versions else {}
                 yield Calls(self.store, snapshots, None if self.archive and self.archive.light else folder)
         finally:
