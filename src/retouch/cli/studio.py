@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retouch.editing.kinds import AnyEditor
     from retouch.server.studio import Studio
 
-DEMO, PROMPT, SEED = "builtin/emoji-256", "crying face", 7
+DEMO, PROMPT, SEED = "builtin/emoji", "crying face", 7
 PORT, HOST, USER = 8188, "127.0.0.1", "me"
 
 
