@@ -94,7 +94,8 @@ RETOUCH_INLINE vf get(const int8_t* p) {
 }
 
 // The largest magnitude in a row; of zeros behind its end.
-template <class From> static float largest(const From* from, int64_t channels) {
+template <class From>
+static float largest(const From* from, int64_t channels) {
   vi most = {};
   for (int64_t c = 0; c < channels; c += lanes) {
     From part[lanes] = {};
@@ -167,7 +168,8 @@ static int64_t item_size(const Matrix& m) {
 
 // dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros.
 static void convert_rows(const CopyArgs& c, int threads) {
-  int64_t channels = min_of(c.dst.channels, c.src.channels), chunk = ceil_div(65536, max_of(channels, 1));
+  int64_t channels = min_of(c.dst.channels, c.src.channels),
+          chunk = ceil_div(65536, max_of(channels, 1));
   int64_t dst_item = item_size(c.dst), src_stride = c.src.ld * item_size(c.src);
   Line convert = line_converter(c.dst.dtype, c.src.dtype);
   if (c.m * channels < 16384) threads = 1;

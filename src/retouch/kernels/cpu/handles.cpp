@@ -24,7 +24,7 @@ DType read_dtype(nb::dlpack::dtype d, const char* what) {
 
 nb::dlpack::dtype dlpack_dtype(DType dtype) {
   const nb::dlpack::dtype types[] = {nb::dtype<float>(), bfloat, half, nb::dtype<double>(),
-                                      nb::dtype<int8_t>()};
+                                     nb::dtype<int8_t>()};
   return types[int(dtype)];
 }
 
