@@ -77,7 +77,7 @@ def test_options_without_a_meaning_are_refused(name, option):
         (["sessions", "--policy", "nope"], "unknown policy 'nope'"),
         (["sessions", "--steps", "0"], "--steps"),
         (["sessions", "--memory", "4"], "is no size"),
-        (["sessions", "--storage", "int8"], "fp32"),
+        (["sessions", "--storage", "int4"], "fp32"),
         (["sessions", "--mask", "missing.png"], "cannot read the mask"),
         (["sessions", "--json", "missing/out.json"], "cannot write"),
         (["quality", "--method", "other"], "unknown method 'other'; choose from: paper"),

@@ -21,7 +21,7 @@ from docs.givens import EMOJI, GIVENS, files, small_emoji
 from docs.pages import BLOCK, PAGES, ROOT, Block, blocks, title
 from retouch.cli import app
 from retouch.cli.demo import NEXT
-from retouch.frontend.lowering import context
+from retouch.frontend.lowering import context, driver
 from retouch.models.builtin import PIPELINES
 
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -39,7 +39,9 @@ def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """A working directory with the files of the pages; rules of lowering that a page adds go with it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PIPELINES, EMOJI, model)
-    monkeypatch.setattr(context, "RULES", dict(context.RULES))
+    rules = dict(context.RULES)
+    for module in (context, driver):
+        monkeypatch.setattr(module, "RULES", rules)
     files(tmp_path)
     return tmp_path
 

@@ -200,7 +200,8 @@ def change(manifest, *path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format"], 4, "update retouch"),
+        (["format"], 5, "update retouch"),
+        (["format"], 4, "damaged"),
         (["current"], 7, "damaged"),
         (["versions"], 3, "damaged"),
         (["versions", 1, "number"], 0, "damaged"),

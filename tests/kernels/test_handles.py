@@ -46,7 +46,7 @@ def test_rows_of_a_parameter():
     (torch.randn(3), ValueError, "got 1 dimensions"),
     (torch.randn(3, 4).T, ValueError, "channel stride 1"),
     (torch.randn(1, 4).expand(3, 4), ValueError, "rows overlap"),
-    (torch.zeros(3, 4, dtype=torch.int64), TypeError, "float32, bfloat16, float16 or float64"),
+    (torch.zeros(3, 4, dtype=torch.int64), TypeError, "float32, bfloat16, float16, float64 or int8"),
     (torch.zeros(3, 4, device="meta"), TypeError, "CPU memory"),
     ("rows", TypeError, "CPU memory"),
 ])  # fmt: skip

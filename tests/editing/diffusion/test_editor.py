@@ -73,7 +73,7 @@ def test_a_saved_pipeline_makes_the_same_pictures(name, tmp_path):
     [
         ((31, 32), "multiples of 2; crop or resize it, to 32x32"),
         ((0, 32), "multiples of 2"),
-        ((16384, 16384), "larger than 64 megapixels"),
+        ((16384, 16384), "larger than 100 megapixels"),
     ],
 )
 def test_sizes_that_do_not_fit(size, reason):

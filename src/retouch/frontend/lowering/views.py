@@ -250,6 +250,8 @@ def cat(context: Context, node: Node) -> Item:
     if any(ref.dims[dim] and not ref.channels_at(dim) for ref in refs):
         return joint.join(context, refs, dim)
     for ref in refs:
+        if not ref.channels_at(dim):
+            raise NoRule("a concatenation of positions")
         fits = ref.value.grid == refs[0].value.grid and ref.value.batch == refs[0].value.batch
         if not fits or any(d != e for i, (d, e) in enumerate(zip(ref.dims, refs[0].dims, strict=True)) if i != dim):
             raise NoRule("parts of different layouts")
