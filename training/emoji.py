@@ -11,7 +11,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -63,9 +63,18 @@ class Emoji:
 
     @classmethod
     def load(cls, work: Path) -> "Emoji":
+        return replace(cls.named(work), images=load_file(work / "images.safetensors")["images"])
+
+    @classmethod
+    def named(cls, work: Path) -> "Emoji":
+        """Without the pictures."""
         captions = json.loads((work / "captions.json").read_text())
-        images = load_file(work / "images.safetensors")["images"]
-        return cls(images, [name for name, _ in captions], [category for _, category in captions])
+        return cls(torch.empty(0), [name for name, _ in captions], [category for _, category in captions])
+
+    def drawn(self) -> list[int]:
+        """Indices of the pictures that the U-Net learns."""
+        drawn = set(DRAWN.read_text().splitlines())
+        return [i for i in self.split(held_out=False) if self.names[i] in drawn]
 
     def split(self, held_out: bool) -> list[int]:
         """Indices of one side of the split: a twentieth of the names, by checksum, is held out."""
@@ -503,10 +512,8 @@ def spread_steps(batch: int) -> Tensor:
 def unet_stage(work: Path, batch: int = 32, compiled: bool = False) -> Stage:
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
-    captions: list[tuple[str, str]] = json.loads((work / "captions.json").read_text())
-    emoji = Emoji(torch.empty(0), [name for name, _ in captions], [category for _, category in captions])
-    drawn = set(DRAWN.read_text().splitlines())
-    train = [i for i in emoji.split(held_out=False) if emoji.names[i] in drawn]
+    emoji = Emoji.named(work)
+    train = emoji.drawn()
     held_out = [i for i in emoji.split(held_out=True) if emoji.categories[i] in CATEGORIES]
     stored = load_file(work / "latents.safetensors")["latents"] if (work / "latents.safetensors").exists() else None
     unet.set_attn_processor(AttnProcessor())  # a third faster backward than fused attention on these small grids

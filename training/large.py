@@ -3,7 +3,6 @@
 Commands in their order: encode, unet, distil, sheet, export.
 """
 
-import json
 import random
 import re
 from dataclasses import dataclass
@@ -41,12 +40,6 @@ DEFAULT_BASE = Path(__file__).parents[1] / "src" / "retouch" / "models" / "emoji
 # Data
 
 
-def learnt(pictures: small.Emoji) -> list[int]:
-    """Indices of the pictures that the U-Net learns."""
-    drawn = set(small.DRAWN.read_text().splitlines())
-    return [i for i in pictures.split(held_out=False) if pictures.names[i] in drawn]
-
-
 @app.command()
 def encode(work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE) -> None:
     """Keep the latents of every picture that is learnt, as it is and slightly varied."""
@@ -56,7 +49,7 @@ def encode(work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE) -> None:
     with torch.inference_mode(), small.bfloat16():
         for variant in range(small.VARIANTS):
             parts = []
-            for some in small.groups(learnt(pictures), 8):
+            for some in small.groups(pictures.drawn(), 8):
                 crops = pictures.crops(some, SIZE, 0.08 if variant else 0, rng, whole=SIZE)
                 crops = crops.contiguous(memory_format=torch.channels_last)
                 parts.append(vae.encode(crops).latent_dist.mean.bfloat16())
@@ -75,9 +68,8 @@ class Latents:
 
     @classmethod
     def load(cls, work: Path) -> "Latents":
-        captions = json.loads((work / "captions.json").read_text())
-        known = small.Emoji(torch.empty(0), [name for name, _ in captions], [category for _, category in captions])
-        chosen = learnt(known)
+        known = small.Emoji.named(work)
+        chosen = known.drawn()
         latents = load_file(work / "large.safetensors")["latents"]
         return cls(latents, [known.names[i] for i in chosen], [known.categories[i] for i in chosen])
 

@@ -147,11 +147,7 @@ def test_few_bytes_travel_for_a_small_edit():
     Image.fromarray(rng.integers(0, 256, (512, 512, 3), np.uint8)).save(file, "PNG")
     sent = messages("result", (0, old), 1, new, 5)
     assert sum(map(len, sent)) <= 0.03 * len(file.getvalue())
-    rebuilt = old.copy()
-    for each in sent:
-        header, body = parsed(each)
-        lay(rebuilt, header["rect"], body)
-    assert np.array_equal(rebuilt, new)
+    assert np.array_equal(rebuilt(old, sent), new)
     assert [parsed(each)[0]["version"] for each in sent] == [*[0] * (len(sent) - 1), 1]
     assert [parsed(each)[0]["job"] for each in sent][-1] == 5
 
@@ -170,11 +166,16 @@ def test_of_a_thin_stroke_on_a_photograph_the_stroke_travels():
     sent = messages("result", (0, old), 1, new, 5)
     assert 0.009 < (new != old).any(-1).mean() < 0.011
     assert sum(map(len, sent)) <= 0.03 * len(file.getvalue())
-    rebuilt = old.copy()
+    assert np.array_equal(rebuilt(old, sent), new)
+
+
+def rebuilt(old, sent):
+    """A picture with the rectangles of messages laid on it."""
+    picture = old.copy()
     for each in sent:
         header, body = parsed(each)
-        lay(rebuilt, header["rect"], body)
-    assert np.array_equal(rebuilt, new)
+        lay(picture, header["rect"], body)
+    return picture
 
 
 def noisy(rng):

@@ -118,30 +118,22 @@ def margin(viewport: Scaling, box: Box, canvas: Size) -> float:
 
 def shown_box(viewport: Scaling, box: Box) -> Box:
     """The pixels of the model that a box in a viewport touches."""
-    rows, columns = (
-        slice(
-            window.start + (span.start - seen.start) * inner // side,
-            window.start - (-(span.stop - seen.start) * inner // side),
-        )
-        for window, seen, span, inner, side in zip(
-            viewport.window, viewport.box, box, viewport.inner, viewport.sides, strict=True
-        )
-    )
-    return rows, columns
+    return _scaled(box, viewport.box, viewport.sides, viewport.window, viewport.inner)
 
 
 def canvas_box(viewport: Scaling, box: Box) -> Box | None:
     """The pixels of the canvas that a box of the model's pixels touches; None where it shows a reflection alone."""
     seen = common(box, viewport.window)
-    if seen is None:
-        return None
+    return None if seen is None else _scaled(seen, viewport.window, viewport.inner, viewport.box, viewport.sides)
+
+
+def _scaled(box: Box, source: Box, old: Size, target: Box, new: Size) -> Box:
+    """The pixels of a target that a box touches in a source; `old` and `new` are the sizes of both."""
     rows, columns = (
         slice(
-            around.start + (span.start - window.start) * side // inner,
-            around.start - (-(span.stop - window.start) * side // inner),
+            to.start + (span.start - start.start) * wanted // side,
+            to.start - (-(span.stop - start.start) * wanted // side),
         )
-        for window, around, span, inner, side in zip(
-            viewport.window, viewport.box, seen, viewport.inner, viewport.sides, strict=True
-        )
+        for span, start, side, to, wanted in zip(box, source, old, target, new, strict=True)
     )
     return rows, columns
