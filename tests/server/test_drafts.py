@@ -7,15 +7,9 @@ import pytest
 
 from pipelines import painted, picture
 from retouch.editing.calls import Calls
-from studios import asking, created, edited, editor, idle, page, pixels, settings, stroke, studio
+from studios import created, edited, editor, idle, page, pixels, settings, stroke
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-
-@pytest.fixture
-def client(tmp_path):
-    with asking(studio(tmp_path)) as client:
-        yield client
 
 
 def test_a_draft_is_seen_and_leaves_no_trace(client):

@@ -15,12 +15,6 @@ from studios import BEARER, OTHER, asking, created, edited, idle, lay, page, par
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.fixture
-def client(tmp_path):
-    with asking(studio(tmp_path)) as client:
-        yield client
-
-
 def test_a_page_sees_an_edit_as_it_comes(client):
     id_ = created(client)
     with page(client, id_) as here, page(client, id_) as there:

@@ -62,7 +62,7 @@ class Tiles(Suite):
             self.tuned.append(found)
             for tile, times in found.times.items():
                 yield from ({**_entry(kind.kernel, *item, tile), "machine": here} for item in times.items())
-            yield from ({**_entry("sdpa", *item), "machine": here} for item in found.library.items())
+            yield from ({**_entry("sdpa", *item), "machine": here} for item in found.sdpa.items())
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """Which GPU."""
@@ -73,7 +73,7 @@ class Tiles(Suite):
         found = []
         for each in self.tuned:
             found.append(terminal_table(f"{each.kind.table}, {each.size} bytes", RANKING, _ranking(each)))
-            if each.library:
+            if each.sdpa:
                 title = "Attention, and PyTorch's (medians, ms)"
                 found.append(terminal_table(title, LIBRARY, _beside(each)))
         return found
@@ -108,7 +108,7 @@ def _ranking(found: Tuned) -> list[Result]:
 def _beside(found: Tuned) -> list[Result]:
     best = found.times[found.ranked[0][0]]
     return [
-        {**asdict(case[0]), "dtype": str(case[1]).removeprefix("torch."), "ms": ms, "sdpa": found.library[case]}
+        {**asdict(case[0]), "dtype": str(case[1]).removeprefix("torch."), "ms": ms, "sdpa": found.sdpa[case]}
         for case, ms in best.items()
     ]
 

@@ -56,7 +56,7 @@ def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
     @wraps(method)
     def call(session: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         session.wait_until_open()
-        with session.lock:
+        with session.lock, COLLECTION.held():
             return method(session, *args, **kwargs)
 
     return call
@@ -350,7 +350,7 @@ class Session(ABC):
         number = self._next
         folder = self.archive.staging(folder_name(number)) if self.archive else None
         try:
-            with self.worker.claimed(), COLLECTION.held():
+            with self.worker.claimed():
                 snapshots = self._with_layers(self.version.number).snapshots if self.versions else {}
                 yield Calls(self.store, snapshots, None if self.archive and self.archive.light else folder)
         finally:

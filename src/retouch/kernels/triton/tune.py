@@ -269,7 +269,7 @@ class Tuned:
     kind: Kind
     size: int
     times: Mapping[Tile, Mapping[Case, float]]
-    library: Mapping[Case, float]
+    sdpa: Mapping[Case, float]
 
     @property
     def ranked(self) -> list[tuple[Tile, float]]:
@@ -281,10 +281,10 @@ def tune(kind: Kind, size: int, gpu: Gpu, timer: Timer, report: Report = lambda 
     """Compile and time all candidates. Raises BackendError when none runs."""
     times = measure(kind, size, fitting(kind, size, gpu, report), timer, DEVICE, report)
     cases = product(kind.timed, DTYPES[size])
-    library: dict[Case, float] = {
+    sdpa: dict[Case, float] = {
         (x, dtype): timer(x.launches(dtype, DEVICE)[1]) for x, dtype in cases if isinstance(x, Attention)
     }
-    return Tuned(kind, size, times, library)
+    return Tuned(kind, size, times, sdpa)
 
 
 def _reported(candidates: Sequence[Tile], what: str, report: Report) -> Iterator[Tile]:
