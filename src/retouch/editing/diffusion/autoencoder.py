@@ -23,11 +23,11 @@ class Autoencoder:
     """Encoder and decoder of one of `AUTOENCODERS`, and what their latents are to a denoiser.
 
     factor: pixels for each position of a latent. channels: of a latent. dtype: of the weights.
-    side: positions of what the decoder reads to one of a latent, in height and in width.
+    packed: positions of what the decoder reads for each of a latent, in height and in width.
     encoder: pixels [1, 3, H, W] in [-1, 1] to latents, of the KL ones mean and log-variance; decoder: the way back.
     """
 
-    side = 1
+    packed = 1
 
     def __init__(self, module: Any) -> None:
         kinds: tuple[type[Any], ...] = tuple(getattr(diffusers(), name) for name in AUTOENCODERS)
@@ -61,8 +61,8 @@ class PackedAutoencoder(Autoencoder):
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)
-        self.side = int(self.config.patch_size[0])
-        self.factor, self.channels = self.factor * self.side, self.channels * self.side**2
+        self.packed = int(self.config.patch_size[0])
+        self.factor, self.channels = self.factor * self.packed, self.channels * self.packed**2
         norm = module.bn
         self._mean = norm.running_mean.to(HOST, torch.float32)[None, :, None, None]
         self._deviation = (norm.running_var.to(HOST, torch.float32) + norm.eps).sqrt()[None, :, None, None]
@@ -70,11 +70,11 @@ class PackedAutoencoder(Autoencoder):
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of what the encoder returned, packed and normalised."""
         mean = encoded[:, : self.config.latent_channels].float()
-        return (F.pixel_unshuffle(mean, self.side) - self._mean) / self._deviation
+        return (F.pixel_unshuffle(mean, self.packed) - self._mean) / self._deviation
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """What the decoder reads of a latent."""
-        return F.pixel_shuffle(latent * self._deviation + self._mean, self.side).to(self.dtype)
+        return F.pixel_shuffle(latent * self._deviation + self._mean, self.packed).to(self.dtype)
 
 
 def autoencoder_of(module: Any) -> Autoencoder:

@@ -57,7 +57,7 @@ class Flux2Model(TransformerModel):
     @property
     def default_size(self) -> tuple[int, int]:
         """As the pipeline has it."""
-        size = int(self.pipe.default_sample_size) * self.factor // self.vae.side
+        size = int(self.pipe.default_sample_size) * self.factor // self.packed
         return size, size
 
     def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:

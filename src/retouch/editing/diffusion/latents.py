@@ -20,9 +20,9 @@ class LatentModel(Model):
     def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
         super().__init__(pipe, policy, backend)
         self.vae = autoencoder_of(pipe.vae if vae is None else vae)
-        self.factor = self.vae.factor
+        self.factor, self.packed = self.vae.factor, self.vae.packed
         found = self.vae.channels, self.factor
-        expected = self.channels, getattr(pipe, "vae_scale_factor", self.factor // self.vae.side) * self.vae.side
+        expected = self.channels, getattr(pipe, "vae_scale_factor", self.factor // self.packed) * self.packed
         if found != expected:
             raise PipelineError(
                 "the autoencoder does not go with the denoiser: its latents have {} channels and a position for {} "
