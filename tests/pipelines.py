@@ -118,6 +118,53 @@ def _sd3() -> Any:
     )  # fmt: skip
 
 
+def _qwen(layers: int, width: int) -> tuple[Any, Any]:
+    """Tokenizer and language model of letters, with a chat around them; 64 tokens at most."""
+    letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "\u0120", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = transformers.Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}{% if enable_thinking %}<|im_end|>{% endif %}"
+    )
+    tokenizer.model_max_length = 64
+    config = transformers.Qwen3Config(
+        vocab_size=len(letters), hidden_size=width, intermediate_size=16, num_hidden_layers=layers,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=64,
+    )  # fmt: skip
+    return tokenizer, fill(transformers.Qwen3ForCausalLM(config))
+
+
+def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:
+    """FLUX.2 klein as one of its pipelines."""
+    tokenizer, encoder = _qwen(27, 8)
+    vae = fill(diffusers.AutoencoderKLFlux2(
+        block_out_channels=(16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=LATENT_PIXELS,
+    ))  # fmt: skip
+    random = torch.Generator().manual_seed(3)
+    vae.bn.running_mean.normal_(generator=random)
+    vae.bn.running_var.uniform_(0.5, 2.0, generator=random)
+    transformer = fill(diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    ))  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    return getattr(diffusers, kind)(scheduler, vae, encoder, tokenizer, transformer, **options)
+
+
+def z_image(kind: str = "ZImagePipeline", **options: Any) -> Any:
+    """Z-Image as one of its pipelines."""
+    tokenizer, encoder = _qwen(2, 24)
+    transformer = fill(diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
+        axes_dims=[4, 6, 6], axes_lens=[128, 32, 32],
+    ))  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, **options)
+    vae = _vae(shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False)
+    return getattr(diffusers, kind)(scheduler, vae, encoder, tokenizer, transformer)
+
+
 def _unet(channels: int = 4, **options: Any) -> Any:
     return fill(diffusers.UNet2DConditionModel(
         sample_size=LATENT_PIXELS // 4, in_channels=channels, out_channels=4, block_out_channels=(16, 32),
@@ -216,19 +263,25 @@ def adapted(name: str) -> Any:
     return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(**parts, controlnet=nets if nets[1:] else nets[0])
 
 
+TRANSFORMERS = {
+    "flux": _flux, "sd3": _sd3, "klein": partial(klein, is_distilled=True), "klein-base": klein, "z-image": z_image,
+}  # fmt: skip
+
+
 @cache
 def pipeline(name: str) -> Any:
     """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
     "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
-    autoencoder), "sdxl", "xl-turbo", "flux" (as schnell) or "sd3" (as 3.5).
+    autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "sd3" (as 3.5), "klein"
+    (distilled), "klein-base", "z-image".
     """
     if name in PIXEL_SCHEDULERS:
         classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}
         unet = _unet2d(**classes.get(name, {}))
         kind = diffusers.DDIMPipeline if name == "v" else diffusers.DDPMPipeline
         return kind(unet, PIXEL_SCHEDULERS[name]())
-    if name in ("flux", "sd3"):
-        return _flux() if name == "flux" else _sd3()
+    if name in TRANSFORMERS:
+        return TRANSFORMERS[name]()
     scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")
     if name in ("turbo", "xl-turbo"):
         scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(scheduler.config, timestep_spacing="trailing")

@@ -11,10 +11,14 @@ from retouch import Editor, PipelineError
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
+LONGEST = {"klein": 64, "klein-base": 64, "z-image": 64}
+"""Tokens that the text encoder reads, where they are not six."""
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    ("flux", {}), ("sd3", {"guidance": 4.0, "negative": "c d"}), ("sd3", {"guidance": 1.0}),
+    ("flux", {}), ("sd3", {"guidance": 4.0, "negative": "c d"}), ("sd3", {"guidance": 1.0}), ("klein", {}),
+    ("klein-base", {"guidance": 4.0}), ("z-image", {"guidance": 0.0}), ("z-image", {"guidance": 4.0, "negative": "c"}),
+    ("z-image", {"guidance": 4.0, "negative": "c d" * 11}),
 ])  # fmt: skip
 def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(name, options):
     session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
@@ -22,11 +26,12 @@ def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(nam
     pipe.set_progress_bar_config(disable=True)
     if name == "flux":
         noise = pipe._pack_latents(noise, 1, *noise.shape[1:])
-    else:
-        options = {"guidance_scale": options["guidance"], "negative_prompt": options.get("negative")}
+    elif options:
+        named = {"guidance": "guidance_scale", "negative": "negative_prompt"}
+        options = {named[key]: value for key, value in options.items()}
     image = pipe(
-        "a b", height=SIZE[0], width=SIZE[1], num_inference_steps=3, latents=noise, output_type="np",
-        max_sequence_length=6, **options,
+        prompt="a b", height=SIZE[0], width=SIZE[1], num_inference_steps=3, latents=noise, output_type="np",
+        max_sequence_length=LONGEST.get(name, 6), **options,
     ).images[0]  # fmt: skip
     assert distance(session.pixels, (image * 255).round()) <= 1
     assert session.nets.denoiser.explain().fallbacks == []

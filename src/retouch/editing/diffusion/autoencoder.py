@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.model import PipelineError, loading
-from retouch.kernels.devices import device_of
+from retouch.kernels.devices import HOST, device_of
 from retouch.models.chain import Chain
 from retouch.models.extras import diffusers
 
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
-"""Classes of diffusers that are supported; the decoder of the last one is run without its mask and picture."""
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderKLFlux2")
+"""Classes of diffusers that are supported; the asymmetric decoder is run without its mask and picture."""
 
 
 class Autoencoder:
     """Encoder and decoder of one of `AUTOENCODERS`, and what their latents are to a denoiser.
 
     factor: pixels for each position of a latent. channels: of a latent. dtype: of the weights.
+    packed: positions of what the decoder reads for each of a latent, in height and in width.
     encoder: pixels [1, 3, H, W] in [-1, 1] to latents, of the KL ones mean and log-variance; decoder: the way back.
     """
+
+    packed = 1
 
     def __init__(self, module: Any) -> None:
         kinds: tuple[type[Any], ...] = tuple(getattr(diffusers(), name) for name in AUTOENCODERS)
@@ -50,6 +54,32 @@ class Autoencoder:
     @property
     def _shift(self) -> float:
         return float(self.config.get("shift_factor") or 0.0)
+
+
+class PackedAutoencoder(Autoencoder):
+    """`AutoencoderKLFlux2`: 2x2 positions are one of a latent, of which every channel is normalised."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.packed = int(self.config.patch_size[0])
+        self.factor, self.channels = self.factor * self.packed, self.channels * self.packed**2
+        norm = module.bn
+        self._mean = norm.running_mean.to(HOST, torch.float32)[None, :, None, None]
+        self._deviation = (norm.running_var.to(HOST, torch.float32) + norm.eps).sqrt()[None, :, None, None]
+
+    def latent(self, encoded: Tensor) -> Tensor:
+        """The mean of what the encoder returned, packed and normalised."""
+        mean = encoded[:, : self.config.latent_channels].float()
+        return (F.pixel_unshuffle(mean, self.packed) - self._mean) / self._deviation
+
+    def decoder_input(self, latent: Tensor) -> Tensor:
+        """What the decoder reads of a latent."""
+        return F.pixel_shuffle(latent * self._deviation + self._mean, self.packed).to(self.dtype)
+
+
+def autoencoder_of(module: Any) -> Autoencoder:
+    """What an autoencoder of diffusers is to a denoiser. PipelineError when it is none of `AUTOENCODERS`."""
+    return (PackedAutoencoder if isinstance(module, diffusers().AutoencoderKLFlux2) else Autoencoder)(module)
 
 
 def located(name: str | Path) -> str:

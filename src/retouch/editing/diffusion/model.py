@@ -99,13 +99,13 @@ class Networks:
 class Model(ABC):
     """The networks of a pipeline, and what passes between them.
 
-    factor: pixels of an image for each position of a latent, in height and in width. keep_module: as for
-        `retouch.compile`.
+    factor: pixels of an image for each position of a latent, in height and in width. packed: positions of what the
+        decoder reads for each of a latent, likewise. keep_module: as for `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
 
-    factor = 1
+    factor = packed = 1
     keep_module = True
     reads_text = False
     inpaints = False

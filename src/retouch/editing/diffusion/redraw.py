@@ -128,7 +128,7 @@ class Redraw:
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Pixels of the last latent, as a tensor."""
-        region = self._computed(self.region, len(self.process.sampler))
+        region = self.process.whole(self._computed(self.region, len(self.process.sampler)))
         return self.process.to_pixels(latents[-1:], lambda name, net, *args: self.run.update(name, net, region, *args))
 
     def _encoded(self) -> tuple[Tensor, Tensor | None, Pixels]:

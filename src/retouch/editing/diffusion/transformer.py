@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.latents import LatentModel
-from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
+from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.kernels.devices import HOST, device_of
 from retouch.models.extras import diffusers
 from retouch.plan.policy import Policy
@@ -34,7 +34,7 @@ class PackedFlux(nn.Module):
         found = self.transformer(
             hidden_states=packed,
             encoder_hidden_states=encoder_hidden_states,
-            img_ids=_places(h, w, sample),
+            img_ids=places(h, w, sample),
             txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, dtype=sample.dtype, device=sample.device),
             return_dict=False,
             **others,
@@ -42,7 +42,7 @@ class PackedFlux(nn.Module):
         return (found.view(b, h, w, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, height, width),)
 
 
-def _places(height: int, width: int, like: Tensor) -> Tensor:
+def places(height: int, width: int, like: Tensor) -> Tensor:
     """`[height * width, 3]`: 0, row and column of every token."""
     rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in (height, width))
     rows, columns = rows[:, None].expand(height, width), columns.expand(height, width)
@@ -87,13 +87,13 @@ class TransformerModel(LatentModel):
 
     @torch.no_grad()
     def embeddings(self, texts: Conditioning) -> dict[str, Tensor]:
-        """What the transformer reads of texts, on the host: tokens, and one vector."""
-        given = dict(zip(("encoder_hidden_states", "pooled_projections"), self.encoded(texts), strict=True))
-        return {name: tensor.to(HOST, self.dtype) for name, tensor in given.items()}
+        """What the transformer reads of texts, on the host."""
+        found = self.encoded(texts).items()
+        return {name: t.to(HOST, self.dtype if t.is_floating_point() else t.dtype) for name, t in found}
 
     @abstractmethod
-    def encoded(self, texts: Conditioning) -> tuple[Tensor, Tensor]:
-        """Tokens and the vector of texts, of both where they guide."""
+    def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
+        """Texts as arguments of the transformer, of both where they guide."""
 
 
 class FluxModel(TransformerModel):
@@ -133,12 +133,12 @@ class FluxModel(TransformerModel):
         embeds = self.pipe.transformer.config.guidance_embeds
         return {"guidance": torch.tensor([guidance])} if embeds else {}
 
-    def encoded(self, texts: Conditioning) -> tuple[Tensor, Tensor]:
+    def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Tokens of T5, the vector of CLIP."""
         longest = min(WORDS, self.pipe.tokenizer_2.model_max_length)
         device = device_of(self.pipe.text_encoder)
         tokens, vector, _ = self.pipe.encode_prompt(texts.prompt, device=device, max_sequence_length=longest)
-        return tokens, vector
+        return {"encoder_hidden_states": tokens, "pooled_projections": vector}
 
 
 class StableDiffusion3Model(TransformerModel):
@@ -159,7 +159,7 @@ class StableDiffusion3Model(TransformerModel):
         texts = Conditioning(prompt or "", negative or "", guidance)
         return replace(texts, inputs=tuple(self.embeddings(texts).items()))
 
-    def encoded(self, texts: Conditioning) -> tuple[Tensor, Tensor]:
+    def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Tokens of both CLIP encoders and of T5, the vectors of CLIP; where texts guide without and with them."""
         longest = min(SD3_WORDS, getattr(self.pipe.tokenizer_3, "model_max_length", SD3_WORDS))
         tokens, negatives, vector, negative_vector = self.pipe.encode_prompt(
@@ -171,23 +171,6 @@ class StableDiffusion3Model(TransformerModel):
             do_classifier_free_guidance=texts.guided,
             max_sequence_length=longest,
         )
-        if not texts.guided:
-            return tokens, vector
-        return torch.cat([negatives, tokens]), torch.cat([negative_vector, vector])
-
-
-FAMILIES: dict[str, type[TransformerModel]] = {
-    "FluxPipeline": FluxModel,
-    "FluxImg2ImgPipeline": FluxModel,
-    "StableDiffusion3Pipeline": StableDiffusion3Model,
-    "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
-}
-"""Models by the pipelines of diffusers that hold them."""
-
-
-def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
-    """The model in a pipeline with a transformer; PipelineError, with what there is, for another family."""
-    name = type(pipe).__name__
-    if name not in FAMILIES:
-        raise PipelineError(f"{name} is not supported; of pipelines with a transformer there are {', '.join(FAMILIES)}")
-    return FAMILIES[name](pipe, policy, backend, vae)
+        if texts.guided:
+            tokens, vector = torch.cat([negatives, tokens]), torch.cat([negative_vector, vector])
+        return {"encoder_hidden_states": tokens, "pooled_projections": vector}

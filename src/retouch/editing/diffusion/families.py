@@ -1,0 +1,35 @@
+"""Which model a pipeline with a transformer gets, by the name of its class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from retouch.editing.diffusion.flux2 import Flux2Model
+from retouch.editing.diffusion.model import Model, PipelineError
+from retouch.editing.diffusion.transformer import FluxModel, StableDiffusion3Model, TransformerModel
+from retouch.editing.diffusion.zimage import ZImageModel
+from retouch.plan.policy import Policy
+
+FAMILIES: dict[str, type[TransformerModel]] = {
+    "FluxPipeline": FluxModel,
+    "FluxImg2ImgPipeline": FluxModel,
+    "Flux2KleinPipeline": Flux2Model,
+    "Flux2KleinKVPipeline": Flux2Model,
+    "Flux2KleinInpaintPipeline": Flux2Model,
+    "StableDiffusion3Pipeline": StableDiffusion3Model,
+    "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
+    "ZImagePipeline": ZImageModel,
+    "ZImageImg2ImgPipeline": ZImageModel,
+    "ZImageInpaintPipeline": ZImageModel,
+}
+"""Models by the pipelines of diffusers that hold them."""
+
+
+def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
+    """The model in a pipeline with a transformer; PipelineError, with what there is, for another family."""
+    name = type(pipe).__name__
+    if name not in FAMILIES:
+        raise PipelineError(f"{name} is not supported; of pipelines with a transformer there are {', '.join(FAMILIES)}")
+    return FAMILIES[name](pipe, policy, backend, vae)
