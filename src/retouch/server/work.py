@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from retouch.editing.jobs import Frame, Job
+from retouch.editing.lease import LostError
 from retouch.server import frames
 from retouch.server.entry import Entry
 from retouch.server.facts import tree_of
@@ -92,6 +93,8 @@ class Work:
             state = "cancelled" if job.cancelled() else "failed" if error else "done"
             if error is not None:
                 self._log(error)
+            if isinstance(error, LostError):
+                self.studio.pool.lost(entry)
             if state == "done" and not entry.gone and self.kind != "draft":
                 self._note(job)
                 tell_tree(entry)
