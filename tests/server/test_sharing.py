@@ -1,12 +1,17 @@
 """Two servers of one folder: a session is open in one of them, and goes to the other when that is asked for it."""
 
+import threading
+
 import numpy as np
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
 from pipelines import painted, picture
+from retouch.editing.archive import Archive
+from retouch.editing.manifest import ArchiveError
 from retouch.server.limits import Limits
-from studios import asking, created, edited, editor, idle, page, pixels, studio
+from retouch.server.tasks import Question
+from studios import asking, created, edited, editor, idle, page, pixels, png, settings, stroke, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -82,3 +87,74 @@ def test_a_session_that_another_server_deleted_is_gone(clients):
     assert second.delete(f"/api/sessions/{id_}").status_code == 204
     assert first.get(f"/api/sessions/{id_}").status_code == 404
     assert first.get("/api/sessions").json() == []
+
+
+def keyed(client, id_, key, base=0):
+    return client.post(
+        f"/api/sessions/{id_}/edits",
+        data=settings(base=base, rect=[14, 9, 5, 5], refine=False),
+        files={"overlay": ("o.png", stroke())},
+        headers={"Idempotency-Key": key},
+    )
+
+
+def test_an_edit_that_is_sent_again_to_another_server_counts_once(clients):
+    (first, second), _ = clients
+    id_ = created(first)
+    assert keyed(first, id_, "k").status_code == 202
+    idle(first, id_)
+    with page(second, id_) as open_page:
+        again = keyed(second, id_, "k")
+        assert again.status_code == 202  # though the base is stale by now
+        assert open_page.done(again.json()["job"])["state"] == "done"
+    assert len(idle(second, id_)["tree"]) == 2
+    assert keyed(second, id_, "other", base=1).status_code == 202
+    assert len(idle(second, id_)["tree"]) == 3
+    assert keyed(first, id_, "other", base=1).status_code == 202
+    assert len(idle(first, id_)["tree"]) == 3
+
+
+def test_edits_that_were_joined_count_once_each(clients):
+    (first, second), made = clients
+    id_ = created(first)
+    entry = made[0].pool.find("anna", id_)
+    with made[0].pool.using(entry) as session:
+        held = threading.Event()
+        blocking = session.start(Question(held.wait))
+        assert keyed(first, id_, "a").status_code == 202
+        assert keyed(first, id_, "b").status_code == 202
+        held.set()
+        blocking.result(60)
+    assert len(idle(first, id_)["tree"]) == 2
+    for key in "ab":
+        assert keyed(second, id_, key).status_code == 202
+    assert len(idle(second, id_)["tree"]) == 2
+
+
+def test_an_edit_that_failed_may_be_sent_again(clients, monkeypatch):
+    (first, _), made = clients
+    id_ = created(first)
+    monkeypatch.setattr(Archive, "commit", lambda *_: (_ for _ in ()).throw(ArchiveError("the storage is full")))
+    job = keyed(first, id_, "k").json()["job"]
+    assert "full" in str(made[0].pool.find("anna", id_).jobs[job].exception(60))
+    assert idle(first, id_)["head"] == 0
+    monkeypatch.undo()
+    assert keyed(first, id_, "k").json()["job"] != job
+    assert idle(first, id_)["head"] == 1
+
+
+def test_a_session_that_is_asked_for_again_at_another_server_is_made_once(clients):
+    (first, second), _ = clients
+
+    def send(client):
+        return client.post(
+            "/api/sessions",
+            data=settings(steps=2),
+            files={"picture": ("x.png", png(picture("ddpm")))},
+            headers={"Idempotency-Key": "s"},
+        ).json()
+
+    id_ = send(first)["id"]
+    idle(first, id_)
+    assert send(second)["id"] == id_
+    assert len(second.get("/api/sessions").json()) == 1

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retouch.editing.lease import LOCK, OWNERS, Claim, LostError, claim_of, flush, locked
+from retouch.editing.lease import LOCK, OWNERS, UNDER_CLAIM, Claim, LostError, claim_of, flush, locked
 from retouch.editing.manifest import MANIFEST, PICTURE, SOURCE, TENSORS, ArchiveError, Entry, Manifest
 
 UNFINISHED = "manifest.json.new"
@@ -219,7 +219,8 @@ def unused(path: Path) -> bool:
     versions = path / "versions"
     inside = [found.name for found in versions.iterdir()] if versions.is_dir() else []
     ours = {LOCK, OWNERS, UNFINISHED, *(["versions"] if versions.is_dir() else [])}
-    return {found.name for found in path.iterdir()} <= ours and all(map(VERSION.fullmatch, inside))
+    others = {found.name for found in path.iterdir() if not UNDER_CLAIM.fullmatch(found.name)} - ours
+    return not others and all(map(VERSION.fullmatch, inside))
 
 
 def _sealed(file: Path) -> dict[str, Any]:

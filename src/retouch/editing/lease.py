@@ -46,7 +46,7 @@ TTL, BEAT = 10.0, 0.5
 REVISIONS = 1000
 """Contents of one version that a claim may make."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-UNFINISHED = re.compile(rf"{re.escape(MANIFEST)}\.(\d+)\.new")
+UNDER_CLAIM = re.compile(rf"{re.escape(MANIFEST)}\.(\d+)\.new")
 FOLDER = re.compile(r"\d+-(\d+)(\.part)?")
 
 log = logging.getLogger("retouch.lease")
@@ -166,6 +166,10 @@ class Holder:
 
     # Living
 
+    def check(self) -> None:
+        """Raise OSError where nothing can be written."""
+        self._sign()
+
     def _sign(self) -> None:
         file = self._folder / "beat"
         file.touch()
@@ -284,7 +288,7 @@ def _highest(folder: Path) -> int:
 def _fence(folder: Path, number: int) -> None:
     """Take from those with lower numbers what they are about to put in place."""
     for name in os.listdir(folder):
-        found = UNFINISHED.fullmatch(name)
+        found = UNDER_CLAIM.fullmatch(name)
         if found and int(found[1]) < number:
             (folder / name).unlink(missing_ok=True)
     for name in os.listdir(folder / OWNERS):

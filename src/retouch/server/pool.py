@@ -22,6 +22,7 @@ from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, 
 from retouch.editing.manifest import MANIFEST
 from retouch.errors import OptionError
 from retouch.server.entry import Entry
+from retouch.server.idempotency import Answers
 from retouch.server.limits import Limits
 from retouch.server.metrics import Metrics
 from retouch.server.models import Models
@@ -82,6 +83,14 @@ class Pool:
             raise Problem(404, "there is no such session")
         return entry
 
+    def known(self, owner: str, id_: str) -> Entry | None:
+        """The session of that caller if it is recorded, or is being recorded here."""
+        with suppress(Problem):
+            entry = self.find(owner, id_)
+            if entry.session is not None or (entry.folder / MANIFEST).exists():
+                return entry
+        return None
+
     def of(self, owner: str) -> list[Entry]:
         """Those of a caller, the one used last first."""
         found = []
@@ -105,23 +114,37 @@ class Pool:
             entries = list(self._entries.values())
         return any(not job.done() for entry in entries for job in list(entry.jobs.values()))
 
+    def load(self) -> tuple[int, int]:
+        """Sessions in memory and the bytes that they take."""
+        with self._lock:
+            held = [entry.held for entry in self._entries.values() if entry.session is not None]
+        return len(held), sum(held)
+
+    def backlog(self) -> float:
+        """Seconds that what waits and runs will take, as far as can be told."""
+        return 0.0
+
     # Making and removing
 
-    def new(self, owner: str) -> Entry:
-        """A session that is not recorded yet; Problem 429 when the caller has too many."""
+    def new(self, owner: str, id_: str | None = None) -> Entry:
+        """A session that is not recorded yet, of that id or any; Problem 429 when the caller has too many."""
         if len(self.of(owner)) >= self.limits.sessions:
             raise Problem(429, f"you have {self.limits.sessions} sessions; delete one of them", retry_after=60)
-        id_ = secrets.token_hex(16)
+        id_ = id_ or secrets.token_hex(16)
         folder = self.home / owner / id_
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
             entry = self._entries[id_] = Entry(id_, owner, folder)
         return entry
 
     def start(self, entry: Entry, begin: Callable[[Path], AnySession]) -> AnySession:
         """Put a new session into memory; nothing of it is left when that fails."""
+        claim = self._claim(entry)
+        if (entry.folder / MANIFEST).exists():  # a request that was sent twice, and another server was faster
+            claim.release()
+            raise Problem(503, "the session was made meanwhile; ask again", retry_after=1)
         try:
-            with claimed(self._claim(entry)):
+            with claimed(claim):
                 session = begin(entry.folder)
             entry.session = session
             self._reserve(entry, session.recording_bytes)
@@ -239,7 +262,7 @@ class Pool:
         with self._lock:
             if entry.session is not None:
                 self._put_away(entry)
-            entry.shown = None
+            entry.shown, entry.answers = None, Answers()
         entry.hub.send(None)
         self._gauge()
 
@@ -275,10 +298,9 @@ class Pool:
         return taken
 
     def _gauge(self) -> None:
-        with self._lock:
-            held = [entry.held for entry in self._entries.values() if entry.session is not None]
-        self.metrics.open_sessions.set(len(held))
-        self.metrics.open_bytes.set(sum(held))
+        count, held = self.load()
+        self.metrics.open_sessions.set(count)
+        self.metrics.open_bytes.set(held)
 
     def close(self) -> None:
         """Close all sessions; their folders stay."""

@@ -46,6 +46,12 @@ class Work:
         job.add_done_callback(lambda ended: self.studio.tell(self._done, ended))
         return self.number
 
+    def ended(self) -> int:
+        """The number of a job that was done before."""
+        self.studio.tell(self._event, "queued")
+        self.studio.tell(self._event, "done")
+        return self.number
+
     def progress(self, done: int, total: int, text: str) -> None:
         """Told by what is computed."""
         self.studio.tell(self._progress, done, total, text)
