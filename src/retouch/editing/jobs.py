@@ -10,6 +10,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Condition
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -19,6 +21,26 @@ from retouch.editing.images import Box, Pixels
 from retouch.errors import RetouchError
 
 R = TypeVar("R")
+
+_keys: ContextVar[tuple[str, ...]] = ContextVar("keys", default=())
+
+
+@contextmanager
+def marked(keys: tuple[str, ...]) -> Iterator[None]:
+    """Versions that are made in a block, and by the jobs that are begun in it, say in their facts that requests of
+    these keys made them.
+    """
+    token = _keys.set(keys)
+    try:
+        yield
+    finally:
+        _keys.reset(token)
+
+
+def keys_now() -> tuple[str, ...]:
+    """Those that `marked` has set."""
+    return _keys.get()
+
 
 Kind = Literal["preview", "result", "refined"]
 
@@ -108,7 +130,7 @@ class Job(Future[R]):
 
     def __init__(self, session: Hashable, task: Task[R], queue: Queue) -> None:
         super().__init__()
-        self.session, self.task = session, task
+        self.session, self.task, self.keys = session, task, keys_now()
         self.replaces: Job[R] | None = None  # what ran when this was submitted, to be done with this if it was stopped
         self.stopping = False
         self._queue = queue

@@ -261,6 +261,7 @@ _FACTS: Fields = {
     "macs": maybe(whole),
     "dense_macs": maybe(whole),
     "checksum": maybe(lambda found: text(found) and bool(DIGEST.fullmatch(found))),
+    "keys": maybe(listed(lambda found: text(found) and bool(DIGEST.fullmatch(found)))),
 }
 _ENTRY: Fields = {
     "number": whole,

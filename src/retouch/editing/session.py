@@ -32,7 +32,7 @@ from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.collection import COLLECTION
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels, save_png
-from retouch.editing.jobs import Job, SessionError, Task
+from retouch.editing.jobs import Job, SessionError, Task, keys_now
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
 from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
 from retouch.editing.worker import Worker, worker_of
@@ -64,7 +64,8 @@ def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """One state of a session. `revision` counts the refinements that took its place.
+    """One state of a session. `revision` counts the refinements that took its place, in a folder that servers share
+    from a number of each claim's own.
 
     `parent` is the number of the version that it was made from (None: the first), `added` are the layers that it added
     to that one's snapshots, by the snapshot's name. `name` is what somebody called it.
@@ -348,14 +349,15 @@ class Session(ABC):
     def _making(self) -> Iterator[Calls]:
         """Network calls for a new version. Unless that is put, the session stays as it was."""
         number = self._next
-        folder = self.archive.staging(folder_name(number)) if self.archive else None
+        name = folder_name(number, self.archive.revision if self.archive else 0)
+        folder = self.archive.staging(name) if self.archive else None
         try:
             with self.worker.claimed():
                 snapshots = self._with_layers(self.version.number).snapshots if self.versions else {}
                 yield Calls(self.store, snapshots, None if self.archive and self.archive.light else folder)
         finally:
             if self.archive and self._next == number:
-                self.archive.discard(folder_name(number))
+                self.archive.discard(name)
             if self._dropped:  # nobody holds the history before any more
                 self._dropped = False
                 for net in self.networks().values():
@@ -368,9 +370,12 @@ class Session(ABC):
         facts = {**facts, "bytes_read": calls.bytes_read, "macs": calls.macs, "dense_macs": calls.dense_macs}
         if drawn is not None:
             facts["checksum"] = checksum(tensors)
+        if keys := keys_now():
+            facts["keys"] = list(keys)
         parent = self.version.number if self.versions else None
         version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent, drawn=drawn)
         if self.archive:
+            version = replace(version, revision=self.archive.revision)
             version = self._sealed(self.archive, version)
         self._commit(self._history.added(version))
         self._next += 1
@@ -395,7 +400,7 @@ class Session(ABC):
                 facts=facts,
                 added=tuple(calls.added),
                 files={},
-                revision=old.revision + 1,
+                revision=max(old.revision + 1, self.archive.revision if self.archive else 0),
             )
             if self.archive:
                 version = self._written(self.archive, version)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from retouch.editing.calls import Cancelled, asking
-from retouch.editing.jobs import Job, SessionError, Task
+from retouch.editing.jobs import Job, SessionError, Task, marked
 
 MOST = 64
 """Jobs that wait for one device; more are refused."""
@@ -62,7 +62,7 @@ class Worker:
             joined = job.task.joined(older.task)
             if joined is None:
                 return replaced
-            job.task, job.replaces = joined, older.replaces
+            job.task, job.replaces, job.keys = joined, older.replaces, older.keys + job.keys
             replaced.append(older)
         running = self._running
         if running is not None and running.session is job.session and not (running.done() or running.stopping):
@@ -159,10 +159,12 @@ class Worker:
     def _run(self, job: Job[Any]) -> None:
         older = job.replaces
         if older is not None and (older.cancelled() or older.exception()):
-            job.task = job.task.joined(older.task) or job.task
+            joined = job.task.joined(older.task)
+            if joined is not None:
+                job.task, job.keys = joined, older.keys + job.keys
         job.replaces = None
         try:
-            with asking(job.go_on):
+            with asking(job.go_on), marked(job.keys):
                 result = job.task.run(job)
         except Cancelled:
             _end(job)

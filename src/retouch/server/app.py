@@ -21,6 +21,13 @@ ROUTERS = (pages.router, login.router, sessions.router, edits.router, versions.r
 
 def application(studio: Studio) -> ASGIApp:
     """The API and the page, behind the checks of who asks. The studio is closed when the server ends."""
+    return Guard(inside(studio), studio.access, studio.limits, studio.allowance)
+
+
+def inside(studio: Studio) -> ASGIApp:
+    """The API and the page, for one who has checked who asks and says so in the request's state: `caller`, and
+    `session`, the id of one that is to be made.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -38,4 +45,4 @@ def application(studio: Studio) -> ASGIApp:
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    return Guard(Counted(app, studio.metrics), studio.access, studio.limits, studio.allowance)
+    return Counted(app, studio.metrics)

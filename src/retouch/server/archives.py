@@ -103,7 +103,6 @@ def _extract(file: IO[bytes], entry: Entry, studio: Studio) -> None:
             opened.verify(manifest.versions)
         finally:
             opened.close()
-        entry.folder.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(entry.folder)
     except ArchiveError as error:
         raise Problem(

@@ -9,12 +9,12 @@ from pydantic import Json
 
 from retouch.editing.diffusion.refine import ENOUGH
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Job, marked
 from retouch.editing.kinds import AnySession
 from retouch.server.drawn import Drawn, Files
 from retouch.server.entry import Entry
 from retouch.server.forms import DrawnForm, EditForm, VariantsForm
-from retouch.server.idempotency import Key
+from retouch.server.idempotency import Key, digest
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
 from retouch.server.tasks import Draft, Varied
@@ -56,16 +56,27 @@ def variants(
 
 
 def _begun(studio: Studio, caller: str, entry: Entry, form: DrawnForm, files: Files, key: str | None) -> dict[str, int]:
+    keys = () if key is None else (digest(key),)
+
     def begin() -> dict[str, int]:
         check_jobs(studio, caller)
-        with studio.pool.using(entry) as session:
+        with studio.pool.using(entry) as session, marked(keys):
+            work = Work(studio, entry, kind_of(form))
+            if was_made(session, keys):
+                return {"job": work.ended()}
             check_base(session, form.base)
             drawn = Drawn.read(form, files, session.size, entry.instance)
-            work = Work(studio, entry, kind_of(form))
-            return {"job": work.follow(started(session, drawn, work))}
+            job = started(session, drawn, work)
+            job.add_done_callback(lambda ended: entry.answers.forget_failed(key, ended))
+            return {"job": work.follow(job)}
 
     found: dict[str, int] = entry.answers.once(key, begin)
     return found
+
+
+def was_made(session: AnySession, keys: tuple[str, ...]) -> bool:
+    """Whether a version was made by a request of these keys, maybe of an earlier run of this server or another one."""
+    return any(not {*keys}.isdisjoint(version.facts.get("keys", ())) for version in session.versions)
 
 
 def kind_of(form: DrawnForm) -> Kind:

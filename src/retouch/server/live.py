@@ -61,7 +61,7 @@ async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watch
             group.cancel_scope.cancel()
 
         group.start_soon(until_gone)
-        await _forward(socket, watcher)
+        await _forward(socket, entry, watcher)
         group.cancel_scope.cancel()
 
 
@@ -88,13 +88,13 @@ def _picture(entry: Entry, head: int | None, seen: str | None) -> list[bytes]:
     return frames.messages("picture", before, head, entry.pixels(head))
 
 
-async def _forward(socket: WebSocket, watcher: Watcher) -> None:
-    """Send what is offered, until the session is gone or the page is, or it is too slow."""
+async def _forward(socket: WebSocket, entry: Entry, watcher: Watcher) -> None:
+    """Send what is offered, until the session or the page is gone, or elsewhere, or it is too slow."""
     with suppress(WebSocketDisconnect, RuntimeError):
         while (message := await watcher.next()) is not None:
             await _send(socket, message.content)
-        code = BEHIND if watcher.overrun else GONE
-        await socket.close(code, "too slow: connect again" if watcher.overrun else "the session was deleted")
+        code = GONE if entry.gone and not watcher.overrun else BEHIND
+        await socket.close(code, "the session was deleted" if code == GONE else "connect again")
 
 
 async def _send(socket: WebSocket, content: str | bytes) -> None:

@@ -22,10 +22,10 @@ from retouch.server import uploads
 from retouch.server.entry import Entry
 from retouch.server.facts import facts_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
-from retouch.server.idempotency import Key
+from retouch.server.idempotency import Key, digest
 from retouch.server.models import cropped
 from retouch.server.problems import Problem, documented
-from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
+from retouch.server.studio import Caller, InSession, InStudio, Named, Studio, check_jobs
 from retouch.server.work import Work, show, tell_tree
 
 BINARY: dict[int | str, dict[str, Any]] = {
@@ -42,17 +42,23 @@ def create(
     settings: Annotated[Json[OpenForm], Form()],
     picture: Annotated[UploadFile | None, File()] = None,
     instances: Annotated[UploadFile | None, File(description="Of a map of labels: ids of instances, grey")] = None,
+    wanted: Named = None,
     key: Key = None,
 ) -> dict[str, Any]:
     """Make a session of a picture, or of a map of labels, or generate one."""
     data, ids = map(uploads.content, (picture, instances))
+    mine = None if key is None else digest(caller, key)
     found: dict[str, Any] = studio.answers.once(
-        None if key is None else f"{caller} {key}", lambda: _made(studio, caller, settings, data, ids)
+        mine, lambda: _made(studio, caller, settings, data, ids, wanted or mine, mine)
     )
     return found
 
 
-def _made(studio: Studio, caller: str, form: OpenForm, data: bytes | None, ids: bytes | None) -> dict[str, Any]:
+def _made(
+    studio: Studio, caller: str, form: OpenForm, data: bytes | None, ids: bytes | None, id_: str | None, key: str | None
+) -> dict[str, Any]:
+    if id_ is not None and (known := studio.pool.known(caller, id_)) is not None:
+        return {"id": id_, "job": Work(studio, known, "open").ended()}
     if form.generate == (data is not None):
         raise Problem(422, "send a picture, or settings with generate: one of the two")
     editor = studio.models.named(form.model)
@@ -61,7 +67,8 @@ def _made(studio: Studio, caller: str, form: OpenForm, data: bytes | None, ids: 
     limit = studio.limits.pixels
     source = None if data is None else _source(editor, data, limit)
     options = {} if ids is None else {"instances": cropped(editor, _integers(ids, "the map of instances", limit))}
-    made = begin(studio, caller, form, source, options)
+    made = begin(studio, caller, form, source, options, id_)
+    made.job.add_done_callback(lambda ended: studio.answers.forget_failed(key, ended))
     return {"id": made.entry.id, "job": made.number}
 
 
@@ -80,9 +87,10 @@ def begin(
     form: OpenForm,
     source: npt.NDArray[Any] | None,
     options: Mapping[str, Any] = MappingProxyType({}),
+    id_: str | None = None,
 ) -> Begun:
     """A new session that is being recorded, on a source or without one generated; `options` are further ones of its
-    editor's `open`.
+    editor's `open`, `id_` its id (None: any).
     """
     editor = studio.models.named(form.model)
     if source is None and not isinstance(editor, Editor):
@@ -90,7 +98,7 @@ def begin(
     if form.size is not None and form.size[0] * form.size[1] > studio.limits.pixels:
         raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {studio.limits.pixels} pixels")
     check_jobs(studio, caller)
-    entry = studio.pool.new(caller)
+    entry = studio.pool.new(caller, id_)
     work = Work(studio, entry, "generate" if source is None else "open")
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
 

@@ -62,9 +62,15 @@ def entry_of(id: str, request: Request) -> Entry:
     return studio_of(request).pool.find(caller_of(request), id)
 
 
+def named(request: Request) -> str | None:
+    """The id that a session to be made is to have, where who passed the request on has chosen it."""
+    return cast("str | None", getattr(request.state, "session", None))
+
+
 InStudio = Annotated[Studio, Depends(studio_of)]
 Caller = Annotated[str, Depends(caller_of)]
 InSession = Annotated[Entry, Depends(entry_of)]
+Named = Annotated["str | None", Depends(named)]
 
 
 def check_jobs(studio: Studio, caller: str) -> None:

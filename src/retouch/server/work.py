@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from retouch.editing.jobs import Frame, Job
+from retouch.editing.lease import LostError
 from retouch.server import frames
 from retouch.server.entry import Entry
 from retouch.server.facts import tree_of
@@ -43,6 +44,12 @@ class Work:
         self.studio.tell(self._event, "queued")
         job.watch(lambda frame: self.studio.tell(self._frame, frame))
         job.add_done_callback(lambda ended: self.studio.tell(self._done, ended))
+        return self.number
+
+    def ended(self) -> int:
+        """The number of a job that was done before."""
+        self.studio.tell(self._event, "queued")
+        self.studio.tell(self._event, "done")
         return self.number
 
     def progress(self, done: int, total: int, text: str) -> None:
@@ -92,6 +99,8 @@ class Work:
             state = "cancelled" if job.cancelled() else "failed" if error else "done"
             if error is not None:
                 self._log(error)
+            if isinstance(error, LostError):
+                self.studio.pool.lost(entry)
             if state == "done" and not entry.gone and self.kind != "draft":
                 self._note(job)
                 tell_tree(entry)
