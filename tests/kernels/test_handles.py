@@ -28,7 +28,7 @@ def test_rows_share_memory():
 def test_dtypes_of_rows(dtype):
     name = str(dtype).removeprefix("torch.")
     assert cpu.Rows(torch.empty(2, 3, dtype=dtype)).dtype == name
-    assert cpu.Arena(64).rows(0, 2, 3, name).dtype == name
+    assert cpu.Arena(cpu.empty(64)).rows(0, 2, 3, name).dtype == name
 
 
 def test_rows_keep_their_memory_alive():
@@ -128,7 +128,7 @@ def test_bad_index(tensor, error, message):
 
 
 def test_arena():
-    arena = cpu.Arena(1000)
+    arena = cpu.Arena(cpu.empty(1000))
     rows = arena.rows(400, 5, 10, "float32")
     cpu.copy_rows(rows, None, cpu.Rows(torch.zeros(5, 10)))
     assert (rows.rows, rows.channels, rows.ld) == (5, 10, 10)
@@ -138,9 +138,13 @@ def test_arena():
     cpu.copy_rows(cpu.Rows(out), None, rows)
     assert out.count_nonzero() == 0
     with pytest.raises(ValueError, match="needs 1200 bytes of 1000"):
-        cpu.Arena(1000).rows(0, 30, 10, "float32")
-    with pytest.raises(TypeError, match="int8"):
-        cpu.Arena(1000).rows(0, 30, 10, "int8")
+        cpu.Arena(cpu.empty(1000)).rows(0, 30, 10, "float32")
+    with pytest.raises(TypeError, match="uint16"):
+        cpu.Arena(cpu.empty(1000)).rows(0, 30, 10, "uint16")
+    with pytest.raises(TypeError, match="uint8"):
+        cpu.Arena(torch.zeros(9))
+    with pytest.raises(ValueError, match="contiguous"):
+        cpu.Arena(torch.zeros(9, dtype=torch.uint8)[::2])
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 5000, 5 << 20])
@@ -232,7 +236,7 @@ def test_rows_as_tensors_share_memory_and_keep_it(dtype):
     assert torch.equal(x[:, 2:5], tensor)
     assert x.sum() == 30
     name = str(dtype).removeprefix("torch.")
-    kept = cpu.Arena(4096).rows(64, 4, 3, name).tensor()
+    kept = cpu.Arena(cpu.empty(4096)).rows(64, 4, 3, name).tensor()
     kept.fill_(7)
     torch.empty(1 << 20).fill_(1)
     assert torch.equal(kept, torch.full((4, 3), 7.0).to(dtype))

@@ -32,7 +32,7 @@ def step(net, snapshot: Snapshot, mask: Tensor, made) -> tuple[Tensor, Snapshot]
 
 def contents(snapshot: Snapshot) -> list[Tensor]:
     """A copy of everything that a snapshot stands for."""
-    rows = [snapshot.rows(v) for v in snapshot.layers[0].rows]
+    rows = [snapshot.rows(v) for v in snapshot.layers[0].tables]
     states = sorted(snapshot.states.items(), key=lambda item: (item[0].kind, item[0].key.name))
     return [*rows, *(t.clone() for _, t in states)]
 
@@ -99,7 +99,8 @@ def test_storage(dtype, bound, budget, tmp_path):
         result, snapshot = step(net, snapshot, mask, edited)
         assert float((result - expected).abs().max() / expected.abs().max()) <= bound
     kept = sum(rows.numel() for rows in recording.buffers.values())
-    rows = sum(part.numel() * part.element_size() for _, part in snapshot.layers[0].rows.values())
+    base = snapshot.layers[0]
+    rows = sum(base.rows(v).nbytes for v in base.tables)
     assert rows == kept * (4 if dtype == "fp32" else 2)
     del snapshot
     assert store.in_files == store.in_memory == 0

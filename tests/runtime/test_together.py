@@ -34,7 +34,7 @@ def update_many(net, recordings, mask, cases) -> list[Tensor]:
 
 
 def same_snapshots(a: Snapshot, b: Snapshot) -> bool:
-    rows = all(torch.equal(a.rows(v), b.rows(v)) for v in a.layers[0].rows)
+    rows = all(torch.equal(a.rows(v), b.rows(v)) for v in a.layers[0].tables)
     return rows and a.states.keys() == b.states.keys() and all(torch.equal(a.states[s], t) for s, t in b.states.items())
 
 

@@ -57,6 +57,17 @@ class PartialBackend:
         names = dict.fromkeys(self.name if name in self.kernels else STAND_IN for name in kernels)
         return ", ".join(names) or self.name
 
+    def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised rows for a recording."""
+        raise NotImplementedError
+
+    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
+        """What makes handles in memory of `empty`."""
+        raise NotImplementedError
+
+    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
+        return self.carved(self.empty(nbytes, 1, torch.uint8)[:, 0])
+
     def pack(self, weight: Tensor, groups: int) -> Any:
         return self.own_pack(weight, groups) if "gemm" in self.kernels else Packed(weight, groups)
 

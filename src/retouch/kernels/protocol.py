@@ -76,8 +76,11 @@ class Backend(Protocol):
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         """Uninitialised rows for a recording."""
 
+    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
+        """A function that makes handles (byte offset, rows, channels, dtype) in uint8 memory that kernels read."""
+
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
-        """Scratch memory; the function makes handles (byte offset, rows, channels, dtype) in it."""
+        """The same in new scratch memory."""
 
     def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
         """Hash of the bytes of each tensor."""

@@ -173,7 +173,11 @@ class Operands(ABC):
             return self.backend.columns(self.backend.rows(self.states[folded]), matrix.start, matrix.channels)
         if matrix.value in self.weights.values:
             return self.weights.handle(slot)
-        return self.backend.columns(self.backend.rows(self.matrix(matrix)), matrix.start, matrix.channels)
+        return self.backend.columns(self._rows_of(matrix), matrix.start, matrix.channels)
+
+    def _rows_of(self, matrix: Matrix) -> Any:
+        """The handle of all columns of a dense value as a matrix."""
+        return self.backend.rows(self.matrix(matrix))
 
     @abstractmethod
     def matrix(self, matrix: Matrix) -> Tensor:
@@ -303,16 +307,18 @@ class State(Contents, Operands):
 
     # Saved rows
 
-    def _save(self, saves: Sequence[SavedPlace], delta: Delta) -> None:
-        """Copy the rows that are to be saved to where the memory of `delta` has room for them."""
-        copies, rows = [], {}
+    def _saving(self, saves: Sequence[SavedPlace], memory: Scratch | None) -> tuple[list[Copy], dict[Value, Any]]:
+        """The copies that bring rows which are to be saved to where `memory` has room for them, and what they are then,
+        as in a `Delta`.
+        """
+        copies: list[Copy] = []
+        rows = {}
         for value, index, count, offset in saves:
-            assert delta.memory is not None
-            handle = delta.memory.place(offset, count, value.channels, value.dtype)
+            assert memory is not None
+            handle = memory.place(offset, count, value.channels, value.dtype)
             copies.append((handle, None, self.resolve(Slot.kept(value)), index))
             rows[value] = (index, handle)
-        self.backend.kernel("copy_many")(copies)
-        delta.rows.update(rows)
+        return copies, rows
 
     def restore(self, value: Value, index: Any, places: Any) -> None:
         """Put back some saved rows of a value, if they were saved: `index` here, at `places` there."""

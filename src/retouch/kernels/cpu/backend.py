@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,16 +13,17 @@ from retouch.ir.geometry import IntArray
 from retouch.kernels import cpu
 from retouch.kernels.partial import PartialBackend
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
-
-
-def _copy_many(copies: Iterable[tuple[Any, ...]]) -> None:
-    for each in copies:
-        cpu.copy_rows(*each)
+_DTYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.float64: "float64",
+    torch.int8: "int8",
+}
 
 
 _NATIVE: tuple[str, ...] = cpu.KERNELS
-KERNELS: dict[str, Callable[..., Any]] = {**{name: getattr(cpu, name) for name in _NATIVE}, "copy_many": _copy_many}
+KERNELS: dict[str, Callable[..., Any]] = {**{name: getattr(cpu, name) for name in _NATIVE}, "copy_many": cpu.copy_many}
 
 
 class Cpu(PartialBackend):
@@ -64,13 +65,9 @@ class Cpu(PartialBackend):
         memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)
         return memory.view(dtype).reshape(rows, channels)
 
-    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
-        memory = cpu.Arena(max(nbytes, 64))
-
-        def rows(offset: int, count: int, channels: int, dtype: torch.dtype) -> Any:
-            return memory.rows(offset, count, channels, _DTYPES[dtype])
-
-        return rows
+    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
+        rows = cpu.Arena(memory).rows
+        return lambda offset, count, channels, dtype: rows(offset, count, channels, _DTYPES[dtype])
 
     def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
         return [cpu.fingerprint(t) for t in tensors]

@@ -127,10 +127,10 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("dtype", [](const Rows& r) { return dtype_name(r.m.dtype); })
       .def_prop_ro("data_ptr", [](const Rows& r) { return reinterpret_cast<uintptr_t>(r.m.data); })
       .def("tensor", &Rows::tensor, "The same memory as a PyTorch tensor.");
-  nb::class_<Arena>(m, "Arena", "One allocation that Rows are carved from.")
-      .def(nb::init<int64_t>(), "nbytes"_a)
+  nb::class_<Arena>(m, "Arena", "uint8 memory that Rows are carved from.")
+      .def(nb::init<nb::handle>(), "tensor"_a)
       .def("rows", &Arena::rows, "offset"_a, "rows"_a, "channels"_a, "dtype"_a)
-      .def_prop_ro("nbytes", [](const Arena& a) { return a.pages->bytes; });
+      .def_prop_ro("nbytes", [](const Arena& a) { return a.bytes; });
   nb::class_<Index>(m, "Index", "int32 [M] or [M, taps]; -1 stands for a row of zeros.")
       .def(nb::init<nb::handle>(), "tensor"_a)
       .def("__len__", [](const Index& i) { return i.table.count; })

@@ -1,6 +1,7 @@
 // The objects that Python holds: made and checked once, then passed to kernels at little cost.
 #pragma once
 #include "code.h"
+#include "runtime.h"
 #include "types.h"
 
 #include <memory>
@@ -18,8 +19,9 @@ using TorchTensor = nb::ndarray<nb::pytorch, nb::device::cpu>;
 
 // Pages that live as long as a handle needs them.
 struct Pages {
+  Span span;
   char* data;
-  size_t bytes;
+  size_t bytes; // that were asked for
 
   explicit Pages(size_t bytes);
   ~Pages();
@@ -36,10 +38,13 @@ struct Rows {
   TorchTensor tensor() const; // shares the memory
 };
 
+// The memory of a uint8 tensor, for rows of any shape.
 struct Arena {
-  std::shared_ptr<Pages> pages;
+  char* data;
+  int64_t bytes;
+  std::shared_ptr<void> memory;
 
-  explicit Arena(int64_t bytes);
+  explicit Arena(nb::handle tensor);
   Rows rows(int64_t offset, int64_t rows, int64_t channels, const std::string& dtype) const;
 };
 
