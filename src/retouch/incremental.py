@@ -52,8 +52,8 @@ from retouch.runtime.weights import Weights, WeightsChangedError
 _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
 """Methods of modules that change where parameters are or their type."""
 
-REMEMBERED = 4
-"""Schedules of this many regions are kept for their next update."""
+REMEMBERED, FEWEST = 64 << 20, 4
+"""Schedules are kept for the next update of their region as long as all take fewer bytes; so many always are."""
 
 
 class UnsupportedError(RetouchError, RuntimeError):
@@ -475,9 +475,14 @@ class Incremental:
             self._planned[key] = known = self._made(region, changed, areas, bases, uses)
         known.uses = uses
         self._planned.move_to_end(key)
-        if len(self._planned) > REMEMBERED:
+        while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
             self._planned.popitem(last=False)
         return known
+
+    @property
+    def _remembered(self) -> int:
+        """Bytes of the schedules that are kept for regions; regions that are computed whole have theirs in common."""
+        return sum({id(each.schedule): each.schedule.nbytes for each in self._planned.values()}.values())
 
     def _made(
         self, region: Region, changed: frozenset[Value], areas: Areas | None, bases: tuple[int, ...], uses: int

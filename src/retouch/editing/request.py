@@ -13,10 +13,10 @@ import numpy as np
 
 from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
+from retouch.editing.area import Area
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.drawing import Composed
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.diffusion.areas import Area
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels

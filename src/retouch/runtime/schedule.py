@@ -15,9 +15,12 @@ import numpy as np
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Factors, Table
 from retouch.ir.value import Value
-from retouch.runtime.calls import ALIGNMENT, Call, placed
+from retouch.runtime.calls import ALIGNMENT, Call, leaves, placed
 from retouch.runtime.outline import Outline
 from retouch.runtime.shared import Shared
+
+STEP = 2000
+"""Bytes of Python's objects for a call, about."""
 
 SavedPlace = tuple[Value, Any, int, int]
 """A value, the index handle of rows to be saved, room for that many rows, the byte offset of the place for them."""
@@ -43,6 +46,13 @@ class Schedule:
     replaced: frozenset[Value]
     names: tuple[str, ...] = ()
     _handles: dict[Table | Factors, Any] = field(default_factory=dict)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of its index tables and calls, about."""
+        kinds = Table, Factors
+        tables = {leaf for call in self.steps for leaf in leaves(call.args) if isinstance(leaf, kinds)}
+        return sum(table.array.nbytes for table in tables | {*self.active.values()}) + STEP * len(self.steps)
 
     @cached_property
     def needs(self) -> dict[Value, Table]:

@@ -371,6 +371,7 @@ def spill_folder() -> Path:
     """A folder for temporary files that is on a disk where the system has one."""
     chosen = os.environ.get("RETOUCH_SPILL") or os.environ.get("TMPDIR")
     if chosen:
+        Path(chosen).mkdir(parents=True, exist_ok=True)
         return Path(chosen)
     large = Path("/var/tmp")
     return large if large.is_dir() and os.access(large, os.W_OK) else Path(tempfile.gettempdir())

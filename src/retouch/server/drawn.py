@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import File, UploadFile
 
-from retouch.editing.diffusion.areas import Area
+from retouch.editing.area import Area
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelSession
 from retouch.editing.images import Pixels

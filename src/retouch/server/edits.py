@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form
 from pydantic import Json
 
-from retouch.editing.diffusion.refine import ENOUGH
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.jobs import Job, marked
 from retouch.editing.kinds import AnySession
+from retouch.editing.stages import ENOUGH
 from retouch.server.drawn import Drawn, Files
 from retouch.server.entry import Entry
 from retouch.server.forms import DrawnForm, EditForm, VariantsForm

@@ -15,9 +15,10 @@ from retouch import OptionError, UndoError
 from retouch.editing.calls import Calls
 from retouch.editing.diffusion import refine
 from retouch.editing.diffusion.estimate import Calibration, StepCheck
-from retouch.editing.diffusion.refine import Dense, stages_of
+from retouch.editing.diffusion.refine import Dense
 from retouch.editing.manifest import Manifest
 from retouch.editing.session import Session
+from retouch.editing.stages import stages_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -7,6 +7,7 @@ canvas's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self, Unpack
@@ -17,12 +18,14 @@ from retouch.editing.canvas.drawing import Composed, Drawing, Preparation
 from retouch.editing.canvas.edits import VIEWS, Edits
 from retouch.editing.canvas.planner import Candidate, Plan
 from retouch.editing.canvas.request import Bounds, Options, bounded
+from retouch.editing.canvas.variants import Alternatives
 from retouch.editing.canvas.viewport import around, holds, scales
 from retouch.editing.history import History
 from retouch.editing.images import ImageLike
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import Fields, Manifest
 from retouch.editing.session import Version, locked
+from retouch.editing.stages import ENOUGH, stages_of
 
 
 class Canvas(Edits):
@@ -99,17 +102,43 @@ class Canvas(Edits):
         threshold: int | None = None,
         inpaint: bool = False,
         plan: Candidate | str | None = None,
+        refine: float | str | None = ENOUGH,
         join: bool = True,
         progress: Progress = silent,
         **options: Unpack[Options],
     ) -> Job[Composed]:
         """Begin an edit and return: `edit` as a job, or with `inpaint` what `inpaint` does. Frames are of the canvas.
 
+        refine: as for `DiffusionSession.submit`; edits in one viewport that is recorded are refined, all others stay.
         join: the canvas's jobs that are not done are cancelled and their strokes made part of this edit, as
         `DiffusionSession.submit` does. Raises what `edit` raises for bad input, and SessionError as that.
         """
+        stages_of(refine)
         request = self._request(image, mask, box, threshold, options, inpaint)
-        return self.start(Drawing(self._composed, request, plan, progress), join)
+        return self.start(Drawing(self._composed, request, plan, progress, refine), join)
+
+    def variants(
+        self,
+        count: int,
+        image: ImageLike | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        inpaint: bool = False,
+        mask: ImageLike | None = None,
+        box: Bounds | None = None,
+        threshold: int | None = None,
+        plan: Candidate | str | None = None,
+        progress: Progress = silent,
+        **options: Unpack[Options],
+    ) -> Alternatives:
+        """One edit with `count` seeds, computed together in one viewport; the picture stays until one is chosen.
+
+        Takes the arguments of `edit`, or with `inpaint` those of `inpaint`, but for areas and `max_error`; `plan` is a
+        way with one viewport that is recorded. seeds: as for `DiffusionSession.variants`, and so are errors.
+        """
+        request = self._request(image, mask, box, threshold, options, inpaint)
+        with self.worker.claimed():
+            return self._varied(request, count, seeds, plan, progress)
 
     def plan(
         self,

@@ -98,11 +98,12 @@ class Planner:
         views: Mapping[View, Scaling],
         follow: Callable[[View], float],
         edited: Sequence[Box] = (),
+        alone: bool = False,
     ) -> Plan:
         """What a request comes to on a canvas (H, W) with views, where they are; a share of the recorded steps is run.
 
         follow: seconds that a view takes before it is where the canvas is. edited: what was seen by edits that recorded
-        nothing; what comes near one is recorded.
+        nothing; what comes near one is recorded. alone: only ways with one viewport that is recorded.
         """
         found = []
         for view, at in views.items():
@@ -122,6 +123,8 @@ class Planner:
             seconds = sum(self._in_tile(tile, request, steps, views, follow) for tile in tiled)
             viewport = Scaling(box, sides(box), sides(box))
             found.append(self._candidate("tiles", viewport, seconds, request, canvas, tiled=tiled))
+        if alone:
+            found = [each for each in found if each.way not in ("tiles", "dense")]
         again = any(common(box, request.box) for box in edited)
         return self._chosen(tuple(found), math.inf if again else WORTH)
 

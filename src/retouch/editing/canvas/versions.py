@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -14,7 +13,7 @@ from torch import Tensor
 
 import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
-from retouch.editing.calls import Calls
+from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.canvas import saved
 from retouch.editing.canvas.files import Levels
 from retouch.editing.canvas.picture import Patch, Picture
@@ -36,6 +35,10 @@ class Expansion:
 
     box: Box
     levels: Levels | None = None
+
+    def copy(self) -> Expansion:
+        """The same for another picture."""
+        return Expansion(self.box, None if self.levels is None else self.levels.copy())
 
     def swap(self, picture: Picture) -> None:
         """Make a picture the one before, or after; done twice, everything is as it was."""
@@ -154,11 +157,32 @@ class PictureSession(Session):
             self._at = self._history.current
 
     @locked
+    def rechanged(self, old: Version, change: Callable[[], Changed], facts: Mapping[str, Any]) -> Version:
+        """Change the picture otherwise than for the last version, which stays the same with some facts that are others.
+
+        Cancelled when it is not the last any more.
+        """
+        if not self.is_last(old):
+            raise Cancelled
+        with self._still:
+            before = self.patches[old.number]
+            swap(self.picture, before)
+            try:
+                self.patches[old.number] = change()
+                return self.replace(old, Calls(self.store, {}, None), {}, {**old.facts, **facts})
+            except BaseException:
+                if self.patches[old.number] is not before:
+                    swap(self.picture, self.patches[old.number])
+                    self.patches[old.number] = before
+                swap(self.picture, before)
+                raise
+
+    @locked
     def branch(self) -> Self:
         """Another session at the current version, with a picture of its own; it is not saved yet."""
         twin = super().branch()
         twin.picture = replace(self.picture, levels=self.picture.levels.copy())
-        twin.patches = {version.number: deepcopy(self.patches[version.number]) for version in twin._history.past[1:]}
+        twin.patches = {version.number: self.patches[version.number].copy() for version in twin._history.past[1:]}
         twin._still = Lock()
         return twin
 

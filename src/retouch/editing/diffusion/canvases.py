@@ -101,7 +101,9 @@ def _together(
     for part in parts:
         assert isinstance(part.session, DiffusionSession)
         top, left = part.corner
-        views.append(View(part.session, left, top, Asked(part.image, part.mask, inpaint=inpaint, **options)))
+        shown = part.shown
+        asked = Asked(shown.image, shown.mask, inpaint=inpaint, areas=shown.areas, **options)
+        views.append(View(part.session, left, top, asked))
     found = redrawn_together(views, progress)
     pixels, changed = np.asarray(found.image), max(found.edits, key=lambda each: each.region.fraction)
     height, width = pixels.shape[:2]

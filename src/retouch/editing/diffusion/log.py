@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from retouch.editing.diffusion.areas import Area
+from retouch.editing.area import Area
 from retouch.editing.diffusion.asked import Current
 from retouch.editing.diffusion.change import NEVER, Change
 from retouch.editing.diffusion.guides import UNGUIDED
