@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retouch.ir.geometry import Geometry
+from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.ir.work import Rows, Work
@@ -50,7 +50,7 @@ class ActiveMeter:
         """`follow`: statistics follow the active rows."""
         self.plan, self.tables, self.follow, self.dirty = plan, active, follow, dirty
         self.launches: list[Work] = []
-        self._rows: dict[Table, Rows] = {}
+        self._rows: dict[tuple[Table, Grid], Rows] = {}  # tables of all rows are shared by maps and texts
         self._all: dict[tuple[int, int, int], Rows] = {}
         self._taps: dict[tuple[Geometry, Rows], Rows] = {}
         self._distinct: dict[Rows, Rows] = {}
@@ -69,10 +69,11 @@ class ActiveMeter:
         return self._of(value, self.tables[value])
 
     def _of(self, value: Value, table: Table) -> Rows:
-        if table not in self._rows:
-            assert value.grid is not None
-            self._rows[table] = Rows(table.mask(value.grid), direct=table.full)
-        return self._rows[table]
+        assert value.grid is not None
+        key = table, value.grid
+        if key not in self._rows:
+            self._rows[key] = Rows(table.mask(value.grid), direct=table.full)
+        return self._rows[key]
 
     def taps(self, geometry: Geometry, rows: Rows) -> Rows:
         key = (geometry, rows)
