@@ -18,7 +18,7 @@ from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-PIPELINES = ("ddpm", "v", "sd", "inpaint", "sdxl", "flux", "sd3")
+PIPELINES = ("ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "sd3")
 
 
 @cache

@@ -13,23 +13,37 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("flux", {}), ("sd3", {"guidance": 4.0, "negative": "c d"}), ("sd3", {"guidance": 1.0}),
-])  # fmt: skip
-def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(name, options):
-    session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
-    pipe, noise = pipeline(name), session.sampler.noise(session.model.latent_shape(SIZE))
+GENERATED = {
+    "schnell": ("flux", {}, {}),
+    "dev": ("flux-dev", {"guidance": 3.5}, {"guidance_scale": 3.5}),
+    "sd3": ("sd3", {"guidance": 4.0, "negative": "c d"}, {"guidance_scale": 4.0, "negative_prompt": "c d"}),
+    "sd3 without guidance": ("sd3", {"guidance": 1.0}, {"guidance_scale": 1.0}),
+    "qwen": ("qwen", {"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+    "qwen without guidance": ("qwen", {"guidance": 1.0}, {"true_cfg_scale": 1.0}),
+}
+
+
+def made(name, session, noise, **options):
+    """The picture `[H, W, 3]` that diffusers' pipeline makes of a latent of noise."""
+    pipe = pipeline(name)
     pipe.set_progress_bar_config(disable=True)
-    if name == "flux":
-        noise = pipe._pack_latents(noise, 1, *noise.shape[1:])
-    else:
-        options = {"guidance_scale": options["guidance"], "negative_prompt": options.get("negative")}
+    noise = noise if name == "sd3" else pipe._pack_latents(noise, 1, *noise.shape[1:])
+    words = 8 if name == "qwen" else 10
     image = pipe(
-        "a b", height=SIZE[0], width=SIZE[1], num_inference_steps=3, latents=noise, output_type="np",
-        max_sequence_length=6, **options,
+        prompt="a b", height=SIZE[0], width=SIZE[1], num_inference_steps=3, latents=noise, output_type="np",
+        max_sequence_length=words, **options,
     ).images[0]  # fmt: skip
-    assert distance(session.pixels, (image * 255).round()) <= 1
-    assert session.nets.denoiser.explain().fallbacks == []
+    return (image * 255).round()
+
+
+@pytest.mark.parametrize("case", GENERATED)
+def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(case):
+    name, options, given = GENERATED[case]
+    session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    assert distance(session.pixels, made(name, session, noise, **given)) <= 1
+    for net in session.networks().values():
+        assert net.explain().fallbacks == []
 
 
 def test_the_shift_of_the_schedule_follows_the_size():

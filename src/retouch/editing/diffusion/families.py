@@ -1,0 +1,37 @@
+"""Which pipelines with a transformer there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from retouch.editing.diffusion.flux import FluxFillModel, FluxKontextModel, FluxModel
+from retouch.editing.diffusion.model import Model, PipelineError
+from retouch.editing.diffusion.qwen import QwenImageModel
+from retouch.editing.diffusion.transformer import StableDiffusion3Model, TransformerModel
+from retouch.plan.policy import Policy
+
+FAMILIES: dict[str, type[TransformerModel]] = {
+    "FluxPipeline": FluxModel,
+    "FluxImg2ImgPipeline": FluxModel,
+    "FluxInpaintPipeline": FluxModel,
+    "FluxFillPipeline": FluxFillModel,
+    "FluxKontextPipeline": FluxKontextModel,
+    "FluxKontextInpaintPipeline": FluxKontextModel,
+    "QwenImagePipeline": QwenImageModel,
+    "QwenImageImg2ImgPipeline": QwenImageModel,
+    "QwenImageInpaintPipeline": QwenImageModel,
+    "StableDiffusion3Pipeline": StableDiffusion3Model,
+    "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
+    "StableDiffusion3InpaintPipeline": StableDiffusion3Model,
+}
+"""Models by the pipelines of diffusers that hold them."""
+
+
+def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
+    """The model in a pipeline with a transformer; PipelineError, with what there is, for another family."""
+    name = type(pipe).__name__
+    if name not in FAMILIES:
+        raise PipelineError(f"{name} is not supported; of pipelines with a transformer there are {', '.join(FAMILIES)}")
+    return FAMILIES[name](pipe, policy, backend, vae)
