@@ -13,6 +13,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from support import fill
 
@@ -86,23 +87,68 @@ def _t5(width: int = 24) -> tuple[Any, Any]:
     """Tokenizer and encoder of words."""
     pieces = ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
-    tokenizer.model_max_length = 6
+    tokenizer.model_max_length = 10
     config = transformers.T5Config(
         vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
     )  # fmt: skip
     return tokenizer, fill(transformers.T5EncoderModel(config))
 
 
-def _flux() -> Any:
+FLUX = {"flux": "Flux", "flux-dev": "Flux", "fill": "FluxFill", "kontext": "FluxKontext"}
+
+
+def _flux(name: str) -> Any:
+    """As FLUX.1 schnell, dev (reads the scale of guidance), Fill or Kontext."""
     tokenizer, encoder = _t5()
     vae = _vae(shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False)
     transformer = fill(diffusers.FluxTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=24, pooled_projection_dim=24, axes_dims_rope=(4, 6, 6),
+        in_channels=4 * (2 * 4 + 4**2) if name == "fill" else 16, out_channels=16, num_layers=1, num_single_layers=1,
+        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=24,
+        axes_dims_rope=(4, 6, 6), guidance_embeds=name != "flux",
     ))  # fmt: skip
-    return diffusers.FluxPipeline(
-        diffusers.FlowMatchEulerDiscreteScheduler(), vae, _text(), _tokenizer(), encoder, tokenizer, transformer
-    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=name != "flux")
+    return getattr(diffusers, f"{FLUX[name]}Pipeline")(
+        scheduler=scheduler, vae=vae, text_encoder=_text(), tokenizer=_tokenizer(), text_encoder_2=encoder,
+        tokenizer_2=tokenizer, transformer=transformer,
+    )  # fmt: skip
+
+
+def _qwen_words() -> tuple[Any, Any]:
+    """Tokenizer, of single bytes, and language model."""
+    vocabulary = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
+    tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[])
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return tokenizer, fill(transformers.Qwen2_5_VLForConditionalGeneration(config))
+
+
+def qwen_vae() -> Any:
+    """The autoencoder of Qwen-Image, for video."""
+    return fill(diffusers.AutoencoderKLQwenImage(
+        base_dim=16, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.2, 0.0, 0.3], latents_std=[1.5, 0.7, 1.0, 2.0],
+    ))  # fmt: skip
+
+
+def _qwen() -> Any:
+    tokenizer, encoder = _qwen_words()
+    transformer = fill(diffusers.QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+    ))  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
+    pipe = diffusers.QwenImagePipeline(scheduler, qwen_vae(), encoder, tokenizer, transformer)
+    pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = "picture:{}.", 8
+    pipe.tokenizer_max_length = 8
+    return pipe
 
 
 def _sd3() -> Any:
@@ -118,7 +164,7 @@ def _sd3() -> Any:
     )  # fmt: skip
 
 
-def _qwen(layers: int, width: int) -> tuple[Any, Any]:
+def _qwen3(layers: int, width: int) -> tuple[Any, Any]:
     """Tokenizer and language model of letters, with a chat around them; 64 tokens at most."""
     letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "\u0120", *"abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
@@ -136,7 +182,7 @@ def _qwen(layers: int, width: int) -> tuple[Any, Any]:
 
 def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:
     """FLUX.2 klein as one of its pipelines."""
-    tokenizer, encoder = _qwen(27, 8)
+    tokenizer, encoder = _qwen3(27, 8)
     vae = fill(diffusers.AutoencoderKLFlux2(
         block_out_channels=(16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
@@ -155,7 +201,7 @@ def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:
 
 def z_image(kind: str = "ZImagePipeline", **options: Any) -> Any:
     """Z-Image as one of its pipelines."""
-    tokenizer, encoder = _qwen(2, 24)
+    tokenizer, encoder = _qwen3(2, 24)
     transformer = fill(diffusers.ZImageTransformer2DModel(
         in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
         axes_dims=[4, 6, 6], axes_lens=[128, 32, 32],
@@ -264,7 +310,8 @@ def adapted(name: str) -> Any:
 
 
 TRANSFORMERS = {
-    "flux": _flux, "sd3": _sd3, "klein": partial(klein, is_distilled=True), "klein-base": klein, "z-image": z_image,
+    **{name: partial(_flux, name) for name in FLUX}, "sd3": _sd3, "qwen": _qwen,
+    "klein": partial(klein, is_distilled=True), "klein-base": klein, "z-image": z_image,
 }  # fmt: skip
 
 
@@ -272,8 +319,8 @@ TRANSFORMERS = {
 def pipeline(name: str) -> Any:
     """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
     "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
-    autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "sd3" (as 3.5), "klein"
-    (distilled), "klein-base", "z-image".
+    autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "flux-dev", "fill", "kontext",
+    "qwen", "sd3" (as 3.5), "klein" (distilled), "klein-base", "z-image".
     """
     if name in PIXEL_SCHEDULERS:
         classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}

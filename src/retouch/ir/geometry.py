@@ -121,10 +121,11 @@ class AxisMap:
         return AxisMap(source[:, None], size)
 
     @staticmethod
-    def nearest(size: int, outputs: int, scale: float | None) -> AxisMap:
-        """Nearest resizing with the rounding of `torch.nn.functional.interpolate(mode="nearest")`."""
+    def nearest(size: int, outputs: int, scale: float | None, exact: bool = False) -> AxisMap:
+        """Nearest resizing, rounded as by `torch.nn.functional.interpolate`, mode "nearest" or "nearest-exact"."""
         step = np.float32(1.0 / scale) if scale else np.float32(size / outputs)
-        source = np.floor(np.arange(outputs, dtype=np.float32) * step).astype(np.int64)
+        place = np.arange(outputs, dtype=np.float32) + np.float32(0.5 * exact)
+        source = np.floor(place * step).astype(np.int64)
         return AxisMap(np.minimum(source, size - 1)[:, None], size)
 
     @staticmethod

@@ -18,7 +18,9 @@ from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-PIPELINES = ("ddpm", "v", "sd", "inpaint", "sdxl", "flux", "sd3", "klein", "z-image")
+PIPELINES = (
+    "ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "sd3", "klein", "z-image",
+)  # fmt: skip
 
 
 @cache

@@ -11,30 +11,57 @@ from retouch import Editor, PipelineError
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
-LONGEST = {"klein": 64, "klein-base": 64, "z-image": 64}
-"""Tokens that the text encoder reads, where they are not six."""
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("flux", {}), ("sd3", {"guidance": 4.0, "negative": "c d"}), ("sd3", {"guidance": 1.0}), ("klein", {}),
-    ("klein-base", {"guidance": 4.0}), ("z-image", {"guidance": 0.0}), ("z-image", {"guidance": 4.0, "negative": "c"}),
-    ("z-image", {"guidance": 4.0, "negative": "c d" * 11}),
-])  # fmt: skip
-def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(name, options):
-    session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
-    pipe, noise = pipeline(name), session.sampler.noise(session.model.latent_shape(SIZE))
+PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen")
+"""Those that take their noise as tokens."""
+LONGEST = {"qwen": 8, "klein": 64, "klein-base": 64, "z-image": 64}
+"""Tokens that the text encoder reads, where they are not ten."""
+GENERATED = {
+    "schnell": ("flux", {}, {}),
+    "dev": ("flux-dev", {"guidance": 3.5}, {"guidance_scale": 3.5}),
+    "sd3": ("sd3", {"guidance": 4.0, "negative": "c d"}, {"guidance_scale": 4.0, "negative_prompt": "c d"}),
+    "sd3 without guidance": ("sd3", {"guidance": 1.0}, {"guidance_scale": 1.0}),
+    "qwen": ("qwen", {"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+    "qwen without guidance": ("qwen", {"guidance": 1.0}, {"true_cfg_scale": 1.0}),
+    "klein": ("klein", {}, {}),
+    "klein-base": ("klein-base", {"guidance": 4.0}, {"guidance_scale": 4.0}),
+    "z-image": ("z-image", {"guidance": 0.0}, {"guidance_scale": 0.0}),
+    "z-image with guidance": (
+        "z-image",
+        {"guidance": 4.0, "negative": "c"},
+        {"guidance_scale": 4.0, "negative_prompt": "c"},
+    ),
+    "z-image, long negative": (
+        "z-image",
+        {"guidance": 4.0, "negative": "c d" * 11},
+        {"guidance_scale": 4.0, "negative_prompt": "c d" * 11},
+    ),
+}
+
+
+def made(name, session, noise, **options):
+    """The picture `[H, W, 3]` that diffusers' pipeline makes of a latent of noise."""
+    pipe = pipeline(name)
     pipe.set_progress_bar_config(disable=True)
-    if name == "flux":
+    if name in PACKED:
         noise = pipe._pack_latents(noise, 1, *noise.shape[1:])
-    elif options:
-        named = {"guidance": "guidance_scale", "negative": "negative_prompt"}
-        options = {named[key]: value for key, value in options.items()}
+    words = LONGEST.get(name, 10)
     image = pipe(
         prompt="a b", height=SIZE[0], width=SIZE[1], num_inference_steps=3, latents=noise, output_type="np",
-        max_sequence_length=LONGEST.get(name, 6), **options,
+        max_sequence_length=words, **options,
     ).images[0]  # fmt: skip
-    assert distance(session.pixels, (image * 255).round()) <= 1
-    assert session.nets.denoiser.explain().fallbacks == []
+    return (image * 255).round()
+
+
+@pytest.mark.parametrize("case", GENERATED)
+def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(case):
+    name, options, given = GENERATED[case]
+    session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    assert distance(session.pixels, made(name, session, noise, **given)) <= 1
+    for net in session.networks().values():
+        assert net.explain().fallbacks == []
 
 
 def test_the_shift_of_the_schedule_follows_the_size():

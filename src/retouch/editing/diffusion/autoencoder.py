@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from retouch.editing.diffusion.model import PipelineError, loading
 from retouch.kernels.devices import HOST, device_of
-from retouch.models.chain import Chain
+from retouch.models.chain import Chain, OneFrame
 from retouch.models.extras import diffusers
 
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderKLFlux2")
-"""Classes of diffusers that are supported; the asymmetric decoder is run without its mask and picture."""
+AUTOENCODERS = (
+    "AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
+)  # fmt: skip
+"""Classes of diffusers that are supported. The asymmetric decoder is run without its mask and picture; the last one is
+for video, and encodes a picture as a clip of one frame.
+"""
 
 
 class Autoencoder:
@@ -34,26 +38,39 @@ class Autoencoder:
         if not isinstance(module, kinds):
             raise PipelineError(f"the autoencoder is a {type(module).__name__}, none of {', '.join(AUTOENCODERS)}")
         self.config = config = module.config
-        levels = config.get("encoder_block_out_channels") or config.get("down_block_out_channels")
-        self.factor = 2 ** (len(levels or config.block_out_channels) - 1)
-        self.channels = int(config.latent_channels)
+        named = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels", "dim_mult")
+        levels = next(config[name] for name in named if config.get(name))
+        self.factor = 2 ** (len(levels) - 1)
+        self.channels = int(config.get("latent_channels") or config.z_dim)
         self.dtype: torch.dtype = module.dtype
         before, after = (getattr(module, name, None) for name in ("post_quant_conv", "quant_conv"))
-        self.encoder = Chain(module.encoder, nn.Identity() if after is None else after)
-        self.decoder = Chain(nn.Identity() if before is None else before, module.decoder)
+        self.encoder: nn.Module = Chain(module.encoder, nn.Identity() if after is None else after)
+        self.decoder: nn.Module = Chain(nn.Identity() if before is None else before, module.decoder)
+        if "dim_mult" in config:
+            self.encoder, self.decoder = OneFrame(self.encoder), OneFrame(self.decoder)
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of what the encoder returned, float32, as the denoiser was trained on it."""
-        mean = encoded[:, : self.channels].float()
-        return (mean - self._shift) * float(self.config.scaling_factor)
+        return (encoded[:, : self.channels].float() - self._shift) * self._scale
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """What the decoder reads of a latent."""
-        return (latent / float(self.config.scaling_factor) + self._shift).to(self.dtype)
+        return (latent / self._scale + self._shift).to(self.dtype)
 
     @property
-    def _shift(self) -> float:
-        return float(self.config.get("shift_factor") or 0.0)
+    def _shift(self) -> Tensor:
+        """`[1, 1 or C, 1, 1]`."""
+        return _by_channel(self.config.get("latents_mean") or self.config.get("shift_factor") or 0.0)
+
+    @property
+    def _scale(self) -> Tensor:
+        """`[1, 1 or C, 1, 1]`."""
+        return float(self.config.get("scaling_factor", 1.0)) / _by_channel(self.config.get("latents_std") or 1.0)
+
+
+def _by_channel(numbers: Any) -> Tensor:
+    """One number, or one for each channel of a latent."""
+    return torch.tensor(numbers, dtype=torch.float32).reshape(1, -1, 1, 1)
 
 
 class PackedAutoencoder(Autoencoder):

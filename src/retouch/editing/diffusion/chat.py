@@ -18,5 +18,7 @@ def checked_length(tokenizer: Any, prompt: str, longest: int, **template: Any) -
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **template)
     count = len(tokenizer(text).input_ids)
     if count > longest:
-        raise PipelineError(f"the prompt has {count} tokens, the text encoder reads {longest}; shorten it: {prompt[:40]!r}...")
+        raise PipelineError(
+            f"the prompt has {count} tokens, the text encoder reads {longest}; shorten it: {prompt[:40]!r}..."
+        )
     return count

@@ -289,6 +289,8 @@ class Editor(BaseEditor[DiffusionSession]):
     ) -> DiffusionSession:
         """One that is not recorded yet."""
         self.model.check_size(size)
+        if generated and self.model.refers:
+            raise PipelineError(f"{type(self.model.pipe).__name__} makes pictures of others; open one and edit it")
         guides = self.model.adapters.guides(size, steering)
         conditioning = self.model.condition(prompt, negative, guidance, size, class_label, guides)
         sampler = self._sampler(size, steps, seed)

@@ -6,20 +6,30 @@ from typing import Any
 
 from torch import nn
 
+from retouch.editing.diffusion.flux import FluxFillModel, FluxKontextModel, FluxModel
 from retouch.editing.diffusion.flux2 import Flux2Model
 from retouch.editing.diffusion.model import Model, PipelineError
-from retouch.editing.diffusion.transformer import FluxModel, StableDiffusion3Model, TransformerModel
+from retouch.editing.diffusion.qwen import QwenImageModel
+from retouch.editing.diffusion.transformer import StableDiffusion3Model, TransformerModel
 from retouch.editing.diffusion.zimage import ZImageModel
 from retouch.plan.policy import Policy
 
 FAMILIES: dict[str, type[TransformerModel]] = {
     "FluxPipeline": FluxModel,
     "FluxImg2ImgPipeline": FluxModel,
+    "FluxInpaintPipeline": FluxModel,
+    "FluxFillPipeline": FluxFillModel,
+    "FluxKontextPipeline": FluxKontextModel,
+    "FluxKontextInpaintPipeline": FluxKontextModel,
     "Flux2KleinPipeline": Flux2Model,
     "Flux2KleinKVPipeline": Flux2Model,
     "Flux2KleinInpaintPipeline": Flux2Model,
+    "QwenImagePipeline": QwenImageModel,
+    "QwenImageImg2ImgPipeline": QwenImageModel,
+    "QwenImageInpaintPipeline": QwenImageModel,
     "StableDiffusion3Pipeline": StableDiffusion3Model,
     "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
+    "StableDiffusion3InpaintPipeline": StableDiffusion3Model,
     "ZImagePipeline": ZImageModel,
     "ZImageImg2ImgPipeline": ZImageModel,
     "ZImageInpaintPipeline": ZImageModel,

@@ -71,7 +71,10 @@ class Flux2Model(TransformerModel):
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Latents, time from 0 to 1 and texts; guidance runs a batch of two, without and with the words."""
         batch = torch.cat([x, x]) if conditioning.guided else x
-        found = {"sample": batch.to(self.dtype), "timestep": (time.to(self.dtype) / 1000).expand(len(batch)).contiguous()}
+        found = {
+            "sample": batch.to(self.dtype),
+            "timestep": (time.to(self.dtype) / 1000).expand(len(batch)).contiguous(),
+        }
         return {**found, **dict(conditioning.inputs)}
 
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:

@@ -102,6 +102,7 @@ class Model(ABC):
     factor: pixels of an image for each position of a latent, in height and in width. packed: positions of what the
         decoder reads for each of a latent, likewise. keep_module: as for `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
+    refers: whether it reads the picture that is edited, whole.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
 
@@ -109,6 +110,7 @@ class Model(ABC):
     keep_module = True
     reads_text = False
     inpaints = False
+    refers = False
     classes: float = 0
 
     def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
@@ -218,8 +220,12 @@ class Model(ABC):
         return without + conditioning.guidance * (with_texts - without)
 
     def extended(self, x: Tensor, mask: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
-        """`x` with further channels that the denoiser reads: the mask of what is repainted and the rest's latent."""
-        return x
+        """`x` with further channels that the denoiser reads: the mask of what is repainted and the rest's latent, or
+        that of the picture.
+        """
+        if not self.refers:
+            return x
+        return torch.cat([x, torch.zeros_like(x) if visible is None else visible], 1)
 
     # Pixels: float32 [1, 3, H, W] in [-1, 1]
 

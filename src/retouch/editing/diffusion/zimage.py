@@ -30,7 +30,9 @@ class PackedZImage(nn.Module):
     def __init__(self, transformer: nn.Module, side: int) -> None:
         super().__init__()
         self.transformer, self.side = transformer, side
-        transformer.rope_embedder(torch.zeros(1, 3, dtype=torch.int32, device=device_of(transformer)))  # fills its table
+        transformer.rope_embedder(
+            torch.zeros(1, 3, dtype=torch.int32, device=device_of(transformer))
+        )  # fills its table
 
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
