@@ -121,7 +121,6 @@ class Incremental:
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
         self._programs: dict[tuple[str, int], ByArea] = {}
-        self._texts: tuple[int, dict[Value, Any]] = (-1, {})
         self._last: Together | None = None
         self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
 
@@ -379,23 +378,11 @@ class Incremental:
         self._feed(recording, leaves)
 
     def _feed_areas(self, recording: State, areas: Areas, by_area: ByArea) -> None:
-        """Put what areas read of their own into the recording, and what is computed of that.
-
-        That is much of the work of a small update, and mostly the same at every step: it is computed once.
-        """
-        generation, known = self._texts
-        given = dict(zip(by_area.inputs, areas.values, strict=True))
-        if generation == self.weights.generation and all(
-            v in known and same_tensor(known[v], content) for v, content in given.items()
-        ):
-            for value in by_area.added:
-                recording.put(value, known[value])
-            return
-        for value, content in given.items():
+        """Put what areas read of their own into the recording, and what is computed of that."""
+        for value, content in zip(by_area.inputs, areas.values, strict=True):
             recording.put(value, _own(content))
-        for op in by_area.made:
-            recording.compute(op)
-        self._texts = self.weights.generation, {value: recording.values[value] for value in by_area.added}
+        for chain in by_area.chains:
+            recording.follow(chain)
 
     def _result(self, recording: Contents) -> Any:
         leaves = []
@@ -421,7 +408,7 @@ class Incremental:
     def _built(
         self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
     ) -> Schedule:
-        plan = replace(self.plan, program=self._by_area(areas).program) if areas else self.plan
+        plan = self._by_area(areas).plan if areas else self.plan
         statistics = activity.statistics_of(self.program, self.policy)
         dirty = dirty_values(self.program, changed, active)
         if bases:
@@ -441,7 +428,7 @@ class Incremental:
             source = inputs.get(f"[1][{areas.argument!r}]")
             if source is None or source.grid:
                 raise AreaError(f"the module reads no argument {areas.argument!r} that is without a grid")
-            self._programs[key] = by_area(self.program, source, len(areas.regions))
+            self._programs[key] = by_area(self.plan, source, len(areas.regions))
         return self._programs[key]
 
     def _idle(self) -> Schedule:

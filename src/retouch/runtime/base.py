@@ -20,6 +20,7 @@ from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
 from retouch.ops.sums import sums_width
+from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch, Shared
@@ -111,6 +112,12 @@ class Contents(ABC):
         else:
             self.put(op.out, result)
 
+    def follow(self, chain: Chain) -> None:
+        """Replace what a chain makes by what it gives for the inputs that there are."""
+        results = self.owner.shared.results(chain, self.weights.generation, self._content)
+        for value, content in results.items():
+            self.put(value, content)
+
     def _content(self, value: Value) -> Any:
         folded = self.folded(value)
         if folded is not None:
@@ -200,6 +207,10 @@ class Operands(ABC):
     @abstractmethod
     def compute(self, op: Dense) -> None:
         """Run a dense operation."""
+
+    @abstractmethod
+    def follow(self, chain: Chain) -> None:
+        """Run dense operations that read no rows."""
 
 
 @dataclass(frozen=True, eq=False)

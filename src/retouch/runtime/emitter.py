@@ -16,6 +16,7 @@ from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, co
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Part, Table, Tables
 from retouch.ir.value import Matrix, Value
+from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan, Storage
 from retouch.plan.areas import Areas
 from retouch.plan.statistics import Statistics
@@ -231,10 +232,16 @@ class ScheduleEmitter:
         self.steps.append(Call(function, args, host=True))
 
     def dense(self, op: Op) -> None:
-        if op.out in self.dirty:
+        if op.out in self.dirty and op.out not in self.plan.chained:
             for value, _ in op.operands():
                 self._read_whole(value)
             self._host(_compute, op)
+
+    def follow(self, chain: Chain) -> None:
+        """Emit what computes a chain, if an input of it has changed."""
+        if chain.results and not self.dirty.isdisjoint(chain.inputs):
+            self._host(_follow, chain)
+            self._named(chain.results[-1].name)
 
     def _read_whole(self, value: Value) -> None:
         holder, _, _ = self.plan.place(value)
@@ -284,6 +291,10 @@ def _compute(state: Any, op: Op) -> None:
     state.compute(op)
 
 
+def _follow(state: Any, chain: Chain) -> None:
+    state.follow(chain)
+
+
 def build(
     plan: Plan,
     active: dict[Value, Table],
@@ -299,6 +310,8 @@ def build(
     areas: those of a plan for a program by areas.
     """
     emitter = ScheduleEmitter(plan, active, shared, statistics, dirty, count, areas)
+    for chain in plan.chains:
+        emitter.follow(chain)
     for op in plan.program.ops:
         virtual = op.out.grid is not None and plan.storage[op.out] is Storage.VIRTUAL
         if not virtual and op.is_due(active):
