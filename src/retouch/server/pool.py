@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
 
-from retouch.editing.archive import locked
+from retouch.editing.archive import locked, silent
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST
 from retouch.errors import OptionError
@@ -101,6 +102,7 @@ class Pool:
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
             session = begin(entry.folder)
             entry.session = session
+            entry.shown = _shown(session)
             self._reserve(entry, session.recording_bytes)
         except BaseException:
             self.remove(entry)
@@ -155,7 +157,7 @@ class Pool:
             entry.users -= 1
             session = entry.session
             if session is not None and session.versions:
-                entry.held = sum(version.nbytes for version in session.versions)
+                entry.held = session.held_bytes
             self._shrink(self.limits.memory)
             self._lock.notify_all()
         self._gauge()
@@ -169,7 +171,8 @@ class Pool:
                 name = self.models.name_of(saved.manifest.settings)
                 self._reserve(entry, sum(each.nbytes for each in saved.manifest.versions))
                 try:
-                    entry.session = self.models.editors[name].restore(entry.folder)
+                    entry.session = saved.kind.restore(self.models.editors[name], entry.folder, silent, True)
+                    entry.shown = entry.shown or _shown(entry.session)
                 except BaseException:
                     entry.held = 0
                     raise
@@ -220,3 +223,8 @@ class Pool:
                 if session is not None:
                     session.close()
         self._home_lock.release()
+
+
+def _shown(session: AnySession) -> tuple[int, None] | None:
+    """What pages are shown of a session that was just opened: of a canvas the head, which each was greeted with."""
+    return (session.version.number, None) if isinstance(session, Canvas) else None

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,12 @@ class Picture:
             with decoding():
                 return Picture._of(of_image(source))
         return Picture(_of_array(source))
+
+    @staticmethod
+    def of_file(file: IO[bytes], formats: tuple[str, ...]) -> Picture:
+        """From an open file of one of some formats, as Pillow names them; ImageError as `read`."""
+        with decoding():
+            return Picture._of(read(file, formats))
 
     @staticmethod
     def _of(contents: Contents) -> Picture:
