@@ -193,12 +193,19 @@ class Archive:
 
     def verify(self, entries: Iterable[Entry], progress: Progress = silent) -> None:
         """Compare sizes and checksums of all files with the manifest; ArchiveError at the first that differs."""
-        wanted = [(self.folder(entry.folder) / name, facts) for entry in entries for name, facts in entry.files.items()]
-        with ThreadPoolExecutor() as pool:
-            for done, problem in enumerate(pool.map(_problem, wanted)):
-                progress(done, len(wanted), f"checking {wanted[done][0].name}")
-                if problem:
-                    raise ArchiveError(f"{problem}; the session cannot be trusted")
+        verify(self.path, entries, progress)
+
+
+def verify(path: Path, entries: Iterable[Entry], progress: Progress = silent) -> None:
+    """What `Archive.verify` does, in a folder that somebody else may have open."""
+    wanted = [
+        (version_folder(path, entry.folder) / name, facts) for entry in entries for name, facts in entry.files.items()
+    ]
+    with ThreadPoolExecutor() as pool:
+        for done, problem in enumerate(pool.map(_problem, wanted)):
+            progress(done, len(wanted), f"checking {wanted[done][0].name}")
+            if problem:
+                raise ArchiveError(f"{problem}; the session cannot be trusted")
 
 
 def version_folder(path: Path, name: str) -> Path:

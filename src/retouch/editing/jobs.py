@@ -137,6 +137,7 @@ class Job(Future[R]):
         self._submitted = time.perf_counter()
         self._frames: list[tuple[int, Frame]] = []
         self._watchers: list[Callable[[Frame], None]] = []
+        self._ends: list[Callable[[], None]] = []
         self._count, self._over = 0, False
         self._trouble: BaseException | None = None
         self._shown = Condition()
@@ -168,6 +169,14 @@ class Job(Future[R]):
         """True when no frame will come any more."""
         return self._over
 
+    def when_over(self, told: Callable[[], None]) -> None:
+        """Call `told` once, when no frame will come any more; at once where that is so. In the thread that ends it."""
+        with self._shown:
+            if not self._over:
+                self._ends.append(told)
+                return
+        told()
+
     # Frames
 
     def show(
@@ -188,8 +197,12 @@ class Job(Future[R]):
     def close(self, trouble: BaseException | None = None) -> None:
         """No frame comes any more."""
         with self._shown:
+            if self._over:
+                return
             self._over, self._trouble = True, trouble
             self._shown.notify_all()
+        for told in self._ends:
+            told()
 
     def watch(self, watcher: Callable[[Frame], None]) -> None:
         """Hand every frame to `watcher` when it is made, those there are first.

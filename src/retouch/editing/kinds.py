@@ -14,10 +14,11 @@ from typing import Any, overload
 
 import torch
 
-from retouch.editing.archive import Archive, Progress, read_file, silent, version_folder
+from retouch.editing.archive import Progress, read_file, silent, version_folder
 from retouch.editing.blend import FADE
 from retouch.editing.canvas.canvas import Canvas
-from retouch.editing.canvas.versions import picture_at
+from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.versions import glimpse_at, picture_at
 from retouch.editing.diffusion.canvases import Canvases
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
@@ -35,7 +36,7 @@ from retouch.models.builtin import PIPELINES
 from retouch.plan.policy import Policy
 
 AnyEditor = Editor | Upscaler | LabelEditor
-AnySession = DiffusionSession | UpscaleSession | LabelSession
+AnySession = DiffusionSession | UpscaleSession | LabelSession | Canvas
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 """Suffixes of files that hold a generator of pictures from labels."""
@@ -59,7 +60,7 @@ class Kind:
     form: Form
     facts: Callable[[Manifest], Mapping[str, str]]
     sessions: type[Session]
-    restore: Callable[[Any, Path, Progress, bool], AnySession | Canvas] = lambda editor, *how: editor.restore(*how)
+    restore: Callable[[Any, Path, Progress, bool], AnySession] = lambda editor, *how: editor.restore(*how)
 
     @property
     def name(self) -> str:
@@ -192,11 +193,23 @@ class Saved:
         return str(version_folder(self.folder, entry.folder) / PICTURE)
 
     def pixels(self, entry: Entry) -> Pixels:
-        """A version's image; in a light session its file holds what it changed."""
+        """A version's image; in a light session its file holds what it changed, and in a canvas what was changed."""
+        if self.kind.sessions is Canvas:
+            return self.canvas(entry).seen()
         if not self.manifest.light or entry.parent is None:
             return as_pixels(self.picture(entry))
         below = self.pixels(self.manifest.history[entry.parent])
         return patched(below, decoded(read_file(self.folder, entry, PICTURE)))
+
+    def canvas(self, entry: Entry) -> Picture:
+        """The picture of a version of a canvas, in its depth. Raises ArchiveError."""
+        return picture_at(self.folder, self.manifest.history.path(entry.number))
+
+    def glimpse(self, entry: Entry) -> Pixels:
+        """A version's image, of a large canvas smaller."""
+        if self.kind.sessions is Canvas:
+            return glimpse_at(self.folder, self.manifest.history.path(entry.number))
+        return self.pixels(entry)
 
     def source(self, entry: Entry) -> str:
         """The file with what edits are drawn on."""
@@ -206,10 +219,10 @@ class Saved:
         """The picture that edits of a version are drawn on."""
         return as_pixels(self.source(entry)) if SOURCE in entry.files else self.pixels(entry)
 
-    def write(self, archive: Archive, entry: Entry, path: Path) -> None:
+    def write(self, entry: Entry, path: Path) -> None:
         """A version's picture to a file, of a canvas in its depth. Raises ArchiveError, ImageError."""
         if self.kind.sessions is Canvas:
-            picture_at(archive, self.manifest.history.path(entry.number)).write(path)
+            self.canvas(entry).write(path)
         else:
             save_png(self.pixels(entry), path)
 
@@ -259,7 +272,7 @@ def open(
     progress: Progress = silent,
     wait: bool = True,
     **options: Any,
-) -> AnySession | Canvas:
+) -> AnySession:
     """Open a saved session or canvas to go on editing.
 
     editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default

@@ -93,7 +93,7 @@ class Request:
 
     # What it does
 
-    def open(self, progress: Progress) -> AnySession | Canvas:
+    def open(self, progress: Progress) -> AnySession:
         """The session in the folder, or a new one with the original recorded; a canvas for a picture of a size that the
         model does not take. OptionError where the model refuses.
         """
@@ -112,7 +112,7 @@ class Request:
             return editor.canvas(self.files[0], folder=self.session, **options, **self._only(form.composing))
         return editor.open(self.before, folder=self.session, progress=progress, **options)
 
-    def edit(self, session: AnySession | Canvas, progress: Progress) -> Edited | Composed:
+    def edit(self, session: AnySession, progress: Progress) -> Edited | Composed:
         """Make the edit in a session from `open`."""
         known = frozenset() if self.saved is not None else CONDITIONS  # a new session was recorded with them
         options = self._only(self.kind.form.editing - known - {"mask", "area"})

@@ -593,6 +593,11 @@ class Session(ABC):
         """Bytes that the recording of the first version takes, about."""
         return sum(self.network(name).plan.kept_bytes for name in self.calls())
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that all versions take."""
+        return sum(version.nbytes for version in self.versions)
+
     def info(self) -> dict[str, Any]:
         """What the session holds: bytes stored (device, memory, files, per network call), and read by each edit."""
         versions, current = self.versions, self.version
@@ -602,7 +607,7 @@ class Session(ABC):
             "settings": dict(self.settings),
             "storage": self.store.dtype_name,
             "bytes": {
-                "total": sum(version.nbytes for version in versions),
+                "total": self.held_bytes,
                 "device": self.store.on_device,
                 "memory": self.store.in_memory,
                 "temporary_files": self.store.in_files,

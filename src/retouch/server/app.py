@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
-from retouch.server import archives, edits, live, login, openai, pages, problems, sessions, versions
+from retouch.server import archives, canvases, edits, live, login, openai, pages, problems, sessions, versions
 from retouch.server.metrics import Counted
 from retouch.server.security import Guard
 from retouch.server.studio import Studio
 
-ROUTERS = (pages.router, login.router, sessions.router, edits.router, versions.router, archives.router, live.router,
-           openai.router)  # fmt: skip
+ROUTERS = (pages.router, login.router, sessions.router, edits.router, versions.router, canvases.router,
+           archives.router, live.router, openai.router)  # fmt: skip
 
 
 def application(studio: Studio) -> ASGIApp:

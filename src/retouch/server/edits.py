@@ -107,7 +107,8 @@ def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
     if "instances" in asked:
         entry.instance = int(asked["instances"].max())
     if not isinstance(session, DiffusionSession):
-        return session.submit(**asked)
+        job: Job[Any] = session.submit(**asked)
+        return job
     if isinstance(form, VariantsForm):
         return session.start(Varied(session, form.n, form.seed, asked))
     refine: float | str = form.refine

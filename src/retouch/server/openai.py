@@ -199,7 +199,9 @@ def _showing(studio: Studio, caller: str, model: str, pixels: Pixels) -> Entry |
     """A session of the caller in memory that shows this picture, made with the model."""
     for entry in studio.pool.of(caller):
         session = entry.session
-        if session is None or not session.versions or studio.models.name_of(session.settings) != model:
+        if not isinstance(session, DiffusionSession) or not session.versions:
+            continue
+        if studio.models.name_of(session.settings) != model:
             continue
         if session.pixels.shape == pixels.shape and np.array_equal(session.pixels, pixels):
             return entry

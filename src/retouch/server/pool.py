@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition
 
+from retouch.editing.archive import silent
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, claimed
 from retouch.editing.manifest import MANIFEST
@@ -147,6 +149,7 @@ class Pool:
             with claimed(claim):
                 session = begin(entry.folder)
             entry.session = session
+            entry.shown = _shown(session)
             self._reserve(entry, session.recording_bytes)
         except BaseException:
             self.remove(entry)
@@ -201,7 +204,7 @@ class Pool:
             entry.users -= 1
             session = entry.session
             if session is not None and session.versions:
-                entry.held = sum(version.nbytes for version in session.versions)
+                entry.held = session.held_bytes
             self._shrink(self.limits.memory)
             self._lock.notify_all()
         self._gauge()
@@ -216,7 +219,8 @@ class Pool:
                 self._reserve(entry, sum(each.nbytes for each in saved.manifest.versions))
                 try:
                     with claimed(self._claim(entry)):
-                        entry.session = self.models.editors[name].restore(entry.folder)
+                        entry.session = saved.kind.restore(self.models.editors[name], entry.folder, silent, True)
+                    entry.shown = entry.shown or _shown(entry.session)
                 except BaseException:
                     entry.held = 0
                     raise
@@ -312,6 +316,11 @@ class Pool:
                 if session is not None:
                     session.close()
         self.holder.close()
+
+
+def _shown(session: AnySession) -> tuple[int, None] | None:
+    """What pages are shown of a session that was just opened: of a canvas the head, which each was greeted with."""
+    return (session.version.number, None) if isinstance(session, Canvas) else None
 
 
 def _touched(folder: Path) -> float:

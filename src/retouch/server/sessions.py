@@ -13,6 +13,8 @@ import numpy.typing as npt
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import Json
 
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.picture import Picture
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.gan.labels import LabelEditor, Labels
 from retouch.editing.images import ImageError, as_integers
@@ -26,6 +28,7 @@ from retouch.server.idempotency import Key, digest
 from retouch.server.models import cropped
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Named, Studio, check_jobs
+from retouch.server.tasks import Question
 from retouch.server.work import Work, show, tell_tree
 
 BINARY: dict[int | str, dict[str, Any]] = {
@@ -62,10 +65,12 @@ def _made(
     if form.generate == (data is not None):
         raise Problem(422, "send a picture, or settings with generate: one of the two")
     editor = studio.models.named(form.model)
+    if form.canvas and not isinstance(editor, Editor):
+        raise Problem(422, "this model sees a picture whole; canvases are for models that draw from noise")
     if ids is not None and not isinstance(editor, LabelEditor):
         raise Problem(422, "instances go with a model that makes pictures from labels")
     limit = studio.limits.pixels
-    source = None if data is None else _source(editor, data, limit)
+    source = None if data is None else _source(editor, data, limit, form.canvas)
     options = {} if ids is None else {"instances": cropped(editor, _integers(ids, "the map of instances", limit))}
     made = begin(studio, caller, form, source, options, id_)
     made.job.add_done_callback(lambda ended: studio.answers.forget_failed(key, ended))
@@ -85,12 +90,12 @@ def begin(
     studio: Studio,
     caller: str,
     form: OpenForm,
-    source: npt.NDArray[Any] | None,
+    source: npt.NDArray[Any] | Picture | None,
     options: Mapping[str, Any] = MappingProxyType({}),
     id_: str | None = None,
 ) -> Begun:
-    """A new session that is being recorded, on a source or without one generated; `options` are further ones of its
-    editor's `open`, `id_` its id (None: any).
+    """A new session that is being recorded, on a source or without one generated; of a `Picture` a canvas. `options`
+    are further ones of its editor's `open`, `id_` its id (None: any).
     """
     editor = studio.models.named(form.model)
     if source is None and not isinstance(editor, Editor):
@@ -107,11 +112,14 @@ def begin(
         if source is None:
             assert isinstance(editor, Editor)
             return editor.generate(size=form.size, **options, **told)
+        if isinstance(source, Picture):
+            assert isinstance(editor, Editor)
+            return editor.canvas(source, **options, folder=folder)
         return editor.open(source, **options, **told)
 
     with studio.pool.kept(entry):  # until it is followed, or others would put it away before it is recorded
         session = studio.pool.start(entry, start)
-        job = session.opening
+        job = session.start(Question(lambda: session)) if isinstance(session, Canvas) else session.opening
         assert job is not None
         if "image" in session.awaited:
             entry.shown = 0, session.pixels
@@ -120,11 +128,14 @@ def begin(
     return Begun(entry, job, number)
 
 
-def _source(editor: AnyEditor, data: bytes, limit: int) -> npt.NDArray[Any]:
-    """What a session is opened on."""
+def _source(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None) -> npt.NDArray[Any] | Picture:
+    """What a session is opened on: a `Picture` for a canvas, unless that is not wanted."""
     if isinstance(editor, LabelEditor):
         return cropped(editor, _integers(data, "the map of labels", limit))
-    return cropped(editor, uploads.picture(data, limit))
+    if isinstance(editor, Editor) and canvas is None:
+        what = "the picture"
+        canvas = uploads.upright(uploads.opened(data, what, limit), what) != editor.model.default_size
+    return uploads.photograph(data, limit) if canvas else cropped(editor, uploads.picture(data, limit))
 
 
 def _integers(data: bytes, what: str, limit: int) -> Labels:

@@ -8,6 +8,8 @@ import time
 from concurrent.futures import Future
 from typing import Any, Literal
 
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.drawing import Composed
 from retouch.editing.jobs import Frame, Job
 from retouch.editing.lease import LostError
 from retouch.server import frames
@@ -17,7 +19,7 @@ from retouch.server.hub import Message
 from retouch.server.problems import Problem
 from retouch.server.studio import Studio
 
-Kind = Literal["open", "generate", "edit", "inpaint", "variants", "draft"]
+Kind = Literal["open", "generate", "edit", "inpaint", "variants", "draft", "expand"]
 KEPT = 32
 """Ended jobs that can still be asked for."""
 
@@ -104,6 +106,9 @@ class Work:
             if state == "done" and not entry.gone and self.kind != "draft":
                 self._note(job)
                 tell_tree(entry)
+            elif self.kind == "expand" and not entry.gone:  # the guess that pages were shown is gone
+                show(self.studio, entry, "head", entry.history.current, None, {})
+                tell_tree(entry)
             told = {"error": Problem.of(error).body()} if error else {}
             self._event(state, **told)
             metrics = self.studio.metrics
@@ -116,6 +121,8 @@ class Work:
     def _note(self, job: Future[Any]) -> None:
         """Keep what the estimate of the edit's error is made from, until the next edit."""
         session, result = self.entry.session, job.result()
+        if isinstance(result, Composed):
+            result = result.edited
         if session is not None and hasattr(result, "estimate"):
             self.entry.estimate = session.version.number, result
 
@@ -136,10 +143,11 @@ def show(
     studio: Studio, entry: Entry, kind: frames.Kind, version: int, job: int | None, facts: dict[str, Any]
 ) -> bytes:
     """Bring all pages to a version; the messages in one."""
-    pixels = entry.pixels(version)
-    parts = frames.messages(kind, entry.shown, version, pixels, job, **facts)
-    entry.shown = version, pixels
-    for part in parts:
+    difference = entry.difference(entry.shown, version)
+    entry.shown = version, None if entry.about[0] == Canvas.kind else difference.pixels
+    parts = []
+    for part in frames.messages(kind, difference, version, job, **facts):
+        parts.append(part)
         studio.metrics.sent.labels(kind).inc(len(part))
         entry.hub.send(Message(part))
     return b"".join(parts)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, Unpack
 
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.canvas import saved
-from retouch.editing.canvas.drawing import Composed, Drawing, Preparation
+from retouch.editing.canvas.drawing import Composed, Drawing, Expanding, Preparation
 from retouch.editing.canvas.edits import VIEWS, Edits
 from retouch.editing.canvas.planner import Candidate, Plan
 from retouch.editing.canvas.request import Bounds, Options, bounded
+from retouch.editing.canvas.resample import Scaling
 from retouch.editing.canvas.variants import Alternatives
 from retouch.editing.canvas.viewport import around, holds, scales
 from retouch.editing.history import History
@@ -93,6 +95,21 @@ class Canvas(Edits):
         with self.worker.claimed():
             return self._expanded((left, top, right, bottom), plan, progress, options)
 
+    def submit_expand(
+        self,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        *,
+        plan: Candidate | str | None = None,
+        progress: Progress = silent,
+        **options: Unpack[Options],
+    ) -> Job[Composed]:
+        """`expand` as a job. Its first frame is the guess, all of the larger picture; the others lie in that."""
+        by = left, top, right, bottom
+        return self.start(Expanding(lambda job: self._expanded(by, plan, progress, options, job)))
+
     def submit(
         self,
         image: ImageLike | None = None,
@@ -157,17 +174,26 @@ class Canvas(Edits):
         with self.worker.claimed():
             return None if request is None else self._planned(request)
 
-    def prepare(self, box: Bounds | None = None) -> Job[None]:
-        """Record the viewport that shows a box at the largest scale, when nothing else needs the device.
+    def viewport(self, box: Bounds | None = None) -> Scaling:
+        """The viewport that shows a box at the largest scale; `box` as in `edit`, ImageError for one outside."""
+        part, canvas, size = bounded(box, self.picture), self.picture.size, self.planner.size
+        fit = (around(part, scale, size, canvas) for scale in scales(size, canvas))
+        return next(each for each in fit if holds(each.box, part))
 
-        box: as in `edit`. It is left before its next network call when something does need the device, and begun anew.
+    def is_prepared(self, viewport: Scaling) -> bool:
+        """Whether a viewport is recorded."""
+        return self.pool.find(self.now.lasting(viewport)) is not None
+
+    def prepare(self, box: Bounds | None = None, progress: Progress = silent) -> Job[None]:
+        """Record the `viewport` of a box, when nothing else needs the device.
+
+        It is left before its next network call when something does need the device, and begun anew.
         The job is `over` when the viewport is there; until then `cancel` stops it, and so do `undo`, `redo`, `go` and
         another `prepare`. ImageError for a box outside.
         """
-        part, canvas, size = bounded(box, self.picture), self.picture.size, self.planner.size
-        fit = (around(part, scale, size, canvas) for scale in scales(size, canvas))
-        viewport = self.now.lasting(next(each for each in fit if holds(each.box, part)))
-        return self.start(Preparation(lambda: self._prepare(viewport), lambda: self.pool.find(viewport) is None))
+        viewport = self.now.lasting(self.viewport(box))
+        record, is_needed = partial(self._prepare, viewport, progress), lambda: self.pool.find(viewport) is None
+        return self.start(Preparation(record, is_needed))
 
     # Folders
 

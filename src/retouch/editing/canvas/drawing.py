@@ -132,6 +132,17 @@ class Drawing(Task[Composed]):
 
 
 @dataclass(eq=False)
+class Expanding(Task[Composed]):
+    """A picture made larger, as a job."""
+
+    make: Callable[[Job[Composed]], Composed]
+
+    def run(self, job: Job[Composed]) -> Composed:
+        """Do it."""
+        return self.make(job)
+
+
+@dataclass(eq=False)
 class Preparation(Task[None]):
     """Records a viewport when nothing else needs the device; begun anew when it was interrupted."""
 

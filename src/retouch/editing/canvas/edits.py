@@ -69,6 +69,16 @@ class Edits(PictureSession):
         self._dense: list[Scaling] = []  # what edits have seen that recorded nothing
 
     @property
+    def recording_bytes(self) -> int:
+        """Bytes that the picture and one viewport take, about."""
+        return self.picture.levels.nbytes + self.pool.nbytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that the picture, its versions and its viewports take."""
+        return super().held_bytes + self.pool.held_bytes
+
+    @property
     def _home(self) -> Path | None:
         return self.archive.path / VIEWS if self.archive else None
 
@@ -80,7 +90,7 @@ class Edits(PictureSession):
     def begin(self, picture: Picture, texts: Mapping[str, Any]) -> None:
         """Make a picture the first version. StoreError when there is no room for any viewport."""
         self.pool.check_room()
-        self.picture, self.pool.home = picture, self._home
+        self.picture, self._first, self.pool.home = picture, picture.size, self._home
         if any(MOST * have < wanted for have, wanted in zip(picture.size, self.planner.size, strict=True)):
             warnings.warn(
                 f"a picture of {picture.size[1]}x{picture.size[0]} pixels is small: the model sees it {MOST:g} times "
@@ -136,7 +146,7 @@ class Edits(PictureSession):
         made = Making(self._sessions, self.pool, *state).made(found.chosen, request)
         self.planner.learn(found.chosen, clock.seconds)
         with clock.of("compose"):
-            self._keep(request, made, found.chosen, clock, lambda: self._set_in(request, made.viewport, made.pixels))
+            self._keep(request, made, found, clock, lambda: self._set_in(request, made.viewport, made.pixels))
         box, rectangle, pixels = self._shown_of(request, made.viewport)
         if job is not None:
             job.show("result", self.version.number, box, pixels, (self.version.facts["steps"],) * 2)
@@ -218,7 +228,7 @@ class Edits(PictureSession):
                 self.picture.swap(chosen.patch)
                 return chosen.patch.copy()
 
-            self._keep(source.request, made, source.plan.chosen, clock, put)
+            self._keep(source.request, made, source.plan, clock, put)
         except BaseException:
             self._moved(lambda history: history.at(before))
             raise
@@ -227,13 +237,19 @@ class Edits(PictureSession):
 
     @locked
     def _expanded(
-        self, by: tuple[int, int, int, int], plan: Candidate | str | None, progress: Progress, options: Options
+        self,
+        by: tuple[int, int, int, int],
+        plan: Candidate | str | None,
+        progress: Progress,
+        options: Options,
+        job: Job[Composed] | None = None,
     ) -> Composed:
+        """Make the picture larger, a version with a first guess, and draw over that."""
         before, (found, old) = self.version.number, expanded(self.picture, *by)
 
         def grow() -> Expansion:
             self.picture.levels = found.levels
-            return Expansion(old)
+            return Expansion(old, found.size)
 
         new = np.ones(found.size, np.bool_)
         new[old] = False
@@ -242,22 +258,26 @@ class Edits(PictureSession):
             self._changed(grow, calls, {**facts, **self._texts({})})
         try:
             request = self._request(None, new, None, None, options)
-            return self._composed(Drawing(self._composed, request, plan, progress))[0]
+            if job is not None:  # what comes next lies in the larger picture
+                job.show("result", self.version.number, whole(found.size), self.picture.seen(), (0, 1))
+            return self._composed(Drawing(self._composed, request, plan, progress), job)[0]
         except BaseException:
             guess = self.version.number
             self._moved(lambda history: history.at(before))
             self.forget(guess)
             raise
 
-    def _keep(self, request: Request, made: Made, chosen: Candidate, clock: Clock, change: Callable[[], Patch]) -> None:
+    def _keep(self, request: Request, made: Made, found: Plan, clock: Clock, change: Callable[[], Patch]) -> None:
         """Change the picture by what was made, and make that a version."""
-        number, height_width = self._next, self.picture.size
+        chosen, number, height_width = found.chosen, self._next, self.picture.size
         facts = {
             **{name: made.facts[name] for name in ("steps", *TEXTS)},
             "edit": "inpaint" if request.inpaint else "edit",
             "region": float(request.mask.sum() / (height_width[0] * height_width[1])),
             "seconds": clock.total(),
             "way": chosen.way,
+            "why": found.reason,
+            "viewport": [[span.start, span.stop] for span in chosen.viewport.box],
             "views": [view.number for view in made.views],
             "scale": made.viewport.scale,
             "enlarger": name_of(self._enlarger) if made.viewport.scale < 1 else None,
@@ -282,7 +302,8 @@ class Edits(PictureSession):
         return {name: options.get(name, self.version.facts[name]) for name in TEXTS}
 
     @locked
-    def _prepare(self, viewport: Scaling) -> None:
+    def _prepare(self, viewport: Scaling, progress: Progress) -> None:
         """Record a viewport, in lasting pixels."""
         if self.pool.find(viewport) is None:
-            Making(self._sessions, self.pool, self.now, self._texts({})).record(self.now.local(viewport))
+            making = Making(self._sessions, self.pool, self.now, self._texts({}), progress=progress)
+            making.record(self.now.local(viewport))

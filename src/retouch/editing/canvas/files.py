@@ -54,12 +54,13 @@ def strips(size: Sequence[int], least: int = 1) -> Iterator[slice]:
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def read(file: IO[bytes]) -> Contents:
+def read(file: IO[bytes], formats: tuple[str, ...] | None = None) -> Contents:
     """The picture in an open file: 16 bits of RGB in PNG and TIFF, and of grey; else 8.
 
-    Grey levels and inks become sRGB. Raises ImageError for more than 100 megapixels, and what Pillow raises.
+    formats: the only ones that are read, as Pillow names them; None: all that it knows. Grey levels and inks become
+    sRGB. Raises ImageError for more than 100 megapixels, and what Pillow raises.
     """
-    image = opened(file)
+    image = opened(file, formats=formats)
     return _deep(file) if _is_deep(image) else of_image(image)
 
 
@@ -107,9 +108,10 @@ def of_image(image: Image.Image) -> Contents:
     return Contents(levels, *_metadata(image))
 
 
-def write(contents: Contents, kind: str, file: IO[bytes]) -> None:
+def write(contents: Contents, kind: str, file: IO[bytes], **options: Any) -> None:
     """A file of a format that Pillow names: 16 bits in PNG and TIFF, else 8; alpha where the format has it.
 
+    options: of Pillow's writer of 8 bits; as lossless as the format allows without.
     Raises what Pillow raises for a picture that the format cannot hold.
     """
     if contents.levels.dtype == np.uint16 and kind in _WRITERS:
@@ -121,7 +123,8 @@ def write(contents: Contents, kind: str, file: IO[bytes]) -> None:
     for rows in strips(levels.shape):
         part = eight_bit(levels[rows])
         image.paste(Image.fromarray(over(part, 255) if flat else np.ascontiguousarray(part)), (0, rows.start))
-    image.save(file, format=kind, icc_profile=contents.icc, exif=contents.exif or b"", **LOSSLESS.get(kind, {}))
+    how = {**LOSSLESS.get(kind, {}), **options}
+    image.save(file, format=kind, icc_profile=contents.icc, exif=contents.exif or b"", **how)
 
 
 # Reading

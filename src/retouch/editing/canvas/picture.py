@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,11 @@ class Patch:
         """The same for another picture."""
         return Patch(self.box, self.mask.copy(), self.levels.copy())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self.mask.nbytes + self.levels.nbytes
+
 
 Weights = Strengths | npt.NDArray[np.float32] | Mask
 Part = Callable[[slice], tuple[Pixels, Weights]]
@@ -85,6 +90,12 @@ class Picture:
             with decoding():
                 return Picture._of(of_image(source))
         return Picture(_of_array(source))
+
+    @staticmethod
+    def of_file(file: IO[bytes], formats: tuple[str, ...]) -> Picture:
+        """From an open file of one of some formats, as Pillow names them; ImageError as `read`."""
+        with decoding():
+            return Picture._of(read(file, formats))
 
     @staticmethod
     def _of(contents: Contents) -> Picture:

@@ -40,6 +40,8 @@ class ViewSession(Protocol):
     @property
     def recording_bytes(self) -> int: ...  # noqa: D102
     @property
+    def held_bytes(self) -> int: ...  # noqa: D102
+    @property
     def draw(self) -> Callable[..., tuple[Edited, Refinement | None]]: ...  # noqa: D102
     @property
     def redraw(self) -> Callable[..., tuple[Edited, dict[str, Any]]]: ...  # noqa: D102
@@ -108,12 +110,14 @@ class Part:
 class Now:
     """A canvas as it is. Boxes that last are counted from the corner of its first version, as expanding moves that.
 
-    changes: the boxes and masks [h, w] of what versions changed, by their numbers. corner: top and left of the picture.
+    changes: the boxes and masks [h, w] of what versions changed, by their numbers. corners: top and left of each
+    version's picture; corner: of the current one.
     """
 
     picture: Picture
     history: History[Version]
     changes: Mapping[int, tuple[Box, Mask]]
+    corners: Mapping[int, tuple[int, int]]
     corner: tuple[int, int]
 
     def local(self, lasting: Scaling) -> Scaling:

@@ -65,7 +65,7 @@ class Canvases(BaseEditor[Canvas]):
 
     def open(
         self,
-        picture: ImageLike,
+        picture: ImageLike | Picture,
         folder: str | Path | None,
         size: Size | None,
         floor: float,
@@ -74,7 +74,8 @@ class Canvases(BaseEditor[Canvas]):
         **settings: Any,
     ) -> Canvas:
         """A canvas; see `Editor.canvas`."""
-        found, viewport = Picture.read(picture), size or self.editor.model.default_size
+        found = picture if isinstance(picture, Picture) else Picture.read(picture)
+        viewport = size or self.editor.model.default_size
         store = self._store()
         blank = self.editor.unrecorded(viewport, **settings)
         own = {"height": found.size[0], "width": found.size[1], "viewport": [*viewport], "floor": floor}

@@ -17,6 +17,7 @@ from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.enlarge import AUTO
+from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.planner import FLOOR
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.canvases import Canvases
@@ -223,7 +224,7 @@ class Editor(BaseEditor[DiffusionSession]):
 
     def canvas(
         self,
-        picture: ImageLike,
+        picture: ImageLike | Picture,
         *,
         prompt: str | None = None,
         negative: str | None = None,
@@ -240,7 +241,8 @@ class Editor(BaseEditor[DiffusionSession]):
     ) -> Canvas:
         """Open a picture of any size, up to 100 megapixels; viewports of it are recorded as edits need them.
 
-        picture: as `image` of `open`. Alpha, 16 bits, colour profile and EXIF are kept.
+        picture: as `image` of `open`, or a `Picture`, which the canvas then changes. Alpha, 16 bits, colour profile and
+            EXIF are kept.
         size: height and width at which the model sees viewports; None: what it was trained for.
         floor: the quality, 0 to 1, that the planner keeps to where anything reaches it (see `Canvas.plan`).
         disk: bytes of files that viewports may take beside memory; None: 40 % of what is free.
