@@ -254,13 +254,16 @@ class ActiveMeter:
 
     def _recorded_bytes(self, written: set[Value]) -> int:
         total = 0
+        counts: dict[tuple[frozenset[Rows], Rows | None], int] = {}  # values of a grid are mostly read alike
         for value, lists in self._reads.items():
             if value in self.dirty:
                 continue
-            used = np.logical_or.reduce([rows.mask for rows in dict.fromkeys(lists)])
-            if value in written and value not in self._replaced:
-                used = used & ~self.active(value).mask
-            total += int(np.count_nonzero(used)) * value.channels * value.dtype.itemsize
+            computed = self.active(value) if value in written and value not in self._replaced else None
+            key = frozenset(lists), computed
+            if key not in counts:
+                used = np.logical_or.reduce([rows.mask for rows in key[0]])
+                counts[key] = int(np.count_nonzero(used if computed is None else used & ~computed.mask))
+            total += counts[key] * value.channels * value.dtype.itemsize
         return total
 
 

@@ -131,6 +131,11 @@ class Block:
     on_device: bool = False
     nbytes: int = field(init=False)
 
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], notes: dict[str, Any], file: Path | None = None, near: bool = False) -> Block:
+        """A block of tensors that exist already, on a device if `near`."""
+        return Block(_EMPTY, NOTHING, tensors, notes, file, near)
+
     def __post_init__(self) -> None:
         self.nbytes = self.layout.nbytes + sum(t.numel() * t.element_size() for t in self.beside.values())
 
@@ -244,7 +249,7 @@ class Store:
 
     def adopt(self, tensors: dict[str, Tensor], notes: dict[str, Any], on_device: bool = False) -> Block:
         """A block of tensors that exist already, on a device if `on_device`, and that nobody writes any more."""
-        return self._counted(Block(_EMPTY, NOTHING, tensors, notes, on_device=on_device))
+        return self._counted(Block.of(tensors, notes, near=on_device))
 
     @property
     def taken(self) -> int:
@@ -362,7 +367,7 @@ def read(file: Path) -> Block:
         with safe_open(file, framework="pt") as opened:
             notes = json.loads((opened.metadata() or {})["notes"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return Block(_EMPTY, NOTHING, tensors, notes, file)
+            return Block.of(tensors, notes, file)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from error
 

@@ -298,7 +298,8 @@ class Restored(State):
             states = {slot: self.states[slot] for slot in schedule.states}
             places: list[tuple[Slot, Any]] = [(self.workspace.kept[v], schedule.handle(t)) for v, t in stays.items()]
             forms[key] = Form(tables, states, types), [*places, *((slot, None) for slot in states)]
-        return forms[key]
+        found: tuple[Form, list[tuple[Slot, Any]]] = forms[key]
+        return found
 
     def _written(self, form: Form, sources: list[Source], dense: dict[Value, Any]) -> None:
         """Write the layer that is added, if anything was computed."""

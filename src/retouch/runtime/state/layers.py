@@ -132,8 +132,9 @@ def written(
 def _carved(layer: Layer, form: Form, backend: Backend) -> list[Any]:
     """The handles of all rows and statistics in the layer's block."""
     place, layout = backend.carved(layer.block.memory), layer.block.layout
-    pairs = zip(form.keys, layout.specs, layout.offsets, strict=False)  # in files more comes after them
-    layer.handles = {key: place(offset, *spec.shape, spec.dtype) for key, spec, offset in pairs}
+    for key, spec, offset in zip(form.keys, layout.specs, layout.offsets, strict=False):  # in files more follow
+        rows, channels = spec.shape
+        layer.handles[key] = place(offset, rows, channels, spec.dtype)
     return list(layer.handles.values())
 
 
