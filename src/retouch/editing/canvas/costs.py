@@ -14,7 +14,7 @@ from retouch.incremental import Incremental
 from retouch.plan import activity
 from retouch.plan.region import Mask, Region, dilate
 
-Work = Literal["record", "edit"]
+Work = Literal["record", "dense", "edit"]
 SIDES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Squares of so much of a viewport's side are predicted; what lies between follows from these."""
 MAC = 1e-11
@@ -55,8 +55,8 @@ class Costs:
     def dense(self, steps: float) -> float:
         """Seconds of an edit that records nothing: two pictures are encoded, and a share of the steps is run."""
         whole = {name: curve.whole for name, curve in self.curves.items()}
-        more = whole.get("encoder", 0.0) - (1 - steps) * whole["denoiser"]
-        return self.record + self._correction("record") * more
+        encoder, less = whole.get("encoder", 0.0), (1 - steps) * whole["denoiser"]
+        return self._correction("dense") * (sum(whole.values()) + encoder - less)
 
     def edit(self, mask: Mask, steps: float = 1.0) -> float:
         """Seconds of an edit of a mask at the model's scale, of any size; a share of the recorded steps is run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class Edits(PictureSession):
         given = {name: value for name, value in options.items() if value is not None and name != "areas"}
         with self._still:
             least = self.threshold if threshold is None else threshold
-            return read(self.picture, image, mask, box, least, given, inpaint, options.get("areas", ()))
+            return read(self.picture, image, mask, box, least, given, inpaint, options.get("areas") or ())
 
     def _made(self, request: Request | None, plan: Candidate | str | None, progress: Progress) -> Composed:
         with self.worker.claimed():  # before the lock, which a preparation has
@@ -136,7 +137,7 @@ class Edits(PictureSession):
         made = Making(self._sessions, self.pool, *state).made(found.chosen, request)
         self.planner.learn(found.chosen, clock.seconds)
         with clock.of("compose"):
-            self._keep(request, made, found.chosen, clock, lambda: self._set_in(request, made.viewport, made.pixels))
+            self._keep(request, made, found, clock, lambda: self._set_in(request, made.viewport, made.pixels))
         box, rectangle, pixels = self._shown_of(request, made.viewport)
         if job is not None:
             job.show("result", self.version.number, box, pixels, (self.version.facts["steps"],) * 2)
@@ -209,16 +210,18 @@ class Edits(PictureSession):
             raise OptionError("the canvas no longer shows what these variants were made from; undo, or make new ones")
         self._moved(lambda history: history.at(source.base.number))
         try:
+            source.view.follow(self.now)
             edited, clock = source.made.choose(number), Clock()
             made = Made(
                 source.viewport, session.pixels, session.version.facts, edited, {source.view: session.version.number}
             )
 
             def put() -> Patch:
-                self.picture.swap(chosen.patch)
-                return chosen.patch.copy()
+                patch = deepcopy(chosen.patch)
+                self.picture.swap(patch)
+                return patch
 
-            self._keep(source.request, made, source.plan.chosen, clock, put)
+            self._keep(source.request, made, source.plan, clock, put)
         except BaseException:
             self._moved(lambda history: history.at(before))
             raise
@@ -249,9 +252,9 @@ class Edits(PictureSession):
             self.forget(guess)
             raise
 
-    def _keep(self, request: Request, made: Made, chosen: Candidate, clock: Clock, change: Callable[[], Patch]) -> None:
+    def _keep(self, request: Request, made: Made, found: Plan, clock: Clock, change: Callable[[], Patch]) -> None:
         """Change the picture by what was made, and make that a version."""
-        number, height_width = self._next, self.picture.size
+        chosen, number, height_width = found.chosen, self._next, self.picture.size
         facts = {
             **{name: made.facts[name] for name in ("steps", *TEXTS)},
             "edit": "inpaint" if request.inpaint else "edit",

@@ -19,8 +19,10 @@ from retouch.errors import OptionError
 Way = Literal["sparse", "new", "whole", "tiles", "dense"]
 FLOOR = 0.5
 """Of the quality that an edit should have."""
-CONTEXT, DETAIL = 1 / 8, 16
-"""Of a viewport's side, what should be seen around a region; latent positions that its longer side should have."""
+CONTEXT, AROUND, DETAIL = 1 / 8, 1.0, 16
+"""What should be seen around a region: of a viewport's side, and where it is enlarged of the region's longer side, as a
+model that sees a part of a thing alone draws a whole one. Latent positions that the longer side should have.
+"""
 WORTH = 1.15
 """So much longer may an edit take that leaves a recording to later ones than one that does not."""
 
@@ -133,7 +135,7 @@ class Planner:
         if chosen.tiles:
             return
         if chosen.way == "dense":
-            self.costs.learn("record", chosen.seconds, seconds["edit"])
+            self.costs.learn("dense", chosen.seconds, seconds["edit"])
             return
         record = self.costs.record if "record" in seconds else 0.0
         self.costs.learn("record", record, seconds.get("record", 0.0))
@@ -178,12 +180,13 @@ class Planner:
         view: int | None = None,
         tiled: tuple[Scaling, ...] = (),
     ) -> Candidate:
-        context = min(1.0, margin(viewport, request.box, canvas) / (CONTEXT * min(self.size)))
+        longest = viewport.scale * max(sides(request.box))
+        around = max(CONTEXT * min(self.size), AROUND * longest if viewport.scale > 1 else 0.0)
+        context = min(1.0, margin(viewport, request.box, canvas) / around)
         if tiled:  # they overlap by a quarter: one of them sees enough around each pixel
             context = 1.0
-        longest = max(span.stop - span.start for span in request.box)
-        positions = longest * viewport.scale / self.factor
-        return Candidate(way, viewport, seconds, context, min(1.0, viewport.scale, positions / DETAIL), view, tiled)
+        detail = min(1.0, viewport.scale, longest / self.factor / DETAIL)
+        return Candidate(way, viewport, seconds, context, detail, view, tiled)
 
     def _chosen(self, found: tuple[Candidate, ...], worth: float) -> Plan:
         good = [each for each in found if each.quality >= self.floor]

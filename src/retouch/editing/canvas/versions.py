@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -35,10 +36,6 @@ class Expansion:
 
     box: Box
     levels: Levels | None = None
-
-    def copy(self) -> Expansion:
-        """The same for another picture."""
-        return Expansion(self.box, None if self.levels is None else self.levels.copy())
 
     def swap(self, picture: Picture) -> None:
         """Make a picture the one before, or after; done twice, everything is as it was."""
@@ -182,7 +179,7 @@ class PictureSession(Session):
         """Another session at the current version, with a picture of its own; it is not saved yet."""
         twin = super().branch()
         twin.picture = replace(self.picture, levels=self.picture.levels.copy())
-        twin.patches = {version.number: self.patches[version.number].copy() for version in twin._history.past[1:]}
+        twin.patches = {version.number: deepcopy(self.patches[version.number]) for version in twin._history.past[1:]}
         twin._still = Lock()
         return twin
 
