@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,11 +65,13 @@ class Costs:
         found = {name: float(np.interp(computed, each.shares, each.seconds)) for name, each in self.curves.items()}
         return self._correction("edit") * (sum(found.values()) - (1 - steps) * found["denoiser"])
 
-    def learn(self, work: Work, predicted: float, measured: float) -> None:
-        """Correct what is predicted from now on by what something took: half of the way after the first time."""
-        if predicted > 0:
-            weight = 0.5 if work in self._corrections else 1.0
-            self._corrections[work] = self._correction(work) * (measured / predicted) ** weight
+    def learn(self, took: Mapping[Work, tuple[float, float]]) -> None:
+        """Correct what is predicted from now on by predicted and measured seconds, half of the way after the first."""
+        self._corrections |= {
+            work: self._correction(work) * (measured / predicted) ** (0.5 if work in self._corrections else 1.0)
+            for work, (predicted, measured) in took.items()
+            if predicted > 0
+        }
 
     def _correction(self, work: Work) -> float:
         """That of other work as long as nothing of this was measured."""

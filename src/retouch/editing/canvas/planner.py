@@ -23,8 +23,10 @@ CONTEXT, AROUND, DETAIL = 1 / 8, 1.0, 16
 """What should be seen around a region: of a viewport's side, and where it is enlarged of the region's longer side, as a
 model that sees a part of a thing alone draws a whole one. Latent positions that the longer side should have.
 """
-WORTH = 1.15
-"""So much longer may an edit take that leaves a recording to later ones than one that does not."""
+WORTH, ALIKE = 1.15, 1.05
+"""So much longer may an edit take that leaves a recording to later ones than one that does not, and one that is better
+than another.
+"""
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,11 @@ class Planner:
         if chosen.tiles:
             return
         if chosen.way == "dense":
-            self.costs.learn("dense", chosen.seconds, seconds["edit"])
+            self.costs.learn({"dense": (chosen.seconds, seconds["edit"])})
             return
         record = self.costs.record if "record" in seconds else 0.0
-        self.costs.learn("record", record, seconds.get("record", 0.0))
-        self.costs.learn("edit", chosen.seconds - record, seconds["edit"] + seconds.get("follow", 0.0))
+        edit = chosen.seconds - record, seconds["edit"] + seconds.get("follow", 0.0)
+        self.costs.learn({"record": (record, seconds.get("record", 0.0)), "edit": edit})
 
     def _edit(self, viewport: Scaling, request: Request, steps: float) -> float:
         """Seconds of what a viewport that is recorded sees of a request."""
@@ -195,9 +197,12 @@ class Planner:
             return Plan(found, best, f"of the best quality there is; none reaches {self.floor:g}")
         fastest = min(good, key=lambda each: each.seconds)
         kept = [each for each in good if each.way != "dense" and each.seconds <= worth * fastest.seconds]
-        chosen = min(kept, key=lambda each: each.seconds, default=fastest)
-        also = "" if chosen is fastest else f" but for one that records nothing ({fastest.seconds:.3g} s)"
-        return Plan(found, chosen, f"the fastest of those with a quality of at least {self.floor:g}{also}")
+        first = min(kept, key=lambda each: each.seconds, default=fastest)
+        alike = [each for each in kept if each.seconds <= ALIKE * first.seconds]
+        chosen = max(alike, key=lambda each: (each.quality, -each.seconds), default=fastest)
+        also = "" if first is fastest else f" but for one that records nothing ({fastest.seconds:.3g} s)"
+        better = "" if chosen is first else ", better than one that takes as long"
+        return Plan(found, chosen, f"the fastest of those with a quality of at least {self.floor:g}{also}{better}")
 
 
 def forced(plan: Plan, way: Candidate | str | None) -> Candidate:
