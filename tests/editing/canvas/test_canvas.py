@@ -214,12 +214,12 @@ def test_what_is_enlarged_takes_the_detail_that_a_small_region_needs():
     assert small.floor == 0.5
 
 
-def test_what_is_enlarged_is_seen_with_as_much_around_it_as_it_is_wide():
+def test_what_is_enlarged_is_seen_with_something_around_it():
     shown = canvas()
     plan = shown.plan(stroke(shown, 50, 60, 6))
     context = {each.viewport.scale: each.context for each in plan.candidates if each.way == "new"}
-    assert context[4.0] == pytest.approx(1 / 6), "one pixel on each side of six"
-    assert context[2.0] == pytest.approx(5 / 6)
+    assert context[4.0] == pytest.approx(1 / 9), "one pixel of the nine that should be there"
+    assert context[2.0] == pytest.approx(5 / 9)
     assert context[1.0] == 1
     assert plan.chosen.viewport.scale < 4
 

@@ -19,9 +19,10 @@ from retouch.errors import OptionError
 Way = Literal["sparse", "new", "whole", "tiles", "dense"]
 FLOOR = 0.5
 """Of the quality that an edit should have."""
-CONTEXT, AROUND, DETAIL = 1 / 8, 1.0, 16
-"""What should be seen around a region: of a viewport's side, and where it is enlarged of the region's longer side, as a
-model that sees a part of a thing alone draws a whole one. Latent positions that the longer side should have.
+CONTEXT, AROUND, DETAIL = 1 / 8, 1.5, 16
+"""What should be seen on each side of a region: of a viewport's side, and where that is enlarged of the region's longer
+side, as a model that sees a part of a thing alone draws a whole one (benchmarks/README.md has pictures). Latent
+positions that the longer side should have.
 """
 WORTH, ALIKE = 1.15, 1.05
 """So much longer may an edit take that leaves a recording to later ones than one that does not, and one that is better
