@@ -174,6 +174,7 @@ class Parts:
         settings = {name: bench.settings[name] for name in names}
         mask = np.zeros(size, bool)
         mask[: size[0] // 2, : size[1] // 2] = True
+        drawn = np.where(mask[..., None], STROKE, pixels)
         prompt, steps, guidance = (settings[name] for name in ("prompt", "steps", "guidance"))
         blank = bench.editor.unrecorded(size, prompt, None, guidance, None, steps, 0, settings["strength"])
         records, dense = [], []
@@ -181,19 +182,19 @@ class Parts:
             start = time.perf_counter()
             self.session = bench.editor.open(pixels, **settings)
             records.append(time.perf_counter() - start)
-            dense.append(seconds(blank.redraw, pixels, None, mask, False, {}))
+            dense.append(seconds(blank.redraw, pixels, drawn, mask, False, {}))
             if number < rounds:
                 self.session.close()
         self.record, self.dense = of(records[1:]), of(dense[1:])
 
     def edit(self, viewport: Scaling, request: Request) -> float:
         """An edit of what a viewport sees of a request."""
-        mask = shown(request, viewport, Picture(self.bench.picture), self.session.pixels).mask
+        seen = shown(request, viewport, Picture(self.bench.picture), self.session.pixels)
         took = []
         for _ in range(2):
             for net in self.session.networks().values():
                 net.forget()
-            took.append(seconds(self.session.edit, mask=mask))
+            took.append(seconds(self.session.edit, seen.image, mask=seen.mask))
             self.session.undo()
         return self.of(took)
 
