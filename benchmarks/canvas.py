@@ -36,16 +36,17 @@ from PIL import Image
 from retouch import Editor
 from retouch.bench.difference import seam
 from retouch.editing.canvas.canvas import Canvas
-from retouch.editing.canvas.composition import shown
+from retouch.editing.canvas.composition import set_in, shown
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.planner import Candidate
-from retouch.editing.canvas.request import Request
+from retouch.editing.canvas.request import Request, read
 from retouch.editing.canvas.resample import Scaling, scaled
+from retouch.editing.canvas.viewport import around
 from retouch.editing.diffusion.editor import GUIDANCE
-from retouch.editing.images import Box, Pixels, save_png
+from retouch.editing.images import Box, Pixels, box_of, save_png
 from retouch.editing.sheets import outlined, side_by_side
 from retouch.models import pipelines
-from retouch.models.lpips import trained
+from retouch.models.lpips import Lpips, trained
 from retouch.plan.region import Mask
 
 STROKE = np.array((214, 40, 57), np.uint8)
@@ -173,6 +174,7 @@ class Parts:
         settings = {name: bench.settings[name] for name in names}
         mask = np.zeros(size, bool)
         mask[: size[0] // 2, : size[1] // 2] = True
+        drawn = np.where(mask[..., None], STROKE, pixels)
         prompt, steps, guidance = (settings[name] for name in ("prompt", "steps", "guidance"))
         blank = bench.editor.unrecorded(size, prompt, None, guidance, None, steps, 0, settings["strength"])
         records, dense = [], []
@@ -180,19 +182,19 @@ class Parts:
             start = time.perf_counter()
             self.session = bench.editor.open(pixels, **settings)
             records.append(time.perf_counter() - start)
-            dense.append(seconds(blank.redraw, pixels, None, mask, False, {}))
+            dense.append(seconds(blank.redraw, pixels, drawn, mask, False, {}))
             if number < rounds:
                 self.session.close()
         self.record, self.dense = of(records[1:]), of(dense[1:])
 
     def edit(self, viewport: Scaling, request: Request) -> float:
         """An edit of what a viewport sees of a request."""
-        mask = shown(request, viewport, Picture(self.bench.picture), self.session.pixels).mask
+        seen = shown(request, viewport, Picture(self.bench.picture), self.session.pixels)
         took = []
         for _ in range(2):
             for net in self.session.networks().values():
                 net.forget()
-            took.append(seconds(self.session.edit, mask=mask))
+            took.append(seconds(self.session.edit, seen.image, mask=seen.mask))
             self.session.undo()
         return self.of(took)
 
@@ -315,58 +317,104 @@ def detail(sheet: Pixels, things: Sequence[Any], width: int, random: np.random.G
     return Detail(name, box, np.where(mask[..., None], np.uint8(COLOURS[int(random.integers(4))]), sheet), mask)
 
 
-def framed(editor: Editor, sheet: Pixels, each: Detail, settings: dict[str, Any]) -> Pixels:
-    """What the dense networks make of the thing alone, shown at the size that they were trained for."""
-    size = editor.model.default_size
-    viewport = Scaling(each.box, size, size)
+def densely(editor: Editor, sheet: Pixels, each: Detail, viewport: Scaling, settings: dict[str, Any]) -> Pixels:
+    """What becomes of the thing by an edit of the dense networks in a viewport."""
+    picture = Picture(sheet.copy())
+    request = read(picture, each.drawn, each.mask, None, 0, {})
+    assert request is not None
     asked = GUIDANCE, None, settings["steps"], settings.get("seed", 0), settings["strength"]
-    before, drawn = (viewport.shown(picture[each.box]) for picture in (sheet, each.drawn))
-    mask = viewport.shown_mask(each.mask[each.box]) > 0
-    edited, _ = editor.unrecorded(size, each.name, None, *asked).redraw(before, drawn, mask, False, {})
-    return viewport.returned(np.asarray(edited.image))
+    blank = editor.unrecorded(viewport.size, each.name, None, *asked)
+    now = viewport.shown(picture.seen(viewport.box))
+    seen = shown(request, viewport, picture, now)
+    edited, _ = blank.redraw(now, seen.image, seen.mask, False, {})
+    set_in(request, viewport, np.asarray(edited.image), picture, blank.border, None)
+    return picture.levels[each.box]
 
 
-def details(model: str, count: int, sheet_file: Path | None) -> dict[str, Any]:
+def apart(lpips: Lpips, one: Pixels, other: Pixels) -> float:
+    """LPIPS of two small pictures, enlarged."""
+    return float(lpips.distance_map(*(scaled(picture, (192, 192)) for picture in (one, other))).mean())
+
+
+class Details:
+    """Details of things on sheets, and what the dense networks make of those things alone, at the size that they were
+    trained for.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.editor, self.lpips, self.random = Editor.from_pretrained(model), trained(), np.random.default_rng(4)
+        self.settings: dict[str, Any] = {"steps": 4 if model.endswith("lcm") else 10, "strength": 0.6}
+        self.pictures = {
+            name: np.asarray(self.editor.generate(name, steps=self.settings["steps"], seed=seed).image)
+            for seed, name in enumerate(NAMES)
+        }
+
+    def each(self, count: int) -> Iterator[tuple[Pixels, Detail, Pixels, Pixels]]:
+        """Sheets, details, and the same with two seeds."""
+        size = self.editor.model.default_size
+        for number in range(count):
+            sheet, things = scene(self.pictures, self.random)
+            found = detail(sheet, things, (16, 24, 32, 40)[number % 4], self.random)
+            alone = Scaling(found.box, size, size)
+            truths = [densely(self.editor, sheet, found, alone, {**self.settings, "seed": seed}) for seed in (0, 1)]
+            yield sheet, found, *truths
+
+
+def drawn_side_by_side(rows: Sequence[Sequence[Pixels]], titles: Sequence[str], file: Path) -> None:
+    """A file of small pictures in rows."""
+    columns = [np.vstack([scaled(row[place], (128, 128)) for row in rows]) for place in range(len(titles))]
+    save_png(side_by_side(list(zip(titles, columns, strict=True))), file)
+
+
+def details(model: str, count: int, file: Path | None) -> dict[str, Any]:
     """Edits of details of 16 to 40 pixels on a sheet of 1024x1024, in the viewport that the planner chooses and in the
     whole sheet reduced: LPIPS over the thing that was drawn on, against the dense model with that thing alone.
     """
-    editor, random, lpips = Editor.from_pretrained(model), np.random.default_rng(4), trained()
-    settings = {"steps": 4 if model.endswith("lcm") else 10, "strength": 0.6}
-    pictures = {
-        name: np.asarray(editor.generate(name, steps=settings["steps"], seed=seed).image)
-        for seed, name in enumerate(NAMES)
-    }
+    bench, rows, scales = Details(model), list[Sequence[Pixels]](), list[float]()
     found: dict[str, list[float]] = {"viewport": [], "whole": [], "another_seed": []}
-    rows, scales = [], []
-    for number in range(count):
-        sheet, things = scene(pictures, random)
-        each = detail(sheet, things, (16, 24, 32, 40)[number % 4], random)
-        truth, other = (framed(editor, sheet, each, {**settings, "seed": seed}) for seed in (0, 1))
-        made = {}
-        for way in ("viewport", "whole"):
-            canvas = editor.canvas(sheet, enlarger="lanczos", **settings)
-            plan = "whole" if way == "whole" else None
-            composed = canvas.edit(each.drawn, mask=each.mask, prompt=each.name, plan=plan)
+    for sheet, each, truth, other in bench.each(count):
+        made = {"another_seed": other}
+        for way, plan in (("viewport", None), ("whole", "whole")):
+            canvas = bench.editor.canvas(sheet, enlarger="lanczos", **bench.settings)
+            canvas.edit(each.drawn, mask=each.mask, prompt=each.name, plan=plan)
             made[way] = canvas.pixels[each.box]
             if plan is None:
-                assert composed.plan is not None
-                scales.append(composed.plan.chosen.viewport.scale)
+                scales.append(canvas.version.facts["scale"])
             canvas.close()
-        made["another_seed"] = other
         for way, pixels in made.items():
-            large = [scaled(picture, (192, 192)) for picture in (pixels, truth)]
-            found[way].append(float(lpips.distance_map(*large).mean()))
-        shown_ones = (each.drawn[each.box], truth, made["viewport"], made["whole"])
-        rows.append([scaled(picture, (128, 128)) for picture in shown_ones])
-    if sheet_file is not None:
-        titles = ("drawn", "dense, enlarged", "in the viewport", "in the whole, reduced")
-        columns = [(title, np.vstack([row[place] for row in rows[:6]])) for place, title in enumerate(titles)]
-        save_png(side_by_side(columns), sheet_file)
+            found[way].append(apart(bench.lpips, pixels, truth))
+        rows.append((each.drawn[each.box], truth, made["viewport"], made["whole"]))
+    if file is not None:
+        drawn_side_by_side(rows[:6], ("drawn", "dense, alone", "in the viewport", "in the whole, reduced"), file)
     better = np.mean(np.array(found["viewport"]) < np.array(found["whole"]))
     return {
         "details": count, **{f"lpips_{way}": float(np.mean(values)) for way, values in found.items()},
         "viewport_better": float(better), "scales": {scale: scales.count(scale) for scale in sorted(set(scales))},
     }  # fmt: skip
+
+
+RATIOS = (4 / 3, 2.0, 3.0, 4.0, 5.0, 8.0)
+
+
+def context(model: str, count: int, file: Path | None) -> dict[str, Any]:
+    """Dense edits of the same details in viewports of several sides, each so many times as wide as the ellipse."""
+    bench, rows = Details(model), list[Sequence[Pixels]]()
+    size, found = bench.editor.model.default_size, dict[str, list[float]]()
+    for sheet, each, *truths in bench.each(count):
+        box = box_of(each.mask)
+        width = box[1].stop - box[1].start
+        row = [each.drawn[each.box], truths[0]]
+        for ratio in (*RATIOS, sheet.shape[1] / width):
+            viewport = around(box, size[1] / (ratio * width), size, (sheet.shape[0], sheet.shape[1]))
+            row.append(densely(bench.editor, sheet, each, viewport, bench.settings))
+            name = f"{ratio:.3g}" if ratio in RATIOS else "whole"
+            values = [apart(bench.lpips, row[-1], truth) for truth in truths]
+            found.setdefault(name, []).append(float(np.mean(values)))
+        rows.append(row)
+    if file is not None:
+        titles = ("drawn", "dense, alone", *(f"{ratio:.3g} times as wide" for ratio in RATIOS), "the whole, reduced")
+        drawn_side_by_side(rows[:8], titles, file)
+    return {"details": count, **{f"lpips_{name}": float(np.mean(values)) for name, values in found.items()}}
 
 
 def figure(path: Path) -> None:
@@ -488,6 +536,14 @@ def details_of(
 ) -> None:
     """Small details, enlarged and in the whole picture. Bar: lpips_viewport below lpips_whole."""
     told({"model": model, **details(model, count, sheet)}, json_file)
+
+
+@app.command(name="context")
+def context_of(
+    model: str = "builtin/emoji", count: int = 12, sheet: Path | None = None, json_file: Json = None
+) -> None:
+    """The same in viewports of several sides: how much a model must see around what it draws."""
+    told({"model": model, **context(model, count, sheet)}, json_file)
 
 
 @app.command(name="figure")

@@ -108,7 +108,6 @@ class Request:
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
         options = self._only(form.opening) | self._taken("instances", self.instances[0])
         if isinstance(editor, Editor) and not editor.takes((self.before.shape[0], self.before.shape[1])):
-            _check_areas(self.areas)
             return editor.canvas(self.files[0], folder=self.session, **options, **self._only(form.composing))
         return editor.open(self.before, folder=self.session, progress=progress, **options)
 
@@ -123,7 +122,6 @@ class Request:
     def _check_canvas(self, canvas: Canvas) -> None:
         """OptionError, and the canvas closed, unless it shows the original."""
         try:
-            _check_areas(self.areas)
             if not np.array_equal(Picture.read(self.files[0]).levels, canvas.picture.levels):
                 raise OptionError(
                     f"{self.files[0]} is not the current picture of the canvas {self.session}; "
@@ -187,11 +185,6 @@ class Request:
             found.append(f"{faint} pixels differ by {levels} grey levels or less and stay as they were; --threshold 0 "
                          "edits them")  # fmt: skip
         return found
-
-
-def _check_areas(areas: Sequence[Area]) -> None:
-    if areas:
-        raise OptionError("--area goes with pictures of the size that the model takes; edit one area after the other")
 
 
 def _takes_instances(kind: Kind) -> bool:

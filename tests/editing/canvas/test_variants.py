@@ -29,7 +29,9 @@ def test_a_variant_becomes_a_version_as_it_was_shown():
     with pytest.raises(OptionError, match="no longer shows"):
         found.choose(1)
     shown.undo()
-    assert np.array_equal(shown.go(1), other.pixels)
+    found.choose(0)
+    assert np.array_equal(shown.pixels, other.pixels), "chosen again after another edit in the viewport"
+    assert np.array_equal(np.asarray(shown.go(1)), other.pixels)
     assert np.array_equal(np.asarray(shown.undo()), before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.canvas.planner import Candidate, Plan
 from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Scaling, scaled
-from retouch.editing.canvas.view import Refinement
+from retouch.editing.canvas.view import Refinement, Replace
 from retouch.editing.canvas.viewport import canvas_box, common, inside
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Counted, Job, Kind, Task
@@ -71,24 +72,20 @@ class Refining:
 
     def run(self, job: Job[Composed]) -> None:
         """Compute the stages that are needed; a frame shows what changed."""
-        put = self.refinement.replace
+        self.refinement.run(_Silent(), lambda put: partial(self._replaced, job, put))
 
-        def replaced(old: Version, calls: Calls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Version:
-            with self.lock:  # of the canvas first, as everywhere
-                if not self.is_last(self.version):
-                    raise Cancelled
-                its = put(old, calls, tensors, facts)
-                told = {"refined": facts["refined"]}
-                self.version, box, pixels = self.compose(self.version, its.pixels, told)
-            steps = int(facts["steps"])
-            job.show("refined", self.version.number, box, pixels, (steps, steps), calls)
-            return its
-
-        self.refinement.replace = replaced
-        try:
-            self.refinement.run(_Silent())
-        finally:
-            self.refinement.replace = put
+    def _replaced(
+        self, job: Job[Composed], put: Replace, old: Version, calls: Calls, tensors: dict[str, Tensor],
+        facts: dict[str, Any],
+    ) -> Version:  # fmt: skip
+        with self.lock:  # of the canvas first, as everywhere
+            if not self.is_last(self.version):
+                raise Cancelled
+            its = put(old, calls, tensors, facts)
+            self.version, box, pixels = self.compose(self.version, its.pixels, {"refined": facts["refined"]})
+        steps = int(facts["steps"])
+        job.show("refined", self.version.number, box, pixels, (steps, steps), calls)
+        return its
 
 
 class _Silent:

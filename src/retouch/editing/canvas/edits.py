@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class Edits(PictureSession):
         given = {name: value for name, value in options.items() if value is not None and name != "areas"}
         with self._still:
             least = self.threshold if threshold is None else threshold
-            return read(self.picture, image, mask, box, least, given, inpaint, options.get("areas", ()))
+            return read(self.picture, image, mask, box, least, given, inpaint, options.get("areas") or ())
 
     def _made(self, request: Request | None, plan: Candidate | str | None, progress: Progress) -> Composed:
         with self.worker.claimed():  # before the lock, which a preparation has
@@ -219,14 +220,16 @@ class Edits(PictureSession):
             raise OptionError("the canvas no longer shows what these variants were made from; undo, or make new ones")
         self._moved(lambda history: history.at(source.base.number))
         try:
+            source.view.follow(self.now)
             edited, clock = source.made.choose(number), Clock()
             made = Made(
                 source.viewport, session.pixels, session.version.facts, edited, {source.view: session.version.number}
             )
 
             def put() -> Patch:
-                self.picture.swap(chosen.patch)
-                return chosen.patch.copy()
+                patch = deepcopy(chosen.patch)
+                self.picture.swap(patch)
+                return patch
 
             self._keep(source.request, made, source.plan, clock, put)
         except BaseException:

@@ -48,9 +48,10 @@ class Patch:
     mask: Mask
     levels: Rows
 
-    def copy(self) -> Patch:
-        """The same for another picture."""
-        return Patch(self.box, self.mask.copy(), self.levels.copy())
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self.mask.nbytes + self.levels.nbytes
 
     @property
     def nbytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,9 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory and of the file."""
-        return self._at(self._count)
+        """Bytes of memory."""
+        size = self._at(self._count)
+        return size if size <= LARGE else 0
 
     def add(self, levels: Levels) -> None:
         """Put more after the last one."""
@@ -53,8 +55,7 @@ class Rows:
         self._file.seek(self._at(part.start))
         self._file.write(np.ascontiguousarray(levels).tobytes())
 
-    def copy(self) -> Rows:
-        """The same in a place of its own."""
+    def __deepcopy__(self, _: dict[int, Any]) -> Rows:
         twin = Rows(self.dtype)
         for part in self._parts():
             twin.add(self[part])

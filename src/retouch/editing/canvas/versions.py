@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -41,10 +42,6 @@ class Expansion:
     box: Box
     size: Size
     levels: Levels | None = None
-
-    def copy(self) -> Expansion:
-        """The same for another picture."""
-        return Expansion(self.box, self.size, None if self.levels is None else self.levels.copy())
 
     @property
     def nbytes(self) -> int:
@@ -155,7 +152,7 @@ class PictureSession(Session):
         with self._still:
             found = replace(self.picture, levels=self.picture.levels.copy())
             for each in self._between(self._at, number):
-                swap(found, self.patches[each].copy())
+                swap(found, deepcopy(self.patches[each]))
         return found
 
     def seen(self, number: int, box: Box | None = None) -> Pixels:
@@ -278,7 +275,7 @@ class PictureSession(Session):
         """Another session at the current version, with a picture of its own; it is not saved yet."""
         twin = super().branch()
         twin.picture = replace(self.picture, levels=self.picture.levels.copy())
-        twin.patches = {version.number: self.patches[version.number].copy() for version in twin._history.past[1:]}
+        twin.patches = {version.number: deepcopy(self.patches[version.number]) for version in twin._history.past[1:]}
         twin._still = Lock()
         return twin
 

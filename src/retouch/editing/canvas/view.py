@@ -58,20 +58,19 @@ class ViewSession(Protocol):
     def calls(self) -> dict[str, str]: ...  # noqa: D102
 
 
+Replace = Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
+"""Puts what was computed in the place of a version, with its facts; Cancelled where it is too late."""
+
+
 class Refinement(Protocol):
-    """What a canvas asks of an edit of a session that can be bettered; that of a `DiffusionSession` is one.
-
-    replace: puts what was computed in the place of a version, with its facts; Cancelled where it is too late.
-    """
-
-    replace: Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
+    """What a canvas asks of an edit of a session that can be bettered; that of a `DiffusionSession` is one."""
 
     @property
     def stages(self) -> list[str]: ...  # noqa: D102
     @property
     def stale(self) -> bool: ...  # noqa: D102
     @property
-    def run(self) -> Callable[[Frames], None]: ...  # noqa: D102
+    def run(self) -> Callable[[Frames, Callable[[Replace], Replace]], None]: ...  # noqa: D102
 
 
 class Variants(Protocol):

@@ -98,7 +98,7 @@ def _together(
     parts: Sequence[Part], inpaint: bool, options: Mapping[str, Any], progress: Progress
 ) -> tuple[Pixels, Box, Edited]:
     """One edit in several sessions; see `retouch.editing.diffusion.views`."""
-    views = []
+    views: list[View] = []
     for part in parts:
         assert isinstance(part.session, DiffusionSession)
         top, left = part.corner

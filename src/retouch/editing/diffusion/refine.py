@@ -74,14 +74,17 @@ class Refinement:
         """True when another version has become the current one."""
         return not self.is_last(self.version)
 
-    def run(self, job: Frames) -> None:
-        """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed."""
+    def run(self, job: Frames, putting: Callable[[Replace], Replace] = lambda put: put) -> None:
+        """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed.
+
+        putting: what replaces versions instead of the session's own way, given that.
+        """
         while self.stages and not self._is_close():
             calls, stage = self.calls(), self.stages[0]
             dense = stage == DENSE
             found = self.redraw(Dense(calls) if dense else calls, GROWTHS[0 if dense else 1])
             old = self.version
-            self.version = self.replace(old, calls, found.tensors(), {**old.facts, "refined": stage})
+            self.version = putting(self.replace)(old, calls, found.tensors(), {**old.facts, "refined": stage})
             self.check, self.stages = found.check, self.stages[1:]
             self._show(job, old.tensors["image"], calls)
 
