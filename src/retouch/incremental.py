@@ -27,7 +27,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, in_arithmetic, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
@@ -99,13 +99,14 @@ class Incremental:
         policy: Policy,
         kernels: Backend,
         layouts: Mapping[str, Layout] | None = None,
+        arithmetic: str = "float",
     ) -> None:
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs)
         numbered = {self.signature.number(name): layout for name, layout in (layouts or {}).items()}
         captured = capture(module, *self.signature.example)
         try:
-            program = fuse(lower(captured, kernels.dtypes, numbered))
+            program = in_arithmetic(fuse(lower(captured, kernels.dtypes, numbered)), arithmetic)
         except LayoutError as error:
             raise InputError(f"an input does not have the layout that is given for it: {error}") from None
         self.out_spec = captured.out_spec
@@ -622,6 +623,7 @@ def compile(
     layouts: Mapping[str, Layout] | None = None,
     policy: str | Policy = "balanced",
     backend: str = "auto",
+    arithmetic: str = "float",
     keep_module: bool = True,
 ) -> Incremental:
     """Turn a module in evaluation mode into an incremental one.
@@ -635,6 +637,10 @@ def compile(
     computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
     `explain()` of what is returned.
 
+    arithmetic: what convolutions and linear layers are computed in: "float", the type of the weights; or "int8", which
+        is faster and less exact: weights are quantised once, with a scale for each output, and rows when they are read,
+        with a scale for each. The first and last layers, narrow ones, attention, norms and what reads time or text
+        stay as they are.
     keep_module: False moves the module's parameters to files without a name, in the folder for temporary files, so that
         memory holds the weights once, as kernels read them. The module stays what it was: the system reads from the
         files what is asked for, and drops it again when memory is short. Parameters on a device stay there.
@@ -644,7 +650,7 @@ def compile(
     RETOUCH_CACHE says; nothing is timed later.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
-    mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
+    mode), ValueError for an unknown policy, backend or arithmetic, or one that does not run on the device, InputError
     for tensors on several devices or without content. For a backend that is named raises ImportError when it
     is not installed, and RuntimeError when it cannot use the device.
     """
@@ -656,7 +662,7 @@ def compile(
     _check_dtypes(computed, kernels)
     if not keep_module:
         spare_memory(module, spill_folder())
-    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts)
+    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts, arithmetic)
     kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
     return net
 

@@ -139,8 +139,8 @@ def test_arena():
     assert out.count_nonzero() == 0
     with pytest.raises(ValueError, match="needs 1200 bytes of 1000"):
         cpu.Arena(1000).rows(0, 30, 10, "float32")
-    with pytest.raises(TypeError, match="int8"):
-        cpu.Arena(1000).rows(0, 30, 10, "int8")
+    with pytest.raises(TypeError, match="int16"):
+        cpu.Arena(1000).rows(0, 30, 10, "int16")
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 5000, 5 << 20])

@@ -21,6 +21,10 @@ from retouch.ir.program import Program
 from retouch.ir.value import Matrix, Value, Weight
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
+from retouch.ops.int8_gemm import Levels
+
+PACKED = (SlotKind.PACKED, SlotKind.LEVELS)
+"""What is a copy of the module's own weights."""
 
 SAMPLED = 1024
 """An update hashes one of this many 64-byte lines of every parameter."""
@@ -165,6 +169,8 @@ class Weights:
         matrix = key.matrix(tensor)
         if slot.kind is SlotKind.PACKED:
             return self.backend.pack(matrix, key.groups)
+        if slot.kind is SlotKind.LEVELS:
+            return self.backend.pack_levels(Levels.of(matrix, key.groups))
         return self.backend.rows(matrix[:, :, 0].t().float().contiguous())
 
     def without_folded(self, program: Program) -> Program:
@@ -176,7 +182,7 @@ class Weights:
     @property
     def packed_bytes(self) -> int:
         """Memory of the packed weights, beside the module's own parameters."""
-        return sum(self.backend.packed_bytes(h) for s, h in self.handles.items() if s.kind is SlotKind.PACKED)
+        return sum(self.backend.packed_bytes(h) for s, h in self.handles.items() if s.kind in PACKED)
 
 
 def _constant_ops(program: Program) -> list[Dense]:

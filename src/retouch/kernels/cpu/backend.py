@@ -12,8 +12,15 @@ from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import IntArray
 from retouch.kernels import cpu
 from retouch.kernels.partial import PartialBackend
+from retouch.ops.int8_gemm import Levels
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
+_DTYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.float64: "float64",
+    torch.int8: "int8",
+}
 
 
 def _copy_many(copies: Iterable[tuple[Any, ...]]) -> None:
@@ -37,6 +44,7 @@ class Cpu(PartialBackend):
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
         super().__init__(kernels)
+        self.native = torch.bfloat16 if cpu.isa() == "avx512" else torch.float32
 
     def plain(self, handle: Any) -> Any:
         if isinstance(handle, cpu.Rows | cpu.Index):
@@ -59,6 +67,9 @@ class Cpu(PartialBackend):
 
     def own_pack(self, weight: Tensor, groups: int) -> Any:
         return cpu.pack(weight, groups)
+
+    def own_pack_levels(self, levels: Levels) -> Any:
+        return cpu.pack_levels(levels.weight, levels.scales, levels.groups)
 
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)

@@ -84,11 +84,7 @@ struct Sampler {
   }
 };
 
-Packed pack(nb::handle tensor, int64_t groups) {
-  Tensor t = import_tensor(tensor, "pack");
-  bool is_float = t.dtype() == nb::dtype<float>();
-  bool is_bfloat = t.dtype().code == uint8_t(nb::dlpack::dtype_code::Bfloat);
-  if (!is_float && !is_bfloat) throw nb::type_error("pack: dtype must be float32 or bfloat16");
+PackedWeights shape_of(const Tensor& t, int64_t groups, DType dtype) {
   if (t.ndim() != 3) throw nb::value_error("pack: expected [outputs, taps, channels per group]");
   int64_t n = int64_t(t.shape(0)), taps = int64_t(t.shape(1)), c = int64_t(t.shape(2));
   if (n < 1 || taps < 1 || c < 1) throw nb::value_error("pack: the weight is empty");
@@ -96,19 +92,39 @@ Packed pack(nb::handle tensor, int64_t groups) {
     throw nb::value_error(("pack: " + std::to_string(n) + " outputs do not divide into " +
                            std::to_string(groups) + " groups")
                               .c_str());
-  PackedWeights w{nullptr,
-                  n,
-                  taps,
-                  c,
-                  groups,
-                  is_float ? DType::f32 : DType::bf16,
-                  kernels().lanes,
-                  kernels().max_vectors};
-  auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
+  return {nullptr, nullptr, n, taps, c, groups, dtype, kernels().lanes, kernels().max_vectors};
+}
+
+Packed packed(PackedWeights w, const Tensor& t, const float* scales) {
+  int64_t bytes = packed_bytes(w);
+  auto pages = std::make_shared<Pages>(size_t(bytes + (scales ? packed_columns(w) * 4 : 0)));
   w.data = pages->data;
   nb::gil_scoped_release release;
   pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, pages->data, threads());
+  if (scales) {
+    float* to = reinterpret_cast<float*>(pages->data + bytes);
+    pack_scales(w, scales, to);
+    w.scales = to;
+  }
   return {w, pages};
+}
+
+Packed pack(nb::handle tensor, int64_t groups) {
+  Tensor t = import_tensor(tensor, "pack");
+  bool is_float = t.dtype() == nb::dtype<float>();
+  bool is_bfloat = t.dtype().code == uint8_t(nb::dlpack::dtype_code::Bfloat);
+  if (!is_float && !is_bfloat) throw nb::type_error("pack: dtype must be float32 or bfloat16");
+  return packed(shape_of(t, groups, is_float ? DType::f32 : DType::bf16), t, nullptr);
+}
+
+Packed pack_levels(nb::handle levels, nb::handle scales, int64_t groups) {
+  Tensor t = import_tensor(levels, "pack_levels"), s = import_tensor(scales, "pack_levels");
+  if (t.dtype() != nb::dtype<int8_t>() || s.dtype() != nb::dtype<float>())
+    throw nb::type_error("pack_levels: levels are int8, scales float32");
+  PackedWeights w = shape_of(t, groups, DType::i8);
+  if (s.ndim() != 1 || int64_t(s.shape(0)) != w.outputs || (w.outputs > 1 && s.stride(0) != 1))
+    throw nb::value_error("pack_levels: expected one scale for each output, in order");
+  return packed(w, t, static_cast<const float*>(s.data()));
 }
 
 nb::tuple index_shape(const Index& i) {
@@ -156,6 +172,7 @@ void bind_handles(nb::module_& m) {
   m.def("release_memory", &release_pages,
         "Gives freed memory that is kept for reuse back to the system; returns its bytes.");
   m.def("pack", &pack, "weight"_a, "groups"_a = 1);
+  m.def("pack_levels", &pack_levels, "levels"_a, "scales"_a, "groups"_a = 1);
   nb::class_<Sampler>(m, "Sampler", "Hashes one of `stride` lines of 64 bytes of tensors.")
       .def(nb::init<nb::handle, int64_t>(), "tensors"_a, "stride"_a)
       .def("__call__", &Sampler::sample);

@@ -39,10 +39,10 @@ TorchTensor share(const void* data, int64_t rows, int64_t columns, int64_t ld, s
 }
 
 DType named_dtype(const std::string& name) {
-  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64})
+  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i8})
     if (name == dtype_name(d)) return d;
   throw nb::type_error(
-      ("dtype '" + name + "' is not float32, bfloat16, float16 or float64").c_str());
+      ("dtype '" + name + "' is not float32, bfloat16, float16, float64 or int8").c_str());
 }
 
 } // namespace
