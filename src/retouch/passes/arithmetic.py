@@ -25,9 +25,7 @@ def in_arithmetic(program: Program, arithmetic: str) -> Program:
     The first products on every way from an input, the last ones to an output, narrow ones, and all that is no
     convolution or linear layer of rows (attention, norms, embeddings of time and text) stay as they are.
     """
-    if arithmetic not in ARITHMETIC:
-        raise OptionError(f"unknown arithmetic {arithmetic!r}; choose from: {', '.join(ARITHMETIC)}")
-    if arithmetic == "float":
+    if checked_arithmetic(arithmetic) == "float":
         return program
     ops = program.ops
     after = _reached(ops, lambda op: (op.inputs(), (op.out,)))
@@ -36,6 +34,13 @@ def in_arithmetic(program: Program, arithmetic: str) -> Program:
         op.out for op in ops if isinstance(op, Gemm) and op.out in before and any(v in after for v, _ in op.operands())
     }
     return replace(program, ops=tuple(_int8(op) if isinstance(op, Gemm) and op.out in inner else op for op in ops))
+
+
+def checked_arithmetic(name: str) -> str:
+    """The name, if it is one of `ARITHMETIC`; OptionError if not."""
+    if name not in ARITHMETIC:
+        raise OptionError(f"unknown arithmetic {name!r}; choose from: {', '.join(ARITHMETIC)}")
+    return name
 
 
 def _int8(op: Gemm) -> Gemm:

@@ -99,14 +99,15 @@ class Networks:
 class Model(ABC):
     """The networks of a pipeline, and what passes between them.
 
-    factor: pixels of an image for each position of a latent, in height and in width. keep_module: as for
-        `retouch.compile`.
+    factor: pixels of an image for each position of a latent, in height and in width. keep_module, arithmetic: as
+        for `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
 
     factor = 1
     keep_module = True
+    arithmetic = "float"
     reads_text = False
     inpaints = False
     classes: float = 0
@@ -191,7 +192,13 @@ class Model(ABC):
         """A module compiled with the editor's policy and backend."""
         args, kwargs = moved((args, kwargs), device_of(module))
         return incremental.compile(
-            module.eval(), args, kwargs, policy=self.policy, backend=self.backend, keep_module=self.keep_module
+            module.eval(),
+            args,
+            kwargs,
+            policy=self.policy,
+            backend=self.backend,
+            arithmetic=self.arithmetic,
+            keep_module=self.keep_module,
         )
 
     def steered(
