@@ -38,6 +38,7 @@ from retouch.runtime.base import Contents, State, plain_tensors
 from retouch.runtime.emitter import build, build_many, dirty_values
 from retouch.runtime.executor import Timed
 from retouch.runtime.needs import needed
+from retouch.runtime.packed_files import PackedFiles
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
@@ -100,6 +101,7 @@ class Incremental:
         kernels: Backend,
         layouts: Mapping[str, Layout] | None = None,
         arithmetic: str = "float",
+        map_weights: bool = False,
     ) -> None:
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs)
@@ -110,7 +112,8 @@ class Incremental:
         except LayoutError as error:
             raise InputError(f"an input does not have the layout that is given for it: {error}") from None
         self.out_spec = captured.out_spec
-        self.weights = Weights(module, captured, program, kernels)
+        files = PackedFiles.of(kernels) if map_weights else None
+        self.weights = Weights(module, captured, program, kernels, files)
         self.program = self.weights.without_folded(program)
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
@@ -625,6 +628,7 @@ def compile(
     backend: str = "auto",
     arithmetic: str = "float",
     keep_module: bool = True,
+    map_weights: bool = False,
 ) -> Incremental:
     """Turn a module in evaluation mode into an incremental one.
 
@@ -645,6 +649,10 @@ def compile(
         memory holds the weights once, as kernels read them. The module stays what it was: the system reads from the
         files what is asked for, and drops it again when memory is short. Parameters on a device stay there.
 
+    map_weights: True maps the packed weights from a file in the user's cache folder (RETOUCH_CACHE), which the first
+        call writes: later processes do not pack again, and all share the memory. `retouch cache` lists and clears them.
+        Of the cpu backend only. A FallbackWarning where there is no room for the file.
+
     What an update computes is chosen by what kernels cost. On a CPU the first call on a machine, for a backend and
     a number of threads, times them for a few seconds and keeps the figures in the user's cache folder, or where
     RETOUCH_CACHE says; nothing is timed later.
@@ -662,7 +670,7 @@ def compile(
     _check_dtypes(computed, kernels)
     if not keep_module:
         spare_memory(module, spill_folder())
-    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts, arithmetic)
+    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts, arithmetic, map_weights)
     kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
     return net
 

@@ -40,6 +40,7 @@ class BaseEditor(ABC, Generic[S]):
     keep_module: as for `retouch.compile`; False leaves the weights in memory once, and writes them to files when the
         editor is first used.
     arithmetic: as for `retouch.compile`: "float", or "int8", which is faster and less exact.
+    map_weights: as for `retouch.compile`: True maps packed weights from files that all processes share.
     storage: how recorded float32 rows are kept: "fp32", "bf16" or "fp16"; "int8" with a scale for each row, which takes
         those of 16-bit networks, too; "auto": int8 where the error that it makes is measured to be small, else bf16.
     """
@@ -57,9 +58,11 @@ class BaseEditor(ABC, Generic[S]):
         history: int | None = None,
         keep_module: bool = True,
         arithmetic: str = "float",
+        map_weights: bool = False,
     ) -> None:
         self.name, self.backend, self.storage = name, backend, storage
         self.memory, self.device_memory, self.history = memory, device_memory, history
+        self.map_weights = map_weights
         self.keep_module, self.arithmetic = keep_module, checked_arithmetic(arithmetic)
         self.folder = None if folder is None else Path(folder)
         self._shared: Store | None = None

@@ -26,6 +26,7 @@ class PartialBackend:
     name: str
     sums_dtype: torch.dtype
     native = torch.float32
+    packing = ""
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))
@@ -71,6 +72,12 @@ class PartialBackend:
 
     def own_pack(self, weight: Tensor, groups: int) -> Any:
         """Packed weights for the backend's own product."""
+        raise NotImplementedError
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        raise NotImplementedError
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
         raise NotImplementedError
 
     def packed_bytes(self, packed: Any) -> int:

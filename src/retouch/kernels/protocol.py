@@ -76,6 +76,19 @@ class Backend(Protocol):
     def pack_levels(self, levels: Levels) -> Any:
         """Packed weights of int8, for whichever kernel "int8_gemm" is."""
 
+    @property
+    def packing(self) -> str:
+        """How weights are packed; empty where it cannot be done without the weights."""
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        """The memory of packed weights, uint8; they share it."""
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
+        """Packed weights over memory that was written from others of as many outputs, taps and channels of a group.
+
+        kind: the type that they are packed as. ValueError for memory of another size.
+        """
+
     def packed_bytes(self, packed: Any) -> int:
         """Memory that packed weights take."""
 

@@ -22,6 +22,7 @@ from retouch.ir.value import Matrix, Value, Weight
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
 from retouch.ops.int8_gemm import Levels
+from retouch.runtime.packed_files import PackedFiles
 
 PACKED = (SlotKind.PACKED, SlotKind.LEVELS)
 """What is a copy of the module's own weights."""
@@ -40,8 +41,16 @@ class Weights:
     `generation` counts how often some changed and handles were made anew.
     """
 
-    def __init__(self, module: nn.Module, captured: Captured, program: Program, backend: Backend) -> None:
-        self.module, self.backend = module, backend
+    def __init__(
+        self,
+        module: nn.Module,
+        captured: Captured,
+        program: Program,
+        backend: Backend,
+        files: PackedFiles | None = None,
+    ) -> None:
+        """`files`: where packed weights are mapped from; None: they are in memory."""
+        self.module, self.backend, self.files = module, backend, files
         self.names = program.constants
         self.literals = captured.literals
         self.edges = [(m._modules, n, c) for m in module.modules() for n, c in m._modules.items() if c is not None]
@@ -111,7 +120,7 @@ class Weights:
         changed = {v for v, a, b in zip(self.names, hashes, old, strict=True) if a != b}
         self.values.update(zip(self.names, tensors, strict=True))
         if changed:
-            self._replace(changed)
+            self._replace(changed, hashes)
         self.hashes = hashes
         self._sampled = self._sample()
 
@@ -127,7 +136,7 @@ class Weights:
                 self._in_order[key] = hashes[i]
         return hashes
 
-    def _replace(self, changed: set[Value]) -> None:
+    def _replace(self, changed: set[Value], hashes: list[int]) -> None:
         stale = set(changed)
         for op in self.folded:
             if not self.hashes or any(v in stale for v in op.dense_operands()):
@@ -135,8 +144,20 @@ class Weights:
                 stale.add(op.out)
         self.generation += 1
         self.handles = {s: h for s, h in self.handles.items() if s.key.value not in stale}
+        if self.files is not None:
+            self.handles |= self._in_files(self.files, hashes)
         for slot in self.slots:
             self.handle(slot)
+
+    def _in_files(self, files: PackedFiles, hashes: list[int]) -> dict[Slot, Any]:
+        """Packed weights that are mapped from a file, which is written if there is none; none where that fails."""
+        slots = [slot for slot in self.slots if slot.kind in PACKED]
+        shapes = {slot: tuple(slot.key.matrix(self.values[slot.value]).shape) for slot in slots}
+        found = files.load(hashes, shapes)
+        if found is None:
+            files.save(hashes, shapes, {slot: self.handle(slot) for slot in slots})
+            found = files.load(hashes, shapes)
+        return found or {}
 
     def check(self) -> None:
         """Compare a sample of the live parameters with those packed; WeightsChangedError when they differ."""

@@ -76,6 +76,7 @@ class Editor(BaseEditor[DiffusionSession]):
         history: int | None = None,
         keep_module: bool = True,
         arithmetic: str = "float",
+        map_weights: bool = False,
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None
@@ -84,7 +85,9 @@ class Editor(BaseEditor[DiffusionSession]):
         self.scheduler = chosen(scheduler, pipe.scheduler)
         self.blend = None if blend is None else checked(blend)
         self.model.keep_module, self.model.arithmetic = keep_module, arithmetic
-        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module, arithmetic)
+        self.model.map_weights = map_weights
+        kept = memory, device_memory, folder, storage, history
+        super().__init__(name, backend, *kept, keep_module, arithmetic, map_weights)
 
     @property
     def device(self) -> torch.device:

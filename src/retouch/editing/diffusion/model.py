@@ -99,8 +99,8 @@ class Networks:
 class Model(ABC):
     """The networks of a pipeline, and what passes between them.
 
-    factor: pixels of an image for each position of a latent, in height and in width. keep_module, arithmetic: as
-        for `retouch.compile`.
+    factor: pixels of an image for each position of a latent, in height and in width. keep_module, arithmetic,
+        map_weights: as for `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
@@ -108,6 +108,7 @@ class Model(ABC):
     factor = 1
     keep_module = True
     arithmetic = "float"
+    map_weights = False
     reads_text = False
     inpaints = False
     classes: float = 0
@@ -199,6 +200,7 @@ class Model(ABC):
             backend=self.backend,
             arithmetic=self.arithmetic,
             keep_module=self.keep_module,
+            map_weights=self.map_weights,
         )
 
     def steered(

@@ -45,11 +45,14 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         history: int | None = None,
         keep_module: bool = True,
         arithmetic: str = "float",
+        map_weights: bool = False,
         name: str | None = None,
     ) -> None:
         self.module: N = network.eval()
         self.policy = Policy.named(policy)
-        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module, arithmetic)
+        super().__init__(
+            name, backend, memory, device_memory, folder, storage, history, keep_module, arithmetic, map_weights
+        )
         self.dtype = next(network.parameters()).dtype
         self._compiled: Recent[tuple[int, int], incremental.Incremental] = Recent(SIZES)
 
@@ -102,6 +105,7 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
                 backend=self.backend,
                 arithmetic=self.arithmetic,
                 keep_module=self.keep_module,
+                map_weights=self.map_weights,
             )
 
         return self._compiled.get(size, compiled)

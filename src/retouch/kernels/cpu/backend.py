@@ -28,6 +28,9 @@ def _copy_many(copies: Iterable[tuple[Any, ...]]) -> None:
         cpu.copy_rows(*each)
 
 
+LAYOUT = 1
+"""Version of how `pack.cpp` lays weights out."""
+
 _NATIVE: tuple[str, ...] = cpu.KERNELS
 KERNELS: dict[str, Callable[..., Any]] = {**{name: getattr(cpu, name) for name in _NATIVE}, "copy_many": _copy_many}
 
@@ -70,6 +73,18 @@ class Cpu(PartialBackend):
 
     def own_pack_levels(self, levels: Levels) -> Any:
         return cpu.pack_levels(levels.weight, levels.scales, levels.groups)
+
+    @property
+    def packing(self) -> str:
+        """The instruction set, and the version of the layout."""
+        return f"{cpu.isa()} {LAYOUT}"
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        memory: Tensor = packed.memory()
+        return memory
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
+        return cpu.packed_from(memory, (outputs, taps, channels), groups, kind)
 
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)

@@ -75,8 +75,12 @@ int64_t packed_columns(const PackedWeights& s) {
   return s.groups * ((s.outputs / s.groups + s.lanes - 1) / s.lanes) * s.lanes;
 }
 
-int64_t packed_bytes(const PackedWeights& s) {
+int64_t scales_offset(const PackedWeights& s) {
   return packed_columns(s) * s.taps * tap_words(s) * 4;
+}
+
+int64_t packed_bytes(const PackedWeights& s) {
+  return scales_offset(s) + (s.dtype == DType::i8 ? packed_columns(s) * 4 : 0);
 }
 
 void pack_weights(const PackedWeights& s, const void* weight, const WeightStrides& strides,

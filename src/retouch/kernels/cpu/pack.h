@@ -10,8 +10,10 @@ int64_t tap_words(const PackedWeights& shape);
 // Columns of all panels, with those that pad them.
 int64_t packed_columns(const PackedWeights& shape);
 
-// Bytes of the packed form of weights [outputs, taps, channels], without scales.
+// Bytes of the packed form of weights [outputs, taps, channels]; scales of int8 come last, at an
+// offset.
 int64_t packed_bytes(const PackedWeights& shape);
+int64_t scales_offset(const PackedWeights& shape);
 
 struct WeightStrides {
   int64_t output, tap, channel; // in elements
