@@ -27,7 +27,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, in_arithmetic, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
@@ -38,6 +38,7 @@ from retouch.runtime.base import Contents, State, plain_tensors
 from retouch.runtime.emitter import build, build_many, dirty_values
 from retouch.runtime.executor import Timed
 from retouch.runtime.needs import needed
+from retouch.runtime.packed_files import PackedFiles
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
@@ -99,17 +100,20 @@ class Incremental:
         policy: Policy,
         kernels: Backend,
         layouts: Mapping[str, Layout] | None = None,
+        arithmetic: str = "float",
+        map_weights: bool = False,
     ) -> None:
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs)
         numbered = {self.signature.number(name): layout for name, layout in (layouts or {}).items()}
         captured = capture(module, *self.signature.example)
         try:
-            program = fuse(lower(captured, kernels.dtypes, numbered))
+            program = in_arithmetic(fuse(lower(captured, kernels.dtypes, numbered)), arithmetic)
         except LayoutError as error:
             raise InputError(f"an input does not have the layout that is given for it: {error}") from None
         self.out_spec = captured.out_spec
-        self.weights = Weights(module, captured, program, kernels)
+        files = PackedFiles.of(kernels) if map_weights else None
+        self.weights = Weights(module, captured, program, kernels, files)
         self.program = self.weights.without_folded(program)
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
@@ -614,7 +618,9 @@ def compile(
     layouts: Mapping[str, Layout] | None = None,
     policy: str | Policy = "balanced",
     backend: str = "auto",
+    arithmetic: str = "float",
     keep_module: bool = True,
+    map_weights: bool = False,
 ) -> Incremental:
     """Turn a module in evaluation mode into an incremental one.
 
@@ -627,16 +633,24 @@ def compile(
     computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
     `explain()` of what is returned.
 
+    arithmetic: what convolutions and linear layers are computed in: "float", the type of the weights; or "int8", which
+        is faster and less exact: weights are quantised once, with a scale for each output, and rows when they are read,
+        with a scale for each. The first and last layers, narrow ones, attention, norms and what reads time or text
+        stay as they are.
     keep_module: False moves the module's parameters to files without a name, in the folder for temporary files, so that
         memory holds the weights once, as kernels read them. The module stays what it was: the system reads from the
         files what is asked for, and drops it again when memory is short. Parameters on a device stay there.
+
+    map_weights: True maps the packed weights from a file in the user's cache folder (RETOUCH_CACHE), which the first
+        call writes: later processes do not pack again, and all share the memory. `retouch cache` lists and clears them.
+        Of the cpu backend only. A FallbackWarning where there is no room for the file.
 
     What an update computes is chosen by what kernels cost. On a CPU the first call on a machine, for a backend and
     a number of threads, times them for a few seconds and keeps the figures in the user's cache folder, or where
     RETOUCH_CACHE says; nothing is timed later.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
-    mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
+    mode), ValueError for an unknown policy, backend or arithmetic, or one that does not run on the device, InputError
     for tensors on several devices or without content. For a backend that is named raises ImportError when it
     is not installed, and RuntimeError when it cannot use the device.
     """
@@ -648,7 +662,7 @@ def compile(
     _check_dtypes(computed, kernels)
     if not keep_module:
         spare_memory(module, spill_folder())
-    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts)
+    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts, arithmetic, map_weights)
     kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
     return net
 

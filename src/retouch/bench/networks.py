@@ -82,7 +82,8 @@ COLUMNS = [
 ]
 
 
-TYPES = ("float32", "bfloat16", "float16")
+TYPES = ("float32", "bfloat16", "float16", "int8")
+"""Of weights and products; "int8": weights of the fastest type of the processor, products of both in int8."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Networks(Suite):
     def checked_type(self, name: str) -> torch.dtype:
         """The type of that name; OptionError unless the backend computes in it on the device."""
         backend = backend_of(self.backend, self.device)
-        found: torch.dtype = getattr(torch, name)
+        found: torch.dtype = backend.native if name == "int8" else getattr(torch, name)
         if found not in backend.dtypes:
             types = " or ".join(str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
             raise OptionError(f"--dtype {name}: the {backend.name} backend computes in {types} on {backend.device}")
@@ -141,7 +142,7 @@ class Networks(Suite):
             dense = {**dense_runs(module, inputs, not self.no_compile), **peer_runs(self.peer, module, inputs)}
             for policy, of_policy in part.over(self.policy):
                 of_policy.say(f"{name}, {policy}: compiling")
-                yield from self._measured(self.trial(network, module, dtype, policy, dense), of_policy)
+                yield from self._measured(self.trial(network, module, dtype, policy, dense), dtype, of_policy)
             del module, dense
             torch._dynamo.reset()
 
@@ -152,9 +153,10 @@ class Networks(Suite):
         inputs = network.inputs(self.tiny, self.checked_type(dtype))
         cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in self.edits(network)]
         settings = PRESETS[policy] if self.dilate is None else replace(PRESETS[policy], dilate=self.dilate)
-        return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense)
+        arithmetic = "int8" if dtype == "int8" else "float"
+        return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense, arithmetic)
 
-    def _measured(self, trial: Trial, progress: Progress) -> Iterator[Mapping[str, Any]]:
+    def _measured(self, trial: Trial, dtype: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
         trial.run(self.repeat, progress)
         for case in trial.cases:
             before, after = trial.outputs(case)
@@ -162,7 +164,7 @@ class Networks(Suite):
             yield {
                 "tiny": self.tiny,
                 "dilate": self.dilate,
-                "dtype": str(next(trial.module.parameters()).dtype).removeprefix("torch."),
+                "dtype": dtype,
                 "device": self.place,
                 "dense_compiled_ms": None,
                 **trial.found(case),

@@ -76,7 +76,8 @@ def networks(
     mask: Masks = None,
     policy: Policies = None,
     dtype: Annotated[
-        list[str] | None, typer.Option("--dtype", help="Type of weights and activations (float32); repeatable.")
+        list[str] | None,
+        typer.Option("--dtype", help="Type of weights and activations (float32), or int8; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")] = "cpu",
     backend: BackendName = "auto",

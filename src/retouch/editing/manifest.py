@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from retouch.editing.history import History
+from retouch.passes import ARITHMETIC
 from retouch.plan.policy import Policy
 from retouch.runtime.store import DTYPES, StoreError
 
@@ -281,6 +282,7 @@ _SETTINGS: Fields = {
             "policy": lambda found: isinstance(found, dict),
             "backend": text,
             "dtype": lambda found: text(found) and found in WEIGHTS,
+            "arithmetic": maybe(lambda found: text(found) and found in ARITHMETIC),
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
             "vae": maybe(text),

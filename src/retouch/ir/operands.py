@@ -30,6 +30,8 @@ class SlotKind(StrEnum):
     """A dense value as a matrix."""
     PACKED = "packed"
     """Weights of a matrix product."""
+    LEVELS = "levels"
+    """The same in int8."""
     FILTERS = "filters"
     """Weights of a depthwise convolution."""
 

@@ -13,6 +13,7 @@ from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import IntArray
 from retouch.kernels.transfers import Transfers
 from retouch.ops.gemm import Packed
+from retouch.ops.int8_gemm import Levels
 
 
 class BackendError(RetouchError, RuntimeError):
@@ -34,6 +35,8 @@ class Backend(Protocol):
     device: torch.device
     """Where everything that handles stand for lies."""
     dtypes: tuple[torch.dtype, ...]
+    native: torch.dtype
+    """The fastest type of weights that networks do well with: 16 bits where the processor multiplies them itself."""
     sums_dtype: torch.dtype
     """Of channel sums: float64, or float32 where there is none (see `retouch.ops.sums.sums_width`)."""
 
@@ -69,6 +72,22 @@ class Backend(Protocol):
 
     def pack(self, weight: Tensor, groups: int) -> Any:
         """Packed weights from `[N, T, C / groups]`, for whichever kernel "gemm" is."""
+
+    def pack_levels(self, levels: Levels) -> Any:
+        """Packed weights of int8, for whichever kernel "int8_gemm" is."""
+
+    @property
+    def packing(self) -> str:
+        """How weights are packed; empty where it cannot be done without the weights."""
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        """The memory of packed weights, uint8; they share it."""
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
+        """Packed weights over memory that was written from others of as many outputs, taps and channels of a group.
+
+        kind: the type that they are packed as. ValueError for memory of another size.
+        """
 
     def packed_bytes(self, packed: Any) -> int:
         """Memory that packed weights take."""
@@ -110,6 +129,8 @@ def handles(backend: Backend, argument: Any) -> Any:
         return backend.index(argument.numpy()) if argument.dtype == torch.int32 else backend.rows(argument)
     if isinstance(argument, Packed):
         return backend.pack(argument.weight, argument.groups)
+    if isinstance(argument, Levels):
+        return backend.pack_levels(argument)
     if isinstance(argument, tuple) and argument and isinstance(argument[0], Instr):
         return backend.program(argument)
     if isinstance(argument, tuple | list):

@@ -15,6 +15,7 @@ from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.ir.work import Rows, Work
+from retouch.ops.copy import SCALE
 from retouch.passes.storage import Plan, Storage
 from retouch.plan import activity
 from retouch.plan.policy import Policy
@@ -55,6 +56,7 @@ class ActiveMeter:
         self._taps: dict[tuple[Geometry, Rows], Rows] = {}
         self._distinct: dict[Rows, Rows] = {}
         self._evaluated: set[tuple[Value, Rows]] = set()
+        self._quantised: set[tuple[Value, Rows]] = set()
         self._reads: dict[Value, list[Rows]] = {}
         self._replaced: set[Value] = set()
         self._summed: set[Value] = set()
@@ -93,6 +95,15 @@ class ActiveMeter:
                 return found
             self._evaluate(value, self._unique(rows))
         return rows.distinct * value.channels * value.dtype.itemsize + rows.index_bytes
+
+    def levels(self, value: Value, rows: Rows) -> int:
+        distinct = self._unique(rows)
+        made = distinct.distinct * (value.channels + SCALE)
+        if (value, distinct) not in self._quantised:
+            self._quantised.add((value, distinct))
+            nbytes = self.read(value, distinct) + made
+            self.add("copy_rows", value.dtype, nbytes, rows=distinct.distinct, columns=value.channels)
+        return made + rows.index_bytes
 
     def whole(self, value: Value) -> int:
         value, _, _ = self.plan.place(value)

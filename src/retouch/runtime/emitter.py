@@ -16,6 +16,7 @@ from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, co
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Part, Table, Tables
 from retouch.ir.value import Matrix, Value
+from retouch.ops.copy import SCALE
 from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan, Storage
 from retouch.plan.areas import Areas
@@ -50,6 +51,7 @@ class ScheduleEmitter:
         self.names: list[str] = []
         self.temps: dict[Value, Temp] = {}
         self.made: dict[tuple[Value, Table], Temp] = {}
+        self.quantised: dict[tuple[Value, Table], Temp] = {}
         self.states: dict[Slot, None] = {}
         self.reads: dict[Value, dict[Table, None]] = {}
         self.replaced: set[Value] = set()
@@ -113,6 +115,13 @@ class ScheduleEmitter:
         if rows is active or (rows.full and active.full):
             return self.temps[value], None
         return self.temps[value], self.tables.positions(rows, active)
+
+    def levels(self, value: Value, rows: Table) -> Indexed:
+        distinct, positions = self.tables.unique(rows)
+        if (value, distinct) not in self.quantised:
+            self.quantised[value, distinct] = temp = Temp.of(distinct, value.channels + SCALE, torch.int8)
+            self.call("copy_rows", temp, None, *self.access(value, distinct))
+        return self.quantised[value, distinct], positions
 
     def channels(self, value: Value, rows: Table, start: int, count: int) -> Indexed:
         for part in self.pieces(value):

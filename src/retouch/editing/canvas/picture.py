@@ -53,11 +53,6 @@ class Patch:
         """Bytes of memory."""
         return self.mask.nbytes + self.levels.nbytes
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self.mask.nbytes + self.levels.nbytes
-
 
 Weights = Strengths | npt.NDArray[np.float32] | Mask
 Part = Callable[[slice], tuple[Pixels, Weights]]

@@ -76,6 +76,8 @@ class Editor(BaseEditor[DiffusionSession]):
         storage: str = "fp32",
         history: int | None = None,
         keep_module: bool = True,
+        arithmetic: str = "float",
+        map_weights: bool = False,
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None
@@ -83,8 +85,10 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
         self.blend = None if blend is None else checked(blend)
-        self.model.keep_module = keep_module
-        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module)
+        self.model.keep_module, self.model.arithmetic = keep_module, arithmetic
+        self.model.map_weights = map_weights
+        kept = memory, device_memory, folder, storage, history
+        super().__init__(name, backend, *kept, keep_module, arithmetic, map_weights)
 
     @property
     def device(self) -> torch.device:
@@ -312,6 +316,7 @@ class Editor(BaseEditor[DiffusionSession]):
                 "policy": asdict(self.model.policy),
                 "backend": self.backend,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
+                **self.arithmetic_facts,
                 "scheduler": name_of(self.scheduler),
                 **({} if self.vae is None else {"vae": self.vae}),
                 **({"loras": dict(self.loras)} if self.loras else {}),

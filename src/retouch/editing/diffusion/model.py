@@ -100,7 +100,7 @@ class Model(ABC):
     """The networks of a pipeline, and what passes between them.
 
     factor: pixels of an image for each position of a latent, in height and in width. packed: positions of what the
-        decoder reads for each of a latent, likewise. keep_module: as for `retouch.compile`.
+        decoder reads for each of a latent, likewise. keep_module, arithmetic, map_weights: as for `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
     refers: whether it reads the picture that is edited, whole.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
@@ -108,6 +108,8 @@ class Model(ABC):
 
     factor = packed = 1
     keep_module = True
+    arithmetic = "float"
+    map_weights = False
     reads_text = False
     inpaints = False
     refers = False
@@ -193,7 +195,14 @@ class Model(ABC):
         """A module compiled with the editor's policy and backend."""
         args, kwargs = moved((args, kwargs), device_of(module))
         return incremental.compile(
-            module.eval(), args, kwargs, policy=self.policy, backend=self.backend, keep_module=self.keep_module
+            module.eval(),
+            args,
+            kwargs,
+            policy=self.policy,
+            backend=self.backend,
+            arithmetic=self.arithmetic,
+            keep_module=self.keep_module,
+            map_weights=self.map_weights,
         )
 
     def steered(

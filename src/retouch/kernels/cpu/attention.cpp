@@ -162,7 +162,7 @@ class Head {
       int64_t rows = (n - r + blocks - i - 1) / (blocks - i);
       block.row = key + r;
       block.c = scores + r * p.vectors * lanes;
-      block_kernel(Bf16, p.vectors, rows, 0)(block);
+      block_kernel(Bf16 ? DType::bf16 : DType::f32, p.vectors, rows, 0)(block);
       r += rows;
     }
   }

@@ -12,6 +12,7 @@ from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import IntArray
 from retouch.kernels import cpu
 from retouch.kernels.partial import PartialBackend
+from retouch.ops.int8_gemm import Levels
 
 _DTYPES = {
     torch.float32: "float32",
@@ -21,6 +22,9 @@ _DTYPES = {
     torch.int8: "int8",
 }
 
+
+LAYOUT = 1
+"""Version of how `pack.cpp` lays weights out."""
 
 _NATIVE: tuple[str, ...] = cpu.KERNELS
 KERNELS: dict[str, Callable[..., Any]] = {**{name: getattr(cpu, name) for name in _NATIVE}, "copy_many": cpu.copy_many}
@@ -38,6 +42,7 @@ class Cpu(PartialBackend):
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
         super().__init__(kernels)
+        self.native = torch.bfloat16 if cpu.isa() == "avx512" else torch.float32
 
     def plain(self, handle: Any) -> Any:
         if isinstance(handle, cpu.Rows | cpu.Index):
@@ -60,6 +65,21 @@ class Cpu(PartialBackend):
 
     def own_pack(self, weight: Tensor, groups: int) -> Any:
         return cpu.pack(weight, groups)
+
+    def own_pack_levels(self, levels: Levels) -> Any:
+        return cpu.pack_levels(levels.weight, levels.scales, levels.groups)
+
+    @property
+    def packing(self) -> str:
+        """The instruction set, and the version of the layout."""
+        return f"{cpu.isa()} {LAYOUT}"
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        memory: Tensor = packed.memory()
+        return memory
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
+        return cpu.packed_from(memory, (outputs, taps, channels), groups, kind)
 
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)

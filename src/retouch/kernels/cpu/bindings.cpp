@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 namespace retouch {
@@ -84,31 +85,63 @@ struct Sampler {
   }
 };
 
-Packed pack(nb::handle tensor, int64_t groups) {
-  Tensor t = import_tensor(tensor, "pack");
-  bool is_float = t.dtype() == nb::dtype<float>();
-  bool is_bfloat = t.dtype().code == uint8_t(nb::dlpack::dtype_code::Bfloat);
-  if (!is_float && !is_bfloat) throw nb::type_error("pack: dtype must be float32 or bfloat16");
-  if (t.ndim() != 3) throw nb::value_error("pack: expected [outputs, taps, channels per group]");
-  int64_t n = int64_t(t.shape(0)), taps = int64_t(t.shape(1)), c = int64_t(t.shape(2));
+PackedWeights checked_shape(int64_t n, int64_t taps, int64_t c, int64_t groups, DType dtype) {
   if (n < 1 || taps < 1 || c < 1) throw nb::value_error("pack: the weight is empty");
   if (groups < 1 || n % groups != 0)
     throw nb::value_error(("pack: " + std::to_string(n) + " outputs do not divide into " +
                            std::to_string(groups) + " groups")
                               .c_str());
-  PackedWeights w{nullptr,
-                  n,
-                  taps,
-                  c,
-                  groups,
-                  is_float ? DType::f32 : DType::bf16,
-                  kernels().lanes,
-                  kernels().max_vectors};
+  return {nullptr, nullptr, n, taps, c, groups, dtype, kernels().lanes, kernels().max_vectors};
+}
+
+PackedWeights shape_of(const Tensor& t, int64_t groups, DType dtype) {
+  if (t.ndim() != 3) throw nb::value_error("pack: expected [outputs, taps, channels per group]");
+  return checked_shape(int64_t(t.shape(0)), int64_t(t.shape(1)), int64_t(t.shape(2)), groups,
+                       dtype);
+}
+
+Packed packed(const PackedWeights& w, const Tensor& t, const float* scales) {
   auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
-  w.data = pages->data;
+  char* data = pages->data;
   nb::gil_scoped_release release;
-  pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, pages->data, threads());
-  return {w, pages};
+  pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, data, threads());
+  if (scales) pack_scales(w, scales, reinterpret_cast<float*>(data + scales_offset(w)));
+  return {w, data, std::move(pages)};
+}
+
+Packed pack(nb::handle tensor, int64_t groups) {
+  Tensor t = import_tensor(tensor, "pack");
+  bool is_float = t.dtype() == nb::dtype<float>();
+  bool is_bfloat = t.dtype().code == uint8_t(nb::dlpack::dtype_code::Bfloat);
+  if (!is_float && !is_bfloat) throw nb::type_error("pack: dtype must be float32 or bfloat16");
+  return packed(shape_of(t, groups, is_float ? DType::f32 : DType::bf16), t, nullptr);
+}
+
+Packed pack_levels(nb::handle levels, nb::handle scales, int64_t groups) {
+  Tensor t = import_tensor(levels, "pack_levels"), s = import_tensor(scales, "pack_levels");
+  if (t.dtype() != nb::dtype<int8_t>() || s.dtype() != nb::dtype<float>())
+    throw nb::type_error("pack_levels: levels are int8, scales float32");
+  PackedWeights w = shape_of(t, groups, DType::i8);
+  if (s.ndim() != 1 || int64_t(s.shape(0)) != w.outputs || (w.outputs > 1 && s.stride(0) != 1))
+    throw nb::value_error("pack_levels: expected one scale for each output, in order");
+  return packed(w, t, static_cast<const float*>(s.data()));
+}
+
+Packed packed_from(nb::handle tensor, std::tuple<int64_t, int64_t, int64_t> shape, int64_t groups,
+                   const std::string& kind) {
+  auto t = std::make_shared<Tensor>(import_tensor(tensor, "packed_from"));
+  auto [outputs, taps, channels] = shape;
+  PackedWeights w = checked_shape(outputs, taps, channels, groups, named_dtype(kind));
+  if (t->dtype() != nb::dtype<uint8_t>() || t->ndim() != 1)
+    throw nb::type_error("packed_from: expected memory as uint8 [bytes]");
+  if (int64_t(t->shape(0)) != packed_bytes(w))
+    throw nb::value_error(("packed_from: " + std::to_string(t->shape(0)) +
+                           " bytes, these weights take " + std::to_string(packed_bytes(w)))
+                              .c_str());
+  if (reinterpret_cast<uintptr_t>(t->data()) % 64 != 0)
+    throw nb::value_error("packed_from: the memory is not at a multiple of 64 bytes");
+  const char* data = static_cast<const char*>(t->data());
+  return {w, data, std::move(t)};
 }
 
 nb::tuple index_shape(const Index& i) {
@@ -144,7 +177,8 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("vectors", [](const Program& p) { return p.compiled.vectors; })
       .def_ro("instructions", &Program::instructions, "As they were given.");
   nb::class_<Packed>(m, "Packed", "Weights in the order the matrix kernels read them.")
-      .def_prop_ro("nbytes", [](const Packed& p) { return p.pages->bytes; })
+      .def_prop_ro("nbytes", [](const Packed& p) { return packed_bytes(p.weights); })
+      .def("memory", &Packed::tensor, "The same memory as a PyTorch tensor, uint8.")
       .def_prop_ro("shape",
                    [](const Packed& p) {
                      return nb::make_tuple(p.weights.outputs, p.weights.taps, p.weights.channels);
@@ -156,6 +190,9 @@ void bind_handles(nb::module_& m) {
   m.def("release_memory", &release_pages,
         "Gives freed memory that is kept for reuse back to the system; returns its bytes.");
   m.def("pack", &pack, "weight"_a, "groups"_a = 1);
+  m.def("pack_levels", &pack_levels, "levels"_a, "scales"_a, "groups"_a = 1);
+  m.def("packed_from", &packed_from, "memory"_a, "shape"_a, "groups"_a, "dtype"_a,
+        "Packed weights over memory that was written from others of that shape.");
   nb::class_<Sampler>(m, "Sampler", "Hashes one of `stride` lines of 64 bytes of tensors.")
       .def(nb::init<nb::handle, int64_t>(), "tensors"_a, "stride"_a)
       .def("__call__", &Sampler::sample);

@@ -1,5 +1,8 @@
 #include "handles.h"
 
+#include "pack.h"
+#include "runtime.h"
+
 #include <algorithm>
 #include <nanobind/stl/string.h>
 #include <utility>
@@ -36,13 +39,6 @@ TorchTensor share(const void* data, int64_t rows, int64_t columns, int64_t ld, s
   const size_t shape[2] = {size_t(rows), size_t(columns)};
   const int64_t strides[2] = {ld, 1};
   return {const_cast<void*>(data), dims, shape, owner, strides, dtype};
-}
-
-DType named_dtype(const std::string& name) {
-  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i8})
-    if (name == dtype_name(d)) return d;
-  throw nb::type_error(
-      ("dtype '" + name + "' is not float32, bfloat16, float16, float64 or int8").c_str());
 }
 
 // A tensor's memory, and what holds it; of more than two dimensions the first ones.
@@ -134,6 +130,13 @@ Pages::~Pages() {
   free_pages(span);
 }
 
+DType named_dtype(const std::string& name) {
+  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i8})
+    if (name == dtype_name(d)) return d;
+  throw nb::type_error(
+      ("dtype '" + name + "' is not float32, bfloat16, float16, float64 or int8").c_str());
+}
+
 std::string dtype_name(DType dtype) {
   const char* names[] = {"float32", "bfloat16", "float16", "float64", "int8"};
   return names[int(dtype)];
@@ -210,6 +213,17 @@ TorchTensor Rows::tensor() const {
 TorchTensor Index::tensor() const {
   return share(table.data, table.count, table.taps, table.taps, size_t(dims), nb::dtype<int32_t>(),
                memory);
+}
+
+Packed::Packed(const PackedWeights& shape, const char* data, std::shared_ptr<void> memory)
+    : weights(shape), memory(std::move(memory)) {
+  weights.data = data;
+  if (shape.dtype == DType::i8)
+    weights.scales = reinterpret_cast<const float*>(data + scales_offset(shape));
+}
+
+TorchTensor Packed::tensor() const {
+  return share(weights.data, packed_bytes(weights), 1, 1, 1, nb::dtype<uint8_t>(), memory);
 }
 
 Index::Index(nb::handle tensor) {

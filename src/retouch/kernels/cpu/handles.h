@@ -67,9 +67,14 @@ struct Program {
 
 struct Packed {
   PackedWeights weights;
-  std::shared_ptr<Pages> pages;
+  std::shared_ptr<void> memory;
+
+  // In memory of packed_bytes(): what is written there later, or was before.
+  Packed(const PackedWeights& shape, const char* data, std::shared_ptr<void> memory);
+  TorchTensor tensor() const; // uint8; shares the memory
 };
 
+DType named_dtype(const std::string& name); // TypeError for another one
 std::string dtype_name(DType dtype);
 int64_t dtype_size(DType dtype);
 
