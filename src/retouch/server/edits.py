@@ -8,9 +8,10 @@ from fastapi import APIRouter, Depends, Form
 from pydantic import Json
 
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.editing.jobs import Job, marked
+from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnySession
 from retouch.editing.stages import ENOUGH
+from retouch.server.cost import admit, of_edit
 from retouch.server.drawn import Drawn, Files
 from retouch.server.entry import Entry
 from retouch.server.forms import DrawnForm, EditForm, VariantsForm
@@ -60,15 +61,17 @@ def _begun(studio: Studio, caller: str, entry: Entry, form: DrawnForm, files: Fi
 
     def begin() -> dict[str, int]:
         check_jobs(studio, caller)
-        with studio.pool.using(entry) as session, marked(keys):
+        with studio.pool.using(entry) as session, asked_by(Origin(keys, caller)):
             work = Work(studio, entry, kind_of(form))
             if was_made(session, keys):
                 return {"job": work.ended()}
             check_base(session, form.base)
             drawn = Drawn.read(form, files, session.size, entry.instance)
+            seconds = of_edit(session) * (form.n if isinstance(form, VariantsForm) else 1)
+            admit(studio.pool.backlog(), seconds, studio.limits.backlog, recording=False)
             job = started(session, drawn, work)
             job.add_done_callback(lambda ended: entry.answers.forget_failed(key, ended))
-            return {"job": work.follow(job)}
+            return {"job": work.follow(job, seconds)}
 
     found: dict[str, int] = entry.answers.once(key, begin)
     return found

@@ -8,6 +8,7 @@ Locks are taken in one order: an entry's, the pool's; then what the sessions tak
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import shutil
@@ -51,6 +52,7 @@ class Pool:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
+        metrics.backlog.set_function(self.backlog)
         self.holder = Holder(home, ttl=ttl, beat=beat, wanted=self._wanted, late=self._lost)
         self._clean()
 
@@ -121,8 +123,15 @@ class Pool:
         return len(held), sum(held)
 
     def backlog(self) -> float:
-        """Seconds that what waits and runs will take, as far as can be told."""
-        return 0.0
+        """Predicted seconds of what waits and runs."""
+        with self._lock:
+            entries = list(self._entries.values())
+        return math.fsum(
+            entry.costs.get(number, 0.0)
+            for entry in entries
+            for number, job in list(entry.jobs.items())
+            if not job.done()
+        )
 
     # Making and removing
 
