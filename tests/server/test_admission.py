@@ -62,7 +62,7 @@ def test_edits_are_predicted_from_what_the_last_ones_took(tmp_path):
 
 def test_logs_name_sessions_and_jobs_and_nothing_that_was_asked(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger=work.log.name)
-    with asking(studio(tmp_path)) as client:
+    with asking(studio(tmp_path, names=("sd",))) as client:
         id_ = created(client, prompt="a secret wish")
         assert edited(client, id_, 0, prompt="another").status_code == 202
         idle(client, id_)

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -114,7 +114,8 @@ class Person:
         if server.token:
             self._http.headers["Authorization"] = f"Bearer {server.token}"
         self._replicas: Counter[str] = Counter()
-        self._id, self._head, self._socket = "", 0, None
+        self._id, self._head = "", 0
+        self._page, self._socket = ExitStack(), None
         self._seen: int | None = None
 
     _socket: ClientConnection | None
@@ -155,9 +156,10 @@ class Person:
         end = time.monotonic() + PATIENCE
         while True:
             try:
-                self._socket = connect(
+                page = connect(
                     f"ws://{parts.netloc}{path}", additional_headers=headers, max_size=None, compression=None
                 )
+                self._socket = self._page.enter_context(page)
                 return
             except Exception as error:  # of a server that is just not there, any
                 if time.monotonic() > end:
@@ -165,10 +167,9 @@ class Person:
                 time.sleep(0.2)
 
     def _close_page(self) -> None:
-        if self._socket is not None:
-            with suppress(Exception):
-                self._socket.close()
-            self._socket = None
+        with suppress(Exception):
+            self._page.close()
+        self._socket = None
 
     def _hear(self, until: float) -> dict[str, Any] | None:
         """The next event or header; None when the page had to be opened again, or nothing came."""
@@ -204,9 +205,9 @@ class Person:
                 self._paint()
                 painted += 1
             self._compare(painted)
-        except Refused as error:
+        except Exception as error:  # whatever it is, it is one more that was not served
             with self._lock:
-                self.tally.failed.append(str(error))
+                self.tally.failed.append(str(error) if isinstance(error, Refused) else repr(error))
         finally:
             self._close_page()
             with self._lock:
@@ -218,20 +219,20 @@ class Person:
         pixels = np.random.default_rng(self._random.randrange(2**31)).integers(0, 255, (8, 8, 3), np.uint8)
         picture = Image.fromarray(pixels).resize((self.load.size, self.load.size), Image.Resampling.BICUBIC)
         settings = {"model": self.server.model, "steps": self.load.steps, "seed": 1}
-        start = time.monotonic()
+        start, key = time.monotonic(), uuid.uuid4().hex
         given = {name: value for name, value in settings.items() if value is not None}
-        reply = self._ask(
-            "POST",
-            "/api/sessions",
-            data={"settings": json.dumps(given)},
-            files={"picture": ("p.png", _png(picture))},
-            headers={"Idempotency-Key": uuid.uuid4().hex},
-        )
-        self._id = self._expect(reply, 202).json()["id"]
-        while not self._facts().get("tree"):
+        while not self._id or not self._facts().get("tree"):
+            reply = self._ask(  # again and again: what was being recorded is lost when a server ends
+                "POST",
+                "/api/sessions",
+                data={"settings": json.dumps(given)},
+                files={"picture": ("p.png", _png(picture))},
+                headers={"Idempotency-Key": key},
+            )
+            self._id = self._expect(reply, 202).json()["id"]
             if time.monotonic() - start > PATIENCE:
                 raise Refused("the picture was not recorded")
-            time.sleep(0.1)
+            time.sleep(0.2)
         with self._lock:
             self.tally.recording.append(time.monotonic() - start)
         self._open_page()
@@ -336,5 +337,6 @@ def _figures(server: Server) -> dict[str, float]:
 
 
 def document(load: Load, tallies: Mapping[str, Tally]) -> dict[str, Any]:
-    """All of a run, for a file."""
-    return {"load": asdict(load), "servers": {name: tally.report() for name, tally in tallies.items()}}
+    """All of a run, for a file; `seconds` are those of every stroke."""
+    servers = {name: {**tally.report(), "seconds": tally.seconds} for name, tally in tallies.items()}
+    return {"load": asdict(load), "servers": servers}

@@ -291,7 +291,7 @@ def serve(
     found = document(load, tallies)
     if json is not None:
         json.write_text(dumps(found, indent=1), "utf-8")
-    names = list(next(iter(found["servers"].values())))
+    names = [name for name in next(iter(found["servers"].values())) if name != "seconds"]
     rows = [[name, *(_shown(each.get(name)) for each in found["servers"].values())] for name in names]
     table = Table("", *found["servers"], title="Strokes to their results, in seconds")
     for row in rows:
