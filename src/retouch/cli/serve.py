@@ -49,12 +49,14 @@ def serve(
             raise OptionError("no model: name one with --model")
         require("ray", "ray")
         from retouch.server import serve as studio
+        from retouch.server.limits import Limits
         from retouch.server.ray.application import started
         from retouch.server.ray.settings import ClusterSettings, ModelSettings
 
-        limit = {} if memory is None else {"memory": byte_count(memory) or 0}
+        limit = Limits.memory if memory is None else byte_count(memory) or 0
         models = [
-            ModelSettings(name=name, policy=policy, replicas=replicas, cpus=cpus, gpus=gpus, **limit) for name in model
+            ModelSettings(name=name, policy=policy, replicas=replicas, cpus=cpus, gpus=gpus, memory=limit)
+            for name in model
         ]
         settings = ClusterSettings(home=home or studio.default_home(), models=models, users=user or ["me"], port=port)
         tokens = settings.access().tokens

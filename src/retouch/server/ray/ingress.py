@@ -18,7 +18,7 @@ from fastapi import FastAPI, Response
 from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle as Handle
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,8 +43,6 @@ REPEATED = re.compile(r"/api/sessions/[0-9a-f]{32}/(head|versions/\d+/name)")
 """Posts that do the same when they are sent twice."""
 PATIENCE, PAUSE = 30.0, 0.2
 """Seconds in which a request that may be sent twice is, when its replica has ended; and between."""
-Handle = DeploymentHandle[Any]
-Target = tuple[Handle, "str | None"]
 
 
 @serve.ingress()

@@ -52,7 +52,7 @@ def routed() -> RequestRouterConfig:
     )
 
 
-def of_session(handle: DeploymentHandle[Any], id_: str | None, stream: bool) -> DeploymentHandle[Any]:
+def of_session(handle: DeploymentHandle, id_: str | None, stream: bool) -> DeploymentHandle:
     """The handle by which a request of a session is sent; None: of no session."""
     return handle.options(session_id=id_ or "", stream=stream)
 

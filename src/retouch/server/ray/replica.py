@@ -30,7 +30,7 @@ class Replica:
         limits = settings.limits_of(model)
         self.studio = Studio(model.models(), settings.home / "sessions", settings.access(), limits)
         self._app = inside(self.studio)
-        self._name = serve.get_replica_context().replica_id.unique_id
+        self._name: str = serve.get_replica_context().replica_id.unique_id
         self._mirror = Mirror(self.studio.metrics.registry)
 
     async def answer(self, scope: dict[str, Any], body: bytes | Path) -> Messages:

@@ -6,7 +6,7 @@ import json
 import secrets
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,10 @@ PROOF = "_cluster.json"
 """The file by which replicas see that they share a folder."""
 PREFIX = 8
 """Hexadecimal digits of a session's id that tell its model, so that nobody has to look it up."""
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseModel):
@@ -41,12 +45,12 @@ class ModelSettings(Settings):
     policy: str = "balanced"
     device: str = "auto"
     options: dict[str, Any] = {}
-    replicas: int = Field(1, ge=1)
-    max_replicas: int | None = Field(None, ge=1)
-    cpus: float = Field(1, ge=0)
-    gpus: float = Field(0, ge=0)
-    memory: int = Field(Limits.memory, gt=0)
-    backlog: float = Field(10, gt=0)
+    replicas: Count = 1
+    max_replicas: Count | None = None
+    cpus: Amount = 1
+    gpus: Amount = 0
+    memory: Count = Limits.memory
+    backlog: Seconds = 10
 
     @property
     def label(self) -> str:
@@ -72,15 +76,15 @@ class ClusterSettings(Settings):
     """
 
     home: Path
-    models: list[ModelSettings] = Field(min_length=1)
+    models: Annotated[list[ModelSettings], Field(min_length=1)]
     users: list[str] = ["me"]
     no_token: bool = False
     port: int = 8000
     hosts: list[str] = []
     any_address: bool = False
     limits: dict[str, float] = {}
-    ingresses: int = Field(1, ge=1)
-    drain: float = Field(60, gt=0)
+    ingresses: Count = 1
+    drain: Seconds = 60
     proof: str = ""
 
     def access(self) -> Access:
