@@ -3,14 +3,15 @@
 import logging
 import threading
 
+import numpy as np
 import pytest
 
 from retouch.server import cost, work
-from retouch.server.cost import admit, of_edit, of_everything
+from retouch.server.cost import Recording, admit, of_edit, of_everything
 from retouch.server.limits import Limits
 from retouch.server.problems import Problem
 from retouch.server.tasks import Question
-from studios import asking, created, edited, idle, studio
+from studios import asking, created, edited, idle, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -39,6 +40,10 @@ def test_a_full_server_says_when_to_come_again_and_shows_what_waits(tmp_path, mo
             assert "retouch_backlog_seconds 6.0" in client.get("/metrics").text
             refused = edited(client, second, 0)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
+            monkeypatch.setattr("retouch.server.edits.of_edit", lambda session: 0.5)
+            client.headers["Retouch-Deadline"] = "5"  # six seconds wait
+            assert edited(client, second, 0).status_code == 429
+            del client.headers["Retouch-Deadline"]
             held.set()
             blocking.result(60)
         idle(client, first)
@@ -82,6 +87,27 @@ def test_what_a_recording_takes_is_known_from_the_last_one(tmp_path, monkeypatch
     with asking(made) as client:
         created(client)
         created(client, seed=1)
-    assert [each[1] for each in asked] == [0.0, next(iter(made.recordings.values()))]
+    assert [each[1] for each in asked] == [0.0, next(iter(made.recordings.values())).seconds]
     assert all(each[3] for each in asked)
     assert cost.RECORDINGS < 1
+
+
+def test_a_session_that_is_recorded_again_faster_than_read_is_kept_light(tmp_path):
+    assert not Recording().is_made_faster_than_read(1.0)
+    assert not Recording(2.0, 100).is_made_faster_than_read(100)
+    assert Recording(2.0, 1000).is_made_faster_than_read(100)
+    made = studio(tmp_path, Limits(read_rate=1e-3))
+    with asking(made) as client:
+        whole, light = created(client), created(client)  # of the first one nothing is known before
+        for id_ in (whole, light):
+            assert edited(client, id_, 0).status_code == 202
+            idle(client, id_)
+        sizes = {
+            id_: sum(file.stat().st_size for file in (tmp_path / "anna" / id_).rglob("*")) for id_ in (whole, light)
+        }
+        assert sizes[light] < sizes[whole] / 10
+    with asking(studio(tmp_path)) as client:
+        for id_ in (whole, light):
+            assert edited(client, id_, 1, left=2, top=20).status_code == 202
+            idle(client, id_)
+        assert np.array_equal(pixels(client, whole, 2), pixels(client, light, 2))

@@ -65,7 +65,7 @@ def cluster(home, model):
     from retouch.server.ray.application import FAST, application
     from retouch.server.ray.settings import ClusterSettings
 
-    os.environ.setdefault(FAST, "1")
+    os.environ.update(FAST)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
 

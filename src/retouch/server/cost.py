@@ -9,10 +9,31 @@ one is taken for a whole one.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from retouch.editing.kinds import AnySession
 from retouch.server.facts import arithmetic
 from retouch.server.problems import Problem
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one took, as predicted: seconds, and bytes that are kept of it."""
+
+    seconds: float = 0.0
+    nbytes: int = 0
+
+    @staticmethod
+    def of(session: AnySession) -> Recording:
+        """That of a session."""
+        return Recording(of_everything(session), session.recording_bytes)
+
+    def is_made_faster_than_read(self, rate: float) -> bool:
+        """Whether a session of this kind is recorded again sooner than it is read, at so many bytes a second: then none
+        of its rows need be written.
+        """
+        return 0 < self.seconds < self.nbytes / rate
+
 
 RECENT = 4
 """Edits that the next one is judged by."""

@@ -146,9 +146,10 @@ class Pool:
             entry = self._entries[id_] = Entry(id_, owner, folder)
         return entry
 
-    def start(self, entry: Entry, begin: Callable[[Path], AnySession]) -> AnySession:
-        """Put a new session into memory; nothing of it is left when that fails."""
+    def start(self, entry: Entry, begin: Callable[[Path], AnySession], light: bool = False) -> AnySession:
+        """Put a new session into memory, kept `light` in its folder or whole; nothing of it is left when that fails."""
         claim = self._claim(entry)
+        claim.light = light
         if (entry.folder / MANIFEST).exists():  # a request that was sent twice, and another server was faster
             claim.release()
             raise Problem(503, "the session was made meanwhile; ask again", retry_after=1)
@@ -253,9 +254,8 @@ class Pool:
         """Another server asks for a session: it may have it when nobody needs it here."""
         with self._lock:
             entry = self._entries.get(id_)
-            free = entry is not None and entry.users == 0 and entry.session is not None
-        if entry is not None and free:
-            self.lost(entry)
+            if entry is not None and entry.users == 0 and entry.session is not None:
+                self.lost(entry)
 
     def _lost(self) -> None:
         """Some time went by unseen: let go of sessions that others have taken."""

@@ -19,7 +19,7 @@ from retouch.editing.images import ImageError, as_integers
 from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
-from retouch.server.cost import admit, of_everything
+from retouch.server.cost import Recording, admit
 from retouch.server.entry import Entry
 from retouch.server.facts import facts_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
@@ -99,7 +99,8 @@ def begin(
     if form.size is not None and form.size[0] * form.size[1] > studio.limits.pixels:
         raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {studio.limits.pixels} pixels")
     check_jobs(studio, caller)
-    admit(studio.pool.backlog(), studio.recordings.get(editor, 0.0), studio.limits.backlog, recording=True)
+    last = studio.recordings.get(editor, Recording())
+    admit(studio.pool.backlog(), last.seconds, studio.limits.backlog, recording=True)
     entry = studio.pool.new(caller, id_)
     work = Work(studio, entry, "generate" if source is None else "open")
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
@@ -115,13 +116,13 @@ def begin(
         studio.pool.kept(entry),
         asked_by(Origin(caller=caller)),
     ):  # kept until it is followed, or others would put it away before it is recorded
-        session = studio.pool.start(entry, start)
+        session = studio.pool.start(entry, start, last.is_made_faster_than_read(studio.limits.read_rate))
         job = session.opening
         assert job is not None
         if "image" in session.awaited:
             entry.shown = 0, session.pixels
-        studio.recordings[editor] = seconds = of_everything(session)
-        number = work.follow(job, seconds)
+        studio.recordings[editor] = recording = Recording.of(session)
+        number = work.follow(job, recording.seconds)
     job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
     return Begun(entry, job, number)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Request
 
 from retouch.editing.kinds import AnyEditor
+from retouch.server.cost import Recording
 from retouch.server.entry import Entry
 from retouch.server.idempotency import Answers
 from retouch.server.limits import Allowance, Limits
@@ -23,7 +24,7 @@ from retouch.server.security import Access
 class Studio:
     """The models, sessions and limits of one server.
 
-    home: the folder of its sessions. recordings: predicted seconds of the last one with each model. What pages are told
+    home: the folder of its sessions. recordings: what the last one with each model takes. What pages are told
     is put in order by one thread, `tell`.
     """
 
@@ -32,7 +33,7 @@ class Studio:
         self.metrics = Metrics()
         self.pool = Pool(home, models, self.limits, self.metrics)
         self.answers = Answers()
-        self.recordings: dict[AnyEditor, float] = {}
+        self.recordings: dict[AnyEditor, Recording] = {}
         self.allowance = Allowance(self.limits.upload_rate, self.limits.upload_burst)
         self._teller = ThreadPoolExecutor(1, "retouch telling")
 
