@@ -165,11 +165,13 @@ def test_a_session_that_is_asked_for_twice_is_made_once(client):
             data=settings(steps=2),
             files={"picture": ("x.png", png(picture("ddpm")))},
             headers={"Idempotency-Key": "twice"},
-        ).json()["id"]
+        )
 
-    id_ = send()
+    made = send()
+    id_ = made.json()["id"]
+    assert replicas_of(client, id_, 1) == Counter([made.headers["retouch-replica"]])
     idle(client, id_, PATIENCE)
-    assert send() == id_
+    assert send().json()["id"] == id_
 
 
 def test_killed_replicas_lose_nothing_and_make_nothing_twice(client, home, monkeypatch):
@@ -254,3 +256,30 @@ def test_replicas_follow_the_work_that_waits_and_the_memory_that_is_taken():
     assert count([25, 0], [0.1, 0.1]) == 3
     assert count([0, 0], [0.9, 0.9]) == 3
     assert count([1000], [0.1]) == 9
+
+
+def test_new_sessions_go_where_there_is_room_and_stay():
+    import asyncio
+    from types import SimpleNamespace
+
+    from retouch.server.ray.placement import CHOSEN, DRAWN, FREE, Affinity
+
+    replicas = {
+        name: SimpleNamespace(name=name, routing_stats={FREE: free}) for name, free in {"a": 1, "b": 5, "c": 3}.items()
+    }
+    router = object.__new__(Affinity)
+    router._replicas = replicas
+    router._lookup_ranked_replicas = lambda id_: [id_[0]]
+
+    def chosen(state):
+        request = SimpleNamespace(
+            metadata=SimpleNamespace(session_id=""), args=[{"state": state}], routing_context=SimpleNamespace()
+        )
+        return asyncio.run(router.choose_replicas(list(replicas.values()), request))
+
+    state = {DRAWN: ["a1", "c1", "b1"]}
+    assert chosen(state) == [[replicas["b"]]]
+    assert state[CHOSEN] == "b1"
+    replicas["b"].routing_stats[FREE] = 0
+    assert chosen(state) == [[replicas["b"]]]  # sent again: the same id
+    assert [each.name for (each,) in chosen({})] == ["c", "a", "b"]

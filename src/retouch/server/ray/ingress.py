@@ -30,13 +30,15 @@ from retouch.server.live import BEHIND
 from retouch.server.pool import INCOMING
 from retouch.server.problems import Problem, answer
 from retouch.server.ray.exchange import Messages, plain
-from retouch.server.ray.placement import of_session
+from retouch.server.ray.placement import DRAWN, of_session
 from retouch.server.ray.settings import PREFIX, ClusterSettings
 from retouch.server.security import ARCHIVES, Guard
 
 SESSION = re.compile(r"/api/sessions/([0-9a-f]{32})(?:/.*)?")
 GATHERED = {"/api/sessions": "modified", "/api/models": None}
 """Lists that all models answer together, and what they are put in order by."""
+DRAWS = 4
+"""Ids of which the one is taken whose replica has the most room."""
 SPOOLED = 8 << 20
 """Bytes of a body above which it goes by the shared storage and not through Ray."""
 REPEATED = re.compile(r"/api/sessions/[0-9a-f]{32}/(head|versions/\d+/name)")
@@ -141,13 +143,19 @@ class Passing:
             return await self._of(caller, found[1]), found[1], state
         if scope["method"] == "POST" and path == "/api/sessions":
             label = await self._model(scope, body)
-            key = Headers(scope=scope).get("idempotency-key")
-            rest = secrets.token_hex(16) if key is None else digest(caller, key)
-            state["session"] = digest(label)[:PREFIX] + rest[PREFIX:]
-            return self._handles[label], state["session"], state
+            state[DRAWN] = await self._drawn(caller, label, Headers(scope=scope).get("idempotency-key"))
+            return self._handles[label], None, state
         if path.startswith("/v1/"):  # its sessions are found by what they show, in one replica for each caller
             return self._handles[await self._model(scope, body)], f"caller {caller}", state
         return next(iter(self._handles.values())), None, state
+
+    async def _drawn(self, caller: str, label: str, key: str | None) -> list[str]:
+        """Ids for a session to be made; under a key those that follow from it, or the one that was chosen before."""
+        drawn = [secrets.token_hex(16) if key is None else digest(caller, key, str(n)) for n in range(DRAWS)]
+        ids = [digest(label)[:PREFIX] + each[PREFIX:] for each in drawn]
+        folders = [self._sessions / caller / id_ for id_ in ids]
+        there = [] if key is None else await asyncio.to_thread(lambda: [each.is_dir() for each in folders])
+        return [id_ for id_, known in zip(ids, there, strict=False) if known][:1] or ids
 
     async def _of(self, caller: str, id_: str) -> Handle:
         """The deployment of a session's model."""

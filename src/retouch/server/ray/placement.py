@@ -16,6 +16,8 @@ FREE, SESSIONS, BACKLOG, HELD = "free", "sessions", "backlog", "held"
 """What replicas tell of themselves: bytes that sessions may still take, sessions in memory; seconds of work that wait,
 and the share of the memory that is taken.
 """
+CHOSEN, DRAWN = "session", "drawn"
+"""In what the ingress says of a request that makes a session: its id, and those of which it is chosen on the way."""
 PERIOD = 2.0
 """Seconds between what they tell."""
 FULL = 0.8
@@ -23,8 +25,9 @@ FULL = 0.8
 
 
 class Affinity(ConsistentHashRouter):  # type: ignore[misc]
-    """Requests of one session go to one replica, and to no other while that lives. Those of none go to the replica with
-    the most memory free.
+    """Requests of one session go to one replica, and to no other while that lives. One that is to be made gets that of
+    the ids drawn for it whose replica has the most memory free, so that sessions are spread by what they take. What
+    belongs to no session goes where there is the most room.
     """
 
     async def choose_replicas(
@@ -34,8 +37,17 @@ class Affinity(ConsistentHashRouter):  # type: ignore[misc]
         if pending_request is None or pending_request.metadata.session_id:
             found: list[list[RunningReplica]] = await super().choose_replicas(candidate_replicas, pending_request)
             return found
-        ranked = sorted(candidate_replicas, key=_room, reverse=True)
-        return [[replica] for replica in ranked]
+        pending_request.routing_context.should_backoff = True
+        state = pending_request.args[0]["state"] if pending_request.args else {}
+        drawn = [state[CHOSEN]] if CHOSEN in state else state.get(DRAWN, ())
+        if not drawn:
+            return [[replica] for replica in sorted(candidate_replicas, key=_room, reverse=True)]
+        owners = {id_: self._replicas.get(first) for id_ in drawn for first in self._lookup_ranked_replicas(id_)[:1]}
+        known = {id_: owner for id_, owner in owners.items() if owner is not None}
+        if not known:
+            return []
+        state[CHOSEN] = max(known, key=lambda id_: _room(known[id_]))
+        return [[known[state[CHOSEN]]]]
 
 
 def _room(replica: RunningReplica) -> tuple[float, float]:

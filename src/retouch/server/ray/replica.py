@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 
+from retouch.server import logs
 from retouch.server.app import inside
 from retouch.server.ray.exchange import Exchange, Messages
 from retouch.server.ray.mirror import Mirror
@@ -25,6 +26,7 @@ class Replica:
     """What a deployment of Serve runs."""
 
     def __init__(self, settings: ClusterSettings, model: ModelSettings) -> None:
+        logs.start()
         settings.check_shared()
         self._drain = settings.drain
         limits = settings.limits_of(model)
