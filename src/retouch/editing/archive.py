@@ -56,6 +56,7 @@ class Archive:
                 raise ArchiveError(f"{path} {what}; choose another folder")
             (path / "versions").mkdir(exist_ok=True)
             archive = Archive(path, made, light)
+            archive.light = light or (archive.claim is not None and archive.claim.light)
             archive.clean(())
         except OSError as error:
             raise ArchiveError(f"cannot make the session folder {path}: {error.strerror or error}") from error

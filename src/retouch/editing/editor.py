@@ -160,6 +160,8 @@ class BaseEditor(ABC, Generic[S]):
 class Opening(Task[S]):
     """Records the first version of a session, in `archive` if it has one."""
 
+    can_wait = True
+
     session: S
     record: Callable[[], None]
     archive: Archive | None

@@ -6,15 +6,16 @@ those who watch.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from retouch.editing.calls import Cancelled
 from retouch.editing.images import Box, Pixels
@@ -22,24 +23,38 @@ from retouch.errors import RetouchError
 
 R = TypeVar("R")
 
-_keys: ContextVar[tuple[str, ...]] = ContextVar("keys", default=())
+
+@dataclass(frozen=True)
+class Origin:
+    """Who asked for a job: `keys` of the requests, which versions that it makes are sealed with; the `caller`, among
+    whom a device is shared fairly; `until` when somebody waits for it, in seconds of `time.monotonic`.
+    """
+
+    keys: tuple[str, ...] = ()
+    caller: str = ""
+    until: float = math.inf
+
+    def after(self, older: Origin) -> Origin:
+        """Of a job that does what an older one was to do, too."""
+        return replace(self, keys=older.keys + self.keys)
+
+
+_origin: ContextVar[Origin] = ContextVar("origin")
 
 
 @contextmanager
-def marked(keys: tuple[str, ...]) -> Iterator[None]:
-    """Versions that are made in a block, and by the jobs that are begun in it, say in their facts that requests of
-    these keys made them.
-    """
-    token = _keys.set(keys)
+def asked_by(origin: Origin) -> Iterator[None]:
+    """Jobs that are begun in a block, and versions that are made there, have this origin."""
+    token = _origin.set(origin)
     try:
         yield
     finally:
-        _keys.reset(token)
+        _origin.reset(token)
 
 
-def keys_now() -> tuple[str, ...]:
-    """Those that `marked` has set."""
-    return _keys.get()
+def origin_now() -> Origin:
+    """That of what is done now."""
+    return _origin.get(Origin())
 
 
 Kind = Literal["preview", "result", "refined"]
@@ -91,7 +106,9 @@ class Frames(Protocol):
 
 
 class Task(ABC, Generic[R]):
-    """What a job does."""
+    """What a job does; `can_wait`: edits and refinements of others go before it, for a while."""
+
+    can_wait: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, job: Job[R]) -> R:
@@ -130,7 +147,7 @@ class Job(Future[R]):
 
     def __init__(self, session: Hashable, task: Task[R], queue: Queue) -> None:
         super().__init__()
-        self.session, self.task, self.keys = session, task, keys_now()
+        self.session, self.task, self.origin = session, task, origin_now()
         self.replaces: Job[R] | None = None  # what ran when this was submitted, to be done with this if it was stopped
         self.stopping = False
         self._queue = queue

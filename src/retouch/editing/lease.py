@@ -65,10 +65,13 @@ class HeldError(ArchiveError):
 
 
 class Claim:
-    """The right to write to one session folder, until somebody has a higher number."""
+    """The right to write to one session folder, until somebody has a higher number. light: of a new folder, how its
+    archive keeps versions.
+    """
 
     def __init__(self, holder: Holder, folder: Path, number: int) -> None:
         self.holder, self.folder, self.number = holder, folder, number
+        self.light = False
 
     @property
     def revision(self) -> int:

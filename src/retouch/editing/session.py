@@ -32,7 +32,7 @@ from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.collection import COLLECTION
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels, save_png
-from retouch.editing.jobs import Job, SessionError, Task, keys_now
+from retouch.editing.jobs import Job, SessionError, Task, origin_now
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
 from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
 from retouch.editing.worker import Worker, worker_of
@@ -370,7 +370,7 @@ class Session(ABC):
         facts = {**facts, "bytes_read": calls.bytes_read, "macs": calls.macs, "dense_macs": calls.dense_macs}
         if drawn is not None:
             facts["checksum"] = checksum(tensors)
-        if keys := keys_now():
+        if keys := origin_now().keys:
             facts["keys"] = list(keys)
         parent = self.version.number if self.versions else None
         version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent, drawn=drawn)

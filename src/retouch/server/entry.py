@@ -38,10 +38,11 @@ class Entry:
     """One session, in memory or only in its folder.
 
     held: bytes that count against the budget. users: requests and edits that need the session in memory. jobs: those
-    of this run of the server by number. answers: to edits that may be sent twice. shown: the version that pages were
-    brought to, and its picture, if that is no canvas. estimate: the last version made, and the result that knows how
-    far it may be off. passing: it may be removed when its owner has no room for another. draft: the last one. looking:
-    what of a canvas is prepared. instance: the highest id that an edit gave to an instance of labels.
+    of this run of the server by number, costs: their predicted seconds. answers: to edits that may be sent twice.
+    shown: the version that pages were brought to, and its picture, if that is no canvas. estimate: the last version
+    made, and the result that knows how far it may be off. passing: it may be removed when its owner has no room for
+    another. draft: the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to
+    an instance of labels.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Entry:
     gone: bool = False
     passing: bool = False
     jobs: dict[int, Job[Any]] = field(default_factory=dict)
+    costs: dict[int, float] = field(default_factory=dict)
     count: int = 0
     answers: Answers = field(default_factory=Answers)
     shown: tuple[int, Pixels | None] | None = None

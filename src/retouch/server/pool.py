@@ -8,6 +8,7 @@ Locks are taken in one order: an entry's, the pool's; then what the sessions tak
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import shutil
@@ -53,6 +54,7 @@ class Pool:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
+        metrics.backlog.set_function(self.backlog)
         self.holder = Holder(home, ttl=ttl, beat=beat, wanted=self._wanted, late=self._lost)
         self._clean()
 
@@ -123,8 +125,15 @@ class Pool:
         return len(held), sum(held)
 
     def backlog(self) -> float:
-        """Seconds that what waits and runs will take, as far as can be told."""
-        return 0.0
+        """Predicted seconds of what waits and runs."""
+        with self._lock:
+            entries = list(self._entries.values())
+        return math.fsum(
+            entry.costs.get(number, 0.0)
+            for entry in entries
+            for number, job in list(entry.jobs.items())
+            if not job.done()
+        )
 
     # Making and removing
 
@@ -139,9 +148,10 @@ class Pool:
             entry = self._entries[id_] = Entry(id_, owner, folder)
         return entry
 
-    def start(self, entry: Entry, begin: Callable[[Path], AnySession]) -> AnySession:
-        """Put a new session into memory; nothing of it is left when that fails."""
+    def start(self, entry: Entry, begin: Callable[[Path], AnySession], light: bool = False) -> AnySession:
+        """Put a new session into memory, kept `light` in its folder or whole; nothing of it is left when that fails."""
         claim = self._claim(entry)
+        claim.light = light
         if (entry.folder / MANIFEST).exists():  # a request that was sent twice, and another server was faster
             claim.release()
             raise Problem(503, "the session was made meanwhile; ask again", retry_after=1)
@@ -248,9 +258,8 @@ class Pool:
         """Another server asks for a session: it may have it when nobody needs it here."""
         with self._lock:
             entry = self._entries.get(id_)
-            free = entry is not None and entry.users == 0 and entry.session is not None
-        if entry is not None and free:
-            self.lost(entry)
+            if entry is not None and entry.users == 0 and entry.session is not None:
+                self.lost(entry)
 
     def _lost(self) -> None:
         """Some time went by unseen: let go of sessions that others have taken."""

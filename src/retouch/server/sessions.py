@@ -18,9 +18,10 @@ from retouch.editing.canvas.picture import Picture
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.gan.labels import LabelEditor, Labels
 from retouch.editing.images import ImageError, as_integers
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
+from retouch.server.cost import Recording, admit
 from retouch.server.entry import Entry
 from retouch.server.facts import facts_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
@@ -103,6 +104,8 @@ def begin(
     if form.size is not None and form.size[0] * form.size[1] > studio.limits.pixels:
         raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {studio.limits.pixels} pixels")
     check_jobs(studio, caller)
+    last = studio.recordings.get(editor, Recording())
+    admit(studio.pool.backlog(), last.seconds, studio.limits.backlog, recording=True)
     entry = studio.pool.new(caller, id_)
     work = Work(studio, entry, "generate" if source is None else "open")
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
@@ -117,13 +120,15 @@ def begin(
             return editor.canvas(source, **options, folder=folder)
         return editor.open(source, **options, **told)
 
-    with studio.pool.kept(entry):  # until it is followed, or others would put it away before it is recorded
-        session = studio.pool.start(entry, start)
+    # Kept until it is followed, or others would put it away before it is recorded.
+    with studio.pool.kept(entry), asked_by(Origin(caller=caller)):
+        session = studio.pool.start(entry, start, last.is_made_faster_than_read(studio.limits.read_rate))
         job = session.start(Question(lambda: session)) if isinstance(session, Canvas) else session.opening
         assert job is not None
         if "image" in session.awaited:
             entry.shown = 0, session.pixels
-        number = work.follow(job)
+        studio.recordings[editor] = recording = Recording.of(session)
+        number = work.follow(job, recording.seconds)
     job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
     return Begun(entry, job, number)
 

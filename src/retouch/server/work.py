@@ -36,13 +36,16 @@ class Work:
         self._begun = time.perf_counter()
         self._running = False
 
-    def follow(self, job: Job[Any]) -> int:
-        """Tell those who watch what becomes of a job; its number. The session stays in memory until it has ended."""
+    def follow(self, job: Job[Any], seconds: float) -> int:
+        """Tell those who watch what becomes of a job that is predicted to take so long; its number. The session stays
+        in memory until it has ended.
+        """
         entry = self.entry
-        entry.jobs[self.number] = job
+        entry.jobs[self.number], entry.costs[self.number] = job, seconds
         for number in [n for n, old in entry.jobs.items() if old.over][:-KEPT]:
-            del entry.jobs[number]
+            del entry.jobs[number], entry.costs[number]
         self.studio.pool.keep(entry)
+        log.info("job begun", extra=self._told(seconds=round(seconds, 3)))
         self.studio.tell(self._event, "queued")
         job.watch(lambda frame: self.studio.tell(self._frame, frame))
         job.add_done_callback(lambda ended: self.studio.tell(self._done, ended))
@@ -57,6 +60,10 @@ class Work:
     def progress(self, done: int, total: int, text: str) -> None:
         """Told by what is computed."""
         self.studio.tell(self._progress, done, total, text)
+
+    def _told(self, **more: Any) -> dict[str, Any]:
+        """What logs say of it: never what was asked."""
+        return {"session": self.entry.id, "job": self.number, "kind": self.kind, **more}
 
     # In the thread that tells
 
@@ -110,11 +117,13 @@ class Work:
                 show(self.studio, entry, "head", entry.history.current, None, {})
                 tell_tree(entry)
             told = {"error": Problem.of(error).body()} if error else {}
+            took = time.perf_counter() - self._begun
+            log.info("job ended", extra=self._told(state=state, seconds=round(took, 3)))
             self._event(state, **told)
             metrics = self.studio.metrics
             metrics.jobs.labels(self.kind, state).inc()
             if state == "done":
-                metrics.edit_seconds.labels(self.kind).observe(time.perf_counter() - self._begun)
+                metrics.edit_seconds.labels(self.kind).observe(took)
         finally:
             self.studio.pool.release(entry)
 
@@ -128,7 +137,7 @@ class Work:
 
     def _log(self, error: BaseException) -> None:
         if Problem.of(error).status_code == 500:
-            log.error("job of kind %s failed", self.kind, exc_info=error)
+            log.error("job of kind %s failed", self.kind, exc_info=error, extra=self._told())
 
 
 def frame_facts(frame: Frame) -> dict[str, Any]:
