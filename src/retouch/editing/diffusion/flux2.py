@@ -6,38 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.chat import WORDS, checked_length
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.transformer import TransformerModel, places
+from retouch.editing.diffusion.transformer import TransformerModel
 from retouch.kernels.devices import device_of
 from retouch.models.extras import diffusers
+from retouch.models.packed import PackedFlux2
 from retouch.plan.policy import Policy
-
-
-class PackedFlux2(nn.Module):
-    """`Flux2Transformer2DModel` on a latent `[B, C, H, W]`, of which every position is a token; (prediction,)."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        super().__init__()
-        self.transformer = transformer
-
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor]:
-        """The prediction; places of tokens are time, row, column and number in a text."""
-        _, _, h, w = sample.shape
-        count = encoder_hidden_states.shape[1]
-        numbers = torch.arange(count, dtype=sample.dtype, device=sample.device)
-        found = self.transformer(
-            hidden_states=sample.flatten(2).transpose(1, 2),
-            encoder_hidden_states=encoder_hidden_states,
-            timestep=timestep,
-            img_ids=F.pad(places(h, w, sample), (0, 1)),
-            txt_ids=F.pad(numbers[:, None], (3, 0)),
-            return_dict=False,
-        )[0]
-        return (found.transpose(1, 2).unflatten(2, (h, w)),)
 
 
 class Flux2Model(TransformerModel):

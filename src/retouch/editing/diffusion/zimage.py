@@ -1,9 +1,4 @@
-"""Z-Image and Z-Image-Turbo: one stream of picture and text, padded to multiples of 32 tokens; texts of Qwen3.
-
-The number of words decides where diffusers puts the picture on the axis of time, before it the words. A session reads
-texts of all lengths, so here the picture stays where it is and words are set to end before it: attention depends on
-distances alone (Su et al., "RoFormer", arXiv 2104.09864).
-"""
+"""Z-Image and Z-Image-Turbo: one stream of picture and text, padded to multiples of 32 tokens; texts of Qwen3."""
 
 from __future__ import annotations
 
@@ -18,61 +13,8 @@ from retouch.editing.diffusion.chat import WORDS, checked_length
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.transformer import TransformerModel
 from retouch.kernels.devices import device_of
+from retouch.models.packed import PADDED, PackedZImage
 from retouch.plan.policy import Policy
-
-PADDED = 32
-"""Both parts of a sequence are a multiple of so many tokens."""
-
-
-class PackedZImage(nn.Module):
-    """`ZImageTransformer2DModel` on a latent `[B, C, H, W]` and on refined texts (see `refined`); (prediction,)."""
-
-    def __init__(self, transformer: nn.Module, side: int) -> None:
-        super().__init__()
-        self.transformer, self.side = transformer, side
-        transformer.rope_embedder(
-            torch.zeros(1, 3, dtype=torch.int32, device=device_of(transformer))
-        )  # fills its table
-
-    def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
-    ) -> tuple[Tensor]:
-        """The prediction; the mask `[B, S]` says which rows of the texts there are."""
-        net: Any = self.transformer
-        patches = f"{self.side}-1"
-        b, c, height, width = sample.shape
-        h, w = height // self.side, width // self.side
-        time = net.t_embedder(timestep * net.t_scale).type_as(sample)
-        packed = sample.view(b, c, h, self.side, w, self.side).permute(0, 2, 4, 3, 5, 1)
-        x = net.all_x_embedder[patches](packed.reshape(b, h * w, -1))
-        words = encoder_hidden_states.shape[1]
-        places = self._rotary(words + 1, (1, h, w), sample)
-        for layer in net.noise_refiner:
-            x = layer(x, None, places, time)
-        places = torch.cat([places, self._rotary(1, (words, 1, 1), sample)], 1)
-        there = torch.ones(b, h * w, dtype=torch.bool, device=sample.device)
-        mask = torch.cat([there, encoder_attention_mask], 1)
-        x = torch.cat([x, encoder_hidden_states], 1)
-        for layer in net.layers:
-            x = layer(x, mask, places, time)
-        found = net.all_final_layer[patches](x[:, : h * w], c=time)
-        found = found.view(b, h, w, self.side, self.side, c).permute(0, 5, 1, 3, 2, 4)
-        return (found.reshape(b, c, height, width),)
-
-    def refined(self, features: Tensor) -> Tensor:
-        """A text `[L, C]` as the picture's layers read it, `[P, C]`, padded."""
-        net: Any = self.transformer
-        rows = net.cap_embedder(features)
-        rows = torch.cat([rows, net.cap_pad_token.expand(-len(rows) % PADDED, -1)])[None]
-        for layer in net.context_refiner:
-            rows = layer(rows, None, self._rotary(1, (rows.shape[1], 1, 1), rows))
-        return rows[0]
-
-    def _rotary(self, first: int, size: tuple[int, int, int], like: Tensor) -> Tensor:
-        """The rotation of every token of a block, complex `[1, N, c]`; `first` is the block's place in time."""
-        net: Any = self.transformer
-        ids = net.create_coordinate_grid(size, (first, 0, 0), like.device)
-        return net.rope_embedder(ids.flatten(0, 2))[None]
 
 
 class ZImageModel(TransformerModel):
