@@ -86,8 +86,8 @@ class PackedAutoencoder(Autoencoder):
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of what the encoder returned, packed and normalised."""
-        mean = encoded[:, : self.config.latent_channels].float()
-        return (F.pixel_unshuffle(mean, self.packed) - self._mean) / self._deviation
+        mean: Tensor = F.pixel_unshuffle(encoded[:, : self.config.latent_channels].float(), self.packed)
+        return (mean - self._mean) / self._deviation
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """What the decoder reads of a latent."""
