@@ -11,25 +11,36 @@ PADDED = 32
 """Picture and text of Z-Image are each a multiple of so many tokens."""
 
 
-class PackedFlux2(nn.Module):
-    """`Flux2Transformer2DModel` on a latent `[B, C, H, W]`, of which every position is a token; (prediction,)."""
+REFERENCE = 10
+"""Places in time between a picture of FLUX.2 and the first that it refers to, and between these."""
 
-    def __init__(self, transformer: nn.Module) -> None:
+
+class PackedFlux2(nn.Module):
+    """`Flux2Transformer2DModel` on a latent `[B, C, H, W]`, of which every position is a token; (prediction,).
+
+    Channels beyond those of a latent are latents of pictures that this one refers to.
+    """
+
+    def __init__(self, transformer: Any) -> None:
         super().__init__()
         self.transformer = transformer
+        self.channels = int(transformer.config.in_channels)
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor]:
         """The prediction; places of tokens are time, row, column and number in a text."""
         _, _, h, w = sample.shape
+        pictures = sample.split(self.channels, 1)
+        places = _places(sample.device, 1, h, w, 1)
+        times = torch.tensor([REFERENCE, 0, 0, 0], device=sample.device)
         found = self.transformer(
-            hidden_states=sample.flatten(2).transpose(1, 2),
+            hidden_states=torch.cat([picture.flatten(2).transpose(1, 2) for picture in pictures], 1),
             encoder_hidden_states=encoder_hidden_states,
             timestep=timestep,
-            img_ids=_places(sample.device, 1, h, w, 1),
+            img_ids=torch.cat([places + number * times for number in range(len(pictures))]),
             txt_ids=_places(sample.device, 1, 1, 1, encoder_hidden_states.shape[1]),
             return_dict=False,
         )[0]
-        return (found.transpose(1, 2).unflatten(2, (h, w)),)
+        return (found[:, : h * w].transpose(1, 2).unflatten(2, (h, w)),)
 
 
 def _places(device: torch.device, *sizes: int) -> Tensor:

@@ -74,3 +74,9 @@ class Flux2Model(TransformerModel):
         device = device_of(self.pipe.text_encoder)
         tokens, _ = self.pipe.encode_prompt(prompts, device=device, max_sequence_length=longest)
         return {"encoder_hidden_states": tokens}
+
+
+class Flux2InpaintModel(Flux2Model):
+    """The same, which reads the latent of the picture beside the noise, as `Flux2KleinInpaintPipeline` does."""
+
+    refers = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -42,11 +43,14 @@ class ZImageModel(TransformerModel):
         height, width = size
         rows, columns = height // self.multiple, width // self.multiple
         if rows * columns % PADDED:
-            side = self.multiple
-            fit = max(1, round(columns / PADDED)) * PADDED * side
+            near = product(
+                range(max(1, rows - PADDED), rows + PADDED), range(max(1, columns - PADDED), columns + PADDED)
+            )
+            fits = [(r, c) for r, c in near if r * c % PADDED == 0]
+            r, c = min(fits, key=lambda fit: abs(fit[0] - rows) + abs(fit[1] - columns))
             raise PipelineError(
                 f"an image of {width}x{height} pixels is {columns}x{rows} tokens, which must be a multiple of {PADDED} "
-                f"together; crop or resize it, to {fit}x{height} for example"
+                f"together; crop or resize it, to {c * self.multiple}x{r * self.multiple} for example"
             )
         _, *longest = self.pipe.transformer.config.axes_lens
         if rows > longest[0] or columns > longest[1]:
