@@ -29,7 +29,7 @@ class PackedFlux2(nn.Module):
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor]:
         """The prediction; places of tokens are time, row, column and number in a text."""
         _, _, h, w = sample.shape
-        pictures = sample.split(self.channels, 1)
+        pictures = sample.chunk(sample.shape[1] // self.channels, 1)
         places = _places(sample.device, 1, h, w, 1)
         times = torch.tensor([REFERENCE, 0, 0, 0], device=sample.device)
         found = self.transformer(
@@ -56,9 +56,9 @@ class PackedZImage(nn.Module):
     (Su et al., "RoFormer", arXiv 2104.09864).
     """
 
-    def __init__(self, transformer: Any, side: int) -> None:
+    def __init__(self, transformer: Any) -> None:
         super().__init__()
-        self.transformer, self.side = transformer, side
+        self.transformer, self.side = transformer, int(transformer.config.all_patch_size[0])
         device = transformer.x_pad_token.device
         transformer.rope_embedder(torch.zeros(1, 3, dtype=torch.int32, device=device))  # fills its table
 

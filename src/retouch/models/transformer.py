@@ -78,4 +78,4 @@ def z_image(tiny: bool = False) -> nn.Module:
         axes_lens=[64, 32, 32] if tiny else [1024, 512, 512],
     )
     network.cap_embedder, network.context_refiner = nn.Identity(), nn.ModuleList()
-    return PackedZImage(network, 2)
+    return PackedZImage(network)

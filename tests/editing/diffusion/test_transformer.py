@@ -106,7 +106,7 @@ def test_what_models_of_chats_do_not_take():
     made = editor("klein")
     with pytest.raises(PipelineError, match="takes no negative prompt"):
         made.generate("a", size=SIZE, negative="b", steps=2)
-    with pytest.raises(PipelineError, match=r"the prompt has \d+ tokens, the text encoder reads 64; shorten it: 'a"):
+    with pytest.raises(PipelineError, match=r"the prompt has \d+ tokens, and the text encoder reads 64"):
         made.generate("a" * 80, size=SIZE, steps=2)
     with pytest.raises(PipelineError, match=r"multiples of 4; .* to 64x64"):
         made.generate("a", size=(62, 64), steps=2)

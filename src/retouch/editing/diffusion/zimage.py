@@ -10,27 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retouch.editing.diffusion.chat import WORDS, checked_length
+from retouch.editing.diffusion.chat import WORDS, chat
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.transformer import TransformerModel
+from retouch.editing.diffusion.packed import PackedModel
+from retouch.editing.diffusion.transformer import check_length
 from retouch.kernels.devices import device_of
 from retouch.models.packed import PADDED, PackedZImage
 from retouch.plan.policy import Policy
 
 
-class ZImageModel(TransformerModel):
+class ZImageModel(PackedModel):
     """Z-Image and its distilled kind, Turbo. Guidance is counted from 0, as in its pipeline: 0 is a single run."""
 
     def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
-        self.side = int(pipe.transformer.config.all_patch_size[0])
-        self._denoiser = PackedZImage(pipe.transformer, self.side)
         super().__init__(pipe, policy, backend, vae)
+        self.side = int(pipe.transformer.config.all_patch_size[0])
         self.words = min(WORDS, pipe.tokenizer.model_max_length) // PADDED * PADDED
 
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer, on latents."""
-        return self._denoiser
+    @staticmethod
+    def on_latents(pipe: Any) -> nn.Module:
+        """The transformer, on latents and refined texts."""
+        return PackedZImage(pipe.transformer)
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -60,10 +60,6 @@ class ZImageModel(TransformerModel):
                 "places for"
             )
 
-    def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
-        """Levels of noise in equal steps down to one of them."""
-        return {**super().schedule(size, steps), "sigmas": torch.linspace(1.0, 1.0 / steps, steps).tolist()}
-
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Latents, how far they are from 0 to 1, and texts; guidance runs a batch of two, without and with them."""
         batch = torch.cat([x, x]) if conditioning.guided else x
@@ -81,6 +77,7 @@ class ZImageModel(TransformerModel):
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Refined texts, which end where the picture begins, and where their rows are; of both where they guide."""
+        check_length(self.pipe.tokenizer, self.words, texts, chat(self.pipe.tokenizer, thinking=True))
         prompts = [texts.negative, texts.prompt] if texts.guided else [texts.prompt]
         found = [self._refined(str(prompt)) for prompt in prompts]
         missing = [self.words - len(rows) for rows in found]
@@ -89,9 +86,10 @@ class ZImageModel(TransformerModel):
         return {"encoder_hidden_states": rows, "encoder_attention_mask": there}
 
     def _refined(self, prompt: str) -> Tensor:
-        checked_length(self.pipe.tokenizer, prompt, self.words, enable_thinking=True)
         device = device_of(self.pipe.text_encoder)
         (features,), _ = self.pipe.encode_prompt(
             prompt, device, do_classifier_free_guidance=False, max_sequence_length=self.words
         )
-        return self._denoiser.refined(features.to(device_of(self._denoiser), self.dtype))
+        denoiser: Any = self.denoiser
+        found: Tensor = denoiser.refined(features.to(device_of(denoiser), self.dtype))
+        return found
