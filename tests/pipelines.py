@@ -312,6 +312,9 @@ def adapted(name: str) -> Any:
 TRANSFORMERS = {
     **{name: partial(_flux, name) for name in FLUX}, "sd3": _sd3, "qwen": _qwen,
     "klein": partial(klein, is_distilled=True), "klein-base": klein, "z-image": z_image,
+    "klein-kv": partial(klein, "Flux2KleinKVPipeline"),
+    "klein-inpaint": partial(klein, "Flux2KleinInpaintPipeline", is_distilled=True),
+    "z-image-inpaint": partial(z_image, "ZImageInpaintPipeline"),
 }  # fmt: skip
 
 
@@ -320,7 +323,8 @@ def pipeline(name: str) -> Any:
     """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
     "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
     autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "flux-dev", "fill", "kontext",
-    "qwen", "sd3" (as 3.5), "klein" (distilled), "klein-base", "z-image".
+    "qwen", "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv",
+    "klein-inpaint" (reads the picture), "z-image", "z-image-inpaint".
     """
     if name in PIXEL_SCHEDULERS:
         classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}

@@ -53,7 +53,7 @@ def _sige(key: str) -> Callable[[Mapping[str, Any]], float | None]:
 
 COLUMNS = [
     Column("model", "network"),
-    Column("", "policy, edit", value=lambda row: f"{row['policy']}, {row['edit_label']}", below=True),
+    Column("", "policy, edit", value=lambda row: f"{_policy(row)}, {row['edit_label']}", below=True),
     Column("dtype", "type", lambda name: "" if name == "float32" else name, below=True),
     Column("dense_ms", "dense", figure),
     Column("dense_kind", "kind", lambda kind: kind.removeprefix("channels_"), below=True),
@@ -86,6 +86,11 @@ TYPES = ("float32", "bfloat16", "float16", "int8")
 """Of weights and products; "int8": weights of the fastest type of the processor, products of both in int8."""
 
 
+def _policy(row: Mapping[str, Any]) -> str:
+    """The policy of a row, and what became of texts where it was said."""
+    return f"{row['policy']}, text {row['text']}" if row.get("text") else str(row["policy"])
+
+
 @dataclass(frozen=True)
 class Networks(Suite):
     """What to measure; dtype: names of types. Raises OptionError for what there is not, or not together."""
@@ -98,6 +103,7 @@ class Networks(Suite):
     device: str = "cpu"
     backend: str = "auto"
     dilate: int | None = None
+    text: str | None = None
     no_compile: bool = False
     peer: Sequence[str] = ()
     repeat: int = 5
@@ -152,7 +158,8 @@ class Networks(Suite):
         """The network compiled under a policy, with its edits."""
         inputs = network.inputs(self.tiny, self.checked_type(dtype))
         cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in self.edits(network)]
-        settings = PRESETS[policy] if self.dilate is None else replace(PRESETS[policy], dilate=self.dilate)
+        changes: dict[str, Any] = {"dilate": self.dilate, "text": self.text}
+        settings = replace(PRESETS[policy], **{key: value for key, value in changes.items() if value is not None})
         arithmetic = "int8" if dtype == "int8" else "float"
         return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense, arithmetic)
 
@@ -164,6 +171,7 @@ class Networks(Suite):
             yield {
                 "tiny": self.tiny,
                 "dilate": self.dilate,
+                "text": self.text,
                 "dtype": dtype,
                 "device": self.place,
                 "dense_compiled_ms": None,

@@ -81,13 +81,13 @@ class PackedAutoencoder(Autoencoder):
         self.packed = int(self.config.patch_size[0])
         self.factor, self.channels = self.factor * self.packed, self.channels * self.packed**2
         norm = module.bn
-        self._mean = norm.running_mean.to(HOST, torch.float32)[None, :, None, None]
-        self._deviation = (norm.running_var.to(HOST, torch.float32) + norm.eps).sqrt()[None, :, None, None]
+        self._mean: Tensor = norm.running_mean.to(HOST, torch.float32)[None, :, None, None]
+        self._deviation: Tensor = (norm.running_var.to(HOST, torch.float32) + norm.eps).sqrt()[None, :, None, None]
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of what the encoder returned, packed and normalised."""
-        mean = encoded[:, : self.config.latent_channels].float()
-        return (F.pixel_unshuffle(mean, self.packed) - self._mean) / self._deviation
+        mean: Tensor = F.pixel_unshuffle(encoded[:, : self.config.latent_channels].float(), self.packed)
+        return (mean - self._mean) / self._deviation
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """What the decoder reads of a latent."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from retouch.editing.diffusion.flux import FluxFillModel, FluxKontextModel, FluxModel
-from retouch.editing.diffusion.flux2 import Flux2Model
+from retouch.editing.diffusion.flux2 import Flux2InpaintModel, Flux2Model
 from retouch.editing.diffusion.model import Model, PipelineError
 from retouch.editing.diffusion.qwen import QwenImageModel
 from retouch.editing.diffusion.transformer import StableDiffusion3Model, TransformerModel
@@ -23,7 +23,7 @@ FAMILIES: dict[str, type[TransformerModel]] = {
     "FluxKontextInpaintPipeline": FluxKontextModel,
     "Flux2KleinPipeline": Flux2Model,
     "Flux2KleinKVPipeline": Flux2Model,
-    "Flux2KleinInpaintPipeline": Flux2Model,
+    "Flux2KleinInpaintPipeline": Flux2InpaintModel,
     "QwenImagePipeline": QwenImageModel,
     "QwenImageImg2ImgPipeline": QwenImageModel,
     "QwenImageInpaintPipeline": QwenImageModel,

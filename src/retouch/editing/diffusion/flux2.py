@@ -6,53 +6,26 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retouch.editing.diffusion.chat import WORDS, checked_length
+from retouch.editing.diffusion.chat import WORDS, chat
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.transformer import TransformerModel, places
+from retouch.editing.diffusion.packed import PackedModel
+from retouch.editing.diffusion.transformer import check_length
 from retouch.kernels.devices import device_of
 from retouch.models.extras import diffusers
-from retouch.plan.policy import Policy
+from retouch.models.packed import PackedFlux2
 
 
-class PackedFlux2(nn.Module):
-    """`Flux2Transformer2DModel` on a latent `[B, C, H, W]`, of which every position is a token; (prediction,)."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        super().__init__()
-        self.transformer = transformer
-
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor]:
-        """The prediction; places of tokens are time, row, column and number in a text."""
-        _, _, h, w = sample.shape
-        count = encoder_hidden_states.shape[1]
-        numbers = torch.arange(count, dtype=sample.dtype, device=sample.device)
-        found = self.transformer(
-            hidden_states=sample.flatten(2).transpose(1, 2),
-            encoder_hidden_states=encoder_hidden_states,
-            timestep=timestep,
-            img_ids=F.pad(places(h, w, sample), (0, 1)),
-            txt_ids=F.pad(numbers[:, None], (3, 0)),
-            return_dict=False,
-        )[0]
-        return (found.transpose(1, 2).unflatten(2, (h, w)),)
-
-
-class Flux2Model(TransformerModel):
+class Flux2Model(PackedModel):
     """FLUX.2 klein, distilled or base: guidance is none, or a second run without the words."""
 
     side = 1
 
-    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
-        self._denoiser = PackedFlux2(pipe.transformer)
-        super().__init__(pipe, policy, backend, vae)
-
-    @property
-    def denoiser(self) -> nn.Module:
+    @staticmethod
+    def on_latents(pipe: Any) -> nn.Module:
         """The transformer, on latents."""
-        return self._denoiser
+        return PackedFlux2(pipe.transformer)
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -63,10 +36,10 @@ class Flux2Model(TransformerModel):
     def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
         """Levels of noise in equal steps down to one of them, shifted by a rule of this family's own."""
         count = size[0] * size[1] // self.multiple**2
-        shift = diffusers().pipelines.flux2.pipeline_flux2_klein.compute_empirical_mu(count, steps)
+        found = super().schedule(size, steps)
         if self.pipe.scheduler.config.get("use_flow_sigmas"):
-            return {"mu": shift}
-        return {"mu": shift, "sigmas": torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).numpy()}
+            del found["sigmas"]
+        return {**found, "mu": diffusers().pipelines.flux2.pipeline_flux2_klein.compute_empirical_mu(count, steps)}
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Latents, time from 0 to 1 and texts; guidance runs a batch of two, without and with the words."""
@@ -90,10 +63,15 @@ class Flux2Model(TransformerModel):
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Three layers of Qwen3 side by side; where texts guide without and with them."""
+        longest, tokenizer = min(WORDS, self.pipe.tokenizer.model_max_length), self.pipe.tokenizer
+        check_length(tokenizer, longest, texts, chat(tokenizer, thinking=False))
         prompts = [str(texts.negative), str(texts.prompt)] if texts.guided else [str(texts.prompt)]
-        longest = min(WORDS, self.pipe.tokenizer.model_max_length)
-        for prompt in prompts:
-            checked_length(self.pipe.tokenizer, prompt, longest, enable_thinking=False)
         device = device_of(self.pipe.text_encoder)
         tokens, _ = self.pipe.encode_prompt(prompts, device=device, max_sequence_length=longest)
         return {"encoder_hidden_states": tokens}
+
+
+class Flux2InpaintModel(Flux2Model):
+    """The same, which reads the latent of the picture beside the noise, as `Flux2KleinInpaintPipeline` does."""
+
+    refers = True

@@ -1,93 +1,36 @@
-"""Z-Image and Z-Image-Turbo: one stream of picture and text, padded to multiples of 32 tokens; texts of Qwen3.
-
-The number of words decides where diffusers puts the picture on the axis of time, before it the words. A session reads
-texts of all lengths, so here the picture stays where it is and words are set to end before it: attention depends on
-distances alone (Su et al., "RoFormer", arXiv 2104.09864).
-"""
+"""Z-Image and Z-Image-Turbo: one stream of picture and text, padded to multiples of 32 tokens; texts of Qwen3."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retouch.editing.diffusion.chat import WORDS, checked_length
+from retouch.editing.diffusion.chat import WORDS, chat
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.transformer import TransformerModel
+from retouch.editing.diffusion.packed import PackedModel
+from retouch.editing.diffusion.transformer import check_length
 from retouch.kernels.devices import device_of
+from retouch.models.packed import PADDED, PackedZImage
 from retouch.plan.policy import Policy
 
-PADDED = 32
-"""Both parts of a sequence are a multiple of so many tokens."""
 
-
-class PackedZImage(nn.Module):
-    """`ZImageTransformer2DModel` on a latent `[B, C, H, W]` and on refined texts (see `refined`); (prediction,)."""
-
-    def __init__(self, transformer: nn.Module, side: int) -> None:
-        super().__init__()
-        self.transformer, self.side = transformer, side
-        transformer.rope_embedder(
-            torch.zeros(1, 3, dtype=torch.int32, device=device_of(transformer))
-        )  # fills its table
-
-    def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
-    ) -> tuple[Tensor]:
-        """The prediction; the mask `[B, S]` says which rows of the texts there are."""
-        net: Any = self.transformer
-        patches = f"{self.side}-1"
-        b, c, height, width = sample.shape
-        h, w = height // self.side, width // self.side
-        time = net.t_embedder(timestep * net.t_scale).type_as(sample)
-        packed = sample.view(b, c, h, self.side, w, self.side).permute(0, 2, 4, 3, 5, 1)
-        x = net.all_x_embedder[patches](packed.reshape(b, h * w, -1))
-        words = encoder_hidden_states.shape[1]
-        places = self._rotary(words + 1, (1, h, w), sample)
-        for layer in net.noise_refiner:
-            x = layer(x, None, places, time)
-        places = torch.cat([places, self._rotary(1, (words, 1, 1), sample)], 1)
-        there = torch.ones(b, h * w, dtype=torch.bool, device=sample.device)
-        mask = torch.cat([there, encoder_attention_mask], 1)
-        x = torch.cat([x, encoder_hidden_states], 1)
-        for layer in net.layers:
-            x = layer(x, mask, places, time)
-        found = net.all_final_layer[patches](x[:, : h * w], c=time)
-        found = found.view(b, h, w, self.side, self.side, c).permute(0, 5, 1, 3, 2, 4)
-        return (found.reshape(b, c, height, width),)
-
-    def refined(self, features: Tensor) -> Tensor:
-        """A text `[L, C]` as the picture's layers read it, `[P, C]`, padded."""
-        net: Any = self.transformer
-        rows = net.cap_embedder(features)
-        rows = torch.cat([rows, net.cap_pad_token.expand(-len(rows) % PADDED, -1)])[None]
-        for layer in net.context_refiner:
-            rows = layer(rows, None, self._rotary(1, (rows.shape[1], 1, 1), rows))
-        return rows[0]
-
-    def _rotary(self, first: int, size: tuple[int, int, int], like: Tensor) -> Tensor:
-        """The rotation of every token of a block, complex `[1, N, c]`; `first` is the block's place in time."""
-        net: Any = self.transformer
-        ids = net.create_coordinate_grid(size, (first, 0, 0), like.device)
-        return net.rope_embedder(ids.flatten(0, 2))[None]
-
-
-class ZImageModel(TransformerModel):
+class ZImageModel(PackedModel):
     """Z-Image and its distilled kind, Turbo. Guidance is counted from 0, as in its pipeline: 0 is a single run."""
 
     def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
-        self.side = int(pipe.transformer.config.all_patch_size[0])
-        self._denoiser = PackedZImage(pipe.transformer, self.side)
         super().__init__(pipe, policy, backend, vae)
+        self.side = int(pipe.transformer.config.all_patch_size[0])
         self.words = min(WORDS, pipe.tokenizer.model_max_length) // PADDED * PADDED
 
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer, on latents."""
-        return self._denoiser
+    @staticmethod
+    def on_latents(pipe: Any) -> nn.Module:
+        """The transformer, on latents and refined texts."""
+        return PackedZImage(pipe.transformer)
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -100,11 +43,14 @@ class ZImageModel(TransformerModel):
         height, width = size
         rows, columns = height // self.multiple, width // self.multiple
         if rows * columns % PADDED:
-            side = self.multiple
-            fit = max(1, round(columns / PADDED)) * PADDED * side
+            near = product(
+                range(max(1, rows - PADDED), rows + PADDED), range(max(1, columns - PADDED), columns + PADDED)
+            )
+            fits = [(r, c) for r, c in near if r * c % PADDED == 0]
+            r, c = min(fits, key=lambda fit: abs(fit[0] - rows) + abs(fit[1] - columns))
             raise PipelineError(
                 f"an image of {width}x{height} pixels is {columns}x{rows} tokens, which must be a multiple of {PADDED} "
-                f"together; crop or resize it, to {fit}x{height} for example"
+                f"together; crop or resize it, to {c * self.multiple}x{r * self.multiple} for example"
             )
         _, *longest = self.pipe.transformer.config.axes_lens
         if rows > longest[0] or columns > longest[1]:
@@ -113,10 +59,6 @@ class ZImageModel(TransformerModel):
                 f"an image of {width}x{height} pixels is larger than the {most[1]}x{most[0]} that the network has "
                 "places for"
             )
-
-    def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
-        """Levels of noise in equal steps down to one of them."""
-        return {**super().schedule(size, steps), "sigmas": torch.linspace(1.0, 1.0 / steps, steps).tolist()}
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Latents, how far they are from 0 to 1, and texts; guidance runs a batch of two, without and with them."""
@@ -135,6 +77,7 @@ class ZImageModel(TransformerModel):
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Refined texts, which end where the picture begins, and where their rows are; of both where they guide."""
+        check_length(self.pipe.tokenizer, self.words, texts, chat(self.pipe.tokenizer, thinking=True))
         prompts = [texts.negative, texts.prompt] if texts.guided else [texts.prompt]
         found = [self._refined(str(prompt)) for prompt in prompts]
         missing = [self.words - len(rows) for rows in found]
@@ -143,9 +86,10 @@ class ZImageModel(TransformerModel):
         return {"encoder_hidden_states": rows, "encoder_attention_mask": there}
 
     def _refined(self, prompt: str) -> Tensor:
-        checked_length(self.pipe.tokenizer, prompt, self.words, enable_thinking=True)
         device = device_of(self.pipe.text_encoder)
         (features,), _ = self.pipe.encode_prompt(
             prompt, device, do_classifier_free_guidance=False, max_sequence_length=self.words
         )
-        return self._denoiser.refined(features.to(device_of(self._denoiser), self.dtype))
+        denoiser: Any = self.denoiser
+        found: Tensor = denoiser.refined(features.to(device_of(denoiser), self.dtype))
+        return found
