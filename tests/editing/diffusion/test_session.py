@@ -19,7 +19,8 @@ from retouch.plan.region import dilate
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 PIPELINES = (
-    "ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "sd3", "klein", "z-image",
+    "ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "qwen-plus", "sd3", "klein",
+    "z-image",
 )  # fmt: skip
 
 

@@ -1,21 +1,26 @@
 """Sessions on pipelines with a transformer: what they show is what diffusers' pipelines make."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image
 
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
-from pipelines import LATENT_PIXELS, painted, pipeline
+from pipelines import LATENT_PIXELS, painted, picture, pipeline
 from retouch import Editor, PipelineError
+from retouch.editing.diffusion.qwen import QwenImageEditModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 
 
-PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen")
+PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus")
 """Those that take their noise as tokens."""
-LONGEST = {"qwen": 8, "klein": 64, "klein-base": 64, "z-image": 64}
+LONGEST = {"qwen": 8, "qwen-edit": 8, "qwen-plus": 8, "klein": 64, "klein-base": 64, "z-image": 64}
 """Tokens that the text encoder reads, where they are not ten."""
 GENERATED = {
     "schnell": ("flux", {}, {}),
@@ -64,6 +69,46 @@ def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(cas
         assert net.explain().fallbacks == []
 
 
+def test_a_picture_that_is_filled_everywhere_is_what_the_pipeline_makes_of_a_full_mask(monkeypatch):
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda found, generator=None: found.mean)
+    session = editor("fill").generate("a b", size=SIZE, steps=3, seed=5, guidance=30.0)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    grey = Image.new("RGB", SIZE, (127,) * 3)
+    options = {"image": grey, "mask_image": Image.new("L", SIZE, 255), "strength": 1.0, "guidance_scale": 30.0}
+    assert distance(session.pixels, made("fill", session, noise, **options)) <= 1
+    drawn = painted(session.pixels)
+    exact = editor("fill", "exact").generate("a b", size=SIZE, steps=3, seed=5, guidance=30.0)
+    expected = exact.reference(drawn)
+    assert distance(exact.edit(drawn).image, expected.image) <= 1
+
+
+REFERRING = {
+    "kontext": ({"guidance": 2.5}, {"guidance_scale": 2.5, "_auto_resize": False, "max_area": SIZE[0] * SIZE[1]}),
+    "qwen-edit": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+    "qwen-plus": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+}
+
+
+def at_its_size(name, monkeypatch):
+    """Qwen-Image-Edit scales pictures to areas that are its own."""
+    if "qwen" in name:
+        module = inspect.getmodule(type(pipeline(name)))
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio: (*SIZE, None)[: 2 + ("edit" in name)])
+        monkeypatch.setattr(QwenImageEditModel, "picture_tokens", 8)
+
+
+@pytest.mark.parametrize("name", REFERRING)
+def test_a_picture_that_is_made_anew_everywhere_is_what_the_pipeline_makes_of_it(name, monkeypatch):
+    at_its_size(name, monkeypatch)
+    options, given = REFERRING[name]
+    shown, everywhere = picture(name), np.ones(SIZE, bool)
+    session = editor(name).open(shown, prompt="a b", steps=3, seed=5, strength=1.0, **options)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    expected = made(name, session, noise, image=Image.fromarray(shown), **given)
+    assert distance(session.reference(mask=everywhere, inpaint=True).image, expected) <= 1
+    assert session.nets.denoiser.explain().fallbacks == []
+
+
 def test_the_shift_of_the_schedule_follows_the_size():
     made = editor("flux")
     small, large = (made.model.schedule(size, 4) for size in (SIZE, (256, 256)))
@@ -71,12 +116,13 @@ def test_the_shift_of_the_schedule_follows_the_size():
     assert small["mu"] < large["mu"]
 
 
-def test_sessions_are_saved_and_opened_again(tmp_path):
-    session = opened("flux", folder=tmp_path / "s")
+@pytest.mark.parametrize("name", ["flux", "fill", "kontext", "qwen"])
+def test_sessions_are_saved_and_opened_again(name, tmp_path):
+    session = opened(name, folder=tmp_path / "s")
     session.edit(painted(session.pixels))
     kept, shown = contents(session), np.array(session.pixels)
     session.close()
-    with editor("flux").restore(tmp_path / "s") as again:
+    with editor(name).restore(tmp_path / "s") as again:
         assert np.array_equal(again.pixels, shown)
         assert equal(contents(again), kept)
         again.edit(painted(again.pixels, 30, 20))
@@ -84,12 +130,27 @@ def test_sessions_are_saved_and_opened_again(tmp_path):
         assert np.array_equal(again.pixels, shown)
 
 
-def test_what_these_models_do_not_take():
-    made = editor("flux")
-    with pytest.raises(PipelineError, match="takes no negative prompt"):
-        made.generate("a", size=SIZE, negative="b", steps=2)
+@pytest.mark.parametrize("name", ["flux", "qwen", "sd3"])
+def test_what_these_models_do_not_take(name):
+    made = editor(name)
+    if name == "flux":
+        with pytest.raises(PipelineError, match="takes no negative prompt"):
+            made.generate("a", size=SIZE, negative="b", steps=2)
+    else:
+        with pytest.raises(PipelineError, match=r"the negative prompt has .* tokens"):
+            made.generate("a", size=SIZE, negative="a b c d e f g h", steps=2)
+    with pytest.raises(PipelineError, match=r"the prompt has .* tokens, and the text encoder reads .* at most"):
+        made.generate("a b c d e f g h", size=SIZE, steps=2)
     with pytest.raises(PipelineError, match="multiples of 8"):
         made.generate("a", size=(60, 64), steps=2)
+
+
+def test_a_family_that_is_not_there_is_named_with_those_that_are():
     strange = type("StrangePipeline", (), {"transformer": torch.nn.Identity(), "scheduler": None})()
     with pytest.raises(PipelineError, match=r"StrangePipeline is not supported; .* FluxPipeline"):
         Editor(strange)
+
+
+def test_a_model_that_makes_pictures_of_others_does_not_generate():
+    with pytest.raises(PipelineError, match="FluxKontextPipeline makes pictures of others; open one"):
+        editor("kontext").generate("a", size=SIZE, steps=2)

@@ -164,7 +164,8 @@ class Editor(BaseEditor[DiffusionSession]):
             the scale itself (LCM) take no negative prompt and compute half as much.
         class_label: the number of a class, for models that are conditioned on classes; these need one.
         control: an image of the same size for each ControlNet or T2I-Adapter of the pipeline, if it has some.
-            image_prompt: one for each IP-Adapter. scales: see `DiffusionSession.edit`; those of LoRAs are the
+            image_prompt: one for each IP-Adapter; for Qwen-Image-Edit the picture that words are about, this one if
+            none is given. scales: see `DiffusionSession.edit`; those of LoRAs are the
             pipeline's, and those of controls 1, where it is not said.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
@@ -176,6 +177,8 @@ class Editor(BaseEditor[DiffusionSession]):
         """
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+        if image_prompt is None and self.model.shown:
+            image_prompt = pixels
         steering = Steering(control, image_prompt, scales)
         session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength, steering)
         awaited = {"image": torch.from_numpy(pixels)}

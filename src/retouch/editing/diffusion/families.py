@@ -9,7 +9,7 @@ from torch import nn
 from retouch.editing.diffusion.flux import FluxFillModel, FluxKontextModel, FluxModel
 from retouch.editing.diffusion.flux2 import Flux2Model
 from retouch.editing.diffusion.model import Model, PipelineError
-from retouch.editing.diffusion.qwen import QwenImageModel
+from retouch.editing.diffusion.qwen import QwenImageEditModel, QwenImageModel
 from retouch.editing.diffusion.transformer import StableDiffusion3Model, TransformerModel
 from retouch.editing.diffusion.zimage import ZImageModel
 from retouch.plan.policy import Policy
@@ -27,6 +27,9 @@ FAMILIES: dict[str, type[TransformerModel]] = {
     "QwenImagePipeline": QwenImageModel,
     "QwenImageImg2ImgPipeline": QwenImageModel,
     "QwenImageInpaintPipeline": QwenImageModel,
+    "QwenImageEditPipeline": QwenImageEditModel,
+    "QwenImageEditPlusPipeline": QwenImageEditModel,
+    "QwenImageEditInpaintPipeline": QwenImageEditModel,
     "StableDiffusion3Pipeline": StableDiffusion3Model,
     "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
     "StableDiffusion3InpaintPipeline": StableDiffusion3Model,

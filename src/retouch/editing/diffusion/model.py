@@ -102,7 +102,8 @@ class Model(ABC):
     factor: pixels of an image for each position of a latent, in height and in width. packed: positions of what the
         decoder reads for each of a latent, likewise. keep_module: as for `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
-    refers: whether it reads the picture that is edited, whole.
+    refers: whether it reads the picture that is edited, whole. shown: whether the words are read with a picture, an
+    image prompt, which is the one opened where no other is given.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
 
@@ -111,6 +112,7 @@ class Model(ABC):
     reads_text = False
     inpaints = False
     refers = False
+    shown = False
     classes: float = 0
 
     def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
