@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -175,7 +176,8 @@ class Layout:
         dim, sizes = self.dims.index("hw"), [part.grid.size for part in self.parts]
         if len(tensor.shape) != len(self.dims) or tensor.shape[dim] != sum(sizes):
             raise LayoutError(f"{list(tensor.shape)} has not {' + '.join(map(str, sizes))} positions")
-        return tensor.split(sizes, dim)
+        starts = accumulate(sizes, initial=0)
+        return tuple(tensor.narrow(dim, start, size) for start, size in zip(starts, sizes, strict=False))
 
     def batch_and_channels(self, shape: Sequence[int]) -> tuple[int, int]:
         """Samples and channels of a tensor of this shape; LayoutError when it is none of this layout."""

@@ -1,6 +1,7 @@
 """Sessions on pipelines with a transformer: what they show is what diffusers' pipelines make."""
 
 import inspect
+import json
 
 import numpy as np
 import pytest
@@ -130,6 +131,20 @@ def test_sessions_are_saved_and_opened_again(name, tmp_path):
         assert np.array_equal(again.pixels, shown)
 
 
+@pytest.mark.parametrize("name", ["kontext", "qwen"])
+def test_folders_as_diffusers_saves_them(name, tmp_path):
+    pipe = pipeline(name)
+    pipe.save_pretrained(tmp_path / name)
+    options = {"prompt": "a b", "steps": 2, "strength": 0.5, "guidance": 2.0}
+    loaded = Editor.from_pretrained(tmp_path / name, policy="exact", device="cpu")
+    for setting in ("prompt_template_encode", "prompt_template_encode_start_idx", "tokenizer_max_length"):
+        if hasattr(pipe, setting):
+            setattr(loaded.model.pipe, setting, getattr(pipe, setting))
+    sessions = [made.open(picture(name), **options) for made in (loaded, editor(name, "exact"))]
+    found = [np.asarray(session.edit(painted(session.pixels)).image) for session in sessions]
+    assert np.array_equal(*found)
+
+
 @pytest.mark.parametrize("name", ["flux", "qwen", "sd3"])
 def test_what_these_models_do_not_take(name):
     made = editor(name)
@@ -149,6 +164,13 @@ def test_a_family_that_is_not_there_is_named_with_those_that_are():
     strange = type("StrangePipeline", (), {"transformer": torch.nn.Identity(), "scheduler": None})()
     with pytest.raises(PipelineError, match=r"StrangePipeline is not supported; .* FluxPipeline"):
         Editor(strange)
+
+
+def test_a_family_that_is_not_there_is_named_before_weights_are_read(tmp_path):
+    pipe = {"_class_name": "NewPipeline", "_diffusers_version": "9.9", "transformer": ["diffusers", "NewModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(pipe))
+    with pytest.raises(PipelineError, match=r"NewPipeline is not supported; .* QwenImagePipeline"):
+        Editor.from_pretrained(tmp_path)
 
 
 def test_a_model_that_makes_pictures_of_others_does_not_generate():

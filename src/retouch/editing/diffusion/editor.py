@@ -20,6 +20,7 @@ from retouch.editing.canvas.enlarge import AUTO
 from retouch.editing.canvas.planner import FLOOR
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.canvases import Canvases
+from retouch.editing.diffusion.families import check_family
 from retouch.editing.diffusion.guides import AS_BEFORE, Images, Scales, Steering
 from retouch.editing.diffusion.lora_files import load_loras
 from retouch.editing.diffusion.model import PipelineError, loading
@@ -128,6 +129,9 @@ class Editor(BaseEditor[DiffusionSession]):
         library = diffusers()
         with loading("pipeline", name):
             folder = PIPELINES.get(str(name), name)
+            parts = library.DiffusionPipeline.load_config(str(folder))
+            if "transformer" in parts:
+                check_family(parts["_class_name"])
             pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)

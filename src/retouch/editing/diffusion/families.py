@@ -40,9 +40,14 @@ FAMILIES: dict[str, type[TransformerModel]] = {
 """Models by the pipelines of diffusers that hold them."""
 
 
-def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
-    """The model in a pipeline with a transformer; PipelineError, with what there is, for another family."""
-    name = type(pipe).__name__
+def check_family(name: str) -> None:
+    """PipelineError, with what there is, unless `name` is a pipeline with a transformer that is supported."""
     if name not in FAMILIES:
         raise PipelineError(f"{name} is not supported; of pipelines with a transformer there are {', '.join(FAMILIES)}")
+
+
+def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
+    """The model in a pipeline with a transformer; PipelineError as `check_family`."""
+    name = type(pipe).__name__
+    check_family(name)
     return FAMILIES[name](pipe, policy, backend, vae)
