@@ -11,7 +11,7 @@ from PIL import Image
 
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
 from pipelines import LATENT_PIXELS, painted, picture, pipeline
-from retouch import Editor, PipelineError
+from retouch import Editor, OptionError, PipelineError
 from retouch.editing.diffusion.qwen import QwenImageEditModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -46,7 +46,7 @@ GENERATED = {
 }
 
 
-def made(name, session, noise, **options):
+def made(name, session, noise, steps=3, **options):
     """The picture `[H, W, 3]` that diffusers' pipeline makes of a latent of noise."""
     pipe = pipeline(name)
     pipe.set_progress_bar_config(disable=True)
@@ -54,7 +54,7 @@ def made(name, session, noise, **options):
         noise = pipe._pack_latents(noise, 1, *noise.shape[1:])
     words = LONGEST.get(name, 10)
     image = pipe(
-        prompt="a b", height=SIZE[0], width=SIZE[1], num_inference_steps=3, latents=noise, output_type="np",
+        prompt="a b", height=SIZE[0], width=SIZE[1], num_inference_steps=steps, latents=noise, output_type="np",
         max_sequence_length=words, **options,
     ).images[0]  # fmt: skip
     return (image * 255).round()
@@ -95,7 +95,7 @@ def at_its_size(name, monkeypatch):
     if "qwen" in name:
         module = inspect.getmodule(type(pipeline(name)))
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio: (*SIZE, None)[: 2 + ("edit" in name)])
-        monkeypatch.setattr(QwenImageEditModel, "picture_tokens", 8)
+        monkeypatch.setattr(QwenImageEditModel, "picture_tokens", lambda model, texts: 16)
 
 
 @pytest.mark.parametrize("name", REFERRING)
@@ -108,6 +108,32 @@ def test_a_picture_that_is_made_anew_everywhere_is_what_the_pipeline_makes_of_it
     expected = made(name, session, noise, image=Image.fromarray(shown), **given)
     assert distance(session.reference(mask=everywhere, inpaint=True).image, expected) <= 1
     assert session.nets.denoiser.explain().fallbacks == []
+
+
+def test_several_pictures_are_references_of_one_sequence(monkeypatch, tmp_path):
+    at_its_size("qwen-plus", monkeypatch)
+    shown, other, third = (picture("qwen-plus", seed) for seed in (0, 1, 2))
+    options, given = REFERRING["qwen-plus"]
+    options = {"prompt": "a b", "steps": 2, "strength": 1.0, **options}
+    session = editor("qwen-plus", "exact").open(shown, image_prompt=[shown, other], folder=tmp_path / "s", **options)
+    assert session.nets.denoiser.explain().fallbacks == []
+    pictures = [Image.fromarray(each) for each in (shown, other)]
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    expected = made("qwen-plus", session, noise, steps=2, image=pictures, **given)
+    assert distance(session.reference(mask=np.ones(SIZE, bool), inpaint=True).image, expected) <= 1
+    mask = np.zeros(SIZE, bool)
+    mask[20:32, 20:36] = True
+    expected = session.reference(mask=mask, image_prompt=[shown, third])
+    assert distance(session.edit(mask=mask, image_prompt=[shown, third]).image, expected.image) <= 1
+    with pytest.raises(OptionError, match="keep their number"):
+        session.edit(mask=mask, image_prompt=[shown])
+    kept = np.array(session.pixels)
+    session.close()
+    with editor("qwen-plus", "exact").restore(tmp_path / "s") as again:
+        assert np.array_equal(again.pixels, kept)
+        drawn = painted(again.pixels)
+        expected = again.reference(drawn)
+        assert distance(again.edit(drawn).image, expected.image) <= 1
 
 
 def test_the_shift_of_the_schedule_follows_the_size():

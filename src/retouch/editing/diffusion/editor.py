@@ -50,8 +50,8 @@ class Editor(BaseEditor[DiffusionSession]):
         Lightning, Hyper, TCD), or one with a transformer (FLUX.1, Qwen-Image, SD 3), on any one device.
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
     vae: an autoencoder in the place of the pipeline's, or the folder or hub name of one: `AutoencoderKL`,
-        `AutoencoderTiny`, `AsymmetricAutoencoderKL` or `AutoencoderKLQwenImage`. `retouch.open` finds those again that have
-        a name.
+        `AutoencoderTiny`, `AsymmetricAutoencoderKL` or `AutoencoderKLQwenImage`. `retouch.open` finds those again that
+        have a name.
     blend: how results of edits are set into the picture: "fade", "multiband" or "harmonise"; None: "harmonise", and
         what saved sessions say, "fade" where they say nothing.
     policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
@@ -273,9 +273,9 @@ class Editor(BaseEditor[DiffusionSession]):
                 f"the session was recorded with {scheduler['name']} and its settings; "
                 "open it with an editor that has the same scheduler"
             )
-        guides = self.model.adapters.blank(size, facts.get("scales"))  # pictures are read later
+        blank = self.model.adapters.blank(size, facts.get("scales"), settings.get("prompts"))  # pictures are read later
         conditioning = self.model.condition(
-            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label"), guides
+            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label"), blank
         )
         sampler = self._sampler(size, settings["steps"], settings["seed"])
         if settings["first"] >= len(sampler):
@@ -314,6 +314,7 @@ class Editor(BaseEditor[DiffusionSession]):
             "first": 0 if generated else start,
             "scheduler": self._scheduler_facts(),
             "blend": self.blend or DEFAULT,
+            **({"prompts": [list(each.size) for each in guides.prompts]} if guides.prompts else {}),
             "editor": {
                 "policy": asdict(self.model.policy),
                 "backend": self.backend,
