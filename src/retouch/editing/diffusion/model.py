@@ -202,8 +202,15 @@ class Model(ABC):
     ) -> Incremental:
         """A module compiled with the editor's policy and backend."""
         args, kwargs = moved((args, kwargs), device_of(module))
-        options = {"policy": self.policy, "backend": self.backend, "keep_module": self.keep_module}
-        return incremental.compile(module.eval(), args, kwargs, layouts=layouts, **options)
+        return incremental.compile(
+            module.eval(),
+            args,
+            kwargs,
+            layouts=layouts,
+            policy=self.policy,
+            backend=self.backend,
+            keep_module=self.keep_module,
+        )
 
     def steered(
         self, controls: Mapping[str, Incremental], conditioning: Conditioning, call: Callable[..., Any]

@@ -203,7 +203,8 @@ class QwenImageEditModel(QwenImageModel):
 
     def layouts(self, conditioning: Conditioning) -> dict[str, Layout]:
         """That of references."""
-        grids = [Grid(*size, reference=k) for k, size in enumerate(dict(conditioning.inputs).get("sizes", ()), 1)]
+        sizes = dict(conditioning.inputs).get("sizes", ())
+        grids = [Grid(height, width, reference=k) for k, (height, width) in enumerate(sizes, 1)]
         return {"references": Layout(("b", "hw", "c"), grids[0], tuple(grids[1:]))} if grids else {}
 
     def picture_tokens(self, texts: Conditioning) -> int:

@@ -44,15 +44,20 @@ def lower(
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             if node in captured.constants:
-                value = _placeholder(context, node)
+                value = context.dense_value(node)
                 constants[value] = captured.constants[node]
                 context.constant.add(value)
                 context.items[node] = value
                 continue
             layout = (layouts or {}).get(next(numbers))
-            found = _laid_out(context, node, layout) if layout else [_placeholder(context, node)]
-            inputs += [ref.value if isinstance(ref, Ref) else ref for ref in found]
-            given |= {ref.value: ref for ref in found if layout and isinstance(ref, Ref)}
+            if layout is None:
+                item = _placeholder(context, node)
+                inputs.append(item.value if isinstance(item, Ref) else item)
+                context.items[node] = item
+                continue
+            found = _laid_out(context, node, layout)
+            given |= {ref.value: ref for ref in found}
+            inputs += [ref.value for ref in found]
             context.items[node] = found[0] if len(found) == 1 else Joint(tuple(found), layout.dims.index("hw"))
         elif node.op == "call_function":
             if str(node.target) not in SKIPPED:
@@ -90,8 +95,7 @@ def lower_node(context: Context, node: Node) -> Item:
 def _placeholder(context: Context, node: Node) -> Ref | Value:
     meta = node.meta.get("val")
     spatial = (
-        node not in context.captured.constants
-        and isinstance(meta, torch.Tensor)
+        isinstance(meta, torch.Tensor)
         and meta.dim() == 4
         and meta.dtype in context.dtypes
         and meta.shape[2] * meta.shape[3] > 1
