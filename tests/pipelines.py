@@ -87,7 +87,7 @@ def _t5(width: int = 24) -> tuple[Any, Any]:
     """Tokenizer and encoder of words."""
     pieces = ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
-    tokenizer.model_max_length = 10
+    tokenizer.model_max_length = 16
     config = transformers.T5Config(
         vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
     )  # fmt: skip
@@ -133,7 +133,11 @@ def _qwen_words() -> tuple[Any, Any]:
     config = transformers.Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, image_token_id=pad, vision_start_token_id=start, vision_end_token_id=end
     )
-    return tokenizer, fill(transformers.Qwen2_5_VLForConditionalGeneration(config))
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    computed = {name: buffer.clone() for name, buffer in model.named_buffers()}  # files do not hold them
+    for name, buffer in fill(model).named_buffers():
+        buffer.copy_(computed[name])
+    return tokenizer, model
 
 
 def qwen_vae() -> Any:

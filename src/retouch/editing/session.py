@@ -42,7 +42,7 @@ from retouch.ir.program import Read
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
-from retouch.runtime.store import Block, Store
+from retouch.runtime.store import Store
 
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")
@@ -474,7 +474,7 @@ class Session(ABC):
         folder = archive.staged(version.folder)
         names = self.light_tensors if archive.light else version.tensors
         if names:
-            blocks.write(folder / TENSORS, Block({name: version.tensors[name] for name in names}, {}))
+            blocks.write(folder / TENSORS, self.store.adopt({name: version.tensors[name] for name in names}, {}))
         pictures = self.pictures(version) | ({PICTURE: self._patch(version)} if archive.light else {})
         for name, pixels in pictures.items():
             save_png(Image.fromarray(pixels), folder / name)

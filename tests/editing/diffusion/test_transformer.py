@@ -22,7 +22,7 @@ SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus")
 """Those that take their noise as tokens."""
 LONGEST = {"qwen": 8, "qwen-edit": 8, "qwen-plus": 8, "klein": 64, "klein-base": 64, "z-image": 64}
-"""Tokens that the text encoder reads, where they are not ten."""
+"""Tokens that the text encoder reads, where they are not 16."""
 GENERATED = {
     "schnell": ("flux", {}, {}),
     "dev": ("flux-dev", {"guidance": 3.5}, {"guidance_scale": 3.5}),
@@ -52,7 +52,7 @@ def made(name, session, noise, steps=3, **options):
     pipe.set_progress_bar_config(disable=True)
     if name in PACKED:
         noise = pipe._pack_latents(noise, 1, *noise.shape[1:])
-    words = LONGEST.get(name, 10)
+    words = LONGEST.get(name, 16)
     image = pipe(
         prompt="a b", height=SIZE[0], width=SIZE[1], num_inference_steps=steps, latents=noise, output_type="np",
         max_sequence_length=words, **options,
@@ -95,7 +95,7 @@ def at_its_size(name, monkeypatch):
     if "qwen" in name:
         module = inspect.getmodule(type(pipeline(name)))
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio: (*SIZE, None)[: 2 + ("edit" in name)])
-        monkeypatch.setattr(QwenImageEditModel, "picture_tokens", lambda model, texts: 16)
+        monkeypatch.setattr(QwenImageEditModel, "picture_tokens", lambda model, texts: 48)
 
 
 @pytest.mark.parametrize("name", REFERRING)
