@@ -87,7 +87,7 @@ def _t5(width: int = 24) -> tuple[Any, Any]:
     """Tokenizer and encoder of words."""
     pieces = ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
-    tokenizer.model_max_length = 10
+    tokenizer.model_max_length = 16
     config = transformers.T5Config(
         vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
     )  # fmt: skip
@@ -117,17 +117,27 @@ def _qwen_words() -> tuple[Any, Any]:
     """Tokenizer, of single bytes, and language model."""
     vocabulary = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
     tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[])
+    special = ["<|vision_start|>", "<|vision_end|>", PAD]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    start, end, pad = tokenizer.convert_tokens_to_ids(special)
     text = {
         "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 1,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     vision = {
         "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
         "fullatt_block_indexes": [0],
     }  # fmt: skip
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    return tokenizer, fill(transformers.Qwen2_5_VLForConditionalGeneration(config))
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, image_token_id=pad, vision_start_token_id=start, vision_end_token_id=end
+    )
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    computed = {name: buffer.clone() for name, buffer in model.named_buffers()}  # files do not hold them
+    for name, buffer in fill(model).named_buffers():
+        buffer.copy_(computed[name])
+    return tokenizer, model
 
 
 def qwen_vae() -> Any:
@@ -138,16 +148,40 @@ def qwen_vae() -> Any:
     ))  # fmt: skip
 
 
-def _qwen() -> Any:
+class Eyes:
+    """As transformers' `Qwen2VLProcessor`, which needs torchvision."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.pictures = transformers.Qwen2VLImageProcessorPil(size={"shortest_edge": 28**2, "longest_edge": 56**2})
+
+    def __call__(self, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
+        found = self.pictures(images=images, return_tensors=return_tensors)
+        for count in found["image_grid_thw"].prod(-1) // 4:
+            text = [each.replace(PAD, SEEN * int(count), 1) for each in text]
+        words = self.tokenizer([each.replace(SEEN, PAD) for each in text], padding=padding, return_tensors="pt")
+        return transformers.BatchFeature({**words, **found})
+
+
+PAD, SEEN = "<|image_pad|>", "<|seen|>"
+QWEN = {"qwen": "QwenImage", "qwen-edit": "QwenImageEdit", "qwen-plus": "QwenImageEditPlus"}
+
+
+def _qwen(name: str) -> Any:
+    """Qwen-Image, or one of those that edit."""
     tokenizer, encoder = _qwen_words()
     transformer = fill(diffusers.QwenImageTransformer2DModel(
         in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
     ))  # fmt: skip
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
-    pipe = diffusers.QwenImagePipeline(scheduler, qwen_vae(), encoder, tokenizer, transformer)
-    pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = "picture:{}.", 8
-    pipe.tokenizer_max_length = 8
+    eyes = {} if name == "qwen" else {"processor": Eyes(tokenizer)}
+    pipe = getattr(diffusers, f"{QWEN[name]}Pipeline")(
+        scheduler=scheduler, vae=qwen_vae(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer, **eyes
+    )
+    seen = f"<|vision_start|>{PAD}<|vision_end|>" if name == "qwen-edit" else ""
+    pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = f"picture:{seen}{{}}.", 8
+    pipe.tokenizer_max_length = 8 if name == "qwen" else 16
     return pipe
 
 
@@ -310,7 +344,8 @@ def adapted(name: str) -> Any:
 
 
 TRANSFORMERS = {
-    **{name: partial(_flux, name) for name in FLUX}, "sd3": _sd3, "qwen": _qwen,
+    **{name: partial(_flux, name) for name in FLUX}, "sd3": _sd3,
+    **{name: partial(_qwen, name) for name in QWEN},
     "klein": partial(klein, is_distilled=True), "klein-base": klein, "z-image": z_image,
     "klein-kv": partial(klein, "Flux2KleinKVPipeline"),
     "klein-inpaint": partial(klein, "Flux2KleinInpaintPipeline", is_distilled=True),
@@ -323,7 +358,7 @@ def pipeline(name: str) -> Any:
     """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
     "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
     autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "flux-dev", "fill", "kontext",
-    "qwen", "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv",
+    "qwen", "qwen-edit", "qwen-plus", "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv",
     "klein-inpaint" (reads the picture), "z-image", "z-image-inpaint".
     """
     if name in PIXEL_SCHEDULERS:

@@ -104,11 +104,10 @@ class Incremental:
         map_weights: bool = False,
     ) -> None:
         self.module, self.policy, self.backend = module, policy, kernels
-        self.signature = Signature(module, args, kwargs)
-        numbered = {self.signature.number(name): layout for name, layout in (layouts or {}).items()}
+        self.signature = Signature(module, args, kwargs, layouts)
         captured = capture(module, *self.signature.example)
         try:
-            program = in_arithmetic(fuse(lower(captured, kernels.dtypes, numbered)), arithmetic)
+            program = in_arithmetic(fuse(lower(captured, kernels.dtypes, self.signature.layouts)), arithmetic)
         except LayoutError as error:
             raise InputError(f"an input does not have the layout that is given for it: {error}") from None
         self.out_spec = captured.out_spec
@@ -324,7 +323,7 @@ class Incremental:
 
     def _check_region(self, region: Region) -> None:
         grid = region.grid
-        sources = [v.grid for v in self.program.inputs if v.grid]
+        sources = [v.grid for v in self.program.inputs if v.grid and not v.grid.reference]
         if not sources:
             raise RegionError("the module has no image input (B, C, H, W), so there is nothing to update by region")
         largest = max(sources, key=lambda g: g.size)
@@ -342,8 +341,18 @@ class Incremental:
             )
 
     def _changed(self, recording: State, leaves: list[Any]) -> frozenset[Value]:
+        """Inputs without a grid, and references, that are others than recorded."""
+
+        def differs(value: Value, leaf: Any) -> bool:
+            if value.grid is None:
+                return not same_tensor(recording.values[value], leaf)
+            if not value.grid.reference:
+                return False
+            known, given = recording.rows(value), self.program.layout(value).rows(leaf.detach())
+            return not torch.equal(known, given.to(known.dtype))
+
         pairs = zip(self.program.inputs, leaves, strict=True)
-        return frozenset(v for v, leaf in pairs if v.grid is None and not same_tensor(recording.values[v], leaf))
+        return frozenset(value for value, leaf in pairs if differs(value, leaf))
 
     def _owned(self, leaves: list[Any]) -> list[Any]:
         """Arguments of which a recording keeps those without a grid."""
@@ -428,7 +437,7 @@ class Incremental:
         """The program for as many areas; AreaError when the module has no such argument, and as `by_area`."""
         key = (areas.argument, len(areas.regions))
         if key not in self._programs:
-            inputs = dict(zip(self.signature.names, self.program.inputs, strict=True))
+            inputs = dict(zip(self.signature.inputs, self.program.inputs, strict=True))
             source = inputs.get(f"[1][{areas.argument!r}]")
             if source is None or source.grid:
                 raise AreaError(f"the module reads no argument {areas.argument!r} that is without a grid")
@@ -627,7 +636,7 @@ def compile(
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
     are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton also float16.
     layouts: by name of the argument, what else is a map: `{"hidden_states": retouch.tokens(64, 64)}` for one that
-    comes as tokens `[B, 64 * 64, C]`, row by row.
+    comes as tokens `[B, 64 * 64, C]`, row by row; other pictures in the same sequence as further sizes.
     backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
     it has to take the slower reference ones, as the others cannot be used there. A kernel that the backend lacks is
     computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and

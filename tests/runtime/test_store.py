@@ -33,6 +33,7 @@ from retouch.runtime.store import (
 )
 
 TYPES = (
+    torch.complex64,
     torch.float64,
     torch.float32,
     torch.float16,

@@ -19,18 +19,23 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Grid:
-    """A resolution: `height` x `width` positions; those of a `text` are tokens, no places of the picture."""
+    """A resolution: `height` x `width` positions; those of a `text` are tokens, no places of the picture.
+
+    reference: number of another picture in the same sequence, from 1; 0 for the one that is edited.
+    """
 
     height: int
     width: int
     text: bool = False
+    reference: int = 0
 
     @property
     def size(self) -> int:
         return self.height * self.width
 
     def __str__(self) -> str:
-        return f"{self.width} tokens" if self.text else f"{self.height}x{self.width}"
+        size = f"{self.width} tokens" if self.text else f"{self.height}x{self.width}"
+        return f"{size} of reference {self.reference}" if self.reference else size
 
 
 class AxisMap:

@@ -51,6 +51,7 @@ UNNAMED = Path()
 """Stands for a file that has no name any more."""
 
 _NAMES = {
+    torch.complex64: "C64",
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",

@@ -28,7 +28,7 @@ def decibels(a, b):
     return math.inf if not error else 10 * math.log10(255**2 / error)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint"])
+@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "kontext"])
 def test_the_refined_picture_is_the_dense_one(name):
     live = session(name)
     before, drawn = live.pixels, painted(live.pixels)

@@ -19,7 +19,7 @@ from retouch.plan.region import dilate
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 PIPELINES = (
-    "ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "sd3", "klein",
+    "ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "qwen-plus", "sd3", "klein",
     "klein-inpaint", "z-image",
 )  # fmt: skip
 

@@ -51,26 +51,23 @@ class Autoencoder:
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of what the encoder returned, float32, as the denoiser was trained on it."""
-        return (encoded[:, : self.channels].float() - self._shift) * self._scale
+        shift, scale = self._moments(encoded)
+        return (encoded[:, : self.channels].float() - shift) * scale
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """What the decoder reads of a latent."""
-        return (latent / self._scale + self._shift).to(self.dtype)
+        shift, scale = self._moments(latent)
+        return (latent / scale + shift).to(self.dtype)
 
-    @property
-    def _shift(self) -> Tensor:
-        """`[1, 1 or C, 1, 1]`."""
-        return _by_channel(self.config.get("latents_mean") or self.config.get("shift_factor") or 0.0)
-
-    @property
-    def _scale(self) -> Tensor:
-        """`[1, 1 or C, 1, 1]`."""
-        return float(self.config.get("scaling_factor", 1.0)) / _by_channel(self.config.get("latents_std") or 1.0)
-
-
-def _by_channel(numbers: Any) -> Tensor:
-    """One number, or one for each channel of a latent."""
-    return torch.tensor(numbers, dtype=torch.float32).reshape(1, -1, 1, 1)
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What latents are moved by and then multiplied by, float32 `[1, 1 or C, 1, 1]`."""
+        config = self.config
+        means, deviations = (config.get(name) for name in ("latents_mean", "latents_std"))
+        shift, deviation = (
+            torch.tensor(numbers, dtype=torch.float32, device=like.device).reshape(1, -1, 1, 1)
+            for numbers in (means or config.get("shift_factor") or 0.0, deviations or 1.0)
+        )
+        return shift, float(config.get("scaling_factor", 1.0)) / deviation
 
 
 class PackedAutoencoder(Autoencoder):

@@ -9,7 +9,7 @@ from torch import nn
 from retouch.editing.diffusion.flux import FluxFillModel, FluxKontextModel, FluxModel
 from retouch.editing.diffusion.flux2 import Flux2InpaintModel, Flux2Model
 from retouch.editing.diffusion.model import Model, PipelineError
-from retouch.editing.diffusion.qwen import QwenImageModel
+from retouch.editing.diffusion.qwen import QwenImageEditModel, QwenImageModel
 from retouch.editing.diffusion.transformer import StableDiffusion3Model, TransformerModel
 from retouch.editing.diffusion.zimage import ZImageModel
 from retouch.plan.policy import Policy
@@ -27,6 +27,9 @@ FAMILIES: dict[str, type[TransformerModel]] = {
     "QwenImagePipeline": QwenImageModel,
     "QwenImageImg2ImgPipeline": QwenImageModel,
     "QwenImageInpaintPipeline": QwenImageModel,
+    "QwenImageEditPipeline": QwenImageEditModel,
+    "QwenImageEditPlusPipeline": QwenImageEditModel,
+    "QwenImageEditInpaintPipeline": QwenImageEditModel,
     "StableDiffusion3Pipeline": StableDiffusion3Model,
     "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
     "StableDiffusion3InpaintPipeline": StableDiffusion3Model,
@@ -37,9 +40,14 @@ FAMILIES: dict[str, type[TransformerModel]] = {
 """Models by the pipelines of diffusers that hold them."""
 
 
-def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
-    """The model in a pipeline with a transformer; PipelineError, with what there is, for another family."""
-    name = type(pipe).__name__
+def check_family(name: str) -> None:
+    """PipelineError, with what there is, unless `name` is a pipeline with a transformer that is supported."""
     if name not in FAMILIES:
         raise PipelineError(f"{name} is not supported; of pipelines with a transformer there are {', '.join(FAMILIES)}")
+
+
+def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
+    """The model in a pipeline with a transformer; PipelineError as `check_family`."""
+    name = type(pipe).__name__
+    check_family(name)
     return FAMILIES[name](pipe, policy, backend, vae)

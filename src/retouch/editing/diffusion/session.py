@@ -96,6 +96,7 @@ class DiffusionSession(Session):
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
         "blend": maybe(is_blend),
+        "prompts": maybe(listed(lambda size: isinstance(size, list) and len(size) == 2 and all(map(positive, size)))),
     }
     saved_facts: ClassVar[Fields] = {
         "scales": maybe(table(finite)),

@@ -409,9 +409,9 @@ class Context:
         return result or out
 
     def made(self, node: Node, how: str) -> Item:
-        """The tensor, computed densely, that a pending item stands for; `how`: what is done with it."""
+        """The tensor, computed densely, that a pending item stands for; `how` it is used, if that is a fallback."""
         item = self.items[node]
-        reason = f"{item.what} are {how}"
+        reason = f"{item.what} are {how}" if how else ""
         if isinstance(item, Joint) and all(isinstance(part, Ref | Value) for part in item.parts):
             sources: list[Value | Ref] = []
             parts = [self._place(part, sources) for part in item.parts]
