@@ -474,7 +474,7 @@ class Session(ABC):
         folder = archive.staged(version.folder)
         names = self.light_tensors if archive.light else version.tensors
         if names:
-            blocks.write(folder / TENSORS, Block.of({name: version.tensors[name] for name in names}, {}))
+            blocks.write(folder / TENSORS, blocks.Block.of({name: version.tensors[name] for name in names}, {}))
         pictures = self.pictures(version) | ({PICTURE: self._patch(version)} if archive.light else {})
         for name, pixels in pictures.items():
             save_png(Image.fromarray(pixels), folder / name)

@@ -26,7 +26,10 @@ class PartialBackend:
     name: str
     sums_dtype: torch.dtype
     native = torch.float32
-    packing = ""
+
+    @property
+    def packing(self) -> str:
+        return ""
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))

@@ -82,7 +82,7 @@ class PackedFiles:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._make_room(size)
             part.unlink(missing_ok=True)
-            write(part, Block(tensors, {**notes, "sample": self._sample(tensors)}))
+            write(part, Block.of(tensors, {**notes, "sample": self._sample(tensors)}))
             part.replace(file)
         except (StoreError, OSError) as error:
             warnings.warn(
@@ -99,7 +99,7 @@ class PackedFiles:
         if len(tensors) != len(slots) or block.notes != {**notes, "sample": self._sample(tensors)}:
             raise ValueError(f"{file} is damaged")
         return {
-            slot: self.backend.packed_from(tensors[str(i)], *notes["shapes"][i], notes["kinds"][i])
+            slot: self.backend.packed_from(tensors[str(i)], *notes["shapes"][i], kind=notes["kinds"][i])
             for i, slot in enumerate(slots)
         }
 

@@ -11,6 +11,7 @@ from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.kinds import AnySession
 from retouch.server import frames
+from retouch.server.cost import of_edit
 from retouch.server.edits import check_base
 from retouch.server.entry import Entry, Looking
 from retouch.server.forms import ExpandForm, LookForm
@@ -113,7 +114,7 @@ def expand(form: ExpandForm, studio: InStudio, caller: Caller, entry: InSession,
                 raise Problem(413, f"it would be {width}x{height}, more than {studio.limits.pixels} pixels")
             work = Work(studio, entry, "expand")
             asked = form.model_dump(exclude={"base"}, exclude_none=True)
-            return {"job": work.follow(canvas.submit_expand(**asked, progress=work.progress))}
+            return {"job": work.follow(canvas.submit_expand(**asked, progress=work.progress), of_edit(canvas))}
 
     found: dict[str, int] = entry.answers.once(key, begin)
     return found

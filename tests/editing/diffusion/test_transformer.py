@@ -193,12 +193,6 @@ def test_what_models_of_chats_do_not_take():
         made.generate("a", size=(512, 8 * 8), steps=2)
 
 
-def test_what_these_models_do_not_take():
-    made = editor("flux")
-    with pytest.raises(PipelineError, match="takes no negative prompt"):
-        made.generate("a", size=SIZE, negative="b", steps=2)
-
-
 @pytest.mark.parametrize("name", ["kontext", "qwen"])
 def test_folders_as_diffusers_saves_them(name, tmp_path):
     pipe = pipeline(name)
