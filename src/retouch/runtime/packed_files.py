@@ -98,10 +98,11 @@ class PackedFiles:
         tensors = {str(i): block.tensors[str(i)] for i in range(len(slots)) if str(i) in block.tensors}
         if len(tensors) != len(slots) or block.notes != {**notes, "sample": self._sample(tensors)}:
             raise ValueError(f"{file} is damaged")
-        return {
-            slot: self.backend.packed_from(tensors[str(i)], *notes["shapes"][i], kind=notes["kinds"][i])
-            for i, slot in enumerate(slots)
-        }
+        made = {}
+        for i, slot in enumerate(slots):
+            outputs, taps, channels, groups = notes["shapes"][i]
+            made[slot] = self.backend.packed_from(tensors[str(i)], outputs, taps, channels, groups, notes["kinds"][i])
+        return made
 
     def _sample(self, tensors: Mapping[str, Tensor]) -> str:
         return f"{self.backend.sampler(list(tensors.values()), SAMPLED)():016x}"
