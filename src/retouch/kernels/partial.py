@@ -64,5 +64,13 @@ class PartialBackend:
         """Packed weights for the backend's own product."""
         raise NotImplementedError
 
+    def holder(self, handle: Any) -> Any:
+        """None."""
+        return None
+
+    def point(self, holder: Any, handle: Any | None) -> None:
+        """Never called."""
+        raise NotImplementedError
+
     def packed_bytes(self, packed: Any) -> int:
         return int(packed.nbytes)

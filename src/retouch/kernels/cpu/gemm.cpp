@@ -195,7 +195,7 @@ void gemm(const GemmArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -204,8 +204,8 @@ using namespace nb::literals;
 namespace {
 
 void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
-               const Packed& packed, const Program* program, nb::handle rows, nb::handle vectors,
-               const Index* sample) {
+               const Packed& packed, const Program* program, const RowList& rows,
+               const VectorList& vectors, const Index* sample) {
   const PackedWeights& w = packed.weights;
   ProgramCall call(out, out_index, program, rows, vectors, sample, true);
   int64_t m = count_rows(out, out_index);
@@ -222,9 +222,9 @@ void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Ind
 } // namespace
 
 void bind_gemm(nb::module_& m) {
-  m.def("gemm", &call_gemm, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(), "packed"_a,
-        "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
-        "sample"_a.none() = nb::none());
+  bind(m, "gemm", call_gemm, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(), "packed"_a,
+       "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
+       "sample"_a.none() = nb::none());
 }
 
 } // namespace retouch

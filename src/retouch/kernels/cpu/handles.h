@@ -30,6 +30,7 @@ struct Rows {
   Matrix m;
   std::shared_ptr<void> memory;
 
+  Rows() : m{} {}
   Rows(Matrix m, std::shared_ptr<void> memory) : m(m), memory(std::move(memory)) {}
   explicit Rows(nb::handle tensor);
   Rows slice(int64_t start, int64_t channels) const;
@@ -61,7 +62,7 @@ struct Program {
 };
 
 struct Packed {
-  PackedWeights weights;
+  PackedWeights weights{};
   std::shared_ptr<Pages> pages;
 };
 
