@@ -21,7 +21,8 @@ def _copy_many(copies: Iterable[tuple[Any, ...]]) -> None:
         cpu.copy_rows(*each)
 
 
-_NATIVE: dict[str, Callable[..., Any]] = {name: getattr(cpu, name) for name in cpu.KERNELS}
+_NAMES: tuple[str, ...] = cpu.KERNELS
+_NATIVE: dict[str, Callable[..., Any]] = {name: getattr(cpu, name) for name in _NAMES}
 KERNELS: dict[str, Callable[..., Any]] = {**_NATIVE, "copy_many": _copy_many}
 
 
