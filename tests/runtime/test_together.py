@@ -163,12 +163,15 @@ def test_bases_are_copied_in_once():
 def test_what_is_the_same_for_all_is_computed_once():
     net, made = compiled("sd15-unet", SHARED), case("sd15-unet")
     snapshot, mask = Snapshot.of(record(net, made)[1], Store()), made.spot()
-    later = replace(made, args=(made.args[0], made.args[1] - 1, *made.args[2:]))
-    cases = [later.edited(mask, seed=seed) for seed in (1, 2)]
+
+    def later(steps):
+        changed = replace(made, args=(made.args[0], made.args[1] - steps, *made.args[2:]))
+        return [changed.edited(mask, seed=seed) for seed in (1, 2)]
+
     with patch.object(Dense, "run", autospec=True, side_effect=Dense.run) as run:
-        alone(net, [snapshot], mask, cases[:1])
+        alone(net, [snapshot], mask, later(1)[:1])
         single = run.call_count
-        update_many(net, [snapshot.recording() for _ in cases], mask, cases)
+        update_many(net, [snapshot.recording() for _ in later(2)], mask, later(2))
     assert single > 0
     assert run.call_count == 2 * single
 

@@ -94,5 +94,13 @@ class PartialBackend:
     def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
         raise NotImplementedError
 
+    def holder(self, handle: Any) -> Any:
+        """None."""
+        return None
+
+    def point(self, holder: Any, handle: Any | None) -> None:
+        """Never called."""
+        raise NotImplementedError
+
     def packed_bytes(self, packed: Any) -> int:
         return int(packed.nbytes)

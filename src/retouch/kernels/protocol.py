@@ -113,8 +113,17 @@ class Backend(Protocol):
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """A function that repeats these kernel calls, whose memory stays where it is, in one launch.
 
-        None where there is no such thing.
+        None where there is no such thing. Where there are holders, they may be pointed elsewhere in between.
         """
+
+    def holder(self, handle: Any) -> Any:
+        """A handle of what another one stands for, until `point` makes it stand for something else of that shape.
+
+        None where handles stay what they are.
+        """
+
+    def point(self, holder: Any, handle: Any | None) -> None:
+        """Make a holder stand for what a handle does; None: for nothing, so that it keeps no memory."""
 
     def set_threads(self, threads: int) -> None:
         """Number of threads for the following kernels."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 from retouch.ir.operands import Columns, Slot, Temp
 from retouch.ir.tables import Factors, Table
+from retouch.kernels import Backend
 from retouch.runtime.shared import Shared
 
 ALIGNMENT = 64
@@ -62,6 +65,55 @@ def execute(calls: Iterable[Call], state: Any) -> None:
             call.function(state, *call.args)
         else:
             call.function(*call.args)
+
+
+class Stretch:
+    """Kernel calls between two of the host's, for one state after the other.
+
+    Where a backend has holders, the calls are made with these once, in one launch if it can; else for every state.
+    """
+
+    def __init__(self, calls: Sequence[Call], backend: Backend) -> None:
+        self._calls, self._backend = calls, backend
+        self._slots = list(dict.fromkeys(leaf for call in calls for leaf in leaves(call.args) if type(leaf) is Slot))
+        self._holders: list[Any] = []
+        self._launch: Callable[[], None] | None = None
+
+    def run(self, state: Any, stays: bool) -> None:
+        """Make the calls. Where what slots stand for `stays`, it is looked up once."""
+        if self._launch is None or not stays:
+            self._launch = self._bound([state.resolve(slot) for slot in self._slots])
+        self._launch()
+
+    def _bound(self, handles: Sequence[Any]) -> Callable[[], None]:
+        if self._launch is None:
+            self._holders = [h for h in map(self._backend.holder, handles) if h is not None]
+        if len(self._holders) < len(handles):
+            return partial(execute, self._filled(handles), None)
+        if self._launch is not None:
+            for holder, handle in zip(self._holders, handles, strict=True):
+                self._backend.point(holder, handle)
+            return self._launch
+        calls = self._filled(self._holders)
+        return self._backend.graph([(call.function, call.args) for call in calls]) or partial(execute, calls, None)
+
+    def _filled(self, handles: Sequence[Any]) -> list[Call]:
+        found = dict(zip(self._slots, handles, strict=True))
+        return [filled(call, found.__getitem__) for call in self._calls]
+
+    def release(self) -> None:
+        """Hold on to nothing of a state."""
+        for holder in self._holders:
+            self._backend.point(holder, None)
+
+
+def parts(calls: Sequence[Call], backend: Backend) -> list[Call | Stretch]:
+    """Calls of the host, and those of kernels between two of these together."""
+    found: list[Call | Stretch] = []
+    for host, group in groupby(calls, lambda call: call.host):
+        together = list(group)
+        found += together if host else [Stretch(together, backend)]
+    return found
 
 
 def placed(

@@ -15,7 +15,7 @@ import numpy as np
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Factors, Table
 from retouch.ir.value import Value
-from retouch.runtime.calls import ALIGNMENT, Call, leaves, placed
+from retouch.runtime.calls import ALIGNMENT, Call, Stretch, leaves, parts, placed
 from retouch.runtime.outline import Outline
 from retouch.runtime.shared import Shared
 
@@ -72,6 +72,11 @@ class Schedule:
     def calls(self) -> list[Call]:
         """The calls with tables and temporaries in memory, slots by name."""
         return placed(self.steps, self.shared, self.handle)
+
+    @cached_property
+    def parts(self) -> list[Call | Stretch]:
+        """The calls, those of kernels between two of the host's together; of no state when none is running."""
+        return parts(self.calls, self.shared.backend)
 
     @cached_property
     def host_calls(self) -> list[Call]:

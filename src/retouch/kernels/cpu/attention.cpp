@@ -354,7 +354,7 @@ void attention(const AttentionArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -413,8 +413,8 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
 } // namespace
 
 void bind_attention(nb::module_& m) {
-  m.def("attention", &call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
-        "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none());
+  bind(m, "attention", call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
+       "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none());
 }
 
 } // namespace retouch

@@ -26,8 +26,9 @@ _DTYPES = {
 LAYOUT = 1
 """Version of how `pack.cpp` lays weights out."""
 
-_NATIVE: tuple[str, ...] = cpu.KERNELS
-KERNELS: dict[str, Callable[..., Any]] = {**{name: getattr(cpu, name) for name in _NATIVE}, "copy_many": cpu.copy_many}
+_NAMES: tuple[str, ...] = cpu.KERNELS
+_NATIVE: dict[str, Callable[..., Any]] = {name: getattr(cpu, name) for name in _NAMES}
+KERNELS: dict[str, Callable[..., Any]] = {**_NATIVE, "copy_many": cpu.copy_many}
 
 
 class Cpu(PartialBackend):
@@ -97,8 +98,20 @@ class Cpu(PartialBackend):
         return sampler
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
-        """None: a call costs a few microseconds."""
-        return None
+        """A list of the extension's; None where a kernel is not its own."""
+        if not {function for function, _ in launches} <= set(_NATIVE.values()):
+            return None
+        calls = cpu.Calls()
+        for function, arguments in launches:
+            calls.add(function, arguments)
+        run: Callable[[], None] = calls.run
+        return run
+
+    def holder(self, handle: Any) -> Any:
+        return type(handle)(handle) if isinstance(handle, cpu.Rows | cpu.Packed) else None
+
+    def point(self, holder: Any, handle: Any | None) -> None:
+        holder.point(handle)
 
     def set_threads(self, threads: int) -> None:
         cpu.set_num_threads(threads)

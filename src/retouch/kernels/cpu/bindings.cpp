@@ -1,3 +1,4 @@
+#include "calls.h"
 #include "dispatch.h"
 #include "fingerprint.h"
 #include "handles.h"
@@ -144,6 +145,11 @@ Packed packed_from(nb::handle tensor, std::tuple<int64_t, int64_t, int64_t> shap
   return {w, data, std::move(t)};
 }
 
+template <class Handle>
+void point(Handle& handle, const Handle* other) {
+  handle = other ? *other : Handle{};
+}
+
 nb::tuple index_shape(const Index& i) {
   return i.dims == 1 ? nb::make_tuple(i.table.count) : nb::make_tuple(i.table.count, i.table.taps);
 }
@@ -152,7 +158,10 @@ nb::tuple index_shape(const Index& i) {
 
 void bind_handles(nb::module_& m) {
   nb::class_<Rows>(m, "Rows", "A row-major [rows, channels] matrix; holds its memory.")
+      .def(nb::init<const Rows&>(), "handle"_a)
       .def(nb::init<nb::handle>(), "tensor"_a)
+      .def("point", &point<Rows>, "handle"_a.none(),
+           "Stands for the same memory as another handle from now on; None: for none.")
       .def("slice", &Rows::slice, "start"_a, "channels"_a)
       .def_prop_ro("rows", [](const Rows& r) { return r.m.rows; })
       .def_prop_ro("channels", [](const Rows& r) { return r.m.channels; })
@@ -177,6 +186,8 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("vectors", [](const Program& p) { return p.compiled.vectors; })
       .def_ro("instructions", &Program::instructions, "As they were given.");
   nb::class_<Packed>(m, "Packed", "Weights in the order the matrix kernels read them.")
+      .def(nb::init<const Packed&>(), "handle"_a)
+      .def("point", &point<Packed>, "handle"_a.none(), "As that of Rows.")
       .def_prop_ro("nbytes", [](const Packed& p) { return packed_bytes(p.weights); })
       .def("memory", &Packed::tensor, "The same memory as a PyTorch tensor, uint8.")
       .def_prop_ro("shape",
@@ -214,6 +225,11 @@ void bind_kernels(nb::module_& m) {
   names.append(#name);
 #include "kernels.inc"
   m.attr("KERNELS") = nb::tuple(names);
+  nb::class_<Calls>(m, "Calls", "Kernel calls that are made in one go.")
+      .def(nb::init<>())
+      .def("add", &Calls::add, "kernel"_a, "arguments"_a)
+      .def("run", &Calls::run)
+      .def("__len__", &Calls::size);
 }
 
 } // namespace retouch

@@ -57,7 +57,7 @@ void swap_rows(const CopyArgs& c, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 #include "parallel.h"
 
 #include <algorithm>
@@ -150,13 +150,13 @@ void call_swap_rows(const Rows& kept, const Index* index, const Rows& saved) {
 } // namespace
 
 void bind_copy_rows(nb::module_& m) {
-  m.def("copy_rows", &call_copy_rows, "dst"_a, "dst_index"_a.none(), "src"_a,
-        "src_index"_a.none() = nb::none());
+  bind(m, "copy_rows", call_copy_rows, "dst"_a, "dst_index"_a.none(), "src"_a,
+       "src_index"_a.none() = nb::none());
   m.def("copy_many", &call_copy_many, "copies"_a);
 }
 
 void bind_swap_rows(nb::module_& m) {
-  m.def("swap_rows", &call_swap_rows, "kept"_a, "index"_a.none(), "saved"_a);
+  bind(m, "swap_rows", call_swap_rows, "kept"_a, "index"_a.none(), "saved"_a);
 }
 
 } // namespace retouch

@@ -208,7 +208,7 @@ void int8_gemm(const GemmArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -218,8 +218,8 @@ namespace {
 
 template <bool Levels>
 void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
-               const Packed& packed, const Program* program, nb::handle rows, nb::handle vectors,
-               const Index* sample) {
+               const Packed& packed, const Program* program, const RowList& rows,
+               const VectorList& vectors, const Index* sample) {
   const PackedWeights& w = packed.weights;
   ProgramCall call(out, out_index, program, rows, vectors, sample, true);
   int64_t m = count_rows(out, out_index);
@@ -239,15 +239,15 @@ void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Ind
 } // namespace
 
 void bind_gemm(nb::module_& m) {
-  m.def("gemm", &call_gemm<false>, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
-        "packed"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(),
-        "vectors"_a = nb::none(), "sample"_a.none() = nb::none());
+  bind(m, "gemm", call_gemm<false>, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+       "packed"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
+       "sample"_a.none() = nb::none());
 }
 
 void bind_int8_gemm(nb::module_& m) {
-  m.def("int8_gemm", &call_gemm<true>, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
-        "packed"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(),
-        "vectors"_a = nb::none(), "sample"_a.none() = nb::none());
+  bind(m, "int8_gemm", call_gemm<true>, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+       "packed"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
+       "sample"_a.none() = nb::none());
 }
 
 } // namespace retouch

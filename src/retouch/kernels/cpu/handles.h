@@ -32,6 +32,7 @@ struct Rows {
   Matrix m;
   std::shared_ptr<void> memory;
 
+  Rows() : m{} {}
   Rows(Matrix m, std::shared_ptr<void> memory) : m(m), memory(std::move(memory)) {}
   explicit Rows(nb::handle tensor);
   Rows slice(int64_t start, int64_t channels) const;
@@ -66,9 +67,10 @@ struct Program {
 };
 
 struct Packed {
-  PackedWeights weights;
+  PackedWeights weights{};
   std::shared_ptr<void> memory;
 
+  Packed() = default;
   // In memory of packed_bytes(): what is written there later, or was before.
   Packed(const PackedWeights& shape, const char* data, std::shared_ptr<void> memory);
   TorchTensor tensor() const; // uint8; shares the memory
