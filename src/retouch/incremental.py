@@ -56,6 +56,9 @@ _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float"
 REMEMBERED, FEWEST = 64 << 20, 4
 """Schedules are kept for the next update of their region as long as all take fewer bytes; so many always are."""
 
+ALIKE = 2
+"""Schedules whose steps are taken for other regions, where the same inputs changed."""
+
 
 class UnsupportedError(RetouchError, RuntimeError):
     """What was asked for cannot be done with a compiled module."""
@@ -123,6 +126,7 @@ class Incremental:
         self.workspace = Workspace(self)
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
+        self._like: dict[frozenset[Value], list[Schedule]] = {}
         self._programs: dict[tuple[str, int], ByArea] = {}
         self._last: Together | None = None
         self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
@@ -421,12 +425,20 @@ class Incremental:
     def _built(
         self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
     ) -> Schedule:
+        like = self._like.setdefault(frozenset(changed), []) if not (areas or bases or self.backend.graphs) else []
+        for schedule in like:
+            found = schedule.of_rows(active)
+            if found is not None:
+                return found
         plan = self._by_area(areas).plan if areas else self.plan
         statistics = activity.statistics_of(self.program, self.policy)
         dirty = dirty_values(self.program, changed, active)
         if bases:
             return build_many(plan, active, self.shared, statistics, dirty, bases)
-        return build(plan, active, self.shared, statistics, dirty, areas=areas)
+        made = build(plan, active, self.shared, statistics, dirty, areas=areas)
+        like.append(made)
+        del like[:-ALIKE]
+        return made
 
     @cached_property
     def _again(self) -> Schedule:

@@ -128,8 +128,7 @@ def test_storage(dtype, bound, budget, tmp_path):
         result, snapshot = step(net, snapshot, mask, edited)
         assert float((result - expected).abs().max() / expected.abs().max()) <= bound
     kept = sum(rows.numel() for rows in recording.buffers.values())
-    base = snapshot.layers[0]
-    rows = sum(base.rows(v).nbytes for v in base.tables)
+    rows = sum(snapshot.layers[0].rows(v).nbytes for v in snapshot.layers[0].tables)
     assert rows == kept * (4 if dtype == "fp32" else 2)
     del snapshot
     assert store.in_files == store.in_memory == 0

@@ -67,6 +67,9 @@ class PartialBackend:
         """Uninitialised rows for a recording."""
         raise NotImplementedError
 
+    def memory(self, nbytes: int) -> Tensor:
+        return self.empty(nbytes, 1, torch.uint8)[:, 0]
+
     def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
         """What makes handles in memory of `empty`."""
         raise NotImplementedError

@@ -95,6 +95,9 @@ class Backend(Protocol):
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         """Uninitialised rows for a recording."""
 
+    def memory(self, nbytes: int) -> Tensor:
+        """Uninitialised uint8 memory for what an update computed: a few megabytes, that need not be quick to read."""
+
     def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
         """A function that makes handles (byte offset, rows, channels, dtype) in uint8 memory that kernels read."""
 

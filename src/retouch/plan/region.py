@@ -150,7 +150,7 @@ def spread(region: Region, grid: Grid, policy: Policy) -> Mask:
     """The active positions of one grid under a policy with shared regions, `[1 or B, H, W]`."""
     grown = _grown(region, policy.dilate)
     if grid == region.grid:
-        return grown.mask
+        return grown.mask.copy()  # a mask of a region cannot be written
     return dilate(grown.on(grid).mask, policy.dilate_grid)
 
 

@@ -285,7 +285,8 @@ class ScheduleEmitter:
         reads = {v: tuple(tables) for v, tables in self.reads.items() if v not in dense & self.dirty}
         before = frozenset(self.replaced | dense - self.dirty)
         steps, names, states = tuple(self.steps), tuple(self.names), tuple(self.states)
-        return Schedule(self.shared, steps, saves, stays, states, self.actives, reads, before, names)
+        log = tuple(self.tables.log)
+        return Schedule(self.shared, steps, saves, stays, states, self.actives, reads, before, names, log)
 
     def _by_host(self, value: Value) -> bool:
         producer = self.producers.get(value)

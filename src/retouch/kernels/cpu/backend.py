@@ -86,6 +86,10 @@ class Cpu(PartialBackend):
         memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)
         return memory.view(dtype).reshape(rows, channels)
 
+    def memory(self, nbytes: int) -> Tensor:
+        memory: Tensor = cpu.empty(nbytes, huge=False)
+        return memory
+
     def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
         rows = cpu.Arena(memory).rows
         return lambda offset, count, channels, dtype: rows(offset, count, channels, _DTYPES[dtype])

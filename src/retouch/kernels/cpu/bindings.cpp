@@ -17,9 +17,9 @@ using namespace nb::literals;
 
 namespace {
 
-nb::ndarray<nb::pytorch, uint8_t> empty(int64_t bytes) {
+nb::ndarray<nb::pytorch, uint8_t> empty(int64_t bytes, bool huge) {
   if (bytes < 0) throw nb::value_error("empty: the size must not be negative");
-  auto* pages = new Pages(size_t(bytes));
+  auto* pages = new Pages(size_t(bytes), huge);
   nb::capsule owner(pages, [](void* p) noexcept { delete static_cast<Pages*>(p); });
   size_t shape[1] = {size_t(bytes)};
   return {pages->data, 1, shape, owner};
@@ -197,7 +197,8 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("groups", [](const Packed& p) { return p.weights.groups; })
       .def_prop_ro("dtype", [](const Packed& p) { return dtype_name(p.weights.dtype); });
 
-  m.def("empty", &empty, "nbytes"_a, "Uninitialised uint8 memory on huge pages where they help.");
+  m.def("empty", &empty, "nbytes"_a, "huge"_a = true,
+        "Uninitialised uint8 memory; if huge, on huge pages where they help.");
   m.def("release_memory", &release_pages,
         "Gives freed memory that is kept for reuse back to the system; returns its bytes.");
   m.def("pack", &pack, "weight"_a, "groups"_a = 1);

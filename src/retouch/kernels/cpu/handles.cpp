@@ -124,8 +124,8 @@ View view_of(nb::handle tensor, const char* what) {
 
 } // namespace
 
-Pages::Pages(size_t bytes)
-    : span(allocate_pages(bytes)), data(static_cast<char*>(span.data)), bytes(bytes) {}
+Pages::Pages(size_t bytes, bool huge)
+    : span(allocate_pages(bytes, huge)), data(static_cast<char*>(span.data)), bytes(bytes) {}
 Pages::~Pages() {
   free_pages(span);
 }

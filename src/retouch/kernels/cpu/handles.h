@@ -23,7 +23,7 @@ struct Pages {
   char* data;
   size_t bytes; // that were asked for
 
-  explicit Pages(size_t bytes);
+  explicit Pages(size_t bytes, bool huge = true);
   ~Pages();
   Pages(const Pages&) = delete;
 };

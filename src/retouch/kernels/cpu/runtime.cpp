@@ -22,8 +22,8 @@ size_t mapping_size(size_t bytes) {
   return (bytes + unit - 1) / unit * unit;
 }
 
-Span map_pages(size_t size) {
-  size_t slack = size >= huge_page ? huge_page : 0;
+Span map_pages(size_t size, bool huge) {
+  size_t slack = huge && size >= huge_page ? huge_page : 0;
   char* base = static_cast<char*>(
       mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (base == MAP_FAILED) throw std::bad_alloc();
@@ -108,10 +108,10 @@ struct Scratch {
 
 } // namespace
 
-Span allocate_pages(size_t bytes) {
+Span allocate_pages(size_t bytes, bool huge) {
   size_t size = mapping_size(bytes ? bytes : 1);
   Span found = size >= smallest_kept ? reserve().take(size) : Span{nullptr, 0};
-  return found.data ? found : map_pages(size);
+  return found.data ? found : map_pages(size, huge);
 }
 
 void free_pages(Span pages) {

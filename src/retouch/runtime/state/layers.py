@@ -181,7 +181,7 @@ def _receive(
 def memories(backend: Backend) -> list[Memory]:
     """Where layers go: where kernels read them, and else the host's memory."""
     transfers = backend.transfers
-    on_device = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
+    on_device = Memory(transfers is not None, backend.memory)
     return [on_device] if transfers is None else [on_device, Memory(False, transfers.empty, transfers.taken)]
 
 
