@@ -202,6 +202,7 @@ class Pool:
                 entry.session.close()
                 taken -= entry.held
                 entry.session, entry.estimate, entry.held = None, None, 0
+                entry.jobs = {number: job for number, job in entry.jobs.items() if not job.over}  # they hold it, too
                 if not len(entry.hub):
                     entry.shown = None
                 self.metrics.evicted.inc()

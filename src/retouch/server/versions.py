@@ -43,7 +43,7 @@ def picture(
     version: int,
     studio: InStudio,
     entry: InSession,
-    thumb: Annotated[str | None, Query(description="A small JPEG instead.")] = None,
+    thumb: Annotated[str | None, Query(description="A small JPEG instead; `change`: of what was changed.")] = None,
     input: Annotated[str | None, Query(description="What edits are drawn on instead: labels, small pictures.")] = None,
     format: Annotated[Format, Query(description="Of the file; WebP is lossless.")] = "png",
     quality: Annotated[int, Query(ge=1, le=95, description="Of JPEG.")] = 90,
@@ -52,7 +52,7 @@ def picture(
     """The exact picture of a version; a PNG carries the settings that made it, as JSON in the text `retouch`."""
     kind = entry.about[0]
     if thumb is not None and input is None:
-        return Response(uploads.thumbnail(entry.glimpse(version), THUMB), media_type=MEDIA["jpeg"])
+        return Response(uploads.thumbnail(entry.glimpse(version, thumb == "change"), THUMB), media_type=MEDIA["jpeg"])
     if file is not None and kind == Canvas.kind:
         settings = settings_of(studio.models, entry, version)
         data = uploads.as_filed(entry.picture(version), format, settings, quality)

@@ -106,7 +106,7 @@ export class Api {
     return this.json('DELETE', `api/sessions/${id}/jobs/${job}`);
   }
 
-  /** A version's PNG. @param {string} id @param {number} version @param {'' | 'thumb' | 'input' | 'instances'} kind */
+  /** A version's PNG. @param {string} id @param {number} version @param {'' | 'thumb' | 'thumb=change' | 'input' | 'instances'} kind */
   png(id, version, kind = '') {
     if (kind === 'instances') return this.url(`api/sessions/${id}/versions/${version}/instances.png`);
     return this.url(`api/sessions/${id}/versions/${version}.png${kind && `?${kind}`}`);

@@ -34,7 +34,7 @@ function edit(studio, prompt, inpaint) {
     const field = words(options, 'prompt', 'Prompt', 'What the picture shows');
     field.id = 'prompt';
     parts.push(field, ...planned(studio), words(options, 'negative', 'Negative prompt', 'What it should not show'));
-  }
+  } else parts.push(...planned(studio));
   const [seeds, another] = seed(studio);
   parts.push(...strength(studio), seeds);
   const soft = inpaint ? [check(options, 'soft', 'Soft mask', 'The grey of a mask is the strength at each place')] : [];
@@ -109,7 +109,7 @@ function choices(studio) {
 /** @param {Studio} studio @param {number} version @param {string} text */
 export function thumb(studio, version, text) {
   const live = /** @type {import('./live.js').Live} */ (studio.live);
-  const image = el('img', { src: live.api.png(live.id, version, 'thumb'), alt: '', decoding: 'async', draggable: false });
+  const image = el('img', { src: live.api.png(live.id, version, live.isCanvas ? 'thumb=change' : 'thumb'), alt: '', decoding: 'async', draggable: false });
   return el('button', { type: 'button', className: 'thumb', 'aria-label': text, title: text, 'aria-current': version === live.head ? 'true' : null, onclick: () => studio.goto(version) }, image);
 }
 

@@ -49,7 +49,7 @@ function taken(model) {
   const { labels, scale, any_size: any } = model?.capabilities ?? {};
   if (labels) return 'A map of labels, as grey levels, or a saved session: this model sees it whole. Then paint: only what you paint is computed.';
   if (scale > 1) return `A small picture, or a saved session: this model makes it ${scale} times as large, and sees it whole.`;
-  return `PNG, JPEG, WebP${any ? ' of any size' : ''}, or a saved session. Then paint: only what you paint is computed.`;
+  return `PNG, JPEG, WebP${any ? ' of any size' : ''}, or a saved session. Only what you paint is computed.`;
 }
 
 /** @param {Studio} studio @param {any[]} models */
