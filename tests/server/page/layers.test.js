@@ -84,8 +84,8 @@ test('a picture is placed in another as far as it lies inside', () => {
 
 test('the line under the prompt says which viewport, and how', () => {
   const viewport = { rect: [0, 0, 512, 512], scale: 1, way: 'sparse', why: '' };
-  assert.equal(made({ viewport, seconds: 0.93 }), 'Last edit: viewport 512 px at 1:1, 0.9 s; recorded before');
-  assert.equal(made({ viewport: { ...viewport, scale: 0.5, rect: [0, 0, 1024, 900], way: 'dense' }, seconds: 12 }), 'Last edit: viewport 1024 x 900 px at 1:2, 12 s; not recorded');
+  assert.equal(made({ viewport, seconds: 0.93 }), 'Last edit: viewport 512 px at 1:1, 0.9\u00a0s; recorded before');
+  assert.equal(made({ viewport: { ...viewport, scale: 0.5, rect: [0, 0, 1024, 900], way: 'dense' }, seconds: 12 }), 'Last edit: viewport 1024 x 900 px at 1:2, 12\u00a0s; not recorded');
   assert.equal(made({ viewport: null, seconds: 1 }), '');
   assert.equal(looked({ viewport, state: 'recording', done: 3, total: 10 }), 'Here: viewport 512 px at 1:1, being recorded (30 %)');
   assert.match(looked({ viewport: null, state: 'none' }), /Zoom in/);

@@ -50,7 +50,7 @@ export function seen({ rect, scale }) {
 /** In which viewport an edit was made, and how; empty where there was none. @param {Pick<Version, 'viewport' | 'seconds'>} version */
 export function made({ viewport, seconds }) {
   if (!viewport) return '';
-  const took = seconds === null ? '' : `, ${seconds < 10 ? seconds.toFixed(1) : seconds.toFixed(0)} s`;
+  const took = seconds === null ? '' : `, ${seconds < 10 ? seconds.toFixed(1) : seconds.toFixed(0)}\u00a0s`;
   return `Last edit: viewport ${seen(viewport)}${took}; ${WAYS[viewport.way] ?? viewport.way}`;
 }
 
