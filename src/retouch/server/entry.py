@@ -54,7 +54,7 @@ class Entry:
     gone: bool = False
     passing: bool = False
     jobs: dict[int, Job[Any]] = field(default_factory=dict)
-    count: int = 0
+    count: int = field(default_factory=lambda: int(time.time()))  # pages know those of runs before
     answers: Answers = field(default_factory=Answers)
     shown: tuple[int, Pixels | None] | None = None
     estimate: tuple[int, Any] | None = None
