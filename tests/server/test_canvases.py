@@ -242,6 +242,8 @@ def test_canvases_survive_the_server_and_travel_as_files(tmp_path):
             small = np.asarray(Image.open(io.BytesIO(thumb)))
             assert small.shape == each.shape
             assert np.abs(small.astype(int) - each).mean() < 24  # JPEG
+        change = client.get(f"/api/sessions/{id_}/versions/1.png?thumb=change").content
+        assert Image.open(io.BytesIO(change)).width < 30
         archive = client.get(f"/api/sessions/{id_}/archive").content
         reply = client.post("/api/archives", files={"archive": ("x.zip", archive)})
         assert reply.status_code == 201, reply.text

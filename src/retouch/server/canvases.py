@@ -56,7 +56,7 @@ def look(form: LookForm, studio: InStudio, entry: InSession) -> dict[str, Any]:
         _stop(entry)
         return _told(viewport, "recorded")
     looking = entry.looking
-    if looking is None or looking.job.over or looking.viewport != viewport:
+    if looking is None or looking.viewport != viewport:
         _prepare(studio, entry, canvas, viewport)
     return _told(viewport, "recording")
 
@@ -66,9 +66,11 @@ def _prepare(studio: Studio, entry: Entry, canvas: Canvas, viewport: Scaling) ->
         studio.tell(_tell, entry, viewport, "recording", done, total)
 
     def over() -> None:
+        if entry.looking is not None and entry.looking.job is job:
+            entry.looking = None  # it holds the session
         with studio.pool.kept(entry):  # what it takes is counted anew
             session = entry.session
-            if isinstance(session, Canvas) and (entry.looking is None or entry.looking.viewport == viewport):
+            if isinstance(session, Canvas) and entry.looking is None:
                 _tell(entry, viewport, "recorded" if session.is_prepared(viewport) else "none")
 
     job = canvas.prepare(viewport.box, progress)

@@ -17,7 +17,7 @@ from retouch.editing.images import Pixels
 from retouch.editing.kinds import AnySession
 from retouch.editing.sheets import coloured
 from retouch.server import uploads
-from retouch.server.forms import DrawnForm, EditForm, VariantsForm
+from retouch.server.forms import DrawnForm, VariantsForm
 from retouch.server.problems import Problem
 from retouch.server.uploads import Rectangle
 
@@ -73,7 +73,9 @@ class Drawn:
             return found if form.soft else uploads.white(found > 127)
 
         overlay = None if files.overlay is None else uploads.part(files.overlay, "the overlay", "RGBA", rectangle)
-        words = form.areas if isinstance(form, EditForm) else []
+        words = form.areas
+        if words and isinstance(form, VariantsForm):
+            raise Problem(422, "variants know the words of the prompt alone; leave the areas away, or edit with them")
         if len(words) != len(files.areas):
             raise Problem(422, f"{len(words)} areas have words and {len(files.areas)} have masks; send a mask for each")
         masks = [levels(data, f"the mask of area {number}") for number, data in enumerate(files.areas)]

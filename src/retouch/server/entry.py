@@ -15,7 +15,7 @@ from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.history import History
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST, Manifest
@@ -27,7 +27,7 @@ from retouch.server.problems import Problem
 
 @dataclass(frozen=True, eq=False)
 class Looking:
-    """A viewport of a canvas that is prepared, and the job that does it, which may have ended."""
+    """A viewport of a canvas that is being prepared, and the job that does it."""
 
     viewport: Scaling
     job: Job[None]
@@ -56,7 +56,7 @@ class Entry:
     passing: bool = False
     jobs: dict[int, Job[Any]] = field(default_factory=dict)
     costs: dict[int, float] = field(default_factory=dict)
-    count: int = 0
+    count: int = field(default_factory=lambda: int(time.time()))  # pages know those of runs before
     answers: Answers = field(default_factory=Answers)
     shown: tuple[int, Pixels | None] | None = None
     estimate: tuple[int, Any] | None = None
@@ -121,13 +121,16 @@ class Entry:
         saved = Saved.read(self.folder)
         return saved.canvas(saved.manifest.history[number])
 
-    def glimpse(self, number: int) -> Pixels:
-        """The picture of a version, of a canvas a small one. Problem 404 when there is no such version."""
+    def glimpse(self, number: int, change: bool) -> Pixels:
+        """The picture of a version, of a canvas a small one, or with `change` what it changed. Problem 404 when there
+        is no such version.
+        """
         self._version(number)
         if self.about[0] != Canvas.kind:
             return self.pixels(number)
         saved = Saved.read(self.folder)
-        return saved.glimpse(saved.manifest.history[number])
+        entry = saved.manifest.history[number]
+        return as_pixels(saved.picture(entry)) if change else saved.glimpse(entry)
 
     def _version(self, number: int) -> Any:
         version = self.history.find(number)
@@ -140,7 +143,7 @@ class Entry:
         nothing.
         """
         session = self.session
-        if old is None or self.history.find(old[0]) is None:
+        if old is None or (old[1] is None and self.history.find(old[0]) is None):
             return Difference.between(None, self.pixels(new))
         number, before = old
         if isinstance(session, Canvas):

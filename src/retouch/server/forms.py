@@ -57,7 +57,8 @@ class DrawnForm(Form):
     base: the version that it was drawn on, which is the head. rect: left, top, width and height of what comes with
     this, in pixels of what is painted on; None: all. kind: "inpaint" fills the mask anew. soft: levels of masks are
     strengths. seed: of variants, the first. refine: whether the result is bettered afterwards, how far, or the grey
-    levels that are close enough. instance: of labels, the id of what is painted; None: a new one.
+    levels that are close enough. instance: of labels, the id of what is painted; None: a new one. areas: words for
+    parts of the picture, whose masks come with this in the same order; of edits, not of variants.
     """
 
     base: Number
@@ -70,16 +71,12 @@ class DrawnForm(Form):
     soft: bool = False
     refine: Refine = True
     instance: Annotated[int, Field(ge=0, lt=2**24)] | None = None
+    areas: Annotated[list[AreaForm], Field(max_length=16)] = []
 
 
 class EditForm(DrawnForm):
-    """An edit.
+    """An edit. draft: it is shown and makes no version; the next edit or draft takes its place."""
 
-    areas: words for parts of the picture, whose masks come with this in the same order. draft: it is shown and makes no
-    version; the next edit or draft takes its place.
-    """
-
-    areas: Annotated[list[AreaForm], Field(max_length=16)] = []
     draft: bool = False
 
 

@@ -33,7 +33,7 @@ class Limits:
     upload_burst: int = 256 * MB
     body: int = 64 * MB
     archive: int = 8 * GB
-    pixels: int = 4096 * 4096
+    pixels: int = 32 * MB
     watchers: int = 32
     backlog: float = 120
     read_rate: float = 1e9

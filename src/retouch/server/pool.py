@@ -283,6 +283,8 @@ class Pool:
         assert entry.session is not None
         entry.session.close()
         entry.session, entry.estimate, entry.held = None, None, 0
+        entry.jobs = {number: job for number, job in entry.jobs.items() if not job.over}  # they hold it, too
+        entry.costs = {number: entry.costs[number] for number in entry.jobs}
         if not len(entry.hub):
             entry.shown = None
 

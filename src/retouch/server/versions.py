@@ -43,7 +43,7 @@ def picture(
     version: int,
     studio: InStudio,
     entry: InSession,
-    thumb: Annotated[str | None, Query(description="A small JPEG instead.")] = None,
+    thumb: Annotated[str | None, Query(description="A small JPEG instead; `change`: of what was changed.")] = None,
     input: Annotated[str | None, Query(description="What edits are drawn on instead: labels, small pictures.")] = None,
     format: Annotated[Format, Query(description="Of the file; WebP is lossless.")] = "png",
     quality: Annotated[int, Query(ge=1, le=95, description="Of JPEG.")] = 90,
@@ -52,7 +52,7 @@ def picture(
     """The exact picture of a version; a PNG carries the settings that made it, as JSON in the text `retouch`."""
     kind = entry.about[0]
     if thumb is not None and input is None:
-        return Response(uploads.thumbnail(entry.glimpse(version), THUMB), media_type=MEDIA["jpeg"])
+        return Response(uploads.thumbnail(entry.glimpse(version, thumb == "change"), THUMB), media_type=MEDIA["jpeg"])
     if file is not None and kind == Canvas.kind:
         settings = settings_of(studio.models, entry, version)
         data = uploads.as_filed(entry.picture(version), format, settings, quality)
@@ -123,7 +123,7 @@ def explain(
     of `dense_macs`, in `milliseconds` (null unless `timed`), or as the machine's cost model has it in
     `predicted_milliseconds` (null where there is none). `rect` is where a network's grids lie in the picture: left,
     top, width and height; of a canvas this is the viewport of the edit, and there is nothing to explain (409) when its
-    recording is not in memory any more.
+    recording is not in memory any more; an edit that recorded nothing has no networks.
     """
 
     def explained(session: AnySession) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _made_in(session: AnySession, version: Version) -> Iterator[tuple[AnySession
         yield session, version, [0, 0, session.size[1], session.size[0]]
         return
     views = [view for view in session.pool.views if view.number in version.facts.get("views", ())]
-    if "views" in version.facts and all(view.session is None for view in views):
+    if version.facts.get("views") and all(view.session is None for view in views):
         raise Problem(409, "the recording that the edit was made in is not in memory any more")
     for view in views:
         if isinstance(view.session, DiffusionSession):

@@ -95,7 +95,7 @@ class Work:
         if frame.kind == "refined" and self.entry.history.current != frame.version:
             return  # pages have gone elsewhere
         show(self.studio, self.entry, frame.kind, frame.version, self.number, facts)
-        if frame.kind == "refined":
+        if frame.kind == "refined" or self.kind == "expand":
             tell_tree(self.entry)
 
     def _count(self, kind: str, made: bytes) -> None:

@@ -60,7 +60,7 @@ from retouch.editing.manifest import (
     whole,
 )
 from retouch.editing.recent import Recent
-from retouch.editing.replay import masked_picture, png
+from retouch.editing.replay import Cropped, Pictures
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.editing.stages import ENOUGH, stages_of
 from retouch.errors import OptionError
@@ -284,7 +284,7 @@ class DiffusionSession(Session):
                 found = adopted(self.process, original, self.version.tensors, pixels, where, calls)
             with clock.of("store"):
                 facts = self._facts("adopted", region.fraction, len(self.sampler), self.conditioning, clock)
-                self._put(calls, found.tensors(), facts, {STROKES: png(masked_picture(pixels, where))})
+                self._put(calls, found.tensors(), facts, Pictures({STROKES: Cropped.strokes(pixels, where)}))
         return Edited(self.image, region, clock.total())
 
     @locked
