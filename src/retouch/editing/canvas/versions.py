@@ -16,7 +16,7 @@ import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.canvas import saved
-from retouch.editing.canvas.files import Levels
+from retouch.editing.canvas.files import Levels, strips
 from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.view import Now
 from retouch.editing.canvas.viewport import holds, moved, sides, whole
@@ -98,6 +98,16 @@ class PictureSession(Session):
         """The current picture as a model sees it, uint8 sRGB `[H, W, 3]` on white; a copy."""
         with self._still:
             return self.picture.seen()
+
+    @property
+    def image(self) -> Image.Image:
+        """The current picture as Pillow has it, made some rows at a time."""
+        with self._still:
+            height, width = self.picture.size
+            found = Image.new("RGB", (width, height))
+            for rows in strips((height, width)):
+                found.paste(Image.fromarray(self.picture.seen((rows, slice(0, width)))), (0, rows.start))
+        return found
 
     def write(self, path: str | Path) -> Path:
         """Write the current picture to a file, in its depth, with alpha, profile and EXIF; see `Picture.write`."""
