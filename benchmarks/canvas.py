@@ -250,14 +250,12 @@ def seams(count: int) -> dict[str, Any]:
         viewport = canvas.pool.views[-1].scaling
         mask: Mask = np.zeros(canvas.picture.size, bool)
         mask[box] = True
-        border = editor.model.policy.dilate
-        found["canvas"].append(seam(canvas.pixels, before, mask, -(-border // max(1, round(viewport.scale)))))
-        session = editor.open(viewport.shown(before[viewport.box]), **settings)
-        small, drawn = viewport.shown_mask(mask[viewport.box]) > 0, session.pixels
-        drawn[small] = STROKE
-        shown = session.pixels
-        session.edit(drawn, mask=small)
-        found["session"].append(seam(session.pixels, shown, small, border))
+        border, small = editor.model.policy.dilate, viewport.shown_mask(mask[viewport.box]) > 0
+        old, new = (viewport.shown(pixels[viewport.box]) for pixels in (before, canvas.pixels))
+        found["canvas"].append(seam(new, old, small, border))
+        session = editor.open(old, **settings)
+        session.edit(np.where(small[..., None], STROKE, old), mask=small)
+        found["session"].append(seam(session.pixels, old, small, border))
         canvas.close()
         session.close()
     found["tiles"] = list(tiled(editor, max(1, count // 3), random, settings))
@@ -360,10 +358,9 @@ class Details:
             yield sheet, found, *truths
 
 
-def drawn_side_by_side(rows: Sequence[Sequence[Pixels]], titles: Sequence[str], file: Path) -> None:
+def grid(rows: Sequence[Sequence[Pixels]], file: Path) -> None:
     """A file of small pictures in rows."""
-    columns = [np.vstack([scaled(row[place], (128, 128)) for row in rows]) for place in range(len(titles))]
-    save_png(side_by_side(list(zip(titles, columns, strict=True))), file)
+    save_png(Image.fromarray(np.vstack([np.hstack([scaled(each, (128, 128)) for each in row]) for row in rows])), file)
 
 
 def details(model: str, count: int, file: Path | None) -> dict[str, Any]:
@@ -385,7 +382,7 @@ def details(model: str, count: int, file: Path | None) -> dict[str, Any]:
             found[way].append(apart(bench.lpips, pixels, truth))
         rows.append((each.drawn[each.box], truth, made["viewport"], made["whole"]))
     if file is not None:
-        drawn_side_by_side(rows[:6], ("drawn", "dense, alone", "in the viewport", "in the whole, reduced"), file)
+        grid(rows[:6], file)
     better = np.mean(np.array(found["viewport"]) < np.array(found["whole"]))
     return {
         "details": count, **{f"lpips_{way}": float(np.mean(values)) for way, values in found.items()},
@@ -412,8 +409,7 @@ def context(model: str, count: int, file: Path | None) -> dict[str, Any]:
             found.setdefault(name, []).append(float(np.mean(values)))
         rows.append(row)
     if file is not None:
-        titles = ("drawn", "dense, alone", *(f"{ratio:.3g} times as wide" for ratio in RATIOS), "the whole, reduced")
-        drawn_side_by_side(rows[:8], titles, file)
+        grid(rows[:8], file)
     return {"details": count, **{f"lpips_{name}": float(np.mean(values)) for name, values in found.items()}}
 
 
@@ -439,18 +435,22 @@ def figure(path: Path) -> None:
     save_png(side_by_side(tiles), path)
 
 
-def peak(width: int, height: int) -> None:
-    """Print the most memory that an edit of a picture of a size took, with a tiny model."""
+def peak(width: int, height: int, deep: bool) -> None:
+    """Print the most memory that an edit of a picture of a size took, with a tiny model; in 16 bits with alpha."""
     bench = Bench("sd15-lcm", "float32", "fast", width, height, tiny=True)
     path = Path(f"canvas-{width}x{height}.png")
-    Image.fromarray(bench.picture).save(path)
+    levels = bench.picture
+    if deep:
+        levels = np.dstack([levels, np.full(levels.shape[:2], 255, np.uint8)]).astype(np.uint16) * 257
+    Picture(levels).write(path)
+    del levels
     bench.picture = np.empty((0, 0, 3), np.uint8)
     Path("/proc/self/clear_refs").write_text("5")  # of Linux: the peak counts from here
     try:
         canvas = bench.editor.canvas(path, size=bench.size, enlarger="lanczos", **bench.settings)
         for sides in ((40, 120), (16, 16)):
             box = placed(canvas.picture.size, sides, np.random.default_rng(3))
-            canvas.edit(**stroke(canvas, box))
+            canvas.edit(**stroke(canvas, box), plan="new")  # as many recordings, whatever the size of the picture
             canvas.undo()
         canvas.write(path)
         canvas.close()
@@ -509,19 +509,19 @@ def plans(
 
 
 @app.command()
-def memory(size: Sides = (4000, 3000), json_file: Json = None) -> None:
+def memory(size: Sides = (4000, 3000), deep: bool = False, json_file: Json = None) -> None:
     """Bytes for each pixel by which a large picture takes more than a small one, all else equal. Bar: 12."""
     peaks = []
     for each in ((256, 256), size):
-        command = [sys.executable, __file__, "peak", *(f"{side}" for side in each)]
+        command = [sys.executable, __file__, "peak", *(f"{side}" for side in each), *["--deep"] * deep]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     told({"bytes_per_pixel": (peaks[1] - peaks[0]) / (size[0] * size[1] - 256**2), "bar": PER_PIXEL}, json_file)
 
 
 @app.command(name="peak", hidden=True)
-def peak_of(width: int, height: int) -> None:
+def peak_of(width: int, height: int, deep: bool = False) -> None:
     """Print the most memory that edits of a picture took."""
-    peak(width, height)
+    peak(width, height, deep)
 
 
 @app.command(name="seams")

@@ -18,7 +18,7 @@ import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent, verify, version_folder
 from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.canvas import saved
-from retouch.editing.canvas.files import Levels
+from retouch.editing.canvas.files import Levels, strips
 from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.resample import Size, scaled
 from retouch.editing.canvas.view import Now
@@ -195,6 +195,16 @@ class PictureSession(Session):
         """The versions to take back, newest first, and those to put in, oldest first, from one to another."""
         before, after = ([version.number for version in self._history.path(n)] for n in (old, new))
         return [n for n in reversed(before) if n not in after] + [n for n in after if n not in before]
+
+    @property
+    def image(self) -> Image.Image:
+        """The current picture as Pillow has it, made some rows at a time."""
+        with self._still:
+            height, width = self.picture.size
+            found = Image.new("RGB", (width, height))
+            for rows in strips((height, width)):
+                found.paste(Image.fromarray(self.picture.seen((rows, slice(0, width)))), (0, rows.start))
+        return found
 
     def write(self, path: str | Path) -> Path:
         """Write the current picture to a file, in its depth, with alpha, profile and EXIF; see `Picture.write`."""
