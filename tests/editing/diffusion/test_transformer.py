@@ -160,7 +160,7 @@ def test_the_shift_of_the_schedule_follows_the_size():
     assert small["mu"] < large["mu"]
 
 
-@pytest.mark.parametrize("name", ["flux", "fill", "kontext", "qwen"])
+@pytest.mark.parametrize("name", ["flux", "fill", "kontext", "qwen", "klein", "klein-inpaint", "z-image"])
 def test_sessions_are_saved_and_opened_again(name, tmp_path):
     session = opened(name, folder=tmp_path / "s")
     session.edit(painted(session.pixels))
