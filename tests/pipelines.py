@@ -211,7 +211,9 @@ def _qwen3(layers: int, width: int) -> tuple[Any, Any]:
         vocab_size=len(letters), hidden_size=width, intermediate_size=16, num_hidden_layers=layers,
         num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=64,
     )  # fmt: skip
-    return tokenizer, fill(transformers.Qwen3ForCausalLM(config))
+    encoder = fill(transformers.Qwen3ForCausalLM(config))
+    encoder.model.rotary_emb = type(encoder.model.rotary_emb)(config)  # its buffers are not saved
+    return tokenizer, encoder
 
 
 def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:

@@ -247,7 +247,7 @@ def test_schedulers_by_name_shift_as_the_pipeline_tells(name):
     current = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     found = []
     for mu in (0.6, 1.6):
-        told = {"mu": mu, "sigmas": [1.0, 0.75, 0.5, 0.25]}
+        told = {"mu": mu, "sigmas": np.linspace(1.0, 0.25, 4)}
         own, named = (Sampler(each, 4, 0, told) for each in (current, chosen(name, current)))
         assert named.spread == pytest.approx(own.spread, abs=2e-3)
         found.append(named.spread[2])

@@ -160,7 +160,7 @@ def test_the_shift_of_the_schedule_follows_the_size():
     assert small["mu"] < large["mu"]
 
 
-@pytest.mark.parametrize("name", ["flux", "fill", "kontext", "qwen"])
+@pytest.mark.parametrize("name", ["flux", "fill", "kontext", "qwen", "klein", "klein-inpaint", "z-image"])
 def test_sessions_are_saved_and_opened_again(name, tmp_path):
     session = opened(name, folder=tmp_path / "s")
     session.edit(painted(session.pixels))
@@ -193,7 +193,7 @@ def test_what_models_of_chats_do_not_take():
         made.generate("a", size=(512, 8 * 8), steps=2)
 
 
-@pytest.mark.parametrize("name", ["kontext", "qwen"])
+@pytest.mark.parametrize("name", ["kontext", "qwen", "klein", "z-image"])
 def test_folders_as_diffusers_saves_them(name, tmp_path):
     pipe = pipeline(name)
     pipe.save_pretrained(tmp_path / name)

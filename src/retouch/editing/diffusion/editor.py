@@ -48,11 +48,12 @@ class Editor(BaseEditor[DiffusionSession]):
 
     pipe: DDPMPipeline, DDIMPipeline (also v-prediction, few-step and class-conditional checkpoints), Stable Diffusion
         1.x or 2.x (text to image, image to image, inpainting), SDXL base, models distilled from these (LCM, Turbo,
-        Lightning, Hyper, TCD), or one with a transformer (FLUX.1, Qwen-Image, SD 3), on any one device.
+        Lightning, Hyper, TCD), or one with a transformer (FLUX.1, FLUX.2 klein, Qwen-Image, SD 3, Z-Image), on
+        any one device.
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
     vae: an autoencoder in the place of the pipeline's, or the folder or hub name of one: `AutoencoderKL`,
-        `AutoencoderTiny`, `AsymmetricAutoencoderKL` or `AutoencoderKLQwenImage`. `retouch.open` finds those again that
-        have a name.
+        `AutoencoderTiny`, `AsymmetricAutoencoderKL`, `AutoencoderKLFlux2` or `AutoencoderKLQwenImage`. `retouch.open`
+        finds those again that have a name.
     blend: how results of edits are set into the picture: "fade", "multiband" or "harmonise"; None: "harmonise", and
         what saved sessions say, "fade" where they say nothing.
     policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
