@@ -42,7 +42,7 @@ from retouch.ir.program import Read
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
-from retouch.runtime.store import Block, Store
+from retouch.runtime.store import Store
 
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")
