@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,75 @@ PADDED = 32
 
 REFERENCE = 10
 """Places in time between a picture of FLUX.2 and the first that it refers to, and between these."""
+
+
+def packed(latent: Tensor) -> Tensor:
+    """Tokens `[B, h/2 * w/2, 4C]` of a latent `[B, C, h, w]`."""
+    b, c, height, width = latent.shape
+    h, w = height // 2, width // 2
+    return latent.view(b, c, h, 2, w, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w, 4 * c)
+
+
+def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The latent `[B, C, height, width]` of its tokens."""
+    h, w, c = height // 2, width // 2, tokens.shape[2] // 4
+    return tokens.view(-1, h, w, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, c, height, width)
+
+
+class PackedFlux(nn.Module):
+    """`FluxTransformer2DModel` on a latent `[B, n * C, h, w]`, of which 2x2 positions are a token; (prediction,).
+
+    pictures: how many of C channels there are, noised latent first, each a grid of tokens in one sequence.
+    """
+
+    def __init__(self, transformer: nn.Module, pictures: int = 1) -> None:
+        super().__init__()
+        self.transformer, self.pictures = transformer, pictures
+
+    def forward(self, sample: Tensor, encoder_hidden_states: Tensor, **others: Tensor) -> tuple[Tensor]:
+        """The prediction; `others` are the transformer's: time, pooled text, guidance."""
+        height, width = sample.shape[2:]
+        parts = [packed(part) for part in sample.chunk(self.pictures, 1)]
+        places = _places(sample.device, 1, height // 2, width // 2)
+        first = torch.tensor([1, 0, 0], device=sample.device)
+        found = self.transformer(
+            hidden_states=torch.cat(parts, 1) if parts[1:] else parts[0],
+            encoder_hidden_states=encoder_hidden_states,
+            img_ids=torch.cat([places + number * first for number in range(self.pictures)]),
+            txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, dtype=torch.int64, device=sample.device),
+            return_dict=False,
+            **others,
+        )[0]
+        return (unpacked(found[:, : parts[0].shape[1]], height, width),)
+
+
+class PackedQwen(nn.Module):
+    """`QwenImageTransformer2DModel` on a latent `[B, n * C, h, w]`, of which 2x2 positions are a token; (prediction,).
+
+    pictures: how many of C channels there are, noised latent first, each a grid of tokens in one sequence.
+    """
+
+    def __init__(self, transformer: nn.Module, pictures: int = 1) -> None:
+        super().__init__()
+        self.transformer, self.pictures = transformer, pictures
+
+    def forward(
+        self, sample: Tensor, references: Tensor | None = None, sizes: Sequence[Sequence[int]] = (), **others: Tensor
+    ) -> tuple[Tensor]:
+        """The prediction. `references` are tokens `[B, S, 4C]` of other pictures, of so many rows and columns each;
+        `others` the transformer's arguments: time, texts and their mask.
+        """
+        height, width = sample.shape[2:]
+        parts = [packed(part) for part in sample.chunk(self.pictures, 1)]
+        tokens = parts if references is None else [*parts, references]
+        own = [(1, height // 2, width // 2)] * self.pictures
+        found = self.transformer(
+            hidden_states=torch.cat(tokens, 1) if tokens[1:] else tokens[0],
+            img_shapes=[[*own, *((1, *size) for size in sizes)]] * len(sample),
+            return_dict=False,
+            **others,
+        )[0]
+        return (unpacked(found[:, : parts[0].shape[1]], height, width),)
 
 
 class PackedFlux2(nn.Module):

@@ -9,37 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.packed import PackedModel, packed, unpacked
-from retouch.editing.diffusion.transformer import check_length, places
+from retouch.editing.diffusion.packed import PackedModel
+from retouch.editing.diffusion.transformer import check_length
 from retouch.kernels.devices import device_of
+from retouch.models.packed import PackedFlux
 
 WORDS = 512
 """Tokens of T5 that are read at most."""
-
-
-class PackedFlux(nn.Module):
-    """`FluxTransformer2DModel` on a latent `[B, n * C, h, w]`, of which 2x2 positions are a token; (prediction,).
-
-    pictures: how many of C channels there are, noised latent first, each a grid of tokens in one sequence.
-    """
-
-    def __init__(self, transformer: nn.Module, pictures: int = 1) -> None:
-        super().__init__()
-        self.transformer, self.pictures = transformer, pictures
-
-    def forward(self, sample: Tensor, encoder_hidden_states: Tensor, **others: Tensor) -> tuple[Tensor]:
-        """The prediction; `others` are the transformer's: time, pooled text, guidance."""
-        height, width = sample.shape[2:]
-        parts = [packed(part) for part in sample.chunk(self.pictures, 1)]
-        found = self.transformer(
-            hidden_states=torch.cat(parts, 1) if parts[1:] else parts[0],
-            encoder_hidden_states=encoder_hidden_states,
-            img_ids=torch.cat([places(height // 2, width // 2, sample, k) for k in range(self.pictures)]),
-            txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, dtype=sample.dtype, device=sample.device),
-            return_dict=False,
-            **others,
-        )[0]
-        return (unpacked(found[:, : parts[0].shape[1]], height, width),)
 
 
 class FluxModel(PackedModel):

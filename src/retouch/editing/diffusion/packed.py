@@ -6,23 +6,10 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retouch.editing.diffusion.transformer import TransformerModel
 from retouch.plan.policy import Policy
-
-
-def packed(latent: Tensor) -> Tensor:
-    """Tokens `[B, h/2 * w/2, 4C]` of a latent `[B, C, h, w]`."""
-    b, c, height, width = latent.shape
-    h, w = height // 2, width // 2
-    return latent.view(b, c, h, 2, w, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w, 4 * c)
-
-
-def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The latent `[B, C, height, width]` of its tokens."""
-    h, w, c = height // 2, width // 2, tokens.shape[2] // 4
-    return tokens.view(-1, h, w, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, c, height, width)
 
 
 class PackedModel(TransformerModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 from retouch.editing.diffusion.adapters import Adapters
 from retouch.editing.diffusion.guides import Guides, Images, Picture, as_pictures
 from retouch.editing.diffusion.model import Conditioning, PipelineError
-from retouch.editing.diffusion.packed import PackedModel, packed, unpacked
+from retouch.editing.diffusion.packed import PackedModel
 from retouch.editing.diffusion.transformer import check_length
 from retouch.editing.images import to_tensor
 from retouch.errors import OptionError
 from retouch.ir.geometry import Grid
 from retouch.ir.layout import Layout
 from retouch.kernels.devices import HOST, device_of
+from retouch.models.packed import PackedQwen, packed, unpacked
 
 WORDS = 512
 """Tokens of texts that the transformer reads; shorter texts are padded, and masked there."""
@@ -31,35 +31,6 @@ SEVERAL = 8
 """Pictures that Qwen-Image-Edit-Plus takes at most."""
 
 BLACK = Picture.of(np.zeros((64, 64, 3), np.uint8))
-
-
-class PackedQwen(nn.Module):
-    """`QwenImageTransformer2DModel` on a latent `[B, n * C, h, w]`, of which 2x2 positions are a token; (prediction,).
-
-    pictures: how many of C channels there are, noised latent first, each a grid of tokens in one sequence.
-    """
-
-    def __init__(self, transformer: nn.Module, pictures: int = 1) -> None:
-        super().__init__()
-        self.transformer, self.pictures = transformer, pictures
-
-    def forward(
-        self, sample: Tensor, references: Tensor | None = None, sizes: Sequence[Sequence[int]] = (), **others: Tensor
-    ) -> tuple[Tensor]:
-        """The prediction. `references` are tokens `[B, S, 4C]` of other pictures, of so many rows and columns each;
-        `others` the transformer's arguments: time, texts and their mask.
-        """
-        height, width = sample.shape[2:]
-        parts = [packed(part) for part in sample.chunk(self.pictures, 1)]
-        tokens = parts if references is None else [*parts, references]
-        own = [(1, height // 2, width // 2)] * self.pictures
-        found = self.transformer(
-            hidden_states=torch.cat(tokens, 1) if tokens[1:] else tokens[0],
-            img_shapes=[[*own, *((1, *size) for size in sizes)]] * len(sample),
-            return_dict=False,
-            **others,
-        )[0]
-        return (unpacked(found[:, : parts[0].shape[1]], height, width),)
 
 
 class QwenImageModel(PackedModel):

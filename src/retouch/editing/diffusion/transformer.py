@@ -19,13 +19,6 @@ WORDS = 256
 """Tokens of T5 that are read at most."""
 
 
-def places(height: int, width: int, like: Tensor, number: int = 0) -> Tensor:
-    """`[height * width, 3]`: number of the picture, row and column of every token."""
-    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in (height, width))
-    rows, columns = rows[:, None].expand(height, width), columns.expand(height, width)
-    return torch.stack([torch.full_like(rows, number), rows, columns], -1).reshape(-1, 3)
-
-
 def check_length(tokenizer: Any, most: int, texts: Conditioning, template: str = "{}", dropped: int = 0) -> None:
     """PipelineError unless prompt and negative prompt are `most` tokens or fewer, in a template without `dropped`."""
     for name, text in (("prompt", texts.prompt), ("negative prompt", texts.negative)):
