@@ -26,7 +26,6 @@ class PartialBackend:
     name: str
     sums_dtype: torch.dtype
     native = torch.float32
-    packing = ""
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))
@@ -73,6 +72,10 @@ class PartialBackend:
     def own_pack(self, weight: Tensor, groups: int) -> Any:
         """Packed weights for the backend's own product."""
         raise NotImplementedError
+
+    @property
+    def packing(self) -> str:
+        return ""
 
     def packed_memory(self, packed: Any) -> Tensor:
         raise NotImplementedError
