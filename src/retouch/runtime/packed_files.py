@@ -99,8 +99,10 @@ class PackedFiles:
         if len(tensors) != len(slots) or block.notes != {**notes, "sample": self._sample(tensors)}:
             raise ValueError(f"{file} is damaged")
         return {
-            slot: self.backend.packed_from(tensors[str(i)], *shape, kind=kind)
-            for i, (slot, shape, kind) in enumerate(zip(slots, notes["shapes"], notes["kinds"], strict=True))
+            slot: self.backend.packed_from(tensors[str(i)], outputs, taps, channels, groups, kind)
+            for i, (slot, (outputs, taps, channels, groups), kind) in enumerate(
+                zip(slots, notes["shapes"], notes["kinds"], strict=True)
+            )
         }
 
     def _sample(self, tensors: Mapping[str, Tensor]) -> str:
