@@ -27,10 +27,6 @@ class PartialBackend:
     sums_dtype: torch.dtype
     native = torch.float32
 
-    @property
-    def packing(self) -> str:
-        return ""
-
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))
         assert not unknown, f"kernels of the {self.name} backend have no KernelSpec: {', '.join(unknown)}"
@@ -90,6 +86,10 @@ class PartialBackend:
     def own_pack(self, weight: Tensor, groups: int) -> Any:
         """Packed weights for the backend's own product."""
         raise NotImplementedError
+
+    @property
+    def packing(self) -> str:
+        return ""
 
     def packed_memory(self, packed: Any) -> Tensor:
         raise NotImplementedError

@@ -98,11 +98,12 @@ class PackedFiles:
         tensors = {str(i): block.tensors[str(i)] for i in range(len(slots)) if str(i) in block.tensors}
         if len(tensors) != len(slots) or block.notes != {**notes, "sample": self._sample(tensors)}:
             raise ValueError(f"{file} is damaged")
-        made = {}
-        for i, slot in enumerate(slots):
-            outputs, taps, channels, groups = notes["shapes"][i]
-            made[slot] = self.backend.packed_from(tensors[str(i)], outputs, taps, channels, groups, notes["kinds"][i])
-        return made
+        return {
+            slot: self.backend.packed_from(tensors[str(i)], outputs, taps, channels, groups, kind)
+            for i, (slot, (outputs, taps, channels, groups), kind) in enumerate(
+                zip(slots, notes["shapes"], notes["kinds"], strict=True)
+            )
+        }
 
     def _sample(self, tensors: Mapping[str, Tensor]) -> str:
         return f"{self.backend.sampler(list(tensors.values()), SAMPLED)():016x}"
