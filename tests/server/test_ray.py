@@ -66,7 +66,7 @@ def cluster(home, model):
     from retouch.server.ray.settings import ClusterSettings
 
     os.environ.update(FAST)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
 
     def deployed(replicas=2):

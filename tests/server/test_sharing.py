@@ -38,7 +38,8 @@ def test_a_session_goes_from_server_to_server(clients):
     assert edited(first, id_, 0).status_code == 202
     idle(first, id_)
     with page(first, id_) as open_page:
-        assert edited(second, id_, 1, left=2, top=20).status_code == 202
+        reply = edited(second, id_, 1, left=2, top=20)
+        assert reply.status_code == 202, reply.text
         with pytest.raises(WebSocketDisconnect) as closed:
             open_page.hear(lambda message: False)
         assert closed.value.code == 1013  # come again

@@ -76,7 +76,7 @@ class Process:
 
     def latent_mask(self, region: Region) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of a latent that an edit of this region may change."""
-        return torch.from_numpy(spread(region, self.grid, self.policy))[None]
+        return torch.tensor(spread(region, self.grid, self.policy))[None]
 
     def whole(self, region: Region) -> Region:
         """A region for the decoder, grown to whole positions of a latent where it reads parts of these."""

@@ -63,7 +63,7 @@ def started(settings: ClusterSettings, address: str | None) -> Callable[[], None
     for name, value in FAST.items():
         os.environ.setdefault(name, value)
     made = application(settings)
-    ray.init(address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": settings.port})
         serve.run(made, name=NAME, route_prefix="/")
