@@ -105,7 +105,7 @@ def test_an_error_inside_a_launch_is_the_kernels(stays):
     executor = Direct(stays)
     kept = recording.buffers[value]
     recording.put_rows(value, kept[:3])
-    with pytest.raises(ValueError, match="rows|entries"):
+    with pytest.raises(ValueError, match=r"rows|entries"):
         executor.run(schedule, recording)
     recording.abort()
     assert torch.equal(net.update(recording, REGION, EDITED, T), net.update(net.record(X, T)[1], REGION, EDITED, T))
