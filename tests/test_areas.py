@@ -167,7 +167,7 @@ def test_what_is_made_of_texts_is_computed_once(monkeypatch):
     monkeypatch.setattr(Dense, "run", lambda op, tensors: (calls.append(op), run(op, tensors))[1])
     net.update_areas(snapshot.recording(), ONE, Areas("text", (TWO, ONE), tuple(t.clone() for t in OTHERS)), X, TEXT)
     assert not calls
-    net.update_areas(snapshot.recording(), ONE, Areas("text", (TWO, ONE), OTHERS[::-1]), X, TEXT)
+    net.update_areas(snapshot.recording(), ONE, Areas("text", (TWO, ONE), tuple(t + 1 for t in OTHERS)), X, TEXT)
     assert calls
 
 
