@@ -18,7 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from retouch import kernels as kernel_table
-from retouch.errors import RetouchError
+from retouch.errors import OptionError, RetouchError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import InputError, Signature, same_tensor
@@ -110,6 +110,8 @@ class Incremental:
         self.signature = Signature(module, args, kwargs, layouts)
         captured = capture(module, *self.signature.example)
         try:
+            if arithmetic == "int8" and "int8_gemm" in kernels.lacking:
+                raise OptionError(f"the {kernels.name} backend has no products in int8; the cpu backend has")
             program = in_arithmetic(fuse(lower(captured, kernels.dtypes, self.signature.layouts)), arithmetic)
         except LayoutError as error:
             raise InputError(f"an input does not have the layout that is given for it: {error}") from None

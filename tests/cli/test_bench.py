@@ -67,7 +67,6 @@ def test_options_without_a_meaning_are_refused(name, option):
         (["networks", "--json", "missing/out.json"], "cannot write"),
         (["networks", "--report", "missing/out.md"], "cannot write"),
         (["networks", "--report", "out.txt"], "name it .md"),
-        (["networks", "--dtype", "int8"], "bfloat16"),
         (["networks", "--dtype", "tf32"], "unknown type 'tf32'"),
         (["networks", "--dtype", "float16"], "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
         (["networks", "--backend", "nope"], "reference"),

@@ -109,7 +109,13 @@ def check_text(block: Block, _: dict[str, Any]) -> None:
     """What a program printed; nothing to run."""
 
 
-PROGRAMS = {"retouch": check_retouch, "make": check_make, "pip": check_pip}
+def check_serve(block: Block, args: list[str]) -> None:
+    """Ray Serve's command, with a file that the page brings."""
+    assert args[0] == "run", block
+    assert (ROOT / "docs/guide/serving" / args[1]).is_file(), block
+
+
+PROGRAMS = {"retouch": check_retouch, "make": check_make, "pip": check_pip, "serve": check_serve}
 CHECKS = {"python": check_python, "sh": check_shell, "text": check_text}
 
 

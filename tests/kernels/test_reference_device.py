@@ -32,6 +32,7 @@ from retouch.kernels import registry as kernel_table
 from retouch.kernels.reference import Reference
 from retouch.ops import pivoted
 from retouch.ops import sums as double
+from retouch.runtime.shared import Shared
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
 from retouch.runtime.store import Store, StoreError
@@ -47,6 +48,7 @@ BEFORE = (
     (Incremental, "_changed"),
     (Weights, "check"),
     (Weights, "refresh"),
+    (Shared, "_same"),
 )
 """What reads tensors on the host before the calls: the mask, arguments that are compared, weights."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Shared:
         self.slots: dict[Slot, Slot] = {}
         self._programs: dict[int, tuple[Expr, Any]] = {}
         self._zeros: dict[tuple[int, int], Any] = {}
-        self._results: dict[tuple[Value, ...], list[tuple[list[Any], dict[Value, Any]]]] = {}
+        self._results: dict[tuple[Value, ...], list[tuple[int, list[Any], dict[Value, Any]]]] = {}
         self.arena_bytes = -1
         self._arena: Callable[..., Any] | None = None
 
@@ -65,14 +66,19 @@ class Shared:
 
     def results(self, chain: Chain, generation: int, content: Callable[[Value], Any]) -> dict[Value, Any]:
         """What a chain gives; computed once for the same inputs and the same `generation` of weights."""
-        given = [generation, *map(content, chain.inputs)]
+        given = list(map(content, chain.inputs))
         known = self._results.setdefault(chain.results, [])
-        for entry in known:
-            if all(map(same_tensor, entry[0], given)):
-                return entry[1]
+        for made, inputs, results in known:
+            if made == generation and self._same(inputs, given):
+                return results
         found = chain.run(content)
-        known[:] = [*known[-RESULTS + 1 :], (given, found)]
+        known[:] = [*known[-RESULTS + 1 :], (generation, given, found)]
         return found
+
+    def _same(self, inputs: list[Any], given: list[Any]) -> bool:
+        """Whether inputs are the same: by content on the host, by identity where reading it would wait for a device."""
+        same = same_tensor if self.backend.device.type == "cpu" else is_
+        return all(map(same, inputs, given))
 
 
 class Scratch:

@@ -18,7 +18,7 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        told = {name: value for name, value in vars(record).items() if name not in KNOWN}
+        told = {name: value for name, value in vars(record).items() if name not in KNOWN and name[0] != "_"}
         line = {"time": when, "level": record.levelname, "logger": record.name, "message": record.getMessage(), **told}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

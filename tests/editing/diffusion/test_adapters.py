@@ -10,7 +10,7 @@ from PIL import Image
 import retouch
 from pipelines import adapted, painted, picture, pipeline, with_lora
 from retouch import Editor, ImageError, OptionError, PipelineError
-from retouch.editing.diffusion.areas import Area
+from retouch.editing.area import Area
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
