@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from retouch.editing.jobs import SessionError as SessionError
     from retouch.editing.kinds import load as load
     from retouch.editing.kinds import open as open
+    from retouch.editing.lease import HeldError as HeldError
+    from retouch.editing.lease import LostError as LostError
     from retouch.editing.manifest import ArchiveError as ArchiveError
     from retouch.editing.session import Session as Session
     from retouch.errors import FallbackWarning as FallbackWarning
@@ -59,6 +61,8 @@ _HOMES = {
     "Area": "editing.diffusion",
     "AreaError": "passes.by_area",
     "ArchiveError": "editing.manifest",
+    "HeldError": "editing.lease",
+    "LostError": "editing.lease",
     "BackendError": "kernels.protocol",
     "BackendImportError": "kernels.protocol",
     "BackendNameError": "kernels.protocol",

@@ -87,11 +87,11 @@ def test_while_all_memory_is_in_use_callers_are_told_to_wait(tmp_path):
 def test_a_session_is_not_put_away_while_it_begins_to_be_recorded(tmp_path, monkeypatch):
     follow = Work.follow
 
-    def followed(self, job):
+    def followed(self, job, seconds):
         pool = self.studio.pool
         with pool._lock:
             pool._shrink(0)  # as for another session that needs memory just then
-        return follow(self, job)
+        return follow(self, job, seconds)
 
     monkeypatch.setattr(Work, "follow", followed)
     with asking(studio(tmp_path)) as client:

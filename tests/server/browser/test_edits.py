@@ -193,7 +193,7 @@ def test_a_failed_edit_loses_no_paint(plain, double):
     double.fail = "the device is out of memory"
     plain.stroke((20, 20), (40, 20))
     plain.page.get_by_text("the device is out of memory").wait_for()
-    assert plain.ask("live.held.length") == 1
+    plain.until("live.held.length === 1")
     plain.page.get_by_role("button", name="Run", exact=True).click()
     plain.until("live.head === 1")
     plain.idle()
