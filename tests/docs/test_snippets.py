@@ -109,13 +109,24 @@ def check_text(block: Block, _: dict[str, Any]) -> None:
     """What a program printed; nothing to run."""
 
 
+def check_script(block: Block, args: list[str]) -> None:
+    """A script of the repository, which is there."""
+    assert (ROOT / args[0]).is_file(), block
+
+
 def check_serve(block: Block, args: list[str]) -> None:
     """Ray Serve's command, with a file that the page brings."""
     assert args[0] == "run", block
     assert (ROOT / "docs/guide/serving" / args[1]).is_file(), block
 
 
-PROGRAMS = {"retouch": check_retouch, "make": check_make, "pip": check_pip, "serve": check_serve}
+PROGRAMS = {
+    "retouch": check_retouch,
+    "make": check_make,
+    "pip": check_pip,
+    "serve": check_serve,
+    "python": check_script,
+}
 CHECKS = {"python": check_python, "sh": check_shell, "text": check_text}
 
 
