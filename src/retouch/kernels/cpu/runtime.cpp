@@ -1,36 +1,20 @@
 #include "runtime.h"
 
+#include "system.h"
+
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
-#include <new>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <vector>
 
 namespace retouch {
 
 namespace {
 
-constexpr size_t huge_page = size_t(2) << 20;
-
 size_t mapping_size(size_t bytes) {
   size_t unit = bytes >= huge_page ? huge_page : 4096;
   return (bytes + unit - 1) / unit * unit;
-}
-
-void* map_pages(size_t size) {
-  size_t slack = size >= huge_page ? huge_page : 0;
-  char* base = static_cast<char*>(
-      mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (base == MAP_FAILED) throw std::bad_alloc();
-  if (!slack) return base;
-  size_t head = (huge_page - reinterpret_cast<uintptr_t>(base) % huge_page) % huge_page;
-  if (head) munmap(base, head);
-  if (slack - head) munmap(base + head + size, slack - head);
-  madvise(base + head, size, MADV_HUGEPAGE);
-  return base + head;
 }
 
 // Freed blocks, oldest first.
@@ -71,7 +55,7 @@ class Reserve {
   void shrink(size_t most) {
     size_t gone = 0;
     while (total > most) {
-      munmap(blocks[gone].data, blocks[gone].size);
+      unmap_memory(blocks[gone].data, blocks[gone].size);
       total -= blocks[gone++].size;
     }
     blocks.erase(blocks.begin(), blocks.begin() + ptrdiff_t(gone));
@@ -80,7 +64,7 @@ class Reserve {
   std::mutex mutex;
   std::vector<Block> blocks;
   size_t total = 0;
-  const size_t limit = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGE_SIZE)) / 8;
+  const size_t limit = physical_memory() / 8;
 };
 
 // Never destroyed: handles may outlive static objects when the interpreter ends.
@@ -114,7 +98,7 @@ struct Scratch {
 void* allocate_pages(size_t bytes) {
   size_t size = mapping_size(bytes ? bytes : 1);
   void* data = size >= huge_page ? reserve().take(size) : nullptr;
-  return data ? data : map_pages(size);
+  return data ? data : map_memory(size);
 }
 
 void free_pages(void* data, size_t bytes) {
@@ -122,7 +106,7 @@ void free_pages(void* data, size_t bytes) {
   if (size >= huge_page)
     reserve().keep(data, size);
   else
-    munmap(data, size);
+    unmap_memory(data, size);
 }
 
 size_t release_pages() {
