@@ -1,12 +1,17 @@
 """What canvases are held to: edits of a large picture against crop and stitch, memory, the planner's choices, seams.
 
-    python benchmarks/canvas.py --model sd15-lcm --dtype bfloat16 --json canvas.json
-    python benchmarks/canvas.py --tiny                       # does it run at all
+    python benchmarks/canvas.py speed --model sd15-lcm --dtype bfloat16
+    python benchmarks/canvas.py plans --model sd15-lcm --dtype bfloat16
+    python benchmarks/canvas.py memory
+    python benchmarks/canvas.py seams
+    python benchmarks/canvas.py details --sheet details.webp
+    python benchmarks/canvas.py speed --tiny                 # does it run at all
 
-Pipelines with random weights (`retouch.models.pipelines`): times and arithmetic are those of the real ones. Crop and
-stitch is diffusers' own (`StableDiffusionInpaintPipeline` with `padding_mask_crop`), with the context and size of the
-viewport that the planner chose. Every ratio is of runs that took turns; medians, or minima with `--minima` on a busy
-machine. Seams are of the built-in model, which is trained.
+`speed` and `plans` take pipelines with random weights (`retouch.models.pipelines`): times and arithmetic are those of
+the real ones. Crop and stitch is diffusers' own (`StableDiffusionInpaintPipeline` with `padding_mask_crop`), with the
+context and size of the viewport that the planner chose. Every ratio is of runs that took turns; medians, or minima with
+`--minima`, or seconds of the processor with `--processor` on a busy machine. `seams` and `details` take the built-in
+models, which are trained.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,9 +36,17 @@ from PIL import Image
 from retouch import Editor
 from retouch.bench.difference import seam
 from retouch.editing.canvas.canvas import Canvas
-from retouch.editing.images import Box, Pixels, save_png
+from retouch.editing.canvas.composition import set_in, shown
+from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.planner import Candidate
+from retouch.editing.canvas.request import Request, read
+from retouch.editing.canvas.resample import Scaling, scaled
+from retouch.editing.canvas.viewport import around
+from retouch.editing.diffusion.editor import GUIDANCE
+from retouch.editing.images import Box, Pixels, box_of, save_png
 from retouch.editing.sheets import outlined, side_by_side
 from retouch.models import pipelines
+from retouch.models.lpips import Lpips, trained
 from retouch.plan.region import Mask
 
 STROKE = np.array((214, 40, 57), np.uint8)
@@ -135,37 +149,88 @@ def near(viewport: Box, sides: tuple[int, int], count: int, random: np.random.Ge
         )
 
 
-def choices(bench: Bench, count: int, within: float) -> dict[str, Any]:
-    """What the planner chose against the fastest candidate of enough quality, for edits of mixed size and place.
-
-    within: candidates are tried that are predicted to take at most so many times what the fastest does.
-    """
-    random, canvas, ratios, ways = np.random.default_rng(1), bench.canvas(), [], []
-    sizes = np.geomspace(12, min(canvas.picture.size) / 2, 8)
-    anchors = [placed(canvas.picture.size, (1, 1), random) for _ in range(max(1, count // 6))]
+def placed_around(canvas: Canvas, count: int) -> Iterator[Box]:
+    """Boxes of mixed size, in turn around a few places."""
+    random, limits = np.random.default_rng(1), canvas.picture.size
+    sizes = np.geomspace(12, min(limits) / 2, 8)
+    anchors = [placed(limits, (1, 1), random) for _ in range(max(1, count // 10))]
     for number in range(count):
-        sides = tuple(max(1, int(random.choice(sizes) * random.uniform(0.5, 1))) for _ in range(2))
+        sides = [max(1, int(random.choice(sizes) * random.uniform(0.5, 1))) for _ in range(2)]
         centre = [span.start for span in anchors[number % len(anchors)]]
         starts = [min(max(0, at - side // 2), limit - side)
-                  for at, side, limit in zip(centre, sides, canvas.picture.size, strict=True)]  # fmt: skip
-        box = slice(starts[0], starts[0] + sides[0]), slice(starts[1], starts[1] + sides[1])
+                  for at, side, limit in zip(centre, sides, limits, strict=True)]  # fmt: skip
+        yield slice(starts[0], starts[0] + sides[0]), slice(starts[1], starts[1] + sides[1])
+
+
+class Parts:
+    """What candidates take, from what they consist of: a recording and a dense edit take what they take wherever they
+    are, as all viewports have one size; an edit is timed in a session that is recorded, on the candidate's own mask.
+    """
+
+    def __init__(self, bench: Bench, rounds: int, of: Callable[..., float]) -> None:
+        self.bench, self.of = bench, of
+        pixels, size = bench.picture[: bench.size[0], : bench.size[1]], bench.size
+        names = ("prompt", "guidance", "steps", "strength")
+        settings = {name: bench.settings[name] for name in names}
+        mask = np.zeros(size, bool)
+        mask[: size[0] // 2, : size[1] // 2] = True
+        drawn = np.where(mask[..., None], STROKE, pixels)
+        prompt, steps, guidance = (settings[name] for name in ("prompt", "steps", "guidance"))
+        blank = bench.editor.unrecorded(size, prompt, None, guidance, None, steps, 0, settings["strength"])
+        records, dense = [], []
+        for number in range(rounds + 1):
+            start = time.perf_counter()
+            self.session = bench.editor.open(pixels, **settings)
+            records.append(time.perf_counter() - start)
+            dense.append(seconds(blank.redraw, pixels, drawn, mask, False, {}))
+            if number < rounds:
+                self.session.close()
+        self.record, self.dense = of(records[1:]), of(dense[1:])
+
+    def edit(self, viewport: Scaling, request: Request) -> float:
+        """An edit of what a viewport sees of a request."""
+        seen = shown(request, viewport, Picture(self.bench.picture), self.session.pixels)
+        took = []
+        for _ in range(2):
+            for net in self.session.networks().values():
+                net.forget()
+            took.append(seconds(self.session.edit, seen.image, mask=seen.mask))
+            self.session.undo()
+        return self.of(took)
+
+    def of_candidate(self, each: Candidate, request: Request, known: Sequence[Scaling]) -> float:
+        """Seconds of a candidate where some viewports are recorded."""
+        if each.way == "dense":
+            return self.dense
+        viewports = each.tiles or (each.viewport,)
+        return sum((viewport not in known) * self.record + self.edit(viewport, request) for viewport in viewports)
+
+
+def choices(bench: Bench, count: int, within: float, of: Callable[..., float]) -> dict[str, Any]:
+    """What the planner chose against the fastest candidate of enough quality, for edits of mixed size and place.
+
+    within: candidates are timed that are predicted to take at most so many times what the fastest does.
+    """
+    canvas, parts, ratios, predicted, ways = bench.canvas(), Parts(bench, 2, of), [], [], []
+    for box in placed_around(canvas, count):
+        request = canvas._request(**stroke(canvas, box), threshold=None, options={})
         plan = canvas.plan(**stroke(canvas, box))
         assert plan is not None
         good = [each for each in plan.candidates if each.quality >= canvas.planner.floor] or [plan.chosen]
         least = min(each.seconds for each in good)
-        others = [each for each in good if each.seconds <= within * least and each.place != plan.chosen.place]
-        took = []
-        for each in (plan.chosen, *others):
-            twin = canvas.branch()
-            took.append(seconds(twin.edit, **stroke(twin, box), plan=each))
-            twin.close()
+        tried = [plan.chosen, *(c for c in good if c.seconds <= within * least and c.place != plan.chosen.place)]
+        known = [canvas.now.local(view.scaling) for view in canvas.pool.views]
+        took = [parts.of_candidate(each, request, known) for each in tried]
         ratios.append(took[0] / min(took))
+        predicted.append(plan.chosen.seconds / took[0])
         ways.append(plan.chosen.way)
-        canvas.edit(**stroke(canvas, box))
+        canvas.edit(**stroke(canvas, box), plan=plan.chosen)
     canvas.close()
     return {
         "plans": count, "planner_within_15_percent": sum(ratio <= 1.15 for ratio in ratios) / count,
         "planner_median": statistics.median(ratios), "planner_worst": max(ratios),
+        "predicted_over_measured": statistics.median(predicted),
+        "predicted_from": np.quantile(predicted, 0.1).item(), "predicted_to": np.quantile(predicted, 0.9).item(),
         "ways": {way: ways.count(way) for way in dict.fromkeys(ways)},
     }  # fmt: skip
 
@@ -185,17 +250,167 @@ def seams(count: int) -> dict[str, Any]:
         viewport = canvas.pool.views[-1].scaling
         mask: Mask = np.zeros(canvas.picture.size, bool)
         mask[box] = True
-        border = editor.model.policy.dilate
-        found["canvas"].append(seam(canvas.pixels, before, mask, -(-border // max(1, round(viewport.scale)))))
-        session = editor.open(viewport.shown(before[viewport.box]), **settings)
-        small, drawn = viewport.shown_mask(mask[viewport.box]) > 0, session.pixels
-        drawn[small] = STROKE
-        shown = session.pixels
-        session.edit(drawn, mask=small)
-        found["session"].append(seam(session.pixels, shown, small, border))
+        border, small = editor.model.policy.dilate, viewport.shown_mask(mask[viewport.box]) > 0
+        old, new = (viewport.shown(pixels[viewport.box]) for pixels in (before, canvas.pixels))
+        found["canvas"].append(seam(new, old, small, border))
+        session = editor.open(old, **settings)
+        session.edit(np.where(small[..., None], STROKE, old), mask=small)
+        found["session"].append(seam(session.pixels, old, small, border))
         canvas.close()
         session.close()
+    found["tiles"] = list(tiled(editor, max(1, count // 3), random, settings))
     return {f"seam_{name}": float(np.mean(values)) for name, values in found.items()}
+
+
+def tiled(editor: Editor, count: int, random: np.random.Generator, settings: dict[str, Any]) -> Iterator[float]:
+    """Steps across the borders of viewports inside regions that several of them draw, more than those beside them."""
+    picture = photograph(500, 400)
+    for _ in range(count):
+        canvas = editor.canvas(picture, enlarger="lanczos", **settings)
+        box = placed(canvas.picture.size, (200, 240), random)
+        canvas.edit(**stroke(canvas, box), plan="tiles")
+        inner = canvas.pixels[box].astype(int)
+        for axis in (0, 1):
+            steps = np.abs(np.diff(inner, axis=axis)).mean((1 - axis, 2))
+            edges = {edge - box[axis].start for view in canvas.pool.views
+                     for edge in (view.scaling.box[axis].start, view.scaling.box[axis].stop)}  # fmt: skip
+            for edge in (edge for edge in edges if 8 < edge < len(steps) - 8):
+                yield float(steps[edge - 1] - np.delete(steps[edge - 8 : edge + 8], 7).mean())
+        canvas.close()
+
+
+NAMES = ("grinning face", "red heart", "red apple", "sun", "dog face", "pizza", "sunflower", "cat face")
+COLOURS = ((214, 40, 57), (40, 90, 214), (30, 30, 30), (250, 210, 60))
+
+
+@dataclass(frozen=True, eq=False)
+class Detail:
+    """An ellipse drawn on a small thing in a picture: its name and the box of it, the drawing, and where that is."""
+
+    name: str
+    box: Box
+    drawn: Pixels
+    mask: Mask
+
+
+def scene(pictures: Mapping[str, Pixels], random: np.random.Generator, side: int = 1024) -> tuple[Pixels, list[Any]]:
+    """A sheet of small pictures of several sizes, with the names and boxes of all."""
+    sheet, found, sides = np.full((side, side, 3), 255, np.uint8), [], (40, 56, 80, 112, 150)
+    for number, (row, column) in enumerate(np.ndindex(6, 6)):
+        name, each = str(random.choice(list(pictures))), sides[number * 7 % len(sides)]
+        top, left = (at * side // 6 + int(random.integers(0, side // 6 - each)) for at in (row, column))
+        box = slice(top, top + each), slice(left, left + each)
+        sheet[box] = scaled(pictures[name], (each, each))
+        found.append((name, box))
+    return sheet, found
+
+
+def detail(sheet: Pixels, things: Sequence[Any], width: int, random: np.random.Generator) -> Detail:
+    """An ellipse of a width, half as high, in the middle of a thing that is wider."""
+    fit = [each for each in things if each[1][0].stop - each[1][0].start >= 1.4 * width]
+    name, box = fit[int(random.integers(len(fit)))]
+    y, x = ((span.start + span.stop) / 2 + random.uniform(-0.1, 0.1) * (span.stop - span.start) for span in box)
+    rows, columns = np.ogrid[: sheet.shape[0], : sheet.shape[1]]
+    mask = ((columns - x) / (width / 2)) ** 2 + ((rows - y) / (width / 4)) ** 2 <= 1
+    return Detail(name, box, np.where(mask[..., None], np.uint8(COLOURS[int(random.integers(4))]), sheet), mask)
+
+
+def densely(editor: Editor, sheet: Pixels, each: Detail, viewport: Scaling, settings: dict[str, Any]) -> Pixels:
+    """What becomes of the thing by an edit of the dense networks in a viewport."""
+    picture = Picture(sheet.copy())
+    request = read(picture, each.drawn, each.mask, None, 0, {})
+    assert request is not None
+    asked = GUIDANCE, None, settings["steps"], settings.get("seed", 0), settings["strength"]
+    blank = editor.unrecorded(viewport.size, each.name, None, *asked)
+    now = viewport.shown(picture.seen(viewport.box))
+    seen = shown(request, viewport, picture, now)
+    edited, _ = blank.redraw(now, seen.image, seen.mask, False, {})
+    set_in(request, viewport, np.asarray(edited.image), picture, blank.border, None)
+    return picture.levels[each.box]
+
+
+def apart(lpips: Lpips, one: Pixels, other: Pixels) -> float:
+    """LPIPS of two small pictures, enlarged."""
+    return float(lpips.distance_map(*(scaled(picture, (192, 192)) for picture in (one, other))).mean())
+
+
+class Details:
+    """Details of things on sheets, and what the dense networks make of those things alone, at the size that they were
+    trained for.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.editor, self.lpips, self.random = Editor.from_pretrained(model), trained(), np.random.default_rng(4)
+        self.settings: dict[str, Any] = {"steps": 4 if model.endswith("lcm") else 10, "strength": 0.6}
+        self.pictures = {
+            name: np.asarray(self.editor.generate(name, steps=self.settings["steps"], seed=seed).image)
+            for seed, name in enumerate(NAMES)
+        }
+
+    def each(self, count: int) -> Iterator[tuple[Pixels, Detail, Pixels, Pixels]]:
+        """Sheets, details, and the same with two seeds."""
+        size = self.editor.model.default_size
+        for number in range(count):
+            sheet, things = scene(self.pictures, self.random)
+            found = detail(sheet, things, (16, 24, 32, 40)[number % 4], self.random)
+            alone = Scaling(found.box, size, size)
+            truths = [densely(self.editor, sheet, found, alone, {**self.settings, "seed": seed}) for seed in (0, 1)]
+            yield sheet, found, *truths
+
+
+def grid(rows: Sequence[Sequence[Pixels]], file: Path) -> None:
+    """A file of small pictures in rows."""
+    save_png(Image.fromarray(np.vstack([np.hstack([scaled(each, (128, 128)) for each in row]) for row in rows])), file)
+
+
+def details(model: str, count: int, file: Path | None) -> dict[str, Any]:
+    """Edits of details of 16 to 40 pixels on a sheet of 1024x1024, in the viewport that the planner chooses and in the
+    whole sheet reduced: LPIPS over the thing that was drawn on, against the dense model with that thing alone.
+    """
+    bench, rows, scales = Details(model), list[Sequence[Pixels]](), list[float]()
+    found: dict[str, list[float]] = {"viewport": [], "whole": [], "another_seed": []}
+    for sheet, each, truth, other in bench.each(count):
+        made = {"another_seed": other}
+        for way, plan in (("viewport", None), ("whole", "whole")):
+            canvas = bench.editor.canvas(sheet, enlarger="lanczos", **bench.settings)
+            canvas.edit(each.drawn, mask=each.mask, prompt=each.name, plan=plan)
+            made[way] = canvas.pixels[each.box]
+            if plan is None:
+                scales.append(canvas.version.facts["scale"])
+            canvas.close()
+        for way, pixels in made.items():
+            found[way].append(apart(bench.lpips, pixels, truth))
+        rows.append((each.drawn[each.box], truth, made["viewport"], made["whole"]))
+    if file is not None:
+        grid(rows[:6], file)
+    better = np.mean(np.array(found["viewport"]) < np.array(found["whole"]))
+    return {
+        "details": count, **{f"lpips_{way}": float(np.mean(values)) for way, values in found.items()},
+        "viewport_better": float(better), "scales": {scale: scales.count(scale) for scale in sorted(set(scales))},
+    }  # fmt: skip
+
+
+RATIOS = (4 / 3, 2.0, 3.0, 4.0, 5.0, 8.0)
+
+
+def context(model: str, count: int, file: Path | None) -> dict[str, Any]:
+    """Dense edits of the same details in viewports of several sides, each so many times as wide as the ellipse."""
+    bench, rows = Details(model), list[Sequence[Pixels]]()
+    size, found = bench.editor.model.default_size, dict[str, list[float]]()
+    for sheet, each, *truths in bench.each(count):
+        box = box_of(each.mask)
+        width = box[1].stop - box[1].start
+        row = [each.drawn[each.box], truths[0]]
+        for ratio in (*RATIOS, sheet.shape[1] / width):
+            viewport = around(box, size[1] / (ratio * width), size, (sheet.shape[0], sheet.shape[1]))
+            row.append(densely(bench.editor, sheet, each, viewport, bench.settings))
+            name = f"{ratio:.3g}" if ratio in RATIOS else "whole"
+            values = [apart(bench.lpips, row[-1], truth) for truth in truths]
+            found.setdefault(name, []).append(float(np.mean(values)))
+        rows.append(row)
+    if file is not None:
+        grid(rows[:8], file)
+    return {"details": count, **{f"lpips_{name}": float(np.mean(values)) for name, values in found.items()}}
 
 
 def figure(path: Path) -> None:
@@ -220,18 +435,22 @@ def figure(path: Path) -> None:
     save_png(side_by_side(tiles), path)
 
 
-def peak(width: int, height: int) -> None:
-    """Print the most memory that an edit of a picture of a size took, with a tiny model."""
+def peak(width: int, height: int, deep: bool) -> None:
+    """Print the most memory that an edit of a picture of a size took, with a tiny model; in 16 bits with alpha."""
     bench = Bench("sd15-lcm", "float32", "fast", width, height, tiny=True)
     path = Path(f"canvas-{width}x{height}.png")
-    Image.fromarray(bench.picture).save(path)
+    levels = bench.picture
+    if deep:
+        levels = np.dstack([levels, np.full(levels.shape[:2], 255, np.uint8)]).astype(np.uint16) * 257
+    Picture(levels).write(path)
+    del levels
     bench.picture = np.empty((0, 0, 3), np.uint8)
     Path("/proc/self/clear_refs").write_text("5")  # of Linux: the peak counts from here
     try:
         canvas = bench.editor.canvas(path, size=bench.size, enlarger="lanczos", **bench.settings)
         for sides in ((40, 120), (16, 16)):
             box = placed(canvas.picture.size, sides, np.random.default_rng(3))
-            canvas.edit(**stroke(canvas, box))
+            canvas.edit(**stroke(canvas, box), plan="new")  # as many recordings, whatever the size of the picture
             canvas.undo()
         canvas.write(path)
         canvas.close()
@@ -241,56 +460,97 @@ def peak(width: int, height: int) -> None:
     print(1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1]))
 
 
-def memory(width: int, height: int) -> dict[str, Any]:
-    """Bytes for each pixel by which a large picture takes more than a small one, all else equal."""
-    peaks = []
-    for size in ((256, 256), (width, height)):
-        command = [sys.executable, __file__, "--peak", *(f"{side}" for side in size)]
-        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    return {"bytes_per_pixel": (peaks[1] - peaks[0]) / (width * height - 256**2), "bar": PER_PIXEL}
+# Commands
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+Model = Annotated[str, typer.Option(help="A pipeline of retouch.models.pipelines.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as well.")]
+Processor = Annotated[bool, typer.Option(help="Count seconds of the processor, of all threads.")]
+Sides = Annotated[tuple[int, int], typer.Option(help="Width and height of the picture.")]
 
 
-def main(
-    model: str = "sd15-lcm",
-    dtype: str = "float32",
-    policy: str = "fast",
-    size: tuple[int, int] = (4000, 3000),
-    stroke_size: tuple[int, int] = (120, 40),
-    rounds: int = 3,
-    edits: int = 5,
-    plans: int = 60,
-    within: float = 2.0,
-    seam_edits: int = 9,
-    resident: bool = True,
-    tiny: bool = False,
-    minima: bool = False,
-    figure_file: Annotated[Path | None, typer.Option("--figure")] = None,
-    peak_of: Annotated[tuple[int, int] | None, typer.Option("--peak", hidden=True)] = None,
-    json_file: Annotated[Path | None, typer.Option("--json")] = None,
-) -> None:
-    """Measure and print one line for each figure. Sizes are width and height; 0 leaves a part out."""
-    if peak_of is not None:
-        peak(*peak_of)
-        return
-    if figure_file is not None:
-        figure(figure_file)
-        return
-    of = min if minima else statistics.median
-    found: dict[str, Any] = {"model": model, "dtype": dtype, "policy": policy, "size": size, "tiny": tiny}
-    bench = Bench(model, dtype, policy, *size, tiny) if rounds or plans else None
-    if bench and rounds:
-        found |= speeds(bench, (stroke_size[1], stroke_size[0]), rounds, edits, of)
-    if bench and plans:
-        found |= choices(bench, plans, within)
-    if resident:
-        found |= memory(*size)
-    if seam_edits:
-        found |= seams(seam_edits)
+def told(found: dict[str, Any], file: Path | None = None) -> None:
     for name, value in found.items():
         print(f"{name:26} {value:.4g}" if isinstance(value, float) else f"{name:26} {value}")
-    if json_file:
-        json_file.write_text(json.dumps(found, indent=1))
+    if file:
+        file.write_text(json.dumps(found, indent=1))
+
+
+def clocked(processor: bool, minima: bool) -> Callable[..., float]:
+    """How runs are summed up; all clocks count seconds of the processor from now on where that is asked for."""
+    if processor:
+        time.perf_counter = time.process_time
+    return min if minima else statistics.median
+
+
+@app.command()
+def speed(
+    model: Model = "sd15-lcm", dtype: str = "float32", policy: str = "fast", size: Sides = (4000, 3000),
+    stroke_size: tuple[int, int] = (120, 40), rounds: int = 3, edits: int = 5, tiny: bool = False,
+    processor: Processor = False, minima: bool = False, json_file: Json = None,
+) -> None:  # fmt: skip
+    """First and later edits against crop and stitch. Bars: first_over_crop 1.15, crop_over_later 12."""
+    of = clocked(processor, minima)
+    bench = Bench(model, dtype, policy, *size, tiny)
+    told({"model": model, "dtype": dtype, "size": size, "tiny": tiny,
+          **speeds(bench, (stroke_size[1], stroke_size[0]), rounds, edits, of)}, json_file)  # fmt: skip
+
+
+@app.command()
+def plans(
+    model: Model = "sd15-lcm", dtype: str = "float32", policy: str = "fast", size: Sides = (4000, 3000),
+    count: int = 60, within: float = 2.0, tiny: bool = False,
+    processor: Processor = False, minima: bool = False, json_file: Json = None,
+) -> None:  # fmt: skip
+    """Choices of the planner against the fastest candidate. Bar: planner_within_15_percent 1."""
+    of = clocked(processor, minima)
+    bench = Bench(model, dtype, policy, *size, tiny)
+    told({"model": model, "dtype": dtype, "size": size, "tiny": tiny, **choices(bench, count, within, of)}, json_file)
+
+
+@app.command()
+def memory(size: Sides = (4000, 3000), deep: bool = False, json_file: Json = None) -> None:
+    """Bytes for each pixel by which a large picture takes more than a small one, all else equal. Bar: 12."""
+    peaks = []
+    for each in ((256, 256), size):
+        command = [sys.executable, __file__, "peak", *(f"{side}" for side in each), *["--deep"] * deep]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    told({"bytes_per_pixel": (peaks[1] - peaks[0]) / (size[0] * size[1] - 256**2), "bar": PER_PIXEL}, json_file)
+
+
+@app.command(name="peak", hidden=True)
+def peak_of(width: int, height: int, deep: bool = False) -> None:
+    """Print the most memory that edits of a picture took."""
+    peak(width, height, deep)
+
+
+@app.command(name="seams")
+def seams_of(count: int = 9, json_file: Json = None) -> None:
+    """Steps across borders. Bar: those of a canvas no higher than those of a session."""
+    told(seams(count), json_file)
+
+
+@app.command(name="details")
+def details_of(
+    model: str = "builtin/emoji-256-lcm", count: int = 12, sheet: Path | None = None, json_file: Json = None
+) -> None:
+    """Small details, enlarged and in the whole picture. Bar: lpips_viewport below lpips_whole."""
+    told({"model": model, **details(model, count, sheet)}, json_file)
+
+
+@app.command(name="context")
+def context_of(
+    model: str = "builtin/emoji", count: int = 12, sheet: Path | None = None, json_file: Json = None
+) -> None:
+    """The same in viewports of several sides: how much a model must see around what it draws."""
+    told({"model": model, **context(model, count, sheet)}, json_file)
+
+
+@app.command(name="figure")
+def figure_of(file: Path) -> None:
+    """Draw the figure of the guide."""
+    figure(file)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

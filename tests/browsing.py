@@ -39,10 +39,11 @@ def free_port() -> int:
 
 
 class Real:
-    """A studio in its own process."""
+    """A studio in its own process. memory: bytes that its open sessions may take together; None: as it has it."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
+        self.memory: int | None = None
         self.start()
 
     @property
@@ -55,6 +56,7 @@ class Real:
 
     def start(self) -> None:
         command = [sys.executable, "-W", "ignore", str(SERVE), str(self.port), str(self.home)]
+        command += [] if self.memory is None else [str(self.memory)]
         self.process = subprocess.Popen(command)
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end and self.process.poll() is None:
@@ -74,6 +76,11 @@ class Real:
         request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {TOKEN}"})
         with urllib.request.urlopen(request, timeout=60) as reply:
             return bytes(reply.read())
+
+    def figure(self, name: str) -> str:
+        """A metric's value."""
+        lines = self.get("metrics").decode().splitlines()
+        return next(line.rsplit(" ", 1)[1] for line in lines if line.startswith(f"{name} "))
 
     def pixels(self, session: str, version: int) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(self.get(f"api/sessions/{session}/versions/{version}.png"))))

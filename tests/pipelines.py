@@ -13,6 +13,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from support import fill
 
@@ -86,23 +87,102 @@ def _t5(width: int = 24) -> tuple[Any, Any]:
     """Tokenizer and encoder of words."""
     pieces = ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
-    tokenizer.model_max_length = 6
+    tokenizer.model_max_length = 16
     config = transformers.T5Config(
         vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
     )  # fmt: skip
     return tokenizer, fill(transformers.T5EncoderModel(config))
 
 
-def _flux() -> Any:
+FLUX = {"flux": "Flux", "flux-dev": "Flux", "fill": "FluxFill", "kontext": "FluxKontext"}
+
+
+def _flux(name: str) -> Any:
+    """As FLUX.1 schnell, dev (reads the scale of guidance), Fill or Kontext."""
     tokenizer, encoder = _t5()
     vae = _vae(shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False)
     transformer = fill(diffusers.FluxTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=24, pooled_projection_dim=24, axes_dims_rope=(4, 6, 6),
+        in_channels=4 * (2 * 4 + 4**2) if name == "fill" else 16, out_channels=16, num_layers=1, num_single_layers=1,
+        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=24,
+        axes_dims_rope=(4, 6, 6), guidance_embeds=name != "flux",
     ))  # fmt: skip
-    return diffusers.FluxPipeline(
-        diffusers.FlowMatchEulerDiscreteScheduler(), vae, _text(), _tokenizer(), encoder, tokenizer, transformer
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=name != "flux")
+    return getattr(diffusers, f"{FLUX[name]}Pipeline")(
+        scheduler=scheduler, vae=vae, text_encoder=_text(), tokenizer=_tokenizer(), text_encoder_2=encoder,
+        tokenizer_2=tokenizer, transformer=transformer,
+    )  # fmt: skip
+
+
+def _qwen_words() -> tuple[Any, Any]:
+    """Tokenizer, of single bytes, and language model."""
+    vocabulary = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
+    tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[])
+    special = ["<|vision_start|>", "<|vision_end|>", PAD]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    start, end, pad = tokenizer.convert_tokens_to_ids(special)
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, image_token_id=pad, vision_start_token_id=start, vision_end_token_id=end
     )
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    computed = {name: buffer.clone() for name, buffer in model.named_buffers()}  # files do not hold them
+    for name, buffer in fill(model).named_buffers():
+        buffer.copy_(computed[name])
+    return tokenizer, model
+
+
+def qwen_vae() -> Any:
+    """The autoencoder of Qwen-Image, for video."""
+    return fill(diffusers.AutoencoderKLQwenImage(
+        base_dim=16, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.2, 0.0, 0.3], latents_std=[1.5, 0.7, 1.0, 2.0],
+    ))  # fmt: skip
+
+
+class Eyes:
+    """As transformers' `Qwen2VLProcessor`, which needs torchvision."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.pictures = transformers.Qwen2VLImageProcessorPil(size={"shortest_edge": 28**2, "longest_edge": 56**2})
+
+    def __call__(self, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
+        found = self.pictures(images=images, return_tensors=return_tensors)
+        for count in found["image_grid_thw"].prod(-1) // 4:
+            text = [each.replace(PAD, SEEN * int(count), 1) for each in text]
+        words = self.tokenizer([each.replace(SEEN, PAD) for each in text], padding=padding, return_tensors="pt")
+        return transformers.BatchFeature({**words, **found})
+
+
+PAD, SEEN = "<|image_pad|>", "<|seen|>"
+QWEN = {"qwen": "QwenImage", "qwen-edit": "QwenImageEdit", "qwen-plus": "QwenImageEditPlus"}
+
+
+def _qwen(name: str) -> Any:
+    """Qwen-Image, or one of those that edit."""
+    tokenizer, encoder = _qwen_words()
+    transformer = fill(diffusers.QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+    ))  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
+    eyes = {} if name == "qwen" else {"processor": Eyes(tokenizer)}
+    pipe = getattr(diffusers, f"{QWEN[name]}Pipeline")(
+        scheduler=scheduler, vae=qwen_vae(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer, **eyes
+    )
+    seen = f"<|vision_start|>{PAD}<|vision_end|>" if name == "qwen-edit" else ""
+    pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = f"picture:{seen}{{}}.", 8
+    pipe.tokenizer_max_length = 8 if name == "qwen" else 16
+    return pipe
 
 
 def _sd3() -> Any:
@@ -116,6 +196,55 @@ def _sd3() -> Any:
         transformer, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), _vae(shift_factor=0.1, scaling_factor=0.4),
         _text(True), _tokenizer(), _text(True), _tokenizer(), encoder, tokenizer,
     )  # fmt: skip
+
+
+def _qwen3(layers: int, width: int) -> tuple[Any, Any]:
+    """Tokenizer and language model of letters, with a chat around them; 64 tokens at most."""
+    letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "\u0120", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = transformers.Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}{% if enable_thinking %}<|im_end|>{% endif %}"
+    )
+    tokenizer.model_max_length = 64
+    config = transformers.Qwen3Config(
+        vocab_size=len(letters), hidden_size=width, intermediate_size=16, num_hidden_layers=layers,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=64,
+    )  # fmt: skip
+    encoder = fill(transformers.Qwen3ForCausalLM(config))
+    encoder.model.rotary_emb = type(encoder.model.rotary_emb)(config)  # its buffers are not saved
+    return tokenizer, encoder
+
+
+def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:
+    """FLUX.2 klein as one of its pipelines."""
+    tokenizer, encoder = _qwen3(27, 8)
+    vae = fill(diffusers.AutoencoderKLFlux2(
+        block_out_channels=(16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=LATENT_PIXELS,
+    ))  # fmt: skip
+    random = torch.Generator().manual_seed(3)
+    vae.bn.running_mean.normal_(generator=random)
+    vae.bn.running_var.uniform_(0.5, 2.0, generator=random)
+    transformer = fill(diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    ))  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    return getattr(diffusers, kind)(scheduler, vae, encoder, tokenizer, transformer, **options)
+
+
+def z_image(kind: str = "ZImagePipeline", **options: Any) -> Any:
+    """Z-Image as one of its pipelines."""
+    tokenizer, encoder = _qwen3(2, 24)
+    transformer = fill(diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
+        axes_dims=[4, 6, 6], axes_lens=[128, 32, 32],
+    ))  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, **options)
+    vae = _vae(shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False)
+    return getattr(diffusers, kind)(scheduler, vae, encoder, tokenizer, transformer)
 
 
 def _unet(channels: int = 4, **options: Any) -> Any:
@@ -216,19 +345,31 @@ def adapted(name: str) -> Any:
     return getattr(diffusers, f"StableDiffusion{kind}Pipeline")(**parts, controlnet=nets if nets[1:] else nets[0])
 
 
+TRANSFORMERS = {
+    **{name: partial(_flux, name) for name in FLUX}, "sd3": _sd3,
+    **{name: partial(_qwen, name) for name in QWEN},
+    "klein": partial(klein, is_distilled=True), "klein-base": klein, "z-image": z_image,
+    "klein-kv": partial(klein, "Flux2KleinKVPipeline"),
+    "klein-inpaint": partial(klein, "Flux2KleinInpaintPipeline", is_distilled=True),
+    "z-image-inpaint": partial(z_image, "ZImageInpaintPipeline"),
+}  # fmt: skip
+
+
 @cache
 def pipeline(name: str) -> Any:
     """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
     "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
-    autoencoder), "sdxl", "xl-turbo", "flux" (as schnell) or "sd3" (as 3.5).
+    autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "flux-dev", "fill", "kontext",
+    "qwen", "qwen-edit", "qwen-plus", "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv",
+    "klein-inpaint" (reads the picture), "z-image", "z-image-inpaint".
     """
     if name in PIXEL_SCHEDULERS:
         classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}
         unet = _unet2d(**classes.get(name, {}))
         kind = diffusers.DDIMPipeline if name == "v" else diffusers.DDPMPipeline
         return kind(unet, PIXEL_SCHEDULERS[name]())
-    if name in ("flux", "sd3"):
-        return _flux() if name == "flux" else _sd3()
+    if name in TRANSFORMERS:
+        return TRANSFORMERS[name]()
     scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")
     if name in ("turbo", "xl-turbo"):
         scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(scheduler.config, timestep_spacing="trailing")

@@ -125,7 +125,7 @@ class Double:
         model = next((m for m in MODELS if m["name"] == settings.get("model")), MODELS[0])
         if "picture" in parts:
             try:
-                source = np.asarray(Image.open(io.BytesIO(parts["picture"])).convert("RGB"))
+                source = opened(parts["picture"], model)
             except OSError:
                 return JSONResponse({"title": "Not a picture", "detail": "the file is no PNG, JPEG or WebP"}, 415)
         else:
@@ -424,6 +424,15 @@ async def posted(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
         sent = [(name, await file.read()) for name, file in form.multi_items() if not isinstance(file, str)]
         files = {name if name != "areas" else f"areas{i}": data for i, (name, data) in enumerate(sent)}
         return json.loads(str(form["settings"])), files
+
+
+def opened(data: bytes, model: dict[str, Any]) -> np.ndarray:
+    """A picture; a grey one is a map of labels, for a model that has some."""
+    image, labels = Image.open(io.BytesIO(data)), model["capabilities"]["labels"]
+    if image.mode != "L" or not labels:
+        return np.asarray(image.convert("RGB"))
+    palette = np.array([list(bytes.fromhex(label["colour"][1:])) for label in labels], np.uint8)
+    return np.asarray(palette[np.asarray(image)])
 
 
 def grid(differs: np.ndarray, cell: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The transformers of text and image that people run, tiny: no fallbacks, and the invariants of all networks."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ import retouch
 from dits import ALL, GRID, taken, transformer
 from retouch import InputError, Policy, PolicyError, Region
 from retouch.runtime.executor import Direct
-from support import EXACT, SHARED, error, same, spot, state
+from support import EXACT, SHARED, error, noise, same, spot, state
 
 NAMES = tuple(ALL)
 JOINT = ("flux", "flux2", "chroma", "qwen", "z-image", "sd3", "sd3.5")
@@ -145,6 +147,75 @@ def test_layouts_that_do_not_fit():
     ):
         with pytest.raises(InputError, match=text):
             retouch.compile(made.module, kwargs=made.arguments, layouts=layouts)
+
+
+REFERENCE = 4, 5
+"""Positions of another picture in the same sequence."""
+
+
+@cache
+def with_reference(policy, backend="cpu"):
+    """FLUX.1 on the tokens of two pictures, as Kontext reads them, with its arguments."""
+    made = transformer("flux")
+    size = REFERENCE[0] * REFERENCE[1]
+    ids = torch.cat([made.arguments["img_ids"], torch.ones(size, 3)])
+    both = torch.cat([made.arguments["hidden_states"], noise(1, size, 16, seed=5)], 1)
+    arguments = made.arguments | {"hidden_states": both, "img_ids": ids}
+    layouts = {"hidden_states": retouch.tokens(*GRID, REFERENCE)}
+    return retouch.compile(made.module, kwargs=arguments, layouts=layouts, policy=policy, backend=backend), arguments
+
+
+def rows_of(net, active, reference):
+    """How many rows are computed of values of the references, or of the picture."""
+    return {len(active[v]) for v in active if not v.grid.text and bool(v.grid.reference) == reference}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_pictures_in_one_sequence_are_the_module_after_edits_of_either(backend):
+    net, arguments = with_reference(EXACT, backend)
+    module, pixels = transformer("flux").module, GRID[0] * GRID[1]
+    assert net.explain().fallbacks == []
+    y, recording = net.record(**arguments)
+    assert error(taken(y), taken(module(**arguments))) < 2e-6
+    before, both = state(recording), arguments["hidden_states"]
+    mask = spot(*GRID)
+    edited = both.clone()
+    edited[:, :pixels][:, mask.flatten()] += 1
+    other = both.clone()
+    other[:, pixels + 3] += 1
+    for given, where in ((edited, mask), (other, mask & False), (torch.where(other == both, edited, other), mask)):
+        changed = arguments | {"hidden_states": given}
+        updated = taken(net.update(recording, Region.from_mask(where), **changed))
+        assert error(updated, taken(module(**changed))) < 2e-6
+        assert error(updated, taken(y)) > 1e-2
+        recording.undo()
+        assert same(before, state(recording))
+
+
+def test_references_stay_as_recorded_until_they_are_others():
+    net, arguments = with_reference(SHARED)
+    region, pixels = Region.from_mask(spot(*GRID, size=1)), GRID[0] * GRID[1]
+    assert rows_of(net, net.active(region), reference=True) == {0}
+    y, recording = net.record(**arguments)
+    edited = arguments["hidden_states"].clone()
+    edited[:, :pixels] += 1
+    updated = taken(net.update(recording, region, **arguments | {"hidden_states": edited}))
+    assert torch.equal(updated[:, pixels:], taken(y)[:, pixels:])
+    assert not torch.equal(updated, taken(y))
+    recording.undo()
+    edited[:, pixels:] += 1
+    updated = taken(net.update(recording, region, **arguments | {"hidden_states": edited}))
+    assert (updated[:, pixels:] != taken(y)[:, pixels:]).any(2).all()
+    few = len(updated[0, :pixels]) - int((updated[:, :pixels] == taken(y)[:, :pixels]).all(2).sum())
+    assert 0 < few < pixels
+
+
+def test_references_that_do_not_fit():
+    net, arguments = with_reference(SHARED)
+    with pytest.raises(InputError, match="positions"):
+        retouch.compile(net.module, kwargs=arguments, layouts={"hidden_states": retouch.tokens(*GRID, (4, 4))})
+    with pytest.raises(InputError, match="shape"):
+        net.record(**arguments | {"hidden_states": arguments["hidden_states"][:, :-1]})
 
 
 def test_several_maps_as_tokens_of_two_samples():

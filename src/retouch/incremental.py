@@ -27,7 +27,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, in_arithmetic, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
@@ -38,6 +38,7 @@ from retouch.runtime.base import Contents, State, plain_tensors
 from retouch.runtime.emitter import build, build_many, dirty_values
 from retouch.runtime.executor import Timed
 from retouch.runtime.needs import needed
+from retouch.runtime.packed_files import PackedFiles
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
@@ -52,8 +53,11 @@ from retouch.runtime.weights import Weights, WeightsChangedError
 _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
 """Methods of modules that change where parameters are or their type."""
 
-REMEMBERED = 4
-"""Schedules of this many regions are kept for their next update."""
+REMEMBERED, FEWEST = 64 << 20, 4
+"""Schedules are kept for the next update of their region as long as all take fewer bytes; so many always are."""
+
+ALIKE = 2
+"""Schedules whose steps are taken for other regions, where the same inputs changed."""
 
 
 class UnsupportedError(RetouchError, RuntimeError):
@@ -99,17 +103,19 @@ class Incremental:
         policy: Policy,
         kernels: Backend,
         layouts: Mapping[str, Layout] | None = None,
+        arithmetic: str = "float",
+        map_weights: bool = False,
     ) -> None:
         self.module, self.policy, self.backend = module, policy, kernels
-        self.signature = Signature(module, args, kwargs)
-        numbered = {self.signature.number(name): layout for name, layout in (layouts or {}).items()}
+        self.signature = Signature(module, args, kwargs, layouts)
         captured = capture(module, *self.signature.example)
         try:
-            program = fuse(lower(captured, kernels.dtypes, numbered))
+            program = in_arithmetic(fuse(lower(captured, kernels.dtypes, self.signature.layouts)), arithmetic)
         except LayoutError as error:
             raise InputError(f"an input does not have the layout that is given for it: {error}") from None
         self.out_spec = captured.out_spec
-        self.weights = Weights(module, captured, program, kernels)
+        files = PackedFiles.of(kernels) if map_weights else None
+        self.weights = Weights(module, captured, program, kernels, files)
         self.program = self.weights.without_folded(program)
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
@@ -120,8 +126,8 @@ class Incremental:
         self.workspace = Workspace(self)
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
+        self._like: dict[frozenset[Value], list[Schedule]] = {}
         self._programs: dict[tuple[str, int], ByArea] = {}
-        self._texts: tuple[int, dict[Value, Any]] = (-1, {})
         self._last: Together | None = None
         self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
 
@@ -321,7 +327,7 @@ class Incremental:
 
     def _check_region(self, region: Region) -> None:
         grid = region.grid
-        sources = [v.grid for v in self.program.inputs if v.grid]
+        sources = [v.grid for v in self.program.inputs if v.grid and not v.grid.reference]
         if not sources:
             raise RegionError("the module has no image input (B, C, H, W), so there is nothing to update by region")
         largest = max(sources, key=lambda g: g.size)
@@ -339,8 +345,18 @@ class Incremental:
             )
 
     def _changed(self, recording: State, leaves: list[Any]) -> frozenset[Value]:
+        """Inputs without a grid, and references, that are others than recorded."""
+
+        def differs(value: Value, leaf: Any) -> bool:
+            if value.grid is None:
+                return not same_tensor(recording.values[value], leaf)
+            if not value.grid.reference:
+                return False
+            known, given = recording.rows(value), self.program.layout(value).rows(leaf.detach())
+            return not torch.equal(known, given.to(known.dtype))
+
         pairs = zip(self.program.inputs, leaves, strict=True)
-        return frozenset(v for v, leaf in pairs if v.grid is None and not same_tensor(recording.values[v], leaf))
+        return frozenset(value for value, leaf in pairs if differs(value, leaf))
 
     def _owned(self, leaves: list[Any]) -> list[Any]:
         """Arguments of which a recording keeps those without a grid."""
@@ -379,23 +395,11 @@ class Incremental:
         self._feed(recording, leaves)
 
     def _feed_areas(self, recording: State, areas: Areas, by_area: ByArea) -> None:
-        """Put what areas read of their own into the recording, and what is computed of that.
-
-        That is much of the work of a small update, and mostly the same at every step: it is computed once.
-        """
-        generation, known = self._texts
-        given = dict(zip(by_area.inputs, areas.values, strict=True))
-        if generation == self.weights.generation and all(
-            v in known and same_tensor(known[v], content) for v, content in given.items()
-        ):
-            for value in by_area.added:
-                recording.put(value, known[value])
-            return
-        for value, content in given.items():
+        """Put what areas read of their own into the recording, and what is computed of that."""
+        for value, content in zip(by_area.inputs, areas.values, strict=True):
             recording.put(value, _own(content))
-        for op in by_area.made:
-            recording.compute(op)
-        self._texts = self.weights.generation, {value: recording.values[value] for value in by_area.added}
+        for chain in by_area.chains:
+            recording.follow(chain)
 
     def _result(self, recording: Contents) -> Any:
         leaves = []
@@ -421,12 +425,20 @@ class Incremental:
     def _built(
         self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
     ) -> Schedule:
-        plan = replace(self.plan, program=self._by_area(areas).program) if areas else self.plan
+        like = self._like.setdefault(frozenset(changed), []) if not (areas or bases or self.backend.graphs) else []
+        for schedule in like:
+            found = schedule.of_rows(active)
+            if found is not None:
+                return found
+        plan = self._by_area(areas).plan if areas else self.plan
         statistics = activity.statistics_of(self.program, self.policy)
         dirty = dirty_values(self.program, changed, active)
         if bases:
             return build_many(plan, active, self.shared, statistics, dirty, bases)
-        return build(plan, active, self.shared, statistics, dirty, areas=areas)
+        made = build(plan, active, self.shared, statistics, dirty, areas=areas)
+        like.append(made)
+        del like[:-ALIKE]
+        return made
 
     @cached_property
     def _again(self) -> Schedule:
@@ -437,11 +449,11 @@ class Incremental:
         """The program for as many areas; AreaError when the module has no such argument, and as `by_area`."""
         key = (areas.argument, len(areas.regions))
         if key not in self._programs:
-            inputs = dict(zip(self.signature.names, self.program.inputs, strict=True))
+            inputs = dict(zip(self.signature.inputs, self.program.inputs, strict=True))
             source = inputs.get(f"[1][{areas.argument!r}]")
             if source is None or source.grid:
                 raise AreaError(f"the module reads no argument {areas.argument!r} that is without a grid")
-            self._programs[key] = by_area(self.program, source, len(areas.regions))
+            self._programs[key] = by_area(self.plan, source, len(areas.regions))
         return self._programs[key]
 
     def _idle(self) -> Schedule:
@@ -475,9 +487,14 @@ class Incremental:
             self._planned[key] = known = self._made(region, changed, areas, bases, uses)
         known.uses = uses
         self._planned.move_to_end(key)
-        if len(self._planned) > REMEMBERED:
+        while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
             self._planned.popitem(last=False)
         return known
+
+    @property
+    def _remembered(self) -> int:
+        """Bytes of the schedules that are kept for regions; regions that are computed whole have theirs in common."""
+        return sum({id(each.schedule): each.schedule.nbytes for each in self._planned.values()}.values())
 
     def _made(
         self, region: Region, changed: frozenset[Value], areas: Areas | None, bases: tuple[int, ...], uses: int
@@ -622,29 +639,39 @@ def compile(
     layouts: Mapping[str, Layout] | None = None,
     policy: str | Policy = "balanced",
     backend: str = "auto",
+    arithmetic: str = "float",
     keep_module: bool = True,
+    map_weights: bool = False,
 ) -> Incremental:
     """Turn a module in evaluation mode into an incremental one.
 
     args, kwargs: example inputs; they fix shapes, dtypes and all values that are no tensors. Image inputs
     are 4-D `(B, C, H, W)`. Parameters are float32 or bfloat16, with Triton also float16.
     layouts: by name of the argument, what else is a map: `{"hidden_states": retouch.tokens(64, 64)}` for one that
-    comes as tokens `[B, 64 * 64, C]`, row by row.
+    comes as tokens `[B, 64 * 64, C]`, row by row; other pictures in the same sequence as further sizes.
     backend: kernels by name; "auto" takes those for the device that module and inputs are on, and warns when
     it has to take the slower reference ones, as the others cannot be used there. A kernel that the backend lacks is
     computed by the reference one, also with a warning. Which they are is told by `backend.name`, `repr()` and
     `explain()` of what is returned.
 
+    arithmetic: what convolutions and linear layers are computed in: "float", the type of the weights; or "int8", which
+        is faster and less exact: weights are quantised once, with a scale for each output, and rows when they are read,
+        with a scale for each. The first and last layers, narrow ones, attention, norms and what reads time or text
+        stay as they are.
     keep_module: False moves the module's parameters to files without a name, in the folder for temporary files, so that
         memory holds the weights once, as kernels read them. The module stays what it was: the system reads from the
         files what is asked for, and drops it again when memory is short. Parameters on a device stay there.
+
+    map_weights: True maps the packed weights from a file in the user's cache folder (RETOUCH_CACHE), which the first
+        call writes: later processes do not pack again, and all share the memory. `retouch cache` lists and clears them.
+        Of the cpu backend only. A FallbackWarning where there is no room for the file.
 
     What an update computes is chosen by what kernels cost. On a CPU the first call on a machine, for a backend and
     a number of threads, times them for a few seconds and keeps the figures in the user's cache folder, or where
     RETOUCH_CACHE says; nothing is timed later.
 
     Raises CaptureError when the module cannot be expressed as a graph (control flow on data, training
-    mode), ValueError for an unknown policy or backend, or one that does not run on the device, InputError
+    mode), ValueError for an unknown policy, backend or arithmetic, or one that does not run on the device, InputError
     for tensors on several devices or without content. For a backend that is named raises ImportError when it
     is not installed, and RuntimeError when it cannot use the device.
     """
@@ -656,7 +683,7 @@ def compile(
     _check_dtypes(computed, kernels)
     if not keep_module:
         spare_memory(module, spill_folder())
-    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts)
+    net = Incremental(module, positional, kwargs or {}, Policy.named(policy), kernels, layouts, arithmetic, map_weights)
     kernel_table.warn_of_lacking(kernels, needed(net.program, net.policy), stacklevel=2)
     return net
 

@@ -19,9 +19,9 @@ from retouch.errors import OptionError
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 KEYS = {
-    "model", "tiny", "edit", "edit_label", "policy", "dilate", "dtype", "device", "backend", "dense_ms", "dense_kind",
-    "dense_eager_ms", "dense_channels_last_ms", "dense_compiled_ms", "record_ms", "record_over_dense", "update_ms",
-    "predicted_ms",
+    "model", "tiny", "edit", "edit_label", "policy", "dilate", "text", "dtype", "device", "backend", "dense_ms",
+    "dense_kind", "dense_eager_ms", "dense_channels_last_ms", "dense_compiled_ms", "record_ms", "record_over_dense",
+    "update_ms", "predicted_ms",
     "update_cached_ms", "update_replayed_ms", "first_record_ms", "first_update_ms", "undo_ms", "speedup",
     "speedup_replayed", "spread", "macs_dense", "macs_active", "fallbacks", "kept_bytes", "packed_bytes", "compile_s",
     "max_abs_err", "rel_err", "rel_err_image", "rel_change", "outside_unchanged", "peak_rss_bytes", "machine",

@@ -79,7 +79,13 @@ def adapted(name: str) -> dict[str, Any]:
     return {"pipe": pipelines.adapted(name)}
 
 
+def kontext() -> dict[str, Any]:
+    """A small pipeline that reads the picture as further tokens."""
+    return {"pipe": pipelines.pipeline("kontext")}
+
+
 GIVENS: dict[str, Callable[[], dict[str, Any]]] = {
+    "kontext": kontext,
     "unet": unet,
     "pipe": pipe,
     "vae": vae,

@@ -139,7 +139,37 @@ def test_a_session_in_float16_goes_on(models):
         assert found.edit(painted(found.source, 2, 2, 2)).changed
 
 
+def test_a_session_in_int8_goes_on_in_int8(models, monkeypatch):
+    Path("tiny.bin").write_bytes(written(fill(SRVGG(3, 32), 0)))
+    monkeypatch.setitem(upscaler.PRETRAINED, SMALL, Pretrained(lambda: SRVGG(3, 32), "tiny.bin", "exact"))
+    editor = retouch.load(SMALL, dtype="int8", device="cpu")
+    assert editor.dtype == backend("cpu").native
+    with editor.open(picture("ddpm")[:8, :8], folder="s") as made:
+        pixels = made.pixels
+    with retouch.open("s") as found:
+        assert any("int8_gemm" in op.kernels for op in found.net.program.ops)
+        assert np.array_equal(found.pixels, pixels)
+        assert found.edit(painted(found.source, 2, 2, 2)).changed
+
+
 # One door for all kinds
+
+
+def test_types_by_name(models, monkeypatch):
+    load = lambda dtype: retouch.load(SMALL, dtype=dtype, device="cpu")  # noqa: E731
+    for native in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(backend("cpu"), "native", native)
+        assert (load("auto").dtype, load("auto").arithmetic) == (native, "float")
+        assert (load("int8").dtype, load("int8").arithmetic) == (native, "int8")
+    assert load("bfloat16").dtype == torch.bfloat16
+    with pytest.raises(OptionError, match="unknown dtype 'int4'; choose from: float32, bfloat16, float16, auto, int8"):
+        load("int4")
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_an_unknown_arithmetic_is_refused(name, models):
+    with pytest.raises(OptionError, match="unknown arithmetic 'int4'"):
+        LOADED[name].from_pretrained(name, arithmetic="int4")
 
 
 @pytest.mark.parametrize("name", LOADED)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kernels import cases
 from retouch.ir.expr import Instr
 from retouch.kernels import cpu
+from retouch.ops.copy import quantized
 from retouch.ops.gemm import Packed
 
 
@@ -28,7 +29,7 @@ def test_rows_share_memory():
 def test_dtypes_of_rows(dtype):
     name = str(dtype).removeprefix("torch.")
     assert cpu.Rows(torch.empty(2, 3, dtype=dtype)).dtype == name
-    assert cpu.Arena(64).rows(0, 2, 3, name).dtype == name
+    assert cpu.Arena(cpu.empty(64)).rows(0, 2, 3, name).dtype == name
 
 
 def test_rows_keep_their_memory_alive():
@@ -128,7 +129,7 @@ def test_bad_index(tensor, error, message):
 
 
 def test_arena():
-    arena = cpu.Arena(1000)
+    arena = cpu.Arena(cpu.empty(1000))
     rows = arena.rows(400, 5, 10, "float32")
     cpu.copy_rows(rows, None, cpu.Rows(torch.zeros(5, 10)))
     assert (rows.rows, rows.channels, rows.ld) == (5, 10, 10)
@@ -138,9 +139,61 @@ def test_arena():
     cpu.copy_rows(cpu.Rows(out), None, rows)
     assert out.count_nonzero() == 0
     with pytest.raises(ValueError, match="needs 1200 bytes of 1000"):
-        cpu.Arena(1000).rows(0, 30, 10, "float32")
-    with pytest.raises(TypeError, match="int8"):
-        cpu.Arena(1000).rows(0, 30, 10, "int8")
+        cpu.Arena(cpu.empty(1000)).rows(0, 30, 10, "float32")
+    with pytest.raises(TypeError, match="uint16"):
+        cpu.Arena(cpu.empty(1000)).rows(0, 30, 10, "uint16")
+    with pytest.raises(TypeError, match="uint8"):
+        cpu.Arena(torch.zeros(9))
+    with pytest.raises(ValueError, match="contiguous"):
+        cpu.Arena(torch.zeros(9, dtype=torch.uint8)[::2])
+
+
+def test_freed_memory_is_used_again_for_what_is_not_much_smaller():
+    cpu.release_memory()
+    memory = cpu.empty(1 << 20)
+    place = memory.data_ptr()
+    del memory
+    assert cpu.empty(1 << 19).data_ptr() != place  # half of it would be idle
+    again = cpu.empty((1 << 20) - (1 << 16))
+    assert again.data_ptr() == place
+    assert cpu.empty(1 << 20).data_ptr() != place  # it is in use
+    del again
+    assert cpu.release_memory() >= 1 << 20
+    assert cpu.release_memory() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_copies_together_are_those_one_by_one(threads):
+    before = cpu.num_threads()
+    cpu.set_num_threads(threads)
+    x, levels = torch.randn(3000, 40), quantized(torch.randn(3000, 40))
+    some, others = (torch.randperm(3000)[:2000].to(torch.int32) for _ in range(2))
+    few = torch.tensor([5, -1, 7], dtype=torch.int32)
+    calls = [(x, some, others), (x, None, others), (x, some, None), (levels, some, others), (x, None, few)]
+
+    def copied(copy):
+        found = [torch.zeros(3000, 40) for _ in calls]
+        handles = [None if i is None else cpu.Index(i) for _, *two in calls for i in two]
+        made = [
+            (cpu.Rows(dst), handles[2 * i], cpu.Rows(src[: 2000 if calls[i][2] is None else 3000]), handles[2 * i + 1])
+            for i, (dst, (src, *_)) in enumerate(zip(found, calls, strict=True))
+        ]
+        copy(iter(made))
+        return found
+
+    one_by_one = copied(lambda made: [cpu.copy_rows(*each) for each in made])
+    assert all(torch.equal(a, b) for a, b in zip(copied(cpu.copy_many), one_by_one, strict=True))
+    cpu.set_num_threads(before)
+
+
+def test_bad_copies():
+    one, two = cpu.Rows(torch.zeros(1, 1)), cpu.Rows(torch.zeros(1, 2))
+    with pytest.raises(TypeError, match="expected Rows"):
+        cpu.copy_many([(1, None, 2, None)])
+    with pytest.raises(TypeError, match="tuples"):
+        cpu.copy_many([one])
+    with pytest.raises(ValueError, match="channels of src"):
+        cpu.copy_many([(two, None, one, None)])
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 5000, 5 << 20])
@@ -232,7 +285,7 @@ def test_rows_as_tensors_share_memory_and_keep_it(dtype):
     assert torch.equal(x[:, 2:5], tensor)
     assert x.sum() == 30
     name = str(dtype).removeprefix("torch.")
-    kept = cpu.Arena(4096).rows(64, 4, 3, name).tensor()
+    kept = cpu.Arena(cpu.empty(4096)).rows(64, 4, 3, name).tensor()
     kept.fill_(7)
     torch.empty(1 << 20).fill_(1)
     assert torch.equal(kept, torch.full((4, 3), 7.0).to(dtype))

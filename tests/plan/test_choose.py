@@ -132,6 +132,24 @@ def test_a_session_of_many_steps_prepares_its_region_and_what_is_prepared_is_use
     assert net.explain(LARGE).decision.whole
 
 
+def test_regions_are_planned_once_while_their_schedules_are_small(monkeypatch):
+    net, regions = compiled(monkeypatch, costs()), [square(side) for side in range(2, 9)]
+    _, recording = net.record(noise(1, 3, SIDE, SIDE))
+    made, build = [], net._made
+    monkeypatch.setattr(net, "_made", lambda *given: made.append(given[0]) or build(*given))
+
+    def twice():
+        made.clear()
+        for region in regions + regions:
+            net.update(recording, region, noise(1, 3, SIDE, SIDE, seed=1))
+        return made
+
+    assert twice() == regions
+    net.forget()
+    monkeypatch.setattr("retouch.incremental.REMEMBERED", 0)
+    assert twice() == regions + regions, "what is too large is dropped, the oldest first"
+
+
 def test_an_exact_region_that_comes_again_is_prepared_and_gives_the_same(monkeypatch):
     net = dear_to_prepare(monkeypatch, 2.5, FOLLOWED)
     x = noise(1, 3, SIDE, SIDE)

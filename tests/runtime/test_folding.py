@@ -26,7 +26,7 @@ def test_folded_layers_read_like_the_ones_that_they_were(name, policy, monkeypat
     monkeypatch.setattr(folding, "MOST", 2)
     for mask, edited in edits(made, 7, seed=5):
         expected = update(net, recording, mask, edited)
-        before, held = snapshot, {v: snapshot.rows(v) for v in snapshot.layers[0].rows}
+        before, held = snapshot, {v: snapshot.rows(v) for v in snapshot.layers[0].tables}
         result, snapshot = stepped(snapshot, mask, edited)
         assert torch.equal(result, expected)
         assert len(snapshot.layers) <= 4  # a base, two, and the new one

@@ -66,8 +66,8 @@ def states(net, snapshot, regions, images, *others):
         restored = snapshot.recording()
         yield net.update(restored, region, x, *others).clone()
         layer = restored.snapshot.layers[-1]
-        yield from (rows.clone() for _, rows in layer.rows.values())
-        yield from (tensor.clone() for tensor in layer.states.values())
+        yield from (layer.rows(value).clone() for value in layer.tables)
+        yield from (layer.state(slot).clone() for slot in layer.slots)
 
 
 @given(st.integers(1, 10**6))

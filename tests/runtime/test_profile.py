@@ -28,7 +28,7 @@ def edited(name, policy):
 
 
 def computed(net, after):
-    rows = {value: table for value, (table, _) in after.layers[-1].rows.items()}
+    rows = after.layers[-1].tables
     changed = {value for value in after.layers[-1].dense if value in net.program.inputs}
     return activity.retraced(net.program, net.policy, rows, changed)
 
@@ -53,7 +53,8 @@ def test_the_same_update_is_timed_and_leaves_no_trace(policy):
         recording = before.recording()
         seconds = net.profile(recording, active, inputs)
         assert recording.snapshot is before
-        for value, (table, rows) in after.layers[-1].rows.items():
+        for value, table in after.layers[-1].tables.items():
+            rows = after.layers[-1].rows(value)
             assert torch.equal(net.workspace.buffers[value][torch.from_numpy(table.array)], rows)
     launched = {op.out.name for op in net.program.ops if op.arithmetic(1) and op.out.grid and len(active[op.out])}
     assert launched <= {name for name, taken in seconds.items() if taken > 0}
@@ -68,5 +69,5 @@ def test_an_update_of_everything_is_timed():
     inputs = {v: snapshot.rows(v) for v in net.program.inputs if v.grid}
     seconds = net.profile(snapshot.recording(), active, inputs)
     assert sum(seconds.values()) > 0
-    for value, (_, rows) in snapshot.layers[0].rows.items():
-        assert torch.equal(net.workspace.buffers[value], rows)
+    for value in snapshot.layers[0].tables:
+        assert torch.equal(net.workspace.buffers[value], snapshot.layers[0].rows(value))

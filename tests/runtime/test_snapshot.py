@@ -32,7 +32,7 @@ def step(net, snapshot: Snapshot, mask: Tensor, made) -> tuple[Tensor, Snapshot]
 
 def contents(snapshot: Snapshot) -> list[Tensor]:
     """A copy of everything that a snapshot stands for."""
-    rows = [snapshot.rows(v) for v in snapshot.layers[0].rows]
+    rows = [snapshot.rows(v) for v in snapshot.layers[0].tables]
     states = sorted(snapshot.states.items(), key=lambda item: (item[0].kind, item[0].key.name))
     return [*rows, *(t.clone() for _, t in states)]
 
@@ -77,6 +77,35 @@ def test_a_changed_prompt_is_kept_by_the_layer(name):
     assert not same([after.dense[v] for v in after.dense], [snapshot.dense[v] for v in after.dense])
 
 
+def test_a_layer_shares_dense_values_and_tables_and_makes_no_views():
+    net, made = compiled("sd15-unet", "balanced"), case("sd15-unet")
+    before = Snapshot.of(record(net, made)[1], Store())
+    args = (*made.args[:2], *(a.flip(-1) for a in made.args[2:]))
+    _, after = step(net, before, made.spot(), type(made)(made.module, args, made.kwargs, made.size))
+    layer, store = after.layers[-1], after.store
+    assert "tensors" not in vars(layer.block)
+    assert store.in_memory == before.nbytes + layer.nbytes
+    for value, content in layer.dense.items():
+        assert layer.block.tensors[f"dense/{value.name}"] is content
+    assert layer.slots
+    lies = layer.block.memory.untyped_storage().data_ptr()
+    assert all(layer.state(slot).untyped_storage().data_ptr() == lies for slot in layer.slots)
+    assert layer.nbytes == sum(tensor.nbytes for tensor in layer.block.tensors.values())
+
+
+def test_edits_that_are_dropped_take_no_more_memory():
+    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    snapshot = Snapshot.of(record(net, made)[1], Store())
+    mask = made.spot()
+    sizes = set()
+    for seed in range(30):
+        _, after = step(net, snapshot, mask, made.edited(mask, seed))
+        sizes.add(snapshot.store.in_memory)
+        del after
+    assert len(sizes) == 1
+    assert snapshot.store.in_memory == snapshot.nbytes
+
+
 def test_nothing_changed_reads_the_result_and_adds_no_layer():
     net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
     y, recording = record(net, made)
@@ -99,7 +128,7 @@ def test_storage(dtype, bound, budget, tmp_path):
         result, snapshot = step(net, snapshot, mask, edited)
         assert float((result - expected).abs().max() / expected.abs().max()) <= bound
     kept = sum(rows.numel() for rows in recording.buffers.values())
-    rows = sum(part.numel() * part.element_size() for _, part in snapshot.layers[0].rows.values())
+    rows = sum(snapshot.layers[0].rows(v).nbytes for v in snapshot.layers[0].tables)
     assert rows == kept * (4 if dtype == "fp32" else 2)
     del snapshot
     assert store.in_files == store.in_memory == 0

@@ -45,7 +45,7 @@ def test_updates_from_int8_rows_are_near_those_from_float32(name):
         assert (result - wanted).norm() <= 0.03 * wanted.norm()
     for value, dtype in small.types.items():
         assert (dtype == torch.int8) == (value.channels >= FEWEST)
-        assert all(layer.rows[value][1].dtype == dtype for layer in small.holders(value))
+        assert all(layer.rows(value).dtype == dtype for layer in small.holders(value))
 
 
 def test_auto_takes_int8_where_the_error_is_small():
@@ -63,6 +63,6 @@ def test_int8_layers_are_files_and_come_back(tmp_path):
     net, made = compiled("ddpm-256", EXACT), case("ddpm-256")
     snapshot = Snapshot.of(record(net, made)[1], Store(None, None, "int8"), tmp_path / "base.safetensors")
     again = layer_of(net, read(tmp_path / "base.safetensors"))
-    for value, (table, rows) in snapshot.layers[0].rows.items():
-        assert table is again.rows[value][0]
-        assert torch.equal(rows, again.rows[value][1])
+    for value, table in snapshot.layers[0].tables.items():
+        assert table is again.tables[value]
+        assert torch.equal(snapshot.layers[0].rows(value), again.rows(value))

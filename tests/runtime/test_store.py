@@ -23,16 +23,17 @@ from retouch.runtime.store import (
     EDIT_SHARE,
     UNNAMED,
     Block,
+    Layout,
     Memory,
     Spec,
     Store,
     header,
-    layout,
     read,
     write,
 )
 
 TYPES = (
+    torch.complex64,
     torch.float64,
     torch.float32,
     torch.float16,
@@ -78,15 +79,15 @@ def some_specs():
 
 @given(SPECS)
 def test_tensors_lie_side_by_side_and_aligned(specs):
-    offsets, size = layout(specs)
+    placed = Layout(specs)
     ends = {}
-    for spec, start in zip(specs, offsets, strict=True):
+    for spec, start in zip(specs, placed.offsets, strict=True):
         assert start % spec.dtype.itemsize == 0
         ends.setdefault(start, set()).add(start + spec.nbytes)
     at = 0
     while at in ends and max(ends[at]) > at:
         at = max(ends[at])
-    assert at == size == sum(spec.nbytes for spec in specs)
+    assert at == placed.nbytes == sum(spec.nbytes for spec in specs)
 
 
 @given(SPECS, st.dictionaries(st.text(max_size=5), st.integers() | st.none() | st.text(max_size=9), max_size=3))
@@ -94,7 +95,7 @@ def test_tensors_lie_side_by_side_and_aligned(specs):
 def test_blocks_in_files_come_back_and_are_safetensors(specs, notes):
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "block.safetensors"
-        block = filled(Store(0).block(specs, notes, file), specs)
+        block = filled(Store(0).block(Layout(specs), notes, file), specs)
         assert (block.file, block.nbytes) == (file, sum(s.nbytes for s in specs))
         again = read(file)
         assert holds(again, specs)
@@ -112,22 +113,22 @@ def test_blocks_in_files_come_back_and_are_safetensors(specs, notes):
 
 
 def test_a_file_is_for_its_owner_only(tmp_path):
-    Store(0).block(some_specs(), {}, tmp_path / "a")
+    Store(0).block(Layout(some_specs()), {}, tmp_path / "a")
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 
 def test_two_tensors_of_one_name(tmp_path):
     specs = [Spec("a", (2,), torch.int8)] * 2
     with pytest.raises(ValueError, match="the same name"):
-        header(specs, *layout(specs)[:1], {})
+        header(Layout(specs), {})
     with pytest.raises(ValueError, match="the same name"):
-        Store(0).block(specs, {}, tmp_path / "a")
+        Store(0).block(Layout(specs), {}, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_many_tensors(tmp_path):
     specs = [Spec(f"rows/{i}", (1,), torch.float32) for i in range(3000)]
-    filled(Store(0).block(specs, {}, tmp_path / "a"), specs)
+    filled(Store(0).block(Layout(specs), {}, tmp_path / "a"), specs)
     assert holds(read(tmp_path / "a"), specs)
 
 
@@ -137,10 +138,10 @@ def test_many_tensors(tmp_path):
 def test_a_budget_of_memory_then_files(tmp_path):
     held = Store(1000, tmp_path)
     specs = [Spec("a", (100,), torch.float32)]
-    one = held.block(specs, {})
-    two = held.block(specs, {})
+    one = held.block(Layout(specs), {})
+    two = held.block(Layout(specs), {})
     assert (one.file, two.file, held.in_memory, held.in_files) == (None, None, 800, 0)
-    three = filled(held.block(specs, {}), specs)
+    three = filled(held.block(Layout(specs), {}), specs)
     assert three.file == store.UNNAMED
     assert (held.in_memory, held.in_files) == (800, 400)
     assert holds(three, specs)
@@ -148,7 +149,7 @@ def test_a_budget_of_memory_then_files(tmp_path):
     del one
     gc.collect()
     assert held.in_memory == 400
-    assert held.block(specs, {}).file is None
+    assert held.block(Layout(specs), {}).file is None
     del three, two
     gc.collect()
     assert (held.in_memory, held.in_files) == (0, 0)
@@ -161,9 +162,9 @@ def test_recordings_leave_room_for_edits(tmp_path):
     assert not held.fits(limit + 1, base=True)
     assert held.fits(1000)
     assert not held.fits(1001)
-    whole = held.block([Spec("a", (limit + 1,), torch.uint8)], {}, base=True)
+    whole = held.block(Layout([Spec("a", (limit + 1,), torch.uint8)]), {}, base=True)
     assert whole.file == store.UNNAMED
-    assert held.block([Spec("a", (1000,), torch.uint8)], {}).file is None
+    assert held.block(Layout([Spec("a", (1000,), torch.uint8)]), {}).file is None
 
 
 def test_adopted_tensors_count():
@@ -175,7 +176,7 @@ def test_adopted_tensors_count():
 
 def test_a_block_outlives_its_store(tmp_path):
     specs = some_specs()
-    block = filled(Store(0, tmp_path).block(specs, {}), specs)
+    block = filled(Store(0, tmp_path).block(Layout(specs), {}), specs)
     gc.collect()
     assert holds(block, specs)
 
@@ -188,18 +189,18 @@ def test_memory_comes_from_where_it_is_asked():
         return torch.zeros(nbytes, dtype=torch.uint8)
 
     specs = some_specs()
-    assert holds(filled(Store(10**6).block(specs, {}, memories=[Memory(allocate=allocate)]), specs), specs)
-    assert asked == [layout(specs)[1]]
+    assert holds(filled(Store(10**6).block(Layout(specs), {}, memories=[Memory(allocate=allocate)]), specs), specs)
+    assert asked == [Layout(specs).nbytes]
 
 
 def test_a_device_comes_first_then_the_host_then_files(tmp_path):
     held = Store(1500, tmp_path, device_budget=1000)
     memories = [Memory(on_device=True), Memory(taken=lambda nbytes: 2 * nbytes)]
     specs = [Spec("a", (100,), torch.float32)]
-    blocks = [held.block(specs, {}, memories=memories) for _ in range(4)]
+    blocks = [held.block(Layout(specs), {}, memories=memories) for _ in range(4)]
     assert [(block.on_device, block.file) for block in blocks] == [(True, None)] * 2 + [(False, None), (False, UNNAMED)]
     assert (held.on_device, held.in_memory, held.in_files) == (800, 800, 400)
-    assert held.block(specs, {}, tmp_path / "named", memories=memories).on_device is False
+    assert held.block(Layout(specs), {}, tmp_path / "named", memories=memories).on_device is False
     assert not held.fits(800, on_device=True)
     assert held.fits(200, on_device=True)
     assert not held.fits(200, base=True, on_device=True)
@@ -258,7 +259,7 @@ def test_where_temporary_files_go(monkeypatch, tmp_path):
     assert store.spill_folder() == tmp_path / "tmp"
     monkeypatch.setenv("RETOUCH_SPILL", str(tmp_path / "spill"))
     assert store.spill_folder() == tmp_path / "spill"
-    block = Store(0).block(some_specs(), {})
+    block = Store(0).block(Layout(some_specs()), {})
     assert block.file == store.UNNAMED
     assert list((tmp_path / "spill").iterdir()) == []
     monkeypatch.delenv("RETOUCH_SPILL")
@@ -271,8 +272,8 @@ import sys
 import tempfile
 from pathlib import Path
 import torch
-from retouch.runtime.store import Spec, Store
-block = Store(0, Path(sys.argv[1])).block([Spec("a", (100000,), torch.float32)], {})
+from retouch.runtime.store import Layout, Spec, Store
+block = Store(0, Path(sys.argv[1])).block(Layout([Spec("a", (100000,), torch.float32)]), {})
 block.tensors["a"].fill_(1)
 import os
 os.kill(os.getpid(), 9)
@@ -311,12 +312,12 @@ def test_no_space(monkeypatch, tmp_path, number, message, named):
     specs = [Spec("a", (1 << 20,), torch.float32)]
     monkeypatch.setattr(os, "posix_fallocate", refusing(number))
     with pytest.raises(StoreError, match=message) as raised:
-        held.block(specs, {}, tmp_path / "a" if named else None)
+        held.block(Layout(specs), {}, tmp_path / "a" if named else None)
     assert str(tmp_path) in str(raised.value)
     assert list(tmp_path.iterdir()) == []
     assert (held.in_memory, held.in_files) == (0, 0)
     monkeypatch.undo()
-    assert holds(filled(held.block(specs, {}, tmp_path / "a" if named else None), specs), specs)
+    assert holds(filled(held.block(Layout(specs), {}, tmp_path / "a" if named else None), specs), specs)
 
 
 @pytest.mark.parametrize("made", ["mmap", "open"])
@@ -326,24 +327,24 @@ def test_no_mapping_and_no_file(monkeypatch, tmp_path, made):
     else:
         monkeypatch.setattr(os, "open", refusing(errno.EACCES))
     with pytest.raises(StoreError, match="cannot keep 0 MB in"):
-        write(tmp_path / "a", Block({"a": torch.zeros(3)}, {}))
+        write(tmp_path / "a", Block.of({"a": torch.zeros(3)}, {}))
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_folder(tmp_path):
     with pytest.raises(StoreError, match=r"cannot keep .*No such file"):
-        Store(0).block(some_specs(), {}, tmp_path / "missing" / "a")
+        Store(0).block(Layout(some_specs()), {}, tmp_path / "missing" / "a")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot keep"):
-        Store(0, tmp_path / "file").block(some_specs(), {})
-    assert Store(0, tmp_path / "new" / "folder").block(some_specs(), {}).file == store.UNNAMED
+        Store(0, tmp_path / "file").block(Layout(some_specs()), {})
+    assert Store(0, tmp_path / "new" / "folder").block(Layout(some_specs()), {}).file == store.UNNAMED
 
 
 def test_a_file_that_is_there_is_not_touched(tmp_path):
     (tmp_path / "a").write_text("precious")
     with pytest.raises(StoreError, match="cannot keep"):
-        Store(0).block(some_specs(), {}, tmp_path / "a")
+        Store(0).block(Layout(some_specs()), {}, tmp_path / "a")
     assert (tmp_path / "a").read_text() == "precious"
 
 
@@ -362,14 +363,14 @@ def test_a_disk_that_is_really_full(tmp_path):
         small, large = [Spec("a", (1 << 14,), torch.float32)], [Spec("a", (1 << 17,), torch.float32)]
         held = Store(0, disk)
         with pytest.raises(StoreError, match="no space left"):
-            held.block(large, {}, disk / "a")
+            held.block(Layout(large), {}, disk / "a")
         with pytest.raises(StoreError, match="no space left"):
-            held.block(large, {})
+            held.block(Layout(large), {})
         assert list(disk.iterdir()) == []
-        kept = filled(held.block(small, {}, disk / "a"), small)
-        unnamed = filled(held.block(small, {}), small)
+        kept = filled(held.block(Layout(small), {}, disk / "a"), small)
+        unnamed = filled(held.block(Layout(small), {}), small)
         with pytest.raises(StoreError, match="no space left"):
-            [held.block(small, {}, disk / f"b{i}") for i in range(4)]
+            [held.block(Layout(small), {}, disk / f"b{i}") for i in range(4)]
         assert holds(read(disk / "a"), small)
         assert holds(unnamed, small)
         del kept, unnamed
@@ -381,7 +382,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 def test_systems_that_cannot_reserve(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "posix_fallocate")
     specs = [Spec("a", (700_001,), torch.float32)]
-    block = filled(Store(0).block(specs, {}, tmp_path / "a"), specs)
+    block = filled(Store(0).block(Layout(specs), {}, tmp_path / "a"), specs)
     assert holds(read(tmp_path / "a"), specs)
     assert (tmp_path / "a").stat().st_size > block.nbytes
 
@@ -392,7 +393,7 @@ def test_systems_that_cannot_reserve(monkeypatch, tmp_path):
 def test_every_truncation_is_noticed(tmp_path):
     file = tmp_path / "a"
     specs = some_specs()
-    filled(Store(0).block(specs, {"x": 1}, file), specs)
+    filled(Store(0).block(Layout(specs), {"x": 1}, file), specs)
     data = file.read_bytes()
     for size in (*range(0, len(data), 5), len(data) - 1):
         file.write_bytes(data[:size])
@@ -428,7 +429,7 @@ def with_header(file, change):
 )
 def test_broken_headers_are_noticed(tmp_path, change):
     file = tmp_path / "a"
-    Store(0).block(some_specs(), {}, file)
+    Store(0).block(Layout(some_specs()), {}, file)
     with_header(file, change)
     with pytest.raises(StoreError, match="cannot be read"):
         read(file)

@@ -34,7 +34,7 @@ def update_many(net, recordings, mask, cases) -> list[Tensor]:
 
 
 def same_snapshots(a: Snapshot, b: Snapshot) -> bool:
-    rows = all(torch.equal(a.rows(v), b.rows(v)) for v in a.layers[0].rows)
+    rows = all(torch.equal(a.rows(v), b.rows(v)) for v in a.layers[0].tables)
     return rows and a.states.keys() == b.states.keys() and all(torch.equal(a.states[s], t) for s, t in b.states.items())
 
 
@@ -163,12 +163,15 @@ def test_bases_are_copied_in_once():
 def test_what_is_the_same_for_all_is_computed_once():
     net, made = compiled("sd15-unet", SHARED), case("sd15-unet")
     snapshot, mask = Snapshot.of(record(net, made)[1], Store()), made.spot()
-    later = replace(made, args=(made.args[0], made.args[1] - 1, *made.args[2:]))
-    cases = [later.edited(mask, seed=seed) for seed in (1, 2)]
+
+    def later(steps):
+        changed = replace(made, args=(made.args[0], made.args[1] - steps, *made.args[2:]))
+        return [changed.edited(mask, seed=seed) for seed in (1, 2)]
+
     with patch.object(Dense, "run", autospec=True, side_effect=Dense.run) as run:
-        alone(net, [snapshot], mask, cases[:1])
+        alone(net, [snapshot], mask, later(1)[:1])
         single = run.call_count
-        update_many(net, [snapshot.recording() for _ in cases], mask, cases)
+        update_many(net, [snapshot.recording() for _ in later(2)], mask, later(2))
     assert single > 0
     assert run.call_count == 2 * single
 

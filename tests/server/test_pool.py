@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines import painted, picture
-from retouch import ArchiveError
 from retouch.server.limits import Limits
-from retouch.server.pool import Pool
 from retouch.server.work import Work
 from studios import asking, created, edited, editor, idle, pixels, png, studio
 
@@ -185,13 +183,3 @@ def test_a_killed_server_loses_no_version(tmp_path):
         assert client.post(f"/api/sessions/{id_}/head", json={"version": 1}).status_code == 200
         assert edited(client, id_, 1, left=2, top=20).status_code == 202
         idle(client, id_)
-
-
-def test_two_servers_do_not_share_a_folder(tmp_path):
-    made = studio(tmp_path)
-    try:
-        with pytest.raises(ArchiveError, match="another server uses"):
-            Pool(tmp_path, made.models, made.limits, made.metrics)
-    finally:
-        made.close()
-    studio(tmp_path).close()

@@ -53,7 +53,7 @@ def _sige(key: str) -> Callable[[Mapping[str, Any]], float | None]:
 
 COLUMNS = [
     Column("model", "network"),
-    Column("", "policy, edit", value=lambda row: f"{row['policy']}, {row['edit_label']}", below=True),
+    Column("", "policy, edit", value=lambda row: f"{_policy(row)}, {row['edit_label']}", below=True),
     Column("dtype", "type", lambda name: "" if name == "float32" else name, below=True),
     Column("dense_ms", "dense", figure),
     Column("dense_kind", "kind", lambda kind: kind.removeprefix("channels_"), below=True),
@@ -82,7 +82,13 @@ COLUMNS = [
 ]
 
 
-TYPES = ("float32", "bfloat16", "float16")
+TYPES = ("float32", "bfloat16", "float16", "int8")
+"""Of weights and products; "int8": weights of the fastest type of the processor, products of both in int8."""
+
+
+def _policy(row: Mapping[str, Any]) -> str:
+    """The policy of a row, and what became of texts where it was said."""
+    return f"{row['policy']}, text {row['text']}" if row.get("text") else str(row["policy"])
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class Networks(Suite):
     device: str = "cpu"
     backend: str = "auto"
     dilate: int | None = None
+    text: str | None = None
     no_compile: bool = False
     peer: Sequence[str] = ()
     repeat: int = 5
@@ -125,7 +132,7 @@ class Networks(Suite):
     def checked_type(self, name: str) -> torch.dtype:
         """The type of that name; OptionError unless the backend computes in it on the device."""
         backend = backend_of(self.backend, self.device)
-        found: torch.dtype = getattr(torch, name)
+        found: torch.dtype = backend.native if name == "int8" else getattr(torch, name)
         if found not in backend.dtypes:
             types = " or ".join(str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
             raise OptionError(f"--dtype {name}: the {backend.name} backend computes in {types} on {backend.device}")
@@ -141,7 +148,7 @@ class Networks(Suite):
             dense = {**dense_runs(module, inputs, not self.no_compile), **peer_runs(self.peer, module, inputs)}
             for policy, of_policy in part.over(self.policy):
                 of_policy.say(f"{name}, {policy}: compiling")
-                yield from self._measured(self.trial(network, module, dtype, policy, dense), of_policy)
+                yield from self._measured(self.trial(network, module, dtype, policy, dense), dtype, of_policy)
             del module, dense
             torch._dynamo.reset()
 
@@ -151,10 +158,12 @@ class Networks(Suite):
         """The network compiled under a policy, with its edits."""
         inputs = network.inputs(self.tiny, self.checked_type(dtype))
         cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in self.edits(network)]
-        settings = PRESETS[policy] if self.dilate is None else replace(PRESETS[policy], dilate=self.dilate)
-        return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense)
+        changes: dict[str, Any] = {"dilate": self.dilate, "text": self.text}
+        settings = replace(PRESETS[policy], **{key: value for key, value in changes.items() if value is not None})
+        arithmetic = "int8" if dtype == "int8" else "float"
+        return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense, arithmetic)
 
-    def _measured(self, trial: Trial, progress: Progress) -> Iterator[Mapping[str, Any]]:
+    def _measured(self, trial: Trial, dtype: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
         trial.run(self.repeat, progress)
         for case in trial.cases:
             before, after = trial.outputs(case)
@@ -162,7 +171,8 @@ class Networks(Suite):
             yield {
                 "tiny": self.tiny,
                 "dilate": self.dilate,
-                "dtype": str(next(trial.module.parameters()).dtype).removeprefix("torch."),
+                "text": self.text,
+                "dtype": dtype,
                 "device": self.place,
                 "dense_compiled_ms": None,
                 **trial.found(case),

@@ -45,9 +45,12 @@ BALANCED = PRESETS["balanced"]
 BLENDED = {f"balanced, {name}": name for name in BLENDS if name != DEFAULT}
 """Methods that set the result into the picture in another way, and which."""
 
+INT8 = "balanced, int8"
+
 METHODS: dict[str, Policy | None] = {
     **PRESETS,
     **dict.fromkeys(BLENDED, BALANCED),
+    INT8: BALANCED,
     CROP: None,
     "refreshed": replace(BALANCED, stats="refreshed"),
     "paper, dilate 8": replace(PRESETS["paper"], dilate=8),
@@ -125,6 +128,7 @@ class Quality(Suite):
         for name, part in progress.over(self.method):
             policy = METHODS[name] or BALANCED
             options: dict[str, Any] = {"policy": policy, "blend": BLENDED.get(name), "backend": self.backend}
+            options |= {"arithmetic": "int8"} if name == INT8 else {}
             editor = Editor.from_pretrained(self.model, device="cpu", memory=8 << 30, **options)
             for (number, (prompt, pixels)), of_picture in part.over(list(enumerate(pictures))):
                 of_picture.say(f"{name}: {prompt}")

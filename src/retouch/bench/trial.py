@@ -64,12 +64,13 @@ class Trial:
         backend: str,
         cases: Sequence[Case],
         dense: Mapping[str, Callable[[], Tensor]],
+        arithmetic: str = "float",
     ) -> None:
         self.name, self.module, self.cases, self._inputs, self._dense = name, module, cases, inputs, dense
         self._asked = {"model": name, "policy": policy.name, "backend": backend}
         start = time.perf_counter()
         self.net: Any = retouch.compile(
-            module, inputs.args, dict(inputs.kwargs) or None, policy=policy, backend=backend
+            module, inputs.args, dict(inputs.kwargs) or None, policy=policy, backend=backend, arithmetic=arithmetic
         )
         self.compile_s = time.perf_counter() - start
         self._title = f"{name}, {policy.name}"

@@ -63,6 +63,9 @@ Rounds = Annotated[int, typer.Option("--repeat", min=1, help="Rounds that are co
 Shares = Annotated[
     list[float] | None, typer.Option("--edit", help="Share of the image edited, (0, 1] (0.012); may be repeated.")
 ]
+Text = Annotated[
+    str | None, typer.Option("--text", help="What becomes of texts in joint attention: recomputed or recorded.")
+]
 
 
 # The parameters of a command are named as the fields of its suite.
@@ -76,11 +79,13 @@ def networks(
     mask: Masks = None,
     policy: Policies = None,
     dtype: Annotated[
-        list[str] | None, typer.Option("--dtype", help="Type of weights and activations (float32); repeatable.")
+        list[str] | None,
+        typer.Option("--dtype", help="Type of weights and activations (float32), or int8; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")] = "cpu",
     backend: BackendName = "auto",
     dilate: Dilate = None,
+    text: Text = None,
     no_compile: NoCompile = False,
     peer: Peers = None,
     repeat: Rounds = 5,
@@ -248,6 +253,61 @@ def tiles(
 
 
 # Running a suite
+
+
+@bench.command()
+def serve(
+    url: Annotated[str, typer.Argument(help="Address of a running server, as http://127.0.0.1:8188.")],
+    token: Annotated[str | None, typer.Option("--token", envvar="RETOUCH_TOKEN", help="What opens it.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Address of another server to put the same load on, a dense one.")
+    ] = None,
+    against_token: Annotated[
+        str | None, typer.Option("--against-token", envvar="RETOUCH_AGAINST_TOKEN", help="What opens that one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of those of the server (its first).")] = None,
+    people: Annotated[int, typer.Option("--people", min=1, help="How many come.")] = 8,
+    rate: Annotated[float, typer.Option("--rate", min=0.001, help="How many come in a second in the mean.")] = 1.0,
+    strokes: Annotated[int, typer.Option("--strokes", min=1, help="What each of them paints.")] = 10,
+    think: Annotated[float, typer.Option("--think", min=0, help="Seconds between strokes in the mean.")] = 2.0,
+    undo: Annotated[
+        float, typer.Option("--undo", min=0, max=1, help="Share of strokes before which one undoes.")
+    ] = 0.1,
+    reopen: Annotated[float, typer.Option("--reopen", min=0, max=1, help="And opens the page anew.")] = 0.05,
+    size: Annotated[int, typer.Option("--size", min=8, help="Side of pictures in pixels.")] = 64,
+    stroke: Annotated[int, typer.Option("--stroke", min=1, help="Side of a stroke's square in pixels.")] = 8,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the model (its own).")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
+    json: Json = None,
+) -> None:
+    """Put simulated people on a running server, and time their strokes."""
+    from json import dumps
+
+    from retouch.bench.serve import Load, Server, document, drive
+
+    with usage_errors(OptionError):
+        if stroke > size:
+            raise OptionError(f"a stroke of {stroke} pixels does not fit a picture of {size}")
+        _check_files(json, None, None)
+    servers = [Server("server", url.rstrip("/"), token, model)]
+    servers += [Server("against", against.rstrip("/"), against_token, model)] if against else []
+    load = Load(people, rate, strokes, think, undo, reopen, size, stroke, steps, seed)
+    tallies = drive(servers, load, lambda done, total: note(f"{done} of {total} people came"))
+    found = document(load, tallies)
+    if json is not None:
+        json.write_text(dumps(found, indent=1), "utf-8")
+    names = [name for name in next(iter(found["servers"].values())) if name != "seconds"]
+    rows = [[name, *(_shown(each.get(name)) for each in found["servers"].values())] for name in names]
+    table = Table("", *found["servers"], title="Strokes to their results, in seconds")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    if any(tally.failed or tally.lost or tally.twice for tally in tallies.values()):
+        raise typer.Exit(1)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _run(context: typer.Context, module: str, name: str, **others: Any) -> None:

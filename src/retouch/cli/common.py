@@ -43,7 +43,14 @@ DeviceMemory = Annotated[
     ),
 ]
 Dilate = Annotated[int | None, typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels.")]
+Arithmetic = Literal[Dtype, "int8"]
 DtypeName = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
+ArithmeticName = Annotated[
+    Arithmetic,
+    typer.Option(
+        "--dtype", help="Type of weights and activations; int8: products in int8, the rest in the fastest type here."
+    ),
+]
 Memory = Annotated[
     str | None,
     typer.Option("--memory", help="Memory for recordings before they go to files, such as 4GB (40 % of what is free)."),

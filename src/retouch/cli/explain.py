@@ -10,10 +10,10 @@ import typer
 from retouch.cli.app import app
 from retouch.cli.bench import run_suite
 from retouch.cli.common import (
+    ArithmeticName,
     AutomaticDevice,
     BackendName,
     Dilate,
-    DtypeName,
     PolicyName,
     Threads,
     Tiny,
@@ -33,7 +33,7 @@ def explain(
     ] = None,
     policy: PolicyName = "balanced",
     dilate: Dilate = None,
-    dtype: DtypeName = "float32",
+    dtype: ArithmeticName = "float32",
     backend: BackendName = "auto",
     tiny: Tiny = False,
 ) -> None:

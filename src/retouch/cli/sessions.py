@@ -113,7 +113,7 @@ def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output:
         shown = history.past if manifest.light else (entry,)
         archive.verify(replace(each, files={PICTURE: each.files[PICTURE]}) for each in shown)
         if output is not None:
-            saved.write(archive, entry, output)
+            saved.write(entry, output)
         archive.commit(manifest.at(history))
     typer.echo(f"now at version {entry.number}: {output or saved.picture(entry)}")
 

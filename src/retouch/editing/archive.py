@@ -17,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from retouch.editing.lease import LOCK, OWNERS, UNDER_CLAIM, Claim, LostError, claim_of, flush, locked
 from retouch.editing.manifest import MANIFEST, PICTURE, SOURCE, TENSORS, ArchiveError, Entry, Manifest
 
-UNFINISHED, LOCK = "manifest.json.new", "lock"
+UNFINISHED = "manifest.json.new"
 VERSION = re.compile(r"\d+(-\d+)?(\.part)?")
 
 Progress = Callable[[int, int, str], None]
@@ -33,11 +32,18 @@ def silent(done: int, total: int, what: str) -> None:
 
 
 class Archive:
-    """One session folder, locked while it is open; `light` where versions have no layers in it."""
+    """One session folder, locked while it is open; `light` where versions have no layers in it.
+
+    claim: under which a server writes to it; then the lock only keeps other programs of this machine away, and one that
+    a paused server still has is passed over.
+    """
 
     def __init__(self, path: Path, made: bool = False, light: bool = False) -> None:
         self.path, self.light, self._made = path, light, made
-        self._lock = locked(path, f"{path} is in use by another process")
+        self.claim: Claim | None = claim_of(path)
+        self._lock = None
+        with suppress(*([ArchiveError] if self.claim else [])):
+            self._lock = locked(path, f"{path} is in use by another process")
 
     @staticmethod
     def create(path: Path, light: bool = False) -> Archive:
@@ -50,6 +56,7 @@ class Archive:
                 raise ArchiveError(f"{path} {what}; choose another folder")
             (path / "versions").mkdir(exist_ok=True)
             archive = Archive(path, made, light)
+            archive.light = light or (archive.claim is not None and archive.claim.light)
             archive.clean(())
         except OSError as error:
             raise ArchiveError(f"cannot make the session folder {path}: {error.strerror or error}") from error
@@ -71,14 +78,18 @@ class Archive:
 
     def close(self) -> None:
         """Let other processes open the folder."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
+        if self.claim is not None:
+            self.claim.release()
 
     def abandon(self) -> None:
         """Close a folder from `create` that holds no session yet, as if it had never been one."""
         self.close()
         if not (self.path / MANIFEST).exists():
             shutil.rmtree(self.path / "versions", ignore_errors=True)
-            for name in (LOCK, UNFINISHED):
+            shutil.rmtree(self.path / OWNERS, ignore_errors=True)
+            for name in (LOCK, self._unfinished):
                 (self.path / name).unlink(missing_ok=True)
             if self._made:
                 with suppress(OSError):
@@ -104,9 +115,9 @@ class Archive:
             with ThreadPoolExecutor() as pool:
                 files = sorted(staging.iterdir())
                 entries = dict(zip([f.name for f in files], pool.map(_sealed, files), strict=True))
-            _flush(staging)
+            flush(staging)
             staging.rename(self.folder(name))
-            _flush(self.path / "versions")
+            flush(self.path / "versions")
         except OSError as error:
             raise ArchiveError(f"cannot write {staging}: {error.strerror or error}") from error
         return entries
@@ -124,23 +135,40 @@ class Archive:
         shutil.rmtree(self.staged(name), ignore_errors=True)
 
     def commit(self, manifest: Manifest) -> None:
-        """Replace the manifest at once."""
-        new = self.path / UNFINISHED
+        """Replace the manifest at once. LostError where a server has lost its claim: the last state stays."""
+        new = self.path / self._unfinished
         try:
             with new.open("w", encoding="utf-8") as stream:
                 stream.write(manifest.text())
                 stream.flush()
                 os.fsync(stream.fileno())
+            if self.claim is not None:
+                self.claim.check()
             new.replace(self.path / MANIFEST)
-            _flush(self.path)
+            flush(self.path)
         except OSError as error:
+            if self.claim is not None and self.claim.is_lost:
+                raise LostError("the session went to another server; ask again") from error
             raise ArchiveError(f"cannot write {new}: {error.strerror or error}; the last state stays") from error
+        except LostError:
+            new.unlink(missing_ok=True)
+            raise
+
+    @property
+    def _unfinished(self) -> str:
+        return self.claim.unfinished if self.claim else UNFINISHED
+
+    @property
+    def revision(self) -> int:
+        """The first one of versions made here."""
+        return self.claim.revision if self.claim else 0
 
     def clean(self, names: Iterable[str]) -> None:
         """Remove the folders of versions other than these: what a stopped process, an undo or a refinement left."""
         known = set(names)
         for found in (self.path / "versions").iterdir():
-            if found.name not in known and VERSION.fullmatch(found.name):
+            ours = self.claim is None or self.claim.owns(found.name)
+            if found.name not in known and VERSION.fullmatch(found.name) and ours:
                 shutil.rmtree(found, ignore_errors=True)
 
     def staged(self, name: str) -> Path:
@@ -166,12 +194,19 @@ class Archive:
 
     def verify(self, entries: Iterable[Entry], progress: Progress = silent) -> None:
         """Compare sizes and checksums of all files with the manifest; ArchiveError at the first that differs."""
-        wanted = [(self.folder(entry.folder) / name, facts) for entry in entries for name, facts in entry.files.items()]
-        with ThreadPoolExecutor() as pool:
-            for done, problem in enumerate(pool.map(_problem, wanted)):
-                progress(done, len(wanted), f"checking {wanted[done][0].name}")
-                if problem:
-                    raise ArchiveError(f"{problem}; the session cannot be trusted")
+        verify(self.path, entries, progress)
+
+
+def verify(path: Path, entries: Iterable[Entry], progress: Progress = silent) -> None:
+    """What `Archive.verify` does, in a folder that somebody else may have open."""
+    wanted = [
+        (version_folder(path, entry.folder) / name, facts) for entry in entries for name, facts in entry.files.items()
+    ]
+    with ThreadPoolExecutor() as pool:
+        for done, problem in enumerate(pool.map(_problem, wanted)):
+            progress(done, len(wanted), f"checking {wanted[done][0].name}")
+            if problem:
+                raise ArchiveError(f"{problem}; the session cannot be trusted")
 
 
 def version_folder(path: Path, name: str) -> Path:
@@ -191,8 +226,9 @@ def unused(path: Path) -> bool:
     """True for a folder that is empty but for what a process left that was stopped before its first version."""
     versions = path / "versions"
     inside = [found.name for found in versions.iterdir()] if versions.is_dir() else []
-    ours = {LOCK, UNFINISHED, *(["versions"] if versions.is_dir() else [])}
-    return {found.name for found in path.iterdir()} <= ours and all(map(VERSION.fullmatch, inside))
+    ours = {LOCK, OWNERS, UNFINISHED, *(["versions"] if versions.is_dir() else [])}
+    others = {found.name for found in path.iterdir() if not UNDER_CLAIM.fullmatch(found.name)} - ours
+    return not others and all(map(VERSION.fullmatch, inside))
 
 
 def _sealed(file: Path) -> dict[str, Any]:
@@ -216,26 +252,3 @@ def _problem(wanted: tuple[Path, Mapping[str, Any]]) -> str:
         return "" if _facts(file) == expected else f"{file} was altered: its checksum differs"
     except OSError as error:
         return f"{file} cannot be read: {error.strerror or error}"
-
-
-def _flush(folder: Path) -> None:
-    """Make renames in a folder last, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def locked(path: Path, in_use: str) -> FileLock:
-    """The folder's lock, held by any thread of this process; ArchiveError that says `in_use` when another holds it."""
-    lock = FileLock(path / LOCK, mode=0o600, thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise ArchiveError(in_use) from error
-    except OSError as error:
-        raise ArchiveError(f"cannot open the folder {path}: {error.strerror or error}") from error
-    return lock

@@ -68,7 +68,7 @@ class Made:
     @cached_property
     def rows(self) -> dict[Value, Table]:
         """The rows of kept values that are in the layer."""
-        return {value: table for value, (table, _) in self.layer.rows.items()}
+        return self.layer.tables
 
     @cached_property
     def changed(self) -> dict[Value, Any]:

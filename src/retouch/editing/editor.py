@@ -20,6 +20,7 @@ from retouch.editing.manifest import ArchiveError, Manifest, wrong
 from retouch.editing.session import Session
 from retouch.errors import RetouchError
 from retouch.kernels.registry import backend, described, preferred
+from retouch.passes import checked_arithmetic
 from retouch.runtime.store import Store
 
 S = TypeVar("S", bound=Session)
@@ -38,6 +39,8 @@ class BaseEditor(ABC, Generic[S]):
         oldest are dropped, and made again when an edit goes on from them. None: 40 % of the memory that is free.
     keep_module: as for `retouch.compile`; False leaves the weights in memory once, and writes them to files when the
         editor is first used.
+    arithmetic: as for `retouch.compile`: "float", or "int8", which is faster and less exact.
+    map_weights: as for `retouch.compile`: True maps packed weights from files that all processes share.
     storage: how recorded float32 rows are kept: "fp32", "bf16" or "fp16"; "int8" with a scale for each row, which takes
         those of 16-bit networks, too; "auto": int8 where the error that it makes is measured to be small, else bf16.
     """
@@ -54,10 +57,13 @@ class BaseEditor(ABC, Generic[S]):
         storage: str,
         history: int | None = None,
         keep_module: bool = True,
+        arithmetic: str = "float",
+        map_weights: bool = False,
     ) -> None:
         self.name, self.backend, self.storage = name, backend, storage
         self.memory, self.device_memory, self.history = memory, device_memory, history
-        self.keep_module = keep_module
+        self.map_weights = map_weights
+        self.keep_module, self.arithmetic = keep_module, checked_arithmetic(arithmetic)
         self.folder = None if folder is None else Path(folder)
         self._shared: Store | None = None
         self._store()  # refuses what is wrong now, not after the model has run
@@ -72,6 +78,11 @@ class BaseEditor(ABC, Generic[S]):
         """Which kernels compute, where, and whether "auto" would take them."""
         name = preferred(self.device) if self.backend == "auto" else self.backend
         return described(backend(name, self.device))
+
+    @property
+    def arithmetic_facts(self) -> dict[str, str]:
+        """What manifests say of the arithmetic: nothing of "float"."""
+        return {} if self.arithmetic == "float" else {"arithmetic": self.arithmetic}
 
     def restore(self, path: str | Path, progress: Progress = silent, wait: bool = True) -> S:
         """Open a saved session; see `retouch.open`."""
@@ -148,6 +159,8 @@ class BaseEditor(ABC, Generic[S]):
 @dataclass(eq=False)
 class Opening(Task[S]):
     """Records the first version of a session, in `archive` if it has one."""
+
+    can_wait = True
 
     session: S
     record: Callable[[], None]

@@ -266,12 +266,14 @@ def _from_array_file(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def opened(file: IO[bytes], most: int = MAX_PIXELS) -> ImageFile.ImageFile:
-    """The header of a picture file, nothing decoded. ImageError for more than `most` pixels."""
+def opened(file: IO[bytes], most: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> ImageFile.ImageFile:
+    """The header of a picture file of some formats (None: any), nothing decoded. ImageError for more than `most`
+    pixels.
+    """
     try:
         with _filters, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
         raise ImageError(f"it has more than {most} pixels") from error
     check_count(image, most)

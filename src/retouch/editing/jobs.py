@@ -6,19 +6,56 @@ those who watch.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from threading import Condition
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from retouch.editing.calls import Cancelled
 from retouch.editing.images import Box, Pixels
 from retouch.errors import RetouchError
 
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who asked for a job: `keys` of the requests, which versions that it makes are sealed with; the `caller`, among
+    whom a device is shared fairly; `until` when somebody waits for it, in seconds of `time.monotonic`.
+    """
+
+    keys: tuple[str, ...] = ()
+    caller: str = ""
+    until: float = math.inf
+
+    def after(self, older: Origin) -> Origin:
+        """Of a job that does what an older one was to do, too."""
+        return replace(self, keys=older.keys + self.keys)
+
+
+_origin: ContextVar[Origin] = ContextVar("origin")
+
+
+@contextmanager
+def asked_by(origin: Origin) -> Iterator[None]:
+    """Jobs that are begun in a block, and versions that are made there, have this origin."""
+    token = _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(token)
+
+
+def origin_now() -> Origin:
+    """That of what is done now."""
+    return _origin.get(Origin())
+
 
 Kind = Literal["preview", "result", "refined"]
 
@@ -69,7 +106,9 @@ class Frames(Protocol):
 
 
 class Task(ABC, Generic[R]):
-    """What a job does."""
+    """What a job does; `can_wait`: edits and refinements of others go before it, for a while."""
+
+    can_wait: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, job: Job[R]) -> R:
@@ -108,13 +147,14 @@ class Job(Future[R]):
 
     def __init__(self, session: Hashable, task: Task[R], queue: Queue) -> None:
         super().__init__()
-        self.session, self.task = session, task
+        self.session, self.task, self.origin = session, task, origin_now()
         self.replaces: Job[R] | None = None  # what ran when this was submitted, to be done with this if it was stopped
         self.stopping = False
         self._queue = queue
         self._submitted = time.perf_counter()
         self._frames: list[tuple[int, Frame]] = []
         self._watchers: list[Callable[[Frame], None]] = []
+        self._ends: list[Callable[[], None]] = []
         self._count, self._over = 0, False
         self._trouble: BaseException | None = None
         self._shown = Condition()
@@ -146,6 +186,14 @@ class Job(Future[R]):
         """True when no frame will come any more."""
         return self._over
 
+    def when_over(self, told: Callable[[], None]) -> None:
+        """Call `told` once, when no frame will come any more; at once where that is so. In the thread that ends it."""
+        with self._shown:
+            if not self._over:
+                self._ends.append(told)
+                return
+        told()
+
     # Frames
 
     def show(
@@ -166,8 +214,12 @@ class Job(Future[R]):
     def close(self, trouble: BaseException | None = None) -> None:
         """No frame comes any more."""
         with self._shown:
+            if self._over:
+                return
             self._over, self._trouble = True, trouble
             self._shown.notify_all()
+        for told in self._ends:
+            told()
 
     def watch(self, watcher: Callable[[Frame], None]) -> None:
         """Hand every frame to `watcher` when it is made, those there are first.

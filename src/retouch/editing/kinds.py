@@ -14,10 +14,11 @@ from typing import Any, overload
 
 import torch
 
-from retouch.editing.archive import Archive, Progress, read_file, silent, version_folder
+from retouch.editing.archive import Progress, read_file, silent, version_folder
 from retouch.editing.blend import FADE
 from retouch.editing.canvas.canvas import Canvas
-from retouch.editing.canvas.versions import picture_at
+from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.versions import glimpse_at, picture_at
 from retouch.editing.diffusion.canvases import Canvases
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
@@ -30,16 +31,19 @@ from retouch.editing.manifest import PICTURE, SOURCE, WEIGHTS, ArchiveError, Ent
 from retouch.editing.replay import decoded, patched
 from retouch.editing.session import Session
 from retouch.errors import OptionError
-from retouch.kernels.devices import HOST
+from retouch.kernels.devices import HOST, selected
+from retouch.kernels.registry import backend
 from retouch.models.builtin import PIPELINES
 from retouch.plan.policy import Policy
 
 AnyEditor = Editor | Upscaler | LabelEditor
-AnySession = DiffusionSession | UpscaleSession | LabelSession
+AnySession = DiffusionSession | UpscaleSession | LabelSession | Canvas
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 """Suffixes of files that hold a generator of pictures from labels."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+AUTOMATIC = ("auto", "int8")
+"""Names of types that depend on the processor."""
 BUILT_IN = (*PIPELINES, *PRETRAINED)
 
 
@@ -59,7 +63,7 @@ class Kind:
     form: Form
     facts: Callable[[Manifest], Mapping[str, str]]
     sessions: type[Session]
-    restore: Callable[[Any, Path, Progress, bool], AnySession | Canvas] = lambda editor, *how: editor.restore(*how)
+    restore: Callable[[Any, Path, Progress, bool], AnySession] = lambda editor, *how: editor.restore(*how)
 
     @property
     def name(self) -> str:
@@ -137,27 +141,42 @@ def located(model: str) -> str:
 
 @overload
 def load(
-    name: Upscalers, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+    name: Upscalers, *, dtype: torch.dtype | str = ..., device: str | torch.device = ..., **options: Any
 ) -> Upscaler: ...
 @overload
 def load(
-    name: str | Path, *, dtype: torch.dtype = ..., device: str | torch.device = ..., **options: Any
+    name: str | Path, *, dtype: torch.dtype | str = ..., device: str | torch.device = ..., **options: Any
 ) -> AnyEditor: ...
 def load(
-    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", **options: Any
+    name: str | Path, *, dtype: torch.dtype | str = torch.float32, device: str | torch.device = "auto", **options: Any
 ) -> AnyEditor:
     """An editor for a model by its name, of whatever kind it is.
 
     name: a built-in model (`builtin/emoji`, `builtin/realesrgan-x4` ...); a diffusers pipeline, by its folder or its
         name on the hub; or a file of weights (.pth, .pt, .safetensors) that makes pictures from labels.
-    dtype: of the weights. device: where they go; "auto": to the accelerator that PyTorch sees, if it can be used, else
+    dtype: of the weights, "float32", "bfloat16" or "float16"; "auto": bfloat16 where the processor multiplies that
+        itself, else float32; "int8": "auto" with the option `arithmetic="int8"`, which is faster and less exact.
+    device: where they go; "auto": to the accelerator that PyTorch sees, if it can be used, else
         the CPU. options: as for the editor, an `Editor`, `Upscaler` or `LabelEditor`.
 
     Raises OptionError when there is no such model, PipelineError or WeightFileError when it cannot be read or is not
     supported, ImportError naming the extra to install for a library that is missing.
     """
     found = located(str(name))
+    if isinstance(dtype, str):
+        dtype, options = _typed(dtype, device, options)
     return kind_of(found).editor.from_pretrained(found, dtype=dtype, device=device, **options)
+
+
+def _typed(dtype: str, device: str | torch.device, options: dict[str, Any]) -> tuple[torch.dtype, dict[str, Any]]:
+    """The type of weights that a name stands for on a device, and options with the arithmetic that it means."""
+    if dtype in WEIGHTS:
+        return WEIGHTS[dtype], options
+    if dtype not in AUTOMATIC:
+        raise OptionError(f"unknown dtype {dtype!r}; choose from: {', '.join((*WEIGHTS, *AUTOMATIC))}")
+    name = options.get("backend", "auto")
+    native = backend(name, selected(device, name)).native
+    return native, {"arithmetic": "int8", **options} if dtype == "int8" else options
 
 
 # Saved sessions
@@ -192,11 +211,23 @@ class Saved:
         return str(version_folder(self.folder, entry.folder) / PICTURE)
 
     def pixels(self, entry: Entry) -> Pixels:
-        """A version's image; in a light session its file holds what it changed."""
+        """A version's image; in a light session its file holds what it changed, and in a canvas what was changed."""
+        if self.kind.sessions is Canvas:
+            return self.canvas(entry).seen()
         if not self.manifest.light or entry.parent is None:
             return as_pixels(self.picture(entry))
         below = self.pixels(self.manifest.history[entry.parent])
         return patched(below, decoded(read_file(self.folder, entry, PICTURE)))
+
+    def canvas(self, entry: Entry) -> Picture:
+        """The picture of a version of a canvas, in its depth. Raises ArchiveError."""
+        return picture_at(self.folder, self.manifest.history.path(entry.number))
+
+    def glimpse(self, entry: Entry) -> Pixels:
+        """A version's image, of a large canvas smaller."""
+        if self.kind.sessions is Canvas:
+            return glimpse_at(self.folder, self.manifest.history.path(entry.number))
+        return self.pixels(entry)
 
     def source(self, entry: Entry) -> str:
         """The file with what edits are drawn on."""
@@ -206,10 +237,10 @@ class Saved:
         """The picture that edits of a version are drawn on."""
         return as_pixels(self.source(entry)) if SOURCE in entry.files else self.pixels(entry)
 
-    def write(self, archive: Archive, entry: Entry, path: Path) -> None:
+    def write(self, entry: Entry, path: Path) -> None:
         """A version's picture to a file, of a canvas in its depth. Raises ArchiveError, ImageError."""
         if self.kind.sessions is Canvas:
-            picture_at(archive, self.manifest.history.path(entry.number)).write(path)
+            self.canvas(entry).write(path)
         else:
             save_png(self.pixels(entry), path)
 
@@ -259,7 +290,7 @@ def open(
     progress: Progress = silent,
     wait: bool = True,
     **options: Any,
-) -> AnySession | Canvas:
+) -> AnySession:
     """Open a saved session or canvas to go on editing.
 
     editor: one for the model that it was recorded with; None: the model is loaded from `model`, by default
@@ -286,7 +317,9 @@ def _recorded_editor(
     if not named:
         raise ArchiveError(f"{path} does not say which model it was recorded with; pass model= or editor=")
     recorded = {
-        name: editor[name] for name in ("backend", "scheduler", "upsamplings", "vae", "loras") if name in editor
+        name: editor[name]
+        for name in ("backend", "arithmetic", "scheduler", "upsamplings", "vae", "loras")
+        if name in editor
     }
     recorded |= {"policy": Policy(**editor["policy"]), "dtype": WEIGHTS[editor["dtype"]]}
     on_cpu = any(network["backend"] == "cpu" for network in saved.manifest.networks.values())

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from retouch.editing.history import History
+from retouch.passes import ARITHMETIC
 from retouch.plan.policy import Policy
 from retouch.runtime.store import DTYPES, StoreError
 
@@ -261,6 +262,7 @@ _FACTS: Fields = {
     "macs": maybe(whole),
     "dense_macs": maybe(whole),
     "checksum": maybe(lambda found: text(found) and bool(DIGEST.fullmatch(found))),
+    "keys": maybe(listed(lambda found: text(found) and bool(DIGEST.fullmatch(found)))),
 }
 _ENTRY: Fields = {
     "number": whole,
@@ -280,6 +282,7 @@ _SETTINGS: Fields = {
             "policy": lambda found: isinstance(found, dict),
             "backend": text,
             "dtype": lambda found: text(found) and found in WEIGHTS,
+            "arithmetic": maybe(lambda found: text(found) and found in ARITHMETIC),
             "scheduler": maybe(text),
             "upsamplings": maybe(positive),
             "vae": maybe(text),

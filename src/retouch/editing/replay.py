@@ -7,7 +7,8 @@ asked is kept with the version: facts, and pictures of a few kilobytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Protocol, Self, TypeVar
 
@@ -17,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from retouch.editing.history import History, Node
-from retouch.editing.images import Pixels
+from retouch.editing.images import Box, Pixels, box_of
 from retouch.editing.manifest import ArchiveError
 from retouch.plan.region import Mask
 from retouch.runtime.state.layered import Snapshot
@@ -34,6 +35,8 @@ class Layered(Node, Protocol):
     def drawn(self) -> Mapping[str, bytes] | None: ...  # noqa: D102
     def dropped(self) -> Self: ...  # noqa: D102
 
+
+NOWHERE: Box = (slice(0, 0), slice(0, 0))
 
 V = TypeVar("V", bound=Layered)
 
@@ -93,6 +96,51 @@ def decoded(data: bytes, size: tuple[int, int] | None = None) -> npt.NDArray[Any
         raise ArchiveError(f"a picture of an edit cannot be read: {error}") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Cropped:
+    """A picture of a shape that is `ground` everywhere but in a box, and there `part`."""
+
+    shape: tuple[int, ...]
+    ground: int
+    box: Box
+    part: npt.NDArray[Any]
+
+    @staticmethod
+    def of(picture: npt.NDArray[Any], ground: int = 0) -> Cropped:
+        """Of a picture `[H, W]` all that is not `ground`; a copy."""
+        other = picture != ground
+        box = box_of(other) if other.any() else NOWHERE
+        return Cropped(picture.shape, ground, box, picture[box].copy())
+
+    @staticmethod
+    def strokes(pixels: Pixels, mask: Mask) -> Cropped:
+        """Pixels where a mask `[H, W]` is, transparent elsewhere: `[H, W, 4]`."""
+        box = box_of(mask) if mask.any() else NOWHERE
+        return Cropped((*mask.shape, 4), 0, box, masked_picture(pixels[box], mask[box]))
+
+    def whole(self) -> npt.NDArray[Any]:
+        """All of it."""
+        found = np.full(self.shape, self.ground, self.part.dtype)
+        found[self.box] = self.part
+        return found
+
+
+class Pictures(Mapping[str, bytes]):
+    """Files with pictures, which are encoded when they are read: most are never."""
+
+    def __init__(self, pictures: Mapping[str, Cropped]) -> None:
+        self._pictures = dict(pictures)
+
+    def __getitem__(self, name: str) -> bytes:
+        return png(self._pictures[name].whole())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pictures)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+
 def patch(new: Pixels, old: Pixels) -> Pixels:
     """`[H, W, 4]`: `new` where it differs from `old`, transparent elsewhere."""
     return masked_picture(new, (new != old).any(-1))
@@ -100,7 +148,10 @@ def patch(new: Pixels, old: Pixels) -> Pixels:
 
 def masked_picture(pixels: Pixels, mask: Mask) -> Pixels:
     """`[H, W, 4]`: pixels where a mask `[H, W]` is, transparent elsewhere."""
-    return np.dstack([np.where(mask[..., None], pixels, 0), np.where(mask, 255, 0)]).astype(np.uint8)
+    found = np.zeros((*mask.shape, 4), np.uint8)
+    found[mask, :3] = pixels[mask]
+    found[mask, 3] = 255
+    return found
 
 
 def patched(old: Pixels, change: npt.NDArray[Any]) -> Pixels:

@@ -13,10 +13,10 @@ import numpy as np
 
 from retouch.editing import kinds
 from retouch.editing.archive import Progress, unused
+from retouch.editing.area import Area
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.drawing import Composed
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.diffusion.areas import Area
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
@@ -93,7 +93,7 @@ class Request:
 
     # What it does
 
-    def open(self, progress: Progress) -> AnySession | Canvas:
+    def open(self, progress: Progress) -> AnySession:
         """The session in the folder, or a new one with the original recorded; a canvas for a picture of a size that the
         model does not take. OptionError where the model refuses.
         """
@@ -108,11 +108,10 @@ class Request:
         form.check(editor, {"ORIGINAL": self.before, "EDITED": self.after}, dict(self.given))
         options = self._only(form.opening) | self._taken("instances", self.instances[0])
         if isinstance(editor, Editor) and not editor.takes((self.before.shape[0], self.before.shape[1])):
-            _check_areas(self.areas)
             return editor.canvas(self.files[0], folder=self.session, **options, **self._only(form.composing))
         return editor.open(self.before, folder=self.session, progress=progress, **options)
 
-    def edit(self, session: AnySession | Canvas, progress: Progress) -> Edited | Composed:
+    def edit(self, session: AnySession, progress: Progress) -> Edited | Composed:
         """Make the edit in a session from `open`."""
         known = frozenset() if self.saved is not None else CONDITIONS  # a new session was recorded with them
         options = self._only(self.kind.form.editing - known - {"mask", "area"})
@@ -123,7 +122,6 @@ class Request:
     def _check_canvas(self, canvas: Canvas) -> None:
         """OptionError, and the canvas closed, unless it shows the original."""
         try:
-            _check_areas(self.areas)
             if not np.array_equal(Picture.read(self.files[0]).levels, canvas.picture.levels):
                 raise OptionError(
                     f"{self.files[0]} is not the current picture of the canvas {self.session}; "
@@ -187,11 +185,6 @@ class Request:
             found.append(f"{faint} pixels differ by {levels} grey levels or less and stay as they were; --threshold 0 "
                          "edits them")  # fmt: skip
         return found
-
-
-def _check_areas(areas: Sequence[Area]) -> None:
-    if areas:
-        raise OptionError("--area goes with pictures of the size that the model takes; edit one area after the other")
 
 
 def _takes_instances(kind: Kind) -> bool:

@@ -32,7 +32,7 @@ from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.collection import COLLECTION
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels, save_png
-from retouch.editing.jobs import Job, SessionError, Task
+from retouch.editing.jobs import Job, SessionError, Task, origin_now
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
 from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
 from retouch.editing.worker import Worker, worker_of
@@ -42,7 +42,7 @@ from retouch.ir.program import Read
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
-from retouch.runtime.store import Block, Store
+from retouch.runtime.store import Store
 
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")
@@ -64,7 +64,8 @@ def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """One state of a session. `revision` counts the refinements that took its place.
+    """One state of a session. `revision` counts the refinements that took its place, in a folder that servers share
+    from a number of each claim's own.
 
     `parent` is the number of the version that it was made from (None: the first), `added` are the layers that it added
     to that one's snapshots, by the snapshot's name. `name` is what somebody called it.
@@ -348,14 +349,15 @@ class Session(ABC):
     def _making(self) -> Iterator[Calls]:
         """Network calls for a new version. Unless that is put, the session stays as it was."""
         number = self._next
-        folder = self.archive.staging(folder_name(number)) if self.archive else None
+        name = folder_name(number, self.archive.revision if self.archive else 0)
+        folder = self.archive.staging(name) if self.archive else None
         try:
             with self.worker.claimed():
                 snapshots = self._with_layers(self.version.number).snapshots if self.versions else {}
                 yield Calls(self.store, snapshots, None if self.archive and self.archive.light else folder)
         finally:
             if self.archive and self._next == number:
-                self.archive.discard(folder_name(number))
+                self.archive.discard(name)
             if self._dropped:  # nobody holds the history before any more
                 self._dropped = False
                 for net in self.networks().values():
@@ -368,9 +370,12 @@ class Session(ABC):
         facts = {**facts, "bytes_read": calls.bytes_read, "macs": calls.macs, "dense_macs": calls.dense_macs}
         if drawn is not None:
             facts["checksum"] = checksum(tensors)
+        if keys := origin_now().keys:
+            facts["keys"] = list(keys)
         parent = self.version.number if self.versions else None
         version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent, drawn=drawn)
         if self.archive:
+            version = replace(version, revision=self.archive.revision)
             version = self._sealed(self.archive, version)
         self._commit(self._history.added(version))
         self._next += 1
@@ -395,7 +400,7 @@ class Session(ABC):
                 facts=facts,
                 added=tuple(calls.added),
                 files={},
-                revision=old.revision + 1,
+                revision=max(old.revision + 1, self.archive.revision if self.archive else 0),
             )
             if self.archive:
                 version = self._written(self.archive, version)
@@ -469,7 +474,7 @@ class Session(ABC):
         folder = archive.staged(version.folder)
         names = self.light_tensors if archive.light else version.tensors
         if names:
-            blocks.write(folder / TENSORS, Block({name: version.tensors[name] for name in names}, {}))
+            blocks.write(folder / TENSORS, blocks.Block.of({name: version.tensors[name] for name in names}, {}))
         pictures = self.pictures(version) | ({PICTURE: self._patch(version)} if archive.light else {})
         for name, pixels in pictures.items():
             save_png(Image.fromarray(pixels), folder / name)
@@ -588,6 +593,11 @@ class Session(ABC):
         """Bytes that the recording of the first version takes, about."""
         return sum(self.network(name).plan.kept_bytes for name in self.calls())
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that all versions take."""
+        return sum(version.nbytes for version in self.versions)
+
     def info(self) -> dict[str, Any]:
         """What the session holds: bytes stored (device, memory, files, per network call), and read by each edit."""
         versions, current = self.versions, self.version
@@ -597,7 +607,7 @@ class Session(ABC):
             "settings": dict(self.settings),
             "storage": self.store.dtype_name,
             "bytes": {
-                "total": sum(version.nbytes for version in versions),
+                "total": self.held_bytes,
                 "device": self.store.on_device,
                 "memory": self.store.in_memory,
                 "temporary_files": self.store.in_files,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+import time
 from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,22 +12,24 @@ from typing import Any
 import torch
 
 from retouch.editing.calls import Cancelled, asking
-from retouch.editing.jobs import Job, SessionError, Task
+from retouch.editing.jobs import Job, SessionError, Task, asked_by
+from retouch.editing.turns import Turns
 
 MOST = 64
 """Jobs that wait for one device; more are refused."""
 
 
 class Worker:
-    """The queue of a device and its thread: first come, first served, but sessions take turns.
+    """The queue of a device and its thread; which job is next say its `Turns`.
 
-    A session has one refinement that waits, of its last edit. It is begun when no job waits and no session edits
-    without a job (`claimed`), and left before its next network call when that changes, to begin anew later.
+    A session has one refinement that waits, of its last edit. It is begun when no job waits that is urgent and no
+    session edits without a job (`claimed`), and left before its next network call when that changes, to begin anew
+    later. A job that nobody waits for any more when its turn comes ends with a SessionError.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._changed = threading.Condition()
-        self._turns: dict[Hashable, deque[Job[Any]]] = {}
+        self._turns = Turns()
         self._unrefined: dict[Hashable, Job[Any]] = {}
         self._running: Job[Any] | None = None
         self._claims = 0
@@ -42,12 +44,11 @@ class Worker:
         with self._changed:
             job: Job[Any] = Job(session, task, self)
             replaced: list[Job[Any]] = self._replaced(job) if join else []
-            if not replaced and sum(map(len, self._turns.values())) >= MOST:
+            if not replaced and len(self._turns) >= MOST:
                 raise SessionError(f"{MOST} edits wait for this device already; wait for some of them")
-            waiting = self._turns.setdefault(session, deque())
             for older in replaced:
-                waiting.remove(older)
-            waiting.append(job)
+                self._turns.remove(older)
+            self._turns.add(job)
             if self._thread.ident is None:
                 self._thread.start()
             self._changed.notify_all()
@@ -58,11 +59,11 @@ class Worker:
     def _replaced(self, job: Job[Any]) -> list[Job[Any]]:
         """The waiting jobs that a new one does as well. One that runs is told to stop."""
         replaced: list[Job[Any]] = []
-        for older in reversed(self._turns.get(job.session, ())):
+        for older in reversed(self._turns.of(job.session)):
             joined = job.task.joined(older.task)
             if joined is None:
                 return replaced
-            job.task, job.replaces = joined, older.replaces
+            job.task, job.replaces, job.origin = joined, older.replaces, job.origin.after(older.origin)
             replaced.append(older)
         running = self._running
         if running is not None and running.session is job.session and not (running.done() or running.stopping):
@@ -73,12 +74,7 @@ class Worker:
     def cancel(self, job: Job[Any]) -> bool:
         """Stop a job wherever it is; False when it has ended."""
         with self._changed:
-            waiting = self._turns.get(job.session, deque())
-            waits, runs = job in waiting, job is self._running and not job.over
-            if waits:
-                waiting.remove(job)
-                if not waiting:
-                    del self._turns[job.session]
+            waits, runs = self._turns.remove(job), job is self._running and not job.over
             unrefined = self._unrefined.get(job.session) is job
             if unrefined:
                 del self._unrefined[job.session]
@@ -92,7 +88,7 @@ class Worker:
     def cancel_all(self, session: Hashable) -> None:
         """Stop all jobs of a session."""
         with self._changed:
-            known = [*self._turns.get(session, ()), self._unrefined.get(session), self._running]
+            known = [*self._turns.of(session), self._unrefined.get(session), self._running]
         for job in known:
             if job is not None and job.session is session:
                 self.cancel(job)
@@ -133,36 +129,39 @@ class Worker:
     def _work(self) -> None:
         while True:
             job = self._next()
+            start = time.monotonic()
             if job.done():
                 self._refine(job)
             else:
                 self._run(job)
             with self._changed:
                 self._running = None
+                self._turns.used(job, time.monotonic() - start)
             del job  # with its session, which would live until there is another
 
     def _next(self) -> Job[Any]:
         with self._changed:
             while True:
-                for session, waiting in list(self._turns.items()):
-                    del self._turns[session]
-                    if waiting:
-                        self._running = waiting.popleft()
-                        if waiting:
-                            self._turns[session] = waiting
-                        return self._running
-                if self._unrefined and not self._claims:
+                self._running = self._turns.next(urgent=True)
+                if self._running is None and self._unrefined and not self._claims:
                     self._running = self._unrefined.pop(next(reversed(self._unrefined)))
+                if self._running is None:
+                    self._running = self._turns.next(urgent=False)
+                if self._running is not None:
                     return self._running
                 self._changed.wait()
 
     def _run(self, job: Job[Any]) -> None:
         older = job.replaces
         if older is not None and (older.cancelled() or older.exception()):
-            job.task = job.task.joined(older.task) or job.task
+            joined = job.task.joined(older.task)
+            if joined is not None:
+                job.task, job.origin = joined, job.origin.after(older.origin)
         job.replaces = None
         try:
-            with asking(job.go_on):
+            if time.monotonic() > job.origin.until:
+                raise SessionError("the device had no time for it until nobody waited any more; try again")
+            with asking(job.go_on), asked_by(job.origin):
                 result = job.task.run(job)
         except Cancelled:
             _end(job)
@@ -185,7 +184,7 @@ class Worker:
 
     def _refine(self, job: Job[Any]) -> None:
         def go_on() -> None:
-            if self._turns or self._claims or job.stopping or job.task.stale():
+            if self._turns.is_urgent() or self._claims or job.stopping or job.task.stale():
                 raise Cancelled
 
         try:

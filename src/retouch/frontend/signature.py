@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from retouch.errors import RetouchError
+from retouch.ir.layout import Layout
 
 
 class InputError(RetouchError, ValueError, TypeError):
@@ -20,13 +21,20 @@ class InputError(RetouchError, ValueError, TypeError):
 class Signature:
     """Arguments of the module's forward as one flat list in the order of the example inputs."""
 
-    def __init__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        layouts: Mapping[str, Layout] | None = None,
+    ) -> None:
         self.forward = inspect.signature(module.forward)
         kinds = {p.kind for p in self.forward.parameters.values()}
         self.named = not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}
         self.example = self.canonical(args, kwargs)
         self.leaves, self.spec = pytree.tree_flatten(self.example)
         self.names = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(self.example)[0]]
+        self.layouts = {self.number(name): layout for name, layout in (layouts or {}).items()}
 
     def number(self, argument: str) -> int:
         """The place of a tensor among the flat arguments by its name in `forward`; InputError when there is none."""
@@ -53,7 +61,10 @@ class Signature:
         return (), given
 
     def flatten(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
-        """Flat arguments; InputError when they differ from the example in kind, shape, dtype or device."""
+        """Flat arguments, those of several pictures as one for each.
+
+        InputError when they differ from the example in kind, shape, dtype or device.
+        """
         positional, named = self.canonical(args, kwargs)
         if set(named) == set(self.example[1]):
             named = {k: named[k] for k in self.example[1]}
@@ -65,7 +76,15 @@ class Signature:
             )
         for name, leaf, example in zip(self.names, leaves, self.leaves, strict=True):
             _check_leaf(name, leaf, example)
-        return leaves
+        return [part for number, leaf in enumerate(leaves) for part in self._parts(number, leaf)]
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of all inputs of the program; pictures in one argument share its name."""
+        return [self.names[n] for n, leaf in enumerate(self.leaves) for _ in self._parts(n, leaf)]
+
+    def _parts(self, number: int, leaf: Any) -> tuple[Any, ...]:
+        return self.layouts[number].split(leaf) if number in self.layouts else (leaf,)
 
 
 def _is_default(value: Any, default: Any) -> bool:

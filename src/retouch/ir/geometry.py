@@ -19,18 +19,23 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Grid:
-    """A resolution: `height` x `width` positions; those of a `text` are tokens, no places of the picture."""
+    """A resolution: `height` x `width` positions; those of a `text` are tokens, no places of the picture.
+
+    reference: number of another picture in the same sequence, from 1; 0 for the one that is edited.
+    """
 
     height: int
     width: int
     text: bool = False
+    reference: int = 0
 
     @property
     def size(self) -> int:
         return self.height * self.width
 
     def __str__(self) -> str:
-        return f"{self.width} tokens" if self.text else f"{self.height}x{self.width}"
+        size = f"{self.width} tokens" if self.text else f"{self.height}x{self.width}"
+        return f"{size} of reference {self.reference}" if self.reference else size
 
 
 class AxisMap:
@@ -121,10 +126,11 @@ class AxisMap:
         return AxisMap(source[:, None], size)
 
     @staticmethod
-    def nearest(size: int, outputs: int, scale: float | None) -> AxisMap:
-        """Nearest resizing with the rounding of `torch.nn.functional.interpolate(mode="nearest")`."""
+    def nearest(size: int, outputs: int, scale: float | None, exact: bool = False) -> AxisMap:
+        """Nearest resizing, rounded as by `torch.nn.functional.interpolate`, mode "nearest" or "nearest-exact"."""
         step = np.float32(1.0 / scale) if scale else np.float32(size / outputs)
-        source = np.floor(np.arange(outputs, dtype=np.float32) * step).astype(np.int64)
+        place = np.arange(outputs, dtype=np.float32) + np.float32(0.5 * exact)
+        source = np.floor(place * step).astype(np.int64)
         return AxisMap(np.minimum(source, size - 1)[:, None], size)
 
     @staticmethod

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -156,10 +157,27 @@ class Layout:
     """How an input of the module is rows: the axes in each of its dimensions, and its grid.
 
     `dims` name axes by their letters, "" for a dimension of size 1. Tokens (B, H*W, C) are ("b", "hw", "c").
+    references: grids of other pictures, whose positions follow in the same dimension.
     """
 
     dims: tuple[str, ...]
     grid: Grid
+    references: tuple[Grid, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Layout, ...]:
+        """That of every picture."""
+        return tuple(Layout(self.dims, grid) for grid in (self.grid, *self.references))
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The tensor of every picture; LayoutError when it is none of this layout."""
+        if not self.references:
+            return (tensor,)
+        dim, sizes = self.dims.index("hw"), [part.grid.size for part in self.parts]
+        if len(tensor.shape) != len(self.dims) or tensor.shape[dim] != sum(sizes):
+            raise LayoutError(f"{list(tensor.shape)} has not {' + '.join(map(str, sizes))} positions")
+        starts = accumulate(sizes, initial=0)
+        return tuple(tensor.narrow(dim, start, size) for start, size in zip(starts, sizes, strict=False))
 
     def batch_and_channels(self, shape: Sequence[int]) -> tuple[int, int]:
         """Samples and channels of a tensor of this shape; LayoutError when it is none of this layout."""
@@ -178,9 +196,15 @@ class Layout:
         return Ref(value, tuple(tuple(x for a in d for x in axis(a, sizes[a])) for d in self.dims))
 
 
-def tokens(height: int, width: int) -> Layout:
-    """The layout of a map that comes as tokens, `[B, height * width, C]`, row by row."""
-    return Layout(("b", "hw", "c"), Grid(height, width))
+def tokens(height: int, width: int, *references: tuple[int, int]) -> Layout:
+    """The layout of a map that comes as tokens, `[B, height * width, C]`, row by row.
+
+    references: height and width of other pictures, whose tokens follow in the same sequence. Regions are those of the
+    first. The others stay as recorded, but where one is given changed, which is then computed whole, and under `exact`.
+    """
+    return Layout(
+        ("b", "hw", "c"), Grid(height, width), tuple(Grid(*size, reference=k) for k, size in enumerate(references, 1))
+    )
 
 
 def image(value: Value) -> Ref:

@@ -27,6 +27,9 @@ class Meter(Protocol):
     def read(self, value: Value, rows: Rows) -> int:
         """Bytes to read rows of a value and the table that names them; adds the work of making them, if any."""
 
+    def levels(self, value: Value, rows: Rows) -> int:
+        """The same of rows as int8; adds the work of making these."""
+
     def whole(self, value: Value) -> int:
         """Bytes to read all rows of a value."""
 

@@ -30,13 +30,18 @@ class SlotKind(StrEnum):
     """A dense value as a matrix."""
     PACKED = "packed"
     """Weights of a matrix product."""
+    LEVELS = "levels"
+    """The same in int8."""
     FILTERS = "filters"
     """Weights of a depthwise convolution."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Slot:
-    """Something that a state or the weights hold: `kind` of a `key` (a Value, Matrix or Weight)."""
+    """Something that a state or the weights hold: `kind` of a `key` (a Value, Matrix or Weight).
+
+    It is a value that nobody changes; a frozen one would take three times as long to make, and a schedule makes many.
+    """
 
     kind: SlotKind
     key: Any
@@ -45,7 +50,7 @@ class Slot:
     hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hash", hash((self.kind, self.key, self.start, self.channels)))
+        self.hash = hash((self.kind, self.key, self.start, self.channels))
 
     def __hash__(self) -> int:
         return self.hash

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +48,11 @@ class Table:
     def edited(self) -> Table:
         """The rows that are no probes."""
         return self._edited or self
+
+    @property
+    def kind(self) -> tuple[bool, ...]:
+        """What operations ask of a table, beside how long it is: which calls they emit depends on that alone."""
+        return self.fixed, self.ascending, self.complete, len(self.array) == 0
 
     def __len__(self) -> int:
         return len(self.array)
@@ -111,98 +119,145 @@ class Part:
         )
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+Derivation = tuple[str, tuple[Any, ...], Any]
+"""The method of `Tables`, what it was given, what it returned."""
+
+
+def _derived(method: F) -> F:
+    """A method of `Tables` that derives each thing once, and notes how; it calls none of its kind."""
+    name = method.__name__
+
+    @wraps(method)
+    def once(self: Tables, *given: Any) -> Any:
+        key = name, given
+        if key not in self._known:
+            self._known[key] = found = method(self, *given)
+            self.log.append((name, given, found))
+        return self._known[key]
+
+    return once  # type: ignore[return-value]
+
+
 class Tables:
-    """Derives tables, each once."""
+    """Derives tables, each once; `log` says how, in order (see `replayed`)."""
 
     def __init__(self) -> None:
-        self._all: dict[int, Table] = {}
-        self._taps: dict[tuple[Geometry, Table], Table] = {}
-        self._unique: dict[Table, tuple[Table, Table]] = {}
+        self.log: list[Derivation] = []
+        self._known: dict[tuple[str, tuple[Any, ...]], Any] = {}
         self._inverse: dict[Table, IntArray] = {}
-        self._found: dict[tuple[Table, Table], Table] = {}
-        self._split: dict[tuple[Table, Table], tuple[Part, Part]] = {}
-        self._samples: dict[tuple[Table, int], Table] = {}
-        self._bounds: dict[tuple[Table, int], Table] = {}
 
+    @_derived
     def all(self, total: int) -> Table:
         """Every row of a map of `total` rows."""
-        if total not in self._all:
-            self._all[total] = Table.all(total)
-        return self._all[total]
+        return Table.all(total)
 
+    @_derived
     def taps(self, geometry: Geometry, rows: Table) -> Table:
         """Input rows that the output rows `[M]` read: `[M, T]`, or `[M]` for a single tap."""
-        key = (geometry, rows)
-        if key not in self._taps:
-            total = rows.total // geometry.outputs.size * geometry.inputs.size
-            array = geometry.rows(rows.array)
-            self._taps[key] = Table(array[:, 0].copy() if geometry.taps == 1 else array, total, fixed=rows.fixed)
-        return self._taps[key]
+        total = rows.total // geometry.outputs.size * geometry.inputs.size
+        array = geometry.rows(rows.array)
+        return Table(array[:, 0].copy() if geometry.taps == 1 else array, total, fixed=rows.fixed)
 
+    @_derived
     def moved(self, geometry: Geometry, table: Table) -> Table:
         """`table` of output rows of a one-tap geometry as a table of its input rows."""
-        key = (geometry, table)
-        if key not in self._taps:
-            flat = table.array.reshape(-1)
-            source = geometry.rows(np.maximum(flat, 0))[:, 0]
-            source[flat < 0] = -1
-            total = table.total // geometry.outputs.size * geometry.inputs.size
-            self._taps[key] = Table(source.reshape(table.array.shape), total, fixed=table.fixed)
-        return self._taps[key]
+        flat = table.array.reshape(-1)
+        source = geometry.rows(np.maximum(flat, 0))[:, 0]
+        source[flat < 0] = -1
+        total = table.total // geometry.outputs.size * geometry.inputs.size
+        return Table(source.reshape(table.array.shape), total, fixed=table.fixed)
 
     def unique(self, table: Table) -> tuple[Table, Table | None]:
         """The distinct rows that `table` names, ascending, and `table` as positions among them (None: as is)."""
         if table.ascending:
             return table, None
-        if table not in self._unique:
-            used = np.zeros(table.total + 1, dtype=np.bool_)
-            used[table.array] = True
-            used[-1] = False
-            rows = Table(np.flatnonzero(used).astype(np.int32), table.total, ascending=True, fixed=table.fixed)
-            self._unique[table] = rows, self.positions(table, rows)
-        return self._unique[table]
+        rows = self._unique(table)
+        return rows, self.positions(table, rows)
+
+    @_derived
+    def _unique(self, table: Table) -> Table:
+        used = np.zeros(table.total + 1, dtype=np.bool_)
+        used[table.array] = True
+        used[-1] = False
+        return Table(np.flatnonzero(used).astype(np.int32), table.total, ascending=True, fixed=table.fixed)
 
     def positions(self, table: Table, rows: Table) -> Table:
         """Where the entries of `table` stand in the ascending list `rows`; ValueError when one does not."""
-        if rows.full:
-            return table
-        key = (table, rows)
-        if key not in self._found:
-            if rows not in self._inverse:
-                inverse = np.full(rows.total + 1, -2, dtype=np.int32)
-                inverse[rows.array] = np.arange(len(rows), dtype=np.int32)
-                inverse[-1] = -1
-                self._inverse[rows] = inverse
-            found = self._inverse[rows][table.array]
-            if found.min(initial=0) < -1:
-                raise ValueError("rows are read that were not computed")
-            self._found[key] = Table(found, len(rows), fixed=table.fixed)
-        return self._found[key]
+        return table if rows.full else self._positions(table, rows)
 
+    @_derived
+    def _positions(self, table: Table, rows: Table) -> Table:
+        if rows not in self._inverse:
+            inverse = np.full(rows.total + 1, -2, dtype=np.int32)
+            inverse[rows.array] = np.arange(len(rows), dtype=np.int32)
+            inverse[-1] = -1
+            self._inverse[rows] = inverse
+        found = self._inverse[rows][table.array]
+        if found.min(initial=0) < -1:
+            raise ValueError("rows are read that were not computed")
+        return Table(found, len(rows), fixed=table.fixed)
+
+    @_derived
     def split(self, rows: Table, active: Table) -> tuple[Part, Part]:
         """The rows of a list that are active, and those that are not."""
-        key = (rows, active)
-        if key not in self._split:
-            inside = np.zeros(active.total, np.bool_)
-            inside[active.array] = True
-            hit = inside[rows.array]
-            self._split[key] = Part.of(rows, hit), Part.of(rows, ~hit)
-        return self._split[key]
+        inside = np.zeros(active.total, np.bool_)
+        inside[active.array] = True
+        hit = inside[rows.array]
+        return Part.of(rows, hit), Part.of(rows, ~hit)
 
     def samples(self, rows: Table, size: int) -> Table | None:
         """The sample of every row of a list; None when there is only one."""
-        if rows.total == size:
-            return None
-        key = (rows, size)
-        if key not in self._samples:
-            sample = rows.array // np.int32(size)
-            self._samples[key] = Table(sample, rows.total // size, fixed=rows.fixed, fill=0)
-        return self._samples[key]
+        return None if rows.total == size else self._samples(rows, size)
 
+    @_derived
+    def _samples(self, rows: Table, size: int) -> Table:
+        return Table(rows.array // np.int32(size), rows.total // size, fixed=rows.fixed, fill=0)
+
+    @_derived
     def bounds(self, rows: Table, size: int) -> Table:
         """Where each sample's rows begin and end in an ascending list: int32 `[B + 1]`."""
-        key = (rows, size)
-        if key not in self._bounds:
-            edges = np.searchsorted(rows.array, np.arange(0, rows.total + size, size)).astype(np.int32)
-            self._bounds[key] = Table(edges, len(rows) + 1, fixed=True)
-        return self._bounds[key]
+        edges = np.searchsorted(rows.array, np.arange(0, rows.total + size, size)).astype(np.int32)
+        return Table(edges, len(rows) + 1, fixed=True)
+
+
+def replayed(log: Sequence[Derivation], given: Iterable[tuple[Table, Table]]) -> dict[Table, Table] | None:
+    """The tables that stand in the place of others when the same is derived from other active rows.
+
+    given: active rows of the log with those that stand for them. None when it is not the same: where tables are
+    empty, complete, one and the same or not as they were, operations may ask for others.
+    """
+    tables, match = Tables(), _Match()
+    if not all(match.tables(old, new) for old, new in given):
+        return None
+    for name, arguments, old in log:
+        new = getattr(tables, name)(*[match.found.get(x, x) if type(x) is Table else x for x in arguments])
+        if not match.results(old, new):
+            return None
+    return match.found
+
+
+class _Match:
+    """Which tables stand for which, one to one."""
+
+    def __init__(self) -> None:
+        self.found: dict[Table, Table] = {}
+        self._back: dict[Table, Table] = {}
+
+    def tables(self, old: Table, new: Table) -> bool:
+        """Note that one stands for the other; False when it cannot."""
+        if old in self.found:
+            return self.found[old] is new
+        self.found[old] = new
+        alike = old.kind == new.kind and self._back.setdefault(new, old) is old
+        if old.probes is None or new.probes is None:
+            return alike and old.probes is new.probes
+        return alike and self.tables(old.edited, new.edited) and self.tables(old.probes, new.probes)
+
+    def results(self, old: Any, new: Any) -> bool:
+        """The same for what a derivation returned."""
+        if isinstance(old, Table):
+            return self.tables(old, new)
+        if isinstance(old, Part):
+            return self.tables(old.rows, new.rows) and self.tables(old.places, new.places)
+        return all(map(self.results, old, new))

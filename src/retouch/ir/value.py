@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,10 +62,16 @@ class Matrix:
     start: int = 0
     channels: int = 0
     split: tuple[int, ...] = ()
+    hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.channels:
             object.__setattr__(self, "channels", self.shape[1])
+        key = self.value, self.expand, self.permute, self.shape, self.dtype, self.start, self.channels, self.split
+        object.__setattr__(self, "hash", hash(key))
+
+    def __hash__(self) -> int:
+        return self.hash
 
     @property
     def nbytes(self) -> int:

@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from retouch.ops.gemm import Packed
+from retouch.ops.int8_gemm import Levels
 from retouch.ops.specs import SPECS
 
 STAND_IN = "reference"
@@ -24,6 +25,7 @@ class PartialBackend:
 
     name: str
     sums_dtype: torch.dtype
+    native = torch.float32
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))
@@ -57,11 +59,50 @@ class PartialBackend:
         names = dict.fromkeys(self.name if name in self.kernels else STAND_IN for name in kernels)
         return ", ".join(names) or self.name
 
+    def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised rows for a recording."""
+        raise NotImplementedError
+
+    def memory(self, nbytes: int) -> Tensor:
+        return self.empty(nbytes, 1, torch.uint8)[:, 0]
+
+    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
+        """What makes handles in memory of `empty`."""
+        raise NotImplementedError
+
+    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
+        return self.carved(self.empty(nbytes, 1, torch.uint8)[:, 0])
+
     def pack(self, weight: Tensor, groups: int) -> Any:
         return self.own_pack(weight, groups) if "gemm" in self.kernels else Packed(weight, groups)
 
+    def pack_levels(self, levels: Levels) -> Any:
+        return self.own_pack_levels(levels) if "int8_gemm" in self.kernels else levels
+
+    def own_pack_levels(self, levels: Levels) -> Any:
+        """Packed levels for the backend's own product in int8."""
+        raise NotImplementedError
+
     def own_pack(self, weight: Tensor, groups: int) -> Any:
         """Packed weights for the backend's own product."""
+        raise NotImplementedError
+
+    @property
+    def packing(self) -> str:
+        return ""
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        raise NotImplementedError
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
+        raise NotImplementedError
+
+    def holder(self, handle: Any) -> Any:
+        """None."""
+        return None
+
+    def point(self, holder: Any, handle: Any | None) -> None:
+        """Never called."""
         raise NotImplementedError
 
     def packed_bytes(self, packed: Any) -> int:

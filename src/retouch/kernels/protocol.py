@@ -13,6 +13,7 @@ from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import IntArray
 from retouch.kernels.transfers import Transfers
 from retouch.ops.gemm import Packed
+from retouch.ops.int8_gemm import Levels
 
 
 class BackendError(RetouchError, RuntimeError):
@@ -34,6 +35,8 @@ class Backend(Protocol):
     device: torch.device
     """Where everything that handles stand for lies."""
     dtypes: tuple[torch.dtype, ...]
+    native: torch.dtype
+    """The fastest type of weights that networks do well with: 16 bits where the processor multiplies them itself."""
     sums_dtype: torch.dtype
     """Of channel sums: float64, or float32 where there is none (see `retouch.ops.sums.sums_width`)."""
 
@@ -70,14 +73,36 @@ class Backend(Protocol):
     def pack(self, weight: Tensor, groups: int) -> Any:
         """Packed weights from `[N, T, C / groups]`, for whichever kernel "gemm" is."""
 
+    def pack_levels(self, levels: Levels) -> Any:
+        """Packed weights of int8, for whichever kernel "int8_gemm" is."""
+
+    @property
+    def packing(self) -> str:
+        """How weights are packed; empty where it cannot be done without the weights."""
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        """The memory of packed weights, uint8; they share it."""
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
+        """Packed weights over memory that was written from others of as many outputs, taps and channels of a group.
+
+        kind: the type that they are packed as. ValueError for memory of another size.
+        """
+
     def packed_bytes(self, packed: Any) -> int:
         """Memory that packed weights take."""
 
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         """Uninitialised rows for a recording."""
 
+    def memory(self, nbytes: int) -> Tensor:
+        """Uninitialised uint8 memory for what an update computed: a few megabytes, that need not be quick to read."""
+
+    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
+        """A function that makes handles (byte offset, rows, channels, dtype) in uint8 memory that kernels read."""
+
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
-        """Scratch memory; the function makes handles (byte offset, rows, channels, dtype) in it."""
+        """The same in new scratch memory."""
 
     def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
         """Hash of the bytes of each tensor."""
@@ -91,8 +116,17 @@ class Backend(Protocol):
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """A function that repeats these kernel calls, whose memory stays where it is, in one launch.
 
-        None where there is no such thing.
+        None where there is no such thing. Where there are holders, they may be pointed elsewhere in between.
         """
+
+    def holder(self, handle: Any) -> Any:
+        """A handle of what another one stands for, until `point` makes it stand for something else of that shape.
+
+        None where handles stay what they are.
+        """
+
+    def point(self, holder: Any, handle: Any | None) -> None:
+        """Make a holder stand for what a handle does; None: for nothing, so that it keeps no memory."""
 
     def set_threads(self, threads: int) -> None:
         """Number of threads for the following kernels."""
@@ -107,6 +141,8 @@ def handles(backend: Backend, argument: Any) -> Any:
         return backend.index(argument.numpy()) if argument.dtype == torch.int32 else backend.rows(argument)
     if isinstance(argument, Packed):
         return backend.pack(argument.weight, argument.groups)
+    if isinstance(argument, Levels):
+        return backend.pack_levels(argument)
     if isinstance(argument, tuple) and argument and isinstance(argument[0], Instr):
         return backend.program(argument)
     if isinstance(argument, tuple | list):

@@ -16,6 +16,7 @@ from torch import Tensor
 from retouch.ir.expr import Expr
 from retouch.kernels.tensors import TensorBackend
 from retouch.ops.gemm import Packed
+from retouch.ops.int8_gemm import Levels
 from retouch.ops.specs import SPECS
 
 
@@ -44,6 +45,9 @@ class Reference(TensorBackend):
 
     def own_pack(self, weight: Tensor, groups: int) -> Packed:
         return Packed(weight, groups)
+
+    def own_pack_levels(self, levels: Levels) -> Levels:
+        return levels
 
     def plain(self, handle: Any) -> Any:
         return handle

@@ -102,9 +102,7 @@ class TensorBackend(PartialBackend):
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(rows, channels, dtype=dtype, device=self.device)
 
-    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Tensor]:
-        memory = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
-
+    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Tensor]:
         def rows(offset: int, count: int, channels: int, dtype: torch.dtype) -> Tensor:
             size = count * channels * dtype.itemsize
             return memory[offset : offset + size].view(dtype).reshape(count, channels)

@@ -196,6 +196,19 @@ def _sd3_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     )
 
 
+def _klein_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
+    channels, size, tokens, width = (16, 6, 7, 24) if tiny else (128, 64, 512, 7680)
+    latent = _noise(generator, 1, channels, size, size)
+    return Inputs((latent, torch.tensor([0.5]), _noise(generator, 1, tokens, width)))
+
+
+def _z_image_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
+    channels, size, tokens, width = (4, 16, 32, 32) if tiny else (16, 128, 512, 3840)
+    latent = _noise(generator, 1, channels, size, size)
+    there = torch.arange(tokens)[None] >= tokens // 2
+    return Inputs((latent, torch.tensor([0.5]), _noise(generator, 1, tokens, width), there))
+
+
 def _square(side: int) -> tuple[int, int]:
     return side, side
 
@@ -313,6 +326,22 @@ _NETWORKS = {
             _square(64),
             transformer.sd3,
             _sd3_inputs,
+        ),
+        Network(
+            "flux2-klein-block",
+            "FLUX.2 klein 4B, one double and four single blocks, 1024x1024 (diffusers Flux2Transformer2DModel)",
+            _square(1024),
+            _square(48),
+            transformer.flux2_klein,
+            _klein_inputs,
+        ),
+        Network(
+            "z-image-block",
+            "Z-Image, one refining and four main blocks, 1024x1024 (diffusers ZImageTransformer2DModel)",
+            _square(1024),
+            _square(64),
+            transformer.z_image,
+            _z_image_inputs,
         ),
     )
 }

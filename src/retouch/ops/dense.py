@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,19 @@ class Arg:
     """Placeholder for source number `index` in the arguments of a dense operation."""
 
     index: int
+
+
+def _filling(tree: Any) -> Callable[[list[Any]], Any]:
+    """A function of the sources' tensors: the tree of lists, tuples and dicts with every `Arg` replaced by its own."""
+    if isinstance(tree, Arg):
+        return itemgetter(tree.index)
+    if not any(isinstance(leaf, Arg) for leaf in pytree.tree_leaves(tree)):
+        return lambda _: tree
+    if isinstance(tree, dict):
+        named = {name: _filling(part) for name, part in tree.items()}
+        return lambda tensors: {name: fill(tensors) for name, fill in named.items()}
+    kind, parts = type(tree), [_filling(part) for part in tree]
+    return lambda tensors: kind([fill(tensors) for fill in parts])
 
 
 @dataclass(frozen=True)
@@ -99,13 +114,13 @@ class Dense(Op):
     def arithmetic(self, rows: int) -> int:
         return self.macs
 
+    @cached_property
+    def _fill(self) -> Callable[[list[Any]], Any]:
+        return _filling((self.args, self.kwargs))
+
     def run(self, tensors: list[Any]) -> Any:
         """Call the function on the sources' tensors."""
-
-        def fill(leaf: Any) -> Any:
-            return tensors[leaf.index] if isinstance(leaf, Arg) else leaf
-
-        args, kwargs = pytree.tree_map_only(Arg, fill, (self.args, self.kwargs))
+        args, kwargs = self._fill(tensors)
         return self.function(*args, **kwargs)
 
     def describe(self) -> str:

@@ -16,9 +16,11 @@ from retouch.ir.emitter import Emitter
 from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
 from retouch.ir.meter import Meter
-from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.operands import Indexed, Slot, SlotKind
 from retouch.ir.program import Op, Read
+from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value, Weight
+from retouch.ir.work import Rows
 from retouch.ops.row_map import Map, Remap, RowOperands, fetch, finish
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
@@ -55,7 +57,7 @@ class Accumulate(Op):
     def emit(self, emitter: Emitter) -> None:
         active = emitter.active(self.out)
         table = emitter.taps(self.geometry, active) if self.geometry else active
-        source, index = emitter.access(self.src, table)
+        source, index = self.source(emitter, table)
         out = emitter.target(self.out)
         rows = [emitter.access(value, active) for value in self.rows]
         vectors = [Slot(SlotKind.MATRIX, vector) for vector in self.vectors]
@@ -63,14 +65,27 @@ class Accumulate(Op):
         program = emitter.program(self.epilogue)
         emitter.call(self.kernel, *out, source, index, *self.weights(), program, rows, vectors, samples)
 
+    def source(self, emitter: Emitter, table: Table) -> Indexed:
+        """Where the rows are that it multiplies."""
+        return emitter.access(self.src, table)
+
     def work(self, meter: Meter) -> None:
         rows = meter.active(self.out)
-        nbytes = meter.read(self.src, meter.taps(self.geometry, rows) if self.geometry else rows)
+        nbytes = self.read_source(meter, meter.taps(self.geometry, rows) if self.geometry else rows)
         nbytes += sum(meter.read(v, rows) for v in self.rows) + sum(v.nbytes for v in self.vectors)
-        nbytes += self.weight.value.content_bytes + meter.write(self.out, rows)
+        nbytes += self.weight_bytes + meter.write(self.out, rows)
         depth, steps = self.macs_per_row() // self.out.channels, len(self.epilogue or ())
         shape = {"rows": len(rows), "columns": self.out.channels, "depth": depth, "steps": steps}
         meter.add(self.kernel, self.out.dtype, nbytes, **shape)
+
+    def read_source(self, meter: Meter, rows: Rows) -> int:
+        """Bytes to read the rows that it multiplies."""
+        return meter.read(self.src, rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, as they are multiplied."""
+        return self.weight.value.content_bytes
 
     def finish(self, consumer: Op) -> Op | None:
         if not isinstance(consumer, Map) or is_row_wise(consumer.expr) or self.out.channels != consumer.out.channels:

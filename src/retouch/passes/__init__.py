@@ -1,7 +1,18 @@
 """Passes: functions from program to program, and the plan, all testable without a device."""
 
+from retouch.passes.arithmetic import ARITHMETIC, checked_arithmetic, in_arithmetic
 from retouch.passes.by_area import AreaError, ByArea, by_area
 from retouch.passes.fuse import fuse
 from retouch.passes.storage import Plan, plan
 
-__all__ = ["AreaError", "ByArea", "Plan", "by_area", "fuse", "plan"]
+__all__ = [
+    "ARITHMETIC",
+    "AreaError",
+    "ByArea",
+    "Plan",
+    "by_area",
+    "checked_arithmetic",
+    "fuse",
+    "in_arithmetic",
+    "plan",
+]

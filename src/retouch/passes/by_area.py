@@ -11,6 +11,8 @@ from retouch.ir.verify import verify
 from retouch.ops.area_attention import AreaAttention
 from retouch.ops.attention import Attention
 from retouch.ops.dense import Dense
+from retouch.passes.chains import Chain
+from retouch.passes.storage import Plan
 
 
 class AreaError(RetouchError, ValueError):
@@ -19,20 +21,29 @@ class AreaError(RetouchError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class ByArea:
-    """A program by areas: `inputs` are the further versions of the input, `made` what is computed of them alone."""
+    """The plan of a program by areas; `inputs` are the further versions of the input."""
 
-    program: Program
+    plan: Plan
     inputs: tuple[Value, ...]
-    made: tuple[Dense, ...]
+
+    @property
+    def program(self) -> Program:
+        """The program by areas."""
+        return self.plan.program
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """What is computed of the further versions alone."""
+        return tuple(chain for chain in self.plan.chains if not set(chain.inputs).isdisjoint(self.inputs))
 
     @property
     def added(self) -> tuple[Value, ...]:
-        """The values that the program has beside those that it was made from."""
-        return (*self.inputs, *(op.out for op in self.made))
+        """The values that a run needs beside those of the program that it was made from."""
+        return (*self.inputs, *(value for chain in self.chains for value in chain.results))
 
 
-def by_area(program: Program, source: Value, count: int) -> ByArea:
-    """The program with `count` more versions of an input without a grid, for as many areas.
+def by_area(plan: Plan, source: Value, count: int) -> ByArea:
+    """The planned program with `count` more versions of an input without a grid, for as many areas.
 
     Keys and values of attention that are computed of the input are computed of every version, and attention over them
     becomes attention by area. What else reads the input, a pooled text in a time embedding for example, reads the one
@@ -40,10 +51,10 @@ def by_area(program: Program, source: Value, count: int) -> ByArea:
 
     Raises AreaError when nothing attends to the input, and when keys are not computed of it alone.
     """
+    program = plan.program
     keys = _keys(program, source)
     twins: list[dict[Value, Value]] = [{source: _twin(source, area)} for area in range(1, count + 1)]
     ops: list[Op] = []
-    made: list[Dense] = []
     for op in program.ops:
         if isinstance(op, Attention) and keys.intersection(op.dense_operands()):
             ops.append(AreaAttention(op.out, (op, *(_reading(op, twin) for twin in twins))))
@@ -51,12 +62,10 @@ def by_area(program: Program, source: Value, count: int) -> ByArea:
         ops.append(op)
         if op.out in keys:
             assert isinstance(op, Dense)
-            copies = [_copied(op, area, twin) for area, twin in enumerate(twins, 1)]
-            ops += copies
-            made += copies
+            ops += [_copied(op, area, twin) for area, twin in enumerate(twins, 1)]
     inputs = tuple(twin[source] for twin in twins)
     found = replace(program, inputs=(*program.inputs, *inputs), ops=tuple(ops))
-    return ByArea(verify(found, "areas"), inputs, tuple(made))
+    return ByArea(replace(plan, program=verify(found, "areas")), inputs)
 
 
 def _keys(program: Program, source: Value) -> set[Value]:

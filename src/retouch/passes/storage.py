@@ -9,6 +9,7 @@ from functools import cached_property
 from retouch.ir.geometry import Grid
 from retouch.ir.program import Op, Program, Read
 from retouch.ir.value import Value
+from retouch.passes.chains import Chain, chains
 
 
 class Storage(StrEnum):
@@ -34,6 +35,16 @@ class Plan:
     def producers(self) -> dict[Value, Op]:
         """The operation that makes each value."""
         return self.program.producers()
+
+    @cached_property
+    def chains(self) -> tuple[Chain, ...]:
+        """The dense operations that read no rows."""
+        return chains(self.program)
+
+    @cached_property
+    def chained(self) -> frozenset[Value]:
+        """What they make."""
+        return frozenset(op.out for chain in self.chains for op in chain.ops)
 
     @property
     def kept(self) -> list[Value]:

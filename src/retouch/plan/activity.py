@@ -24,8 +24,9 @@ def whole_grids(program: Program, policy: Policy) -> frozenset[Grid]:
     grids = program.grids()
     if policy.exact or not grids:
         return frozenset()
-    limit = policy.dense_below * max(g.height for g in grids)
-    return frozenset(g for g in grids if (policy.text == "recomputed" if g.text else g.height < limit))
+    own = frozenset(g for g in grids if not g.reference)
+    limit = policy.dense_below * max(g.height for g in own)
+    return frozenset(g for g in own if (policy.text == "recomputed" if g.text else g.height < limit))
 
 
 def everything(program: Program) -> dict[Value, Table]:
@@ -49,7 +50,9 @@ def retraced(program: Program, policy: Policy, rows: Mapping[Value, Table], chan
     if all(table.complete for table in rows.values()):
         return everything(program)
     masks = {v: table.mask(v.grid) for v, table in rows.items() if v.grid}
-    drawn = Region(max((masks[v] for v in program.inputs if v in masks), key=lambda mask: mask[0].size))
+    own = (masks[v] for v in program.inputs if v in masks and v.grid and not v.grid.reference)
+    drawn = Region(max(own, key=lambda mask: mask[0].size))
+    changed = changed | {v for v in program.inputs if v.grid and v.grid.reference and len(rows.get(v, ()))}
     if policy.exact:
         return exact(program, drawn, changed)
     known = {(v.grid, v.batch): mask for v, mask in masks.items() if v.grid}
@@ -78,10 +81,11 @@ def shared(
 ) -> dict[Value, Table]:
     """One region per grid and batch, for all values of that grid: that of the edit, or what is `known` of it.
 
-    Texts are computed or not, by the policy; they are where an input without a grid is among the `changed` ones.
+    Texts are computed or not, by the policy; they are where any input is among the `changed` ones, and references where
+    they are.
     """
-    whole = whole_grids(program, policy)
-    if any(value.grid is None for value in changed):
+    whole = whole_grids(program, policy) | {value.grid for value in changed if value.grid}
+    if changed:
         whole |= {grid for grid in program.grids() if grid.text}
     rows = statistics_of(program, policy).rows
     tables: dict[tuple[Grid, int], Table] = {}
@@ -93,7 +97,7 @@ def shared(
         key = (grid, value.batch)
         if key not in tables and grid in whole:
             tables[key] = Table.all(value.rows)
-        elif key not in tables and grid.text:
+        elif key not in tables and (grid.text or grid.reference):
             tables[key] = Table(np.empty(0, np.int32), value.rows, ascending=True)
         elif key not in tables:
             mask = known[key] if key in known else _batched(spread(region, grid, policy), value.batch)
@@ -110,11 +114,13 @@ def statistics_of(program: Program, policy: Policy) -> Statistics:
 def exact(program: Program, region: Region, changed: set[Value]) -> dict[Value, Table]:
     """Rows that can differ from the recording, op by op through the index tables.
 
-    `changed` are the inputs without a grid that changed; what depends on them changes everywhere.
+    `changed` are the inputs without a grid, and references, that changed; what depends on them changes everywhere.
     """
     masks: dict[Value, Any] = dict.fromkeys(program.constants, False)
     for value in program.inputs:
-        if value.grid:
+        if value.grid and value.grid.reference:
+            masks[value] = np.full((value.batch, value.grid.height, value.grid.width), value in changed)
+        elif value.grid:
             drawn = _batched(region.on(value.grid).mask, value.batch)
             masks[value] = np.broadcast_to(drawn, (value.batch, *drawn.shape[1:]))
         else:

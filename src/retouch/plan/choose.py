@@ -78,6 +78,11 @@ class Planner:
         idle = Run(tuple(replace(work, rows=0, nbytes=0) for work in self.everything.launches))
         self._whole, self._idle = (costs.update(run) if costs else 0.0 for run in (self.everything, idle))
 
+    @property
+    def whole_seconds(self) -> float | None:
+        """Predicted, of computing everything; None where no costs are known."""
+        return self._whole if self.costs is not None else None
+
     def update(self, active: dict[Value, Table]) -> Run:
         """The work of an update that computes active rows."""
         return meter.of_update(self.plan, active, self.policy, self.dirty(set(), active))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -53,8 +54,8 @@ class Rate:
 
     def seconds(self, work: Work) -> float:
         """Of one launch."""
-        costs: tuple[float, ...] = astuple(self)
-        return sum(cost * amount for cost, amount in zip(costs, amounts(work), strict=True))
+        calls, macs, nbytes, elements = amounts(work)
+        return self.call * calls + self.mac * macs + self.byte * nbytes + self.element * elements
 
 
 def amounts(work: Work) -> tuple[float, float, float, float]:
@@ -116,6 +117,7 @@ class Rates:
         return len(run.launches) * self.make + run.entries * self.entry
 
 
+@cache
 def key(kernel: str, dtype: torch.dtype) -> str:
     """The name under which the costs of a kernel are kept."""
     return f"{kernel} {str(dtype).removeprefix('torch.')}"

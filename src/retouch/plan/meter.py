@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from retouch.ir.geometry import Geometry
+from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.ir.work import Rows, Work
+from retouch.ops.copy import SCALE
 from retouch.passes.storage import Plan, Storage
 from retouch.plan import activity
 from retouch.plan.policy import Policy
@@ -50,11 +51,12 @@ class ActiveMeter:
         """`follow`: statistics follow the active rows."""
         self.plan, self.tables, self.follow, self.dirty = plan, active, follow, dirty
         self.launches: list[Work] = []
-        self._rows: dict[Table, Rows] = {}
+        self._rows: dict[tuple[Table, Grid], Rows] = {}  # tables of all rows are shared by maps and texts
         self._all: dict[tuple[int, int, int], Rows] = {}
         self._taps: dict[tuple[Geometry, Rows], Rows] = {}
         self._distinct: dict[Rows, Rows] = {}
         self._evaluated: set[tuple[Value, Rows]] = set()
+        self._quantised: set[tuple[Value, Rows]] = set()
         self._reads: dict[Value, list[Rows]] = {}
         self._replaced: set[Value] = set()
         self._summed: set[Value] = set()
@@ -69,10 +71,11 @@ class ActiveMeter:
         return self._of(value, self.tables[value])
 
     def _of(self, value: Value, table: Table) -> Rows:
-        if table not in self._rows:
-            assert value.grid is not None
-            self._rows[table] = Rows(table.mask(value.grid), direct=table.full)
-        return self._rows[table]
+        assert value.grid is not None
+        key = table, value.grid
+        if key not in self._rows:
+            self._rows[key] = Rows(table.mask(value.grid), direct=table.full)
+        return self._rows[key]
 
     def taps(self, geometry: Geometry, rows: Rows) -> Rows:
         key = (geometry, rows)
@@ -92,6 +95,15 @@ class ActiveMeter:
                 return found
             self._evaluate(value, self._unique(rows))
         return rows.distinct * value.channels * value.dtype.itemsize + rows.index_bytes
+
+    def levels(self, value: Value, rows: Rows) -> int:
+        distinct = self._unique(rows)
+        made = distinct.distinct * (value.channels + SCALE)
+        if (value, distinct) not in self._quantised:
+            self._quantised.add((value, distinct))
+            nbytes = self.read(value, distinct) + made
+            self.add("copy_rows", value.dtype, nbytes, rows=distinct.distinct, columns=value.channels)
+        return made + rows.index_bytes
 
     def whole(self, value: Value) -> int:
         value, _, _ = self.plan.place(value)
@@ -253,13 +265,16 @@ class ActiveMeter:
 
     def _recorded_bytes(self, written: set[Value]) -> int:
         total = 0
+        counts: dict[tuple[frozenset[Rows], Rows | None], int] = {}  # values of a grid are mostly read alike
         for value, lists in self._reads.items():
             if value in self.dirty:
                 continue
-            used = np.logical_or.reduce([rows.mask for rows in dict.fromkeys(lists)])
-            if value in written and value not in self._replaced:
-                used = used & ~self.active(value).mask
-            total += int(np.count_nonzero(used)) * value.channels * value.dtype.itemsize
+            computed = self.active(value) if value in written and value not in self._replaced else None
+            key = frozenset(lists), computed
+            if key not in counts:
+                used = np.logical_or.reduce([rows.mask for rows in key[0]])
+                counts[key] = int(np.count_nonzero(used if computed is None else used & ~computed.mask))
+            total += counts[key] * value.channels * value.dtype.itemsize
         return total
 
 

@@ -7,8 +7,9 @@ Regions follow Li et al., "Efficient Spatially Sparse Inference for Conditional 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, lru_cache, reduce
+from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,10 @@ from retouch.ir.geometry import Grid
 from retouch.plan.policy import Policy
 
 Mask = npt.NDArray[np.bool_]
+
+
+FEW = 8
+"""Positions up to which slices of a map are joined faster than an axis of them is reduced."""
 
 
 class RegionError(RetouchError, ValueError, TypeError):
@@ -103,15 +108,22 @@ class Region:
 
 def dilate(mask: Mask, radius: int) -> Mask:
     """`mask` `[B, H, W]` grown by a square of `radius` positions."""
+    rows, columns = np.flatnonzero(mask.any((0, 2))), np.flatnonzero(mask.any((0, 1)))
+    found = np.zeros_like(mask)
+    if not len(rows):
+        return found
+    box = tuple(slice(max(hit[0] - radius, 0), hit[-1] + radius + 1) for hit in (rows, columns))
+    near = mask[:, *box]
     for axis in (1, 2):
-        grown = mask.copy()
-        for step in range(1, min(radius, mask.shape[axis] - 1) + 1):
+        grown = near.copy()
+        for step in range(1, min(radius, near.shape[axis] - 1) + 1):
             low, high = [slice(None)] * 3, [slice(None)] * 3
             low[axis], high[axis] = slice(None, -step), slice(step, None)
-            grown[tuple(high)] |= mask[tuple(low)]
-            grown[tuple(low)] |= mask[tuple(high)]
-        mask = grown
-    return mask
+            grown[tuple(high)] |= near[tuple(low)]
+            grown[tuple(low)] |= near[tuple(high)]
+        near = grown
+    found[:, *box] = near
+    return found
 
 
 def _cover(mask: Mask, axis: int, size: int) -> Mask:
@@ -119,8 +131,12 @@ def _cover(mask: Mask, axis: int, size: int) -> Mask:
     old = mask.shape[axis]
     if old == size:
         return mask
+    step = old // size
+    if old % size == 0 and step <= FEW:
+        parts = [mask[(slice(None),) * axis + (slice(start, None, step),)] for start in range(step)]
+        return reduce(np.logical_or, parts)
     if old % size == 0:
-        split = mask.reshape(*mask.shape[:axis], size, old // size, *mask.shape[axis + 1 :])
+        split = mask.reshape(*mask.shape[:axis], size, step, *mask.shape[axis + 1 :])
         return np.asarray(split.any(axis + 1))
     if size % old == 0:
         return mask.repeat(size // old, axis)
@@ -132,10 +148,16 @@ def _cover(mask: Mask, axis: int, size: int) -> Mask:
 
 def spread(region: Region, grid: Grid, policy: Policy) -> Mask:
     """The active positions of one grid under a policy with shared regions, `[1 or B, H, W]`."""
-    grown = dilate(region.mask, policy.dilate)
+    grown = _grown(region, policy.dilate)
     if grid == region.grid:
-        return grown
-    return dilate(Region(grown).on(grid).mask, policy.dilate_grid)
+        return grown.mask.copy()  # a mask of a region cannot be written
+    return dilate(grown.on(grid).mask, policy.dilate_grid)
+
+
+@lru_cache(8)
+def _grown(region: Region, radius: int) -> Region:
+    """`Region.dilated`, once for the grids of all networks that an edit runs through."""
+    return region.dilated(radius)
 
 
 def scattered(active: Mask, count: int, distance: int) -> Mask:
@@ -148,13 +170,33 @@ def scattered(active: Mask, count: int, distance: int) -> Mask:
     _, height, width = free.shape
     rows = max(1, min(height, count, round((count * height / width) ** 0.5)))
     columns = max(1, min(width, count // rows))
-    for y0, y1 in pairwise(np.linspace(0, height, rows + 1).astype(int)):
-        for x0, x1 in pairwise(np.linspace(0, width, columns + 1).astype(int)):
-            y, x = np.ogrid[y0:y1, x0:x1]
-            away = (2 * y + 1 - y0 - y1) ** 2 + (2 * x + 1 - x0 - x1) ** 2
-            for sample in range(len(free)):
-                cell = np.where(free[sample, y0:y1, x0:x1], away, np.iinfo(np.int64).max)
-                best = cell.argmin()
-                if free[sample, y0:y1, x0:x1].flat[best]:
-                    probes[sample, y0:y1, x0:x1].flat[best] = True
+    cells, ys, xs = _cells(height, width, rows, columns)
+    centres = free[:, ys, xs]
+    probes[:, ys, xs] = centres
+    for sample, number in zip(*np.nonzero(~centres), strict=True):
+        (y0, y1), (x0, x1) = cells[number]
+        cell = np.where(free[sample, y0:y1, x0:x1], _away(y0, y1, x0, x1), np.iinfo(np.int64).max)
+        best = cell.argmin()
+        if free[sample, y0:y1, x0:x1].flat[best]:
+            probes[sample, y0:y1, x0:x1].flat[best] = True
     return probes
+
+
+def _away(y0: int, y1: int, x0: int, x1: int) -> npt.NDArray[np.int64]:
+    """Square of twice the distance from the centre of a cell, for all its positions."""
+    y, x = np.ogrid[y0:y1, x0:x1]
+    away: npt.NDArray[np.int64] = (2 * y + 1 - y0 - y1) ** 2 + (2 * x + 1 - x0 - x1) ** 2
+    return away
+
+
+@lru_cache(64)
+def _cells(height: int, width: int, rows: int, columns: int) -> tuple[list[tuple[Any, Any]], Any, Any]:
+    """A map cut into `rows * columns` cells: where each begins and ends, and the positions nearest their centres."""
+    lines = list(pairwise(np.linspace(0, height, rows + 1).astype(int)))
+    cells = list(product(lines, pairwise(np.linspace(0, width, columns + 1).astype(int))))
+    ys, xs = [], []
+    for (y0, y1), (x0, x1) in cells:
+        y, x = divmod(int(_away(y0, y1, x0, x1).argmin()), x1 - x0)
+        ys.append(y0 + y)
+        xs.append(x0 + x)
+    return cells, np.array(ys), np.array(xs)

@@ -20,6 +20,7 @@ from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
 from retouch.ops.sums import sums_width
+from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch, Shared
@@ -111,6 +112,12 @@ class Contents(ABC):
         else:
             self.put(op.out, result)
 
+    def follow(self, chain: Chain) -> None:
+        """Replace what a chain makes by what it gives for the inputs that there are."""
+        results = self.owner.shared.results(chain, self.weights.generation, self._content)
+        for value, content in results.items():
+            self.put(value, content)
+
     def _content(self, value: Value) -> Any:
         folded = self.folded(value)
         if folded is not None:
@@ -173,7 +180,11 @@ class Operands(ABC):
             return self.backend.columns(self.backend.rows(self.states[folded]), matrix.start, matrix.channels)
         if matrix.value in self.weights.values:
             return self.weights.handle(slot)
-        return self.backend.columns(self.backend.rows(self.matrix(matrix)), matrix.start, matrix.channels)
+        return self.backend.columns(self._rows_of(matrix), matrix.start, matrix.channels)
+
+    def _rows_of(self, matrix: Matrix) -> Any:
+        """The handle of all columns of a dense value as a matrix."""
+        return self.backend.rows(self.matrix(matrix))
 
     @abstractmethod
     def matrix(self, matrix: Matrix) -> Tensor:
@@ -196,6 +207,10 @@ class Operands(ABC):
     @abstractmethod
     def compute(self, op: Dense) -> None:
         """Run a dense operation."""
+
+    @abstractmethod
+    def follow(self, chain: Chain) -> None:
+        """Run dense operations that read no rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,16 +318,18 @@ class State(Contents, Operands):
 
     # Saved rows
 
-    def _save(self, saves: Sequence[SavedPlace], delta: Delta) -> None:
-        """Copy the rows that are to be saved to where the memory of `delta` has room for them."""
-        copies, rows = [], {}
+    def _saving(self, saves: Sequence[SavedPlace], memory: Scratch | None) -> tuple[list[Copy], dict[Value, Any]]:
+        """The copies that bring rows which are to be saved to where `memory` has room for them, and what they are then,
+        as in a `Delta`.
+        """
+        copies: list[Copy] = []
+        rows = {}
         for value, index, count, offset in saves:
-            assert delta.memory is not None
-            handle = delta.memory.place(offset, count, value.channels, value.dtype)
+            assert memory is not None
+            handle = memory.place(offset, count, value.channels, value.dtype)
             copies.append((handle, None, self.resolve(Slot.kept(value)), index))
             rows[value] = (index, handle)
-        self.backend.kernel("copy_many")(copies)
-        delta.rows.update(rows)
+        return copies, rows
 
     def restore(self, value: Value, index: Any, places: Any) -> None:
         """Put back some saved rows of a value, if they were saved: `index` here, at `places` there."""

@@ -16,6 +16,8 @@ from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, co
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Part, Table, Tables
 from retouch.ir.value import Matrix, Value
+from retouch.ops.copy import SCALE
+from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan, Storage
 from retouch.plan.areas import Areas
 from retouch.plan.statistics import Statistics
@@ -49,6 +51,7 @@ class ScheduleEmitter:
         self.names: list[str] = []
         self.temps: dict[Value, Temp] = {}
         self.made: dict[tuple[Value, Table], Temp] = {}
+        self.quantised: dict[tuple[Value, Table], Temp] = {}
         self.states: dict[Slot, None] = {}
         self.reads: dict[Value, dict[Table, None]] = {}
         self.replaced: set[Value] = set()
@@ -112,6 +115,13 @@ class ScheduleEmitter:
         if rows is active or (rows.full and active.full):
             return self.temps[value], None
         return self.temps[value], self.tables.positions(rows, active)
+
+    def levels(self, value: Value, rows: Table) -> Indexed:
+        distinct, positions = self.tables.unique(rows)
+        if (value, distinct) not in self.quantised:
+            self.quantised[value, distinct] = temp = Temp.of(distinct, value.channels + SCALE, torch.int8)
+            self.call("copy_rows", temp, None, *self.access(value, distinct))
+        return self.quantised[value, distinct], positions
 
     def channels(self, value: Value, rows: Table, start: int, count: int) -> Indexed:
         for part in self.pieces(value):
@@ -231,10 +241,16 @@ class ScheduleEmitter:
         self.steps.append(Call(function, args, host=True))
 
     def dense(self, op: Op) -> None:
-        if op.out in self.dirty:
+        if op.out in self.dirty and op.out not in self.plan.chained:
             for value, _ in op.operands():
                 self._read_whole(value)
             self._host(_compute, op)
+
+    def follow(self, chain: Chain) -> None:
+        """Emit what computes a chain, if an input of it has changed."""
+        if chain.results and not self.dirty.isdisjoint(chain.inputs):
+            self._host(_follow, chain)
+            self._named(chain.results[-1].name)
 
     def _read_whole(self, value: Value) -> None:
         holder, _, _ = self.plan.place(value)
@@ -269,7 +285,8 @@ class ScheduleEmitter:
         reads = {v: tuple(tables) for v, tables in self.reads.items() if v not in dense & self.dirty}
         before = frozenset(self.replaced | dense - self.dirty)
         steps, names, states = tuple(self.steps), tuple(self.names), tuple(self.states)
-        return Schedule(self.shared, steps, saves, stays, states, self.actives, reads, before, names)
+        log = tuple(self.tables.log)
+        return Schedule(self.shared, steps, saves, stays, states, self.actives, reads, before, names, log)
 
     def _by_host(self, value: Value) -> bool:
         producer = self.producers.get(value)
@@ -282,6 +299,10 @@ def _restore(state: Any, value: Value, index: Any, places: Any) -> None:
 
 def _compute(state: Any, op: Op) -> None:
     state.compute(op)
+
+
+def _follow(state: Any, chain: Chain) -> None:
+    state.follow(chain)
 
 
 def build(
@@ -299,6 +320,8 @@ def build(
     areas: those of a plan for a program by areas.
     """
     emitter = ScheduleEmitter(plan, active, shared, statistics, dirty, count, areas)
+    for chain in plan.chains:
+        emitter.follow(chain)
     for op in plan.program.ops:
         virtual = op.out.grid is not None and plan.storage[op.out] is Storage.VIRTUAL
         if not virtual and op.is_due(active):

@@ -1,15 +1,16 @@
-"""How the calls of a schedule are executed: one by one, or as replayed graphs (`retouch.runtime.graph_template`)."""
+"""How the calls of a schedule are executed: in order, or as replayed graphs (`retouch.runtime.graph_template`)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Protocol
 
 import torch
 
 from retouch.runtime.base import Operands
-from retouch.runtime.calls import Call, execute, filled
+from retouch.runtime.calls import Call, Stretch, execute, filled, parts
 from retouch.runtime.schedule import Schedule
 
 
@@ -21,18 +22,34 @@ class Executor(Protocol):
 
 
 class Direct:
-    """Calls one by one. Where the state's memory `stays` as it is, slots of the one schedule are looked up once."""
+    """Calls in order, those of kernels between two of the host's in one launch where the backend can.
+
+    Where the state's memory `stays` as it is, slots of the one schedule are looked up once.
+    """
 
     def __init__(self, stays: bool = False) -> None:
         self._stays = stays
-        self._calls: list[Call] = []
+        self._parts: list[Call | Stretch] = []
 
     def run(self, schedule: Schedule, state: Operands) -> None:
         """Execute the schedule."""
-        calls = self._calls or (filled(call, state.resolve) for call in schedule.calls)
         if self._stays:
-            calls = self._calls = list(calls)
-        execute(calls, state)
+            self._parts = self._parts or parts(schedule.calls, state.backend)
+            self._run(self._parts, state)
+            return
+        try:
+            self._run(schedule.parts, state)
+        finally:
+            for part in schedule.parts:
+                if isinstance(part, Stretch):
+                    part.release()
+
+    def _run(self, parts: Sequence[Call | Stretch], state: Operands) -> None:
+        for part in parts:
+            if isinstance(part, Stretch):
+                part.run(state, self._stays)
+            else:
+                execute([part], state)
 
 
 class Timed:

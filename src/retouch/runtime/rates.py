@@ -25,7 +25,7 @@ from retouch.plan.cost import CostModel, Rate, Rates
 from retouch.plan.peaks import Peaks, of_gpu
 from retouch.runtime.timing import measure
 
-VERSION = 1
+VERSION = 2
 """Of the files, and of the shapes that are timed."""
 
 log = logging.getLogger("retouch")

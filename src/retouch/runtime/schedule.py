@@ -5,19 +5,22 @@ What differs between states (kept rows, dense values) is named by slots and look
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from retouch.ir.operands import Slot
-from retouch.ir.tables import Factors, Table
+from retouch.ir.operands import Columns, Slot, Temp
+from retouch.ir.tables import Derivation, Factors, Table, replayed
 from retouch.ir.value import Value
-from retouch.runtime.calls import ALIGNMENT, Call, placed
+from retouch.runtime.calls import ALIGNMENT, Call, Stretch, leaves, parts, placed
 from retouch.runtime.outline import Outline
 from retouch.runtime.shared import Shared
+
+STEP = 2000
+"""Bytes of Python's objects for a call, about."""
 
 SavedPlace = tuple[Value, Any, int, int]
 """A value, the index handle of rows to be saved, room for that many rows, the byte offset of the place for them."""
@@ -31,6 +34,9 @@ class Schedule:
     `stays` those rows that are no probes; `states` the statistics it writes. `reads` are the rows of kept
     values it reads; `replaced` the values whose active rows it reads as they were before (statistics
     subtract them). `names` are those of the operations that the steps belong to.
+
+    `log` says how its tables were derived of the active ones; `instead` are the tables that stand for those of the
+    steps, which were made for another region.
     """
 
     shared: Shared
@@ -42,7 +48,18 @@ class Schedule:
     reads: dict[Value, tuple[Table, ...]]
     replaced: frozenset[Value]
     names: tuple[str, ...] = ()
+    log: tuple[Derivation, ...] | None = None
+    instead: Mapping[Table, Table] = field(default_factory=dict)
     _handles: dict[Table | Factors, Any] = field(default_factory=dict)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of its index tables and calls, about."""
+        if self.instead:
+            return sum(table.array.nbytes for table in self.instead.values()) + STEP * len(self.steps)
+        kinds = Table, Factors
+        tables = {leaf for call in self.steps for leaf in leaves(call.args) if isinstance(leaf, kinds)}
+        return sum(table.array.nbytes for table in tables | {*self.active.values()}) + STEP * len(self.steps)
 
     @cached_property
     def needs(self) -> dict[Value, Table]:
@@ -61,12 +78,49 @@ class Schedule:
     @cached_property
     def calls(self) -> list[Call]:
         """The calls with tables and temporaries in memory, slots by name."""
-        return placed(self.steps, self.shared, self.handle)
+        return self._placed(self.steps)
+
+    @cached_property
+    def parts(self) -> list[Call | Stretch]:
+        """The calls, those of kernels between two of the host's together; of no state when none is running."""
+        return parts(self.calls, self.shared.backend)
 
     @cached_property
     def host_calls(self) -> list[Call]:
         """The functions of the state among the calls."""
-        return placed([call for call in self.steps if call.host], self.shared, self.handle)
+        return self._placed([call for call in self.steps if call.host])
+
+    def _placed(self, steps: Sequence[Call]) -> list[Call]:
+        if not self.instead:
+            return placed(steps, self.shared, self.handle)
+        tables: Mapping[Any, Any] = self.instead
+
+        def rows(temp: Temp) -> int:
+            return temp.rows if temp.table is None else len(tables.get(temp.table, temp.table))
+
+        return placed(steps, self.shared, lambda table: self.handle(tables.get(table, table)), rows)
+
+    def of_rows(self, active: Mapping[Value, Table]) -> Schedule | None:
+        """The schedule for other active rows, with these steps; None where those would be other ones."""
+        if self.log is None or not self._follows:
+            return None
+        found = replayed(self.log, ((rows, active[value]) for value, rows in self.active.items()))
+        if found is None:
+            return None
+
+        def swapped(rows: dict[Value, Table | None]) -> dict[Value, Table | None]:
+            return {value: None if table is None else found.get(table, table) for value, table in rows.items()}
+
+        reads = {value: tuple(found.get(table, table) for table in tables) for value, tables in self.reads.items()}
+        saves, stays = swapped(self.saves), swapped(self.stays)
+        return replace(self, saves=saves, stays=stays, active=dict(active), reads=reads, instead=found, _handles={})
+
+    @cached_property
+    def _follows(self) -> bool:
+        """Whether its log says how every table was derived that is another one for another region."""
+        known = replayed(self.log or (), ((table, table) for table in self.active.values())) or {}
+        used = {_table_of(leaf) for call in self.steps for leaf in leaves(call.args)} - {None}
+        return all(table.fixed or table in known for table in used)
 
     @cached_property
     def outline(self) -> Outline:
@@ -94,6 +148,13 @@ class Schedule:
             found.append((value, self.handle(self.saves[value]), rows, offset))
             offset += -(-rows * value.channels * value.dtype.itemsize // ALIGNMENT) * ALIGNMENT
         return found, offset
+
+
+def _table_of(argument: Any) -> Any:
+    """The table that an argument is or has rows for; None for others."""
+    if isinstance(argument, Columns):
+        argument = argument.base
+    return argument if isinstance(argument, Table | Factors) else argument.table if isinstance(argument, Temp) else None
 
 
 def _union(total: int, tables: Iterable[Table], without: Table | None) -> Table:

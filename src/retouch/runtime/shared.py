@@ -7,15 +7,21 @@ from typing import Any
 
 import torch
 
+from retouch.frontend.signature import same_tensor
 from retouch.ir.expr import Expr
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Factors, Table
+from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.ops.sums import sums_width
+from retouch.passes.chains import Chain
+
+RESULTS = 2
+"""Results of a chain that are remembered, for as many inputs: with and without the words, when these take turns."""
 
 
 class Shared:
-    """Handles of expressions, one object per slot, and the arena of temporaries.
+    """Handles of expressions, one object per slot, the arena of temporaries, and what chains last gave.
 
     Schedules run one at a time, so they share the memory of their temporaries; touching fresh memory for
     each region would cost more than computing a small one.
@@ -26,6 +32,7 @@ class Shared:
         self.slots: dict[Slot, Slot] = {}
         self._programs: dict[int, tuple[Expr, Any]] = {}
         self._zeros: dict[tuple[int, int], Any] = {}
+        self._results: dict[tuple[Value, ...], list[tuple[list[Any], dict[Value, Any]]]] = {}
         self.arena_bytes = -1
         self._arena: Callable[..., Any] | None = None
 
@@ -55,6 +62,17 @@ class Shared:
         if found is None:
             found = self._programs[id(expr)] = (expr, self.backend.program(expr))
         return found[1]
+
+    def results(self, chain: Chain, generation: int, content: Callable[[Value], Any]) -> dict[Value, Any]:
+        """What a chain gives; computed once for the same inputs and the same `generation` of weights."""
+        given = [generation, *map(content, chain.inputs)]
+        known = self._results.setdefault(chain.results, [])
+        for entry in known:
+            if all(map(same_tensor, entry[0], given)):
+                return entry[1]
+        found = chain.run(content)
+        known[:] = [*known[-RESULTS + 1 :], (given, found)]
+        return found
 
 
 class Scratch:

@@ -13,8 +13,9 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -50,6 +51,7 @@ UNNAMED = Path()
 """Stands for a file that has no name any more."""
 
 _NAMES = {
+    torch.complex64: "C64",
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -88,22 +90,63 @@ class Spec:
         return Spec(name, tuple(tensor.shape), tensor.dtype)
 
 
+class Layout:
+    """Where tensors lie in one piece of memory: `offsets` in bytes, one for each of `specs`; `nbytes` of all.
+
+    They lie one after the other without gaps, as the format asks; the widest types come first, so that each is aligned
+    to its items.
+    """
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self.specs = tuple(specs)
+        self.offsets = [0] * len(self.specs)
+        end = 0
+        for i in sorted(range(len(self.specs)), key=lambda i: -self.specs[i].dtype.itemsize):
+            self.offsets[i] = end
+            end += self.specs[i].nbytes
+        self.nbytes = end
+
+    def views(self, memory: Tensor) -> dict[str, Tensor]:
+        """The tensors by name, in uint8 memory."""
+        found = {}
+        for spec, offset in zip(self.specs, self.offsets, strict=True):
+            part = memory[offset : offset + spec.nbytes]
+            found[spec.name] = part.view(spec.dtype).reshape(spec.shape)
+        return found
+
+
 @dataclass(eq=False)
 class Block:
-    """Named tensors that are not written again once they are filled.
+    """Named tensors that are not written again once they are filled: those of a `layout` in `memory`, and others that
+    lie `beside` it.
 
     `file` is where they are mapped from; None: memory, on a device if `on_device`. `notes` are plain data that belong
     to them.
     """
 
-    tensors: dict[str, Tensor]
+    memory: Tensor
+    layout: Layout
+    beside: Mapping[str, Tensor]
     notes: dict[str, Any]
     file: Path | None = None
     on_device: bool = False
     nbytes: int = field(init=False)
 
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], notes: dict[str, Any], file: Path | None = None, near: bool = False) -> Block:
+        """A block of tensors that exist already, on a device if `near`."""
+        return Block(_EMPTY, NOTHING, tensors, notes, file, near)
+
     def __post_init__(self) -> None:
-        self.nbytes = sum(Spec.of(n, t).nbytes for n, t in self.tensors.items())
+        self.nbytes = self.layout.nbytes + sum(t.numel() * t.element_size() for t in self.beside.values())
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them by name."""
+        return {**self.layout.views(self.memory), **self.beside}
+
+
+NOTHING = Layout(())
 
 
 def _allocate(nbytes: int) -> Tensor:
@@ -120,6 +163,8 @@ class Memory:
 
 
 HOST_MEMORY = (Memory(),)
+
+_EMPTY = torch.empty(0, dtype=torch.uint8)
 
 
 class Store:
@@ -180,37 +225,40 @@ class Store:
 
     def block(
         self,
-        specs: Sequence[Spec],
+        layout: Layout,
         notes: dict[str, Any],
         file: Path | None = None,
         base: bool = False,
         memories: Sequence[Memory] = HOST_MEMORY,
+        beside: Mapping[str, Tensor] | None = None,
     ) -> Block:
         """A block to be filled: at `file` if one is named, else in the first of `memories` that has room for it,
         else in a file without a name.
 
+        beside: tensors that it holds as well, and that nobody writes any more: as they are, or copied to the file.
         base: it holds a whole recording. Raises StoreError when the disk is full.
         """
-        offsets, size = layout(specs)
+        beside = beside or {}
         if file is None:
             for memory in memories:
-                if self.fits(memory.taken(size), base, memory.on_device):
-                    tensors = _views(memory.allocate(size), specs, offsets)
-                    return self._counted(Block(tensors, notes, on_device=memory.on_device), memory.taken(size))
-        tensors = _in_file(specs, notes, file, self.folder or spill_folder())
-        return self._counted(Block(tensors, notes, file or UNNAMED), size)
+                block = Block(_EMPTY, layout, beside, notes, on_device=memory.on_device)
+                taken = memory.taken(layout.nbytes) + block.nbytes - layout.nbytes
+                if self.fits(taken, base, memory.on_device):
+                    block.memory = memory.allocate(layout.nbytes)
+                    return self._counted(block, taken)
+        return self._counted(_in_file(layout, beside, notes, file, self.folder or spill_folder()))
 
     def adopt(self, tensors: dict[str, Tensor], notes: dict[str, Any], on_device: bool = False) -> Block:
         """A block of tensors that exist already, on a device if `on_device`, and that nobody writes any more."""
-        block = Block(tensors, notes, on_device=on_device)
-        return self._counted(block, block.nbytes)
+        return self._counted(Block.of(tensors, notes, near=on_device))
 
     @property
     def taken(self) -> int:
         """Bytes of all blocks, wherever they are."""
         return self.on_device + self.in_memory + self.in_files
 
-    def _counted(self, block: Block, taken: int) -> Block:
+    def _counted(self, block: Block, taken: int | None = None) -> Block:
+        taken = block.nbytes if taken is None else taken
         count = "on_device" if block.on_device else "in_memory" if block.file is None else "in_files"
         self._count(count, taken)
         weakref.finalize(block, _uncount, weakref.ref(self), count, taken)
@@ -239,51 +287,34 @@ def _uncount(store: weakref.ref[Store], count: str, nbytes: int) -> None:
         alive._count(count, -nbytes)
 
 
-def layout(specs: Sequence[Spec]) -> tuple[list[int], int]:
-    """The offset of every tensor, and the bytes of all.
-
-    Tensors lie one after the other without gaps, as the format asks; the widest types come first, so that
-    each is aligned to its items.
-    """
-    offsets = [0] * len(specs)
-    end = 0
-    for i in sorted(range(len(specs)), key=lambda i: -specs[i].dtype.itemsize):
-        offsets[i] = end
-        end += specs[i].nbytes
-    return offsets, end
-
-
-def header(specs: Sequence[Spec], offsets: Sequence[int], notes: dict[str, Any]) -> bytes:
+def header(layout: Layout, notes: dict[str, Any]) -> bytes:
     """The header of a safetensors file, padded so that tensors begin at an aligned address."""
     entries: dict[str, Any] = {"__metadata__": {"notes": json.dumps(notes)}}
-    for spec, start in zip(specs, offsets, strict=True):
+    for spec, start in zip(layout.specs, layout.offsets, strict=True):
         entries[spec.name] = {
             "dtype": _NAMES[spec.dtype],
             "shape": list(spec.shape),
             "data_offsets": [start, start + spec.nbytes],
         }
-    if len(entries) != len(specs) + 1:
+    if len(entries) != len(layout.specs) + 1:
         raise ValueError("two tensors of a block have the same name")
     text = json.dumps(entries).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 
 
-def _in_file(specs: Sequence[Spec], notes: dict[str, Any], file: Path | None, folder: Path) -> dict[str, Tensor]:
-    """Views of a new mapped file with the header written."""
-    offsets, size = layout(specs)
-    head = header(specs, offsets, notes)
-    memory = _mapped(len(head) + size, file, folder)
+def _in_file(
+    layout: Layout, others: Mapping[str, Tensor], notes: dict[str, Any], file: Path | None, folder: Path
+) -> Block:
+    """A block in a new mapped file, to be filled but for the `others`, which come after the tensors of `layout`."""
+    whole = Layout([*layout.specs, *(Spec.of(name, tensor) for name, tensor in others.items())])
+    head = header(whole, notes)
+    memory = _mapped(len(head) + whole.nbytes, file, folder)
     memory[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
-    return _views(memory[len(head) :], specs, offsets)
-
-
-def _views(memory: Tensor, specs: Sequence[Spec], offsets: Sequence[int]) -> dict[str, Tensor]:
-    found = {}
-    for spec, offset in zip(specs, offsets, strict=True):
-        part = memory[offset : offset + spec.nbytes]
-        found[spec.name] = part.view(spec.dtype).reshape(spec.shape)
-    return found
+    block = Block(memory[len(head) :], whole, {}, notes, file or UNNAMED)
+    for name, tensor in others.items():
+        block.tensors[name].copy_(tensor)
+    return block
 
 
 def _mapped(size: int, file: Path | None, folder: Path) -> Tensor:
@@ -328,9 +359,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 def write(file: Path, block: Block) -> None:
     """Write a block to a new file. Raises StoreError when that fails; nothing is left behind then."""
-    specs = [Spec.of(name, tensor) for name, tensor in block.tensors.items()]
-    for name, target in _in_file(specs, block.notes, file, file.parent).items():
-        target.copy_(block.tensors[name])
+    _in_file(NOTHING, block.tensors, block.notes, file, file.parent)
 
 
 def read(file: Path) -> Block:
@@ -338,7 +367,8 @@ def read(file: Path) -> Block:
     try:
         with safe_open(file, framework="pt") as opened:
             notes = json.loads((opened.metadata() or {})["notes"])
-            return Block({name: opened.get_tensor(name) for name in opened.keys()}, notes, file)  # noqa: SIM118
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return Block.of(tensors, notes, file)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from error
 
@@ -347,6 +377,7 @@ def spill_folder() -> Path:
     """A folder for temporary files that is on a disk where the system has one."""
     chosen = os.environ.get("RETOUCH_SPILL") or os.environ.get("TMPDIR")
     if chosen:
+        Path(chosen).mkdir(parents=True, exist_ok=True)
         return Path(chosen)
     large = Path("/var/tmp")
     return large if large.is_dir() and os.access(large, os.W_OK) else Path(tempfile.gettempdir())

@@ -15,6 +15,8 @@ import torch
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.work import Work
 from retouch.kernels import Backend
+from retouch.ops.copy import quantized
+from retouch.ops.int8_gemm import Levels
 from retouch.ops.sums import sums_width
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts, key
 
@@ -145,20 +147,33 @@ class Shapes:
         return self._index(near % rows)
 
     def gemm(self) -> Iterator[Case]:
-        """(rows, columns, channels, taps) of few and many rows, narrow and wide, one tap and nine."""
+        return self._products("gemm", lambda weight: self.backend.pack(weight, 1), self._rows, self.size)
+
+    def int8_gemm(self) -> Iterator[Case]:
+        def levels(rows: int, channels: int) -> Any:
+            return self.backend.rows(quantized(torch.full((rows, channels), 0.5)))
+
+        return self._products("int8_gemm", lambda weight: self.backend.pack_levels(Levels.of(weight, 1)), levels, 1)
+
+    def _products(
+        self, kernel: str, pack: Callable[[torch.Tensor], Any], source: Callable[[int, int], Any], size: int
+    ) -> Iterator[Case]:
+        """(rows, columns, channels, taps) of few and many rows, narrow and wide, one tap and nine; of rows and weights
+        of so many bytes a number.
+        """
         for rows, columns, channels, taps in (
             (8, 512, 512, 4), (32, 512, 512, 4), (128, 256, 128, 9), (256, 256, 256, 9), (2048, 64, 64, 9),
             (512, 128, 512, 1), (4096, 64, 64, 1), (4096, 64, 3, 9), (1024, 3, 64, 9), (4, 32, 32, 1),
         ):  # fmt: skip
             weight = torch.full((columns, taps, channels), 0.01, dtype=self.dtype)
-            weights = weight.numel() * self.size
-            packed = [self.backend.pack(weight, 1) for _ in range(WEIGHTS if rows <= 32 else 1)]
+            packed = [pack(weight) for _ in range(WEIGHTS if rows <= 32 else 1)]
             bias = [self._filled(1, columns, torch.float32)]
             tail: tuple[Any, ...] = self.backend.program(BIASED), [], bias, None
-            call, index = self.backend.kernel("gemm"), self._taps(rows, taps)
-            out, a = self._rows(rows, columns), self._rows(rows, channels)
-            nbytes = self.size * rows * (columns + channels) + weights + (4 * rows * taps if taps > 1 else 0)
-            work = Work("gemm", self.dtype, nbytes, rows, columns, taps * channels, steps=len(BIASED))
+            call, index = self.backend.kernel(kernel), self._taps(rows, taps)
+            out, a = self._rows(rows, columns), source(rows, channels)
+            nbytes = self.size * rows * columns + size * (rows * channels + weight.numel())
+            nbytes += 4 * rows * taps if taps > 1 else 0
+            work = Work(kernel, self.dtype, nbytes, rows, columns, taps * channels, steps=len(BIASED))
             yield Case(work, [_bound(call, out, None, a, index, each, *tail) for each in packed])
 
     def dense(self) -> Iterator[Case]:

@@ -21,6 +21,11 @@ from retouch.ir.program import Program
 from retouch.ir.value import Matrix, Value, Weight
 from retouch.kernels import Backend
 from retouch.ops.dense import Dense
+from retouch.ops.int8_gemm import Levels
+from retouch.runtime.packed_files import PackedFiles
+
+PACKED = (SlotKind.PACKED, SlotKind.LEVELS)
+"""What is a copy of the module's own weights."""
 
 SAMPLED = 1024
 """An update hashes one of this many 64-byte lines of every parameter."""
@@ -36,8 +41,16 @@ class Weights:
     `generation` counts how often some changed and handles were made anew.
     """
 
-    def __init__(self, module: nn.Module, captured: Captured, program: Program, backend: Backend) -> None:
-        self.module, self.backend = module, backend
+    def __init__(
+        self,
+        module: nn.Module,
+        captured: Captured,
+        program: Program,
+        backend: Backend,
+        files: PackedFiles | None = None,
+    ) -> None:
+        """`files`: where packed weights are mapped from; None: they are in memory."""
+        self.module, self.backend, self.files = module, backend, files
         self.names = program.constants
         self.literals = captured.literals
         self.edges = [(m._modules, n, c) for m in module.modules() for n, c in m._modules.items() if c is not None]
@@ -107,7 +120,7 @@ class Weights:
         changed = {v for v, a, b in zip(self.names, hashes, old, strict=True) if a != b}
         self.values.update(zip(self.names, tensors, strict=True))
         if changed:
-            self._replace(changed)
+            self._replace(changed, hashes)
         self.hashes = hashes
         self._sampled = self._sample()
 
@@ -123,7 +136,7 @@ class Weights:
                 self._in_order[key] = hashes[i]
         return hashes
 
-    def _replace(self, changed: set[Value]) -> None:
+    def _replace(self, changed: set[Value], hashes: list[int]) -> None:
         stale = set(changed)
         for op in self.folded:
             if not self.hashes or any(v in stale for v in op.dense_operands()):
@@ -131,8 +144,20 @@ class Weights:
                 stale.add(op.out)
         self.generation += 1
         self.handles = {s: h for s, h in self.handles.items() if s.key.value not in stale}
+        if self.files is not None:
+            self.handles |= self._in_files(self.files, hashes)
         for slot in self.slots:
             self.handle(slot)
+
+    def _in_files(self, files: PackedFiles, hashes: list[int]) -> dict[Slot, Any]:
+        """Packed weights that are mapped from a file, which is written if there is none; none where that fails."""
+        slots = [slot for slot in self.slots if slot.kind in PACKED]
+        shapes = {slot: tuple(slot.key.matrix(self.values[slot.value]).shape) for slot in slots}
+        found = files.load(hashes, shapes)
+        if found is None:
+            files.save(hashes, shapes, {slot: self.handle(slot) for slot in slots})
+            found = files.load(hashes, shapes)
+        return found or {}
 
     def check(self) -> None:
         """Compare a sample of the live parameters with those packed; WeightsChangedError when they differ."""
@@ -165,6 +190,8 @@ class Weights:
         matrix = key.matrix(tensor)
         if slot.kind is SlotKind.PACKED:
             return self.backend.pack(matrix, key.groups)
+        if slot.kind is SlotKind.LEVELS:
+            return self.backend.pack_levels(Levels.of(matrix, key.groups))
         return self.backend.rows(matrix[:, :, 0].t().float().contiguous())
 
     def without_folded(self, program: Program) -> Program:
@@ -176,7 +203,7 @@ class Weights:
     @property
     def packed_bytes(self) -> int:
         """Memory of the packed weights, beside the module's own parameters."""
-        return sum(self.backend.packed_bytes(h) for s, h in self.handles.items() if s.kind is SlotKind.PACKED)
+        return sum(self.backend.packed_bytes(h) for s, h in self.handles.items() if s.kind in PACKED)
 
 
 def _constant_ops(program: Program) -> list[Dense]:

@@ -10,17 +10,24 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
-from retouch.server import archives, edits, live, login, openai, pages, problems, sessions, versions
+from retouch.server import archives, canvases, edits, live, login, openai, pages, problems, sessions, versions
 from retouch.server.metrics import Counted
 from retouch.server.security import Guard
 from retouch.server.studio import Studio
 
-ROUTERS = (pages.router, login.router, sessions.router, edits.router, versions.router, archives.router, live.router,
-           openai.router)  # fmt: skip
+ROUTERS = (pages.router, login.router, sessions.router, edits.router, versions.router, canvases.router,
+           archives.router, live.router, openai.router)  # fmt: skip
 
 
 def application(studio: Studio) -> ASGIApp:
     """The API and the page, behind the checks of who asks. The studio is closed when the server ends."""
+    return Guard(inside(studio), studio.access, studio.limits, studio.allowance)
+
+
+def inside(studio: Studio) -> ASGIApp:
+    """The API and the page, for one who has checked who asks and says so in the request's state: `caller`, and
+    `session`, the id of one that is to be made.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -38,4 +45,4 @@ def application(studio: Studio) -> ASGIApp:
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    return Guard(Counted(app, studio.metrics), studio.access, studio.limits, studio.allowance)
+    return Counted(app, studio.metrics)

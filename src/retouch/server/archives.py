@@ -6,11 +6,13 @@ and the folder is then checked as any saved session is.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -40,6 +42,8 @@ router = APIRouter()
 def archive(entry: InSession) -> StreamingResponse:
     """A session as one file, to be kept or sent in elsewhere."""
     manifest = entry.manifest()
+    if "views" in manifest.settings:  # of a canvas: recordings, made again where they are wanted
+        manifest = replace(manifest, settings={**manifest.settings, "views": []})
     folders = [Path("versions") / each.folder / name for each in manifest.versions for name in each.files]
     text = manifest.text()
     return StreamingResponse(
@@ -98,12 +102,12 @@ def _extract(file: IO[bytes], entry: Entry, studio: Studio) -> None:
         _unzip(file, staging, studio.limits.archive)
         saved = Saved.read(staging)
         studio.models.name_of(saved.manifest.settings)
+        _check_canvas(saved.manifest.settings, studio.limits.pixels)
         opened, manifest = Archive.open(staging)
         try:
             opened.verify(manifest.versions)
         finally:
             opened.close()
-        entry.folder.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(entry.folder)
     except ArchiveError as error:
         raise Problem(
@@ -140,6 +144,14 @@ def _check(members: list[zipfile.ZipInfo], limit: int) -> None:
         raise Problem(413, f"the archive holds more than {limit} bytes")
     if next(member.file_size for member in members if member.filename == MANIFEST) > MAX_BYTES:
         raise Problem(413, "the archive's manifest is too large")
+
+
+def _check_canvas(settings: Mapping[str, Any], most: int) -> None:
+    """Problem 415 for viewports, which no archive has; 413 for more pixels than the model should see at once."""
+    if settings.get("views"):
+        raise Problem(415, "the archive says that it holds viewports, and it holds none")
+    if math.prod(settings.get("viewport", (1, 1))) > most:
+        raise Problem(413, f"the archive has viewports of more than {most} pixels")
 
 
 def _without_path(error: Exception, folder: Path) -> str:

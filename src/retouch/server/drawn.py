@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import File, UploadFile
 
-from retouch.editing.diffusion.areas import Area
+from retouch.editing.area import Area
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelSession
+from retouch.editing.gan.upscaler import UpscaleSession
 from retouch.editing.images import Pixels
 from retouch.editing.kinds import AnySession
 from retouch.editing.sheets import coloured
 from retouch.server import uploads
-from retouch.server.forms import DrawnForm, EditForm, VariantsForm
+from retouch.server.forms import DrawnForm, VariantsForm
 from retouch.server.problems import Problem
 from retouch.server.uploads import Rectangle
 
@@ -47,14 +49,16 @@ class Files:
 class Drawn:
     """An edit apart from the picture that it is made on.
 
-    rectangle: where the overlay `[h, w, 4]` lies. mask: levels `[H, W]` (None: the words find the region). taken: the
-    highest id of an instance that an edit before it has, which may wait for its turn yet.
+    rectangle: where the overlay `[h, w, 4]` and `levels` `[h, w]` of the mask (None: the words find the region) lie in
+    a picture of `size` (H, W). taken: the highest id of an instance that an edit before it has, which may wait for its
+    turn yet.
     """
 
     form: DrawnForm
     rectangle: Rectangle
+    size: tuple[int, int]
     overlay: Pixels | None
-    mask: Pixels | None
+    levels: Pixels | None
     areas: tuple[Area, ...]
     taken: int = 0
 
@@ -66,10 +70,12 @@ class Drawn:
 
         def levels(data: bytes, what: str) -> Pixels:
             found = uploads.part(data, what, "L", rectangle)
-            return uploads.spread(found if form.soft else uploads.white(found > 127), rectangle, size)
+            return found if form.soft else uploads.white(found > 127)
 
         overlay = None if files.overlay is None else uploads.part(files.overlay, "the overlay", "RGBA", rectangle)
-        words = form.areas if isinstance(form, EditForm) else []
+        words = form.areas
+        if words and isinstance(form, VariantsForm):
+            raise Problem(422, "variants know the words of the prompt alone; leave the areas away, or edit with them")
         if len(words) != len(files.areas):
             raise Problem(422, f"{len(words)} areas have words and {len(files.areas)} have masks; send a mask for each")
         masks = [levels(data, f"the mask of area {number}") for number, data in enumerate(files.areas)]
@@ -77,38 +83,62 @@ class Drawn:
             raise Problem(422, "the mask of an area is 0 everywhere")
         found = [levels(files.mask, "the mask")] if files.mask is not None else list(masks)
         if files.mask is None and overlay is not None:
-            found.append(uploads.spread(uploads.white(overlay[..., 3] > 0), rectangle, size))
+            found.append(uploads.white(overlay[..., 3] > 0))
         mask = np.maximum.reduce(found) if found else None
         if mask is not None and not mask.any():
             raise Problem(422, "nothing is painted: the mask, or the overlay's alpha, is 0 everywhere")
-        areas = (Area(where, each.prompt, each.negative) for where, each in zip(masks, words, strict=True))
-        return Drawn(form, rectangle, overlay, mask, tuple(areas), taken)
+        spread = (uploads.spread(each, rectangle, size) for each in masks)
+        areas = (Area(where, each.prompt, each.negative) for where, each in zip(spread, words, strict=True))
+        return Drawn(form, rectangle, size, overlay, mask, tuple(areas), taken)
+
+    @property
+    def mask(self) -> Pixels | None:
+        """Levels of the mask in all of the picture `[H, W]`."""
+        return None if self.levels is None else uploads.spread(self.levels, self.rectangle, self.size)
 
     def asked(self, session: AnySession) -> dict[str, Any]:
         """The arguments of an edit of the session's current picture. Problem 422 for what its kind does not do."""
         if isinstance(session, DiffusionSession):
             return self._redrawn(session)
+        if isinstance(session, Canvas):
+            return self._on_canvas(session)
         if isinstance(self.form, VariantsForm):
             raise Problem(422, "this model draws no noise, so there are no variants")
         if self.overlay is None or self.form.kind != "edit" or self.areas:
             raise Problem(422, "this model makes its picture of what is painted: send an overlay, and no areas")
         if isinstance(session, LabelSession):
             return self._labelled(session, self.overlay)
+        assert isinstance(session, UpscaleSession)
         return {"image": uploads.composited(session.source, self.overlay, self.rectangle), "mask": self.mask}
 
-    def _redrawn(self, session: DiffusionSession) -> dict[str, Any]:
+    def _on_canvas(self, session: Canvas) -> dict[str, Any]:
+        """What is in the rectangle alone."""
+        if isinstance(self.form, VariantsForm) or self.areas:
+            raise Problem(422, "a picture of another size than the model's has no variants and no words for areas")
+        if self.levels is None:
+            raise Problem(422, "say where: paint, or mark with a mask")
+        rows, columns = self.rectangle.part
+        given = {"mask": self.levels, "box": (rows, columns), **self._words()}
+        if self.overlay is not None and "inpaint" not in given:
+            seen = session.seen(session.version.number, (rows, columns))
+            given["image"] = uploads.over(seen, self.overlay)
+        return given
+
+    def _words(self) -> dict[str, Any]:
         form, inpaint = self.form, self.form.kind == "inpaint"
-        if inpaint and self.mask is None:
+        if inpaint and self.levels is None:
             raise Problem(422, "to inpaint, send a mask")
         found = {
-            "mask": self.mask,
             "prompt": form.prompt,
             "negative": form.negative,
             "strength": form.strength,
-            "areas": self.areas or None,
             "inpaint": inpaint or None,
         }
-        if self.overlay is not None and not inpaint:
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _redrawn(self, session: DiffusionSession) -> dict[str, Any]:
+        found = {"mask": self.mask, "areas": self.areas or None, **self._words()}
+        if self.overlay is not None and "inpaint" not in found:
             found["image"] = uploads.composited(session.pixels, self.overlay, self.rectangle)
         given = {name: value for name, value in found.items() if value is not None}
         if given.keys() <= {"strength"}:

@@ -2,70 +2,94 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form
+from fastapi import APIRouter, Depends, Form, Header
 from pydantic import Json
 
-from retouch.editing.diffusion.refine import ENOUGH
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnySession
+from retouch.editing.stages import ENOUGH
+from retouch.server.cost import admit, of_edit
 from retouch.server.drawn import Drawn, Files
 from retouch.server.entry import Entry
 from retouch.server.forms import DrawnForm, EditForm, VariantsForm
-from retouch.server.idempotency import Key
+from retouch.server.idempotency import Key, digest
 from retouch.server.problems import Problem, documented
-from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
+from retouch.server.studio import InSession, InStudio, Studio, check_jobs
 from retouch.server.tasks import Draft, Varied
 from retouch.server.work import Kind, Work
 
 router = APIRouter(prefix="/api/sessions/{id}")
 REFUSED = documented(409, 415, 503, 507)
 Sent = Annotated[Files, Depends(Files.sent)]
+Deadline = Annotated[
+    float | None,
+    Header(alias="Retouch-Deadline", gt=0, le=3600, description="Seconds after which nobody waits for the result."),
+]
 
 
 @router.post("/edits", status_code=202, responses=REFUSED)
 def edit(
     studio: InStudio,
-    caller: Caller,
     entry: InSession,
     settings: Annotated[Json[EditForm], Form()],
     files: Sent,
     key: Key = None,
+    deadline: Deadline = None,
 ) -> dict[str, int]:
     """Begin an edit. It takes the place of one that waits or runs, whose strokes become part of it.
 
     A draft shows what the edit would make, in frames of the kind "preview", and makes no version: it ends when another
     draft or an edit is sent.
     """
-    return _begun(studio, caller, entry, settings, files, key)
+    return _begun(studio, entry, settings, files, key, deadline)
 
 
 @router.post("/variants", status_code=202, responses=REFUSED)
 def variants(
     studio: InStudio,
-    caller: Caller,
     entry: InSession,
     settings: Annotated[Json[VariantsForm], Form()],
     files: Sent,
     key: Key = None,
+    deadline: Deadline = None,
 ) -> dict[str, int]:
     """Begin one edit with several seeds, computed together: each becomes a version, the first one the head."""
-    return _begun(studio, caller, entry, settings, files, key)
+    return _begun(studio, entry, settings, files, key, deadline)
 
 
-def _begun(studio: Studio, caller: str, entry: Entry, form: DrawnForm, files: Files, key: str | None) -> dict[str, int]:
+def _begun(
+    studio: Studio, entry: Entry, form: DrawnForm, files: Files, key: str | None, deadline: float | None
+) -> dict[str, int]:
+    keys = () if key is None else (digest(key),)
+    most = min(studio.limits.backlog, deadline or math.inf)
+    origin = Origin(keys, entry.owner, time.monotonic() + (deadline or math.inf))
+
     def begin() -> dict[str, int]:
-        check_jobs(studio, caller)
-        with studio.pool.using(entry) as session:
+        check_jobs(studio, entry.owner)
+        with studio.pool.using(entry) as session, asked_by(origin):
+            work = Work(studio, entry, kind_of(form))
+            if was_made(session, keys):
+                return {"job": work.ended()}
             check_base(session, form.base)
             drawn = Drawn.read(form, files, session.size, entry.instance)
-            work = Work(studio, entry, kind_of(form))
-            return {"job": work.follow(started(session, drawn, work))}
+            seconds = of_edit(session) * (form.n if isinstance(form, VariantsForm) else 1)
+            admit(studio.pool.backlog(), seconds, most, recording=False)
+            job = started(session, drawn, work)
+            job.add_done_callback(lambda ended: entry.answers.forget_failed(key, ended))
+            return {"job": work.follow(job, seconds)}
 
     found: dict[str, int] = entry.answers.once(key, begin)
     return found
+
+
+def was_made(session: AnySession, keys: tuple[str, ...]) -> bool:
+    """Whether a version was made by a request of these keys, maybe of an earlier run of this server or another one."""
+    return any(not {*keys}.isdisjoint(version.facts.get("keys", ())) for version in session.versions)
 
 
 def kind_of(form: DrawnForm) -> Kind:
@@ -96,7 +120,8 @@ def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
     if "instances" in asked:
         entry.instance = int(asked["instances"].max())
     if not isinstance(session, DiffusionSession):
-        return session.submit(**asked)
+        job: Job[Any] = session.submit(**asked)
+        return job
     if isinstance(form, VariantsForm):
         return session.start(Varied(session, form.n, form.seed, asked))
     refine: float | str = form.refine

@@ -9,14 +9,28 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import numpy as np
+
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.resample import Scaling
 from retouch.editing.history import History
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST, Manifest
+from retouch.server.frames import Difference
 from retouch.server.hub import Hub
 from retouch.server.idempotency import Answers
 from retouch.server.problems import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Looking:
+    """A viewport of a canvas that is being prepared, and the job that does it."""
+
+    viewport: Scaling
+    job: Job[None]
 
 
 @dataclass(eq=False)
@@ -24,10 +38,11 @@ class Entry:
     """One session, in memory or only in its folder.
 
     held: bytes that count against the budget. users: requests and edits that need the session in memory. jobs: those
-    of this run of the server by number. answers: to edits that may be sent twice. shown: the version that pages were
-    brought to, and its picture. estimate: the last version made, and the result that knows how far it may be off.
-    passing: it may be removed when its owner has no room for another. draft: the last one. instance: the highest id
-    that an edit gave to an instance of labels.
+    of this run of the server by number, costs: their predicted seconds. answers: to edits that may be sent twice.
+    shown: the version that pages were brought to, and its picture, if that is no canvas. estimate: the last version
+    made, and the result that knows how far it may be off. passing: it may be removed when its owner has no room for
+    another. draft: the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to
+    an instance of labels.
     """
 
     id: str
@@ -40,11 +55,13 @@ class Entry:
     gone: bool = False
     passing: bool = False
     jobs: dict[int, Job[Any]] = field(default_factory=dict)
-    count: int = 0
+    costs: dict[int, float] = field(default_factory=dict)
+    count: int = field(default_factory=lambda: int(time.time()))  # pages know those of runs before
     answers: Answers = field(default_factory=Answers)
-    shown: tuple[int, Pixels] | None = None
+    shown: tuple[int, Pixels | None] | None = None
     estimate: tuple[int, Any] | None = None
     draft: Job[Any] | None = None
+    looking: Looking | None = None
     instance: int = 0
     hub: Hub = field(default_factory=Hub)
     lock: RLock = field(default_factory=RLock)
@@ -76,15 +93,68 @@ class Entry:
         session = self.session
         return session.history if session is not None else self.manifest().history
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what is painted on, wherever it is."""
+        session, settings = self.session, self.about[1]
+        return session.size if session is not None else (settings["height"], settings["width"])
+
     def pixels(self, number: int, source: bool = False) -> Pixels:
         """The picture of a version, or what edits are drawn on. Problem 404 when there is no such version."""
         session = self.session
-        version = self.history.find(number)
-        if version is None:
-            raise Problem(404, f"there is no version {number}")
+        version = self._version(number)
+        if isinstance(session, Canvas):
+            return session.seen(number)
         if session is not None and not source:
             found: Pixels = version.pixels
             return found
         saved = Saved.read(self.folder)
         entry = saved.manifest.history[number]
         return saved.drawn_on(entry) if source else saved.pixels(entry)
+
+    def picture(self, number: int) -> Picture:
+        """The picture of a version of a canvas, as its file has it. Problem 404 when there is no such version."""
+        session = self.session
+        self._version(number)
+        if isinstance(session, Canvas):
+            return session.picture_of(number)
+        saved = Saved.read(self.folder)
+        return saved.canvas(saved.manifest.history[number])
+
+    def glimpse(self, number: int, change: bool) -> Pixels:
+        """The picture of a version, of a canvas a small one, or with `change` what it changed. Problem 404 when there
+        is no such version.
+        """
+        self._version(number)
+        if self.about[0] != Canvas.kind:
+            return self.pixels(number)
+        saved = Saved.read(self.folder)
+        entry = saved.manifest.history[number]
+        return as_pixels(saved.picture(entry)) if change else saved.glimpse(entry)
+
+    def _version(self, number: int) -> Any:
+        version = self.history.find(number)
+        if version is None:
+            raise Problem(404, f"there is no version {number}")
+        return version
+
+    def difference(self, old: tuple[int, Pixels | None] | None, new: int) -> Difference:
+        """What brings a page to a version: from one that it has (its number, and picture if that is known), or from
+        nothing.
+        """
+        session = self.session
+        if old is None or (old[1] is None and self.history.find(old[0]) is None):
+            return Difference.between(None, self.pixels(new))
+        number, before = old
+        if isinstance(session, Canvas):
+            return _of_canvas(session, number, new)
+        return Difference.between((number, self.pixels(number) if before is None else before), self.pixels(new))
+
+
+def _of_canvas(session: Canvas, old: int, new: int) -> Difference:
+    """From one version of a canvas to another, without a look at the rest of both."""
+    (top, left), box, differs = session.changed(old, new)
+    before, size = session.size_of(old), session.size_of(new)
+    pixels = session.seen(new, box) if differs.size else np.empty((0, 0, 3), np.uint8)
+    moved = (left, top) if (before, (top, left)) != (size, (0, 0)) else None
+    return Difference(old, size, (box[1].start, box[0].start), differs, pixels, moved)

@@ -32,8 +32,18 @@ def tree_of(entry: Entry) -> dict[str, Any]:
             "refined": facts.get("refined"),
             "seed": facts.get("seed"),
             "estimate": known(estimate),
+            "viewport": viewport(facts),
         })  # fmt: skip
     return {"head": max(0, history.current), "tree": tree}
+
+
+def viewport(facts: Any) -> dict[str, Any] | None:
+    """Where an edit of a canvas was made (left, top, width and height), at which scale, in which way and why."""
+    if "viewport" not in facts:
+        return None
+    (top, bottom), (left, right) = facts["viewport"]
+    rect = [left, top, right - left, bottom - top]
+    return {"rect": rect, "scale": facts["scale"], "way": facts["way"], "why": facts["why"]}
 
 
 def arithmetic(facts: Any) -> float | None:
@@ -50,17 +60,18 @@ def known(result: Any) -> float | None:
 def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
     """All of a session."""
     session, (kind, settings) = entry.session, entry.about
-    nbytes = sum(each.nbytes for each in (session.versions if session is not None else entry.manifest().versions))
-    name, scale = models.name_of(settings), scale_of(kind)
+    saved = () if session is not None else entry.manifest().versions
+    nbytes = session.held_bytes if session is not None else sum(each.nbytes for each in saved)
+    name, scale, (height, width) = models.name_of(settings), scale_of(kind), entry.size
     return {
         "id": entry.id,
         "kind": kind,
         "model": name,
-        "size": [settings["height"] * scale, settings["width"] * scale],
+        "size": [height * scale, width * scale],
         "settings": {each: settings[each] for each in TOLD if each in settings},
         **tree_of(entry),
         "bytes": nbytes,
-        "capabilities": {**capabilities(models.editors[name]), "instances": settings.get("instances", False)},
+        "capabilities": {**capabilities(models.editors[name], kind), "instances": settings.get("instances", False)},
         "jobs": [
             {"job": number, "state": "running" if job.running() else "queued"}
             for number, job in list(entry.jobs.items())

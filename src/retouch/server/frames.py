@@ -2,8 +2,8 @@
 
 Lossless ones are PNG, which the page decodes itself, as browsers alter what they decode; previews are WebP. Changes
 go in as few pixels as some rectangles cover them with, a message for each; what is transparent there stays as it is.
-All but the last name the version and job from before, so a page that receives a part of them knows that it is still to
-be brought to the new one.
+All but the last name the version from before (none where the page had none, or one of another size), so a page that
+receives a part of them knows that it is still to be brought to the new one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -27,56 +28,83 @@ TILE = 32
 FULL = 7 / 8
 """Share of a rectangle from which all of its pixels are sent, also those that stay."""
 PREVIEW_QUALITY = 70
+STRIP = 1 << 20
+"""Pixels of a message: what is larger goes in several, and is shown as it comes."""
 LARGE = 1 << 18
 """Pixels from which a picture is compressed in a hurry."""
 
 
-def message(kind: Kind, version: int, rect: Rect, pixels: Pixels, job: int | None = None, **facts: Any) -> bytes:
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """What brings a page from one version of a picture to another.
+
+    since: the number of the version that it has; None: it has none. size: of the new picture (H, W). corner: left and
+    top, in it, of `differs` [h, w], where both may differ, and of the new `pixels` [h, w, 3]. moved: left and top of
+    the old picture in the new one, where that has another size.
+    """
+
+    since: int | None
+    size: tuple[int, int]
+    corner: tuple[int, int]
+    differs: Mask
+    pixels: Pixels
+    moved: tuple[int, int] | None = None
+
+    @staticmethod
+    def between(old: tuple[int, Pixels] | None, new: Pixels) -> Difference:
+        """From a version (its number and picture; None: none) to a picture [H, W, 3]."""
+        size = new.shape[0], new.shape[1]
+        if old is None or old[1].shape != new.shape:
+            return Difference(None, size, (0, 0), np.ones(size, np.bool_), new)
+        return Difference(old[0], size, (0, 0), (old[1] != new).any(2), new)
+
+    def parts(self) -> Iterator[tuple[Rect, Pixels]]:
+        """Rectangles of the new picture with their pixels, few that cover little; transparent ones [h, w, 4] where they
+        are the old ones, if that saves some. One without pixels where nothing differs.
+        """
+        left, top = self.corner
+        found = False
+        for x0, y0, x1, y1 in _rectangles(self.differs) if self.differs.any() else ():
+            for rows in _strips(y0, y1, x1 - x0):
+                part = rows, slice(x0, x1)
+                found = True
+                yield (left + x0, top + rows.start, x1 - x0, rows.stop - rows.start), self._part(part)
+        if not found:
+            yield (0, 0, 0, 0), self.pixels[:0, :0]
+
+    def _part(self, part: tuple[slice, slice]) -> Pixels:
+        pixels, differs = self.pixels[part], self.differs[part][..., None]
+        if differs.mean() > FULL:
+            return pixels
+        return np.concatenate([pixels * differs, np.uint8(255) * differs], 2)
+
+
+def message(kind: Kind, version: int | None, rect: Rect, pixels: Pixels, job: int | None = None, **facts: Any) -> bytes:
     """One rectangle [height, width, 3 or 4] as bytes."""
     encoding = "webp" if kind == "preview" else "png"
-    header = {"kind": kind, "job": job, "version": version, "rect": list(rect), "encoding": encoding, **facts}
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(4, "little") + text + _encoded(pixels, encoding)
+    data = _encoded(pixels, encoding)
+    header = {"kind": kind, "job": job, "version": version, "rect": list(rect), "encoding": encoding}
+    text = json.dumps({**header, "bytes": len(data), **facts}).encode()
+    return len(text).to_bytes(4, "little") + text + data
 
 
-def messages(
-    kind: Kind, before: tuple[int, Pixels] | None, version: int, pixels: Pixels, job: int | None = None, **facts: Any
-) -> list[bytes]:
-    """What brings a page from one version (its number and picture; None: it has none) to another: one message for a
-    head, else as many as save pixels.
-    """
-    number, old = before or (version, None)
-    *others, last = changes(old, pixels, whole=kind == "head")
-    parts = [message(kind, number, rect, _changed(old, rect, part)) for rect, part in others]
-    rect, part = last
-    return [*parts, message(kind, version, rect, _changed(old, rect, part), job, **facts)]
+def messages(kind: Kind, difference: Difference, version: int, job: int | None = None, **facts: Any) -> Iterator[bytes]:
+    """What brings a page to a version, as many messages as save pixels."""
+    moved = difference.moved
+    before = None if moved else difference.since
+    first: dict[str, Any] = {} if before is not None else {"size": list(difference.size), "moved": moved}
+    parts = difference.parts()
+    rect, pixels = next(parts)
+    for following in parts:
+        yield message(kind, before, rect, pixels, **first)
+        first, (rect, pixels) = {}, following
+    yield message(kind, version, rect, pixels, job, **first, **facts)
 
 
-def _changed(old: Pixels | None, rect: Rect, part: Pixels) -> Pixels:
-    """The new pixels of a rectangle, transparent where they are the old ones, if that saves some."""
-    left, top, width, height = rect
-    if old is None or not part.size or (before := old[top : top + height, left : left + width]).shape != part.shape:
-        return part
-    differs = (before != part).any(2, keepdims=True)
-    if differs.mean() > FULL:
-        return part
-    return np.concatenate([part * differs, np.uint8(255) * differs], 2)
-
-
-def changes(old: Pixels | None, new: Pixels, whole: bool = False) -> Iterator[tuple[Rect, Pixels]]:
-    """The rectangles in which two pictures [H, W, 3] differ, with their new pixels: few that cover little, or with
-    `whole` the one around all. All of it without an old picture, and no pixels where nothing differs.
-    """
-    height, width = new.shape[:2]
-    if old is None or old.shape != new.shape:
-        yield (0, 0, width, height), new
-        return
-    differs = (old != new).any(2)
-    if not differs.any():
-        yield (0, 0, 0, 0), new[:0, :0]
-        return
-    for left, top, right, bottom in [_tight(differs, 0, 0, width, height)] if whole else _rectangles(differs):
-        yield (left, top, right - left, bottom - top), new[top:bottom, left:right]
+def _strips(top: int, bottom: int, width: int) -> Iterator[slice]:
+    """Rows of a rectangle, some at a time."""
+    rows = max(1, STRIP // width)
+    return (slice(start, min(start + rows, bottom)) for start in range(top, bottom, rows))
 
 
 def _rectangles(differs: Mask) -> Iterator[tuple[int, int, int, int]]:

@@ -1,7 +1,12 @@
-"""Requests that may be sent twice and count once: those that carry an Idempotency-Key."""
+"""Requests that may be sent twice and count once: those that carry an Idempotency-Key.
+
+While a server runs it remembers what it answered. Beyond that, versions know by which keys they were made, sealed with
+them; and a session made under a key has an id that follows from it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock
@@ -13,6 +18,11 @@ MOST = 256
 """Answers that are remembered."""
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
+
+
+def digest(*parts: str) -> str:
+    """32 hexadecimal digits of texts: what is kept of a key."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 class Answers:
@@ -43,3 +53,9 @@ class Answers:
             answer.set_exception(error)
             raise
         return answer.result()
+
+    def forget_failed(self, key: str | None, job: Future[Any]) -> None:
+        """A request may be sent again when what it began has failed."""
+        if key is not None and not job.cancelled() and job.exception() is not None:
+            with self._lock:
+                self._known.pop(key, None)

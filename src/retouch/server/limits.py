@@ -20,7 +20,9 @@ class Limits:
     memory: bytes that open sessions may take together; the ones that were used last stay open. wait: seconds that a
     request waits for memory that others use. sessions: of one caller, open and saved. jobs: of one caller that wait or
     run. upload_rate: bytes of one caller in a second, in the mean; upload_burst: at once. body, archive: bytes of one
-    request, and of one with a session in it. pixels: of a picture. watchers: WebSockets of one caller.
+    request, and of one with a session in it. pixels: of a picture. watchers: WebSockets of one caller. backlog: seconds
+    of predicted work that may wait, of recordings half as many. read_rate: bytes a second that the storage of sessions
+    gives one server; sessions that are recorded again faster than that are kept light.
     """
 
     memory: int = 4 * GB
@@ -31,8 +33,10 @@ class Limits:
     upload_burst: int = 256 * MB
     body: int = 64 * MB
     archive: int = 8 * GB
-    pixels: int = 4096 * 4096
+    pixels: int = 32 * MB
     watchers: int = 32
+    backlog: float = 120
+    read_rate: float = 1e9
 
 
 class Allowance:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Query, WebSocket
-from starlette.concurrency import run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
 from retouch.server import frames
 from retouch.server.entry import Entry
 from retouch.server.facts import facts_of
+from retouch.server.frames import Difference
 from retouch.server.hub import Watcher
 from retouch.server.problems import Problem
 from retouch.server.studio import Studio
@@ -51,7 +53,7 @@ async def live(socket: WebSocket, id: str, seen: Annotated[str | None, Query()] 
 
 async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watcher, seen: str | None) -> None:
     with suppress(WebSocketDisconnect, RuntimeError):  # it may go away at any moment
-        for message in await run_in_threadpool(_greeting, studio, entry, seen):
+        async for message in iterate_in_threadpool(_greeting(studio, entry, seen)):
             await _send(socket, message)
     async with anyio.create_task_group() as group:
 
@@ -61,40 +63,38 @@ async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watch
             group.cancel_scope.cancel()
 
         group.start_soon(until_gone)
-        await _forward(socket, watcher)
+        await _forward(socket, entry, watcher)
         group.cancel_scope.cancel()
 
 
-def _greeting(studio: Studio, entry: Entry, seen: str | None) -> list[str | bytes]:
+def _greeting(studio: Studio, entry: Entry, seen: str | None) -> Iterator[str | bytes]:
     """The session, and the picture of its head as far as the page does not have it."""
     try:
         facts = facts_of(studio.models, entry)
-        hello = json.dumps({"event": "hello", "session": facts})
-        return [hello, *_picture(entry, facts["head"] if facts["tree"] else None, seen)]
+        yield json.dumps({"event": "hello", "session": facts})
+        yield from _picture(entry, facts["head"] if facts["tree"] else None, seen)
     except Problem as problem:  # of a session that cannot be opened here
-        return [json.dumps({"event": "problem", "error": problem.body()})]
+        yield json.dumps({"event": "problem", "error": problem.body()})
 
 
-def _picture(entry: Entry, head: int | None, seen: str | None) -> list[bytes]:
+def _picture(entry: Entry, head: int | None, seen: str | None) -> Iterator[bytes]:
     if head is None:  # the picture may be there before the first version is
         session = entry.session
-        known = session is not None and "image" in session.awaited
-        return frames.messages("picture", None, 0, session.pixels) if session is not None and known else []
-    if seen == str(head):
-        return []
-    before = None
-    if seen is not None and any(str(version.number) == seen for version in entry.history.versions):
-        before = int(seen), entry.pixels(int(seen))
-    return frames.messages("picture", before, head, entry.pixels(head))
+        if session is not None and "image" in session.awaited:
+            yield from frames.messages("picture", Difference.between(None, session.pixels), 0)
+    elif seen != str(head):
+        known = any(str(version.number) == seen for version in entry.history.versions)
+        difference = entry.difference((int(seen), None) if seen is not None and known else None, head)
+        yield from frames.messages("picture", difference, head)
 
 
-async def _forward(socket: WebSocket, watcher: Watcher) -> None:
-    """Send what is offered, until the session is gone or the page is, or it is too slow."""
+async def _forward(socket: WebSocket, entry: Entry, watcher: Watcher) -> None:
+    """Send what is offered, until the session or the page is gone, or elsewhere, or it is too slow."""
     with suppress(WebSocketDisconnect, RuntimeError):
         while (message := await watcher.next()) is not None:
             await _send(socket, message.content)
-        code = BEHIND if watcher.overrun else GONE
-        await socket.close(code, "too slow: connect again" if watcher.overrun else "the session was deleted")
+        code = GONE if entry.gone and not watcher.overrun else BEHIND
+        await socket.close(code, "the session was deleted" if code == GONE else "connect again")
 
 
 async def _send(socket: WebSocket, content: str | bytes) -> None:

@@ -27,6 +27,7 @@ class Metrics:
         )
         self.open_sessions = Gauge("retouch_open_sessions", "Sessions in memory", registry=at)
         self.open_bytes = Gauge("retouch_open_bytes", "Bytes of the sessions in memory", registry=at)
+        self.backlog = Gauge("retouch_backlog_seconds", "Predicted seconds of jobs that wait or run", registry=at)
         self.evicted = Counter("retouch_evictions", "Sessions put away to make room", registry=at)
         self.reopened = Counter("retouch_reopenings", "Sessions opened again when they were asked for", registry=at)
         self.watchers = Gauge("retouch_watchers", "Open WebSockets", registry=at)

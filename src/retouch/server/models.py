@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.gan.labels import LabelEditor
 from retouch.editing.gan.upscaler import Upscaler
@@ -56,15 +57,15 @@ def label(model: str) -> str:
 
 def describe(editor: AnyEditor) -> dict[str, Any]:
     """What a model is and can do."""
-    facts: dict[str, Any] = {"kind": editor.sessions.kind, "capabilities": capabilities(editor)}
+    facts: dict[str, Any] = {"kind": editor.sessions.kind, "capabilities": capabilities(editor, editor.sessions.kind)}
     if isinstance(editor, Editor):
         facts["size"] = list(editor.model.default_size)
     return facts
 
 
-def capabilities(editor: AnyEditor) -> dict[str, Any]:
-    """What the page offers."""
-    diffusion = isinstance(editor, Editor)
+def capabilities(editor: AnyEditor, kind: str) -> dict[str, Any]:
+    """What the page offers in sessions of a kind."""
+    diffusion, canvas = isinstance(editor, Editor), kind == Canvas.kind
     labels = None
     if isinstance(editor, LabelEditor):
         colours = coloured(np.arange(editor.count)[None])[0]
@@ -74,11 +75,13 @@ def capabilities(editor: AnyEditor) -> dict[str, Any]:
         "prompt": isinstance(editor, Editor) and editor.model.reads_text,
         "inpaint": diffusion,
         "generate": diffusion,
-        "variants": diffusion,
+        "variants": diffusion and not canvas,
+        "canvas": canvas,
+        "any_size": diffusion,
         "labels": labels,
         "instances": isinstance(editor, LabelEditor),
-        "areas": isinstance(editor, Editor) and editor.model.reads_text,
-        "scale": scale_of(editor.sessions.kind),
+        "areas": isinstance(editor, Editor) and editor.model.reads_text and not canvas,
+        "scale": scale_of(kind),
     }
 
 

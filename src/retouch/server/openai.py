@@ -23,9 +23,10 @@ from pydantic import BaseModel, Field
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
-from retouch.editing.jobs import Frame, Job
+from retouch.editing.jobs import Frame, Job, Origin, asked_by
 from retouch.plan.region import Mask
 from retouch.server import uploads
+from retouch.server.cost import admit, of_edit
 from retouch.server.entry import Entry
 from retouch.server.forms import OpenForm, Text
 from retouch.server.problems import Problem, documented
@@ -159,8 +160,10 @@ def edits(
 def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, count: int) -> Begun:
     """An edit that fills a region (None: redraws everything), so many times with other seeds."""
     kind: Kind = "variants" if count > 1 else "edit" if region is None else "inpaint"
-    with studio.pool.using(entry) as session:
+    with studio.pool.using(entry) as session, asked_by(Origin(caller=entry.owner)):
         assert isinstance(session, DiffusionSession)
+        seconds = of_edit(session) * count
+        admit(studio.pool.backlog(), seconds, studio.limits.backlog, recording=False)
         work = Work(studio, entry, kind)
         mask = np.ones(session.size, np.bool_) if region is None else region
         asked: dict[str, Any] = {"mask": mask, "prompt": prompt, "inpaint": region is not None}
@@ -169,7 +172,7 @@ def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, coun
             job = session.start(Varied(session, count, None, asked))
         else:
             job = session.submit(refine="off", join=False, **asked)
-        return Begun(entry, job, work.follow(job))
+        return Begun(entry, job, work.follow(job, seconds))
 
 
 def _model(studio: Studio, name: str | None) -> str:
@@ -199,7 +202,9 @@ def _showing(studio: Studio, caller: str, model: str, pixels: Pixels) -> Entry |
     """A session of the caller in memory that shows this picture, made with the model."""
     for entry in studio.pool.of(caller):
         session = entry.session
-        if session is None or not session.versions or studio.models.name_of(session.settings) != model:
+        if not isinstance(session, DiffusionSession) or not session.versions:
+            continue
+        if studio.models.name_of(session.settings) != model:
             continue
         if session.pixels.shape == pixels.shape and np.array_equal(session.pixels, pixels):
             return entry

@@ -1,25 +1,31 @@
 """All sessions of a server: in folders from birth, the ones used last in memory too, over one budget for all.
 
-A session that is not used is put away when others need its memory, and opened again when somebody asks for it.
+A session that is not used is put away when others need its memory, and opened again when somebody asks for it. Several
+servers may share the folder: each session is open in one of them, under a claim (`editing/lease.py`), and another one
+asks for it when it needs it.
 Locks are taken in one order: an entry's, the pool's; then what the sessions take.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition
 
-from retouch.editing.archive import locked
+from retouch.editing.archive import silent
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.kinds import AnySession, Saved
+from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, claimed
 from retouch.editing.manifest import MANIFEST
 from retouch.errors import OptionError
 from retouch.server.entry import Entry
+from retouch.server.idempotency import Answers
 from retouch.server.limits import Limits
 from retouch.server.metrics import Metrics
 from retouch.server.models import Models
@@ -30,13 +36,17 @@ OWNER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 INCOMING = "incoming_"
 """What folders are called while a session is sent in; no owner is called so."""
 PATIENCE = 2
-"""Seconds after which a caller is told to come again when all memory is in use."""
+"""Seconds after which a caller is told to come again when all memory is in use, or another server has the session."""
+ASKING = 0.05
+"""Seconds between questions whether a session can be had."""
 
 
 class Pool:
-    """The sessions in a folder of the server's own."""
+    """The sessions in a folder that servers may share. ttl, beat: seconds, as for `Holder`."""
 
-    def __init__(self, home: Path, models: Models, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, home: Path, models: Models, limits: Limits, metrics: Metrics, ttl: float = TTL, beat: float = BEAT
+    ) -> None:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
         self._lock = Condition()
         self._entries: dict[str, Entry] = {}
@@ -44,38 +54,63 @@ class Pool:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
-        self._home_lock = locked(
-            home, f"another server uses the sessions in {home}; stop it, or name another with --home"
-        )
-        for stale in home.glob(f"{INCOMING}*"):
-            shutil.rmtree(stale)
-        for folder in sorted(home.glob("*/*")):
-            if OWNER.fullmatch(folder.parent.name) and ID.fullmatch(folder.name):
-                if (folder / MANIFEST).exists():
-                    touched = (folder / MANIFEST).stat().st_mtime
-                    self._entries[folder.name] = Entry(folder.name, folder.parent.name, folder, touched=touched)
-                else:
-                    shutil.rmtree(folder)  # of a process that ended before the first version
+        metrics.backlog.set_function(self.backlog)
+        self.holder = Holder(home, ttl=ttl, beat=beat, wanted=self._wanted, late=self._lost)
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what processes left that ended before a first version, or while a session was sent in."""
+        now = (self.home / SERVERS / self.holder.id / "beat").stat().st_mtime  # the storage's clock, as the others are
+        for folder in [*self.home.glob(f"{INCOMING}*"), *self.home.glob("*/*")]:
+            whole = (folder / MANIFEST).exists() or not (
+                OWNER.fullmatch(folder.parent.name) and ID.fullmatch(folder.name)
+            )
+            if (whole and folder.parent != self.home) or now - folder.stat().st_mtime <= self.holder.ttl:
+                continue
+            with suppress(HeldError, FileNotFoundError):
+                self.holder.claim(folder).release()
+                shutil.rmtree(folder)
 
     # Which there are
 
     def find(self, owner: str, id_: str) -> Entry:
         """The session of that caller; Problem 404 when there is none, or it is another's."""
+        folder = self.home / owner / id_
+        known = OWNER.fullmatch(owner) and ID.fullmatch(id_) and folder.is_dir()
         with self._lock:
             entry = self._entries.get(id_)
+            if entry is None and known:
+                entry = self._entries[id_] = Entry(id_, owner, folder, touched=_touched(folder))
+            elif entry is not None and not known:  # another server deleted it
+                entry.gone = self._entries.pop(id_) is not None
         if entry is None or entry.owner != owner or entry.gone:
             raise Problem(404, "there is no such session")
         return entry
 
+    def known(self, owner: str, id_: str) -> Entry | None:
+        """The session of that caller if it is recorded, or is being recorded here."""
+        with suppress(Problem):
+            entry = self.find(owner, id_)
+            if entry.session is not None or (entry.folder / MANIFEST).exists():
+                return entry
+        return None
+
     def of(self, owner: str) -> list[Entry]:
         """Those of a caller, the one used last first."""
-        with self._lock:
-            found = [entry for entry in self._entries.values() if entry.owner == owner]
+        found = []
+        for folder in (self.home / owner).glob("*") if OWNER.fullmatch(owner) else ():
+            with suppress(Problem):
+                found.append(self.find(owner, folder.name))
         return sorted(found, key=lambda entry: -entry.touched)
+
+    def here(self, owner: str) -> list[Entry]:
+        """Those of a caller that were asked for here."""
+        with self._lock:
+            return [entry for entry in self._entries.values() if entry.owner == owner]
 
     def jobs_of(self, owner: str) -> int:
         """How many jobs of a caller wait or run."""
-        return sum(not job.done() for entry in self.of(owner) for job in list(entry.jobs.values()))
+        return sum(not job.done() for entry in self.here(owner) for job in list(entry.jobs.values()))
 
     def busy(self) -> bool:
         """Whether anything is computed or waits for that."""
@@ -83,24 +118,48 @@ class Pool:
             entries = list(self._entries.values())
         return any(not job.done() for entry in entries for job in list(entry.jobs.values()))
 
+    def load(self) -> tuple[int, int]:
+        """Sessions in memory and the bytes that they take."""
+        with self._lock:
+            held = [entry.held for entry in self._entries.values() if entry.session is not None]
+        return len(held), sum(held)
+
+    def backlog(self) -> float:
+        """Predicted seconds of what waits and runs."""
+        with self._lock:
+            entries = list(self._entries.values())
+        return math.fsum(
+            entry.costs.get(number, 0.0)
+            for entry in entries
+            for number, job in list(entry.jobs.items())
+            if not job.done()
+        )
+
     # Making and removing
 
-    def new(self, owner: str) -> Entry:
-        """A session that is not recorded yet; Problem 429 when the caller has too many."""
+    def new(self, owner: str, id_: str | None = None) -> Entry:
+        """A session that is not recorded yet, of that id or any; Problem 429 when the caller has too many."""
+        if len(self.of(owner)) >= self.limits.sessions:
+            raise Problem(429, f"you have {self.limits.sessions} sessions; delete one of them", retry_after=60)
+        id_ = id_ or secrets.token_hex(16)
+        folder = self.home / owner / id_
+        folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
-            if len(self.of(owner)) >= self.limits.sessions:
-                raise Problem(429, f"you have {self.limits.sessions} sessions; delete one of them", retry_after=60)
-            id_ = secrets.token_hex(16)
-            entry = Entry(id_, owner, self.home / owner / id_)
-            self._entries[id_] = entry
+            entry = self._entries[id_] = Entry(id_, owner, folder)
         return entry
 
-    def start(self, entry: Entry, begin: Callable[[Path], AnySession]) -> AnySession:
-        """Put a new session into memory; nothing of it is left when that fails."""
+    def start(self, entry: Entry, begin: Callable[[Path], AnySession], light: bool = False) -> AnySession:
+        """Put a new session into memory, kept `light` in its folder or whole; nothing of it is left when that fails."""
+        claim = self._claim(entry)
+        claim.light = light
+        if (entry.folder / MANIFEST).exists():  # a request that was sent twice, and another server was faster
+            claim.release()
+            raise Problem(503, "the session was made meanwhile; ask again", retry_after=1)
         try:
-            entry.folder.parent.mkdir(parents=True, exist_ok=True)
-            session = begin(entry.folder)
+            with claimed(claim):
+                session = begin(entry.folder)
             entry.session = session
+            entry.shown = _shown(session)
             self._reserve(entry, session.recording_bytes)
         except BaseException:
             self.remove(entry)
@@ -155,7 +214,7 @@ class Pool:
             entry.users -= 1
             session = entry.session
             if session is not None and session.versions:
-                entry.held = sum(version.nbytes for version in session.versions)
+                entry.held = session.held_bytes
             self._shrink(self.limits.memory)
             self._lock.notify_all()
         self._gauge()
@@ -169,13 +228,65 @@ class Pool:
                 name = self.models.name_of(saved.manifest.settings)
                 self._reserve(entry, sum(each.nbytes for each in saved.manifest.versions))
                 try:
-                    entry.session = self.models.editors[name].restore(entry.folder)
+                    with claimed(self._claim(entry)):
+                        entry.session = saved.kind.restore(self.models.editors[name], entry.folder, silent, True)
+                    entry.shown = entry.shown or _shown(entry.session)
                 except BaseException:
                     entry.held = 0
                     raise
                 self.metrics.reopened.inc()
                 self._gauge()
             return entry.session
+
+    def _claim(self, entry: Entry) -> Claim:
+        """The right to write to a session's folder; another server that has it is asked for it."""
+        end = time.monotonic() + self.limits.wait
+        while True:
+            try:
+                return self.holder.claim(entry.folder)
+            except HeldError as error:
+                if time.monotonic() > end:
+                    raise Problem(
+                        503, "another server computes for this session; come again", retry_after=PATIENCE
+                    ) from error
+                self.holder.ask(error.holder, entry.id)
+            except FileNotFoundError as error:
+                raise Problem(404, "there is no such session") from error
+            time.sleep(ASKING)
+
+    def _wanted(self, id_: str) -> None:
+        """Another server asks for a session: it may have it when nobody needs it here."""
+        with self._lock:
+            entry = self._entries.get(id_)
+            if entry is not None and entry.users == 0 and entry.session is not None:
+                self.lost(entry)
+
+    def _lost(self) -> None:
+        """Some time went by unseen: let go of sessions that others have taken."""
+        with self._lock:
+            entries = list(self._entries.values())
+        for entry in entries:
+            archive = entry.session.archive if entry.session is not None else None
+            if archive is not None and archive.claim is not None and archive.claim.is_lost:
+                self.lost(entry)
+
+    def lost(self, entry: Entry) -> None:
+        """Another server takes a session: what is computed for it here is stopped, pages come again."""
+        with self._lock:
+            if entry.session is not None:
+                self._put_away(entry)
+            entry.shown, entry.answers = None, Answers()
+        entry.hub.send(None)
+        self._gauge()
+
+    def _put_away(self, entry: Entry) -> None:
+        assert entry.session is not None
+        entry.session.close()
+        entry.session, entry.estimate, entry.held = None, None, 0
+        entry.jobs = {number: job for number, job in entry.jobs.items() if not job.over}  # they hold it, too
+        entry.costs = {number: entry.costs[number] for number in entry.jobs}
+        if not len(entry.hub):
+            entry.shown = None
 
     def _reserve(self, entry: Entry, nbytes: int) -> None:
         """Count bytes for a session, when others were put away for them or need them no more."""
@@ -196,19 +307,15 @@ class Pool:
             if taken <= limit:
                 break
             if entry.users == 0 and entry.session is not None:
-                entry.session.close()
                 taken -= entry.held
-                entry.session, entry.estimate, entry.held = None, None, 0
-                if not len(entry.hub):
-                    entry.shown = None
+                self._put_away(entry)
                 self.metrics.evicted.inc()
         return taken
 
     def _gauge(self) -> None:
-        with self._lock:
-            held = [entry.held for entry in self._entries.values() if entry.session is not None]
-        self.metrics.open_sessions.set(len(held))
-        self.metrics.open_bytes.set(sum(held))
+        count, held = self.load()
+        self.metrics.open_sessions.set(count)
+        self.metrics.open_bytes.set(held)
 
     def close(self) -> None:
         """Close all sessions; their folders stay."""
@@ -219,4 +326,16 @@ class Pool:
                 session, entry.session, entry.held = entry.session, None, 0
                 if session is not None:
                     session.close()
-        self._home_lock.release()
+        self.holder.close()
+
+
+def _shown(session: AnySession) -> tuple[int, None] | None:
+    """What pages are shown of a session that was just opened: of a canvas the head, which each was greeted with."""
+    return (session.version.number, None) if isinstance(session, Canvas) else None
+
+
+def _touched(folder: Path) -> float:
+    try:
+        return (folder / MANIFEST).stat().st_mtime
+    except OSError:
+        return time.time()

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from retouch.editing.images import ImageError
+from retouch.editing.lease import LostError
 from retouch.editing.manifest import ArchiveError
 from retouch.errors import RetouchError
 from retouch.kernels.devices import lacks_memory
@@ -64,6 +65,8 @@ class Problem(HTTPException):
             return error
         if isinstance(error, HTTPException):
             return Problem(error.status_code, str(error.detail))
+        if isinstance(error, LostError):
+            return Problem(503, str(error), retry_after=1)
         if isinstance(error, RetouchError):
             status = next(status for kind, status in STATUSES if isinstance(error, kind))
             return Problem(status, PATH.sub("(a folder of the server)", str(error)))

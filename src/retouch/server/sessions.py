@@ -13,19 +13,23 @@ import numpy.typing as npt
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import Json
 
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.picture import Picture
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.gan.labels import LabelEditor, Labels
 from retouch.editing.images import ImageError, as_integers
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
+from retouch.server.cost import Recording, admit
 from retouch.server.entry import Entry
 from retouch.server.facts import facts_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
-from retouch.server.idempotency import Key
+from retouch.server.idempotency import Key, digest
 from retouch.server.models import cropped
 from retouch.server.problems import Problem, documented
-from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
+from retouch.server.studio import Caller, InSession, InStudio, Named, Studio, check_jobs
+from retouch.server.tasks import Question
 from retouch.server.work import Work, show, tell_tree
 
 BINARY: dict[int | str, dict[str, Any]] = {
@@ -42,26 +46,35 @@ def create(
     settings: Annotated[Json[OpenForm], Form()],
     picture: Annotated[UploadFile | None, File()] = None,
     instances: Annotated[UploadFile | None, File(description="Of a map of labels: ids of instances, grey")] = None,
+    wanted: Named = None,
     key: Key = None,
 ) -> dict[str, Any]:
     """Make a session of a picture, or of a map of labels, or generate one."""
     data, ids = map(uploads.content, (picture, instances))
+    mine = None if key is None else digest(caller, key)
     found: dict[str, Any] = studio.answers.once(
-        None if key is None else f"{caller} {key}", lambda: _made(studio, caller, settings, data, ids)
+        mine, lambda: _made(studio, caller, settings, data, ids, wanted or mine, mine)
     )
     return found
 
 
-def _made(studio: Studio, caller: str, form: OpenForm, data: bytes | None, ids: bytes | None) -> dict[str, Any]:
+def _made(
+    studio: Studio, caller: str, form: OpenForm, data: bytes | None, ids: bytes | None, id_: str | None, key: str | None
+) -> dict[str, Any]:
+    if id_ is not None and (known := studio.pool.known(caller, id_)) is not None:
+        return {"id": id_, "job": Work(studio, known, "open").ended()}
     if form.generate == (data is not None):
         raise Problem(422, "send a picture, or settings with generate: one of the two")
     editor = studio.models.named(form.model)
+    if form.canvas and not isinstance(editor, Editor):
+        raise Problem(422, "this model sees a picture whole; canvases are for models that draw from noise")
     if ids is not None and not isinstance(editor, LabelEditor):
         raise Problem(422, "instances go with a model that makes pictures from labels")
     limit = studio.limits.pixels
-    source = None if data is None else _source(editor, data, limit)
+    source = None if data is None else _source(editor, data, limit, form.canvas)
     options = {} if ids is None else {"instances": cropped(editor, _integers(ids, "the map of instances", limit))}
-    made = begin(studio, caller, form, source, options)
+    made = begin(studio, caller, form, source, options, id_)
+    made.job.add_done_callback(lambda ended: studio.answers.forget_failed(key, ended))
     return {"id": made.entry.id, "job": made.number}
 
 
@@ -78,11 +91,12 @@ def begin(
     studio: Studio,
     caller: str,
     form: OpenForm,
-    source: npt.NDArray[Any] | None,
+    source: npt.NDArray[Any] | Picture | None,
     options: Mapping[str, Any] = MappingProxyType({}),
+    id_: str | None = None,
 ) -> Begun:
-    """A new session that is being recorded, on a source or without one generated; `options` are further ones of its
-    editor's `open`.
+    """A new session that is being recorded, on a source or without one generated; of a `Picture` a canvas. `options`
+    are further ones of its editor's `open`, `id_` its id (None: any).
     """
     editor = studio.models.named(form.model)
     if source is None and not isinstance(editor, Editor):
@@ -90,7 +104,9 @@ def begin(
     if form.size is not None and form.size[0] * form.size[1] > studio.limits.pixels:
         raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {studio.limits.pixels} pixels")
     check_jobs(studio, caller)
-    entry = studio.pool.new(caller)
+    last = studio.recordings.get(editor, Recording())
+    admit(studio.pool.backlog(), last.seconds, studio.limits.backlog, recording=True)
+    entry = studio.pool.new(caller, id_)
     work = Work(studio, entry, "generate" if source is None else "open")
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
 
@@ -99,24 +115,32 @@ def begin(
         if source is None:
             assert isinstance(editor, Editor)
             return editor.generate(size=form.size, **options, **told)
+        if isinstance(source, Picture):
+            assert isinstance(editor, Editor)
+            return editor.canvas(source, **options, folder=folder)
         return editor.open(source, **options, **told)
 
-    with studio.pool.kept(entry):  # until it is followed, or others would put it away before it is recorded
-        session = studio.pool.start(entry, start)
-        job = session.opening
+    # Kept until it is followed, or others would put it away before it is recorded.
+    with studio.pool.kept(entry), asked_by(Origin(caller=caller)):
+        session = studio.pool.start(entry, start, last.is_made_faster_than_read(studio.limits.read_rate))
+        job = session.start(Question(lambda: session)) if isinstance(session, Canvas) else session.opening
         assert job is not None
         if "image" in session.awaited:
             entry.shown = 0, session.pixels
-        number = work.follow(job)
+        studio.recordings[editor] = recording = Recording.of(session)
+        number = work.follow(job, recording.seconds)
     job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
     return Begun(entry, job, number)
 
 
-def _source(editor: AnyEditor, data: bytes, limit: int) -> npt.NDArray[Any]:
-    """What a session is opened on."""
+def _source(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None) -> npt.NDArray[Any] | Picture:
+    """What a session is opened on: a `Picture` for a canvas, unless that is not wanted."""
     if isinstance(editor, LabelEditor):
         return cropped(editor, _integers(data, "the map of labels", limit))
-    return cropped(editor, uploads.picture(data, limit))
+    if isinstance(editor, Editor) and canvas is None:
+        what = "the picture"
+        canvas = uploads.upright(uploads.opened(data, what, limit), what) != editor.model.default_size
+    return uploads.photograph(data, limit) if canvas else cropped(editor, uploads.picture(data, limit))
 
 
 def _integers(data: bytes, what: str, limit: int) -> Labels:

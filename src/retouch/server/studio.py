@@ -9,6 +9,8 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
+from retouch.editing.kinds import AnyEditor
+from retouch.server.cost import Recording
 from retouch.server.entry import Entry
 from retouch.server.idempotency import Answers
 from retouch.server.limits import Allowance, Limits
@@ -22,7 +24,8 @@ from retouch.server.security import Access
 class Studio:
     """The models, sessions and limits of one server.
 
-    home: the folder of its sessions. What pages are told is put in order by one thread, `tell`.
+    home: the folder of its sessions. recordings: what the last one with each model takes. What pages are told
+    is put in order by one thread, `tell`.
     """
 
     def __init__(self, models: Models, home: Path, access: Access, limits: Limits | None = None) -> None:
@@ -30,6 +33,7 @@ class Studio:
         self.metrics = Metrics()
         self.pool = Pool(home, models, self.limits, self.metrics)
         self.answers = Answers()
+        self.recordings: dict[AnyEditor, Recording] = {}
         self.allowance = Allowance(self.limits.upload_rate, self.limits.upload_burst)
         self._teller = ThreadPoolExecutor(1, "retouch telling")
 
@@ -62,9 +66,15 @@ def entry_of(id: str, request: Request) -> Entry:
     return studio_of(request).pool.find(caller_of(request), id)
 
 
+def named(request: Request) -> str | None:
+    """The id that a session to be made is to have, where who passed the request on has chosen it."""
+    return cast("str | None", getattr(request.state, "session", None))
+
+
 InStudio = Annotated[Studio, Depends(studio_of)]
 Caller = Annotated[str, Depends(caller_of)]
 InSession = Annotated[Entry, Depends(entry_of)]
+Named = Annotated["str | None", Depends(named)]
 
 
 def check_jobs(studio: Studio, caller: str) -> None:

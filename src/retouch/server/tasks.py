@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from retouch.editing.archive import Progress
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.drawing import Composed
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import box_of, full_box
 from retouch.editing.jobs import Job, Task
@@ -39,12 +43,27 @@ class Draft(Task[None]):
     def run(self, job: Job[None]) -> None:
         """Compute it and show where it differs."""
         branch: Any = self.session.branch()
-        before, asked = branch.pixels, self.drawn.asked(branch)
+        asked = self.drawn.asked(branch)
         edit = branch.inpaint if asked.pop("inpaint", False) else branch.edit
+        if isinstance(branch, Canvas):
+            with branch:
+                self._on_canvas(branch, edit, asked, job)
+            return
+        before = branch.pixels
         edit(progress=self.progress, **asked)
         pixels = branch.pixels
         box = box_of((pixels != before).any(-1))
         job.show("preview", branch.version.number, box, pixels[box], (1, 1))
+
+    def _on_canvas(self, branch: Canvas, edit: Callable[..., Composed], asked: dict[str, Any], job: Job[None]) -> None:
+        """Only in a viewport that is recorded: what a draft records would be thrown away."""
+        plan = branch.plan(**asked)
+        if plan is None or plan.chosen.way != "sparse":
+            return
+        result = edit(progress=self.progress, plan=plan.chosen, **asked)
+        left, top, right, bottom = result.rectangle
+        box = slice(top, bottom), slice(left, right)
+        job.show("preview", branch.version.number, box, np.asarray(result.image), (1, 1))
 
 
 @dataclass(eq=False)

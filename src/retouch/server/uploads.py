@@ -8,14 +8,17 @@ from __future__ import annotations
 import io
 import json
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from fastapi import UploadFile
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from retouch.editing.images import MAX_PIXELS, Pixels, as_pixels
+from retouch.editing.canvas.files import Contents, write
+from retouch.editing.canvas.picture import Picture
+from retouch.editing.images import MAX_PIXELS, ImageError, Pixels, as_pixels
 from retouch.plan.region import Mask
 from retouch.server.problems import Problem
 
@@ -23,6 +26,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 Format = Literal["png", "jpeg", "webp"]
 SETTINGS = "retouch"
 """The keyword under which a PNG carries the settings that made it."""
+HEAD = 33
+"""Bytes of a PNG before what may stand there: its signature and the chunk IHDR."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,24 @@ def picture(data: bytes, pixels: int, what: str = "the picture") -> Pixels:
     return as_pixels(rgba)
 
 
+def upright(image: Image.Image, what: str) -> tuple[int, int]:
+    """Height and width of an opened picture as it is shown; Problem 415 when its head is damaged."""
+    try:
+        turned = int(image.getexif().get(ExifTags.Base.Orientation, 1)) >= 5
+    except Exception as error:
+        raise Problem(415, f"{what} cannot be read: its head is damaged") from error
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def photograph(data: bytes, pixels: int, what: str = "the picture") -> Picture:
+    """With all that its file says: alpha, 16 bits, profile, EXIF. Problem 415 or 413 as for others."""
+    opened(data, what, pixels)
+    try:
+        return Picture.of_file(io.BytesIO(data), FORMATS)
+    except ImageError as error:
+        raise Problem(415, f"{what} cannot be decoded: its content is damaged") from error
+
+
 def part(data: bytes, what: str, mode: str, rectangle: Rectangle) -> Pixels:
     """What was sent for a rectangle, in a mode of Pillow; Problem 422 when its size is another."""
     image = opened(data, what, MAX_PIXELS)
@@ -102,10 +125,15 @@ def part(data: bytes, what: str, mode: str, rectangle: Rectangle) -> Pixels:
 def composited(base: Pixels, overlay: Pixels, rectangle: Rectangle) -> Pixels:
     """A copy of the base [H, W, 3] with an overlay [h, w, 4] of straight alpha on its rectangle."""
     result = base.copy()
-    alpha = overlay[..., 3:].astype(np.uint16)
-    below = result[rectangle.part]
-    result[rectangle.part] = (overlay[..., :3] * alpha + below * (255 - alpha) + 127) // 255
+    result[rectangle.part] = over(result[rectangle.part], overlay)
     return result
+
+
+def over(below: Pixels, overlay: Pixels) -> Pixels:
+    """Pixels [h, w, 3] with an overlay [h, w, 4] of straight alpha."""
+    alpha = overlay[..., 3:].astype(np.uint16)
+    found: Pixels = ((overlay[..., :3] * alpha + below * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return found
 
 
 def spread(levels: Pixels, rectangle: Rectangle, size: tuple[int, int]) -> Pixels:
@@ -119,15 +147,28 @@ def encoded(pixels: Pixels, kind: Format, settings: dict[str, Any] | None = None
     """A file with a picture [H, W, 3], lossless as PNG and WebP; a PNG carries settings, to be opened with again."""
     image, file = Image.fromarray(pixels), io.BytesIO()
     if kind == "png":
-        info = PngImagePlugin.PngInfo()
-        if settings:
-            info.add_itxt(SETTINGS, json.dumps(settings))
-        image.save(file, "PNG", pnginfo=info, compress_level=4)
-    elif kind == "webp":
+        image.save(file, "PNG", compress_level=4)
+        return with_text(file.getvalue(), settings) if settings else file.getvalue()
+    if kind == "webp":
         image.save(file, "WEBP", lossless=True, quality=20, method=1)
     else:
         image.save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+def as_filed(picture: Picture, kind: Format, settings: dict[str, Any], quality: int) -> bytes:
+    """A file with a picture of a canvas, with alpha, profile and EXIF; in 16 bits as PNG, which carries settings."""
+    file, flat = io.BytesIO(), kind == "jpeg"
+    contents = Contents(picture.levels, picture.icc, picture.exif)
+    write(contents, kind.upper(), file, **({"quality": quality} if flat else {}))
+    return with_text(file.getvalue(), settings) if kind == "png" else file.getvalue()
+
+
+def with_text(data: bytes, settings: dict[str, Any]) -> bytes:
+    """A PNG with settings in it, behind its head."""
+    body = b"iTXt" + SETTINGS.encode() + bytes(5) + json.dumps(settings).encode()  # not compressed, of no language
+    chunk = (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+    return data[:HEAD] + chunk + data[HEAD:]
 
 
 def thumbnail(pixels: Pixels, side: int) -> bytes:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, cast
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
 
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.resample import Scaling
 from retouch.editing.computed import Computed, computed
+from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelSession
 from retouch.editing.kinds import AnySession
+from retouch.editing.session import Version
 from retouch.editing.sheets import coloured
 from retouch.plan.explain import Line
 from retouch.server import uploads
@@ -39,14 +43,22 @@ def picture(
     version: int,
     studio: InStudio,
     entry: InSession,
-    thumb: Annotated[str | None, Query(description="A small JPEG instead.")] = None,
+    thumb: Annotated[str | None, Query(description="A small JPEG instead; `change`: of what was changed.")] = None,
     input: Annotated[str | None, Query(description="What edits are drawn on instead: labels, small pictures.")] = None,
     format: Annotated[Format, Query(description="Of the file; WebP is lossless.")] = "png",
     quality: Annotated[int, Query(ge=1, le=95, description="Of JPEG.")] = 90,
+    file: Annotated[str | None, Query(description="Of a canvas: with alpha, 16 bits, profile and EXIF.")] = None,
 ) -> Response:
     """The exact picture of a version; a PNG carries the settings that made it, as JSON in the text `retouch`."""
+    kind = entry.about[0]
+    if thumb is not None and input is None:
+        return Response(uploads.thumbnail(entry.glimpse(version, thumb == "change"), THUMB), media_type=MEDIA["jpeg"])
+    if file is not None and kind == Canvas.kind:
+        settings = settings_of(studio.models, entry, version)
+        data = uploads.as_filed(entry.picture(version), format, settings, quality)
+        return Response(data, media_type=MEDIA[format])
     pixels = entry.pixels(version, source=input is not None)
-    if input is not None and entry.about[0] == LabelSession.kind:
+    if input is not None and kind == LabelSession.kind:
         pixels = coloured(pixels[..., 0])
     if thumb is not None:
         return Response(uploads.thumbnail(pixels, THUMB), media_type=MEDIA["jpeg"])
@@ -109,12 +121,18 @@ def explain(
     Of several calls of a network the first one. `mask` of a grid is its rows from the top, eight positions a byte with
     the leftmost in the highest bit, in base64. A layer computed `rows` `of` so many, with `macs` multiply-accumulates
     of `dense_macs`, in `milliseconds` (null unless `timed`), or as the machine's cost model has it in
-    `predicted_milliseconds` (null where there is none).
+    `predicted_milliseconds` (null where there is none). `rect` is where a network's grids lie in the picture: left,
+    top, width and height; of a canvas this is the viewport of the edit, and there is nothing to explain (409) when its
+    recording is not in memory any more; an edit that recorded nothing has no networks.
     """
 
     def explained(session: AnySession) -> dict[str, Any]:
         version = session.version
-        networks = [_network(found) for found in computed(session, version, timed)]
+        networks = [
+            _network(found, rect)
+            for made_in, made, rect in _made_in(session, version)
+            for found in computed(made_in, made, timed)
+        ]
         return {"version": version.number, "seconds": version.facts["seconds"], "networks": networks}
 
     if not entry.history.versions:
@@ -125,7 +143,29 @@ def explain(
         return explained(session)
 
 
-def _network(found: Computed) -> dict[str, Any]:
+def _made_in(session: AnySession, version: Version) -> Iterator[tuple[AnySession, Version, list[float]]]:
+    """The sessions that made a version, with the version there, and what of the picture they see."""
+    if not isinstance(session, Canvas):
+        yield session, version, [0, 0, session.size[1], session.size[0]]
+        return
+    views = [view for view in session.pool.views if view.number in version.facts.get("views", ())]
+    if version.facts.get("views") and all(view.session is None for view in views):
+        raise Problem(409, "the recording that the edit was made in is not in memory any more")
+    for view in views:
+        if isinstance(view.session, DiffusionSession):
+            made = view.session.history.find(view.versions[version.number])
+            if made is not None:
+                yield view.session, made, _rect(session.now.local(view.scaling))
+
+
+def _rect(viewport: Scaling) -> list[float]:
+    """Left, top, width and height of all that a viewport shows, reflections included, in pixels of the canvas."""
+    (rows, columns), (down, right), scale = viewport.box, viewport.window, viewport.scale
+    corner = columns.start - right.start / scale, rows.start - down.start / scale
+    return [*corner, viewport.size[1] / scale, viewport.size[0] / scale]
+
+
+def _network(found: Computed, rect: list[float]) -> dict[str, Any]:
     grids = [
         {
             "height": grid.height,
@@ -139,6 +179,7 @@ def _network(found: Computed) -> dict[str, Any]:
     return {
         "network": found.network,
         "calls": found.calls,
+        "rect": rect,
         "macs": explanation.macs_active,
         "dense_macs": explanation.macs_dense,
         "grids": grids,

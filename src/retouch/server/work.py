@@ -8,7 +8,10 @@ import time
 from concurrent.futures import Future
 from typing import Any, Literal
 
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.drawing import Composed
 from retouch.editing.jobs import Frame, Job
+from retouch.editing.lease import LostError
 from retouch.server import frames
 from retouch.server.entry import Entry
 from retouch.server.facts import tree_of
@@ -16,7 +19,7 @@ from retouch.server.hub import Message
 from retouch.server.problems import Problem
 from retouch.server.studio import Studio
 
-Kind = Literal["open", "generate", "edit", "inpaint", "variants", "draft"]
+Kind = Literal["open", "generate", "edit", "inpaint", "variants", "draft", "expand"]
 KEPT = 32
 """Ended jobs that can still be asked for."""
 
@@ -33,21 +36,34 @@ class Work:
         self._begun = time.perf_counter()
         self._running = False
 
-    def follow(self, job: Job[Any]) -> int:
-        """Tell those who watch what becomes of a job; its number. The session stays in memory until it has ended."""
+    def follow(self, job: Job[Any], seconds: float) -> int:
+        """Tell those who watch what becomes of a job that is predicted to take so long; its number. The session stays
+        in memory until it has ended.
+        """
         entry = self.entry
-        entry.jobs[self.number] = job
+        entry.jobs[self.number], entry.costs[self.number] = job, seconds
         for number in [n for n, old in entry.jobs.items() if old.over][:-KEPT]:
-            del entry.jobs[number]
+            del entry.jobs[number], entry.costs[number]
         self.studio.pool.keep(entry)
+        log.info("job begun", extra=self._told(seconds=round(seconds, 3)))
         self.studio.tell(self._event, "queued")
         job.watch(lambda frame: self.studio.tell(self._frame, frame))
         job.add_done_callback(lambda ended: self.studio.tell(self._done, ended))
         return self.number
 
+    def ended(self) -> int:
+        """The number of a job that was done before."""
+        self.studio.tell(self._event, "queued")
+        self.studio.tell(self._event, "done")
+        return self.number
+
     def progress(self, done: int, total: int, text: str) -> None:
         """Told by what is computed."""
         self.studio.tell(self._progress, done, total, text)
+
+    def _told(self, **more: Any) -> dict[str, Any]:
+        """What logs say of it: never what was asked."""
+        return {"session": self.entry.id, "job": self.number, "kind": self.kind, **more}
 
     # In the thread that tells
 
@@ -79,7 +95,7 @@ class Work:
         if frame.kind == "refined" and self.entry.history.current != frame.version:
             return  # pages have gone elsewhere
         show(self.studio, self.entry, frame.kind, frame.version, self.number, facts)
-        if frame.kind == "refined":
+        if frame.kind == "refined" or self.kind == "expand":
             tell_tree(self.entry)
 
     def _count(self, kind: str, made: bytes) -> None:
@@ -92,27 +108,36 @@ class Work:
             state = "cancelled" if job.cancelled() else "failed" if error else "done"
             if error is not None:
                 self._log(error)
+            if isinstance(error, LostError):
+                self.studio.pool.lost(entry)
             if state == "done" and not entry.gone and self.kind != "draft":
                 self._note(job)
                 tell_tree(entry)
+            elif self.kind == "expand" and not entry.gone:  # the guess that pages were shown is gone
+                show(self.studio, entry, "head", entry.history.current, None, {})
+                tell_tree(entry)
             told = {"error": Problem.of(error).body()} if error else {}
+            took = time.perf_counter() - self._begun
+            log.info("job ended", extra=self._told(state=state, seconds=round(took, 3)))
             self._event(state, **told)
             metrics = self.studio.metrics
             metrics.jobs.labels(self.kind, state).inc()
             if state == "done":
-                metrics.edit_seconds.labels(self.kind).observe(time.perf_counter() - self._begun)
+                metrics.edit_seconds.labels(self.kind).observe(took)
         finally:
             self.studio.pool.release(entry)
 
     def _note(self, job: Future[Any]) -> None:
         """Keep what the estimate of the edit's error is made from, until the next edit."""
         session, result = self.entry.session, job.result()
+        if isinstance(result, Composed):
+            result = result.edited
         if session is not None and hasattr(result, "estimate"):
             self.entry.estimate = session.version.number, result
 
     def _log(self, error: BaseException) -> None:
         if Problem.of(error).status_code == 500:
-            log.error("job of kind %s failed", self.kind, exc_info=error)
+            log.error("job of kind %s failed", self.kind, exc_info=error, extra=self._told())
 
 
 def frame_facts(frame: Frame) -> dict[str, Any]:
@@ -127,10 +152,11 @@ def show(
     studio: Studio, entry: Entry, kind: frames.Kind, version: int, job: int | None, facts: dict[str, Any]
 ) -> bytes:
     """Bring all pages to a version; the messages in one."""
-    pixels = entry.pixels(version)
-    parts = frames.messages(kind, entry.shown, version, pixels, job, **facts)
-    entry.shown = version, pixels
-    for part in parts:
+    difference = entry.difference(entry.shown, version)
+    entry.shown = version, None if entry.about[0] == Canvas.kind else difference.pixels
+    parts = []
+    for part in frames.messages(kind, difference, version, job, **facts):
+        parts.append(part)
         studio.metrics.sent.labels(kind).inc(len(part))
         entry.hub.send(Message(part))
     return b"".join(parts)

@@ -38,7 +38,7 @@ class Costs:
     def edit(self, mask, steps=1.0):
         return 0.1 + 0.1 * float(mask.mean())
 
-    def learn(self, work, predicted, measured):
+    def learn(self, took):
         pass
 
 
@@ -212,6 +212,16 @@ def test_what_is_enlarged_takes_the_detail_that_a_small_region_needs():
     wide = {each.viewport.scale: each.detail for each in canvas().plan(stroke(canvas(), 50, 60, 3)).candidates}
     assert wide[2.0] > wide[1.0] > wide[min(wide)]
     assert small.floor == 0.5
+
+
+def test_what_is_enlarged_is_seen_with_something_around_it():
+    shown = canvas()
+    plan = shown.plan(stroke(shown, 50, 60, 6))
+    context = {each.viewport.scale: each.context for each in plan.candidates if each.way == "new"}
+    assert context[4.0] == pytest.approx(1 / 9), "one pixel of the nine that should be there"
+    assert context[2.0] == pytest.approx(5 / 9)
+    assert context[1.0] == 1
+    assert plan.chosen.viewport.scale < 4
 
 
 def test_bad_input_changes_nothing():

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from editing.canvas.test_canvas import canvas, edited, stroke, ways
-from editing.live import WAIT, Gate
+from editing.diffusion.test_session import editor
+from editing.live import SPARSE, WAIT, Gate
 from retouch import SessionError
+from retouch.editing.diffusion.canvases import Canvases
 
 
 def test_a_job_makes_what_an_edit_makes_and_shows_it():
     shown, other = canvas(), canvas()
     drawn = stroke(shown, 50, 60)
     plan = ways(shown, drawn, "new")
-    job = shown.submit(drawn, plan=plan)
+    job = shown.submit(drawn, plan=plan, refine="off")
     found = job.result(WAIT)
     other.edit(drawn, plan=plan)
     assert np.array_equal(shown.pixels, other.pixels)
@@ -44,6 +46,45 @@ def test_previews_are_of_the_canvas(scale):
         assert frame.pixels.shape == (bottom - top, right - left, 3)
         assert (left, top, right, bottom) == (60, 50, 66, 56)
     assert not np.array_equal(previews[-1].pixels, before[50:56, 60:66])
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_refined_canvas_is_the_dense_one_and_is_taken_back_as_one(scale, tmp_path):
+    shown, dense = canvas(), canvas()
+    before, drawn = shown.pixels, stroke(shown, 50, 60)
+    shown.save(tmp_path / "canvas")
+    frames = list(shown.submit(drawn, plan=ways(shown, drawn, "new", scale), refine="dense"))
+    refined = [frame for frame in frames if frame.kind != "preview"]
+    assert [frame.kind for frame in refined] == ["result", "refined", "refined"]
+    dense.edit(drawn, plan=ways(dense, drawn, "dense", scale))
+    rough, errors = before.copy(), []
+    for frame in refined:
+        left, top, right, bottom = frame.rectangle
+        rough[top:bottom, left:right] = frame.pixels
+        assert frame.version == 1
+        errors.append(np.abs(rough.astype(int) - dense.pixels).max())
+    assert errors[-1] <= 2 < errors[0]
+    assert np.array_equal(rough, shown.pixels)
+    assert (len(shown.versions), shown.version.facts["refined"]) == (2, "dense")
+    view = shown.pool.views[0]
+    assert view.session.version.facts["refined"] == "dense"
+    assert view.versions[1] == view.session.version.number
+    shown.close()
+    again = Canvases(editor("ddpm", SPARSE)).restore(tmp_path / "canvas")
+    assert np.array_equal(again.pixels, rough)
+    assert np.array_equal(np.asarray(again.undo()), before)
+
+
+def test_what_is_edited_again_is_not_refined():
+    shown = canvas()
+    drawn = stroke(shown, 50, 60)
+    first = shown.submit(drawn, plan=ways(shown, drawn, "new"), refine="dense")
+    first.result(WAIT)
+    edited(shown, 52, 64)
+    state = shown.pixels
+    list(first)
+    assert np.array_equal(shown.pixels, state)
+    assert all("refined" not in version.facts for version in shown.versions)
 
 
 def test_newer_strokes_join_older_ones():

@@ -35,7 +35,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("edited_before", [False, True], ids=["at first", "after an edit"])
-@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint"])
+@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "kontext"])
 def test_an_exact_session_goes_on_as_if_it_had_been_opened_on_the_picture(name, edited_before):
     session = opened(name, "exact")
     if edited_before:
@@ -50,7 +50,7 @@ def test_an_exact_session_goes_on_as_if_it_had_been_opened_on_the_picture(name, 
     assert close(contents(session), contents(other))
 
 
-@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint"])
+@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "kontext"])
 def test_the_picture_is_what_was_given_in_the_mask_and_stays_so(name):
     session = opened(name, SPARSE)
     before, mask = session.pixels, np.zeros(session.size, np.uint8)

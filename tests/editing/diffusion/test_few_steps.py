@@ -14,7 +14,7 @@ from editing.diffusion.test_sampler import ON_DATA
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
 from pipelines import LATENT_PIXELS, painted, picture, pipeline
 from retouch import Editor, PipelineError, SchedulerError
-from retouch.editing.diffusion.sampler import _mix
+from retouch.editing.diffusion.sampler import Sampler, _mix
 from retouch.editing.diffusion.schedulers import chosen
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -237,6 +237,33 @@ def test_any_number_is_a_class_of_networks_that_embed_it():
     assert not np.array_equal(one, other)
     with pytest.raises(PipelineError, match="has no class -1; classes are numbered from 0 on"):
         made.generate(steps=1, strength=1.0, class_label=-1)
+
+
+# The shift for an image's size
+
+
+@pytest.mark.parametrize("name", ["flow-euler", "unipc", "deis", "dpm++", "dpm++2s"])
+def test_schedulers_by_name_shift_as_the_pipeline_tells(name):
+    current = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    found = []
+    for mu in (0.6, 1.6):
+        told = {"mu": mu, "sigmas": np.linspace(1.0, 0.25, 4)}
+        own, named = (Sampler(each, 4, 0, told) for each in (current, chosen(name, current)))
+        assert named.spread == pytest.approx(own.spread, abs=2e-3)
+        found.append(named.spread[2])
+    assert found[1] - found[0] > 0.1
+
+
+def test_a_fixed_shift_is_told_no_size():
+    current = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    one, other = (Sampler(chosen("dpm++", current), 4, 0, {"mu": mu}) for mu in (0.6, 1.6))
+    assert one.spread == other.spread
+
+
+def test_a_shift_of_a_kind_that_a_scheduler_lacks():
+    current = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
+    with pytest.raises(SchedulerError, match=r"deis does not fit this model: it takes other settings; .* unipc"):
+        chosen("deis", current)
 
 
 # Bad input

@@ -15,9 +15,10 @@ from retouch import OptionError, UndoError
 from retouch.editing.calls import Calls
 from retouch.editing.diffusion import refine
 from retouch.editing.diffusion.estimate import Calibration, StepCheck
-from retouch.editing.diffusion.refine import Dense, stages_of
+from retouch.editing.diffusion.refine import Dense
 from retouch.editing.manifest import Manifest
 from retouch.editing.session import Session
+from retouch.editing.stages import stages_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -27,7 +28,7 @@ def decibels(a, b):
     return math.inf if not error else 10 * math.log10(255**2 / error)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint"])
+@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "kontext"])
 def test_the_refined_picture_is_the_dense_one(name):
     live = session(name)
     before, drawn = live.pixels, painted(live.pixels)

@@ -18,7 +18,10 @@ from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-PIPELINES = ("ddpm", "v", "sd", "inpaint", "sdxl", "flux", "sd3")
+PIPELINES = (
+    "ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "qwen-plus", "sd3", "klein",
+    "klein-inpaint", "z-image",
+)  # fmt: skip
 
 
 @cache
@@ -58,7 +61,7 @@ def contents(session):
     held = []
     for name in sorted(session.version.snapshots):
         snapshot = session.version.snapshots[name]
-        held += [snapshot.rows(v) for v in snapshot.layers[0].rows]
+        held += [snapshot.rows(v) for v in snapshot.layers[0].tables]
         states = sorted((slot.kind, slot.key.name, t) for slot, t in snapshot.states.items())
         dense = sorted((v.name, t) for v, t in snapshot.dense.items() if isinstance(t, torch.Tensor))
         held += [parts[-1].clone() for parts in (*states, *dense)]

@@ -1,35 +1,156 @@
 """Sessions on pipelines with a transformer: what they show is what diffusers' pipelines make."""
 
+import inspect
+import json
+
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image
 
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
-from pipelines import LATENT_PIXELS, painted, pipeline
-from retouch import Editor, PipelineError
+from pipelines import LATENT_PIXELS, painted, picture, pipeline
+from retouch import Editor, OptionError, PipelineError
+from retouch.editing.diffusion.qwen import QwenImageEditModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("flux", {}), ("sd3", {"guidance": 4.0, "negative": "c d"}), ("sd3", {"guidance": 1.0}),
-])  # fmt: skip
-def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(name, options):
-    session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
-    pipe, noise = pipeline(name), session.sampler.noise(session.model.latent_shape(SIZE))
+PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus")
+"""Those that take their noise as tokens."""
+QWEN3 = ("klein", "klein-base", "klein-kv", "klein-inpaint", "z-image", "z-image-inpaint")
+LONGEST = {"qwen": 8, "qwen-edit": 8, "qwen-plus": 8, **dict.fromkeys(QWEN3, 64)}
+"""Tokens that the text encoder reads, where they are not 16."""
+GENERATED = {
+    "schnell": ("flux", {}, {}),
+    "dev": ("flux-dev", {"guidance": 3.5}, {"guidance_scale": 3.5}),
+    "sd3": ("sd3", {"guidance": 4.0, "negative": "c d"}, {"guidance_scale": 4.0, "negative_prompt": "c d"}),
+    "sd3 without guidance": ("sd3", {"guidance": 1.0}, {"guidance_scale": 1.0}),
+    "qwen": ("qwen", {"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+    "qwen without guidance": ("qwen", {"guidance": 1.0}, {"true_cfg_scale": 1.0}),
+    "klein": ("klein", {}, {}),
+    "klein-base": ("klein-base", {"guidance": 4.0}, {"guidance_scale": 4.0}),
+    "klein-kv": ("klein-kv", {}, {}),
+    "z-image": ("z-image", {"guidance": 0.0}, {"guidance_scale": 0.0}),
+    "z-image with guidance": (
+        "z-image",
+        {"guidance": 4.0, "negative": "c"},
+        {"guidance_scale": 4.0, "negative_prompt": "c"},
+    ),
+    "z-image, long negative": (
+        "z-image",
+        {"guidance": 4.0, "negative": "c d" * 11},
+        {"guidance_scale": 4.0, "negative_prompt": "c d" * 11},
+    ),
+}
+
+
+def made(name, session, noise, steps=3, **options):
+    """The picture `[H, W, 3]` that diffusers' pipeline makes of a latent of noise."""
+    pipe = pipeline(name)
     pipe.set_progress_bar_config(disable=True)
-    if name == "flux":
+    if name in PACKED:
         noise = pipe._pack_latents(noise, 1, *noise.shape[1:])
-    else:
-        options = {"guidance_scale": options["guidance"], "negative_prompt": options.get("negative")}
+    words = LONGEST.get(name, 16)
     image = pipe(
-        "a b", height=SIZE[0], width=SIZE[1], num_inference_steps=3, latents=noise, output_type="np",
-        max_sequence_length=6, **options,
+        prompt="a b", height=SIZE[0], width=SIZE[1], num_inference_steps=steps, latents=noise, output_type="np",
+        max_sequence_length=words, **options,
     ).images[0]  # fmt: skip
-    assert distance(session.pixels, (image * 255).round()) <= 1
+    return (image * 255).round()
+
+
+@pytest.mark.parametrize("case", GENERATED)
+def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(case):
+    name, options, given = GENERATED[case]
+    session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    assert distance(session.pixels, made(name, session, noise, **given)) <= 1
+    for net in session.networks().values():
+        assert net.explain().fallbacks == []
+
+
+@pytest.mark.parametrize("name", ["klein-inpaint", "z-image-inpaint"])
+def test_repainting_shows_what_the_pipeline_makes_of_the_same_noise(name, monkeypatch):
+    session = opened(name, "exact", steps=3, strength=1.0, prompt="c", guidance=0.0)
+    mask, before, clean = np.zeros(SIZE, bool), session.pixels, session.version.tensors["latents"][-1:]
+    mask[16:32, 24:40] = True
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    edited = np.asarray(session.inpaint(mask, prompt="a b", strength=1.0).image)
+    if name == "z-image-inpaint":  # draws another noise for the rest, and the latent of the picture
+        monkeypatch.setattr(pipeline(name), "prepare_latents", lambda *_: (noise, noise, clean))
+    pictures = {"image": Image.fromarray(before), "mask_image": Image.fromarray(mask), "strength": 1.0}
+    expected = made(name, session, noise, **pictures, guidance_scale=0.0)
+    assert distance(edited[mask], expected[mask]) <= 1
+    assert distance(edited[mask], before[mask]) > 20
+
+
+def test_a_picture_that_is_filled_everywhere_is_what_the_pipeline_makes_of_a_full_mask(monkeypatch):
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda found, generator=None: found.mean)
+    session = editor("fill").generate("a b", size=SIZE, steps=3, seed=5, guidance=30.0)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    grey = Image.new("RGB", SIZE, (127,) * 3)
+    options = {"image": grey, "mask_image": Image.new("L", SIZE, 255), "strength": 1.0, "guidance_scale": 30.0}
+    assert distance(session.pixels, made("fill", session, noise, **options)) <= 1
+    drawn = painted(session.pixels)
+    exact = editor("fill", "exact").generate("a b", size=SIZE, steps=3, seed=5, guidance=30.0)
+    expected = exact.reference(drawn)
+    assert distance(exact.edit(drawn).image, expected.image) <= 1
+
+
+REFERRING = {
+    "kontext": ({"guidance": 2.5}, {"guidance_scale": 2.5, "_auto_resize": False, "max_area": SIZE[0] * SIZE[1]}),
+    "qwen-edit": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+    "qwen-plus": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+}
+
+
+def at_its_size(name, monkeypatch):
+    """Qwen-Image-Edit scales pictures to areas that are its own."""
+    if "qwen" in name:
+        module = inspect.getmodule(type(pipeline(name)))
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio: (*SIZE, None)[: 2 + ("edit" in name)])
+        monkeypatch.setattr(QwenImageEditModel, "picture_tokens", lambda model, texts: 48)
+
+
+@pytest.mark.parametrize("name", REFERRING)
+def test_a_picture_that_is_made_anew_everywhere_is_what_the_pipeline_makes_of_it(name, monkeypatch):
+    at_its_size(name, monkeypatch)
+    options, given = REFERRING[name]
+    shown, everywhere = picture(name), np.ones(SIZE, bool)
+    session = editor(name).open(shown, prompt="a b", steps=3, seed=5, strength=1.0, **options)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    expected = made(name, session, noise, image=Image.fromarray(shown), **given)
+    assert distance(session.reference(mask=everywhere, inpaint=True).image, expected) <= 1
     assert session.nets.denoiser.explain().fallbacks == []
+
+
+def test_several_pictures_are_references_of_one_sequence(monkeypatch, tmp_path):
+    at_its_size("qwen-plus", monkeypatch)
+    shown, other, third = (picture("qwen-plus", seed) for seed in (0, 1, 2))
+    options, given = REFERRING["qwen-plus"]
+    options = {"prompt": "a b", "steps": 2, "strength": 1.0, **options}
+    session = editor("qwen-plus", "exact").open(shown, image_prompt=[shown, other], folder=tmp_path / "s", **options)
+    assert session.nets.denoiser.explain().fallbacks == []
+    pictures = [Image.fromarray(each) for each in (shown, other)]
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    expected = made("qwen-plus", session, noise, steps=2, image=pictures, **given)
+    assert distance(session.reference(mask=np.ones(SIZE, bool), inpaint=True).image, expected) <= 1
+    mask = np.zeros(SIZE, bool)
+    mask[20:32, 20:36] = True
+    expected = session.reference(mask=mask, image_prompt=[shown, third])
+    assert distance(session.edit(mask=mask, image_prompt=[shown, third]).image, expected.image) <= 1
+    with pytest.raises(OptionError, match="keep their number"):
+        session.edit(mask=mask, image_prompt=[shown])
+    kept = np.array(session.pixels)
+    session.close()
+    with editor("qwen-plus", "exact").restore(tmp_path / "s") as again:
+        assert np.array_equal(again.pixels, kept)
+        drawn = painted(again.pixels)
+        expected = again.reference(drawn)
+        assert distance(again.edit(drawn).image, expected.image) <= 1
 
 
 def test_the_shift_of_the_schedule_follows_the_size():
@@ -39,12 +160,13 @@ def test_the_shift_of_the_schedule_follows_the_size():
     assert small["mu"] < large["mu"]
 
 
-def test_sessions_are_saved_and_opened_again(tmp_path):
-    session = opened("flux", folder=tmp_path / "s")
+@pytest.mark.parametrize("name", ["flux", "fill", "kontext", "qwen", "klein", "klein-inpaint", "z-image"])
+def test_sessions_are_saved_and_opened_again(name, tmp_path):
+    session = opened(name, folder=tmp_path / "s")
     session.edit(painted(session.pixels))
     kept, shown = contents(session), np.array(session.pixels)
     session.close()
-    with editor("flux").restore(tmp_path / "s") as again:
+    with editor(name).restore(tmp_path / "s") as again:
         assert np.array_equal(again.pixels, shown)
         assert equal(contents(again), kept)
         again.edit(painted(again.pixels, 30, 20))
@@ -52,12 +174,67 @@ def test_sessions_are_saved_and_opened_again(tmp_path):
         assert np.array_equal(again.pixels, shown)
 
 
-def test_what_these_models_do_not_take():
-    made = editor("flux")
+def test_what_models_of_chats_do_not_take():
+    made = editor("klein")
     with pytest.raises(PipelineError, match="takes no negative prompt"):
         made.generate("a", size=SIZE, negative="b", steps=2)
+    with pytest.raises(PipelineError, match=r"the prompt has \d+ tokens, and the text encoder reads 64"):
+        made.generate("a" * 80, size=SIZE, steps=2)
+    with pytest.raises(PipelineError, match=r"multiples of 4; .* to 64x64"):
+        made.generate("a", size=(62, 64), steps=2)
+    with pytest.raises(PipelineError, match="makes pictures of others"):
+        editor("klein-inpaint").generate("a", size=SIZE, steps=2)
+    made = editor("z-image")
+    with pytest.raises(PipelineError, match=r"the prompt has \d+ tokens"):
+        made.generate("a" * 80, size=SIZE, steps=2)
+    with pytest.raises(PipelineError, match=r"64x40 pixels is 8x5 tokens, .* a multiple of 32 .* to 64x32"):
+        made.generate("a", size=(40, 64), steps=2)
+    with pytest.raises(PipelineError, match="64x512 pixels is larger than the 256x256"):
+        made.generate("a", size=(512, 8 * 8), steps=2)
+
+
+@pytest.mark.parametrize("name", ["kontext", "qwen", "klein", "z-image"])
+def test_folders_as_diffusers_saves_them(name, tmp_path):
+    pipe = pipeline(name)
+    pipe.save_pretrained(tmp_path / name)
+    options = {"prompt": "a b", "steps": 2, "strength": 0.5, "guidance": 2.0}
+    loaded = Editor.from_pretrained(tmp_path / name, policy="exact", device="cpu")
+    for setting in ("prompt_template_encode", "prompt_template_encode_start_idx", "tokenizer_max_length"):
+        if hasattr(pipe, setting):
+            setattr(loaded.model.pipe, setting, getattr(pipe, setting))
+    sessions = [made.open(picture(name), **options) for made in (loaded, editor(name, "exact"))]
+    found = [np.asarray(session.edit(painted(session.pixels)).image) for session in sessions]
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen", "sd3"])
+def test_what_these_models_do_not_take(name):
+    made = editor(name)
+    if name == "flux":
+        with pytest.raises(PipelineError, match="takes no negative prompt"):
+            made.generate("a", size=SIZE, negative="b", steps=2)
+    else:
+        with pytest.raises(PipelineError, match=r"the negative prompt has .* tokens"):
+            made.generate("a", size=SIZE, negative="a b c d e f g h", steps=2)
+    with pytest.raises(PipelineError, match=r"the prompt has .* tokens, and the text encoder reads .* at most"):
+        made.generate("a b c d e f g h", size=SIZE, steps=2)
     with pytest.raises(PipelineError, match="multiples of 8"):
         made.generate("a", size=(60, 64), steps=2)
+
+
+def test_a_family_that_is_not_there_is_named_with_those_that_are():
     strange = type("StrangePipeline", (), {"transformer": torch.nn.Identity(), "scheduler": None})()
     with pytest.raises(PipelineError, match=r"StrangePipeline is not supported; .* FluxPipeline"):
         Editor(strange)
+
+
+def test_a_family_that_is_not_there_is_named_before_weights_are_read(tmp_path):
+    pipe = {"_class_name": "NewPipeline", "_diffusers_version": "9.9", "transformer": ["diffusers", "NewModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(pipe))
+    with pytest.raises(PipelineError, match=r"NewPipeline is not supported; .* QwenImagePipeline"):
+        Editor.from_pretrained(tmp_path)
+
+
+def test_a_model_that_makes_pictures_of_others_does_not_generate():
+    with pytest.raises(PipelineError, match="FluxKontextPipeline makes pictures of others; open one"):
+        editor("kontext").generate("a", size=SIZE, steps=2)

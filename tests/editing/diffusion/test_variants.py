@@ -34,7 +34,7 @@ def counted(name):
 
 
 @pytest.mark.parametrize("policy", [SPARSE, "exact"], ids=["sparse", "exact"])
-@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "sdxl"])
+@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "sdxl", "kontext"])
 def test_the_first_is_what_edit_makes_and_the_others_differ_inside(name, policy):
     session = opened(name, policy)
     drawn = painted(session.pixels)

@@ -43,7 +43,7 @@ def parts(found, mask=None, image=None, **asked):
     return made
 
 
-@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint"])
+@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "kontext"])
 def test_a_view_alone_makes_what_edit_makes(name):
     session = opened(name, SPARSE)
     other, drawn = session.branch(), painted(session.pixels, 6, 10)
@@ -57,7 +57,7 @@ def test_a_view_alone_makes_what_edit_makes(name):
 
 
 @pytest.mark.parametrize("policy", [SPARSE, "exact"], ids=["sparse", "exact"])
-@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint"])
+@pytest.mark.parametrize("name", ["ddpm", "sd", "inpaint", "kontext"])
 def test_views_agree_where_they_overlap_and_nothing_else_changes(name, policy):
     large, found = views(name, 3, policy)
     mask = np.zeros(large.shape[:2])

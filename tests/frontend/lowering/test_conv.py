@@ -20,6 +20,11 @@ def _padded(pad, mode, kernel=3):
     return lambda m, x: m.op(F.pad(x, pad, mode)), lambda: {"op": nn.Conv2d(8, 6, kernel)}
 
 
+def _frame(*args, pad=(0, 0, 0, 0, 0, 0), **kwargs):
+    """A convolution over a clip of one frame, padded before."""
+    return lambda m, x: m.op(F.pad(x[:, :, None], pad))[:, :, 0], lambda: {"op": nn.Conv3d(8, 6, *args, **kwargs)}
+
+
 def _linear(m, x):
     return m.op(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -91,6 +96,12 @@ CASES = {
     "transposed dilated": _transposed(8, 6, 3, stride=2, dilation=2, padding=1),
     "transposed groups": _transposed(8, 6, 3, stride=2, groups=2, bias=False),
     "transposed depthwise": _transposed(8, 8, 4, stride=2, padding=1, groups=8),
+    "frame, causal": _frame(3, pad=(1, 1, 1, 1, 2, 0)),
+    "frame, padded by the convolution": _frame(3, padding=1, stride=(1, 2, 2)),
+    "frame, padded by both": _frame((4, 3, 3), padding=(1, 1, 0), pad=(0, 0, 0, 0, 1, 0)),
+    "frame, dilated": _frame(3, dilation=(2, 1, 2), pad=(0, 0, 0, 0, 2, 2)),
+    "frame 1x1x1": _frame(1, bias=False),
+    "frame, grouped": _frame((1, 3, 3), padding=(0, 1, 1), groups=2),
     "linear": (_linear, _linear_part()),
     "linear without bias": (_linear, _linear_part(bias=False)),
     "linear on tokens": (_tokens, _linear_part()),
@@ -123,6 +134,22 @@ def test_convolutions_and_linear_layers(name, batch):
 )
 def test_weights_computed_from_parameters(wrap, batch):
     check_rule(lambda m, x: m.op(x), batch, lambda: {"op": wrap(nn.Conv2d(8, 6, 3))})
+
+
+CLIPS = {
+    "several frames": lambda m, x: m.op(F.pad(x[:, :, None], (0, 0, 0, 0, 2, 2)))[:, :, 1],
+    "frames that repeat": lambda m, x: m.op(F.pad(x[:, :, None], (1, 1, 1, 1, 2, 0), "replicate"))[:, :, 0],
+    "zeros alone": lambda m, x: (
+        F.conv3d(F.pad(x[:, :, None], (0, 0, 0, 0, 4, 0)), m.op.weight, stride=(4, 1, 1))[:, :, 0]
+        + x[:, :6, 1:-1, 1:-1]
+    ),
+    "frames read otherwise": lambda m, x: F.pad(x[:, :, None], (0, 0, 0, 0, 1, 0)).sum(2),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_clips_of_several_frames_run_densely(name, batch):
+    check_rule(CLIPS[name], batch, lambda: {"op": nn.Conv3d(8, 6, 3)}, local=False, sparse=False, fallbacks=None)
 
 
 def test_weights_computed_from_the_input_run_densely(batch):

@@ -41,6 +41,9 @@ CASES = {
     "nearest twice": lambda m, x: m.conv(F.interpolate(F.interpolate(x, size=5), size=17)),
     "nearest of a padded map": lambda m, x: F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2.0),
     "nearest, then an offset": lambda m, x: m.conv(F.pad(F.interpolate(x, size=9), (2, 2, 2, 2)) + 1),
+    "nearest exact 2": _resize(scale_factor=2.0, mode="nearest-exact"),
+    "nearest exact 0.7": _resize(scale_factor=0.7, mode="nearest-exact"),
+    "nearest exact size": _resize(size=(23, 7), mode="nearest-exact"),
     "bilinear 2": _resize(scale_factor=2.0, mode="bilinear"),
     "bilinear 2, aligned": _resize(scale_factor=2.0, mode="bilinear", align_corners=True),
     "bilinear 0.5": _resize(scale_factor=0.5, mode="bilinear"),
@@ -83,9 +86,6 @@ def test_resizing_and_pooling(name, batch):
 DENSE = {
     "rounded-up size": (lambda m, x: F.avg_pool2d(x, 5, 3, ceil_mode=True), "avg_pool2d"),
     "own divisor": (lambda m, x: F.avg_pool2d(x, 2, divisor_override=3), "avg_pool2d"),
-    "nearest exact": (
-        _resize(scale_factor=2.0, mode="nearest-exact"), "_upsample_nearest_exact2d",
-    ),
     "antialiased": (
         _resize(scale_factor=0.5, mode="bilinear", antialias=True), "_upsample_bilinear2d_aa",
     ),

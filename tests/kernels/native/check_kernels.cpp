@@ -79,7 +79,8 @@ void check_gemm(const KernelTable& k, const Shape& s, DType dtype) {
   bool half = dtype == DType::bf16;
   PackedWeights packed{nullptr, s.outputs, s.taps, s.channels, 1, dtype, k.lanes, k.max_vectors};
   size_t bytes = size_t(packed_bytes(packed));
-  char* data = static_cast<char*>(allocate_pages(bytes));
+  Span pages = allocate_pages(bytes);
+  char* data = static_cast<char*>(pages.data);
   pack_weights(packed, half ? static_cast<void*>(w16.data()) : w.data(),
                {s.taps * s.channels, s.channels, 1}, data, 2);
   packed.data = data;
@@ -91,7 +92,7 @@ void check_gemm(const KernelTable& k, const Shape& s, DType dtype) {
   k.gemm({s.m, rows, index.data(), packed,
           program_args(p, matrix(out.data(), s.m, s.outputs), nullptr, &vector)},
          2);
-  free_pages(data, bytes);
+  free_pages(pages);
 
   std::vector<double> wanted;
   for (int64_t m = 0; m < s.m; ++m)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from browsing import TOKEN, noise
+from browsing import TOKEN, Real, Sheet, digest, noise
+from studios import TOKENS
 
 ASK = """async ([address, session]) => {
     const ours = { credentials: 'include' };
@@ -50,3 +53,46 @@ def test_the_token_is_asked_for_and_kept_out_of_the_address(page, real):
     page.locator(".drop").wait_for()
     assert TOKEN not in page.url
     assert TOKEN not in page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+
+
+@pytest.fixture
+def tight(tmp_path):
+    made = Real(tmp_path)
+    yield made
+    made.kill()
+
+
+def test_of_two_users_over_the_budget_one_is_put_away_and_comes_back_intact(tight, browser):
+    """The other one notices nothing."""
+    people = {}
+    for seed, name in enumerate(("anna", "ben")):
+        people[name] = Sheet(browser.new_context().new_page())
+        people[name].page.goto(f"{tight.address}#token={TOKENS[name]}")
+        people[name].open(noise(64, seed))
+        people[name].set(size=6, refine=False)
+        people[name].stroke((20, 20), (28, 20))
+        people[name].until("live.head === 1")
+        people[name].idle()
+    anna, ben = people.values()
+    tight.memory = int(1.9 * json.loads(tight.get(f"api/sessions/{anna.ask('live.id')}"))["bytes"])
+    tight.kill()
+    tight.start()
+    for each in people.values():
+        each.until("live.connection === 'open'")
+        before = each.hash()
+        each.stroke((44, 40), (50, 44))
+        each.until("live.head === 2")
+        each.idle()
+        assert each.hash() != before
+    assert float(tight.figure("retouch_evictions_total")) >= 1
+    assert float(tight.figure("retouch_open_sessions")) == 1
+    anna.ask("(live.goto(1), null)")
+    anna.until("live.seen === 1")
+    anna.ask("(live.goto(2), null)")
+    anna.until("live.seen === 2")
+    assert anna.hash() == digest(tight.pixels(anna.ask("live.id"), 2))
+    assert ben.ask("[live.seen, live.head]") == [2, 2]
+    for each in people.values():
+        each.errors = [error for error in each.errors if "ERR_CONNECTION" not in error]
+        assert not each.errors
+        each.page.context.close()

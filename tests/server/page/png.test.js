@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deflateSync } from 'node:zlib';
-import { parse, pixels } from '../../../src/retouch/server/static/js/frames.js';
+import { parse, pixels, split } from '../../../src/retouch/server/static/js/frames.js';
 import { Picture } from '../../../src/retouch/server/static/js/picture.js';
 import { crc, decode, deflate, encode, inflate, rgb, texts } from '../../../src/retouch/server/static/js/png.js';
 
@@ -74,6 +74,13 @@ test('a raw frame and a PNG frame give the same pixels', async () => {
   assert.deepEqual(await pixels(raw), data);
   const png = await bytes(await encode({ width: 4, height: 3, channels: 3, data }));
   assert.deepEqual(await pixels(parse(message({ ...HEADER, encoding: 'png' }, png))), data);
+});
+
+test('messages that were sent back to back are told apart by their lengths', () => {
+  const parts = [[5, 6, 7], [], [8]].map((body) => new Uint8Array(message({ ...HEADER, bytes: body.length }, new Uint8Array(body))));
+  const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  parts.reduce((at, part) => (joined.set(part, at), at + part.length), 0);
+  assert.deepEqual(split(joined).map(({ bytes: body }) => [...body]), [[5, 6, 7], [], [8]]);
 });
 
 test('frames that are none are refused', async () => {

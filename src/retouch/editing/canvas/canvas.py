@@ -7,22 +7,27 @@ canvas's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, Unpack
 
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.canvas import saved
-from retouch.editing.canvas.drawing import Composed, Drawing, Preparation
+from retouch.editing.canvas.drawing import Composed, Drawing, Expanding, Preparation
 from retouch.editing.canvas.edits import VIEWS, Edits
 from retouch.editing.canvas.planner import Candidate, Plan
 from retouch.editing.canvas.request import Bounds, Options, bounded
+from retouch.editing.canvas.resample import Scaling
+from retouch.editing.canvas.variants import Alternatives
 from retouch.editing.canvas.viewport import around, holds, scales
 from retouch.editing.history import History
 from retouch.editing.images import ImageLike
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import Fields, Manifest
 from retouch.editing.session import Version, locked
+from retouch.editing.stages import ENOUGH, stages_of
 
 
 class Canvas(Edits):
@@ -90,6 +95,21 @@ class Canvas(Edits):
         with self.worker.claimed():
             return self._expanded((left, top, right, bottom), plan, progress, options)
 
+    def submit_expand(
+        self,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        *,
+        plan: Candidate | str | None = None,
+        progress: Progress = silent,
+        **options: Unpack[Options],
+    ) -> Job[Composed]:
+        """`expand` as a job. Its first frame is the guess, all of the larger picture; the others lie in that."""
+        by = left, top, right, bottom
+        return self.start(Expanding(lambda job: self._expanded(by, plan, progress, options, job)))
+
     def submit(
         self,
         image: ImageLike | None = None,
@@ -99,17 +119,43 @@ class Canvas(Edits):
         threshold: int | None = None,
         inpaint: bool = False,
         plan: Candidate | str | None = None,
+        refine: float | str | None = ENOUGH,
         join: bool = True,
         progress: Progress = silent,
         **options: Unpack[Options],
     ) -> Job[Composed]:
         """Begin an edit and return: `edit` as a job, or with `inpaint` what `inpaint` does. Frames are of the canvas.
 
+        refine: as for `DiffusionSession.submit`; edits in one viewport that is recorded are refined, all others stay.
         join: the canvas's jobs that are not done are cancelled and their strokes made part of this edit, as
         `DiffusionSession.submit` does. Raises what `edit` raises for bad input, and SessionError as that.
         """
+        stages_of(refine)
         request = self._request(image, mask, box, threshold, options, inpaint)
-        return self.start(Drawing(self._composed, request, plan, progress), join)
+        return self.start(Drawing(self._composed, request, plan, progress, refine), join)
+
+    def variants(
+        self,
+        count: int,
+        image: ImageLike | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        inpaint: bool = False,
+        mask: ImageLike | None = None,
+        box: Bounds | None = None,
+        threshold: int | None = None,
+        plan: Candidate | str | None = None,
+        progress: Progress = silent,
+        **options: Unpack[Options],
+    ) -> Alternatives:
+        """One edit with `count` seeds, computed together in one viewport; the picture stays until one is chosen.
+
+        Takes the arguments of `edit`, or with `inpaint` those of `inpaint`, but for areas and `max_error`; `plan` is a
+        way with one viewport that is recorded. seeds: as for `DiffusionSession.variants`, and so are errors.
+        """
+        request = self._request(image, mask, box, threshold, options, inpaint)
+        with self.worker.claimed():
+            return self._varied(request, count, seeds, plan, progress)
 
     def plan(
         self,
@@ -128,17 +174,26 @@ class Canvas(Edits):
         with self.worker.claimed():
             return None if request is None else self._planned(request)
 
-    def prepare(self, box: Bounds | None = None) -> Job[None]:
-        """Record the viewport that shows a box at the largest scale, when nothing else needs the device.
+    def viewport(self, box: Bounds | None = None) -> Scaling:
+        """The viewport that shows a box at the largest scale; `box` as in `edit`, ImageError for one outside."""
+        part, canvas, size = bounded(box, self.picture), self.picture.size, self.planner.size
+        fit = (around(part, scale, size, canvas) for scale in scales(size, canvas))
+        return next(each for each in fit if holds(each.box, part))
 
-        box: as in `edit`. It is left before its next network call when something does need the device, and begun anew.
+    def is_prepared(self, viewport: Scaling) -> bool:
+        """Whether a viewport is recorded."""
+        return self.pool.find(self.now.lasting(viewport)) is not None
+
+    def prepare(self, box: Bounds | None = None, progress: Progress = silent) -> Job[None]:
+        """Record the `viewport` of a box, when nothing else needs the device.
+
+        It is left before its next network call when something does need the device, and begun anew.
         The job is `over` when the viewport is there; until then `cancel` stops it, and so do `undo`, `redo`, `go` and
         another `prepare`. ImageError for a box outside.
         """
-        part, canvas, size = bounded(box, self.picture), self.picture.size, self.planner.size
-        fit = (around(part, scale, size, canvas) for scale in scales(size, canvas))
-        viewport = self.now.lasting(next(each for each in fit if holds(each.box, part)))
-        return self.start(Preparation(lambda: self._prepare(viewport), lambda: self.pool.find(viewport) is None))
+        viewport = self.now.lasting(self.viewport(box))
+        record, is_needed = partial(self._prepare, viewport, progress), lambda: self.pool.find(viewport) is None
+        return self.start(Preparation(record, is_needed))
 
     # Folders
 

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
+from retouch.editing.area import Area
 from retouch.editing.blend import distance
 from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Enlarger, Scaling
-from retouch.editing.canvas.viewport import grown
+from retouch.editing.canvas.viewport import grown, sides
 from retouch.editing.images import Box, Pixels, Strengths
 from retouch.plan.region import Mask
 
 
-def shown(
-    request: Request, viewport: Scaling, picture: Picture, current: Pixels
-) -> tuple[Pixels | None, Strengths | Mask]:
-    """A request as a viewport sees it that shows `current` [H, W, 3]: strokes on that (None: none), and a mask."""
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A request as a viewport sees it: strokes on what it shows [H, W, 3] (None: none), a mask [H, W], and areas."""
+
+    image: Pixels | None
+    mask: Strengths | Mask
+    areas: tuple[Area, ...]
+
+
+def shown(request: Request, viewport: Scaling, picture: Picture, current: Pixels) -> Shown:
+    """A request as a viewport sees it that shows `current` [H, W, 3]."""
     wide = request.within(viewport.box)
     grey = (request.strengths[request.mask] < 1).any()
     mask = viewport.shown_mask(wide.strengths) if grey else viewport.shown_mask(wide.mask) > 0
+    areas = tuple(
+        Area(viewport.shown_mask(where), prompt, negative) for where, prompt, negative in wide.areas if where.any()
+    )
     if not request.drawn.any():
-        return None, mask
+        return Shown(None, mask, areas)
     drawn = viewport.shown_mask(wide.drawn) > 0
     strokes = viewport.shown(wide.on(picture.seen(viewport.box)))
-    return np.where(drawn[..., None], strokes, current), mask
+    return Shown(np.where(drawn[..., None], strokes, current), mask, areas)
 
 
 def region_of(request: Request, viewport: Scaling, border: int) -> tuple[Box, int]:
@@ -47,6 +59,14 @@ def set_in(
     makes fades over the border, too.
     """
     box, by = region_of(request, viewport, border)
-    away = distance(request.within(box).mask, by + 1)
-    weights = away <= by if viewport.scale == 1 else (1 - away / (by + 1)).clip(0)
-    return picture.put(box, viewport.returned(pixels, box, enlarger), weights)
+    height, mask = sides(box)[0], request.mask_in(box)
+
+    def made(rows: slice) -> tuple[Pixels, Strengths | Mask]:
+        near = slice(max(0, rows.start - by), min(height, rows.stop + by))
+        away = distance(mask[near], by + 1)[rows.start - near.start : rows.stop - near.start]
+        weights = away <= by if viewport.scale == 1 else (1 - away / (by + 1)).clip(0)
+        part = slice(box[0].start + rows.start, box[0].start + rows.stop), box[1]
+        return viewport.returned(pixels, part, enlarger), weights
+
+    whole = enlarger is not None and viewport.scale < 1  # it sees further than parts that are made one by one
+    return picture.put_parts(box, made, height if whole else 2 * by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from retouch.incremental import Incremental
 from retouch.plan import activity
 from retouch.plan.region import Mask, Region, dilate
 
-Work = Literal["record", "edit"]
+Work = Literal["record", "dense", "edit"]
 SIDES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Squares of so much of a viewport's side are predicted; what lies between follows from these."""
 MAC = 1e-11
@@ -55,8 +56,8 @@ class Costs:
     def dense(self, steps: float) -> float:
         """Seconds of an edit that records nothing: two pictures are encoded, and a share of the steps is run."""
         whole = {name: curve.whole for name, curve in self.curves.items()}
-        more = whole.get("encoder", 0.0) - (1 - steps) * whole["denoiser"]
-        return self.record + self._correction("record") * more
+        encoder, less = whole.get("encoder", 0.0), (1 - steps) * whole["denoiser"]
+        return self._correction("dense") * (sum(whole.values()) + encoder - less)
 
     def edit(self, mask: Mask, steps: float = 1.0) -> float:
         """Seconds of an edit of a mask at the model's scale, of any size; a share of the recorded steps is run."""
@@ -64,11 +65,13 @@ class Costs:
         found = {name: float(np.interp(computed, each.shares, each.seconds)) for name, each in self.curves.items()}
         return self._correction("edit") * (sum(found.values()) - (1 - steps) * found["denoiser"])
 
-    def learn(self, work: Work, predicted: float, measured: float) -> None:
-        """Correct what is predicted from now on by what something took: half of the way after the first time."""
-        if predicted > 0:
-            weight = 0.5 if work in self._corrections else 1.0
-            self._corrections[work] = self._correction(work) * (measured / predicted) ** weight
+    def learn(self, took: Mapping[Work, tuple[float, float]]) -> None:
+        """Correct what is predicted from now on by predicted and measured seconds, half of the way after the first."""
+        self._corrections |= {
+            work: self._correction(work) * (measured / predicted) ** (0.5 if work in self._corrections else 1.0)
+            for work, (predicted, measured) in took.items()
+            if predicted > 0
+        }
 
     def _correction(self, work: Work) -> float:
         """That of other work as long as nothing of this was measured."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from retouch.editing.archive import Progress
+from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.canvas.planner import Candidate, Plan
 from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Scaling, scaled
+from retouch.editing.canvas.view import Refinement, Replace
 from retouch.editing.canvas.viewport import canvas_box, common, inside
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Counted, Job, Kind, Task
-from retouch.editing.session import Edited
+from retouch.editing.session import Edited, Version
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +51,74 @@ class Composed:
 
 
 @dataclass(eq=False)
-class Drawing(Task[Composed]):
-    """A request as a job; None: nothing is edited. make: computes it for the job."""
+class Refining:
+    """An edit in a viewport that is bettered there, and set into the canvas anew after each stage.
 
-    make: Callable[[Request | None, Candidate | str | None, Progress, Job[Composed]], Composed]
+    version: of the canvas, what came of the edit last. compose: sets pixels [H, W, 3] of the viewport in and puts that
+    in the place of a version, with facts that are others now; Cancelled when that is no longer the last.
+    """
+
+    refinement: Refinement
+    version: Version
+    compose: Callable[[Version, Pixels, Mapping[str, Any]], tuple[Version, Box, Pixels]]
+    is_last: Callable[[Version], bool]
+    lock: AbstractContextManager[Any]
+
+    @property
+    def stale(self) -> bool:
+        """True when nothing is left to do, or too late."""
+        refinement = self.refinement
+        return not refinement.stages or refinement.stale or not self.is_last(self.version)
+
+    def run(self, job: Job[Composed]) -> None:
+        """Compute the stages that are needed; a frame shows what changed."""
+        self.refinement.run(_Silent(), lambda put: partial(self._replaced, job, put))
+
+    def _replaced(
+        self, job: Job[Composed], put: Replace, old: Version, calls: Calls, tensors: dict[str, Tensor],
+        facts: dict[str, Any],
+    ) -> Version:  # fmt: skip
+        with self.lock:  # of the canvas first, as everywhere
+            if not self.is_last(self.version):
+                raise Cancelled
+            its = put(old, calls, tensors, facts)
+            self.version, box, pixels = self.compose(self.version, its.pixels, {"refined": facts["refined"]})
+        steps = int(facts["steps"])
+        job.show("refined", self.version.number, box, pixels, (steps, steps), calls)
+        return its
+
+
+class _Silent:
+    """Frames of a viewport that nobody sees: the canvas shows its own."""
+
+    def show(self, *_: Any) -> None:
+        pass
+
+
+@dataclass(eq=False)
+class Drawing(Task[Composed]):
+    """A request as a job; None: nothing is edited. make: computes it for the job, and says how to refine it."""
+
+    make: Callable[[Drawing, Job[Composed]], tuple[Composed, Refining | None]]
     request: Request | None
     plan: Candidate | str | None
     progress: Progress
+    refine_to: float | str | None = None
+    refining: Refining | None = None
 
     def run(self, job: Job[Composed]) -> Composed:
         """Make the edit of the current picture."""
-        return self.make(self.request, self.plan, self.progress, job)
+        composed, self.refining = self.make(self, job)
+        return composed
+
+    def stale(self) -> bool:
+        """True when there is nothing to refine, or another version has become the current one."""
+        return self.refining is None or self.refining.stale
+
+    def refine(self, job: Job[Composed]) -> None:
+        """Better the result."""
+        assert self.refining is not None
+        self.refining.run(job)
 
     def joined(self, older: Task[Composed]) -> Drawing | None:
         """These strokes over older ones; None where one fills and the other redraws."""
@@ -63,6 +126,17 @@ class Drawing(Task[Composed]):
             return None
         request = self.request.over(older.request)
         return None if request is None else replace(self, request=request)
+
+
+@dataclass(eq=False)
+class Expanding(Task[Composed]):
+    """A picture made larger, as a job."""
+
+    make: Callable[[Job[Composed]], Composed]
+
+    def run(self, job: Job[Composed]) -> Composed:
+        """Do it."""
+        return self.make(job)
 
 
 @dataclass(eq=False)

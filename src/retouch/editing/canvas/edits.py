@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,27 @@ import numpy as np
 from PIL import Image
 
 from retouch.editing.archive import Progress
+from retouch.editing.area import Area
 from retouch.editing.calls import Clock
 from retouch.editing.canvas.composition import region_of, set_in
 from retouch.editing.canvas.costs import Costs
-from retouch.editing.canvas.drawing import Composed, Framed
+from retouch.editing.canvas.drawing import Composed, Drawing, Framed, Refining
 from retouch.editing.canvas.enlarge import enlarger_of, name_of
 from retouch.editing.canvas.expand import expanded
 from retouch.editing.canvas.making import COUNTED, TEXTS, Made, Making, Opener, Sessions
-from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.planner import Candidate, Plan, Planner, forced
 from retouch.editing.canvas.pool import Pool
 from retouch.editing.canvas.request import Bounds, Options, Request, read
 from retouch.editing.canvas.resample import Scaling
+from retouch.editing.canvas.variants import Alternative, Alternatives, Source
 from retouch.editing.canvas.versions import Expansion, PictureSession
 from retouch.editing.canvas.view import Together, View, ViewSession
 from retouch.editing.canvas.viewport import MOST, holds, whole
-from retouch.editing.images import ImageLike, threshold_of
+from retouch.editing.images import Box, ImageLike, Pixels, threshold_of
 from retouch.editing.jobs import Job
-from retouch.editing.session import locked
-from retouch.errors import FallbackWarning
+from retouch.editing.session import Version, locked
+from retouch.errors import FallbackWarning, OptionError
 from retouch.incremental import Incremental
 from retouch.runtime.store import Store
 
@@ -67,6 +70,16 @@ class Edits(PictureSession):
         self._dense: list[Scaling] = []  # what edits have seen that recorded nothing
 
     @property
+    def recording_bytes(self) -> int:
+        """Bytes that the picture and one viewport take, about."""
+        return self.picture.levels.nbytes + self.pool.nbytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that the picture, its versions and its viewports take."""
+        return super().held_bytes + self.pool.held_bytes
+
+    @property
     def _home(self) -> Path | None:
         return self.archive.path / VIEWS if self.archive else None
 
@@ -78,7 +91,7 @@ class Edits(PictureSession):
     def begin(self, picture: Picture, texts: Mapping[str, Any]) -> None:
         """Make a picture the first version. StoreError when there is no room for any viewport."""
         self.pool.check_room()
-        self.picture, self.pool.home = picture, self._home
+        self.picture, self._first, self.pool.home = picture, picture.size, self._home
         if any(MOST * have < wanted for have, wanted in zip(picture.size, self.planner.size, strict=True)):
             warnings.warn(
                 f"a picture of {picture.size[1]}x{picture.size[0]} pixels is small: the model sees it {MOST:g} times "
@@ -99,17 +112,17 @@ class Edits(PictureSession):
         options: Options,
         inpaint: bool = False,
     ) -> Request | None:
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None and name != "areas"}
         with self._still:
             least = self.threshold if threshold is None else threshold
-            return read(self.picture, image, mask, box, least, given, inpaint)
+            return read(self.picture, image, mask, box, least, given, inpaint, options.get("areas") or ())
 
     def _made(self, request: Request | None, plan: Candidate | str | None, progress: Progress) -> Composed:
         with self.worker.claimed():  # before the lock, which a preparation has
-            return self._composed(request, plan, progress)
+            return self._composed(Drawing(self._composed, request, plan, progress))[0]
 
     @locked
-    def _planned(self, request: Request) -> Plan:
+    def _planned(self, request: Request, alone: bool = False) -> Plan:
         now, costs = self.now, self.planner.costs
         canvas, steps = now.picture.size, min(1.0, request.options.get("strength", 1.0) / self.settings["strength"])
 
@@ -120,47 +133,126 @@ class Edits(PictureSession):
         local = {view: now.local(view.scaling) for view in self.pool.views}
         views = {view: at for view, at in local.items() if holds(whole(canvas), at.box)}
         dense = [now.local(viewport).box for viewport in self._dense]
-        return self.planner.plan(request, canvas, steps, views, following, dense)
+        return self.planner.plan(request, canvas, steps, views, following, dense, alone)
 
     @locked
-    def _composed(
-        self,
-        request: Request | None,
-        plan: Candidate | str | None,
-        progress: Progress,
-        job: Job[Composed] | None = None,
-    ) -> Composed:
-        """Make an edit, and a version of it."""
-        clock = Clock()
+    def _composed(self, drawing: Drawing, job: Job[Composed] | None = None) -> tuple[Composed, Refining | None]:
+        """Make an edit, and a version of it; how it is refined."""
+        clock, request = Clock(), drawing.request
         if request is None:
-            return Composed((0, 0, 0, 0), Image.new("RGB", (0, 0)), clock.total())
-        found, current = self._planned(request), self.picture.seen(request.box)
-
-        def frames(viewport: Scaling) -> Framed | None:
-            return None if job is None else Framed(job, viewport, request, current, self._next)
-
-        found = replace(found, chosen=forced(found, plan))
-        making = Making(self._sessions, self.pool, self.now, self._texts(request.options), clock, progress, frames)
-        made = making.made(found.chosen, request)
+            return Composed((0, 0, 0, 0), Image.new("RGB", (0, 0)), clock.total()), None
+        found, framed = self._planned(request), self._framed(request, job)
+        found = replace(found, chosen=forced(found, drawing.plan))
+        state = self.now, self._texts(request.options), clock, drawing.progress, framed, drawing.refine_to
+        made = Making(self._sessions, self.pool, *state).made(found.chosen, request)
         self.planner.learn(found.chosen, clock.seconds)
         with clock.of("compose"):
-            self._keep(request, made, found.chosen, clock)
-        box, _ = region_of(request, made.viewport, self._border)
-        pixels, (rows, columns) = self.picture.seen(box), box
+            self._keep(request, made, found, clock, lambda: self._set_in(request, made.viewport, made.pixels))
+        box, rectangle, pixels = self._shown_of(request, made.viewport)
         if job is not None:
             job.show("result", self.version.number, box, pixels, (self.version.facts["steps"],) * 2)
-        rectangle = columns.start, rows.start, columns.stop, rows.stop
-        return Composed(rectangle, Image.fromarray(pixels), clock.total(), found, made.edited)
+        composed = Composed(rectangle, Image.fromarray(pixels), clock.total(), found, made.edited)
+        return composed, self._refining(request, made)
+
+    def _framed(self, request: Request, job: Job[Composed] | None) -> Callable[[Scaling], Framed | None]:
+        if job is None:
+            return lambda viewport: None
+        current, number = self.picture.seen(request.box), self._next
+        return lambda viewport: Framed(job, viewport, request, current, number)
+
+    def _shown_of(self, request: Request, viewport: Scaling) -> tuple[Box, tuple[int, int, int, int], Pixels]:
+        """What an edit may have changed, as a box and as a rectangle, and what is there now."""
+        box, _ = region_of(request, viewport, self._border)
+        rows, columns = box
+        return box, (columns.start, rows.start, columns.stop, rows.stop), self.picture.seen(box)
+
+    def _set_in(self, request: Request, viewport: Scaling, pixels: Pixels) -> Patch:
+        return set_in(request, viewport, pixels, self.picture, self._border, self._enlarger)
+
+    def _refining(self, request: Request, made: Made) -> Refining | None:
+        if made.refinement is None:
+            return None
+
+        def compose(old: Version, pixels: Pixels, facts: Mapping[str, Any]) -> tuple[Version, Box, Pixels]:
+            new = self.rechanged(old, lambda: self._set_in(request, made.viewport, pixels), facts)
+            box, _, shown = self._shown_of(request, made.viewport)
+            return new, box, shown
+
+        return Refining(made.refinement, self.version, compose, self.is_last, self.lock)
+
+    @locked
+    def _varied(
+        self,
+        request: Request | None,
+        count: int,
+        seeds: Sequence[int] | None,
+        plan: Candidate | str | None,
+        progress: Progress,
+    ) -> Alternatives:
+        """An edit with several seeds, each as what it would change."""
+        if request is None or request.areas or "max_error" in request.options:
+            raise OptionError("variants are of an edit that changes something, without areas and max_error")
+        found, clock = self._planned(request, alone=True), Clock()
+        found = replace(found, chosen=forced(found, plan))
+        making = Making(self._sessions, self.pool, self.now, self._texts(request.options), clock, progress)
+        view, made = making.varied(found.chosen.viewport, request, count, seeds)
+        viewport, several = self.now.local(view.scaling), []
+        for number in range(len(made)):
+            variant = made[number]
+            with self._still:
+                patch = self._set_in(request, viewport, np.asarray(variant.edited.image))
+                _, rectangle, pixels = self._shown_of(request, viewport)
+                self.picture.swap(patch)
+            several.append(Alternative(variant.seed, Image.fromarray(pixels), patch, variant.edited))
+        source = Source(self.version, request, found, viewport, view, made, rectangle, clock.total())
+        return Alternatives(self, source, several)
+
+    @locked
+    def choose(self, found: Alternatives, number: int) -> Composed:
+        """Make a variant a version, and that the current one. Several may be chosen: they are branches side by side.
+
+        Raises OptionError when there is none of that number, or the canvas shows another version by now, or its
+        viewport has left memory.
+        """
+        chosen, source, before = found[number], found.source, self.version.number
+        session = source.view.session
+        if before not in (source.base.number, found.chosen) or session is None:
+            raise OptionError("the canvas no longer shows what these variants were made from; undo, or make new ones")
+        self._moved(lambda history: history.at(source.base.number))
+        try:
+            source.view.follow(self.now)
+            edited, clock = source.made.choose(number), Clock()
+            made = Made(
+                source.viewport, session.pixels, session.version.facts, edited, {source.view: session.version.number}
+            )
+
+            def put() -> Patch:
+                patch = deepcopy(chosen.patch)
+                self.picture.swap(patch)
+                return patch
+
+            self._keep(source.request, made, source.plan, clock, put)
+        except BaseException:
+            self._moved(lambda history: history.at(before))
+            raise
+        found.chosen = self.version.number
+        return Composed(source.rectangle, chosen.image, source.seconds, source.plan, edited)
 
     @locked
     def _expanded(
-        self, by: tuple[int, int, int, int], plan: Candidate | str | None, progress: Progress, options: Options
+        self,
+        by: tuple[int, int, int, int],
+        plan: Candidate | str | None,
+        progress: Progress,
+        options: Options,
+        job: Job[Composed] | None = None,
     ) -> Composed:
+        """Make the picture larger, a version with a first guess, and draw over that."""
         before, (found, old) = self.version.number, expanded(self.picture, *by)
 
         def grow() -> Expansion:
             self.picture.levels = found.levels
-            return Expansion(old)
+            return Expansion(old, found.size)
 
         new = np.ones(found.size, np.bool_)
         new[old] = False
@@ -168,33 +260,39 @@ class Edits(PictureSession):
         with self._making() as calls:
             self._changed(grow, calls, {**facts, **self._texts({})})
         try:
-            return self._composed(self._request(None, new, None, None, options), plan, progress)
+            request = self._request(None, new, None, None, options)
+            if job is not None:  # what comes next lies in the larger picture
+                job.show("result", self.version.number, whole(found.size), self.picture.seen(), (0, 1))
+            return self._composed(Drawing(self._composed, request, plan, progress), job)[0]
         except BaseException:
             guess = self.version.number
             self._moved(lambda history: history.at(before))
             self.forget(guess)
             raise
 
-    def _keep(self, request: Request, made: Made, chosen: Candidate, clock: Clock) -> None:
-        """Set what was made into the picture, and make that a version."""
-        number, height_width = self._next, self.picture.size
+    def _keep(self, request: Request, made: Made, found: Plan, clock: Clock, change: Callable[[], Patch]) -> None:
+        """Change the picture by what was made, and make that a version."""
+        chosen, number, height_width = found.chosen, self._next, self.picture.size
         facts = {
             **{name: made.facts[name] for name in ("steps", *TEXTS)},
             "edit": "inpaint" if request.inpaint else "edit",
             "region": float(request.mask.sum() / (height_width[0] * height_width[1])),
             "seconds": clock.total(),
             "way": chosen.way,
+            "why": found.reason,
+            "viewport": [[span.start, span.stop] for span in chosen.viewport.box],
             "views": [view.number for view in made.views],
             "scale": made.viewport.scale,
             "enlarger": name_of(self._enlarger) if made.viewport.scale < 1 else None,
+            **({"seed": made.facts["seed"]} if "seed" in made.facts else {}),
+            **({"areas": [Area(*each).texts for each in request.areas]} if request.areas else {}),
         }
-        change = request, made.viewport, made.pixels, self.picture, self._border, self._enlarger
         for view, its in made.views.items():
             view.versions[number] = its
         try:
             with self._making() as calls:
                 calls.bytes_read, calls.macs, calls.dense_macs = (made.facts[name] for name in COUNTED)
-                self._changed(lambda: set_in(*change), calls, facts)
+                self._changed(change, calls, facts)
         except BaseException:
             for view in made.views:
                 del view.versions[number]
@@ -207,7 +305,8 @@ class Edits(PictureSession):
         return {name: options.get(name, self.version.facts[name]) for name in TEXTS}
 
     @locked
-    def _prepare(self, viewport: Scaling) -> None:
+    def _prepare(self, viewport: Scaling, progress: Progress) -> None:
         """Record a viewport, in lasting pixels."""
         if self.pool.find(viewport) is None:
-            Making(self._sessions, self.pool, self.now, self._texts({})).record(self.now.local(viewport))
+            making = Making(self._sessions, self.pool, self.now, self._texts({}), progress=progress)
+            making.record(self.now.local(viewport))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL.TiffTags import TAGS_V2_GROUPS
 
 from retouch.editing.canvas.colour import converter, is_rgb
 from retouch.editing.images import ImageError, channels_of, check_count, eight_bit, opened, over
+from retouch.runtime.store import spill_folder
 
 STRIP = 2**16
 """Pixels that are converted at a time: nothing but the levels themselves is there of the whole picture."""
@@ -45,33 +48,48 @@ class Contents:
     exif: bytes | None
 
 
-def strips(size: Sequence[int]) -> Iterator[slice]:
-    """Rows of an array [H, W, ...] of a size, some at a time."""
-    height, rows = size[0], max(1, STRIP // max(size[1], 1))
+def strips(size: Sequence[int], least: int = 1) -> Iterator[slice]:
+    """Rows of an array [H, W, ...] of a size, some at a time, `least` or more."""
+    height, rows = size[0], max(least, STRIP // max(size[1], 1))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def read(file: IO[bytes]) -> Contents:
+def read(file: IO[bytes], formats: tuple[str, ...] | None = None) -> Contents:
     """The picture in an open file: 16 bits of RGB in PNG and TIFF, and of grey; else 8.
 
-    Grey levels and inks become sRGB. Raises ImageError for more than 100 megapixels, and what Pillow raises.
+    formats: the only ones that are read, as Pillow names them; None: all that it knows. Grey levels and inks become
+    sRGB. Raises ImageError for more than 100 megapixels, and what Pillow raises.
     """
-    image = opened(file)
+    image = opened(file, formats=formats)
     return _deep(file) if _is_deep(image) else of_image(image)
 
 
 def _deep(file: IO[bytes]) -> Contents:
-    """Decoded twice, for the higher byte of each level and for the lower."""
-    high = _bytes_of(file, "B")
-    levels = np.zeros((*_upright(high), len(high.getbands())), np.uint16)
-    for rows, part in _parts(high):
-        _stored(levels, high)[rows] = np.asarray(part).astype(np.uint16) << 8
-    del high, part
-    image = _bytes_of(file, "L")
-    for rows, part in _parts(image):
-        _stored(levels, image)[rows] |= np.asarray(part)
-    key = image.info.get("transparency")
-    return Contents(levels if key is None else _keyed(levels, key), *_metadata(image))
+    """Decoded twice, for the higher byte of each level and for the lower. Both wait in a temporary file: an image of
+    Pillow's is freed as a whole, and would be there beside all levels.
+    """
+    with TemporaryFile(dir=spill_folder()) as waiting:
+        for byte in "BL":
+            image = _bytes_of(file, byte)
+            for _, part in _parts(image):
+                waiting.write(part.tobytes())
+        size, bands, turn = (image.height, image.width), len(image.getbands()), _orientation(image)
+        key, metadata = image.info.get("transparency"), _metadata(image)
+        del image, part
+        levels = np.empty((*_upright(size, turn), bands if key is None else 4), np.uint16)
+        for rows in strips(size):
+            shape = rows.stop - rows.start, size[1], bands
+            high, low = (_read_at(waiting, (n * size[0] + rows.start) * size[1] * bands, shape) for n in (0, 1))
+            found = high.astype(np.uint16) << 8 | low
+            _stored(levels, turn)[rows, :, :bands] = found
+            if key is not None:  # this colour is transparent
+                _stored(levels, turn)[rows, :, 3] = np.where((found == key).all(2), 0, 65535)
+    return Contents(levels, *metadata)
+
+
+def _read_at(file: IO[bytes], place: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    file.seek(place)
+    return np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
 
 
 def of_image(image: Image.Image) -> Contents:
@@ -79,20 +97,21 @@ def of_image(image: Image.Image) -> Contents:
     check_count(image)
     image.load()
     levels: Levels | None = None
-    converted = converter(image)
+    converted, turn = converter(image), _orientation(image)
     for rows, part in _parts(image):
         found = _colours(channels_of(converted(part)))
         if levels is None:
-            levels = np.empty((*_upright(image), found.shape[2]), found.dtype)
-        _stored(levels, image)[rows] = found
+            levels = np.empty((*_upright((image.height, image.width), turn), found.shape[2]), found.dtype)
+        _stored(levels, turn)[rows] = found
     if levels is None:
         raise ImageError("a picture without pixels is empty")
     return Contents(levels, *_metadata(image))
 
 
-def write(contents: Contents, kind: str, file: IO[bytes]) -> None:
+def write(contents: Contents, kind: str, file: IO[bytes], **options: Any) -> None:
     """A file of a format that Pillow names: 16 bits in PNG and TIFF, else 8; alpha where the format has it.
 
+    options: of Pillow's writer of 8 bits; as lossless as the format allows without.
     Raises what Pillow raises for a picture that the format cannot hold.
     """
     if contents.levels.dtype == np.uint16 and kind in _WRITERS:
@@ -104,7 +123,8 @@ def write(contents: Contents, kind: str, file: IO[bytes]) -> None:
     for rows in strips(levels.shape):
         part = eight_bit(levels[rows])
         image.paste(Image.fromarray(over(part, 255) if flat else np.ascontiguousarray(part)), (0, rows.start))
-    image.save(file, format=kind, icc_profile=contents.icc, exif=contents.exif or b"", **LOSSLESS.get(kind, {}))
+    how = {**LOSSLESS.get(kind, {}), **options}
+    image.save(file, format=kind, icc_profile=contents.icc, exif=contents.exif or b"", **how)
 
 
 # Reading
@@ -146,22 +166,13 @@ def _colours(channels: npt.NDArray[Any]) -> Levels:
     return deep if deep.ndim == 3 else np.broadcast_to(deep[..., None], (*deep.shape, 3))
 
 
-def _keyed(levels: Levels, key: tuple[int, ...]) -> Levels:
-    """With alpha: the colour `key` is transparent."""
-    keyed = np.full((*levels.shape[:2], 4), 65535, np.uint16)
-    for rows in strips(levels.shape):
-        keyed[rows, :, :3] = levels[rows]
-        keyed[rows, :, 3][(levels[rows] == key).all(2)] = 0
-    return keyed
-
-
 def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
-def _upright(image: Image.Image) -> tuple[int, int]:
-    """Height and width when it is turned upright."""
-    return (image.width, image.height) if _orientation(image) in _TURNED else (image.height, image.width)
+def _upright(size: tuple[int, int], turn: int) -> tuple[int, int]:
+    """Height and width of an image of an orientation, when it is turned upright."""
+    return (size[1], size[0]) if turn in _TURNED else size
 
 
 _TURNED: dict[int, Callable[[Levels], Levels]] = {
@@ -179,9 +190,9 @@ _VIEWS: dict[int, Callable[[Levels], Levels]] = {
 """For each orientation of EXIF: an upright picture as it is stored."""
 
 
-def _stored(upright: Levels, image: Image.Image) -> Levels:
-    """A view of the upright picture in which rows are those of the file."""
-    view = _VIEWS.get(_orientation(image))
+def _stored(upright: Levels, turn: int) -> Levels:
+    """A view of the upright picture in which rows are those of a file of an orientation."""
+    view = _VIEWS.get(turn)
     return upright if view is None else view(upright)
 
 

@@ -17,7 +17,7 @@ from retouch.editing.canvas.planner import Candidate
 from retouch.editing.canvas.pool import Pool
 from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Scaling
-from retouch.editing.canvas.view import Now, Part, Together, View, ViewSession
+from retouch.editing.canvas.view import Now, Part, Refinement, Together, Variants, View, ViewSession
 from retouch.editing.canvas.viewport import hull, inside, sides
 from retouch.editing.images import Pixels
 from retouch.editing.session import Edited
@@ -54,7 +54,7 @@ class Sessions:
 @dataclass(frozen=True, eq=False)
 class Made:
     """What an edit made: what its viewport shows [H, W, 3], facts as a version of a session has them, the views that
-    recorded it and the numbers of their versions.
+    recorded it and the numbers of their versions, and how it is bettered (None: it is not).
     """
 
     viewport: Scaling
@@ -62,12 +62,13 @@ class Made:
     facts: Mapping[str, Any]
     edited: Edited
     views: Mapping[View, int] = field(default_factory=dict)
+    refinement: Refinement | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Making:
     """One edit of a canvas that is as `now` says. texts: what it is conditioned on. frames: what previews of a viewport
-    go to.
+    go to. refine: as that of a session's `submit`.
     """
 
     sessions: Sessions
@@ -77,6 +78,7 @@ class Making:
     clock: Clock = field(default_factory=Clock)
     progress: Progress = silent
     frames: Callable[[Scaling], Framed | None] = lambda viewport: None
+    refine: float | str | None = None
 
     def made(self, chosen: Candidate, request: Request) -> Made:
         """What the viewports of a candidate make of a request."""
@@ -94,8 +96,24 @@ class Making:
         (view,) = views
         session, viewport = view.opened, self.now.local(view.scaling)
         drawn = shown(request, viewport, self.now.picture, session.pixels)
-        edited = session.draw(*drawn, request.inpaint, options, self.progress, self.frames(viewport))
-        return Made(viewport, session.pixels, session.version.facts, edited, {view: session.version.number})
+        told = self.progress, self.frames(viewport), self.refine
+        edited, refinement = session.draw(
+            drawn.image, drawn.mask, request.inpaint, {**options, "areas": drawn.areas}, *told
+        )
+        version = session.version
+        return Made(viewport, version.pixels, version.facts, edited, {view: version.number}, refinement)
+
+    def varied(
+        self, viewport: Scaling, request: Request, count: int, seeds: Sequence[int] | None
+    ) -> tuple[View, Variants]:
+        """What a viewport makes of a request with so many seeds; the session there stays as it is."""
+        view, options = self._view(viewport, ()), {**request.options, **self.texts}
+        drawn = shown(request, self.now.local(view.scaling), self.now.picture, view.opened.pixels)
+        with self.clock.of("edit"):
+            return view, view.opened.variants(
+                count, drawn.image, mask=drawn.mask, seeds=seeds, inpaint=request.inpaint, progress=self.progress,
+                **options,
+            )  # fmt: skip
 
     def _joined(self, views: Sequence[View], request: Request, options: Mapping[str, Any]) -> Made:
         """In viewports of the canvas's scale that overlap."""
@@ -104,7 +122,7 @@ class Making:
             session, viewport = view.opened, self.now.local(view.scaling)
             (rows, columns), (down, right) = viewport.box, viewport.window
             corner = rows.start - down.start, columns.start - right.start
-            parts.append(Part(session, corner, *shown(request, viewport, self.now.picture, session.pixels)))
+            parts.append(Part(session, corner, shown(request, viewport, self.now.picture, session.pixels)))
             seen = hull(seen, viewport.box)
         found, box, edited = self.sessions.together(parts, request.inpaint, options, self.progress)
         pixels = self.now.picture.seen(seen)
@@ -120,8 +138,11 @@ class Making:
         """By the dense networks, which leave no recording."""
         pixels = self.now.shown(viewport)
         drawn = shown(request, viewport, self.now.picture, pixels)
+        options = {**options, "areas": drawn.areas}
         with self.clock.of("edit"):
-            edited, facts = self.sessions.blank.redraw(pixels, *drawn, request.inpaint, options, self.progress)
+            edited, facts = self.sessions.blank.redraw(
+                pixels, drawn.image, drawn.mask, request.inpaint, options, self.progress
+            )
         return Made(viewport, np.asarray(edited.image), facts, edited)
 
     def _view(self, viewport: Scaling, keep: Sequence[View]) -> View:

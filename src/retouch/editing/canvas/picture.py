@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from retouch.editing.canvas.colour import Profile, profile_of
 from retouch.editing.canvas.files import Contents, Levels, of_image, read, strips, write
+from retouch.editing.canvas.rows import Rows
 from retouch.editing.images import (
     MAX_PIXELS,
     WHITE,
@@ -44,12 +46,17 @@ class Patch:
 
     box: Box
     mask: Mask
-    levels: Levels
+    levels: Rows
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
         return self.mask.nbytes + self.levels.nbytes
+
+
+Weights = Strengths | npt.NDArray[np.float32] | Mask
+Part = Callable[[slice], tuple[Pixels, Weights]]
+"""Pixels of sRGB [h, w, 3] and weights [h, w] from 0 to 1 of some rows of a box."""
 
 
 @dataclass(eq=False)
@@ -79,6 +86,12 @@ class Picture:
             with decoding():
                 return Picture._of(of_image(source))
         return Picture(_of_array(source))
+
+    @staticmethod
+    def of_file(file: IO[bytes], formats: tuple[str, ...]) -> Picture:
+        """From an open file of one of some formats, as Pillow names them; ImageError as `read`."""
+        with decoding():
+            return Picture._of(read(file, formats))
 
     @staticmethod
     def _of(contents: Contents) -> Picture:
@@ -128,7 +141,7 @@ class Picture:
             found[rows] = colours if self.alpha is None else over(np.dstack([colours, levels[..., 3]]), WHITE)
         return found
 
-    def put(self, box: Box, pixels: Pixels, weights: Strengths | npt.NDArray[np.float32] | Mask) -> Patch:
+    def put(self, box: Box, pixels: Pixels, weights: Weights) -> Patch:
         """Mix pixels of sRGB [h, w, 3] into a box by their weights [h, w] from 0 to 1; returns what they replaced.
 
         Levels are mixed in the picture's depth and colours, 8-bit ones as 257 times themselves in 16 bits. Where the
@@ -137,17 +150,20 @@ class Picture:
         part = self._part(box)
         check_same(part, pixels, "box and pixels")
         check_same(part, weights, "box and weights")
-        mask, levels, count = np.zeros(part.shape[:2], np.bool_), np.empty((weights.size, 3), part.dtype), 0
-        for rows in strips(part.shape):
-            active = weights[rows] > 0
-            old = part[rows][..., :3][active]
-            mixed = self._mixed(old, pixels[rows][active], weights[rows][active])
+        return self.put_parts(box, lambda rows: (pixels[rows], weights[rows]))
+
+    def put_parts(self, box: Box, made: Part, rows: int = 1) -> Patch:
+        """`put`, of what is made of some rows at a time: at least so many, but for the last."""
+        part = self._part(box)
+        mask, levels = np.zeros(part.shape[:2], np.bool_), Rows(part.dtype)
+        for some in strips(part.shape, rows):
+            pixels, weights = made(some)
+            active = weights > 0
+            old = part[some][..., :3][active]
+            mixed = self._mixed(old, pixels[active], weights[active])
             changed = (mixed != old).any(1)
-            mask[rows][active] = changed
-            levels[count : count + changed.sum()] = mixed[changed]
-            count += int(changed.sum())
-        # In place: memory that was not written to was never taken.
-        levels.resize((count, 3), refcheck=False)
+            mask[some][active] = changed
+            levels.add(mixed[changed])
         tight = box_of(mask)
         patch = Patch(_moved(tight, box), mask[tight].copy(), levels)
         self.swap(patch)

@@ -19,10 +19,15 @@ from retouch.errors import OptionError
 Way = Literal["sparse", "new", "whole", "tiles", "dense"]
 FLOOR = 0.5
 """Of the quality that an edit should have."""
-CONTEXT, DETAIL = 1 / 8, 16
-"""Of a viewport's side, what should be seen around a region; latent positions that its longer side should have."""
-WORTH = 1.15
-"""So much longer may an edit take that leaves a recording to later ones than one that does not."""
+CONTEXT, AROUND, DETAIL = 1 / 8, 1.5, 16
+"""What should be seen on each side of a region: of a viewport's side, and where that is enlarged of the region's longer
+side, as a model that sees a part of a thing alone draws a whole one (benchmarks/README.md has pictures). Latent
+positions that the longer side should have.
+"""
+WORTH, ALIKE = 1.15, 1.05
+"""So much longer may an edit take that leaves a recording to later ones than one that does not, and one that is better
+than another.
+"""
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,12 @@ class Planner:
         views: Mapping[View, Scaling],
         follow: Callable[[View], float],
         edited: Sequence[Box] = (),
+        alone: bool = False,
     ) -> Plan:
         """What a request comes to on a canvas (H, W) with views, where they are; a share of the recorded steps is run.
 
         follow: seconds that a view takes before it is where the canvas is. edited: what was seen by edits that recorded
-        nothing; what comes near one is recorded.
+        nothing; what comes near one is recorded. alone: only ways with one viewport that is recorded.
         """
         found = []
         for view, at in views.items():
@@ -122,6 +128,8 @@ class Planner:
             seconds = sum(self._in_tile(tile, request, steps, views, follow) for tile in tiled)
             viewport = Scaling(box, sides(box), sides(box))
             found.append(self._candidate("tiles", viewport, seconds, request, canvas, tiled=tiled))
+        if alone:
+            found = [each for each in found if each.way not in ("tiles", "dense")]
         again = any(common(box, request.box) for box in edited)
         return self._chosen(tuple(found), math.inf if again else WORTH)
 
@@ -130,11 +138,11 @@ class Planner:
         if chosen.tiles:
             return
         if chosen.way == "dense":
-            self.costs.learn("record", chosen.seconds, seconds["edit"])
+            self.costs.learn({"dense": (chosen.seconds, seconds["edit"])})
             return
         record = self.costs.record if "record" in seconds else 0.0
-        self.costs.learn("record", record, seconds.get("record", 0.0))
-        self.costs.learn("edit", chosen.seconds - record, seconds["edit"] + seconds.get("follow", 0.0))
+        edit = chosen.seconds - record, seconds["edit"] + seconds.get("follow", 0.0)
+        self.costs.learn({"record": (record, seconds.get("record", 0.0)), "edit": edit})
 
     def _edit(self, viewport: Scaling, request: Request, steps: float) -> float:
         """Seconds of what a viewport that is recorded sees of a request."""
@@ -175,12 +183,13 @@ class Planner:
         view: int | None = None,
         tiled: tuple[Scaling, ...] = (),
     ) -> Candidate:
-        context = min(1.0, margin(viewport, request.box, canvas) / (CONTEXT * min(self.size)))
+        longest = viewport.scale * max(sides(request.box))
+        around = max(CONTEXT * min(self.size), AROUND * longest if viewport.scale > 1 else 0.0)
+        context = min(1.0, margin(viewport, request.box, canvas) / around)
         if tiled:  # they overlap by a quarter: one of them sees enough around each pixel
             context = 1.0
-        longest = max(span.stop - span.start for span in request.box)
-        positions = longest * viewport.scale / self.factor
-        return Candidate(way, viewport, seconds, context, min(1.0, viewport.scale, positions / DETAIL), view, tiled)
+        detail = min(1.0, viewport.scale, longest / self.factor / DETAIL)
+        return Candidate(way, viewport, seconds, context, detail, view, tiled)
 
     def _chosen(self, found: tuple[Candidate, ...], worth: float) -> Plan:
         good = [each for each in found if each.quality >= self.floor]
@@ -189,9 +198,12 @@ class Planner:
             return Plan(found, best, f"of the best quality there is; none reaches {self.floor:g}")
         fastest = min(good, key=lambda each: each.seconds)
         kept = [each for each in good if each.way != "dense" and each.seconds <= worth * fastest.seconds]
-        chosen = min(kept, key=lambda each: each.seconds, default=fastest)
-        also = "" if chosen is fastest else f" but for one that records nothing ({fastest.seconds:.3g} s)"
-        return Plan(found, chosen, f"the fastest of those with a quality of at least {self.floor:g}{also}")
+        first = min(kept, key=lambda each: each.seconds, default=fastest)
+        alike = [each for each in kept if each.seconds <= ALIKE * first.seconds]
+        chosen = max(alike, key=lambda each: (each.quality, -each.seconds), default=fastest)
+        also = "" if first is fastest else f" but for one that records nothing ({fastest.seconds:.3g} s)"
+        better = "" if chosen is first else ", better than one that takes as long"
+        return Plan(found, chosen, f"the fastest of those with a quality of at least {self.floor:g}{also}{better}")
 
 
 def forced(plan: Plan, way: Candidate | str | None) -> Candidate:

@@ -60,6 +60,11 @@ class Pool:
         """The view of a viewport; None when there is none."""
         return next((view for view in self.views if view.scaling == scaling), None)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that viewports in memory take."""
+        return sum(view.session.held_bytes for view in self.views if view.session is not None)
+
     def make_room(self, keep: Collection[View] = ()) -> None:
         """Put views away, those first that were not used for longest, until another recording fits."""
         for view in [view for view in self.views if view.session is not None and view not in keep]:

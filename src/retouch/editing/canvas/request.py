@@ -9,10 +9,12 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from retouch.editing.area import Area, AreasLike
 from retouch.editing.canvas.files import strips
 from retouch.editing.canvas.picture import Picture
+from retouch.editing.canvas.resample import Size
 from retouch.editing.canvas.viewport import common, hull, inside, moved, sides
-from retouch.editing.images import Box, ImageLike, Pixels, Strengths, as_strengths, box_of, check_same, difference
+from retouch.editing.images import Box, ImageLike, Pixels, as_strengths, box_of, check_same, difference
 from retouch.errors import OptionError
 from retouch.plan.region import Mask
 
@@ -29,6 +31,13 @@ class Options(TypedDict, total=False):
     strength: float | None
     max_error: float | None
     blend: str | None
+    areas: AreasLike
+
+
+Shares = npt.NDArray[np.float32]
+"""Strengths [h, w] from 0 to 1."""
+Worded = tuple[Shares, str, str | None]
+"""Where an area is, its prompt, and its negative prompt (None: that of the rest)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +46,16 @@ class Request:
 
     strengths: [h, w], shares of the strength by pixel, 0 where nothing is edited. pixels: uint8 [h, w, 3], of
     which `drawn` [h, w] are strokes. options: of a session's `edit`, those that are given; inpaint: it is `inpaint`.
+    areas: strengths [h, w] by the words that they have of their own.
     """
 
     box: Box
-    strengths: Strengths
+    strengths: Shares
     pixels: Pixels
     drawn: Mask
     options: Mapping[str, Any]
     inpaint: bool = False
+    areas: tuple[Worded, ...] = ()
 
     @property
     def mask(self) -> Mask:
@@ -59,16 +70,19 @@ class Request:
 
     def within(self, box: Box) -> Request:
         """What another box has of it, which is nothing around its own."""
-        both = common(self.box, box)
+        strengths, pixels, drawn = (self._wider(found, box) for found in (self.strengths, self.pixels, self.drawn))
+        areas = tuple((self._wider(where, box), prompt, negative) for where, prompt, negative in self.areas)
+        return replace(self, box=box, strengths=strengths, pixels=pixels, drawn=drawn, areas=areas)
 
-        def wider(found: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            wide = np.zeros((*sides(box), *found.shape[2:]), found.dtype)
-            if both is not None:
-                wide[inside(both, box)] = found[inside(both, self.box)]
-            return wide
+    def mask_in(self, box: Box) -> Mask:
+        """The mask as another box has it."""
+        return self._wider(self.mask, box)
 
-        parts = wider(self.strengths), wider(self.pixels), wider(self.drawn)
-        return replace(self, box=box, strengths=parts[0], pixels=parts[1], drawn=parts[2])
+    def _wider(self, found: Any, box: Box) -> npt.NDArray[Any]:
+        both, wide = common(self.box, box), np.zeros((*sides(box), *found.shape[2:]), found.dtype)
+        if both is not None:
+            wide[inside(both, box)] = found[inside(both, self.box)]
+        return wide
 
     def over(self, older: Request) -> Request | None:
         """These strokes over older ones, in both regions; words and options of this where they are given.
@@ -85,6 +99,7 @@ class Request:
             pixels=new.on(old.pixels),
             drawn=new.drawn | old.drawn,
             options={**old.options, **new.options},
+            areas=(*old.areas, *new.areas),
         )
 
 
@@ -107,24 +122,33 @@ def read(
     threshold: int,
     options: Mapping[str, Any],
     inpaint: bool = False,
+    areas: AreasLike = (),
 ) -> Request | None:
     """What an edit asks of a picture; None: nothing.
 
-    image, mask: of the whole picture, or of what `bounds` says. threshold: grey levels; where the image differs by no
-    more, it counts as not edited.
+    image, mask, and masks of areas: of the whole picture, or of what `bounds` says. threshold: grey levels; where the
+    image differs by no more, it counts as not edited.
 
-    Raises ImageError for what cannot be read, for other sizes and bounds outside; OptionError without image and mask,
-    and for a threshold below 0.
+    Raises ImageError for what cannot be read, for other sizes and bounds outside; OptionError without image, mask and
+    areas, and for a threshold below 0.
     """
-    if image is None and mask is None:
-        raise OptionError("on a canvas say where: draw, or give a mask")
+    if image is None and mask is None and not areas:
+        raise OptionError("on a canvas say where: draw, or give a mask or areas")
     within = bounded(bounds, picture)
     given = None if image is None else Picture.read(image)
-    size = tuple(span.stop - span.start for span in within)
+    size = sides(within)
     if given is not None:
         check_same(given.levels, np.empty((*size, 0)), "image and canvas" if bounds is None else "image and box")
-    strengths = None if mask is None else as_strengths(mask, (size[0], size[1]))
-    changed = strengths > 0 if strengths is not None else _changed(picture, within, given, threshold)
+    worded = [(_strengths(area.mask, size), area.prompt, area.negative) for area in map(Area.of, areas)]
+    if mask is not None:
+        strengths = _strengths(mask, size)
+    else:
+        strengths = np.zeros(size, np.float32)
+        if given is not None:
+            strengths[_changed(picture, within, given, threshold)] = 1
+        for where, *_ in worded:
+            strengths = np.where(where, where, strengths)
+    changed = strengths > 0
     if not changed.any():
         return None
     tight = box_of(changed)
@@ -134,13 +158,17 @@ def read(
     if given is not None:
         new = given.seen(tight)
         drawn, pixels = difference(pixels, new, 0) & changed[tight], new
-    found = (changed if strengths is None else strengths)[tight].astype(np.float64)
-    return Request(box, found, pixels, drawn, options, inpaint)
+    parts = [(where[tight] * changed[tight], prompt, negative) for where, prompt, negative in worded]
+    seen = tuple(part for part in parts if part[0].any())
+    return Request(box, strengths[tight].copy(), pixels, drawn, options, inpaint, seen)
 
 
-def _changed(picture: Picture, within: Box, given: Picture | None, threshold: int) -> Mask:
+def _strengths(mask: ImageLike, size: Size) -> Shares:
+    return as_strengths(mask, size).astype(np.float32)
+
+
+def _changed(picture: Picture, within: Box, given: Picture, threshold: int) -> Mask:
     """Where an image differs from what a box holds; never a copy of all of it."""
-    assert given is not None
     found = np.zeros(given.size, np.bool_)
     for rows in strips(given.size):
         part = rows, slice(0, given.size[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ class Scaling:
         self._check(pixels, self.sides)
         return np.pad(scaled(pixels, self.inner), [*self._around, (0, 0)], "symmetric")
 
-    def shown_mask(self, strengths: Strengths | npt.NDArray[np.bool_]) -> Strengths:
+    def shown_mask(self, strengths: npt.NDArray[np.floating[Any] | np.bool_]) -> Strengths:
         """A mask [h, w] of the box from 0 to 1 at the model's size [H, W]: none of it is lost, and none reflected."""
         self._check(strengths, self.sides)
         image = Image.fromarray(np.asarray(strengths, np.float32))

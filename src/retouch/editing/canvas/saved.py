@@ -12,9 +12,10 @@ from torch import Tensor
 from retouch.editing.canvas.files import Levels
 from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.resample import Scaling, Size, scaled
+from retouch.editing.canvas.rows import Rows
 from retouch.editing.canvas.view import View
 from retouch.editing.images import Box, Pixels
-from retouch.editing.manifest import Check, Fields, listed, number, optional, positive, record, text, whole
+from retouch.editing.manifest import Check, Fields, listed, maybe, number, optional, positive, record, text, whole
 
 LONGEST = 1024
 """Pixels of the longer side of what a saved version shows."""
@@ -42,6 +43,8 @@ SETTINGS: Fields = {
 }
 FACTS: Fields = {
     "prompt": optional(text), "negative": optional(text), "class_label": optional(whole), "steps": whole,
+    "refined": maybe(text), "seed": maybe(whole),
+    "areas": maybe(listed(record({"prompt": text, "negative": optional(text)}))),
 }  # fmt: skip
 
 
@@ -67,7 +70,7 @@ def of_patch(patch: Patch, picture: Picture) -> dict[str, Tensor]:
 
 def patch_of(tensors: Mapping[str, Tensor]) -> Patch:
     """One that was saved, not yet put in."""
-    return Patch(box_of(tensors), tensors["mask"].numpy().copy(), _levels(tensors["levels"]))
+    return Patch(box_of(tensors), tensors["mask"].numpy().copy(), Rows.of(_levels(tensors["levels"])))
 
 
 def box_of(tensors: Mapping[str, Tensor]) -> Box:

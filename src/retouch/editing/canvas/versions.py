@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 import retouch.runtime.store as blocks
-from retouch.editing.archive import Archive, Progress, silent
-from retouch.editing.calls import Calls
+from retouch.editing.archive import Archive, Progress, silent, verify, version_folder
+from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.canvas import saved
-from retouch.editing.canvas.files import Levels
+from retouch.editing.canvas.files import Levels, strips
 from retouch.editing.canvas.picture import Patch, Picture
+from retouch.editing.canvas.resample import Size, scaled
 from retouch.editing.canvas.view import Now
-from retouch.editing.canvas.viewport import holds, moved, sides, whole
+from retouch.editing.canvas.viewport import common, holds, hull, inside, moved, sides, whole
 from retouch.editing.history import History
-from retouch.editing.images import Box, Pixels
+from retouch.editing.images import Box, Pixels, as_pixels
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Manifest
 from retouch.editing.session import Session, Version, locked
+from retouch.plan.region import Mask
 from retouch.runtime.store import Store
 
 
@@ -31,11 +35,18 @@ from retouch.runtime.store import Store
 class Expansion:
     """What made a picture larger.
 
-    box: the picture before in the one after. levels: those of the picture after, while it is the one before.
+    box: the picture before in the one after, which is of `size` (H, W). levels: those of the picture after, while it is
+    the one before.
     """
 
     box: Box
+    size: Size
     levels: Levels | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return 0 if self.levels is None else self.levels.nbytes
 
     def swap(self, picture: Picture) -> None:
         """Make a picture the one before, or after; done twice, everything is as it was."""
@@ -56,19 +67,44 @@ def swap(picture: Picture, changed: Changed) -> None:
         picture.swap(changed)
 
 
-def picture_at(archive: Archive, entries: Sequence[Entry]) -> Picture:
-    """The picture of a saved version, from the entries of the path to it; no model is loaded.
+def picture_at(path: Path, entries: Sequence[Entry]) -> Picture:
+    """The picture of a version that is saved in a folder, from the entries of the path to it; no model is loaded.
 
     Raises ArchiveError for files that are damaged.
     """
-    archive.verify(replace(entry, files={TENSORS: entry.files[TENSORS]}) for entry in entries)
-    found = [blocks.read(archive.folder(entry.folder) / TENSORS).tensors for entry in entries]
-    if not all(saved.fits(tensors, place == 0) for place, tensors in enumerate(found)):
-        raise ArchiveError(f"the canvas in {archive.path} is damaged: a version holds no picture")
+    verify(path, (replace(entry, files={TENSORS: entry.files[TENSORS]}) for entry in entries))
+    found = [_read(path, entry) for entry in entries]
     picture = saved.picture_of(found[0])
     for tensors in found[1:]:
-        swap(picture, _loaded(archive, tensors, picture.levels.shape)[0])
+        swap(picture, _loaded(path, tensors, picture.levels.shape)[0])
     return picture
+
+
+def glimpse_at(path: Path, entries: Sequence[Entry]) -> Pixels:
+    """The same not larger than `saved.LONGEST`, from what saved versions show; only one picture's levels are mapped."""
+    whole_, *others = entries[max(place for place, entry in enumerate(entries) if "mask" not in _read(path, entry)) :]
+    found, size = as_pixels(version_folder(path, whole_.folder) / PICTURE), _read(path, whole_)["levels"].shape
+    for entry in others:
+        box = _scaled_to(found.shape[:2], (size[0], size[1]), saved.box_of(_read(path, entry)))
+        found[box] = scaled(as_pixels(version_folder(path, entry.folder) / PICTURE), sides(box))
+    return found
+
+
+def _scaled_to(shown: Size, size: Size, box: Box) -> Box:
+    """The pixels of a reduced picture that a box of a picture of `size` touches."""
+    rows, columns = (
+        slice(span.start * small // large, -(-span.stop * small // large))
+        for span, small, large in zip(box, shown, size, strict=True)
+    )
+    return rows, columns
+
+
+def _read(path: Path, entry: Entry) -> Mapping[str, Tensor]:
+    """What is in the file of a version; ArchiveError unless it is of one."""
+    tensors = blocks.read(version_folder(path, entry.folder) / TENSORS).tensors
+    if not saved.fits(tensors, entry.parent is None):
+        raise ArchiveError(f"the canvas in {path} is damaged: a version holds no picture")
+    return tensors
 
 
 class PictureSession(Session):
@@ -83,6 +119,7 @@ class PictureSession(Session):
         super().__init__(store, settings)
         self.patches: dict[int, Changed] = {}
         self._at = 0  # the version that the picture is
+        self._first = (0, 0)  # the size of the first one
         self._still = Lock()  # held by whoever changes the picture, and whoever reads it without the session's lock
 
     def calls(self) -> dict[str, str]:
@@ -98,6 +135,76 @@ class PictureSession(Session):
         """The current picture as a model sees it, uint8 sRGB `[H, W, 3]` on white; a copy."""
         with self._still:
             return self.picture.seen()
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the current picture."""
+        return self.picture.size
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that the picture and its versions take."""
+        patches = [patch.nbytes for patch in self.patches.values()]
+        return super().held_bytes + self.picture.levels.nbytes + sum(patches)
+
+    def picture_of(self, number: int) -> Picture:
+        """The picture of a version; a copy. UndoError when there is none."""
+        with self._still:
+            found = replace(self.picture, levels=self.picture.levels.copy())
+            for each in self._between(self._at, number):
+                swap(found, deepcopy(self.patches[each]))
+        return found
+
+    def seen(self, number: int, box: Box | None = None) -> Pixels:
+        """What a model sees of a version, or of a box of it; see `Picture.seen`. UndoError when there is none."""
+        with self._still:
+            if number == self._at:
+                return self.picture.seen(box)
+        return self.picture_of(number).seen(box)
+
+    def changed(self, old: int, new: int) -> tuple[tuple[int, int], Box, Mask]:
+        """Where the picture of one version may be another than that of an older or newer one.
+
+        The corner (top, left) of the old picture in the new one, and of that a box and a mask [h, w] in it: whatever
+        the old one does not have is in that, too. UndoError when there is no such version.
+        """
+        now, size = self.now, self.size_of(new)
+        (top, left), (old_top, old_left) = now.corners[new], now.corners[old]
+        corner = old_top - top, old_left - left
+        numbers = self._between(old, new)
+        parts = [(moved(box, -top, -left), mask) for box, mask in (now.changes[n] for n in numbers if n in now.changes)]
+        there = common(moved(whole(self.size_of(old)), *corner), whole(size))
+        if there != whole(size):
+            mask = np.ones(size, np.bool_)
+            if there is not None:
+                mask[there] = False
+            parts.append((whole(size), mask))
+        seen = [(both, mask[inside(both, box)]) for box, mask in parts if (both := common(box, whole(size)))]
+        box = reduce(hull, (box for box, _ in seen)) if seen else (slice(0, 0), slice(0, 0))
+        found = np.zeros(sides(box), np.bool_)
+        for where, mask in seen:
+            found[inside(where, box)] |= mask
+        return corner, box, found
+
+    def size_of(self, number: int) -> Size:
+        """Height and width of a version."""
+        changes = (self.patches.get(version.number) for version in reversed(self._history.path(number)))
+        return next((each.size for each in changes if isinstance(each, Expansion)), self._first)
+
+    def _between(self, old: int, new: int) -> list[int]:
+        """The versions to take back, newest first, and those to put in, oldest first, from one to another."""
+        before, after = ([version.number for version in self._history.path(n)] for n in (old, new))
+        return [n for n in reversed(before) if n not in after] + [n for n in after if n not in before]
+
+    @property
+    def image(self) -> Image.Image:
+        """The current picture as Pillow has it, made some rows at a time."""
+        with self._still:
+            height, width = self.picture.size
+            found = Image.new("RGB", (width, height))
+            for rows in strips((height, width)):
+                found.paste(Image.fromarray(self.picture.seen((rows, slice(0, width)))), (0, rows.start))
+        return found
 
     def write(self, path: str | Path) -> Path:
         """Write the current picture to a file, in its depth, with alpha, profile and EXIF; see `Picture.write`."""
@@ -116,7 +223,7 @@ class PictureSession(Session):
             else:
                 changes[version.number] = moved(changed.box, top, left), changed.mask
             corners[version.number] = top, left
-        return Now(self.picture, self._history, changes, corners[self._at])
+        return Now(self.picture, self._history, changes, corners, corners[self._at])
 
     # Moving
 
@@ -136,8 +243,7 @@ class PictureSession(Session):
 
     def _show(self, number: int) -> None:
         """Make the picture that of a version: take back what was changed since both were one, and put in the rest."""
-        old, new = ([version.number for version in self._history.path(n)] for n in (self._at, number))
-        for each in [n for n in reversed(old) if n not in new] + [n for n in new if n not in old]:
+        for each in self._between(self._at, number):
             swap(self.picture, self.patches[each])
         self._at = number
 
@@ -152,6 +258,27 @@ class PictureSession(Session):
                 del self.patches[self._next]
                 raise
             self._at = self._history.current
+
+    @locked
+    def rechanged(self, old: Version, change: Callable[[], Changed], facts: Mapping[str, Any]) -> Version:
+        """Change the picture otherwise than for the last version, which stays the same with some facts that are others.
+
+        Cancelled when it is not the last any more.
+        """
+        if not self.is_last(old):
+            raise Cancelled
+        with self._still:
+            before = self.patches[old.number]
+            swap(self.picture, before)
+            try:
+                self.patches[old.number] = change()
+                return self.replace(old, Calls(self.store, {}, None), {}, {**old.facts, **facts})
+            except BaseException:
+                if self.patches[old.number] is not before:
+                    swap(self.picture, self.patches[old.number])
+                    self.patches[old.number] = before
+                swap(self.picture, before)
+                raise
 
     @locked
     def branch(self) -> Self:
@@ -199,19 +326,18 @@ class PictureSession(Session):
         super().load(archive, manifest)
         first, *others = self._history.versions
         self.picture, self._at = saved.picture_of(first.tensors), first.number
+        self._first = self.picture.size
         self.patches, shapes = {}, {first.number: self.picture.levels.shape}
         for version in others:
             assert version.parent is not None
-            found = _loaded(archive, version.tensors, shapes[version.parent])
+            found = _loaded(archive.path, version.tensors, shapes[version.parent])
             self.patches[version.number], shapes[version.number] = found
         bare = tuple(replace(version, tensors={}) for version in self._history.versions)
         self._history = replace(self._history, versions=bare)
         self._show(self._history.current)
 
 
-def _loaded(
-    archive: Archive, tensors: Mapping[str, Tensor], before: tuple[int, ...]
-) -> tuple[Changed, tuple[int, ...]]:
+def _loaded(path: Path, tensors: Mapping[str, Tensor], before: tuple[int, ...]) -> tuple[Changed, tuple[int, ...]]:
     """What a version changed of one with levels of a shape, and their shape after it. ArchiveError where that does not
     fit.
     """
@@ -221,8 +347,8 @@ def _loaded(
         changed, fit = saved.patch_of(tensors), holds(whole((before[0], before[1])), box)
     else:
         found = saved.picture_of(tensors)
-        changed, shape = Expansion(box, found.levels), found.levels.shape
+        changed, shape = Expansion(box, found.size, found.levels), found.levels.shape
         fit = holds(whole(found.size), box) and (*sides(box), shape[2]) == before
     if not fit:
-        raise ArchiveError(f"the session in {archive.path} is damaged: a change does not lie in the picture")
+        raise ArchiveError(f"the session in {path} is damaged: a change does not lie in the picture")
     return changed, shape

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from retouch.editing.archive import Progress
+from retouch.editing.calls import Calls
+from retouch.editing.canvas.composition import Shown
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.canvas.viewport import common, inside, moved
 from retouch.editing.history import History
-from retouch.editing.images import Box, Pixels, Strengths
+from retouch.editing.images import Box, Pixels
+from retouch.editing.jobs import Frames
 from retouch.editing.session import Edited, Version
 from retouch.incremental import Incremental
 from retouch.plan.region import Mask
@@ -36,9 +40,13 @@ class ViewSession(Protocol):
     @property
     def recording_bytes(self) -> int: ...  # noqa: D102
     @property
-    def draw(self) -> Callable[..., Edited]: ...  # noqa: D102
+    def held_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def draw(self) -> Callable[..., tuple[Edited, Refinement | None]]: ...  # noqa: D102
     @property
     def redraw(self) -> Callable[..., tuple[Edited, dict[str, Any]]]: ...  # noqa: D102
+    @property
+    def variants(self) -> Callable[..., Variants]: ...  # noqa: D102
     @property
     def adopt(self) -> Callable[[Pixels, Mask], Edited]: ...  # noqa: D102
     @property
@@ -50,32 +58,65 @@ class ViewSession(Protocol):
     def calls(self) -> dict[str, str]: ...  # noqa: D102
 
 
+Replace = Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
+"""Puts what was computed in the place of a version, with its facts; Cancelled where it is too late."""
+
+
+class Refinement(Protocol):
+    """What a canvas asks of an edit of a session that can be bettered; that of a `DiffusionSession` is one."""
+
+    @property
+    def stages(self) -> list[str]: ...  # noqa: D102
+    @property
+    def stale(self) -> bool: ...  # noqa: D102
+    @property
+    def run(self) -> Callable[[Frames, Callable[[Replace], Replace]], None]: ...  # noqa: D102
+
+
+class Variants(Protocol):
+    """What a canvas asks of variants of an edit of a session."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int) -> Variant: ...
+    def choose(self, number: int) -> Edited: ...  # noqa: D102
+
+
+class Variant(Protocol):
+    """One of them."""
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def edited(self) -> Edited: ...  # noqa: D102
+
+
 Together = Callable[["Sequence[Part]", bool, Mapping[str, Any], Progress], tuple[Pixels, Box, Edited]]
 """Makes one edit in several sessions: what they show together [h, w, 3], the box of that, and what came of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A session as a view of a larger picture, in which its corner lies at `corner` (top and left); and its part of an
-    edit: strokes [H, W, 3] on what it shows (None: none), and a mask [H, W].
+    """A session as a view of a larger picture, in which its corner lies at `corner` (top and left); and what it is
+    shown of an edit.
     """
 
     session: ViewSession
     corner: tuple[int, int]
-    image: Pixels | None
-    mask: Strengths | Mask
+    shown: Shown
 
 
 @dataclass(frozen=True, eq=False)
 class Now:
     """A canvas as it is. Boxes that last are counted from the corner of its first version, as expanding moves that.
 
-    changes: the boxes and masks [h, w] of what versions changed, by their numbers. corner: top and left of the picture.
+    changes: the boxes and masks [h, w] of what versions changed, by their numbers. corners: top and left of each
+    version's picture; corner: of the current one.
     """
 
     picture: Picture
     history: History[Version]
     changes: Mapping[int, tuple[Box, Mask]]
+    corners: Mapping[int, tuple[int, int]]
     corner: tuple[int, int]
 
     def local(self, lasting: Scaling) -> Scaling:

@@ -1,6 +1,6 @@
 """Diffusion models: pipelines, samplers and sessions over whole trajectories."""
 
-from retouch.editing.diffusion.areas import Area
+from retouch.editing.area import Area
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.model import PipelineError
 from retouch.editing.diffusion.schedulers import SCHEDULERS, SchedulerError

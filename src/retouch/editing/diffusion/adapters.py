@@ -7,6 +7,7 @@ What is made of a control image alone, the same at every step, is a network of i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import copy
 from functools import reduce
 from operator import add
@@ -104,8 +105,12 @@ class Adapters:
         )
         for picture in controls:
             check_same(np.empty(size), picture.pixels, "the picture and a control image are")
-        prompts = _pictures(asked.image_prompt, old.prompts, self.prompts, "image prompt", "IP-Adapter")
+        prompts = self.pictures(asked.image_prompt, old.prompts)
         return Guides(controls, prompts, self._scales(asked.scales or {}, dict(old.scales)))
+
+    def pictures(self, given: Images | None, old: tuple[Picture, ...]) -> tuple[Picture, ...]:
+        """Image prompts, from what is given or as before. OptionError for another number than there are IP-Adapters."""
+        return _pictures(given, old, self.prompts, "image prompt", "IP-Adapter")
 
     def _scales(self, given: Scales, old: Scales) -> tuple[tuple[str, float], ...]:
         unknown = sorted(given.keys() - self.scales.keys())
@@ -117,10 +122,15 @@ class Adapters:
             raise OptionError(f"the scale of {wrong[0]!r} is {given[wrong[0]]}, which is no number")
         return tuple((name, float(given.get(name, old.get(name, own)))) for name, own in self.scales.items())
 
-    def blank(self, size: tuple[int, int], scales: Scales | None = None) -> Guides:
-        """Black pictures, for networks to be compiled with."""
+    def blank(
+        self, size: tuple[int, int], scales: Scales | None = None, prompts: Sequence[Sequence[int]] | None = None
+    ) -> Guides:
+        """Black pictures, for networks to be compiled with; `prompts` are sizes of image prompts with their own."""
         black = Picture.of(np.zeros((*size, 3), np.uint8))
-        return Guides((black,) * len(self.controls), (black,) * self.prompts, self._scales(scales or {}, {}))
+        found = (black,) * self.prompts
+        if prompts:
+            found = tuple(Picture.of(np.zeros((*each, 3), np.uint8)) for each in prompts)
+        return Guides((black,) * len(self.controls), found, self._scales(scales or {}, {}))
 
 
 def _pictures(given: Images | None, old: tuple[Picture, ...], count: int, what: str, of: str) -> tuple[Picture, ...]:

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from retouch.editing.calls import run_whole
-from retouch.editing.images import ImageLike
-from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.models.extras import diffusers
@@ -26,33 +24,6 @@ from retouch.plan.areas import Areas
 
 WORDS = "encoder_hidden_states"
 """The argument of a U-Net with what it reads of texts `[B, S, C]`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Area:
-    """A part of the picture with words of its own.
-
-    mask: as that of an edit, black outside the area. negative: what it should not show; None: as for the rest.
-    """
-
-    mask: ImageLike
-    prompt: str
-    negative: str | None = None
-
-    @staticmethod
-    def of(given: Area | tuple[Any, ...]) -> Area:
-        """An area as it is, or from (mask, prompt) or (mask, prompt, negative). OptionError for anything else."""
-        if isinstance(given, Area):
-            return given
-        words = given[1:] if isinstance(given, tuple) else ()
-        if not (words and all(isinstance(word, str) for word in words) and len(words) <= 2):
-            raise OptionError("an area is an Area, or a tuple (mask, prompt) or (mask, prompt, negative)")
-        return Area(*given)
-
-    @property
-    def texts(self) -> dict[str, str | None]:
-        """Prompt and negative prompt, as facts of versions have them."""
-        return {"prompt": self.prompt, "negative": self.negative}
 
 
 def run_dense(net: Incremental, *args: Any, areas: Areas | None = None, **kwargs: Any) -> Any:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from retouch.editing.area import Area, AreasLike
 from retouch.editing.blend import checked
 from retouch.editing.calls import run_whole
-from retouch.editing.diffusion.areas import WORDS, Area
+from retouch.editing.diffusion.areas import WORDS
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
 from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Steering
 from retouch.editing.diffusion.model import Conditioning, PipelineError
@@ -25,8 +25,6 @@ from retouch.plan.region import Mask, Region
 
 MASK_STEPS = 4
 """Steps at which an automatic difference mask compares the predictions for two prompts."""
-
-AreasLike = Sequence[Area | tuple[Any, ...]]
 
 
 @dataclass(frozen=True)

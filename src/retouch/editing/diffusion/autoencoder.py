@@ -7,49 +7,93 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.model import PipelineError, loading
-from retouch.kernels.devices import device_of
-from retouch.models.chain import Chain
+from retouch.kernels.devices import HOST, device_of
+from retouch.models.chain import Chain, OneFrame
 from retouch.models.extras import diffusers
 
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
-"""Classes of diffusers that are supported; the decoder of the last one is run without its mask and picture."""
+AUTOENCODERS = (
+    "AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
+)  # fmt: skip
+"""Classes of diffusers that are supported. The asymmetric decoder is run without its mask and picture; the last one is
+for video, and encodes a picture as a clip of one frame.
+"""
 
 
 class Autoencoder:
     """Encoder and decoder of one of `AUTOENCODERS`, and what their latents are to a denoiser.
 
     factor: pixels for each position of a latent. channels: of a latent. dtype: of the weights.
+    packed: positions of what the decoder reads for each of a latent, in height and in width.
     encoder: pixels [1, 3, H, W] in [-1, 1] to latents, of the KL ones mean and log-variance; decoder: the way back.
     """
+
+    packed = 1
 
     def __init__(self, module: Any) -> None:
         kinds: tuple[type[Any], ...] = tuple(getattr(diffusers(), name) for name in AUTOENCODERS)
         if not isinstance(module, kinds):
             raise PipelineError(f"the autoencoder is a {type(module).__name__}, none of {', '.join(AUTOENCODERS)}")
         self.config = config = module.config
-        levels = config.get("encoder_block_out_channels") or config.get("down_block_out_channels")
-        self.factor = 2 ** (len(levels or config.block_out_channels) - 1)
-        self.channels = int(config.latent_channels)
+        named = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels", "dim_mult")
+        levels = next(config[name] for name in named if config.get(name))
+        self.factor = 2 ** (len(levels) - 1)
+        self.channels = int(config.get("latent_channels") or config.z_dim)
         self.dtype: torch.dtype = module.dtype
         before, after = (getattr(module, name, None) for name in ("post_quant_conv", "quant_conv"))
-        self.encoder = Chain(module.encoder, nn.Identity() if after is None else after)
-        self.decoder = Chain(nn.Identity() if before is None else before, module.decoder)
+        self.encoder: nn.Module = Chain(module.encoder, nn.Identity() if after is None else after)
+        self.decoder: nn.Module = Chain(nn.Identity() if before is None else before, module.decoder)
+        if "dim_mult" in config:
+            self.encoder, self.decoder = OneFrame(self.encoder), OneFrame(self.decoder)
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of what the encoder returned, float32, as the denoiser was trained on it."""
-        mean = encoded[:, : self.channels].float()
-        return (mean - self._shift) * float(self.config.scaling_factor)
+        shift, scale = self._moments(encoded)
+        return (encoded[:, : self.channels].float() - shift) * scale
 
     def decoder_input(self, latent: Tensor) -> Tensor:
         """What the decoder reads of a latent."""
-        return (latent / float(self.config.scaling_factor) + self._shift).to(self.dtype)
+        shift, scale = self._moments(latent)
+        return (latent / scale + shift).to(self.dtype)
 
-    @property
-    def _shift(self) -> float:
-        return float(self.config.get("shift_factor") or 0.0)
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What latents are moved by and then multiplied by, float32 `[1, 1 or C, 1, 1]`."""
+        config = self.config
+        means, deviations = (config.get(name) for name in ("latents_mean", "latents_std"))
+        shift, deviation = (
+            torch.tensor(numbers, dtype=torch.float32, device=like.device).reshape(1, -1, 1, 1)
+            for numbers in (means or config.get("shift_factor") or 0.0, deviations or 1.0)
+        )
+        return shift, float(config.get("scaling_factor", 1.0)) / deviation
+
+
+class PackedAutoencoder(Autoencoder):
+    """`AutoencoderKLFlux2`: 2x2 positions are one of a latent, of which every channel is normalised."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.packed = int(self.config.patch_size[0])
+        self.factor, self.channels = self.factor * self.packed, self.channels * self.packed**2
+        norm = module.bn
+        self._mean: Tensor = norm.running_mean.to(HOST, torch.float32)[None, :, None, None]
+        self._deviation: Tensor = (norm.running_var.to(HOST, torch.float32) + norm.eps).sqrt()[None, :, None, None]
+
+    def latent(self, encoded: Tensor) -> Tensor:
+        """The mean of what the encoder returned, packed and normalised."""
+        mean: Tensor = F.pixel_unshuffle(encoded[:, : self.config.latent_channels].float(), self.packed)
+        return (mean - self._mean) / self._deviation
+
+    def decoder_input(self, latent: Tensor) -> Tensor:
+        """What the decoder reads of a latent."""
+        return F.pixel_shuffle(latent * self._deviation + self._mean, self.packed).to(self.dtype)
+
+
+def autoencoder_of(module: Any) -> Autoencoder:
+    """What an autoencoder of diffusers is to a denoiser. PipelineError when it is none of `AUTOENCODERS`."""
+    return (PackedAutoencoder if isinstance(module, diffusers().AutoencoderKLFlux2) else Autoencoder)(module)
 
 
 def located(name: str | Path) -> str:

@@ -65,7 +65,7 @@ class Canvases(BaseEditor[Canvas]):
 
     def open(
         self,
-        picture: ImageLike,
+        picture: ImageLike | Picture,
         folder: str | Path | None,
         size: Size | None,
         floor: float,
@@ -74,7 +74,8 @@ class Canvases(BaseEditor[Canvas]):
         **settings: Any,
     ) -> Canvas:
         """A canvas; see `Editor.canvas`."""
-        found, viewport = Picture.read(picture), size or self.editor.model.default_size
+        found = picture if isinstance(picture, Picture) else Picture.read(picture)
+        viewport = size or self.editor.model.default_size
         store = self._store()
         blank = self.editor.unrecorded(viewport, **settings)
         own = {"height": found.size[0], "width": found.size[1], "viewport": [*viewport], "floor": floor}
@@ -97,11 +98,13 @@ def _together(
     parts: Sequence[Part], inpaint: bool, options: Mapping[str, Any], progress: Progress
 ) -> tuple[Pixels, Box, Edited]:
     """One edit in several sessions; see `retouch.editing.diffusion.views`."""
-    views = []
+    views: list[View] = []
     for part in parts:
         assert isinstance(part.session, DiffusionSession)
         top, left = part.corner
-        views.append(View(part.session, left, top, Asked(part.image, part.mask, inpaint=inpaint, **options)))
+        shown = part.shown
+        asked = Asked(shown.image, shown.mask, inpaint=inpaint, areas=shown.areas, **options)
+        views.append(View(part.session, left, top, asked))
     found = redrawn_together(views, progress)
     pixels, changed = np.asarray(found.image), max(found.edits, key=lambda each: each.region.fraction)
     height, width = pixels.shape[:2]

@@ -52,8 +52,8 @@ def behind(tensors: Mapping[str, Tensor], size: tuple[int, int]) -> Behind:
 
 
 def masked(tensors: Mapping[str, Tensor], process: Process) -> Mask:
-    """Where a denoiser that inpaints has read the mask of the edit before, which an exact one takes back, `[H, W]`."""
-    matters = process.model.inpaints and process.policy.exact
+    """Where a denoiser has read the mask or the picture of the edit before, which an exact one takes back, `[H, W]`."""
+    matters = (process.model.inpaints or process.model.refers) and process.policy.exact
     found: Mask = matters & (tensors["seen"] != tensors["image"]).any(-1).numpy()
     return found
 

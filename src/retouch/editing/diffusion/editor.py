@@ -17,9 +17,11 @@ from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.blend import DEFAULT, checked
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.enlarge import AUTO
+from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.planner import FLOOR
 from retouch.editing.diffusion.autoencoder import loaded, located
 from retouch.editing.diffusion.canvases import Canvases
+from retouch.editing.diffusion.families import check_family
 from retouch.editing.diffusion.guides import AS_BEFORE, Images, Scales, Steering
 from retouch.editing.diffusion.lora_files import load_loras
 from retouch.editing.diffusion.model import PipelineError, loading
@@ -46,10 +48,12 @@ class Editor(BaseEditor[DiffusionSession]):
 
     pipe: DDPMPipeline, DDIMPipeline (also v-prediction, few-step and class-conditional checkpoints), Stable Diffusion
         1.x or 2.x (text to image, image to image, inpainting), SDXL base, models distilled from these (LCM, Turbo,
-        Lightning, Hyper, TCD), FLUX.1 (schnell, dev), or SD 3 and 3.5, on any one device.
+        Lightning, Hyper, TCD), or one with a transformer (FLUX.1, FLUX.2 klein, Qwen-Image, SD 3, Z-Image), on
+        any one device.
     scheduler: one of `retouch.editing.diffusion.SCHEDULERS` with the pipeline's settings; None: the pipeline's own.
     vae: an autoencoder in the place of the pipeline's, or the folder or hub name of one: `AutoencoderKL`,
-        `AutoencoderTiny` or `AsymmetricAutoencoderKL`. `retouch.open` finds those again that have a name.
+        `AutoencoderTiny`, `AsymmetricAutoencoderKL`, `AutoencoderKLFlux2` or `AutoencoderKLQwenImage`. `retouch.open`
+        finds those again that have a name.
     blend: how results of edits are set into the picture: "fade", "multiband" or "harmonise"; None: "harmonise", and
         what saved sessions say, "fade" where they say nothing.
     policy: as for `retouch.compile`. The rest: as for `BaseEditor`.
@@ -75,6 +79,8 @@ class Editor(BaseEditor[DiffusionSession]):
         storage: str = "fp32",
         history: int | None = None,
         keep_module: bool = True,
+        arithmetic: str = "float",
+        map_weights: bool = False,
         name: str | None = None,
     ) -> None:
         self.vae = located(vae) if isinstance(vae, str | Path) else None
@@ -82,8 +88,10 @@ class Editor(BaseEditor[DiffusionSession]):
         self.model = model_of(pipe, Policy.named(policy), backend, own)
         self.scheduler = chosen(scheduler, pipe.scheduler)
         self.blend = None if blend is None else checked(blend)
-        self.model.keep_module = keep_module
-        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module)
+        self.model.keep_module, self.model.arithmetic = keep_module, arithmetic
+        self.model.map_weights = map_weights
+        kept = memory, device_memory, folder, storage, history
+        super().__init__(name, backend, *kept, keep_module, arithmetic, map_weights)
 
     @property
     def device(self) -> torch.device:
@@ -127,6 +135,9 @@ class Editor(BaseEditor[DiffusionSession]):
         library = diffusers()
         with loading("pipeline", name):
             folder = PIPELINES.get(str(name), name)
+            parts = library.DiffusionPipeline.load_config(str(folder))
+            if "transformer" in parts:
+                check_family(parts["_class_name"])
             pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
@@ -164,7 +175,8 @@ class Editor(BaseEditor[DiffusionSession]):
             the scale itself (LCM) take no negative prompt and compute half as much.
         class_label: the number of a class, for models that are conditioned on classes; these need one.
         control: an image of the same size for each ControlNet or T2I-Adapter of the pipeline, if it has some.
-            image_prompt: one for each IP-Adapter. scales: see `DiffusionSession.edit`; those of LoRAs are the
+            image_prompt: one for each IP-Adapter; for Qwen-Image-Edit the picture that words are about, this one if
+            none is given. scales: see `DiffusionSession.edit`; those of LoRAs are the
             pipeline's, and those of controls 1, where it is not said.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
@@ -176,6 +188,8 @@ class Editor(BaseEditor[DiffusionSession]):
         """
         pixels = as_pixels(image)
         size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+        if image_prompt is None and self.model.shown:
+            image_prompt = pixels
         steering = Steering(control, image_prompt, scales)
         session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength, steering)
         awaited = {"image": torch.from_numpy(pixels)}
@@ -223,7 +237,7 @@ class Editor(BaseEditor[DiffusionSession]):
 
     def canvas(
         self,
-        picture: ImageLike,
+        picture: ImageLike | Picture,
         *,
         prompt: str | None = None,
         negative: str | None = None,
@@ -240,7 +254,8 @@ class Editor(BaseEditor[DiffusionSession]):
     ) -> Canvas:
         """Open a picture of any size, up to 100 megapixels; viewports of it are recorded as edits need them.
 
-        picture: as `image` of `open`. Alpha, 16 bits, colour profile and EXIF are kept.
+        picture: as `image` of `open`, or a `Picture`, which the canvas then changes. Alpha, 16 bits, colour profile and
+            EXIF are kept.
         size: height and width at which the model sees viewports; None: what it was trained for.
         floor: the quality, 0 to 1, that the planner keeps to where anything reaches it (see `Canvas.plan`).
         disk: bytes of files that viewports may take beside memory; None: 40 % of what is free.
@@ -265,9 +280,9 @@ class Editor(BaseEditor[DiffusionSession]):
                 f"the session was recorded with {scheduler['name']} and its settings; "
                 "open it with an editor that has the same scheduler"
             )
-        guides = self.model.adapters.blank(size, facts.get("scales"))  # pictures are read later
+        blank = self.model.adapters.blank(size, facts.get("scales"), settings.get("prompts"))  # pictures are read later
         conditioning = self.model.condition(
-            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label"), guides
+            facts["prompt"], facts["negative"], float(settings["guidance"]), size, facts.get("class_label"), blank
         )
         sampler = self._sampler(size, settings["steps"], settings["seed"])
         if settings["first"] >= len(sampler):
@@ -289,6 +304,8 @@ class Editor(BaseEditor[DiffusionSession]):
     ) -> DiffusionSession:
         """One that is not recorded yet."""
         self.model.check_size(size)
+        if generated and self.model.refers:
+            raise PipelineError(f"{type(self.model.pipe).__name__} makes pictures of others; open one and edit it")
         guides = self.model.adapters.guides(size, steering)
         conditioning = self.model.condition(prompt, negative, guidance, size, class_label, guides)
         sampler = self._sampler(size, steps, seed)
@@ -304,10 +321,12 @@ class Editor(BaseEditor[DiffusionSession]):
             "first": 0 if generated else start,
             "scheduler": self._scheduler_facts(),
             "blend": self.blend or DEFAULT,
+            **({"prompts": [list(each.size) for each in guides.prompts]} if guides.prompts else {}),
             "editor": {
                 "policy": asdict(self.model.policy),
                 "backend": self.backend,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
+                **self.arithmetic_facts,
                 "scheduler": name_of(self.scheduler),
                 **({} if self.vae is None else {"vae": self.vae}),
                 **({"loras": dict(self.loras)} if self.loras else {}),

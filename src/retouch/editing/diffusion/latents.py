@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retouch.editing.diffusion.autoencoder import Autoencoder
+from retouch.editing.diffusion.autoencoder import autoencoder_of
 from retouch.editing.diffusion.model import Conditioning, Model, Networks, PipelineError
 from retouch.plan.policy import Policy
 
@@ -19,10 +19,10 @@ class LatentModel(Model):
 
     def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
         super().__init__(pipe, policy, backend)
-        self.vae = Autoencoder(pipe.vae if vae is None else vae)
-        self.factor = self.vae.factor
+        self.vae = autoencoder_of(pipe.vae if vae is None else vae)
+        self.factor, self.packed = self.vae.factor, self.vae.packed
         found = self.vae.channels, self.factor
-        expected = self.channels, getattr(pipe, "vae_scale_factor", self.factor)
+        expected = self.channels, getattr(pipe, "vae_scale_factor", self.factor // self.packed) * self.packed
         if found != expected:
             raise PipelineError(
                 "the autoencoder does not go with the denoiser: its latents have {} channels and a position for {} "
@@ -32,9 +32,9 @@ class LatentModel(Model):
     def compiled(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
         """The denoiser, the encoder and the decoder, each with its convolution of one position."""
         pixels = torch.zeros(1, 3, *size, dtype=self.vae.dtype)
-        latent = torch.zeros(self.latent_shape(size), dtype=self.vae.dtype)
+        read = self.decoder_input(torch.zeros(self.latent_shape(size)))
         denoiser = self.compile_denoiser(size, conditioning)
-        return Networks(denoiser, self.compile(self.vae.encoder, pixels), self.compile(self.vae.decoder, latent))
+        return Networks(denoiser, self.compile(self.vae.encoder, pixels), self.compile(self.vae.decoder, read))
 
     def encoder_input(self, pixels: Tensor) -> Tensor:
         """Pixels in the autoencoder's type."""

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from retouch.editing.diffusion.areas import Area
+from retouch.editing.area import Area
 from retouch.editing.diffusion.asked import Current
 from retouch.editing.diffusion.change import NEVER, Change
 from retouch.editing.diffusion.guides import UNGUIDED
 from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.images import Pixels
 from retouch.editing.manifest import ArchiveError
-from retouch.editing.replay import decoded, patch, patched, png
+from retouch.editing.replay import Cropped, Pictures, decoded, patched
 from retouch.plan.region import Mask
 
 STROKES, JOINS, AREAS = "strokes.png", "joins.png", "areas.png"
@@ -25,7 +25,7 @@ STAYS = 0xFFFF
 """Stands in a picture for a pixel that never joins."""
 
 
-def pictures_of(change: Change, before: Pixels) -> dict[str, bytes] | None:
+def pictures_of(change: Change, before: Pixels) -> Mapping[str, bytes] | None:
     """Files of a change to a picture: its strokes, the step at which each pixel joins, and areas below each other.
 
     None for one under control images, image prompts or scales of adapters, which no such file holds.
@@ -33,13 +33,13 @@ def pictures_of(change: Change, before: Pixels) -> dict[str, bytes] | None:
     if change.conditioning.guides != UNGUIDED:
         return None
     found = {
-        STROKES: png(patch(change.pixels, before)),
-        JOINS: png(np.where(change.joins == NEVER, STAYS, change.joins).astype(np.uint16)),
+        STROKES: Cropped.strokes(change.pixels, (change.pixels != before).any(-1)),
+        JOINS: Cropped.of(np.where(change.joins == NEVER, STAYS, change.joins).astype(np.uint16), STAYS),
     }
     if change.words and change.areas:
         masks = np.concatenate([region.mask[0] for region in change.areas.regions])
-        found[AREAS] = png(masks.astype(np.uint8) * np.uint8(255))
-    return found
+        found[AREAS] = Cropped.of(masks.astype(np.uint8) * np.uint8(255))
+    return Pictures(found)
 
 
 def strokes_of(drawn: Mapping[str, bytes], before: Pixels) -> tuple[Mask, Pixels]:

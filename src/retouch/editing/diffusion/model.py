@@ -24,6 +24,7 @@ from retouch.editing.images import MAX_PIXELS
 from retouch.editing.recent import Recent
 from retouch.errors import RetouchError
 from retouch.incremental import Incremental
+from retouch.ir.layout import Layout
 from retouch.kernels.devices import device_of, moved
 from retouch.plan.policy import Policy
 
@@ -99,16 +100,22 @@ class Networks:
 class Model(ABC):
     """The networks of a pipeline, and what passes between them.
 
-    factor: pixels of an image for each position of a latent, in height and in width. keep_module: as for
-        `retouch.compile`.
+    factor: pixels of an image for each position of a latent, in height and in width. packed: positions of what the
+        decoder reads for each of a latent, likewise. keep_module, arithmetic, map_weights: as for `retouch.compile`.
     reads_text: whether the denoiser is conditioned on texts. inpaints: whether it reads a mask and what is outside.
+    refers: whether it reads the picture that is edited, whole. shown: whether the words are read with a picture, an
+    image prompt, which is the one opened where no other is given.
     classes: how many classes there are if it is conditioned on one, infinite where any number is one.
     """
 
-    factor = 1
+    factor = packed = 1
     keep_module = True
+    arithmetic = "float"
+    map_weights = False
     reads_text = False
     inpaints = False
+    refers = False
+    shown = False
     classes: float = 0
 
     def __init__(self, pipe: Any, policy: Policy, backend: str) -> None:
@@ -168,7 +175,7 @@ class Model(ABC):
     def networks(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
         """The compiled networks for pixels (H, W); those of the last sizes are kept. PipelineError for other sizes."""
         self.check_size(size)
-        key = (*size, conditioning.guided, *self.adapters.key)
+        key = (*size, conditioning.guided, *self.adapters.key, *self.layouts(conditioning).items())
         return self._compiled.get(key, lambda: self.compiled(size, conditioning))
 
     @abstractmethod
@@ -178,7 +185,12 @@ class Model(ABC):
     def compile_denoiser(self, size: tuple[int, int], conditioning: Conditioning) -> Incremental:
         """The denoiser, compiled for pixels (H, W)."""
         x = torch.zeros(self.latent_shape(size), dtype=self.dtype)
-        return self.compile(self.denoiser, **self.inputs(self.extended(x), torch.ones(1), conditioning))
+        inputs = self.inputs(self.extended(x), torch.ones(1), conditioning)
+        return self.compile(self.denoiser, layouts=self.layouts(conditioning), **inputs)
+
+    def layouts(self, conditioning: Conditioning) -> dict[str, Layout]:
+        """Those of arguments of the denoiser that are maps without being images."""
+        return {}
 
     def compile_controls(self, size: tuple[int, int]) -> dict[str, Incremental]:
         """What runs once for each control image, compiled for pixels (H, W)."""
@@ -187,11 +199,21 @@ class Model(ABC):
         reads = dict(zip(adapters.controls, map(adapters.control_input, adapters.controls, black), strict=True))
         return {name: self.compile(module, reads[name]) for name, module in adapters.once().items()}
 
-    def compile(self, module: nn.Module, *args: Any, **kwargs: Any) -> Incremental:
+    def compile(
+        self, module: nn.Module, *args: Any, layouts: Mapping[str, Layout] | None = None, **kwargs: Any
+    ) -> Incremental:
         """A module compiled with the editor's policy and backend."""
         args, kwargs = moved((args, kwargs), device_of(module))
         return incremental.compile(
-            module.eval(), args, kwargs, policy=self.policy, backend=self.backend, keep_module=self.keep_module
+            module.eval(),
+            args,
+            kwargs,
+            layouts=layouts,
+            policy=self.policy,
+            backend=self.backend,
+            arithmetic=self.arithmetic,
+            keep_module=self.keep_module,
+            map_weights=self.map_weights,
         )
 
     def steered(
@@ -218,8 +240,12 @@ class Model(ABC):
         return without + conditioning.guidance * (with_texts - without)
 
     def extended(self, x: Tensor, mask: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
-        """`x` with further channels that the denoiser reads: the mask of what is repainted and the rest's latent."""
-        return x
+        """`x` with further channels that the denoiser reads: the mask of what is repainted and the rest's latent, or
+        that of the picture.
+        """
+        if not self.refers:
+            return x
+        return torch.cat([x, torch.zeros_like(x) if visible is None else visible], 1)
 
     # Pixels: float32 [1, 3, H, W] in [-1, 1]
 

@@ -18,7 +18,7 @@ from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.plan.areas import Areas
 from retouch.plan.policy import Policy
-from retouch.plan.region import Mask, Region, spread
+from retouch.plan.region import Mask, Region, dilate, spread
 
 Growth = Callable[[Region], Region]
 """How far around a region an edit computes."""
@@ -76,7 +76,13 @@ class Process:
 
     def latent_mask(self, region: Region) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of a latent that an edit of this region may change."""
-        return torch.from_numpy(spread(region, self.grid, self.policy))[None]
+        return torch.tensor(spread(region, self.grid, self.policy))[None]
+
+    def whole(self, region: Region) -> Region:
+        """A region for the decoder, grown to whole positions of a latent where it reads parts of these."""
+        if self.model.packed == 1:
+            return region
+        return Region(dilate(region.mask, self.policy.dilate)).on(self.grid).on(region.grid)
 
     def core(self, mask: Mask) -> Tensor:
         """bool `[1, 1, h, w]`: the positions of a latent that a mask of pixels covers."""

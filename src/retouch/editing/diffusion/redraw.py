@@ -28,6 +28,7 @@ from retouch.editing.diffusion.guides import Guides
 from retouch.editing.diffusion.lockstep import Shared, Stages, alone
 from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.process import Evaluations, Growth, Process
+from retouch.editing.diffusion.recorder import HIDDEN
 from retouch.editing.diffusion.sampler import Trajectory
 from retouch.editing.images import Pixels, from_tensor
 from retouch.plan.region import Mask, Region
@@ -128,18 +129,20 @@ class Redraw:
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Pixels of the last latent, as a tensor."""
-        region = self._computed(self.region, len(self.process.sampler))
+        region = self.process.whole(self._computed(self.region, len(self.process.sampler)))
         return self.process.to_pixels(latents[-1:], lambda name, net, *args: self.run.update(name, net, region, *args))
 
     def _encoded(self) -> tuple[Tensor, Tensor | None, Pixels]:
-        """Latent of the edited image, latent with what is repainted hidden (inpainting models), the encoder's image."""
+        """Latent of the edited image; what the denoiser reads of it, with what is repainted hidden from models that
+        inpaint; the encoder's image.
+        """
         change, latent = self.change, self.current["latents"][-1:]
         seen: Pixels = self.current["seen"].numpy()
         if not np.array_equal(change.pixels, self.pixels):
             latent, seen = self._encode(change.pixels, seen)
         if not self.process.model.inpaints:
-            return latent, None, seen
-        hidden = np.where(change.mask[..., None], np.uint8(127), change.pixels)
+            return latent, latent if self.process.model.refers else None, seen
+        hidden = np.where(change.mask[..., None], np.uint8(HIDDEN), change.pixels)
         return (latent, *self._encode(hidden, seen))
 
     def _encode(self, pixels: Pixels, seen: Pixels) -> tuple[Tensor, Pixels]:
@@ -195,7 +198,8 @@ class Redraw:
     ) -> Callable[[Callable[..., Any]], Tensor]:
         """Step i of the denoiser for the latent `x`, given what runs the network.
 
-        A model that inpaints reads beside it which positions are repainted, and the latent of the others.
+        A model that inpaints reads beside it which positions are repainted, and the latent of the others; one that
+        refers the latent of the picture.
         """
         repainted: tuple[Tensor | None, Tensor | None] = (None, None)
         if hidden is not None:

@@ -15,31 +15,14 @@ from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.process import Evaluations, Growth
 from retouch.editing.diffusion.redraw import GROWTHS
 from retouch.editing.images import box_of
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Frames
 from retouch.editing.session import Estimate, Version
-from retouch.errors import OptionError
+from retouch.editing.stages import DENSE, STEP
 from retouch.incremental import Incremental
 from retouch.plan.areas import Areas
 from retouch.plan.region import Region
 
-ENOUGH = 2.0
-"""Grey levels: an edit with a smaller estimate of its error is not refined, unless it is asked for."""
-
-STEP, DENSE = "step", "dense"
-STAGES = {"off": (), STEP: (STEP,), DENSE: (STEP, DENSE)}
-"""What is computed, in order, by the value of `refine`."""
-
 Replace = Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
-
-
-def stages_of(refine: float | str | None) -> tuple[list[str], float | None]:
-    """What `refine` asks for: the stages, and the error in grey levels below which none is needed. OptionError."""
-    if isinstance(refine, int | float) and refine >= 0:
-        return list(STAGES[DENSE]), float(refine)
-    named = "off" if refine is None else refine
-    if named not in STAGES:
-        raise OptionError(f"refine is {', '.join(map(repr, STAGES))} or an error in grey levels, not {refine!r}")
-    return list(STAGES[str(named)]), None
 
 
 class Dense:
@@ -91,21 +74,24 @@ class Refinement:
         """True when another version has become the current one."""
         return not self.is_last(self.version)
 
-    def run(self, job: Job[Any]) -> None:
-        """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed."""
+    def run(self, job: Frames, putting: Callable[[Replace], Replace] = lambda put: put) -> None:
+        """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed.
+
+        putting: what replaces versions instead of the session's own way, given that.
+        """
         while self.stages and not self._is_close():
             calls, stage = self.calls(), self.stages[0]
             dense = stage == DENSE
             found = self.redraw(Dense(calls) if dense else calls, GROWTHS[0 if dense else 1])
             old = self.version
-            self.version = self.replace(old, calls, found.tensors(), {**old.facts, "refined": stage})
+            self.version = putting(self.replace)(old, calls, found.tensors(), {**old.facts, "refined": stage})
             self.check, self.stages = found.check, self.stages[1:]
             self._show(job, old.tensors["image"], calls)
 
     def _is_close(self) -> bool:
         return self.bound is not None and (self.check is None or self.check.error <= self.bound)
 
-    def _show(self, job: Job[Any], old: Tensor, calls: Calls) -> None:
+    def _show(self, job: Frames, old: Tensor, calls: Calls) -> None:
         image = self.version.tensors["image"]
         box = box_of(torch.ne(image, old).any(-1).numpy())
         steps = int(self.version.facts["steps"])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch.editing.diffusion.schedulers import FLOW, SchedulerError, prediction
+from retouch.editing.diffusion.schedulers import FLOW, SchedulerError, prediction, set_steps
 
 
 class Sampler:
@@ -31,7 +31,7 @@ class Sampler:
         self.scheduler = copy.deepcopy(scheduler)
         self.steps, self.seed = steps, seed
         try:
-            self.scheduler.set_timesteps(steps, **_known(self.scheduler, options or {}))
+            set_steps(self.scheduler, steps, options or {})
             self._tabulate()
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise SchedulerError(f"{type(scheduler).__name__} cannot take {steps} steps: {error}") from error
@@ -163,11 +163,6 @@ def _begun(scheduler: Any, i: int) -> Any:
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(i)
     return scheduler
-
-
-def _known(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(scheduler.set_timesteps).parameters
-    return {name: value for name, value in options.items() if name in known}
 
 
 def _scaled(scheduler: Any, x: Tensor, time: Tensor) -> Tensor:

@@ -46,6 +46,9 @@ TRAINED = (
 
 FLOW = "flow_prediction"
 
+REFUSALS = ValueError, NotImplementedError, AssertionError
+"""What diffusers raises for settings that a scheduler does not take."""
+
 
 class SchedulerError(RetouchError, ValueError):
     """A scheduler that is unknown, not supported or not for this model, or steps that it cannot take."""
@@ -66,8 +69,9 @@ def chosen(name: str | None, current: Any) -> Any:
         raise SchedulerError(f"unknown scheduler {name!r}; there are {', '.join(SCHEDULERS)}")
     try:
         return _made(name, current)
-    except (ValueError, NotImplementedError) as error:
-        raise SchedulerError(f"{name} does not fit this model: {error}; {_choices(current)}") from error
+    except REFUSALS as error:
+        reason = str(error) or "it takes other settings"
+        raise SchedulerError(f"{name} does not fit this model: {reason}; {_choices(current)}") from error
 
 
 def name_of(scheduler: Any) -> str:
@@ -85,8 +89,16 @@ def prediction(scheduler: Any) -> str:
     return str(scheduler.config.get("prediction_type", FLOW))
 
 
+def set_steps(scheduler: Any, steps: int, options: Mapping[str, Any]) -> None:
+    """Its `set_timesteps`, told the options that it knows: of the shift for an image's size where it makes one."""
+    known = set(inspect.signature(scheduler.set_timesteps).parameters)
+    if not scheduler.config.get("use_dynamic_shifting"):
+        known -= {"mu"}
+    scheduler.set_timesteps(steps, **{name: value for name, value in options.items() if name in known})
+
+
 def _made(name: str, current: Any) -> Any:
-    """The scheduler of that name. ValueError or NotImplementedError when it is not for the model of `current`."""
+    """The scheduler of that name. One of `REFUSALS` when it is not for the model of `current`."""
     trained = _trained(current)
     kind = getattr(diffusers(), SCHEDULERS[name])
     known = inspect.signature(kind.__init__).parameters
@@ -114,7 +126,7 @@ def _trained(current: Any) -> dict[str, Any]:
 
 def _step(scheduler: Any) -> None:
     """One step, which refuses predictions that a scheduler does not know."""
-    scheduler.set_timesteps(2)
+    set_steps(scheduler, 2, {"mu": 1.0})
     x, time = torch.zeros(1, 1, 1, 1), scheduler.timesteps[0]
     if hasattr(scheduler, "scale_model_input"):
         scheduler.scale_model_input(x, time)
@@ -127,7 +139,7 @@ def _choices(current: Any) -> str:
     def fits(name: str) -> bool:
         try:
             _made(name, current)
-        except (ValueError, NotImplementedError):
+        except REFUSALS:
             return False
         return True
 

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
+from retouch.editing.area import AreasLike
 from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
 from retouch.editing.diffusion.adopting import adopted
-from retouch.editing.diffusion.asked import AreasLike, Asked, Current
+from retouch.editing.diffusion.asked import Asked, Current
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.contents import Redrawn, behind, is_complete
 from retouch.editing.diffusion.denoiser import snapshot_name
@@ -29,7 +30,7 @@ from retouch.editing.diffusion.preview import LinearMap, Previews
 from retouch.editing.diffusion.process import Evaluations, Growth, Process, Whole
 from retouch.editing.diffusion.recorder import Recorder, noised
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
-from retouch.editing.diffusion.refine import ENOUGH, Refinement, remade, stages_of
+from retouch.editing.diffusion.refine import Refinement, remade
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeded, seeds_of, varied
 from retouch.editing.images import (
@@ -59,8 +60,9 @@ from retouch.editing.manifest import (
     whole,
 )
 from retouch.editing.recent import Recent
-from retouch.editing.replay import masked_picture, png
+from retouch.editing.replay import Cropped, Pictures
 from retouch.editing.session import Edited, Session, Version, locked
+from retouch.editing.stages import ENOUGH, stages_of
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.plan.region import Region
@@ -94,6 +96,7 @@ class DiffusionSession(Session):
         "scheduler": record({"name": text, "config": lambda found: isinstance(found, dict)}),
         "calibration": maybe(Calibration.saved),
         "blend": maybe(is_blend),
+        "prompts": maybe(listed(lambda size: isinstance(size, list) and len(size) == 2 and all(map(positive, size)))),
     }
     saved_facts: ClassVar[Fields] = {
         "scales": maybe(table(finite)),
@@ -281,7 +284,7 @@ class DiffusionSession(Session):
                 found = adopted(self.process, original, self.version.tensors, pixels, where, calls)
             with clock.of("store"):
                 facts = self._facts("adopted", region.fraction, len(self.sampler), self.conditioning, clock)
-                self._put(calls, found.tensors(), facts, {STROKES: png(masked_picture(pixels, where))})
+                self._put(calls, found.tensors(), facts, Pictures({STROKES: Cropped.strokes(pixels, where)}))
         return Edited(self.image, region, clock.total())
 
     @locked
@@ -293,11 +296,18 @@ class DiffusionSession(Session):
         options: Mapping[str, Any],
         progress: Progress = silent,
         frames: Frames | None = None,
-    ) -> Edited:
-        """`edit`, or with `inpaint` what `inpaint` does, that shows itself on the way; `options` are of these."""
-        given = dict(options)
+        refine: float | str | None = None,
+    ) -> tuple[Edited, Refinement | None]:
+        """`edit`, or with `inpaint` what `inpaint` does, that shows itself on the way, and what `refine` asks for
+        afterwards (see `submit`); `options` are of `edit`.
+        """
+        clock, given = Clock(), dict(options)
         max_error = given.pop("max_error", None)
-        return self._edited(Asked(image, mask, inpaint=inpaint, **given), max_error, progress, frames)
+        self.ready()
+        change = self._current().change(Asked(image, mask, inpaint=inpaint, **given))
+        if not change.mask.any():
+            return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
+        return self._refinable(change, clock, progress, max_error, frames, refine)
 
     def redraw(
         self,
@@ -326,15 +336,13 @@ class DiffusionSession(Session):
         macs = sum(net.macs for net in self.networks().values())
         return edited, {**self._edit_facts(change, clock), "bytes_read": 0, "macs": macs, "dense_macs": macs}
 
-    def _edited(
-        self, asked: Asked, max_error: float | None, progress: Progress, frames: Frames | None = None
-    ) -> Edited:
+    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
         clock = Clock()
         self.ready()
         change = self._current().change(asked)
         if not change.mask.any():
             return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error, frames)[0]
+        return self._run(change, clock, progress, max_error)[0]
 
     def submit(
         self,
@@ -417,13 +425,25 @@ class DiffusionSession(Session):
     def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
         """What a job computes."""
         self.ready()
-        clock, before = Clock(), self.version
+        clock = Clock()
         change = self._current().change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
         if not change.mask.any():
-            job.show("result", before.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
+            job.show("result", self.version.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
             return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
-        edited, calls = self._run(change, clock, drawing.progress, drawing.max_error, job)
-        stages, bound = stages_of(drawing.refining)
+        return self._refinable(change, clock, drawing.progress, drawing.max_error, job, drawing.refining)
+
+    def _refinable(
+        self,
+        change: Change,
+        clock: Clock,
+        progress: Progress,
+        max_error: float | None,
+        frames: Frames | None,
+        refine: float | str | None,
+    ) -> tuple[Edited, Refinement | None]:
+        """A change made, and how it is refined."""
+        before, (stages, bound) = self.version, stages_of(refine)
+        edited, calls = self._run(change, clock, progress, max_error, frames)
         if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already
             stages = []
         if not stages:

@@ -1,4 +1,4 @@
-"""Pipelines with a transformer on the latents of an autoencoder: FLUX.1, Stable Diffusion 3."""
+"""Pipelines with a transformer on the latents of an autoencoder; of these Stable Diffusion 3."""
 
 from __future__ import annotations
 
@@ -10,43 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.latents import LatentModel
-from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
+from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.kernels.devices import HOST, device_of
 from retouch.models.extras import diffusers
 from retouch.plan.policy import Policy
 
-WORDS, SD3_WORDS = 512, 256
+WORDS = 256
 """Tokens of T5 that are read at most."""
 
 
-class PackedFlux(nn.Module):
-    """`FluxTransformer2DModel` on a latent `[B, C, H, W]`, of which 2x2 positions are a token; (prediction,)."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        super().__init__()
-        self.transformer = transformer
-
-    def forward(self, sample: Tensor, encoder_hidden_states: Tensor, **others: Tensor) -> tuple[Tensor]:
-        """The prediction; `others` are the transformer's: time, pooled text, guidance."""
-        b, c, height, width = sample.shape
-        h, w = height // 2, width // 2
-        packed = sample.view(b, c, h, 2, w, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w, 4 * c)
-        found = self.transformer(
-            hidden_states=packed,
-            encoder_hidden_states=encoder_hidden_states,
-            img_ids=_places(h, w, sample),
-            txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, dtype=sample.dtype, device=sample.device),
-            return_dict=False,
-            **others,
-        )[0]
-        return (found.view(b, h, w, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, height, width),)
-
-
-def _places(height: int, width: int, like: Tensor) -> Tensor:
-    """`[height * width, 3]`: 0, row and column of every token."""
-    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in (height, width))
-    rows, columns = rows[:, None].expand(height, width), columns.expand(height, width)
-    return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3)
+def check_length(tokenizer: Any, most: int, texts: Conditioning, template: str = "{}", dropped: int = 0) -> None:
+    """PipelineError unless prompt and negative prompt are `most` tokens or fewer, in a template without `dropped`."""
+    for name, text in (("prompt", texts.prompt), ("negative prompt", texts.negative)):
+        count = len(tokenizer(template.format(text or "")).input_ids) - dropped
+        if count > most:
+            raise PipelineError(f"the {name} has {count} tokens, and the text encoder reads {most} at most; shorten it")
 
 
 class TransformerModel(LatentModel):
@@ -87,58 +65,16 @@ class TransformerModel(LatentModel):
 
     @torch.no_grad()
     def embeddings(self, texts: Conditioning) -> dict[str, Tensor]:
-        """What the transformer reads of texts, on the host: tokens, and one vector."""
-        given = dict(zip(("encoder_hidden_states", "pooled_projections"), self.encoded(texts), strict=True))
-        return {name: tensor.to(HOST, self.dtype) for name, tensor in given.items()}
+        """What the transformer reads of texts, by its arguments, on the host."""
+        given = self.encoded(texts).items()
+        return {name: t.to(HOST, self.dtype if t.is_floating_point() else t.dtype) for name, t in given}
 
     @abstractmethod
-    def encoded(self, texts: Conditioning) -> tuple[Tensor, Tensor]:
-        """Tokens and the vector of texts, of both where they guide."""
+    def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
+        """The same, where the text encoders left it: of the prompt, and where it guides of what to avoid before it.
 
-
-class FluxModel(TransformerModel):
-    """FLUX.1 schnell and dev: guidance is none, or an input of the network."""
-
-    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
-        self._denoiser = PackedFlux(pipe.transformer)
-        super().__init__(pipe, policy, backend, vae)
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer, on latents."""
-        return self._denoiser
-
-    @property
-    def channels(self) -> int:
-        """Channels of a latent; the transformer reads four positions at once."""
-        return super().channels // self.side**2
-
-    def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
-        """Levels of noise in equal steps down to one of them."""
-        levels = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).numpy()
-        return {**super().schedule(size, steps), "sigmas": levels}
-
-    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latent, time from 0 to 1 and texts."""
-        return {"sample": x.to(self.dtype), "timestep": time.to(self.dtype) / 1000, **dict(conditioning.inputs)}
-
-    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none). PipelineError for something to avoid."""
-        if negative:
-            raise PipelineError(f"{type(self.pipe).__name__} takes no negative prompt: guidance is in its network")
-        texts = Conditioning(prompt or "", "", guidance, distilled=True)
-        return replace(texts, inputs=tuple({**self.embeddings(texts), **self._scale(guidance)}.items()))
-
-    def _scale(self, guidance: float) -> dict[str, Tensor]:
-        embeds = self.pipe.transformer.config.guidance_embeds
-        return {"guidance": torch.tensor([guidance])} if embeds else {}
-
-    def encoded(self, texts: Conditioning) -> tuple[Tensor, Tensor]:
-        """Tokens of T5, the vector of CLIP."""
-        longest = min(WORDS, self.pipe.tokenizer_2.model_max_length)
-        device = device_of(self.pipe.text_encoder)
-        tokens, vector, _ = self.pipe.encode_prompt(texts.prompt, device=device, max_sequence_length=longest)
-        return tokens, vector
+        PipelineError for texts that are longer than these read.
+        """
 
 
 class StableDiffusion3Model(TransformerModel):
@@ -159,9 +95,10 @@ class StableDiffusion3Model(TransformerModel):
         texts = Conditioning(prompt or "", negative or "", guidance)
         return replace(texts, inputs=tuple(self.embeddings(texts).items()))
 
-    def encoded(self, texts: Conditioning) -> tuple[Tensor, Tensor]:
+    def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Tokens of both CLIP encoders and of T5, the vectors of CLIP; where texts guide without and with them."""
-        longest = min(SD3_WORDS, getattr(self.pipe.tokenizer_3, "model_max_length", SD3_WORDS))
+        longest = min(WORDS, getattr(self.pipe.tokenizer_3, "model_max_length", WORDS))
+        check_length(self.pipe.tokenizer_3 or self.pipe.tokenizer, longest, texts)
         tokens, negatives, vector, negative_vector = self.pipe.encode_prompt(
             prompt=texts.prompt,
             prompt_2=None,
@@ -171,23 +108,6 @@ class StableDiffusion3Model(TransformerModel):
             do_classifier_free_guidance=texts.guided,
             max_sequence_length=longest,
         )
-        if not texts.guided:
-            return tokens, vector
-        return torch.cat([negatives, tokens]), torch.cat([negative_vector, vector])
-
-
-FAMILIES: dict[str, type[TransformerModel]] = {
-    "FluxPipeline": FluxModel,
-    "FluxImg2ImgPipeline": FluxModel,
-    "StableDiffusion3Pipeline": StableDiffusion3Model,
-    "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
-}
-"""Models by the pipelines of diffusers that hold them."""
-
-
-def transformer_of(pipe: Any, policy: Policy, backend: str, vae: nn.Module | None) -> Model:
-    """The model in a pipeline with a transformer; PipelineError, with what there is, for another family."""
-    name = type(pipe).__name__
-    if name not in FAMILIES:
-        raise PipelineError(f"{name} is not supported; of pipelines with a transformer there are {', '.join(FAMILIES)}")
-    return FAMILIES[name](pipe, policy, backend, vae)
+        if texts.guided:
+            tokens, vector = torch.cat([negatives, tokens]), torch.cat([negative_vector, vector])
+        return {"encoder_hidden_states": tokens, "pooled_projections": vector}

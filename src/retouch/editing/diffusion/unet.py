@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from retouch.editing.calls import run_whole
 from retouch.editing.diffusion.adapters import Adapters
+from retouch.editing.diffusion.families import transformer_of
 from retouch.editing.diffusion.latents import LatentModel
 from retouch.editing.diffusion.model import ADDED, Conditioning, Model, Networks, PipelineError
-from retouch.editing.diffusion.transformer import transformer_of
 from retouch.errors import OptionError
 from retouch.kernels.devices import HOST, device_of
 from retouch.plan.policy import Policy

@@ -44,11 +44,15 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         storage: str = "fp32",
         history: int | None = None,
         keep_module: bool = True,
+        arithmetic: str = "float",
+        map_weights: bool = False,
         name: str | None = None,
     ) -> None:
         self.module: N = network.eval()
         self.policy = Policy.named(policy)
-        super().__init__(name, backend, memory, device_memory, folder, storage, history, keep_module)
+        super().__init__(
+            name, backend, memory, device_memory, folder, storage, history, keep_module, arithmetic, map_weights
+        )
         self.dtype = next(network.parameters()).dtype
         self._compiled: Recent[tuple[int, int], incremental.Incremental] = Recent(SIZES)
 
@@ -72,6 +76,7 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
             "policy": asdict(self.policy),
             "backend": self.backend,
             "dtype": str(self.dtype).removeprefix("torch."),
+            **self.arithmetic_facts,
             **self._options(),
         }
         settings = {"model": self.name, "height": size[0], "width": size[1], **facts, "editor": editor}
@@ -94,7 +99,13 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
         def compiled() -> incremental.Incremental:
             example = torch.zeros(1, self.channels, *size, dtype=self.dtype, device=self.device)
             return incremental.compile(
-                self.module, example, policy=self.policy, backend=self.backend, keep_module=self.keep_module
+                self.module,
+                example,
+                policy=self.policy,
+                backend=self.backend,
+                arithmetic=self.arithmetic,
+                keep_module=self.keep_module,
+                map_weights=self.map_weights,
             )
 
         return self._compiled.get(size, compiled)

@@ -91,7 +91,22 @@ class Strand:
         return self.ref.shape[:-1]
 
 
-PENDING = Scores, Joint, Condition, Complex, Strand
+@dataclass(frozen=True)
+class Frames:
+    """A map (B, C, 1, H, W) as the only frame of a clip that is not zeros: so many of these are before and after it."""
+
+    what: ClassVar[str] = "frames of a clip"
+    ref: Ref
+    before: int = 0
+    after: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        batch, channels, _, *size = self.ref.shape
+        return (batch, channels, self.before + 1 + self.after, *size)
+
+
+PENDING = Scores, Joint, Condition, Complex, Strand, Frames
 """What stands for a tensor that only some rules can read; the others have it computed densely."""
 
 Item = Any
@@ -394,9 +409,9 @@ class Context:
         return result or out
 
     def made(self, node: Node, how: str) -> Item:
-        """The tensor, computed densely, that a pending item stands for; `how`: what is done with it."""
+        """The tensor, computed densely, that a pending item stands for; `how` it is used, if that is a fallback."""
         item = self.items[node]
-        reason = f"{item.what} are {how}"
+        reason = f"{item.what} are {how}" if how else ""
         if isinstance(item, Joint) and all(isinstance(part, Ref | Value) for part in item.parts):
             sources: list[Value | Ref] = []
             parts = [self._place(part, sources) for part in item.parts]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.context import Context, Frames, Item, NoRule, instr, rule
 from retouch.ir.expr import Expr
 from retouch.ir.geometry import AxisMap, Geometry, Grid, conv_geometry
 from retouch.ir.layout import Ref, image, like
@@ -80,6 +81,31 @@ def conv2d(context: Context, node: Node) -> Item:
         sizes = (0, 0) if padding == "valid" else pair(padding)
         geometry = conv_geometry(src.value.grid, kernel, stride, sizes, dilation)
     return convolve(context, node, src, weight, context.arg(node, 2, "bias"), geometry, groups)
+
+
+@rule("conv3d.default")
+def conv3d(context: Context, node: Node) -> Item:
+    """Over a clip of one frame, which one slice of the kernel reads; the others read zeros."""
+    item, weight = context.item(context.arg(node, 0)), context.parameter(context.arg(node, 1))
+    frames = item if isinstance(item, Frames) else Frames(context.ref(context.arg(node, 0)))
+    batch, channels, count, *size = frames.ref.shape
+    src, shape = frames.ref.view((batch, channels, *size)), node.meta["val"].shape
+    assert weight is not None
+    assert src.value.grid is not None
+    if count != 1 or shape[2] != 1 or not src.is_image:
+        raise NoRule("a clip of several frames")
+    (_, *stride), (before, *padding), (step, *dilation) = (
+        [int(n) for n in context.arg(node, *place)]
+        for place in ((3, "stride", (1,) * 3), (4, "padding", (0,) * 3), (5, "dilation", (1,) * 3))
+    )
+    index, rest = divmod(frames.before + before, step)
+    if rest or index >= weight.shape[2]:
+        raise NoRule("a kernel that reads none but zeros")
+    flat = (*weight.shape[:2], *weight.shape[3:])
+    kernel = context.dense_call(node.name + ".frame", flat, weight.dtype, torch.select, (weight, 2, index))
+    geometry = conv_geometry(src.value.grid, flat[2:], stride, padding, dilation)
+    groups = int(context.arg(node, 6, "groups", 1))
+    return convolve(context, node, src, kernel, context.arg(node, 2, "bias"), geometry, groups).view(shape)
 
 
 def transposed_geometry(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import torch
 from torch.fx import Node
@@ -38,18 +40,25 @@ def lower(
     inputs: list[Value] = []
     constants = {}
     outputs: tuple[Output, ...] = ()
+    numbers = count()
     for node in captured.graph.nodes:
         if node.op == "placeholder":
-            layout = None if node in captured.constants else (layouts or {}).get(len(inputs))
-            value = _laid_out(context, node, layout) if layout else _placeholder(context, node)
             if node in captured.constants:
+                value = context.dense_value(node)
                 constants[value] = captured.constants[node]
                 context.constant.add(value)
-            else:
-                inputs.append(value)
-            if layout:
-                given[value] = layout.of(value)
-            context.items[node] = given.get(value) or (image(value) if value.grid else value)
+                context.items[node] = value
+                continue
+            layout = (layouts or {}).get(next(numbers))
+            if layout is None:
+                item = _placeholder(context, node)
+                inputs.append(item.value if isinstance(item, Ref) else item)
+                context.items[node] = item
+                continue
+            found = _laid_out(context, node, layout)
+            given |= {ref.value: ref for ref in found}
+            inputs += [ref.value for ref in found]
+            context.items[node] = found[0] if len(found) == 1 else Joint(tuple(found), layout.dims.index("hw"))
         elif node.op == "call_function":
             if str(node.target) not in SKIPPED:
                 context.items[node] = lower_node(context, node)
@@ -83,11 +92,10 @@ def lower_node(context: Context, node: Node) -> Item:
         return context.dense(node, f"{name}: {error}")
 
 
-def _placeholder(context: Context, node: Node) -> Value:
+def _placeholder(context: Context, node: Node) -> Ref | Value:
     meta = node.meta.get("val")
     spatial = (
-        node not in context.captured.constants
-        and isinstance(meta, torch.Tensor)
+        isinstance(meta, torch.Tensor)
         and meta.dim() == 4
         and meta.dtype in context.dtypes
         and meta.shape[2] * meta.shape[3] > 1
@@ -95,14 +103,18 @@ def _placeholder(context: Context, node: Node) -> Value:
     if not spatial:
         return context.dense_value(node)
     batch, channels, height, width = meta.shape  # type: ignore[union-attr]
-    return context.value(node, Grid(height, width), batch, channels)
+    return image(context.value(node, Grid(height, width), batch, channels))
 
 
-def _laid_out(context: Context, node: Node, layout: Layout) -> Value:
-    meta = node.meta["val"]
+def _laid_out(context: Context, node: Node, layout: Layout) -> list[Ref]:
+    """The rows of every picture in an input."""
+    meta, found = node.meta["val"], []
     if meta.dtype not in context.dtypes:
         raise LayoutError(f"rows are not {meta.dtype}")
-    return context.value(node, layout.grid, *layout.batch_and_channels(meta.shape))
+    for part, tensor in zip(layout.parts, layout.split(meta), strict=True):
+        value = context.value(node, part.grid, *part.batch_and_channels(tensor.shape))
+        found.append(part.of(replace(value, shape=tuple(tensor.shape))))
+    return found
 
 
 def _output(context: Context, argument: object) -> Output:
@@ -110,7 +122,7 @@ def _output(context: Context, argument: object) -> Output:
         return Output(None, constant=argument)
     item = context.items[argument]
     if isinstance(item, PENDING):
-        item = context.made(argument, "returned")
+        item = context.made(argument, "" if isinstance(item, Joint) else "returned")
     if isinstance(item, Ref):
         with suppress(NoRule):  # a mixed layout can be returned; only reading it as rows needs a rule
             item = context.regular(item)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.context import Context, Frames, Item, NoRule, instr, rule
 from retouch.frontend.lowering.conv import pair
 from retouch.frontend.lowering.heads import splits_heads, within_heads
 from retouch.frontend.lowering.pooled import pooled
@@ -33,7 +33,7 @@ def _image(context: Context, node: Node) -> Ref:
 
 
 def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str, fill: float = 0.0) -> Item:
-    """Padding of height and width, or of the channels of every head.
+    """Padding of height and width, or of the channels of every head; of a clip of one frame, with frames of zeros, too.
 
     `sizes` are before and after for each dimension, the last one first.
     """
@@ -46,8 +46,13 @@ def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str, fill: fl
     if mode == "constant" and len(padded) == 1 and splits_heads(ref, dim := next(iter(padded))):
         before, after = padded[dim]
         return within_heads(context, node, ref, dim, -before, before + ref.shape[dim] + after, fill)
+    frames = padded.pop(2, None) if len(ref.dims) == 5 and not ref.dims[2] else None
+    if frames and (mode != "constant" or fill or min(frames) < 0):
+        raise NoRule("frames that are not zeros")
     maps = {dim: AxisMap.pad(ref.shape[dim], before, after, mode) for dim, (before, after) in padded.items()}
     moved = move(context, node, ref, maps)
+    if frames:
+        return Frames(moved, *frames)
     return _filled(context, node, ref, moved, sizes, fill) if fill and mode == "constant" else moved
 
 
@@ -97,12 +102,13 @@ def _scales(context: Context, node: Node, position: int) -> tuple[float | None, 
     return (float(scales[0]), float(scales[1])) if scales else (None, None)
 
 
-@rule("upsample_nearest2d.vec")
+@rule("upsample_nearest2d.vec", "_upsample_nearest_exact2d.vec")
 def nearest(context: Context, node: Node) -> Item:
     ref = _image(context, node)
     height, width = node.meta["val"].shape[2:]
     sy, sx = _scales(context, node, 2)
-    y, x = AxisMap.nearest(ref.shape[2], height, sy), AxisMap.nearest(ref.shape[3], width, sx)
+    exact = "exact" in str(node.target)
+    y, x = AxisMap.nearest(ref.shape[2], height, sy, exact), AxisMap.nearest(ref.shape[3], width, sx, exact)
     return context.remap(node, ref, Geometry(y, x))
 
 

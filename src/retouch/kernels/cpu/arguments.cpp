@@ -73,20 +73,42 @@ int64_t check_bounds(const Index& bounds, const char* kernel) {
   return samples;
 }
 
+RowList::RowList(nb::handle list) : List(list) {
+  for (nb::handle item : nb::borrow<nb::tuple>(held)) {
+    if (nb::isinstance<Rows>(item)) {
+      items.push_back({nb::inst_ptr<Rows>(item), nullptr});
+      continue;
+    }
+    if (!PyTuple_Check(item.ptr()) || PyTuple_Size(item.ptr()) != 2)
+      bad_type("rows: expected a list of (Rows, Index or None)");
+    const char* what = "rows: expected (Rows, Index or None)";
+    nb::handle second = PyTuple_GetItem(item.ptr(), 1);
+    items.push_back({&as<Rows>(PyTuple_GetItem(item.ptr(), 0), what),
+                     second.is_none() ? nullptr : &as<Index>(second, what)});
+  }
+}
+
+VectorList::VectorList(nb::handle list) : List(list) {
+  for (nb::handle item : nb::borrow<nb::tuple>(held))
+    items.push_back({&as<Rows>(item, "vectors: expected a list of Rows"), nullptr});
+}
+
+PartList::PartList(nb::handle list) : List(list) {
+  for (nb::handle item : nb::borrow<nb::tuple>(held))
+    items.push_back({&as<Rows>(item, "parts: expected a list of Rows"), nullptr});
+}
+
 ProgramCall::ProgramCall(const Rows& out, const Index* out_index, const Program* program,
-                         nb::handle row_list, nb::handle vector_list, const Index* sample,
-                         bool epilogue, int64_t heads) {
+                         const RowList& row_list, const VectorList& vector_list,
+                         const Index* sample, bool epilogue, int64_t heads) {
   check_float(out, "out");
   int64_t m = count_rows(out, out_index);
   args.out = out.m;
   args.out_index = check_target(out, out_index, "out_index");
   set_code(program, epilogue);
-  if (!row_list.is_none())
-    for (nb::handle item : nb::iter(row_list)) add_rows(item, m);
+  for (const List::Item& item : row_list.items) add_rows(item, m);
   int32_t last_sample = set_sample(sample, m);
-  if (!vector_list.is_none())
-    for (nb::handle item : nb::iter(vector_list))
-      add_vector(as<Rows>(item, "vectors: expected a list of Rows"), last_sample);
+  for (const List::Item& item : vector_list.items) add_vector(*item.rows, last_sample);
   check_width(epilogue, heads);
   if (program) check_count(program);
   args.rows = rows.data();
@@ -106,20 +128,9 @@ void ProgramCall::set_code(const Program* program, bool epilogue) {
   args.code = {c.steps.data(), int32_t(c.steps.size()), c.slots, c.temps, c.whole_row};
 }
 
-void ProgramCall::add_rows(nb::handle item, int64_t m) {
-  const Index* index = nullptr;
-  const Rows* r = nullptr;
-  if (nb::isinstance<Rows>(item)) {
-    r = nb::inst_ptr<Rows>(item);
-  } else {
-    if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2)
-      bad_type("rows: expected a list of (Rows, Index or None)");
-    r = &as<Rows>(PyTuple_GET_ITEM(item.ptr(), 0), "rows: expected (Rows, Index or None)");
-    nb::handle second = PyTuple_GET_ITEM(item.ptr(), 1);
-    if (!second.is_none()) index = &as<Index>(second, "rows: expected (Rows, Index or None)");
-  }
-  check_float(*r, "rows");
-  rows.push_back({r->m, check_gather(*r, index, m, 1, "rows")});
+void ProgramCall::add_rows(const List::Item& item, int64_t m) {
+  check_float(*item.rows, "rows");
+  rows.push_back({item.rows->m, check_gather(*item.rows, item.index, m, 1, "rows")});
 }
 
 int32_t ProgramCall::set_sample(const Index* sample, int64_t m) {

@@ -39,9 +39,33 @@ int64_t check_bounds(const Index& bounds, const char* kernel);
 // Calls a kernel of the instruction set in use.
 template <class Args>
 void launch(void (*kernel)(const Args&, int), const Args& args) {
-  nb::gil_scoped_release release;
   kernel(args, threads());
 }
+
+// What a list among the arguments holds: rows, each with the index of those that are meant.
+struct List {
+  struct Item {
+    const Rows* rows;
+    const Index* index;
+  };
+  std::vector<Item> items;
+  nb::object held; // the list, as it was
+
+ protected:
+  explicit List(nb::handle list) : held(nb::tuple(list.is_none() ? nb::make_tuple() : list)) {}
+};
+
+struct RowList : List {
+  explicit RowList(nb::handle list); // of Rows, or (Rows, Index or None)
+};
+
+struct VectorList : List {
+  explicit VectorList(nb::handle list); // of Rows
+};
+
+struct PartList : List {
+  explicit PartList(nb::handle list); // of Rows
+};
 
 // Arguments of a row program, and the memory of their lists.
 class ProgramCall {
@@ -49,12 +73,12 @@ class ProgramCall {
   ProgramArgs args{};
 
   // An epilogue has an accumulator and sees some columns at a time; a map has neither limit.
-  ProgramCall(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
-              nb::handle vectors, const Index* sample, bool epilogue, int64_t heads = 1);
+  ProgramCall(const Rows& out, const Index* out_index, const Program* program, const RowList& rows,
+              const VectorList& vectors, const Index* sample, bool epilogue, int64_t heads = 1);
 
  private:
   void set_code(const Program* program, bool epilogue);
-  void add_rows(nb::handle item, int64_t m);
+  void add_rows(const List::Item& item, int64_t m);
   int32_t set_sample(const Index* sample, int64_t m);
   void add_vector(const Rows& v, int32_t last_sample);
   void check_width(bool epilogue, int64_t heads);

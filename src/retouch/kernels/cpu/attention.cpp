@@ -162,7 +162,7 @@ class Head {
       int64_t rows = (n - r + blocks - i - 1) / (blocks - i);
       block.row = key + r;
       block.c = scores + r * p.vectors * lanes;
-      block_kernel(Bf16, p.vectors, rows, 0)(block);
+      block_kernel(Bf16 ? DType::bf16 : DType::f32, p.vectors, rows, 0)(block);
       r += rows;
     }
   }
@@ -354,7 +354,7 @@ void attention(const AttentionArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -413,8 +413,8 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
 } // namespace
 
 void bind_attention(nb::module_& m) {
-  m.def("attention", &call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
-        "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none());
+  bind(m, "attention", call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
+       "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none());
 }
 
 } // namespace retouch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,17 +12,23 @@ from retouch.ir.expr import Expr, Instr
 from retouch.ir.geometry import IntArray
 from retouch.kernels import cpu
 from retouch.kernels.partial import PartialBackend
+from retouch.ops.int8_gemm import Levels
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
+_DTYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.float64: "float64",
+    torch.int8: "int8",
+}
 
 
-def _copy_many(copies: Iterable[tuple[Any, ...]]) -> None:
-    for each in copies:
-        cpu.copy_rows(*each)
+LAYOUT = 1
+"""Version of how `pack.cpp` lays weights out."""
 
-
-_NATIVE: tuple[str, ...] = cpu.KERNELS
-KERNELS: dict[str, Callable[..., Any]] = {**{name: getattr(cpu, name) for name in _NATIVE}, "copy_many": _copy_many}
+_NAMES: tuple[str, ...] = cpu.KERNELS
+_NATIVE: dict[str, Callable[..., Any]] = {name: getattr(cpu, name) for name in _NAMES}
+KERNELS: dict[str, Callable[..., Any]] = {**_NATIVE, "copy_many": cpu.copy_many}
 
 
 class Cpu(PartialBackend):
@@ -37,6 +43,7 @@ class Cpu(PartialBackend):
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
         super().__init__(kernels)
+        self.native = torch.bfloat16 if cpu.isa() == "avx512" else torch.float32
 
     def plain(self, handle: Any) -> Any:
         if isinstance(handle, cpu.Rows | cpu.Index):
@@ -60,17 +67,32 @@ class Cpu(PartialBackend):
     def own_pack(self, weight: Tensor, groups: int) -> Any:
         return cpu.pack(weight, groups)
 
+    def own_pack_levels(self, levels: Levels) -> Any:
+        return cpu.pack_levels(levels.weight, levels.scales, levels.groups)
+
+    @property
+    def packing(self) -> str:
+        """The instruction set, and the version of the layout."""
+        return f"{cpu.isa()} {LAYOUT}"
+
+    def packed_memory(self, packed: Any) -> Tensor:
+        memory: Tensor = packed.memory()
+        return memory
+
+    def packed_from(self, memory: Tensor, outputs: int, taps: int, channels: int, groups: int, kind: str) -> Any:
+        return cpu.packed_from(memory, (outputs, taps, channels), groups, kind)
+
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         memory: Tensor = cpu.empty(rows * channels * dtype.itemsize)
         return memory.view(dtype).reshape(rows, channels)
 
-    def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
-        memory = cpu.Arena(max(nbytes, 64))
+    def memory(self, nbytes: int) -> Tensor:
+        memory: Tensor = cpu.empty(nbytes, huge=False)
+        return memory
 
-        def rows(offset: int, count: int, channels: int, dtype: torch.dtype) -> Any:
-            return memory.rows(offset, count, channels, _DTYPES[dtype])
-
-        return rows
+    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
+        rows = cpu.Arena(memory).rows
+        return lambda offset, count, channels, dtype: rows(offset, count, channels, _DTYPES[dtype])
 
     def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
         return [cpu.fingerprint(t) for t in tensors]
@@ -80,8 +102,20 @@ class Cpu(PartialBackend):
         return sampler
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
-        """None: a call costs a few microseconds."""
-        return None
+        """A list of the extension's; None where a kernel is not its own."""
+        if not {function for function, _ in launches} <= set(_NATIVE.values()):
+            return None
+        calls = cpu.Calls()
+        for function, arguments in launches:
+            calls.add(function, arguments)
+        run: Callable[[], None] = calls.run
+        return run
+
+    def holder(self, handle: Any) -> Any:
+        return type(handle)(handle) if isinstance(handle, cpu.Rows | cpu.Packed) else None
+
+    def point(self, holder: Any, handle: Any | None) -> None:
+        holder.point(handle)
 
     def set_threads(self, threads: int) -> None:
         cpu.set_num_threads(threads)

@@ -1,3 +1,4 @@
+#include "calls.h"
 #include "dispatch.h"
 #include "fingerprint.h"
 #include "handles.h"
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 namespace retouch {
@@ -15,9 +17,9 @@ using namespace nb::literals;
 
 namespace {
 
-nb::ndarray<nb::pytorch, uint8_t> empty(int64_t bytes) {
+nb::ndarray<nb::pytorch, uint8_t> empty(int64_t bytes, bool huge) {
   if (bytes < 0) throw nb::value_error("empty: the size must not be negative");
-  auto* pages = new Pages(size_t(bytes));
+  auto* pages = new Pages(size_t(bytes), huge);
   nb::capsule owner(pages, [](void* p) noexcept { delete static_cast<Pages*>(p); });
   size_t shape[1] = {size_t(bytes)};
   return {pages->data, 1, shape, owner};
@@ -84,31 +86,68 @@ struct Sampler {
   }
 };
 
-Packed pack(nb::handle tensor, int64_t groups) {
-  Tensor t = import_tensor(tensor, "pack");
-  bool is_float = t.dtype() == nb::dtype<float>();
-  bool is_bfloat = t.dtype().code == uint8_t(nb::dlpack::dtype_code::Bfloat);
-  if (!is_float && !is_bfloat) throw nb::type_error("pack: dtype must be float32 or bfloat16");
-  if (t.ndim() != 3) throw nb::value_error("pack: expected [outputs, taps, channels per group]");
-  int64_t n = int64_t(t.shape(0)), taps = int64_t(t.shape(1)), c = int64_t(t.shape(2));
+PackedWeights checked_shape(int64_t n, int64_t taps, int64_t c, int64_t groups, DType dtype) {
   if (n < 1 || taps < 1 || c < 1) throw nb::value_error("pack: the weight is empty");
   if (groups < 1 || n % groups != 0)
     throw nb::value_error(("pack: " + std::to_string(n) + " outputs do not divide into " +
                            std::to_string(groups) + " groups")
                               .c_str());
-  PackedWeights w{nullptr,
-                  n,
-                  taps,
-                  c,
-                  groups,
-                  is_float ? DType::f32 : DType::bf16,
-                  kernels().lanes,
-                  kernels().max_vectors};
+  return {nullptr, nullptr, n, taps, c, groups, dtype, kernels().lanes, kernels().max_vectors};
+}
+
+PackedWeights shape_of(const Tensor& t, int64_t groups, DType dtype) {
+  if (t.ndim() != 3) throw nb::value_error("pack: expected [outputs, taps, channels per group]");
+  return checked_shape(int64_t(t.shape(0)), int64_t(t.shape(1)), int64_t(t.shape(2)), groups,
+                       dtype);
+}
+
+Packed packed(const PackedWeights& w, const Tensor& t, const float* scales) {
   auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
-  w.data = pages->data;
+  char* data = pages->data;
   nb::gil_scoped_release release;
-  pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, pages->data, threads());
-  return {w, pages};
+  pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, data, threads());
+  if (scales) pack_scales(w, scales, reinterpret_cast<float*>(data + scales_offset(w)));
+  return {w, data, std::move(pages)};
+}
+
+Packed pack(nb::handle tensor, int64_t groups) {
+  Tensor t = import_tensor(tensor, "pack");
+  bool is_float = t.dtype() == nb::dtype<float>();
+  bool is_bfloat = t.dtype().code == uint8_t(nb::dlpack::dtype_code::Bfloat);
+  if (!is_float && !is_bfloat) throw nb::type_error("pack: dtype must be float32 or bfloat16");
+  return packed(shape_of(t, groups, is_float ? DType::f32 : DType::bf16), t, nullptr);
+}
+
+Packed pack_levels(nb::handle levels, nb::handle scales, int64_t groups) {
+  Tensor t = import_tensor(levels, "pack_levels"), s = import_tensor(scales, "pack_levels");
+  if (t.dtype() != nb::dtype<int8_t>() || s.dtype() != nb::dtype<float>())
+    throw nb::type_error("pack_levels: levels are int8, scales float32");
+  PackedWeights w = shape_of(t, groups, DType::i8);
+  if (s.ndim() != 1 || int64_t(s.shape(0)) != w.outputs || (w.outputs > 1 && s.stride(0) != 1))
+    throw nb::value_error("pack_levels: expected one scale for each output, in order");
+  return packed(w, t, static_cast<const float*>(s.data()));
+}
+
+Packed packed_from(nb::handle tensor, std::tuple<int64_t, int64_t, int64_t> shape, int64_t groups,
+                   const std::string& kind) {
+  auto t = std::make_shared<Tensor>(import_tensor(tensor, "packed_from"));
+  auto [outputs, taps, channels] = shape;
+  PackedWeights w = checked_shape(outputs, taps, channels, groups, named_dtype(kind));
+  if (t->dtype() != nb::dtype<uint8_t>() || t->ndim() != 1)
+    throw nb::type_error("packed_from: expected memory as uint8 [bytes]");
+  if (int64_t(t->shape(0)) != packed_bytes(w))
+    throw nb::value_error(("packed_from: " + std::to_string(t->shape(0)) +
+                           " bytes, these weights take " + std::to_string(packed_bytes(w)))
+                              .c_str());
+  if (reinterpret_cast<uintptr_t>(t->data()) % 64 != 0)
+    throw nb::value_error("packed_from: the memory is not at a multiple of 64 bytes");
+  const char* data = static_cast<const char*>(t->data());
+  return {w, data, std::move(t)};
+}
+
+template <class Handle>
+void point(Handle& handle, const Handle* other) {
+  handle = other ? *other : Handle{};
 }
 
 nb::tuple index_shape(const Index& i) {
@@ -119,7 +158,10 @@ nb::tuple index_shape(const Index& i) {
 
 void bind_handles(nb::module_& m) {
   nb::class_<Rows>(m, "Rows", "A row-major [rows, channels] matrix; holds its memory.")
+      .def(nb::init<const Rows&>(), "handle"_a)
       .def(nb::init<nb::handle>(), "tensor"_a)
+      .def("point", &point<Rows>, "handle"_a.none(),
+           "Stands for the same memory as another handle from now on; None: for none.")
       .def("slice", &Rows::slice, "start"_a, "channels"_a)
       .def_prop_ro("rows", [](const Rows& r) { return r.m.rows; })
       .def_prop_ro("channels", [](const Rows& r) { return r.m.channels; })
@@ -127,10 +169,10 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("dtype", [](const Rows& r) { return dtype_name(r.m.dtype); })
       .def_prop_ro("data_ptr", [](const Rows& r) { return reinterpret_cast<uintptr_t>(r.m.data); })
       .def("tensor", &Rows::tensor, "The same memory as a PyTorch tensor.");
-  nb::class_<Arena>(m, "Arena", "One allocation that Rows are carved from.")
-      .def(nb::init<int64_t>(), "nbytes"_a)
+  nb::class_<Arena>(m, "Arena", "uint8 memory that Rows are carved from.")
+      .def(nb::init<nb::handle>(), "tensor"_a)
       .def("rows", &Arena::rows, "offset"_a, "rows"_a, "channels"_a, "dtype"_a)
-      .def_prop_ro("nbytes", [](const Arena& a) { return a.pages->bytes; });
+      .def_prop_ro("nbytes", [](const Arena& a) { return a.bytes; });
   nb::class_<Index>(m, "Index", "int32 [M] or [M, taps]; -1 stands for a row of zeros.")
       .def(nb::init<nb::handle>(), "tensor"_a)
       .def("__len__", [](const Index& i) { return i.table.count; })
@@ -144,7 +186,10 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("vectors", [](const Program& p) { return p.compiled.vectors; })
       .def_ro("instructions", &Program::instructions, "As they were given.");
   nb::class_<Packed>(m, "Packed", "Weights in the order the matrix kernels read them.")
-      .def_prop_ro("nbytes", [](const Packed& p) { return p.pages->bytes; })
+      .def(nb::init<const Packed&>(), "handle"_a)
+      .def("point", &point<Packed>, "handle"_a.none(), "As that of Rows.")
+      .def_prop_ro("nbytes", [](const Packed& p) { return packed_bytes(p.weights); })
+      .def("memory", &Packed::tensor, "The same memory as a PyTorch tensor, uint8.")
       .def_prop_ro("shape",
                    [](const Packed& p) {
                      return nb::make_tuple(p.weights.outputs, p.weights.taps, p.weights.channels);
@@ -152,10 +197,14 @@ void bind_handles(nb::module_& m) {
       .def_prop_ro("groups", [](const Packed& p) { return p.weights.groups; })
       .def_prop_ro("dtype", [](const Packed& p) { return dtype_name(p.weights.dtype); });
 
-  m.def("empty", &empty, "nbytes"_a, "Uninitialised uint8 memory on huge pages where they help.");
+  m.def("empty", &empty, "nbytes"_a, "huge"_a = true,
+        "Uninitialised uint8 memory; if huge, on huge pages where they help.");
   m.def("release_memory", &release_pages,
         "Gives freed memory that is kept for reuse back to the system; returns its bytes.");
   m.def("pack", &pack, "weight"_a, "groups"_a = 1);
+  m.def("pack_levels", &pack_levels, "levels"_a, "scales"_a, "groups"_a = 1);
+  m.def("packed_from", &packed_from, "memory"_a, "shape"_a, "groups"_a, "dtype"_a,
+        "Packed weights over memory that was written from others of that shape.");
   nb::class_<Sampler>(m, "Sampler", "Hashes one of `stride` lines of 64 bytes of tensors.")
       .def(nb::init<nb::handle, int64_t>(), "tensors"_a, "stride"_a)
       .def("__call__", &Sampler::sample);
@@ -177,6 +226,11 @@ void bind_kernels(nb::module_& m) {
   names.append(#name);
 #include "kernels.inc"
   m.attr("KERNELS") = nb::tuple(names);
+  nb::class_<Calls>(m, "Calls", "Kernel calls that are made in one go.")
+      .def(nb::init<>())
+      .def("add", &Calls::add, "kernel"_a, "arguments"_a)
+      .def("run", &Calls::run)
+      .def("__len__", &Calls::size);
 }
 
 } // namespace retouch

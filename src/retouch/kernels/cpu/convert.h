@@ -93,16 +93,38 @@ RETOUCH_INLINE vf get(const int8_t* p) {
   return __builtin_convertvector(x, vf);
 }
 
-// The largest magnitude in a row; of zeros behind its end.
+RETOUCH_INLINE vb narrow_levels(vi x) {
+#if defined(__AVX512F__)
+  return (vb)_mm512_maskz_cvtepi32_epi8(__mmask16(-1), (__m512i)x);
+#elif defined(__AVX2__)
+  __m256i y = (__m256i)x;
+  __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+  int64_t bytes = _mm_cvtsi128_si64(_mm_packs_epi16(pairs, pairs));
+  return (vb)bytes;
+#else
+  return __builtin_convertvector(x, vb);
+#endif
+}
+
+// Calls f with whole vectors of a row and where they begin, then with what is left and its length.
+template <class From, class F>
+RETOUCH_INLINE void for_vectors(const From* from, int64_t channels, F f) {
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) f(get(from + c), c, lanes);
+  if (c == channels) return;
+  From part[lanes] = {};
+  memcpy(part, from + c, size_t(channels - c) * sizeof(From));
+  f(get(part), c, channels - c);
+}
+
+// The largest magnitude in a row.
 template <class From>
 static float largest(const From* from, int64_t channels) {
   vi most = {};
-  for (int64_t c = 0; c < channels; c += lanes) {
-    From part[lanes] = {};
-    memcpy(part, from + c, size_t(min_of(lanes, channels - c)) * sizeof(From));
-    vi size = (vi)(bits(get(part)) & 0x7fffffff);
+  for_vectors(from, channels, [&](vf x, int64_t, int64_t) __attribute__((always_inline)) {
+    vi size = (vi)(bits(x) & 0x7fffffff);
     most = size > most ? size : most;
-  }
+  });
   int32_t top = 0;
   for (int i = 0; i < lanes; ++i) top = most[i] > top ? most[i] : top;
   float found;
@@ -117,14 +139,14 @@ static void quantize_line(char* dst, const char* src, int64_t channels) {
   const From* from = reinterpret_cast<const From*>(src);
   float most = largest(from, channels), scale = most / 127;
   vf factor = set1(most >= smallest ? 127 / most : 0.0f), half = set1(0x1.8p23f);
-  for (int64_t c = 0; c < channels; c += lanes) {
-    size_t count = size_t(min_of(lanes, channels - c));
-    From part[lanes] = {};
-    memcpy(part, from + c, count * sizeof(From));
-    vf level = (get(part) * factor + half) - half;
-    vb levels = __builtin_convertvector(__builtin_convertvector(level, vi), vb);
-    memcpy(dst + c, &levels, count);
-  }
+  for_vectors(from, channels, [&](vf x, int64_t c, int64_t n) __attribute__((always_inline)) {
+    // In the lowest bits of the sum is the level, rounded to the nearest, ties to even.
+    vb levels = narrow_levels((vi)bits(x * factor + half) << 24 >> 24);
+    if (n == lanes)
+      memcpy(dst + c, &levels, sizeof(levels));
+    else
+      memcpy(dst + c, &levels, size_t(n));
+  });
   memcpy(dst + channels, &scale, sizeof(scale));
 }
 

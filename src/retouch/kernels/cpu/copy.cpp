@@ -57,7 +57,10 @@ void swap_rows(const CopyArgs& c, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
+#include "parallel.h"
+
+#include <algorithm>
 
 namespace retouch {
 
@@ -65,7 +68,9 @@ using namespace nb::literals;
 
 namespace {
 
-void call_copy_rows(const Rows& dst, const Index* dst_index, const Rows& src,
+constexpr int64_t piece_bytes = 128 << 10;
+
+CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
                     const Index* src_index) {
   bool same = dst.m.dtype == src.m.dtype;
   if (!same && (dst.m.dtype == DType::f64 || src.m.dtype == DType::f64))
@@ -75,9 +80,62 @@ void call_copy_rows(const Rows& dst, const Index* dst_index, const Rows& src,
   check_same(src.m.channels + scale, dst.m.channels, "channels of src");
   int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
   if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
-  CopyArgs args{dst.m, src.m, check_target(dst, dst_index, "dst_index"),
-                check_gather(src, src_index, m, 1, "src_index"), m};
-  launch(kernels().copy_rows, args);
+  return {dst.m, src.m, check_target(dst, dst_index, "dst_index"),
+          check_gather(src, src_index, m, 1, "src_index"), m};
+}
+
+void call_copy_rows(const Rows& dst, const Index* dst_index, const Rows& src,
+                    const Index* src_index) {
+  launch(kernels().copy_rows, check_copy(dst, dst_index, src, src_index));
+}
+
+int64_t line_bytes(const Matrix& m) {
+  return m.channels * dtype_size(m.dtype);
+}
+
+// One operand of a copy from some row of the call on.
+void skip(Matrix& rows, const int32_t*& index, int64_t count) {
+  if (index)
+    index += count;
+  else
+    rows.data += count * rows.ld * dtype_size(rows.dtype);
+}
+
+// Adds a copy in pieces that threads can share.
+void add_pieces(std::vector<CopyArgs>& pieces, const CopyArgs& whole) {
+  int64_t bytes = std::max<int64_t>(line_bytes(whole.dst), 1);
+  int64_t most = std::max<int64_t>(piece_bytes / bytes, 1);
+  CopyArgs piece = whole;
+  for (int64_t left = whole.m; left > 0; left -= most) {
+    piece.m = std::min(left, most);
+    pieces.push_back(piece);
+    skip(piece.dst, piece.dst_index, piece.m);
+    skip(piece.src, piece.src_index, piece.m);
+  }
+}
+
+const Index* index_or_none(nb::handle item) {
+  return item.is_none() ? nullptr : &as<Index>(item, "copy_many: expected an Index or None");
+}
+
+void call_copy_many(nb::handle copies) {
+  std::vector<CopyArgs> pieces;
+  std::vector<nb::object> held;
+  int64_t bytes = 0;
+  for (nb::handle item : nb::iter(copies)) {
+    if (!PyTuple_Check(item.ptr()) || PyTuple_Size(item.ptr()) != 4)
+      bad_type("copy_many: expected tuples of the arguments of copy_rows");
+    auto part = [&](int i) { return nb::handle(PyTuple_GetItem(item.ptr(), i)); };
+    CopyArgs args =
+        check_copy(as<Rows>(part(0), "copy_many: expected Rows"), index_or_none(part(1)),
+                   as<Rows>(part(2), "copy_many: expected Rows"), index_or_none(part(3)));
+    bytes += args.m * line_bytes(args.dst);
+    add_pieces(pieces, args);
+    held.push_back(nb::borrow(item));
+  }
+  nb::gil_scoped_release release;
+  parallel(bytes < piece_bytes ? 1 : threads(), int64_t(pieces.size()),
+           [&](int64_t i) { kernels().copy_rows(pieces[size_t(i)], 1); });
 }
 
 void call_swap_rows(const Rows& kept, const Index* index, const Rows& saved) {
@@ -92,12 +150,13 @@ void call_swap_rows(const Rows& kept, const Index* index, const Rows& saved) {
 } // namespace
 
 void bind_copy_rows(nb::module_& m) {
-  m.def("copy_rows", &call_copy_rows, "dst"_a, "dst_index"_a.none(), "src"_a,
-        "src_index"_a.none() = nb::none());
+  bind(m, "copy_rows", call_copy_rows, "dst"_a, "dst_index"_a.none(), "src"_a,
+       "src_index"_a.none() = nb::none());
+  m.def("copy_many", &call_copy_many, "copies"_a);
 }
 
 void bind_swap_rows(nb::module_& m) {
-  m.def("swap_rows", &call_swap_rows, "kept"_a, "index"_a.none(), "saved"_a);
+  bind(m, "swap_rows", call_swap_rows, "kept"_a, "index"_a.none(), "saved"_a);
 }
 
 } // namespace retouch

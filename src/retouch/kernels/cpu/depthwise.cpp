@@ -60,7 +60,7 @@ void depthwise(const DepthwiseArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -69,8 +69,8 @@ using namespace nb::literals;
 namespace {
 
 void call_depthwise(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
-                    const Rows& weight, const Program* program, nb::handle rows, nb::handle vectors,
-                    const Index* sample) {
+                    const Rows& weight, const Program* program, const RowList& rows,
+                    const VectorList& vectors, const Index* sample) {
   ProgramCall call(out, out_index, program, rows, vectors, sample, true);
   int64_t m = count_rows(out, out_index);
   check_float(a, "a");
@@ -86,9 +86,9 @@ void call_depthwise(const Rows& out, const Index* out_index, const Rows& a, cons
 } // namespace
 
 void bind_depthwise(nb::module_& m) {
-  m.def("depthwise", &call_depthwise, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
-        "weight"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(),
-        "vectors"_a = nb::none(), "sample"_a.none() = nb::none());
+  bind(m, "depthwise", call_depthwise, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+       "weight"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
+       "sample"_a.none() = nb::none());
 }
 
 } // namespace retouch

@@ -3,6 +3,10 @@
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
+#ifdef RETOUCH_ARM
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace retouch {
 
@@ -13,7 +17,15 @@ extern const KernelTable table;
 namespace avx2 {
 extern const KernelTable table;
 }
+namespace avxvnni {
+extern const KernelTable table;
+}
 namespace avx512 {
+extern const KernelTable table;
+}
+#endif
+#ifdef RETOUCH_ARM
+namespace dotprod {
 extern const KernelTable table;
 }
 #endif
@@ -26,11 +38,16 @@ std::vector<const KernelTable*> runnable() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bf16"))
+      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))
     found.push_back(&avx512::table);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c"))
+      __builtin_cpu_supports("f16c")) {
+    if (__builtin_cpu_supports("avxvnni")) found.push_back(&avxvnni::table);
     found.push_back(&avx2::table);
+  }
+#endif
+#ifdef RETOUCH_ARM
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&dotprod::table);
 #endif
   found.push_back(&portable::table);
   return found;

@@ -19,7 +19,7 @@ void fold_mean(const FoldMeanArgs& f, int) {
 } // namespace retouch
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -43,7 +43,7 @@ void call_fold_mean(const Rows& out, const Rows& sums, const Rows* shift, double
 } // namespace
 
 void bind_fold_mean(nb::module_& m) {
-  m.def("fold_mean", &call_fold_mean, "out"_a, "sums"_a, "shift"_a.none(), "count"_a);
+  bind(m, "fold_mean", call_fold_mean, "out"_a, "sums"_a, "shift"_a.none(), "count"_a);
 }
 
 } // namespace retouch

@@ -69,7 +69,7 @@ void fold_norm(const FoldNormArgs& f, int) {
 } // namespace retouch
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 #include <vector>
 
@@ -88,11 +88,11 @@ const float* norm_vector(const Rows* v, int64_t channels, const char* what) {
 }
 
 // float64 [samples, 2 * channels of the part], the channels of all parts together as given.
-std::vector<Matrix> sums_of(nb::handle parts, int64_t samples, int64_t channels) {
+std::vector<Matrix> sums_of(const PartList& parts, int64_t samples, int64_t channels) {
   int64_t found = 0;
   std::vector<Matrix> list;
-  for (nb::handle item : nb::iter(parts)) {
-    const Rows& part = as<Rows>(item, "parts: expected a list of Rows");
+  for (const List::Item& item : parts.items) {
+    const Rows& part = *item.rows;
     check_dtype(part, {DType::f64}, "parts");
     check_same(part.m.rows, samples, "rows of a part");
     found += part.m.channels / 2;
@@ -102,7 +102,7 @@ std::vector<Matrix> sums_of(nb::handle parts, int64_t samples, int64_t channels)
   return list;
 }
 
-void call_fold_norm(const Rows& out, nb::handle parts, nb::handle shifts, int64_t groups,
+void call_fold_norm(const Rows& out, const PartList& parts, const PartList& shifts, int64_t groups,
                     double count, double eps, const Rows* gamma, const Rows* beta) {
   check_dtype(out, {DType::f32}, "out");
   int64_t channels = out.m.channels / 2;
@@ -133,8 +133,8 @@ void call_fold_norm(const Rows& out, nb::handle parts, nb::handle shifts, int64_
 } // namespace
 
 void bind_fold_norm(nb::module_& m) {
-  m.def("fold_norm", &call_fold_norm, "out"_a, "parts"_a, "shifts"_a, "groups"_a, "count"_a,
-        "eps"_a, "gamma"_a.none() = nb::none(), "beta"_a.none() = nb::none());
+  bind(m, "fold_norm", call_fold_norm, "out"_a, "parts"_a, "shifts"_a, "groups"_a, "count"_a,
+       "eps"_a, "gamma"_a.none() = nb::none(), "beta"_a.none() = nb::none());
 }
 
 } // namespace retouch

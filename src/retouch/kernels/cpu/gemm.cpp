@@ -1,6 +1,7 @@
 #ifndef RETOUCH_BIND
 #include "gemm_tile.h"
 #include "ops.h"
+#include "pack.h"
 #include "parallel.h"
 #include "program.h"
 #include "runtime.h"
@@ -26,21 +27,22 @@ constexpr int64_t stretch_words = 448;
 class Gemm {
  public:
   explicit Gemm(const GemmArgs& args) : g(args), w(args.weights) {
-    bf16_words = w.dtype == DType::bf16;
-    tap_words = bf16_words ? (w.channels + 1) / 2 : w.channels;
+    levels = w.dtype == DType::i8;
+    per_word = levels ? 4 : w.dtype == DType::bf16 ? 2 : 1;
+    words = tap_words(w);
     int64_t group_outputs = w.outputs / w.groups;
     group_vectors = ceil_div(group_outputs, lanes);
     group_panels = ceil_div(group_vectors, max_vectors);
     panels = group_panels * w.groups;
-    parts = ceil_div(tap_words, stretch_words);
-    part_words = round_up(ceil_div(tap_words, parts), 8);
-    parts = ceil_div(tap_words, part_words);
-    taps_per = parts > 1 ? 1 : max_of(1, stretch_words / tap_words);
+    parts = levels ? 1 : ceil_div(words, stretch_words);
+    part_words = levels ? words : round_up(ceil_div(words, parts), 8);
+    parts = ceil_div(words, part_words);
+    taps_per = levels || parts > 1 ? 1 : max_of(1, stretch_words / words);
     tap_groups = ceil_div(w.taps, taps_per);
     taps_per = ceil_div(w.taps, tap_groups);
     tap_groups = ceil_div(w.taps, taps_per);
     stretches = tap_groups * parts;
-    zeros = static_cast<const char*>(zero_row(w.channels * 4));
+    zeros = static_cast<const char*>(zero_row(size_t(levels ? g.a.ld : w.channels * 4)));
   }
 
   void run(int threads) {
@@ -79,19 +81,18 @@ class Gemm {
     int64_t vector = group * group_vectors + first;
     return {group, group * group_outputs + first * lanes,
             min_of((last - first) * lanes, group_outputs - first * lanes), last - first,
-            vector * lanes * 4 * tap_words * w.taps};
+            vector * lanes * 4 * words * w.taps};
   }
 
   Stretch stretch(int64_t i) const {
     int64_t tap = i / parts * taps_per, first = i % parts * part_words;
-    int64_t words = min_of(part_words, tap_words - first);
-    int64_t scale = bf16_words ? 2 : 1;
+    int64_t part = min_of(part_words, words - first);
     return {tap,
             min_of(taps_per, w.taps - tap),
-            first * scale,
-            min_of(words * scale, w.channels - first * scale),
-            tap * tap_words + first,
-            min_of(taps_per, w.taps - tap) * words};
+            first * per_word,
+            min_of(part * per_word, w.channels - first * per_word),
+            tap * words + first,
+            min_of(taps_per, w.taps - tap) * part};
   }
 
   // Multiplies rows first .. first + rows - 1 by one stretch of a panel into c [rows][columns].
@@ -101,8 +102,10 @@ class Gemm {
                 const After& after) const {
     const int64_t step = p.vectors * lanes * 4;
     BlockArgs block;
-    block.ld_bytes = g.a.ld * (bf16_words ? 2 : 4);
-    block.a = g.a.data + (p.group * w.channels + s.channel) * (bf16_words ? 2 : 4);
+    int64_t channel = p.group * w.channels + s.channel;
+    block.ld_bytes = g.a.ld * 4 / per_word;
+    block.a = g.a.data + channel * 4 / per_word;
+    block.scale = w.channels * w.groups - channel;
     block.index_stride = w.taps;
     block.zeros = zeros;
     block.taps = s.taps;
@@ -122,7 +125,7 @@ class Gemm {
       block.index = g.index ? g.index + row * w.taps + s.tap : nullptr;
       block.c = c + r * p.vectors * lanes;
       if (block.prefetch >= end) lines = 0;
-      block_kernel(bf16_words, p.vectors, n, lines)(block);
+      block_kernel(w.dtype, p.vectors, n, lines)(block);
       block.prefetch += lines * s.words * 64;
       after(row, n, block.c);
       r += n;
@@ -130,6 +133,12 @@ class Gemm {
   }
 
   void finish(const Panel& p, int64_t row, int64_t rows, float* c, float* scratch) const {
+    const float* scales = w.scales + p.offset / (4 * words * w.taps);
+    for (int64_t r = 0; levels && r < rows; ++r)
+      for (int64_t v = 0; v < p.vectors; ++v) {
+        float* x = c + (r * p.vectors + v) * lanes;
+        store(x, load(x) * load(scales + v * lanes));
+      }
     run_tile(g.program, {row, rows, p.column, p.columns}, c, p.vectors * lanes, scratch);
   }
 
@@ -180,8 +189,8 @@ class Gemm {
 
   const GemmArgs& g;
   const PackedWeights& w;
-  bool bf16_words;
-  int64_t tap_words, group_vectors, group_panels, panels;
+  bool levels;
+  int64_t per_word, words, group_vectors, group_panels, panels;
   int64_t parts, part_words, taps_per, tap_groups, stretches;
   const char* zeros;
 };
@@ -192,10 +201,14 @@ void gemm(const GemmArgs& args, int threads) {
   Gemm(args).run(threads);
 }
 
+void int8_gemm(const GemmArgs& args, int threads) {
+  Gemm(args).run(threads);
+}
+
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -203,28 +216,38 @@ using namespace nb::literals;
 
 namespace {
 
+template <bool Levels>
 void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Index* index,
-               const Packed& packed, const Program* program, nb::handle rows, nb::handle vectors,
-               const Index* sample) {
+               const Packed& packed, const Program* program, const RowList& rows,
+               const VectorList& vectors, const Index* sample) {
   const PackedWeights& w = packed.weights;
   ProgramCall call(out, out_index, program, rows, vectors, sample, true);
   int64_t m = count_rows(out, out_index);
   check_same(out.m.channels, w.outputs, "channels of out");
-  check_same(a.m.channels, w.channels * w.groups, "channels of a");
+  if ((w.dtype == DType::i8) != Levels)
+    bad_type(std::string(Levels ? "int8_gemm" : "gemm") + " does not take weights of " +
+             dtype_name(w.dtype));
+  check_same(a.m.channels, w.channels * w.groups + 4 * Levels, "channels of a");
   if (a.m.dtype != w.dtype)
     bad_type("a is " + dtype_name(a.m.dtype) + ", the packed weights are " + dtype_name(w.dtype));
   if (w.lanes != kernels().lanes || w.max_vectors != kernels().max_vectors)
     bad_value("the weights were packed for another instruction set: pack them again");
   GemmArgs args{m, a.m, check_gather(a, index, m, w.taps, "index"), w, call.args};
-  launch(kernels().gemm, args);
+  launch(Levels ? kernels().int8_gemm : kernels().gemm, args);
 }
 
 } // namespace
 
 void bind_gemm(nb::module_& m) {
-  m.def("gemm", &call_gemm, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(), "packed"_a,
-        "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
-        "sample"_a.none() = nb::none());
+  bind(m, "gemm", call_gemm<false>, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+       "packed"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
+       "sample"_a.none() = nb::none());
+}
+
+void bind_int8_gemm(nb::module_& m) {
+  bind(m, "int8_gemm", call_gemm<true>, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+       "packed"_a, "program"_a.none() = nb::none(), "rows"_a = nb::none(), "vectors"_a = nb::none(),
+       "sample"_a.none() = nb::none());
 }
 
 } // namespace retouch

@@ -75,66 +75,134 @@ __attribute__((noinline)) void gemm_block(const BlockArgs& g) {
     }
 }
 
+// One tap of int8, four channels at a time.
+template <int NV, int MR, int PF>
+__attribute__((noinline)) void levels_block(const BlockArgs& g) {
+  constexpr int step = NV * lanes * 4;
+  const char* a[MR];
+  bool any = false;
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m) {
+    int64_t line = g.index ? g.index[m * g.index_stride] : g.row + m;
+    a[m] = line < 0 ? g.zeros : g.a + line * g.ld_bytes;
+    any |= line >= 0;
+  }
+  vi acc[MR][NV] = {};
+  if (any) {
+    const char* b = g.b;
+    const char* ahead = g.prefetch;
+    for (int v = 0; levels_moved && v < NV; ++v) {
+      vi first = (vi)bits(load(reinterpret_cast<const float*>(b) + v * lanes));
+      for (int m = 0; m < MR; ++m) acc[m][v] = first;
+    }
+    const int64_t words = ceil_div(g.channels, 4);
+    for (int64_t k = 0; k < words; ++k) {
+      b += step;
+#pragma GCC unroll 2
+      for (int pass = 0; pass < level_passes; ++pass) {
+        vu bv[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v)
+          bv[v] = pass_of(bits(load(reinterpret_cast<const float*>(b) + v * lanes)), pass);
+#pragma GCC unroll 12
+        for (int m = 0; m < MR; ++m) {
+          vu av = row_levels(a[m] + k * 4, pass);
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; ++v) acc[m][v] = dot_levels(acc[m][v], av, bv[v]);
+        }
+      }
+      if constexpr (PF > 0) {
+#pragma GCC unroll 4
+        for (int p = 0; p < PF; ++p) __builtin_prefetch(ahead + p * 64, 0, 2);
+        ahead += PF * 64;
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m) {
+    vf scale = set1(float_at(a[m] + g.scale));
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      float* c = g.c + (m * NV + v) * lanes;
+      vf x = __builtin_convertvector(acc[m][v], vf) * scale;
+      store(c, g.add ? load(c) + x : x);
+    }
+  }
+}
+
+enum class Words { f32, bf16, i8 };
+
+template <Words W, int NV, int MR, int PF>
+constexpr Block block_of() {
+  if constexpr (W == Words::i8)
+    return levels_block<NV, MR, PF>;
+  else
+    return gemm_block<W == Words::bf16, NV, MR, PF>;
+}
+
 constexpr int prefetch_kinds = 4; // 0, 1, 2 or 4 lines
 
-template <bool Bf16, int NV, int MR>
+template <Words W, int NV, int MR>
 constexpr Block pick_prefetch(int kind) {
   if constexpr (NV > max_vectors || MR > block_rows(NV)) {
     return nullptr;
   } else if constexpr (NV < max_vectors - 1) {
-    return gemm_block<Bf16, NV, MR, 0>;
+    return block_of<W, NV, MR, 0>();
   } else {
-    return kind == 0   ? gemm_block<Bf16, NV, MR, 0>
-           : kind == 1 ? gemm_block<Bf16, NV, MR, 1>
-           : kind == 2 ? gemm_block<Bf16, NV, MR, 2>
-                       : gemm_block<Bf16, NV, MR, 4>;
+    return kind == 0   ? block_of<W, NV, MR, 0>()
+           : kind == 1 ? block_of<W, NV, MR, 1>()
+           : kind == 2 ? block_of<W, NV, MR, 2>()
+                       : block_of<W, NV, MR, 4>();
   }
 }
 
-template <bool Bf16, int NV>
+template <Words W, int NV>
 constexpr Block pick_rows(int rows, int kind) {
   switch (rows) {
   case 1:
-    return pick_prefetch<Bf16, NV, 1>(kind);
+    return pick_prefetch<W, NV, 1>(kind);
   case 2:
-    return pick_prefetch<Bf16, NV, 2>(kind);
+    return pick_prefetch<W, NV, 2>(kind);
   case 3:
-    return pick_prefetch<Bf16, NV, 3>(kind);
+    return pick_prefetch<W, NV, 3>(kind);
   case 4:
-    return pick_prefetch<Bf16, NV, 4>(kind);
+    return pick_prefetch<W, NV, 4>(kind);
   case 5:
-    return pick_prefetch<Bf16, NV, 5>(kind);
+    return pick_prefetch<W, NV, 5>(kind);
   case 6:
-    return pick_prefetch<Bf16, NV, 6>(kind);
+    return pick_prefetch<W, NV, 6>(kind);
   case 7:
-    return pick_prefetch<Bf16, NV, 7>(kind);
+    return pick_prefetch<W, NV, 7>(kind);
   case 8:
-    return pick_prefetch<Bf16, NV, 8>(kind);
+    return pick_prefetch<W, NV, 8>(kind);
   case 9:
-    return pick_prefetch<Bf16, NV, 9>(kind);
+    return pick_prefetch<W, NV, 9>(kind);
   case 10:
-    return pick_prefetch<Bf16, NV, 10>(kind);
+    return pick_prefetch<W, NV, 10>(kind);
   case 11:
-    return pick_prefetch<Bf16, NV, 11>(kind);
+    return pick_prefetch<W, NV, 11>(kind);
   default:
-    return pick_prefetch<Bf16, NV, 12>(kind);
+    return pick_prefetch<W, NV, 12>(kind);
   }
 }
 
 struct BlockTable {
-  Block entry[2][4][12][prefetch_kinds];
+  Block entry[3][4][12][prefetch_kinds];
 
   constexpr BlockTable() : entry() {
+    fill<Words::f32>();
+    fill<Words::bf16>();
+    fill<Words::i8>();
+  }
+
+  template <Words W>
+  constexpr void fill() {
     for (int rows = 1; rows <= 12; ++rows)
       for (int kind = 0; kind < prefetch_kinds; ++kind) {
-        entry[0][0][rows - 1][kind] = pick_rows<false, 1>(rows, kind);
-        entry[0][1][rows - 1][kind] = pick_rows<false, 2>(rows, kind);
-        entry[0][2][rows - 1][kind] = pick_rows<false, 3>(rows, kind);
-        entry[0][3][rows - 1][kind] = pick_rows<false, 4>(rows, kind);
-        entry[1][0][rows - 1][kind] = pick_rows<true, 1>(rows, kind);
-        entry[1][1][rows - 1][kind] = pick_rows<true, 2>(rows, kind);
-        entry[1][2][rows - 1][kind] = pick_rows<true, 3>(rows, kind);
-        entry[1][3][rows - 1][kind] = pick_rows<true, 4>(rows, kind);
+        entry[int(W)][0][rows - 1][kind] = pick_rows<W, 1>(rows, kind);
+        entry[int(W)][1][rows - 1][kind] = pick_rows<W, 2>(rows, kind);
+        entry[int(W)][2][rows - 1][kind] = pick_rows<W, 3>(rows, kind);
+        entry[int(W)][3][rows - 1][kind] = pick_rows<W, 4>(rows, kind);
       }
   }
 };
@@ -143,8 +211,9 @@ constexpr BlockTable block_table;
 
 } // namespace
 
-Block block_kernel(bool bf16_words, int64_t vectors, int64_t rows, int lines) {
-  return block_table.entry[bf16_words][vectors - 1][rows - 1][lines == 4 ? 3 : lines];
+Block block_kernel(DType dtype, int64_t vectors, int64_t rows, int lines) {
+  Words words = dtype == DType::i8 ? Words::i8 : dtype == DType::bf16 ? Words::bf16 : Words::f32;
+  return block_table.entry[int(words)][vectors - 1][rows - 1][lines == 4 ? 3 : lines];
 }
 
 } // namespace retouch::RETOUCH_NS

@@ -3,9 +3,11 @@
 //   c[m, n] (+)= sum over taps t, channels k of A[index[m, t], k] * B[t, k, n]
 //
 // Every output is one chain of multiply-adds over t, then k, from zero: the same chain in a block
-// of any height and width, so that a row's value does not depend on its neighbours.
+// of any height and width, so that a row's value does not depend on its neighbours. Of int8 a block
+// has one tap: its sum of integers is exact, then multiplied by the scale that row of A ends in.
 #pragma once
 #include "simd.h"
+#include "types.h"
 
 namespace retouch::RETOUCH_NS {
 
@@ -15,6 +17,7 @@ struct BlockArgs {
   const int32_t* index; // of the block's first row and tap; nullptr: rows row, row + 1, ..
   int64_t row, index_stride;
   const char* zeros;
+  int64_t scale; // int8: bytes from a to the scale of the row
   int64_t taps, channels;
   const char* b;
   float* c; // [rows][vectors * lanes]
@@ -24,8 +27,9 @@ struct BlockArgs {
 
 using Block = void (*)(const BlockArgs&);
 
-// The kernel for `vectors` vectors of columns and `rows` rows (1 .. block_rows(vectors)), each step
-// of which fetches `lines` lines of the next block of B ahead: 0, 1, 2 or 4.
-Block block_kernel(bool bf16_words, int64_t vectors, int64_t rows, int lines);
+// The kernel for rows of float32, bf16 or int8, `vectors` vectors of columns and `rows` rows (1 ..
+// block_rows(vectors)), each step of which fetches `lines` lines of the next block of B ahead: 0,
+// 1, 2 or 4.
+Block block_kernel(DType dtype, int64_t vectors, int64_t rows, int lines);
 
 } // namespace retouch::RETOUCH_NS

@@ -1,9 +1,12 @@
 #include "handles.h"
 
+#include "pack.h"
 #include "runtime.h"
 
 #include <algorithm>
 #include <nanobind/stl/string.h>
+#include <utility>
+#include <vector>
 
 namespace retouch {
 
@@ -38,18 +41,100 @@ TorchTensor share(const void* data, int64_t rows, int64_t columns, int64_t ld, s
   return {const_cast<void*>(data), dims, shape, owner, strides, dtype};
 }
 
-DType named_dtype(const std::string& name) {
-  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64})
-    if (name == dtype_name(d)) return d;
-  throw nb::type_error(
-      ("dtype '" + name + "' is not float32, bfloat16, float16 or float64").c_str());
+// A tensor's memory, and what holds it; of more than two dimensions the first ones.
+struct View {
+  void* data;
+  size_t dims;
+  int64_t shape[2], strides[2];
+  nb::dlpack::dtype dtype;
+  std::shared_ptr<void> memory;
+};
+
+struct TorchTypes {
+  nb::object tensor;
+  std::vector<std::pair<nb::object, nb::dlpack::dtype>> dtypes;
+
+  TorchTypes() {
+    nb::object torch = nb::module_::import_("torch");
+    tensor = torch.attr("Tensor");
+    auto add = [&](const char* name, nb::dlpack::dtype dtype) {
+      dtypes.emplace_back(torch.attr(name), dtype);
+    };
+    add("float32", nb::dtype<float>());
+    add("float64", nb::dtype<double>());
+    add("bfloat16", bfloat);
+    add("float16", half);
+    add("int32", nb::dtype<int32_t>());
+    add("int8", nb::dtype<int8_t>());
+    add("uint8", nb::dtype<uint8_t>());
+  }
+};
+
+// Never destroyed, as the interpreter ends before static objects do.
+const TorchTypes& torch_types() {
+  static const TorchTypes* types = new TorchTypes;
+  return *types;
+}
+
+std::shared_ptr<void> hold(nb::handle object) {
+  return {object.inc_ref().ptr(), [](void* p) {
+            if (!nb::is_alive()) return;
+            nb::gil_scoped_acquire gil;
+            Py_DECREF(static_cast<PyObject*>(p));
+          }};
+}
+
+// What PyTorch's own attributes tell of a plain tensor, several times faster than DLPack; false for
+// everything else.
+bool read_attributes(nb::handle tensor, View& view) {
+  const TorchTypes& types = torch_types();
+  if (reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr())) != types.tensor.ptr()) return false;
+  if (!nb::cast<bool>(tensor.attr("is_cpu"))) return false;
+  nb::object dtype = tensor.attr("dtype");
+  for (const auto& [known, found] : types.dtypes) {
+    if (!dtype.is(known)) continue;
+    nb::object shape = tensor.attr("shape"), strides = tensor.attr("stride")();
+    view.dims = nb::len(shape);
+    for (size_t i = 0; i < view.dims && i < 2; ++i) {
+      view.shape[i] = nb::cast<int64_t>(shape[i]);
+      view.strides[i] = nb::cast<int64_t>(strides[i]);
+    }
+    view.data = reinterpret_cast<void*>(nb::cast<uintptr_t>(tensor.attr("data_ptr")()));
+    view.dtype = found;
+    view.memory = hold(tensor);
+    return true;
+  }
+  return false;
+}
+
+View view_of(nb::handle tensor, const char* what) {
+  View view{};
+  if (read_attributes(tensor, view)) return view;
+  auto t = std::make_shared<Tensor>(import_tensor(tensor, what));
+  view.data = const_cast<void*>(t->data());
+  view.dims = t->ndim();
+  for (size_t i = 0; i < view.dims && i < 2; ++i) {
+    view.shape[i] = int64_t(t->shape(i));
+    view.strides[i] = t->stride(i);
+  }
+  view.dtype = t->dtype();
+  view.memory = std::move(t);
+  return view;
 }
 
 } // namespace
 
-Pages::Pages(size_t bytes) : data(static_cast<char*>(allocate_pages(bytes))), bytes(bytes) {}
+Pages::Pages(size_t bytes, bool huge)
+    : span(allocate_pages(bytes, huge)), data(static_cast<char*>(span.data)), bytes(bytes) {}
 Pages::~Pages() {
-  free_pages(data, bytes);
+  free_pages(span);
+}
+
+DType named_dtype(const std::string& name) {
+  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i8})
+    if (name == dtype_name(d)) return d;
+  throw nb::type_error(
+      ("dtype '" + name + "' is not float32, bfloat16, float16, float64 or int8").c_str());
 }
 
 std::string dtype_name(DType dtype) {
@@ -72,20 +157,18 @@ Tensor import_tensor(nb::handle tensor, const char* what) {
 }
 
 Rows::Rows(nb::handle tensor) {
-  auto t = std::make_shared<Tensor>(import_tensor(tensor, "Rows"));
-  if (t->ndim() != 2)
+  View t = view_of(tensor, "Rows");
+  if (t.dims != 2)
     throw nb::value_error(
-        ("Rows: expected [rows, channels], got " + std::to_string(t->ndim()) + " dimensions")
-            .c_str());
-  int64_t rows = int64_t(t->shape(0)), channels = int64_t(t->shape(1));
-  int64_t ld = rows > 1 ? t->stride(0) : std::max<int64_t>(channels, 1);
-  if (channels > 1 && t->stride(1) != 1)
+        ("Rows: expected [rows, channels], got " + std::to_string(t.dims) + " dimensions").c_str());
+  int64_t rows = t.shape[0], channels = t.shape[1];
+  int64_t ld = rows > 1 ? t.strides[0] : std::max<int64_t>(channels, 1);
+  if (channels > 1 && t.strides[1] != 1)
     throw nb::value_error("Rows: the channels of a row must be contiguous (channel stride 1); call "
                           ".contiguous() or pass a channels-last view");
   if (ld < channels) throw nb::value_error("Rows: rows overlap (row stride below the channels)");
-  m = {const_cast<char*>(static_cast<const char*>(t->data())), rows, channels, ld,
-       read_dtype(t->dtype(), "Rows")};
-  memory = std::move(t);
+  m = {static_cast<char*>(t.data), rows, channels, ld, read_dtype(t.dtype, "Rows")};
+  memory = std::move(t.memory);
 }
 
 Rows Rows::slice(int64_t start, int64_t channels) const {
@@ -100,9 +183,14 @@ Rows Rows::slice(int64_t start, int64_t channels) const {
   return {part, memory};
 }
 
-Arena::Arena(int64_t bytes) {
-  if (bytes < 0) throw nb::value_error("Arena: the size must not be negative");
-  pages = std::make_shared<Pages>(size_t(bytes));
+Arena::Arena(nb::handle tensor) {
+  View t = view_of(tensor, "Arena");
+  if (t.dtype != nb::dtype<uint8_t>()) throw nb::type_error("Arena: dtype must be uint8");
+  if (t.dims != 1 || (t.shape[0] > 1 && t.strides[0] != 1))
+    throw nb::value_error("Arena: expected one contiguous dimension");
+  data = static_cast<char*>(t.data);
+  bytes = t.shape[0];
+  memory = std::move(t.memory);
 }
 
 Rows Arena::rows(int64_t offset, int64_t rows, int64_t channels, const std::string& dtype) const {
@@ -111,11 +199,11 @@ Rows Arena::rows(int64_t offset, int64_t rows, int64_t channels, const std::stri
   if (offset < 0 || rows < 0 || channels < 0 || offset % size != 0)
     throw nb::value_error("Arena.rows: offset, rows and channels must not be negative, and the "
                           "offset a multiple of the item size");
-  if (offset + rows * channels * size > int64_t(pages->bytes))
+  if (offset + rows * channels * size > bytes)
     throw nb::value_error(("Arena.rows: needs " + std::to_string(offset + rows * channels * size) +
-                           " bytes of " + std::to_string(pages->bytes))
+                           " bytes of " + std::to_string(bytes))
                               .c_str());
-  return {{pages->data + offset, rows, channels, std::max<int64_t>(channels, 1), type}, pages};
+  return {{data + offset, rows, channels, std::max<int64_t>(channels, 1), type}, memory};
 }
 
 TorchTensor Rows::tensor() const {
@@ -127,18 +215,29 @@ TorchTensor Index::tensor() const {
                memory);
 }
 
+Packed::Packed(const PackedWeights& shape, const char* data, std::shared_ptr<void> memory)
+    : weights(shape), memory(std::move(memory)) {
+  weights.data = data;
+  if (shape.dtype == DType::i8)
+    weights.scales = reinterpret_cast<const float*>(data + scales_offset(shape));
+}
+
+TorchTensor Packed::tensor() const {
+  return share(weights.data, packed_bytes(weights), 1, 1, 1, nb::dtype<uint8_t>(), memory);
+}
+
 Index::Index(nb::handle tensor) {
-  auto t = std::make_shared<Tensor>(import_tensor(tensor, "Index"));
-  if (t->dtype() != nb::dtype<int32_t>()) throw nb::type_error("Index: dtype must be int32");
-  if (t->ndim() != 1 && t->ndim() != 2)
+  View t = view_of(tensor, "Index");
+  if (t.dtype != nb::dtype<int32_t>()) throw nb::type_error("Index: dtype must be int32");
+  if (t.dims != 1 && t.dims != 2)
     throw nb::value_error("Index: expected the shape [M] or [M, taps]");
-  dims = int(t->ndim());
-  int64_t count = int64_t(t->shape(0)), taps = dims == 2 ? int64_t(t->shape(1)) : 1;
+  dims = int(t.dims);
+  int64_t count = t.shape[0], taps = dims == 2 ? t.shape[1] : 1;
   bool dense = count == 0 || taps == 0 ||
-               ((taps <= 1 || dims == 1 || t->stride(1) == 1) &&
-                (count <= 1 || t->stride(0) == (dims == 2 ? taps : 1)));
+               ((taps <= 1 || dims == 1 || t.strides[1] == 1) &&
+                (count <= 1 || t.strides[0] == (dims == 2 ? taps : 1)));
   if (!dense) throw nb::value_error("Index: the tensor must be contiguous");
-  const int32_t* data = static_cast<const int32_t*>(t->data());
+  const int32_t* data = static_cast<const int32_t*>(t.data);
   static const int32_t nothing = 0;
   bool any = count > 0 && taps > 0;
   table = {any ? data : &nothing, count, taps};
@@ -150,7 +249,7 @@ Index::Index(nb::handle tensor) {
     max = std::max(max, data[i]);
   }
   if (min < -1) throw nb::value_error("Index: entries must be rows, or -1 for a row of zeros");
-  memory = std::move(t);
+  memory = std::move(t.memory);
 }
 
 Program::Program(nb::handle instructions) : instructions(nb::tuple(instructions)) {

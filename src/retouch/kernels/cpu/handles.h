@@ -1,6 +1,7 @@
 // The objects that Python holds: made and checked once, then passed to kernels at little cost.
 #pragma once
 #include "code.h"
+#include "runtime.h"
 #include "types.h"
 
 #include <memory>
@@ -18,10 +19,11 @@ using TorchTensor = nb::ndarray<nb::pytorch, nb::device::cpu>;
 
 // Pages that live as long as a handle needs them.
 struct Pages {
+  Span span;
   char* data;
-  size_t bytes;
+  size_t bytes; // that were asked for
 
-  explicit Pages(size_t bytes);
+  explicit Pages(size_t bytes, bool huge = true);
   ~Pages();
   Pages(const Pages&) = delete;
 };
@@ -30,16 +32,20 @@ struct Rows {
   Matrix m;
   std::shared_ptr<void> memory;
 
+  Rows() : m{} {}
   Rows(Matrix m, std::shared_ptr<void> memory) : m(m), memory(std::move(memory)) {}
   explicit Rows(nb::handle tensor);
   Rows slice(int64_t start, int64_t channels) const;
   TorchTensor tensor() const; // shares the memory
 };
 
+// The memory of a uint8 tensor, for rows of any shape.
 struct Arena {
-  std::shared_ptr<Pages> pages;
+  char* data;
+  int64_t bytes;
+  std::shared_ptr<void> memory;
 
-  explicit Arena(int64_t bytes);
+  explicit Arena(nb::handle tensor);
   Rows rows(int64_t offset, int64_t rows, int64_t channels, const std::string& dtype) const;
 };
 
@@ -61,10 +67,16 @@ struct Program {
 };
 
 struct Packed {
-  PackedWeights weights;
-  std::shared_ptr<Pages> pages;
+  PackedWeights weights{};
+  std::shared_ptr<void> memory;
+
+  Packed() = default;
+  // In memory of packed_bytes(): what is written there later, or was before.
+  Packed(const PackedWeights& shape, const char* data, std::shared_ptr<void> memory);
+  TorchTensor tensor() const; // uint8; shares the memory
 };
 
+DType named_dtype(const std::string& name); // TypeError for another one
 std::string dtype_name(DType dtype);
 int64_t dtype_size(DType dtype);
 

@@ -78,7 +78,7 @@ void head_product(const HeadProductArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -114,8 +114,8 @@ void call_head_product(const Rows& out, const Index* out_index, const Rows& a, c
 } // namespace
 
 void bind_head_product(nb::module_& m) {
-  m.def("head_product", &call_head_product, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
-        "w"_a, "heads"_a, "bounds"_a);
+  bind(m, "head_product", call_head_product, "out"_a, "out_index"_a.none(), "a"_a, "index"_a.none(),
+       "w"_a, "heads"_a, "bounds"_a);
 }
 
 } // namespace retouch

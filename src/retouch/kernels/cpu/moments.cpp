@@ -105,7 +105,7 @@ void channel_sums(const ChannelSumsArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -130,8 +130,8 @@ void call_channel_sums(const Rows& sums, const Rows& x, const Index* index, cons
 } // namespace
 
 void bind_channel_sums(nb::module_& m) {
-  m.def("channel_sums", &call_channel_sums, "sums"_a, "x"_a, "index"_a.none(), "bounds"_a,
-        "sign"_a = 1.0);
+  bind(m, "channel_sums", call_channel_sums, "sums"_a, "x"_a, "index"_a.none(), "bounds"_a,
+       "sign"_a = 1.0);
 }
 
 } // namespace retouch

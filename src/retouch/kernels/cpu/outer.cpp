@@ -59,7 +59,7 @@ void outer_sums(const OuterSumsArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -88,8 +88,8 @@ void call_outer_sums(const Rows& sums, const Rows& a, const Index* a_index, cons
 } // namespace
 
 void bind_outer_sums(nb::module_& m) {
-  m.def("outer_sums", &call_outer_sums, "sums"_a, "a"_a, "a_index"_a.none(), "b"_a,
-        "b_index"_a.none(), "heads"_a, "bounds"_a, "sign"_a = 1.0);
+  bind(m, "outer_sums", call_outer_sums, "sums"_a, "a"_a, "a_index"_a.none(), "b"_a,
+       "b_index"_a.none(), "heads"_a, "bounds"_a, "sign"_a = 1.0);
 }
 
 } // namespace retouch

@@ -19,13 +19,18 @@ struct Packer {
   const WeightStrides& from;
   const T* weight;
 
-  static constexpr int64_t pair = sizeof(T) == 2 ? 2 : 1;
+  static constexpr int64_t per_word = 4 / int64_t(sizeof(T));
+  static constexpr bool levels = sizeof(T) == 1;
 
   void column_set(const Columns& c, int64_t t, int64_t k, T* out) const {
-    int64_t steps = (s.channels + pair - 1) / pair;
-    T* to = out + ((t * steps + k / pair) * c.width) * pair + k % pair;
+    T* tap = out + t * tap_words(s) * c.width * per_word;
+    T* to = tap + ((levels + k / per_word) * c.width) * per_word + k % per_word;
     const T* x = weight + c.first * from.output + t * from.tap + k * from.channel;
-    for (int64_t n = 0; n < c.count; ++n) to[n * pair] = x[n * from.output];
+    for (int64_t n = 0; n < c.count; ++n) to[n * per_word] = x[n * from.output];
+    if constexpr (levels) {
+      int32_t* moved = reinterpret_cast<int32_t*>(tap);
+      for (int64_t n = 0; n < c.count; ++n) moved[n] -= 128 * int32_t(x[n * from.output]);
+    }
   }
 
   // In the order of the weight's memory, so that every line of it is read once.
@@ -43,11 +48,10 @@ struct Packer {
 template <class T>
 void pack_all(const Packer<T>& packer, T* data, int threads) {
   const PackedWeights& s = packer.s;
-  constexpr int64_t pair = Packer<T>::pair;
   int64_t outputs = s.outputs / s.groups;
   int64_t vectors = (outputs + s.lanes - 1) / s.lanes;
   int64_t panels = (vectors + s.max_vectors - 1) / s.max_vectors;
-  int64_t depth = s.taps * ((s.channels + pair - 1) / pair) * pair;
+  int64_t depth = s.taps * tap_words(s) * Packer<T>::per_word;
   parallel(threads, panels * s.groups, [&](int64_t i) {
     int64_t group = i / panels, p = i % panels;
     int64_t first = p * vectors / panels, last = (p + 1) * vectors / panels;
@@ -62,20 +66,42 @@ void pack_all(const Packer<T>& packer, T* data, int threads) {
 
 } // namespace
 
+int64_t tap_words(const PackedWeights& s) {
+  if (s.dtype == DType::i8) return 1 + (s.channels + 3) / 4;
+  return s.dtype == DType::bf16 ? (s.channels + 1) / 2 : s.channels;
+}
+
+int64_t packed_columns(const PackedWeights& s) {
+  return s.groups * ((s.outputs / s.groups + s.lanes - 1) / s.lanes) * s.lanes;
+}
+
+int64_t scales_offset(const PackedWeights& s) {
+  return packed_columns(s) * s.taps * tap_words(s) * 4;
+}
+
 int64_t packed_bytes(const PackedWeights& s) {
-  int64_t words = s.dtype == DType::bf16 ? (s.channels + 1) / 2 : s.channels;
-  int64_t vectors = (s.outputs / s.groups + s.lanes - 1) / s.lanes;
-  return s.groups * vectors * s.lanes * s.taps * words * 4;
+  return scales_offset(s) + (s.dtype == DType::i8 ? packed_columns(s) * 4 : 0);
 }
 
 void pack_weights(const PackedWeights& s, const void* weight, const WeightStrides& strides,
                   char* data, int threads) {
-  if (s.dtype == DType::bf16)
+  if (s.dtype == DType::i8)
+    pack_all<int8_t>({s, strides, static_cast<const int8_t*>(weight)},
+                     reinterpret_cast<int8_t*>(data), threads);
+  else if (s.dtype == DType::bf16)
     pack_all<uint16_t>({s, strides, static_cast<const uint16_t*>(weight)},
                        reinterpret_cast<uint16_t*>(data), threads);
   else
     pack_all<float>({s, strides, static_cast<const float*>(weight)}, reinterpret_cast<float*>(data),
                     threads);
+}
+
+void pack_scales(const PackedWeights& s, const float* scales, float* data) {
+  int64_t outputs = s.outputs / s.groups, width = packed_columns(s) / s.groups;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    memcpy(data + g * width, scales + g * outputs, size_t(outputs) * sizeof(float));
+    memset(data + g * width + outputs, 0, size_t(width - outputs) * sizeof(float));
+  }
 }
 
 } // namespace retouch

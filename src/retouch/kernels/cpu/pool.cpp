@@ -68,7 +68,7 @@ void pool(const PoolArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -101,8 +101,8 @@ void call_pool(const Rows& out, const Index* out_index, const Rows& a, const Ind
 } // namespace
 
 void bind_pool(nb::module_& m) {
-  m.def("pool", &call_pool, "out"_a, "out_index"_a.none(), "a"_a, "index"_a,
-        "weights"_a.none() = nb::none());
+  bind(m, "pool", call_pool, "out"_a, "out_index"_a.none(), "a"_a, "index"_a,
+       "weights"_a.none() = nb::none());
 }
 
 } // namespace retouch

@@ -90,7 +90,7 @@ void move_sums(const MoveSumsArgs& s, int) {
 } // namespace retouch
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -133,13 +133,13 @@ void call_move_sums(const Rows& shifts, const Rows& sums, const Rows& scale, con
 } // namespace
 
 void bind_fit_probes(nb::module_& m) {
-  m.def("fit_probes", &call_fit_probes, "fit"_a, "before"_a, "before_index"_a.none(), "after"_a,
-        "after_index"_a.none(), "bounds"_a);
+  bind(m, "fit_probes", call_fit_probes, "fit"_a, "before"_a, "before_index"_a.none(), "after"_a,
+       "after_index"_a.none(), "bounds"_a);
 }
 
 void bind_move_sums(nb::module_& m) {
-  m.def("move_sums", &call_move_sums, "shifts"_a, "sums"_a, "scale"_a, "shift"_a, "count"_a,
-        "bounds"_a);
+  bind(m, "move_sums", call_move_sums, "shifts"_a, "sums"_a, "scale"_a, "shift"_a, "count"_a,
+       "bounds"_a);
 }
 
 } // namespace retouch

@@ -27,7 +27,7 @@ void row_map(const RowMapArgs& args, int threads) {
 } // namespace retouch::RETOUCH_NS
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -35,8 +35,9 @@ using namespace nb::literals;
 
 namespace {
 
-void call_row_map(const Rows& out, const Index* out_index, const Program* program, nb::handle rows,
-                  nb::handle vectors, const Index* sample, int64_t heads) {
+void call_row_map(const Rows& out, const Index* out_index, const Program* program,
+                  const RowList& rows, const VectorList& vectors, const Index* sample,
+                  int64_t heads) {
   if (heads < 1 || out.m.channels % heads)
     bad_value("row_map: " + str(out.m.channels) + " channels do not divide into " + str(heads) +
               " heads");
@@ -49,9 +50,9 @@ void call_row_map(const Rows& out, const Index* out_index, const Program* progra
 } // namespace
 
 void bind_row_map(nb::module_& m) {
-  m.def("row_map", &call_row_map, "out"_a, "out_index"_a.none(), "program"_a.none(),
-        "rows"_a = nb::none(), "vectors"_a = nb::none(), "sample"_a.none() = nb::none(),
-        "heads"_a = 1);
+  bind(m, "row_map", call_row_map, "out"_a, "out_index"_a.none(), "program"_a.none(),
+       "rows"_a = nb::none(), "vectors"_a = nb::none(), "sample"_a.none() = nb::none(),
+       "heads"_a = 1);
 }
 
 } // namespace retouch

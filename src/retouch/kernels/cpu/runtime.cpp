@@ -12,30 +12,36 @@ namespace retouch {
 
 namespace {
 
+constexpr size_t smallest_kept = size_t(256) << 10;
+
+// Whole huge pages where that wastes little.
 size_t mapping_size(size_t bytes) {
-  size_t unit = bytes >= huge_page ? huge_page : 4096;
+  size_t unit = bytes >= 16 * huge_page ? huge_page : bytes >= smallest_kept ? 65536 : 4096;
   return (bytes + unit - 1) / unit * unit;
 }
 
 // Freed blocks, oldest first.
 class Reserve {
  public:
-  void* take(size_t size) {
+  // The smallest block that is not much larger; {nullptr, 0} if there is none.
+  Span take(size_t size) {
     std::lock_guard lock(mutex);
+    size_t best = blocks.size();
     for (size_t i = blocks.size(); i-- > 0;)
-      if (blocks[i].size == size) {
-        void* data = blocks[i].data;
-        blocks.erase(blocks.begin() + ptrdiff_t(i));
-        total -= size;
-        return data;
-      }
-    return nullptr;
+      if (blocks[i].bytes >= size && blocks[i].bytes <= size + size / 8 &&
+          (best == blocks.size() || blocks[i].bytes < blocks[best].bytes))
+        best = i;
+    if (best == blocks.size()) return {nullptr, 0};
+    Span found = blocks[best];
+    blocks.erase(blocks.begin() + ptrdiff_t(best));
+    total -= found.bytes;
+    return found;
   }
 
-  void keep(void* data, size_t size) {
+  void keep(Span block) {
     std::lock_guard lock(mutex);
-    blocks.push_back({data, size});
-    total += size;
+    blocks.push_back(block);
+    total += block.bytes;
     shrink(limit);
   }
 
@@ -47,22 +53,17 @@ class Reserve {
   }
 
  private:
-  struct Block {
-    void* data;
-    size_t size;
-  };
-
   void shrink(size_t most) {
     size_t gone = 0;
     while (total > most) {
-      unmap_memory(blocks[gone].data, blocks[gone].size);
-      total -= blocks[gone++].size;
+      unmap_memory(blocks[gone].data, blocks[gone].bytes);
+      total -= blocks[gone++].bytes;
     }
     blocks.erase(blocks.begin(), blocks.begin() + ptrdiff_t(gone));
   }
 
   std::mutex mutex;
-  std::vector<Block> blocks;
+  std::vector<Span> blocks;
   size_t total = 0;
   const size_t limit = physical_memory() / 8;
 };
@@ -74,39 +75,35 @@ Reserve& reserve() {
 }
 
 struct Scratch {
-  void* data = nullptr;
-  size_t bytes = 0;
+  Span pages{nullptr, 0};
 
   ~Scratch() {
-    if (data) free_pages(data, bytes);
+    if (pages.data) free_pages(pages);
   }
 
   void* reserve(size_t wanted) {
-    if (wanted > bytes) {
-      if (data) free_pages(data, bytes);
-      data = nullptr;
-      bytes = 0;
-      data = allocate_pages(wanted);
-      bytes = wanted;
+    if (wanted > pages.bytes) {
+      if (pages.data) free_pages(pages);
+      pages = {nullptr, 0};
+      pages = allocate_pages(wanted);
     }
-    return data;
+    return pages.data;
   }
 };
 
 } // namespace
 
-void* allocate_pages(size_t bytes) {
+Span allocate_pages(size_t bytes, bool huge) {
   size_t size = mapping_size(bytes ? bytes : 1);
-  void* data = size >= huge_page ? reserve().take(size) : nullptr;
-  return data ? data : map_memory(size);
+  Span found = size >= smallest_kept ? reserve().take(size) : Span{nullptr, 0};
+  return found.data ? found : Span{map_memory(size, huge), size};
 }
 
-void free_pages(void* data, size_t bytes) {
-  size_t size = mapping_size(bytes ? bytes : 1);
-  if (size >= huge_page)
-    reserve().keep(data, size);
+void free_pages(Span pages) {
+  if (pages.bytes >= smallest_kept)
+    reserve().keep(pages);
   else
-    unmap_memory(data, size);
+    unmap_memory(pages.data, pages.bytes);
 }
 
 size_t release_pages() {
@@ -131,7 +128,7 @@ const void* zero_row(size_t bytes) {
   if (bytes <= sizeof(small)) return small;
   std::lock_guard lock(mutex);
   if (bytes > size) { // the old row stays: another call may be reading it
-    row = memset(allocate_pages(2 * bytes), 0, 2 * bytes);
+    row = memset(allocate_pages(2 * bytes).data, 0, 2 * bytes);
     size = 2 * bytes;
   }
   return row;

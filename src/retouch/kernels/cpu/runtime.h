@@ -5,12 +5,19 @@
 
 namespace retouch {
 
-// Page-aligned memory with any content; huge pages are asked for from 2 MiB. Freed blocks of that
-// size are kept for the next request of the same size, up to an eighth of the machine's memory:
-// touching fresh pages costs more than most kernels do, and a new recording wants the sizes of the
-// last one.
-void* allocate_pages(size_t bytes);
-void free_pages(void* data, size_t bytes);
+struct Span {
+  void* data;
+  size_t bytes;
+};
+
+// Page-aligned memory with any content, of `bytes` or somewhat more; if `huge`, huge pages are
+// asked for from 2 MiB, which the system may have to look for longer than small blocks are used.
+// Freed blocks from 256 KiB are kept for requests that they hold at most an eighth more than, up to
+// an eighth of the machine's memory: touching fresh pages takes ten times as long as copying to
+// pages that are there. A new recording wants the sizes of the last one, and an edit those of an
+// edit that was dropped.
+Span allocate_pages(size_t bytes, bool huge = true);
+void free_pages(Span pages);
 
 // Gives the blocks that are kept back to the system; returns their bytes.
 size_t release_pages();

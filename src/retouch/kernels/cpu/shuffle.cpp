@@ -55,7 +55,7 @@ void unshuffle(const ShuffleArgs& s, int threads) {
 } // namespace retouch
 
 #else
-#include "arguments.h"
+#include "calls.h"
 
 namespace retouch {
 
@@ -104,13 +104,13 @@ void call_unshuffle(const Rows& out, const Index* out_index, const Rows& a, cons
 } // namespace
 
 void bind_shuffle(nb::module_& m) {
-  m.def("shuffle", &call_shuffle, "out"_a, "out_index"_a.none(), "a"_a, "index"_a, "phase"_a,
-        "phase_stride"_a, "channel_stride"_a);
+  bind(m, "shuffle", call_shuffle, "out"_a, "out_index"_a.none(), "a"_a, "index"_a, "phase"_a,
+       "phase_stride"_a, "channel_stride"_a);
 }
 
 void bind_unshuffle(nb::module_& m) {
-  m.def("unshuffle", &call_unshuffle, "out"_a, "out_index"_a.none(), "a"_a, "index"_a,
-        "tap_stride"_a, "channel_stride"_a);
+  bind(m, "unshuffle", call_unshuffle, "out"_a, "out_index"_a.none(), "a"_a, "index"_a,
+       "tap_stride"_a, "channel_stride"_a);
 }
 
 } // namespace retouch

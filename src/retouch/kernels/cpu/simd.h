@@ -233,6 +233,62 @@ RETOUCH_INLINE vf dot_pairs(vf acc, vu a, vu b) {
 #endif
 }
 
+// Sums of products of int8: four of a row in a 32-bit word, four of each column in a lane. Where
+// the instruction takes one operand without sign, that of the row is moved by 128, and sums begin
+// at what this adds (`levels_moved`). Elsewhere products of 16 bits take two passes, of even and
+// odd bytes.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr bool levels_moved = true;
+#else
+constexpr bool levels_moved = false;
+#endif
+#if !defined(__AVX512VNNI__) && !defined(__AVXVNNI__) && defined(__x86_64__)
+constexpr int level_passes = 2;
+#else
+constexpr int level_passes = 1;
+#endif
+
+// The bytes of `x` that a pass multiplies.
+RETOUCH_INLINE vu pass_of(vu x, [[maybe_unused]] int pass) {
+#if !defined(__AVX512VNNI__) && !defined(__AVXVNNI__) && defined(__x86_64__)
+  typedef int16_t vs __attribute__((vector_size(RETOUCH_VECTOR_BYTES)));
+  vs pairs = (vs)x;
+  return (vu)((pass == 0 ? pairs << 8 : pairs) >> 8);
+#else
+  return x;
+#endif
+}
+
+RETOUCH_INLINE vu row_levels(const char* p, [[maybe_unused]] int pass) {
+  uint32_t word;
+  memcpy(&word, p, 4);
+  vu x = vu{} + word;
+  return levels_moved ? x ^ 0x80808080u : pass_of(x, pass);
+}
+
+RETOUCH_INLINE vi dot_levels(vi acc, vu row, vu columns) {
+#if defined(__AVX512VNNI__)
+  return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)row, (__m512i)columns);
+#elif defined(__AVXVNNI__)
+  return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)row, (__m256i)columns);
+#elif defined(__AVX2__)
+  return acc + (vi)_mm256_madd_epi16((__m256i)row, (__m256i)columns);
+#elif defined(__x86_64__)
+  return acc + (vi)_mm_madd_epi16((__m128i)row, (__m128i)columns);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (vi)vdotq_s32((int32x4_t)acc, (int8x16_t)row, (int8x16_t)columns);
+#elif defined(__aarch64__)
+  int8x16_t a = (int8x16_t)row, b = (int8x16_t)columns;
+  int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+  int32x4_t high = vpaddlq_s16(vmull_high_s8(a, b));
+  return acc + (vi)vpaddq_s32(low, high);
+#else
+  for (int shift = 0; shift < 32; shift += 8)
+    acc += ((vi)(row << (24 - shift)) >> 24) * ((vi)(columns << (24 - shift)) >> 24);
+  return acc;
+#endif
+}
+
 // Transposes a square of 32-bit lanes: at each step blocks of half the size change places.
 RETOUCH_INLINE void transpose(vf (&x)[lanes]) {
 #if defined(__clang__)

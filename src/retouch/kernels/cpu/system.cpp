@@ -34,8 +34,8 @@ void* aligned(size_t bytes) {
 
 } // namespace
 
-void* map_memory(size_t bytes) {
-  void* data = bytes >= huge_page
+void* map_memory(size_t bytes, bool huge) {
+  void* data = huge && bytes >= huge_page
                    ? aligned(bytes)
                    : VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
   if (!data) throw std::bad_alloc();
@@ -57,8 +57,8 @@ void after_fork(void (*)()) {}
 
 #else
 
-void* map_memory(size_t bytes) {
-  size_t slack = bytes >= huge_page ? huge_page : 0;
+void* map_memory(size_t bytes, bool huge) {
+  size_t slack = huge && bytes >= huge_page ? huge_page : 0;
   char* base = static_cast<char*>(
       mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (base == MAP_FAILED) throw std::bad_alloc();

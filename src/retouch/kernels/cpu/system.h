@@ -4,11 +4,11 @@
 
 namespace retouch {
 
-// What differs between operating systems. Memory is of zeros, aligned to `huge_page` if it has as
-// many bytes, and on huge pages where the system is asked for them.
+// What differs between operating systems. Memory is of zeros; if `huge`, that of a huge page or
+// more is aligned to these, and on them where the system has them.
 constexpr size_t huge_page = size_t(2) << 20;
 
-void* map_memory(size_t bytes);
+void* map_memory(size_t bytes, bool huge);
 void unmap_memory(void* data, size_t bytes);
 size_t physical_memory();
 

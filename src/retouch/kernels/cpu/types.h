@@ -81,9 +81,11 @@ struct ProgramArgs {
 };
 
 // Weights of a matrix product: panels of `lanes * vectors` columns, each [tap][channel][column].
-// bf16 keeps two consecutive channels of a column beside each other.
+// bf16 keeps two consecutive channels of a column beside each other, i8 four, and before the
+// channels of a tap it has -128 times their sum. The scales are those of the columns of i8.
 struct PackedWeights {
   const char* data;
+  const float* scales;                     // [group][column], padded as the panels are
   int64_t outputs, taps, channels, groups; // channels: of one group
   DType dtype;
   int32_t lanes, max_vectors;

@@ -69,6 +69,8 @@ class Triton(TensorBackend):
 
     def __init__(self, device: torch.device, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
         super().__init__(device, kernels)
+        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            self.native = torch.bfloat16
         self._refused = False
         self._pool: Any = None
         self._stream: Any = None

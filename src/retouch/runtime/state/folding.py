@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from retouch.ir.tables import Table
 from retouch.ir.value import Value
-from retouch.runtime.state.layers import Layer, memories
+from retouch.runtime.state.layers import Form, Layer, memories, name_of
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import Spec, Store
+from retouch.runtime.store import Store
 
 MOST = 6
 """Layers that a snapshot may have above its recording."""
@@ -37,17 +34,20 @@ def few(net: LayeredOwner, store: Store, layers: tuple[Layer, ...]) -> tuple[Lay
 
 def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer]) -> Layer:
     """One layer with what is to be seen of several, which are in the order of their age."""
-    parts: dict[Value, list[tuple[Table, Tensor]]] = {}
+    holders: dict[Value, list[Layer]] = {}
     for layer in layers:
-        for value, part in layer.rows.items():
-            parts.setdefault(value, []).append(part)
-    merged = {v: net.workspace.merged(tuple(table for table, _ in found)) for v, found in parts.items()}
-    specs = [Spec(v.name, (len(t), parts[v][0][1].shape[1]), parts[v][0][1].dtype) for v, (t, _) in merged.items()]
-    block = store.block(specs, {}, memories=memories(net.backend))
+        for value in layer.tables:
+            holders.setdefault(value, []).append(layer)
+    merged = {v: net.workspace.merged(tuple(layer.tables[v] for layer in found)) for v, found in holders.items()}
+    types = {value: found[0].rows(value).dtype for value, found in holders.items()}
+    states = {slot: layer.state(slot) for layer in layers for slot in layer.slots}
+    form = Form({value: table for value, (table, _) in merged.items()}, states, types)
+    block = store.block(form.layout, {}, memories=memories(net.backend))
     for value, (_, places) in merged.items():
-        for place, (_, rows) in zip(places, parts[value], strict=True):
-            target = block.tensors[value.name]
-            target.index_copy_(0, place.to(target.device), rows.to(target.device))
+        for place, layer in zip(places, holders[value], strict=True):
+            target = block.tensors[name_of(value)]
+            target.index_copy_(0, place.to(target.device), layer.rows(value).to(target.device))
     dense = {value: content for layer in layers for value, content in layer.dense.items()}
-    states = {slot: tensor.clone() for layer in layers for slot, tensor in layer.states.items()}
-    return Layer({v: (table, block.tensors[v.name]) for v, (table, _) in merged.items()}, dense, states, block)
+    for slot, tensor in states.items():
+        block.tensors[name_of(slot)].copy_(tensor)
+    return Layer(form.tables, dense, form.slots, block)

@@ -70,7 +70,9 @@ class Recording(State):
     def begin(self, schedule: Schedule) -> None:
         places, size = schedule.saved_places(schedule.saves)
         self.pending = Delta(memory=self._scratch(size))
-        self._save(places, self.pending)
+        copies, rows = self._saving(places, self.pending.memory)
+        self.backend.kernel("copy_many")(copies)
+        self.pending.rows.update(rows)
         self.pending.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
 
     def run(self, schedule: Schedule) -> None:

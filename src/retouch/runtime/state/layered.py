@@ -18,17 +18,16 @@ import torch
 from torch import Tensor
 
 from retouch.ir.operands import Slot
-from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
 from retouch.ops.copy import restored
-from retouch.runtime.base import Computed, Copy, Delta, Operands, State, plain_tensors
+from retouch.runtime.base import Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.state.folding import few
 from retouch.runtime.state.in_place import Recording
-from retouch.runtime.state.layers import Layer, adopted, written
+from retouch.runtime.state.layers import Form, Layer, Source, adopted, written
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import Store
+from retouch.runtime.store import Store, columns_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Snapshot:
         Raises StoreError when there is no room.
         """
         net: Any = recording.owner
-        rows = [(value, net.workspace.whole(value.rows)) for value in recording.buffers]
+        tables = {value: net.workspace.whole(value.rows) for value in recording.buffers}
         types = {v: store.stored(v.dtype, buffer) for v, buffer in recording.buffers.items()}
         same = all(dtype == v.dtype for v, dtype in types.items())
         if (
@@ -56,10 +55,11 @@ class Snapshot:
             and same
             and store.fits(recording.nbytes, base=True, on_device=net.backend.transfers is not None)
         ):
-            layer = adopted(recording, store, rows)
+            layer = adopted(recording, store, tables)
         else:
-            whole = dict.fromkeys(recording.buffers)
-            layer = written(recording, store, rows, whole, recording.values, recording.states, file, types, base=True)
+            form = Form(tables, recording.states, types)
+            sources = [(net.backend.rows(x), None) for x in (*recording.buffers.values(), *recording.states.values())]
+            layer = written(net.backend, store, form, sources, dict(recording.values), file, base=True)
         recording.buffers = {}
         return Snapshot(net, store, (layer,), tuple(recording.hashes))
 
@@ -79,35 +79,45 @@ class Snapshot:
     @cached_property
     def states(self) -> dict[Slot, Tensor]:
         """Statistics."""
-        return {slot: tensor for layer in self.layers for slot, tensor in layer.states.items()}
+        return {slot: layer.state(slot) for slot, layer in self.newest.items() if isinstance(slot, Slot)}
 
-    @property
+    @cached_property
+    def newest(self) -> dict[Slot | Value, Layer]:
+        """The layers that statistics and dense values are seen of."""
+        found: dict[Slot | Value, Layer] = {}
+        for layer in self.layers:
+            found.update(dict.fromkeys((*layer.slots, *layer.dense), layer))
+        return found
+
+    @cached_property
     def types(self) -> dict[Value, torch.dtype]:
         """The types that rows are stored in."""
-        return {value: rows.dtype for value, (_, rows) in self.layers[0].rows.items()}
+        base = self.layers[0]
+        return {value: base.rows(value).dtype for value in base.tables}
 
     def row_bytes(self, value: Value) -> int:
         """Bytes of a stored row."""
-        rows = self.layers[0].rows[value][1]
-        return rows.shape[1] * rows.element_size()
+        dtype = self.types[value]
+        return columns_of(value.channels, dtype) * dtype.itemsize
 
     def holders(self, value: Value) -> list[Layer]:
         """The layers with rows of `value` that can still be seen, newest first."""
         found = []
         for layer in reversed(self.layers):
-            if value in layer.rows:
+            table = layer.tables.get(value)
+            if table is not None:
                 found.append(layer)
-                if layer.rows[value][0].full:
+                if table.full:
                     break
         return found
 
     def rows(self, value: Value) -> Tensor:
         """All rows `[B * H * W, C]` of a kept value in this state, as they are stored; float32 for int8."""
         oldest_first = self.holders(value)[::-1]
-        rows = oldest_first[0].rows[value][1].clone()
+        rows = oldest_first[0].rows(value).clone()
         for layer in oldest_first[1:]:
-            table, part = layer.rows[value]
-            rows[torch.from_numpy(table.array).long().to(rows.device)] = part.to(rows.device)
+            part = layer.rows(value)
+            rows[torch.from_numpy(layer.tables[value].array).long().to(rows.device)] = part.to(rows.device)
         return restored(rows) if rows.dtype == torch.int8 else rows
 
     @property
@@ -148,7 +158,7 @@ class Restored(State):
         transfers = self.backend.transfers
         if transfers is not None:
             parts = [
-                (layer.rows[value][1], None if source is None else source.host)
+                (layer.rows(value), None if source is None else source.host)
                 for value, layer, _, source in self._picks(schedule)
                 if not layer.on_device(self.backend)
             ]
@@ -157,12 +167,24 @@ class Restored(State):
     def begin(self, schedule: Schedule) -> None:
         """Read the rows that `schedule` reads and does not compute."""
         self._claim(schedule)
-        copies = self.lend(schedule, lambda value: self.resolve(Slot.kept(value)))
-        self.workspace.load(self.snapshot.states, self.snapshot.dense)
-        self.backend.kernel("copy_many")(copies)
+        copy, kept = self.backend.kernel("copy_many"), self.workspace.kept
+        copy([*self.lend(schedule, lambda value: self.resolve(kept[value])), *self._given()])
         binding = self.workspace.binding(schedule)
-        self.pending = Delta(memory=binding.memory)
-        self._save(binding.saves, self.pending)
+        if binding.saving is None:
+            binding.saving = self._saving(binding.saves, binding.memory)
+        copies, rows = binding.saving
+        copy(copies)
+        self.pending = Delta(memory=binding.memory, rows=rows)
+
+    def _given(self) -> Iterator[Copy]:
+        """The copies that bring statistics, and dense values that kernels read."""
+        newest, backend, matrices = self.snapshot.newest, self.backend, self.workspace.matrices
+        for key, layer in newest.items():
+            if isinstance(key, Slot):
+                yield self.resolve(key), None, layer.handle(key, backend), None
+            else:
+                for matrix, target in matrices.get(key, {}).items():
+                    yield target, None, layer.handle(matrix, backend), None
 
     def _claim(self, schedule: Schedule) -> None:
         if self.schedule is not None:
@@ -186,7 +208,9 @@ class Restored(State):
         assert self.pending is not None
         self.pending.dense.setdefault(value, self.values.get(value))
         self.values[value] = content
-        self.workspace.put(value, content)
+        for matrix, target in self.workspace.matrices.get(value, {}).items():
+            source = self.backend.rows(matrix.tensor(content).to(self.backend.device))
+            self.backend.kernel("copy_rows")(target, None, source, None)
 
     def put_rows(self, value: Value, rows: Tensor) -> None:
         """Replace all rows of a kept value."""
@@ -198,19 +222,19 @@ class Restored(State):
         assert self.pending is not None
         self.pending.buffers[value] = self.buffers[value]
 
-    def matrix(self, matrix: Matrix) -> Tensor:
+    def _rows_of(self, matrix: Matrix) -> Any:
         """All columns of a dense value as a matrix of the workspace."""
         whole = replace(matrix, start=0, channels=matrix.shape[1])
         known = self.workspace.matrices.setdefault(matrix.value, {})
         if whole not in known:
-            known[whole] = super().matrix(whole).clone()
+            known[whole] = self.backend.rows(self.matrix(whole).clone())
         return known[whole]
 
     def _picks(self, schedule: Schedule) -> Iterator[tuple[Value, Layer, Any, Any]]:
         """Value, layer, and indices into workspace and layer (None: all rows), for all rows that are needed."""
         for value, wanted in schedule.needs.items():
             layers = self.snapshot.holders(value)
-            tables = tuple([x.rows[value][0] for x in layers])
+            tables = tuple([x.tables[value] for x in layers])
             for number, where, source in self.workspace.picks(wanted, tables):
                 yield value, layers[number], where, source
 
@@ -243,39 +267,44 @@ class Restored(State):
     def receive(self, schedule: Schedule, found: Computed) -> None:
         """Write a layer of what was computed; `commit` adds it."""
         self._claim(schedule)
-        whole = self.workspace.whole
-        rows = [(v, whole(v.rows) if table.full else table) for v, (table, _) in found.rows.items()]
-        indices = {v: places for v, (_, places) in found.rows.items()}
-        self._written(found.memory, rows, indices, dict(found.dense), dict(found.states))
+        whole, resolve = self.workspace.whole, found.memory.resolve
+        tables = {v: whole(v.rows) if table.full else table for v, (table, _) in found.rows.items()}
+        sources = [(resolve(self.workspace.kept[v]), places) for v, (_, places) in found.rows.items()]
+        sources += [(self.backend.rows(tensor), None) for tensor in found.states.values()]
+        form = Form(tables, found.states, self.snapshot.types)
+        self._written(form, sources, dict(found.dense))
 
     def commit(self) -> None:
         """Put what the update computed, if anything, into a new layer."""
         assert self.schedule is not None
         if self.pending is not None:
-            stays = {v: self.schedule.handle(rows) for v, rows in self.schedule.stays.items()}
-            indices = stays | dict.fromkeys(self.pending.buffers)
-            whole, active = self.workspace.whole, self.schedule.active
-            rows = [(v, whole(v.rows) if index is None else active[v].edited) for v, index in indices.items()]
-            dense = {value: self.values[value] for value in self.pending.dense}
-            states = {slot: self.states[slot] for slot in self.schedule.states}
-            self._written(self, rows, indices, dense, states)
+            form, places = self._form(self.schedule, tuple(self.pending.buffers))
+            sources = [(self.resolve(slot), index) for slot, index in places]
+            self._written(form, sources, {value: self.values[value] for value in self.pending.dense})
         if self._layer is not None:
             self.snapshot = self.snapshot.grown(self._layer)
         self.pending = self._layer = None
 
-    def _written(
-        self,
-        memory: Operands,
-        rows: list[tuple[Value, Table]],
-        indices: dict[Value, Any],
-        dense: dict[Value, Any],
-        states: dict[Slot, Tensor],
-    ) -> None:
+    def _form(self, schedule: Schedule, renewed: tuple[Value, ...]) -> tuple[Form, list[tuple[Slot, Any]]]:
+        """The form of layers that updates with a schedule add, which renewed all rows of some values, and where in the
+        workspace their rows and statistics are.
+        """
+        forms, types = self.workspace.binding(schedule).forms, self.snapshot.types
+        key = renewed, tuple(types.values())
+        if key not in forms:
+            whole, active = self.workspace.whole, schedule.active
+            stays = {**schedule.stays, **dict.fromkeys(renewed)}
+            tables = {v: whole(v.rows) if rows is None else active[v].edited for v, rows in stays.items()}
+            states = {slot: self.states[slot] for slot in schedule.states}
+            places: list[tuple[Slot, Any]] = [(self.workspace.kept[v], schedule.handle(t)) for v, t in stays.items()]
+            forms[key] = Form(tables, states, types), [*places, *((slot, None) for slot in states)]
+        found: tuple[Form, list[tuple[Slot, Any]]] = forms[key]
+        return found
+
+    def _written(self, form: Form, sources: list[Source], dense: dict[Value, Any]) -> None:
         """Write the layer that is added, if anything was computed."""
-        if rows or dense or states:
-            self._layer = written(
-                memory, self.snapshot.store, rows, indices, dense, states, self.file, self.snapshot.types
-            )
+        if form.keys or dense:
+            self._layer = written(self.backend, self.snapshot.store, form, sources, dense, self.file)
 
     def restore(self, value: Value, index: Any, places: Any) -> None:
         """Put back saved rows, where somebody reads them after the update: in its result."""

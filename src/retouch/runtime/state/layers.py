@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,154 +12,203 @@ from torch import Tensor
 
 from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.tables import Table
-from retouch.ir.value import Value
+from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.kernels.transfers import Transfers
-from retouch.runtime.base import Operands, State
+from retouch.runtime.base import State
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import Block, Memory, Spec, Store, StoreError, columns_of
+from retouch.runtime.store import Block, Layout, Memory, Spec, Store, StoreError, columns_of
 
 PORTION = 64 << 20
 """Bytes of the device's memory that rows on their way to the host may take, about."""
 
+Key = Value | Slot | Matrix
+"""What a layer has handles of: rows of a kept value, statistics, a dense value as a matrix."""
+
+Source = tuple[Any, Any]
+"""Handles of a matrix and of the rows that are meant of it (None: all)."""
+
 
 @dataclass(eq=False)
 class Layer:
-    """What a recording or one update computed: rows with their table, dense values, statistics.
+    """What a recording or one update computed: rows of the values in `tables`, dense values, statistics `slots`.
 
-    Rows are `[len(table), C]` in the type that they are stored in; as int8 with their scale.
+    Rows are `[len(table), C]` in the type that they are stored in; as int8 with their scale. `near` are statistics that
+    the device has beside a block which is elsewhere.
     """
 
-    rows: dict[Value, tuple[Table, Tensor]]
+    tables: dict[Value, Table]
     dense: dict[Value, Any]
-    states: dict[Slot, Tensor]
+    slots: tuple[Slot, ...]
     block: Block
-    _handles: dict[Value, Any] = field(default_factory=dict)
+    near: Mapping[Slot, Tensor] = field(default_factory=dict)
+    handles: dict[Key, Any] = field(default_factory=dict)
 
     def on_device(self, backend: Backend) -> bool:
         """True when the backend's kernels read the rows where they are."""
         return backend.transfers is None or self.block.on_device
 
-    def handle(self, value: Value, backend: Backend) -> Any:
-        """The kernel handle of the rows of a value, which are `on_device`."""
-        if value not in self._handles:
-            self._handles[value] = backend.rows(self.rows[value][1])
-        return self._handles[value]
+    def rows(self, value: Value) -> Tensor:
+        """The rows of a value as they are stored."""
+        return self.block.tensors[name_of(value)]
+
+    def state(self, slot: Slot) -> Tensor:
+        """Statistics, where kernels read them."""
+        found = self.near.get(slot)
+        return self.block.tensors[name_of(slot)] if found is None else found
+
+    def handle(self, key: Key, backend: Backend) -> Any:
+        """The kernel handle of statistics, of a dense value as a matrix, of rows that are `on_device`."""
+        found = self.handles.get(key)
+        if found is None:
+            found = self._made(key, backend)
+        return found
+
+    def _made(self, key: Key, backend: Backend) -> Any:
+        if isinstance(key, Matrix):
+            content = self.dense[key.value]
+            matrix = key.tensor(content).to(backend.device)
+            handle = backend.rows(matrix)
+            if matrix.data_ptr() != content.data_ptr():
+                return handle  # not remembered: it is memory that nobody counts
+        else:
+            handle = backend.rows(self.state(key) if isinstance(key, Slot) else self.rows(key))
+        self.handles[key] = handle
+        return handle
 
     def whole(self, kept: Iterable[Value]) -> bool:
         """True when every row of all these values is here."""
-        return all(value in self.rows and self.rows[value][0].full for value in kept)
+        return all(value in self.tables and self.tables[value].full for value in kept)
 
     @property
     def nbytes(self) -> int:
         return self.block.nbytes
 
 
+def name_of(key: Value | Slot) -> str:
+    """The name of rows or statistics in a block."""
+    return f"{key.kind}/{key.key.name}" if isinstance(key, Slot) else f"rows/{key.name}"
+
+
+class Form:
+    """What layers have in common that hold the same rows and statistics: how they lie in a block."""
+
+    def __init__(
+        self, tables: Mapping[Value, Table], states: Mapping[Slot, Tensor], types: Mapping[Value, torch.dtype]
+    ) -> None:
+        """`types`: those that rows are stored in."""
+        self.tables, self.slots = dict(tables), tuple(states)
+        shapes = {v: (len(table), columns_of(v.channels, types[v])) for v, table in tables.items()}
+        specs = [Spec(name_of(v), shape, types[v]) for v, shape in shapes.items()]
+        self.layout = Layout([*specs, *(Spec.of(name_of(slot), tensor) for slot, tensor in states.items())])
+        self.keys: tuple[Value | Slot, ...] = (*self.tables, *self.slots)
+        distinct = list({id(t): t for t in tables.values() if not t.full}.values())
+        self.indices = {f"index/{i}": torch.from_numpy(t.array) for i, t in enumerate(distinct)}
+        numbers = {id(t): i for i, t in enumerate(distinct)}
+        self.numbers = {v.name: numbers.get(id(t)) for v, t in tables.items()}
+
+
 def written(
-    memory: Operands,
+    backend: Backend,
     store: Store,
-    rows: Sequence[tuple[Value, Table]],
-    indices: dict[Value, Any],
+    form: Form,
+    sources: Iterable[Source],
     dense: dict[Value, Any],
-    states: dict[Slot, Tensor],
-    file: Path | None,
-    types: Mapping[Value, torch.dtype],
+    file: Path | None = None,
     base: bool = False,
 ) -> Layer:
-    """A layer with these rows of the memory's buffers; `indices` are handles of where they are (None: all). `types` are
-    those that rows are stored in.
-    """
-    small = _small(rows, dense, states)
-    specs = [Spec(f"rows/{v.name}", (len(table), columns_of(v.channels, types[v])), types[v]) for v, table in rows]
-    specs += [Spec.of(name, tensor) for name, tensor in small.items()]
-    block = store.block(specs, _notes(rows, dense), file, base, memories(memory.backend, base))
-    for name, tensor in small.items():
-        block.tensors[name].copy_(tensor)
-    targets = [(block.tensors[f"rows/{v.name}"], v, index) for v, index in indices.items()]
-    transfers = memory.backend.transfers
-    if transfers is None or block.on_device:
-        _copy_out(memory, targets)
+    """A layer of a form with copies of `sources`, its rows and statistics in their order, and with dense values."""
+    beside = {**form.indices, **_tensors(dense)}
+    block = store.block(form.layout, _notes(form.numbers, dense), file, base, memories(backend), beside)
+    layer = Layer(form.tables, dense, form.slots, block)
+    if layer.on_device(backend):
+        _copy_out(backend, _carved(layer, form, backend), sources)
     else:
-        _receive(memory, targets, transfers)
-    device = memory.backend.device
-    states = {slot: block.tensors[f"{slot.kind}/{slot.key.name}"].to(device) for slot in states}
-    return Layer({v: (t, block.tensors[f"rows/{v.name}"]) for v, t in rows}, dense, states, block)
+        assert backend.transfers is not None
+        layer.near = _receive(backend, layer, form, sources, backend.transfers)
+    return layer
 
 
-Target = tuple[Tensor, Value, Any]
-"""Memory for rows of a kept value, and their index handle (None: all)."""
+def _carved(layer: Layer, form: Form, backend: Backend) -> list[Any]:
+    """The handles of all rows and statistics in the layer's block."""
+    place, layout = backend.carved(layer.block.memory), layer.block.layout
+    for key, spec, offset in zip(form.keys, layout.specs, layout.offsets, strict=False):  # in files more follow
+        rows, channels = spec.shape
+        layer.handles[key] = place(offset, rows, channels, spec.dtype)
+    return list(layer.handles.values())
 
 
-def _copy_out(memory: Operands, targets: Iterable[Target]) -> None:
+def _copy_out(backend: Backend, targets: Iterable[Any], sources: Iterable[Source]) -> None:
     """Copy rows to memory that kernels write."""
-    rows, resolve = memory.backend.rows, memory.resolve
-    copies = [(rows(t), None, resolve(Slot.kept(v)), index) for t, v, index in targets]
-    memory.backend.kernel("copy_many")(copies)
+    copies = [(target, None, *source) for target, source in zip(targets, sources, strict=True)]
+    backend.kernel("copy_many")(copies)
 
 
-def _receive(memory: Operands, targets: Sequence[Target], transfers: Transfers) -> None:
-    """Copy rows to the host's memory: as they are, or gathered on the device, a portion at a time."""
-    device = memory.backend.device
-    staged: list[tuple[Tensor, Tensor, Value, Any]] = []
-    for number, (target, value, index) in enumerate(targets):
-        if index is None and target.dtype == value.dtype:
-            transfers.receive(target, memory.buffers[value])
-        else:
-            staged.append((target, torch.empty_like(target, device=device), value, index))
-        if number == len(targets) - 1 or sum(near.nbytes for _, near, _, _ in staged) > PORTION:
-            _copy_out(memory, [each[1:] for each in staged])
-            for far, near, *_ in staged:
-                transfers.receive(far, near)
-            staged.clear()
-    transfers.settle()
-
-
-def memories(backend: Backend, base: bool = False) -> list[Memory]:
-    """Where layers go: where kernels read them, and else the host's memory.
-
-    On the CPU layers of updates, other than a `base`, get plain memory: few megabytes each, for which the system would
-    spend longer on finding huge pages than an update takes.
+def _receive(
+    backend: Backend, layer: Layer, form: Form, sources: Iterable[Source], transfers: Transfers
+) -> dict[Slot, Tensor]:
+    """Copy rows to the host's memory: as they are, or gathered on the device, a portion at a time. Returned are the
+    statistics, which stay on the device as well.
     """
+    stays: dict[Slot, Tensor] = {}
+    staged: list[tuple[Tensor, Tensor]] = []
+    waiting: list[Source] = []
+
+    def send() -> None:
+        _copy_out(backend, [backend.rows(near) for _, near in staged], waiting)
+        for far, near in staged:
+            transfers.receive(far, near)
+        staged.clear()
+        waiting.clear()
+
+    for key, (rows, index) in zip(form.keys, sources, strict=True):
+        far = layer.block.tensors[name_of(key)]
+        if index is None and rows.dtype == far.dtype and not isinstance(key, Slot):
+            transfers.receive(far, rows)
+            continue
+        near = torch.empty_like(far, device=backend.device)
+        if isinstance(key, Slot):
+            stays[key] = near
+        staged.append((far, near))
+        waiting.append((rows, index))
+        if sum(tensor.nbytes for _, tensor in staged) > PORTION:
+            send()
+    send()
+    transfers.settle()
+    return stays
+
+
+def memories(backend: Backend) -> list[Memory]:
+    """Where layers go: where kernels read them, and else the host's memory."""
     transfers = backend.transfers
-    if transfers is None and not base:
-        return [Memory()]
-    on_device = Memory(transfers is not None, lambda nbytes: backend.empty(nbytes, 1, torch.uint8)[:, 0])
+    on_device = Memory(transfers is not None, backend.memory)
     return [on_device] if transfers is None else [on_device, Memory(False, transfers.empty, transfers.taken)]
 
 
-def adopted(state: State, store: Store, rows: Sequence[tuple[Value, Table]]) -> Layer:
+def adopted(state: State, store: Store, tables: Mapping[Value, Table]) -> Layer:
     """A layer that takes the recording's tensors as they are."""
-    tensors = {f"rows/{value.name}": state.buffers[value] for value, _ in rows}
-    small = _small(rows, state.values, state.states)
-    on_device = state.backend.transfers is not None
-    block = store.adopt({**tensors, **small}, _notes(rows, state.values), on_device)
-    found = {v: (t, state.buffers[v]) for v, t in rows}
-    return Layer(found, dict(state.values), dict(state.states), block)
+    form = Form(tables, state.states, {v: v.dtype for v in tables})
+    tensors = {name_of(value): state.buffers[value] for value in tables}
+    tensors.update({name_of(slot): tensor for slot, tensor in state.states.items()})
+    tensors.update({**form.indices, **_tensors(state.values)})
+    block = store.adopt(tensors, _notes(form.numbers, state.values), state.backend.transfers is not None)
+    return Layer(form.tables, dict(state.values), form.slots, block)
 
 
-def _distinct(rows: Sequence[tuple[Value, Table]]) -> list[Table]:
-    """The tables that do not hold every row, each once."""
-    return list({id(t): t for _, t in rows if not t.full}.values())
-
-
-def _small(
-    rows: Sequence[tuple[Value, Table]], dense: dict[Value, Any], states: dict[Slot, Tensor]
-) -> dict[str, Tensor]:
-    """What a block holds besides rows."""
-    found = {f"index/{i}": torch.from_numpy(t.array) for i, t in enumerate(_distinct(rows))}
+def _tensors(dense: Mapping[Value, Any]) -> dict[str, Tensor]:
+    """The tensors of dense values as a block names them."""
+    found: dict[str, Tensor] = {}
     for value, content in dense.items():
         if isinstance(content, Tensor):
             found[f"dense/{value.name}"] = content
         elif isinstance(content, list | tuple):
             found.update({f"dense/{value.name}/{i}": part for i, part in enumerate(content)})
-    found.update({f"{slot.kind}/{slot.key.name}": tensor for slot, tensor in states.items()})
     return found
 
 
-def _notes(rows: Sequence[tuple[Value, Table]], dense: dict[Value, Any]) -> dict[str, Any]:
-    numbers = {id(t): i for i, t in enumerate(_distinct(rows))}
+def _notes(numbers: Mapping[str, int | None], dense: Mapping[Value, Any]) -> dict[str, Any]:
     return {
-        "rows": {v.name: numbers.get(id(t)) for v, t in rows},
+        "rows": dict(numbers),
         "lists": {v.name: len(x) for v, x in dense.items() if isinstance(x, list | tuple)},
         "plain": {v.name: x for v, x in dense.items() if isinstance(x, int | float | bool | str | None)},
     }
@@ -177,7 +226,7 @@ def _layer_of(net: LayeredOwner, block: Block) -> Layer:
     values = {v.name: v for v in net.plan.program.values()}
     tensors, notes = block.tensors, block.notes
     device, sums_dtype = net.backend.device, net.backend.sums_dtype
-    rows = {}
+    tables = {}
     for name, number in notes["rows"].items():
         value, part = values[name], tensors[f"rows/{name}"]
         table = net.workspace.whole(value.rows)
@@ -185,7 +234,7 @@ def _layer_of(net: LayeredOwner, block: Block) -> Layer:
             table = net.workspace.table(tensors[f"index/{number}"], value.rows)
         if tuple(part.shape) != (len(table), columns_of(value.channels, part.dtype)):
             raise ValueError(f"rows of {name} have the shape {list(part.shape)}")
-        rows[value] = table, part
+        tables[value] = table
     dense: dict[Value, Any] = {values[name]: content for name, content in notes["plain"].items()}
     for name, count in notes["lists"].items():
         dense[values[name]] = [tensors[f"dense/{name}/{i}"].to(device) for i in range(count)]
@@ -198,4 +247,4 @@ def _layer_of(net: LayeredOwner, block: Block) -> Layer:
             if kind == SlotKind.SUMS and tensor.dtype != sums_dtype:
                 raise ValueError(f"channel sums are {tensor.dtype}, those of the backend {sums_dtype}")
             states[Slot(SlotKind(kind), values[rest])] = tensor.to(device)
-    return Layer(rows, dense, states, block)
+    return Layer(tables, dense, tuple(states), block, states)

@@ -15,6 +15,7 @@ from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.ops.dense import Dense
+from retouch.passes.chains import Chain
 from retouch.runtime.base import Compiled, Computed, Contents, Copy, Operands, State
 from retouch.runtime.executor import Direct, Executor
 from retouch.runtime.graph_template import GraphTemplate
@@ -115,6 +116,11 @@ class Together(Operands):
             result = same[0] if same else op.run(sources)
             known.append((sources, result))
             part.take(op, result)
+
+    def follow(self, chain: Chain) -> None:
+        """Run dense operations that read no rows, for every recording."""
+        for part in self.parts:
+            part.follow(chain)
 
 
 class Part(Contents):

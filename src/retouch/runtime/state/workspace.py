@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -15,7 +14,7 @@ from torch import Tensor
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
-from retouch.runtime.base import Compiled
+from retouch.runtime.base import Compiled, Copy
 from retouch.runtime.executor import Direct, Executor
 from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
@@ -36,11 +35,16 @@ Pick = tuple[int, Any, Any]
 
 @dataclass(eq=False)
 class Binding:
-    """A schedule with the memory of a workspace: where it saves rows that it overwrites, and what runs it."""
+    """A schedule with the memory of a workspace: where it saves rows that it overwrites, and what runs it.
+
+    `saving` are the copies that save them, with what is saved; `forms` those of the layers that its updates add.
+    """
 
     saves: list[SavedPlace]
     memory: Scratch
     executor: Executor
+    saving: tuple[list[Copy], dict[Value, Any]] | None = None
+    forms: dict[Any, Any] = field(default_factory=dict)
 
 
 class Workspace:
@@ -54,7 +58,7 @@ class Workspace:
         self.net = net
         self.backend = net.backend
         self.states: dict[Slot, Tensor] = {}
-        self.matrices: dict[Value, dict[Matrix, Tensor]] = {}
+        self.matrices: dict[Value, dict[Matrix, Any]] = {}
         self._buffers: dict[Value, Tensor] = {}
         self._handles: dict[Slot, Any] = {}
         self._saved: Scratch | None = None
@@ -71,6 +75,11 @@ class Workspace:
         """The kept values that hold what the module returns."""
         plan = self.net.plan
         return {plan.place(output.ref.value)[0] for output in plan.program.outputs if output.ref is not None}
+
+    @cached_property
+    def kept(self) -> dict[Value, Slot]:
+        """The slots of kept values."""
+        return {value: Slot.kept(value) for value in self.net.plan.kept}
 
     @property
     def buffers(self) -> dict[Value, Tensor]:
@@ -133,22 +142,6 @@ class Workspace:
             self._handles.clear()
             self._bindings.clear()
             self.templates.clear()
-
-    def load(self, states: Mapping[Slot, Tensor], dense: Mapping[Value, Any]) -> None:
-        """Copy statistics and dense values in."""
-        for slot, tensor in states.items():
-            if slot not in self.states:
-                self.states[slot] = torch.empty_like(tensor, device=self.backend.device)
-        if states:
-            torch._foreach_copy_([self.states[slot] for slot in states], list(states.values()))
-        for value in self.matrices:
-            if value in dense:
-                self.put(value, dense[value])
-
-    def put(self, value: Value, content: Any) -> None:
-        """Copy a dense value in, if kernels read it."""
-        for matrix, tensor in self.matrices.get(value, {}).items():
-            tensor.copy_(matrix.tensor(content))
 
     def picks(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
         """Which of `tables`, newest first, hold the rows of `wanted`: number, target index, source index."""

@@ -106,10 +106,30 @@ export class Api {
     return this.json('DELETE', `api/sessions/${id}/jobs/${job}`);
   }
 
-  /** A version's PNG. @param {string} id @param {number} version @param {'' | 'thumb' | 'input' | 'instances'} kind */
+  /** A version's PNG. @param {string} id @param {number} version @param {'' | 'thumb' | 'thumb=change' | 'input' | 'instances'} kind */
   png(id, version, kind = '') {
     if (kind === 'instances') return this.url(`api/sessions/${id}/versions/${version}/instances.png`);
     return this.url(`api/sessions/${id}/versions/${version}.png${kind && `?${kind}`}`);
+  }
+
+  /** What brings a picture from one version of a canvas to another. @param {string} id @param {number} version @param {number} since */
+  difference(id, version, since) {
+    return this.bytes(this.url(`api/sessions/${id}/versions/${version}/difference?since=${since}`));
+  }
+
+  /** The picture of a canvas as a file has it. @param {string} id @param {number} version @param {string} format @param {number} quality from 0 to 1 */
+  file(id, version, format, quality) {
+    return this.url(`api/sessions/${id}/versions/${version}.png?file&format=${format}&quality=${Math.round(95 * quality)}`);
+  }
+
+  /** Tells what is looked at of a canvas. @param {string} id @param {import('./types.js').Rect} rect @returns {Promise<import('./types.js').Looking>} */
+  look(id, rect) {
+    return this.json('POST', `api/sessions/${id}/view`, { rect });
+  }
+
+  /** @param {string} id @param {object} settings @returns {Promise<{job: number}>} */
+  expand(id, settings) {
+    return this.json('POST', `api/sessions/${id}/expand`, settings, once());
   }
 
   /** @param {string} address */

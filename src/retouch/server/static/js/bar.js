@@ -70,11 +70,14 @@ export function bar(studio) {
   const { options } = studio;
   const act = (/** @type {string} */ action) => () => studio.act(action);
   const button = (/** @type {string} */ drawing, /** @type {string} */ text, /** @type {string} */ action) => iconButton(drawing, text, act(action), keyOf(action));
+  const expand = only(button('expand', 'Expand the picture', 'expand'));
   byId('file').append(
     only(iconButton('home', 'Home: recent sessions, a new picture', () => studio.leave())),
     button('open', 'Open a picture', 'open'),
     only(button('export', 'Export', 'export')),
+    expand,
   );
+  studio.on('session', () => (expand.hidden = !studio.live?.facts.capabilities.any_size));
   const controls = toolOptions(studio);
   byId('options').append(...Object.values(controls));
   const show = () => {
@@ -128,7 +131,8 @@ function history(studio, button) {
 /** @param {Studio} studio @param {Make} button */
 function looks(studio, button) {
   const buttons = { compare: button('compare', 'Before and after', 'compare'), difference: button('difference', 'Difference', 'difference'), region: button('region', 'Region of the last edit', 'region') };
-  byId('looks').append(...Object.values(buttons));
+  const frame = button('frame', 'Frame of the viewport', 'frame');
+  byId('looks').append(...Object.values(buttons), frame);
   const zoom = el('button', { type: 'button', className: 'zoom', title: 'Whole picture (0)', 'aria-label': 'Whole picture', onclick: () => studio.act('fit') });
   byId('zoom').append(button('minus', 'Zoom out', 'zoom-out'), zoom, button('plus', 'Zoom in', 'zoom-in'));
   studio.stage.on('view', ({ scale }) => (zoom.textContent = `${Math.round(100 * scale)} %`));
@@ -137,6 +141,8 @@ function looks(studio, button) {
       one.setAttribute('aria-pressed', String(studio.looks.current === look));
       one.disabled = !studio.live || studio.live.tree.length < 2;
     }
+    frame.hidden = !studio.live?.isCanvas;
+    frame.setAttribute('aria-pressed', String(studio.options.values.frame));
   };
   studio.on('state', show);
   show();

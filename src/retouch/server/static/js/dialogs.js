@@ -62,12 +62,43 @@ export async function save(studio) {
   const show = () => {
     const exact = type.value === 'image/png';
     field.hidden = exact;
-    note.textContent = exact ? 'Exact pixels, with model, words and seed inside: opening it here brings them back.' : 'Smaller; pixels are changed by compression and settings are not kept.';
+    if (live.isCanvas) note.textContent = exact ? 'As its file was: every pixel, with transparency, 16 bits, colour profile and EXIF where it had them, and the settings inside.' : 'Smaller; pixels are changed by compression. Colour profile and EXIF are kept.';
+    else note.textContent = exact ? 'Exact pixels, with model, words and seed inside: opening it here brings them back.' : 'Smaller; pixels are changed by compression and settings are not kept.';
   };
   type.onchange = show;
   show();
   const answer = await ask('Export', [el('label', { className: 'field' }, el('span', {}, 'Format'), type), field, note], 'Export');
   if (answer) await studio.export(String(answer.get('type')), Number(answer.get('quality')));
+}
+
+const SIDES = /** @type {const} */ (['top', 'left', 'right', 'bottom']);
+const MOST = 4096;
+
+/** Asks by how many pixels the picture gets larger on each side; null: not. @param {Studio} studio @returns {Promise<Record<typeof SIDES[number], number> | null>} */
+export async function expand(studio) {
+  const { live } = studio;
+  if (!live) return null;
+  const { width, height } = live.picture;
+  const step = Math.max(16, Math.round(Math.min(width, height) / 4 / 16) * 16);
+  const inputs = Object.fromEntries(SIDES.map((side) => [side, el('input', { type: 'number', name: side, min: 0, max: MOST, step: 8, value: side === 'right' ? step : 0, 'aria-label': `Pixels on the ${side}`, autofocus: side === 'right' })]));
+  const inner = el('div', { className: 'old' });
+  const outer = el('div', { className: 'new' }, inner);
+  const size = el('p', { className: 'quiet size' });
+  const read = (/** @type {string} */ side) => Math.min(Math.max(Math.floor(Number(inputs[side].value)) || 0, 0), MOST);
+  const show = () => {
+    const [wide, high] = [width + read('left') + read('right'), height + read('top') + read('bottom')];
+    const scale = 120 / Math.max(wide, high);
+    Object.assign(outer.style, { width: `${wide * scale}px`, height: `${high * scale}px` });
+    Object.assign(inner.style, { left: `${read('left') * scale}px`, top: `${read('top') * scale}px`, width: `${width * scale}px`, height: `${height * scale}px` });
+    size.textContent = `${width} x ${height} becomes ${wide} x ${high} pixels. The words of the prompt are drawn there.`;
+  };
+  for (const input of Object.values(inputs)) input.oninput = show;
+  show();
+  const cross = el('div', { className: 'expand' }, ...SIDES.map((side) => el('label', { className: side }, inputs[side])), el('div', { className: 'sketch' }, outer));
+  const answer = await ask('Expand the picture', [cross, size], 'Expand');
+  if (!answer) return null;
+  const sides = /** @type {Record<typeof SIDES[number], number>} */ (Object.fromEntries(SIDES.map((side) => [side, read(side)])));
+  return Object.values(sides).some(Boolean) ? sides : null;
 }
 
 const TYPES = { 'image/png': 'PNG', 'image/jpeg': 'JPEG', 'image/webp': 'WebP' };

@@ -18,6 +18,18 @@ export function parse(message) {
   return { header, bytes: new Uint8Array(message, 4 + length) };
 }
 
+/** Messages that were sent back to back. @param {Uint8Array<ArrayBuffer>} data @returns {Frame[]} @throws {TypeError} */
+export function split(data) {
+  const found = [];
+  for (let at = 0; at < data.length; ) {
+    const { header, bytes } = parse(data.slice(at).buffer);
+    const end = data.length - at - bytes.length + (header.bytes ?? bytes.length);
+    found.push({ header, bytes: bytes.subarray(0, header.bytes) });
+    at += end;
+  }
+  return found;
+}
+
 /**
  * The exact pixels of a lossless frame: RGB8 of its rectangle, or RGBA8 that is transparent where nothing changes.
  * @param {Frame} frame @throws {TypeError} when bytes and rectangle do not fit

@@ -5,7 +5,8 @@
  *   leftmost in the highest bit, row after row, in base64
  * @typedef {{name: string, op: string, grid: string, rows: number, of: number, macs: number, dense_macs: number,
  *   milliseconds: number | null, predicted_milliseconds: number | null}} Layer `rows` were computed `of` so many
- * @typedef {{network: string, calls: number, macs: number, dense_macs: number, grids: Grid[], layers: Layer[]}} Network
+ * @typedef {{network: string, calls: number, macs: number, dense_macs: number, rect?: import('./types.js').Rect, grids: Grid[], layers: Layer[]}} Network
+ *   `rect`: where the grids lie in the picture
  * @typedef {{version: number, networks: Network[]}} Explanation
  */
 

@@ -41,7 +41,8 @@ export function inspect(studio) {
   const show = async (timed = false) => {
     if (!part.open || !part.isConnected) return;
     const found = await studio.looks.explanation(timed);
-    body.replaceChildren(...(found ? drawn(found, shown, () => show(true)) : [el('p', { className: 'quiet' }, 'Shown after an edit.')]));
+    const none = found ? 'The edit left no recording to read it from.' : 'Shown after an edit.';
+    body.replaceChildren(...(found?.networks.length ? drawn(found, shown, () => show(true)) : [el('p', { className: 'quiet' }, none)]));
   };
   part.addEventListener('toggle', () => show());
   studio.on('edited', () => show());

@@ -9,7 +9,7 @@ import { Areas } from './areas.js';
 import { Drafts } from './drafts.js';
 import { idsOf, instancesOf } from './instances.js';
 import { Emitter } from './emitter.js';
-import { parse, pixels } from './frames.js';
+import { parse, pixels, split } from './frames.js';
 import { Picture } from './picture.js';
 import { packed } from './packed.js';
 import { decode, rgb } from './png.js';
@@ -28,7 +28,7 @@ const REBASES = 4;
  * @typedef {{
  *   picture: Rect, input: null, paint: Rect, tree: null, work: null, preview: {frame: Frame, layers: Sent[]},
  *   draft: {frame: Frame, stencil: import('./drafts.js').Stencil}, instances: null,
- *   refining: Rect, refined: number, settled: {layers: Sent[], rect: Rect}, problem: string, connection: 'open' | 'lost' | 'refused',
+ *   resized: {left: number, top: number}, looking: null, refining: Rect, refined: number, settled: {layers: Sent[], rect: Rect}, problem: string, connection: 'open' | 'lost' | 'refused',
  * }} Events
  * @typedef {(address: () => string, handlers: import('./socket.js').Handlers) => {close: () => void, renew: () => void}} Connect
  */
@@ -47,6 +47,8 @@ export class Live extends Emitter {
   #posts = Promise.resolve();
   #messages = Promise.resolve();
   #finished = -1;
+  /** What the server prepares of a canvas. @type {import('./types.js').Looking} */ looking = { viewport: null, state: 'none' };
+  /** How often the picture had another size. */ shapes = 0;
   /** @type {Set<number>} */ #cancelled = new Set();
   #previews = 0;
   #inputs = 0;
@@ -93,6 +95,11 @@ export class Live extends Emitter {
   /** Layers of masks. */
   get masks() {
     return [...this.sent.map(({ mask }) => mask), this.mask];
+  }
+
+  /** Whether the picture is edited in viewports, which may be anywhere. */
+  get isCanvas() {
+    return Boolean(this.facts.capabilities.canvas);
   }
 
   get hasPaint() {
@@ -150,10 +157,11 @@ export class Live extends Emitter {
   submit(wanted) {
     for (const held of this.held) this.#send(held);
     this.drafts.end();
-    const rect = union(this.bounds(), this.areas.bounds());
+    const own = this.bounds();
+    const rect = wanted.n ? own : union(own, this.areas.bounds());
     if (!rect && this.sent.length) return;
     /** @type {Sent} */
-    const sent = { paint: this.paint, mask: this.mask, areas: this.areas.taken(), rect: rect ?? this.paint.whole, wanted, job: null, state: 'sending' };
+    const sent = { paint: this.paint, mask: this.mask, areas: wanted.n ? [] : this.areas.taken(), rect: rect ?? this.paint.whole, wanted, job: null, state: 'sending' };
     this.paint = this.#layer(4);
     this.mask = this.#layer(1);
     this.sent.push(sent);
@@ -264,10 +272,44 @@ export class Live extends Emitter {
     this.latest = latest;
   }
 
-  /** The exact pixels of any version. @param {number} version @param {'' | 'input' | 'instances'} kind */
+  /** Tells the server what is looked at. @param {Rect} rect */
+  async look(rect) {
+    const found = await this.api.look(this.id, rect).catch(() => null); // nothing is lost but time
+    if (found) this.#looks(found);
+  }
+
+  /** @param {import('./types.js').Looking} looking */
+  #looks(looking) {
+    this.looking = looking;
+    this.emit('looking', null);
+  }
+
+  /** Makes the canvas larger. @param {{left: number, top: number, right: number, bottom: number}} sides @param {Wanted} words */
+  async expand(sides, { prompt, negative, strength }) {
+    const { job } = await this.#rebased((base) => this.api.expand(this.id, { base, ...sides, prompt, negative, strength }));
+    if (job > this.#finished && !this.jobs.has(job)) this.#note(job, { state: 'queued' });
+  }
+
+  /** The exact pixels of any version; of a canvas as far as they lie in what is shown now. @param {number} version @param {'' | 'input' | 'instances'} kind */
   async version(version, kind = '') {
+    if (this.isCanvas && this.seen !== null) return this.#before(version, this.seen, this.picture.copy());
     const image = await decode(await this.api.bytes(this.api.png(this.id, version, kind)));
     return new Picture(image.width, image.height, rgb(image));
+  }
+
+  /** @param {number} version @param {number} seen @param {Picture} shown */
+  async #before(version, seen, shown) {
+    const frames = split(await this.api.difference(this.id, version, seen));
+    const { size, moved } = frames[0].header;
+    const [left, top] = moved ?? [0, 0];
+    let own = shown;
+    if (size && moved) {
+      own = new Picture(size[1], size[0]);
+      own.place(shown, left, top);
+    }
+    for (const frame of frames) if (frame.header.rect[2]) own.put(frame.header.rect, await pixels(frame));
+    if (own !== shown) shown.place(own, -left, -top);
+    return shown;
   }
 
   /** Paints one of the objects that there are, or new ones. @param {number | null} instance */
@@ -323,6 +365,7 @@ export class Live extends Emitter {
     else if (event.event === 'tree') this.#grown(event.head, event.tree);
     else if (event.event === 'progress') this.#isDraft(event.job) || this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
     else if (event.event === 'job') this.#job(event);
+    else if (event.event === 'viewport') this.#looks(event);
     else if (event.event === 'problem') this.emit('problem', explain(event.error));
   }
 
@@ -386,26 +429,45 @@ export class Live extends Emitter {
 
   /** @param {Frame} frame */
   async #exact(frame) {
-    const { kind, rect, version, job } = frame.header;
+    const { kind, rect, version, job, size, moved } = frame.header;
     const [left, top, width, height] = rect;
     const data = await pixels(frame);
-    if (kind === 'picture' && !left && !top && (width !== this.picture.width || height !== this.picture.height)) {
+    if (size && (moved || size[0] !== this.picture.height || size[1] !== this.picture.width)) this.#resize(size, moved ?? null);
+    if (!size && this.seen === null && kind === 'picture' && !left && !top && (width !== this.picture.width || height !== this.picture.height)) {
       throw new RangeError(`a picture of ${width}x${height} for a session of ${this.picture.width}x${this.picture.height}`);
     }
     if (kind === 'refined') this.emit('refining', rect);
     if (width && height) this.picture.put(rect, data);
     const first = this.seen === null;
     this.seen = version;
-    if (version !== this.head || first) {
+    if (version !== null && (version !== this.head || first)) {
       this.head = version;
       this.latest = version;
       this.#refreshInput();
     }
-    if (kind === 'refined') this.emit('refined', version);
+    if (kind === 'refined' && version !== null) this.emit('refined', version);
     if (kind !== 'picture') this.changed = intersect(rect, this.picture.whole);
     if (width && height) this.emit('picture', rect);
     if (job !== null && (kind === 'result' || kind === 'refined')) this.#settle(job, rect);
     this.emit('tree', null);
+  }
+
+  /** The picture gets another size; paint moves along. @param {[number, number]} size @param {[number, number] | null} moved where what was there comes to */
+  #resize([height, width], moved) {
+    const old = this.picture;
+    const [left, top] = moved ?? [0, 0];
+    this.facts = { ...this.facts, size: /** @type {[number, number]} */ ([height, width]) };
+    this.input = this.picture = new Picture(width, height);
+    if (moved) this.picture.place(old, left, top);
+    const along = (/** @type {Tiles} */ layer) => layer.moved(width, height, left, top);
+    [this.paint, this.mask] = [along(this.paint), along(this.mask)];
+    for (const sent of this.sent) {
+      const [x, y, across, down] = sent.rect;
+      Object.assign(sent, { paint: along(sent.paint), mask: along(sent.mask), rect: [x + left, y + top, across, down] });
+    }
+    this.shapes++;
+    this.looking = { viewport: null, state: 'none' };
+    this.emit('resized', { left, top });
   }
 
   /** What was sent up to this job is in the picture. @param {number} job @param {Rect} rect */

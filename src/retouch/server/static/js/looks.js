@@ -52,7 +52,8 @@ export class Looks {
     if (look === 'region') {
       const found = await this.explanation();
       const grid = found && finest(found.networks);
-      if (this.current === look) stage.region(grid ? active(grid) : null);
+      const where = found?.networks.find(({ grids }) => grid && grids.includes(grid))?.rect;
+      if (this.current === look) stage.region(grid ? active(grid) : null, where);
       return;
     }
     const picture = await this.picture(trees.parent(live.tree, live.head) ?? live.head);
@@ -63,7 +64,7 @@ export class Looks {
 
   /** The exact pixels of a version, null when it cannot be had. @param {number} version @param {'' | 'input'} kind */
   async picture(version, kind = '') {
-    const key = `${version}${kind}`;
+    const key = `${version}${kind} ${this.studio.live?.shapes}`;
     try {
       const kept = this.#pictures.get(key) ?? (await this.studio.live?.version(version, kind));
       if (kept) this.#pictures.set(key, kept);

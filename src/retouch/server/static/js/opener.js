@@ -32,7 +32,7 @@ export class Opener {
     return list.find(({ name }) => name === this.studio.options.values.model) ?? list[0];
   }
 
-  /** A session from a picture, or words alone. @param {Picture | Blob | null} source @param {{strength?: number}} more */
+  /** A session from a picture, or words alone. @param {Picture | Blob | null} source @param {{strength?: number, canvas?: boolean}} more */
   async create(source, more = {}) {
     try {
       const { prompt, negative, seed } = this.studio.options.values;
@@ -40,8 +40,8 @@ export class Opener {
       const words = model?.capabilities.prompt ? { prompt, negative } : {};
       const settings = { model: model?.name, ...words, seed, ...more, generate: !source };
       const picture = source instanceof Blob ? source : source && (await encode({ width: source.width, height: source.height, channels: 3, data: source.data }));
-      this.studio.say('Opening the picture.', false);
-      const { id } = await this.studio.api.create(settings, picture);
+      const made = this.studio.api.create(settings, picture);
+      const { id } = await this.studio.during(picture ? 'Opening the picture' : 'Generating a picture', made);
       await this.studio.open(id);
     } catch (error) {
       this.studio.fail(error);
@@ -56,8 +56,8 @@ export class Opener {
       return this.create(file);
     }
     try {
-      this.studio.say('Opening the session.', false);
-      await this.studio.open((await this.studio.api.restore(file)).id);
+      const { id } = await this.studio.during('Opening the session', this.studio.api.restore(file));
+      await this.studio.open(id);
     } catch (error) {
       this.studio.fail(error);
     }

@@ -30,6 +30,7 @@ const DEFAULTS = {
   soft: false,
   refine: true,
   live: true,
+  frame: true,
   theme: 'dark',
   panels: globalThis.innerWidth > 860,
   model: '',

@@ -8,7 +8,7 @@ import { check, percent, scrub, section, words } from './controls.js';
 import { byId, el, iconButton } from './dom.js';
 import { inspect } from './inspect.js';
 import * as trees from './tree.js';
-import { error, figures, size } from './words.js';
+import { error, figures, looked, made, size } from './words.js';
 
 /** @param {Studio} studio */
 export function panels(studio) {
@@ -28,19 +28,37 @@ export function panels(studio) {
 
 /** @param {Studio} studio @param {boolean} prompt @param {boolean} inpaint */
 function edit(studio, prompt, inpaint) {
-  const { options } = studio;
+  const { options, live } = studio;
   const parts = [];
   if (prompt) {
     const field = words(options, 'prompt', 'Prompt', 'What the picture shows');
     field.id = 'prompt';
-    parts.push(field, words(options, 'negative', 'Negative prompt', 'What it should not show'));
-  }
+    parts.push(field, ...planned(studio), words(options, 'negative', 'Negative prompt', 'What it should not show'));
+  } else parts.push(...planned(studio));
   const [seeds, another] = seed(studio);
   parts.push(...strength(studio), seeds);
   const soft = inpaint ? [check(options, 'soft', 'Soft mask', 'The grey of a mask is the strength at each place')] : [];
-  const refine = check(options, 'refine', 'Refine when idle', 'The last edit is computed more exactly while nothing else waits');
-  parts.push(el('div', { className: 'checks' }, another, ...soft, refine));
+  const refine = live?.isCanvas ? [] : [check(options, 'refine', 'Refine when idle', 'The last edit is computed more exactly while nothing else waits')];
+  parts.push(el('div', { className: 'checks' }, another, ...soft, ...refine));
   return parts;
+}
+
+/** Which viewport is used, and why; of large pictures. @param {Studio} studio */
+function planned(studio) {
+  const { live } = studio;
+  if (!live?.isCanvas) return [];
+  const [last, here] = [el('p', {}), el('p', {})];
+  const show = () => {
+    const version = trees.find(live.tree, live.head);
+    last.textContent = version ? made(version) : '';
+    last.title = version?.viewport?.why ?? '';
+    last.hidden = !last.textContent;
+    here.textContent = looked(live.looking);
+  };
+  live.on('looking', show);
+  live.on('tree', show);
+  show();
+  return [el('div', { className: 'hint planned' }, last, here)];
 }
 
 /** The slider, and what to do where more is wanted than was recorded. @param {Studio} studio */
@@ -91,7 +109,7 @@ function choices(studio) {
 /** @param {Studio} studio @param {number} version @param {string} text */
 export function thumb(studio, version, text) {
   const live = /** @type {import('./live.js').Live} */ (studio.live);
-  const image = el('img', { src: live.api.png(live.id, version, 'thumb'), alt: '', decoding: 'async', draggable: false });
+  const image = el('img', { src: live.api.png(live.id, version, live.isCanvas ? 'thumb=change' : 'thumb'), alt: '', decoding: 'async', draggable: false });
   return el('button', { type: 'button', className: 'thumb', 'aria-label': text, title: text, 'aria-current': version === live.head ? 'true' : null, onclick: () => studio.goto(version) }, image);
 }
 

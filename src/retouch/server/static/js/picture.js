@@ -47,6 +47,17 @@ export class Picture {
     }
   }
 
+  /** Copies another picture in, as far as it lies inside. @param {Picture} other @param {number} left where its corner comes to @param {number} top */
+  place(other, left, top) {
+    const inside = intersect([left, top, other.width, other.height], this.whole);
+    if (!inside) return;
+    const [x, y0, width, height] = inside;
+    for (let y = y0; y < y0 + height; y++) {
+      const from = ((y - top) * other.width + x - left) * 3;
+      this.data.set(other.data.subarray(from, from + width * 3), (y * this.width + x) * 3);
+    }
+  }
+
   /** As RGBA8 for a canvas, opaque. @param {Rect} rect */
   rgba(rect) {
     const [left, top, width, height] = /** @type {Rect} */ (intersect(rect, this.whole) ?? [0, 0, 0, 0]);

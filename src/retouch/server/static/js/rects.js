@@ -25,6 +25,12 @@ export function intersect(a, b) {
   return width > 0 && height > 0 ? [left, top, width, height] : null;
 }
 
+/** The middle of a rectangle, a part of it in each direction. @param {Rect} rect @param {number} part @returns {Rect} */
+export function middle([left, top, width, height], part) {
+  const [inner, lower] = [Math.max(Math.round(width * part), 1), Math.max(Math.round(height * part), 1)];
+  return [left + ((width - inner) >> 1), top + ((height - lower) >> 1), inner, lower];
+}
+
 /**
  * Whole pixels around points, `margin` to each side.
  * @param {Iterable<Point>} points @param {number} margin @returns {Rect | null}

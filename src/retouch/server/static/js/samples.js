@@ -1,4 +1,5 @@
 /** Three pictures to begin with, computed here: simple shapes that paint shows on. @import {RGB} from './types.js' */
+import { toRGB } from './colour.js';
 import { Picture } from './picture.js';
 
 /** @typedef {(x: number, y: number) => RGB} Shader A colour for a place of the unit square. */
@@ -64,6 +65,15 @@ const SHADERS = /** @type {[string, Shader][]} */ ([['Hills', hills], ['Fruit', 
 /** @param {number} width @param {number} height @returns {{name: string, picture: () => Picture}[]} */
 export function samples(width, height) {
   return SHADERS.map(([name, shader]) => ({ name, picture: () => rendered(shader, width, height) }));
+}
+
+/** Colours as the nearest labels, for models that draw from these. @param {Picture} picture @param {import('./types.js').Label[]} labels @returns {Uint8Array<ArrayBuffer>} */
+export function labelled({ data }, labels) {
+  const known = labels.map(({ index, colour }) => ({ index, colour: toRGB(colour) }));
+  return Uint8Array.from({ length: data.length / 3 }, (_, i) => {
+    const away = (/** @type {RGB} */ colour) => colour.reduce((sum, c, k) => sum + (c - data[3 * i + k]) ** 2, 0);
+    return known.reduce((best, label) => (away(label.colour) < away(best.colour) ? label : best)).index;
+  });
 }
 
 /** @param {Shader} shader @param {number} width @param {number} height */

@@ -15,7 +15,8 @@ export class Sheet {
     this.width = width;
     this.height = height;
     this.shape = svg('svg', { class: 'shape', viewBox: `0 0 ${width} ${height}`, width, height, 'aria-hidden': 'true' });
-    this.element = el('div', { className: 'sheet' }, this.shape);
+    /** The edge of what a model sees. */ this.outline = svg('svg', { class: 'shape outlines', viewBox: `0 0 ${width} ${height}`, width, height, 'aria-hidden': 'true' });
+    this.element = el('div', { className: 'sheet' }, this.shape, this.outline);
     this.element.style.width = `${width}px`;
     this.element.style.height = `${height}px`;
   }

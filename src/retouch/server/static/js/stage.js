@@ -42,13 +42,13 @@ export class Stage extends Emitter {
   /** @param {Live} live */
   open(live) {
     this.live = live;
-    this.result = new Sheet(live.picture.width, live.picture.height);
-    this.input = live.hasInput ? new Sheet(live.input.width, live.input.height) : this.result;
-    this.panes = [...new Set([this.input, this.result])].map((sheet) => el('div', { className: 'pane' }, sheet.element));
-    this.element.replaceChildren(...this.panes);
-    this.element.classList.toggle('two', this.panes.length > 1);
-    this.result.element.append(this.divider);
-    this.divider.hidden = true;
+    this.#sheets(live);
+    live.on('resized', ({ left, top }) => {
+      this.#sheets(live);
+      this.dirtyPaint(live.paint.whole);
+      if (this.#fitted) this.fit();
+      else this.show(views.grown(this.view, left, top));
+    });
     live.on('picture', (rect) => this.dirty('base', rect));
     live.on('input', () => this.dirty('input', live.paint.whole));
     live.on('paint', (rect) => this.dirtyPaint(rect));
@@ -57,8 +57,19 @@ export class Stage extends Emitter {
     live.areas.on('change', (rect) => rect && this.dirty('areas', rect));
     live.on('refining', (rect) => this.result.ghost(rect, live.picture.rgba(rect)));
     live.on('settled', (settled) => this.#settled(settled));
-    this.dirty('base', live.picture.whole);
     this.fit();
+  }
+
+  /** Sheets as large as the session's pictures. @param {Live} live */
+  #sheets(live) {
+    this.result = new Sheet(live.picture.width, live.picture.height);
+    this.input = live.hasInput ? new Sheet(live.input.width, live.input.height) : this.result;
+    this.panes = [...new Set([this.input, this.result])].map((sheet) => el('div', { className: 'pane' }, sheet.element));
+    this.element.replaceChildren(...this.panes);
+    this.element.classList.toggle('two', this.panes.length > 1);
+    this.result.element.append(this.divider);
+    this.divider.hidden = true;
+    this.dirty('base', live.picture.whole);
   }
 
   // What is where
@@ -224,8 +235,19 @@ export class Stage extends Emitter {
     else this.result.remove('difference');
   }
 
-  /** Puts what was not computed into the shade; null: not shown. @param {{width: number, height: number, active: Uint8Array} | null} grid */
-  region(grid) {
+  /** Draws the edge of a rectangle of the picture; null: none. @param {Rect | null} rect @param {boolean} ready whether the model has seen it */
+  frame(rect, ready = true) {
+    const path = rect && `M${rect[0]} ${rect[1]}h${rect[2]}v${rect[3]}h${-rect[2]}z`;
+    this.result.outline.replaceChildren(...(path ? ['under', ready ? 'over' : 'over coming'].map((name) => svg('path', { d: path, class: name })) : []));
+  }
+
+  /** The part of the picture that is in sight; null: nothing of it. */
+  get sight() {
+    return views.shown(this.view, this.size, this.input);
+  }
+
+  /** Puts what was not computed into the shade; null: not shown. @param {{width: number, height: number, active: Uint8Array} | null} grid @param {Rect} rect where the grid lies */
+  region(grid, rect = [0, 0, this.result.width, this.result.height]) {
     const look = ++this.#looks;
     if (!grid) return this.result.remove('region');
     const rgba = new Uint8ClampedArray(grid.width * grid.height * 4);
@@ -234,8 +256,11 @@ export class Stage extends Emitter {
       if (look !== this.#looks) return;
       const drawing = context(this.result.canvas('region'));
       drawing.clearRect(0, 0, this.result.width, this.result.height);
+      drawing.fillStyle = `rgb(${SHADE.slice(0, 3).join(' ')} / ${SHADE[3] / 255})`;
+      drawing.fillRect(0, 0, this.result.width, this.result.height);
+      drawing.clearRect(...rect);
       drawing.imageSmoothingEnabled = false;
-      drawing.drawImage(image, 0, 0, this.result.width, this.result.height);
+      drawing.drawImage(image, ...rect);
     });
   }
 

@@ -4,11 +4,13 @@
  */
 import { words } from './controls.js';
 import { byId, context, el, icon, imageData } from './dom.js';
-import { samples } from './samples.js';
+import { encode } from './png.js';
+import { labelled, samples } from './samples.js';
 import { ago } from './words.js';
 
 const SIDE = 512;
 const SHOWN = 192;
+const LABELLED = 256;
 
 /** @param {Studio} studio */
 export function start(studio) {
@@ -34,8 +36,20 @@ async function draw(studio, element) {
 /** @param {Studio} studio */
 function drop(studio) {
   const open = el('button', { type: 'button', className: 'wide main', onclick: () => studio.act('open') }, icon('open'), 'Open a picture');
+  const takes = el('p', { className: 'quiet' });
+  const say = () => (takes.textContent = taken(studio.opener.model()));
+  studio.on('model', say);
+  say();
   const paste = el('button', { type: 'button', className: 'wide', onclick: () => studio.opener.paste() }, 'Paste');
-  return el('div', { className: 'drop' }, el('p', { className: 'lead' }, 'Drop a picture here'), el('p', { className: 'quiet' }, 'PNG, JPEG, WebP, or a saved session. Then paint: only what you paint is computed.'), el('div', { className: 'row centre' }, open, paste));
+  return el('div', { className: 'drop' }, el('p', { className: 'lead' }, 'Drop a picture here'), takes, el('div', { className: 'row centre' }, open, paste));
+}
+
+/** What a model takes, in words. @param {any} model */
+function taken(model) {
+  const { labels, scale, any_size: any } = model?.capabilities ?? {};
+  if (labels) return 'A map of labels, as grey levels, or a saved session: this model sees it whole. Then paint: only what you paint is computed.';
+  if (scale > 1) return `A small picture, or a saved session: this model makes it ${scale} times as large, and sees it whole.`;
+  return `PNG, JPEG, WebP${any ? ' of any size' : ''}, or a saved session. Only what you paint is computed.`;
 }
 
 /** @param {Studio} studio @param {any[]} models */
@@ -75,9 +89,13 @@ function sampleCards(studio) {
     const canvas = el('canvas', { width: SHOWN, height: SHOWN });
     const shown = picture();
     context(canvas).putImageData(imageData(shown.rgba(shown.whole), SHOWN), 0, 0);
-    const begin = () => {
-      const [height, width] = studio.opener.model()?.size ?? [SIDE, SIDE];
-      studio.opener.create(samples(width, height)[i].picture());
+    const begin = async () => {
+      const { size, capabilities } = studio.opener.model() ?? {};
+      const side = capabilities?.labels ? LABELLED : SIDE / (capabilities?.scale ?? 1);
+      const [height, width] = size ?? [side, side];
+      const made = samples(width, height)[i].picture();
+      const { labels } = capabilities ?? {};
+      studio.opener.create(labels ? await encode({ width, height, channels: 1, data: labelled(made, labels) }) : made);
     };
     return el('button', { type: 'button', className: 'card', onclick: begin }, canvas, el('span', {}, name));
   });

@@ -17,6 +17,7 @@ import { adopt, Opener } from './opener.js';
 import { Options } from './options.js';
 import { panels } from './panels.js';
 import { Pointer } from './pointer.js';
+import { sight } from './sight.js';
 import { Socket } from './socket.js';
 import { Stage } from './stage.js';
 import { start } from './start.js';
@@ -55,7 +56,7 @@ export class Studio extends Emitter {
       hover: (at) => this.cursor.show(at),
       pans: () => this.options.values.tool === 'hand',
     });
-    for (const part of [bars.tools, bars.bar, panels, timeline, start]) part(this);
+    for (const part of [bars.tools, bars.bar, panels, timeline, start, sight]) part(this);
     this.options.on('change', (news) => this.#optionsChanged(news));
     this.stage.on('view', () => this.#aim());
     this.#theme();
@@ -279,6 +280,8 @@ export class Studio extends Emitter {
         'turn-left': () => stage.turn(-TURN),
         'turn-right': () => stage.turn(TURN),
         export: () => dialogs.save(this),
+        expand: () => this.#expand(live),
+        frame: () => options.set({ frame: !options.values.frame }),
         name: () => this.#name(live),
       });
     }
@@ -307,10 +310,29 @@ export class Studio extends Emitter {
     if (name !== null && version) await this.api.name(live.id, version.version, name).catch((error) => this.fail(error));
   }
 
+  /** Of a session a canvas is made first. @param {Live} live */
+  async #expand(live) {
+    const sides = live.facts.capabilities.any_size && (await dialogs.expand(this));
+    if (!sides) return;
+    try {
+      if (!live.isCanvas) {
+        this.options.set({ model: live.facts.model });
+        await this.opener.create(live.picture, { canvas: true });
+      }
+      if (this.live?.isCanvas) await this.live.expand(sides, this.#asked());
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
   /** @param {string} type @param {number} quality */
   async export(type, quality) {
     const { live } = this;
     if (!live) return;
+    if (live.isCanvas) {
+      const format = type.slice(6);
+      return download(new Blob([await this.api.bytes(this.api.file(live.id, live.head, format, quality))], { type }), `retouch-${live.head}.${format.replace('jpeg', 'jpg')}`);
+    }
     const text = metadata(live.facts, trees.find(live.tree, live.head), this.options.values);
     download(await encoded(live.picture, type, quality, text), `retouch-${live.head}.${type.slice(6).replace('jpeg', 'jpg')}`);
   }
@@ -354,14 +376,21 @@ export class Studio extends Emitter {
     this.say(error instanceof Error ? error.message : String(error));
   }
 
-  /** @param {string} text @param {boolean} stays whether it is shown for a while */
-  say(text, stays = true) {
+  /** Says what goes on until that is done. @template T @param {string} text @param {Promise<T>} work @returns {Promise<T>} */
+  async during(text, work) {
+    const toast = el('p', { className: 'toast busy' }, text);
+    byId('toasts').append(toast);
+    return work.finally(() => toast.remove());
+  }
+
+  /** @param {string} text */
+  say(text) {
     const toast = el('p', { className: 'toast' }, text);
     const toasts = byId('toasts');
     if (toasts.lastElementChild?.textContent === text) toasts.lastElementChild.remove();
     toasts.append(toast);
     while (toasts.childElementCount > 3) toasts.firstElementChild?.remove();
-    setTimeout(() => toast.remove(), stays ? TOAST : TOAST / 3);
+    setTimeout(() => toast.remove(), TOAST);
   }
 
   /** @param {Partial<import('./options.js').Values>} news */

@@ -191,6 +191,27 @@ export class Tiles {
   }
 
   /**
+   * The same on a picture of another size; its steps cannot be undone any more.
+   * @param {number} width @param {number} height @param {number} left where the corner comes to @param {number} top
+   */
+  moved(width, height, left, top) {
+    const made = new Tiles(width, height, this.channels);
+    const rect = this.extent();
+    if (!rect) return made;
+    const n = this.channels;
+    const from = this.read(rect);
+    const [x, y] = [rect[0] + left, rect[1] + top];
+    made.each([x, y, rect[2], rect[3]], (part, number, x0, y0) => {
+      const tile = made.writable(number);
+      for (let row = part[1]; row < part[1] + part[3]; row++) {
+        const at = ((row - y) * rect[2] + part[0] - x) * n;
+        tile.set(from.subarray(at, at + part[2] * n), ((row - y0) * TILE + part[0] - x0) * n);
+      }
+    });
+    return made;
+  }
+
+  /**
    * The pixels of a rectangle, `[height, width, channels]`.
    * @param {Rect} rect
    */

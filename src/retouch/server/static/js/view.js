@@ -1,10 +1,11 @@
 /**
  * How the picture lies on the screen: screen = rotation(angle) * scale * picture + (x, y).
  * Angles in radians, clockwise; lengths in CSS pixels and pixels of the picture.
- * @import {Point} from './types.js'
+ * @import {Point, Rect} from './types.js'
  * @typedef {{scale: number, angle: number, x: number, y: number}} View
  * @typedef {{width: number, height: number}} Size
  */
+import { around, intersect } from './rects.js';
 
 export const SMALLEST = 0.02;
 export const LARGEST = 64;
@@ -67,6 +68,15 @@ export function centred(picture, stage, scale) {
   const x = Math.round((stage.width - picture.width * scale) / 2);
   return { scale, angle: 0, x, y: Math.round((stage.height - picture.height * scale) / 2) };
 }
+
+/** The part of a picture that is on the stage; null: nothing of it. @param {View} view @param {Size} stage @param {Size} picture @returns {Rect | null} */
+export function shown(view, stage, picture) {
+  const corners = [[0, 0], [stage.width, 0], [0, stage.height], [stage.width, stage.height]].map(([x, y]) => toPicture(view, { x, y }));
+  return intersect(around(corners), [0, 0, picture.width, picture.height]);
+}
+
+/** The view in which a picture stays where it is on the screen when it gets so many pixels on its left and top. @param {View} view @param {number} left @param {number} top @returns {View} */
+export const grown = (view, left, top) => ({ ...view, ...toScreen(view, { x: -left, y: -top }) });
 
 /** As a transform of CSS. @param {View} view */
 export const css = ({ scale, angle, x, y }) => `translate(${x}px, ${y}px) rotate(${angle}rad) scale(${scale})`;

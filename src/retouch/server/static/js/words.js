@@ -31,6 +31,36 @@ export function saved({ estimate, ...facts }) {
   return [...parts, error(estimate)].filter(Boolean).join(', ');
 }
 
+/** @type {Record<string, string>} */
+const WAYS = {
+  sparse: 'recorded before',
+  new: 'recorded for it',
+  whole: 'all of the picture, recorded for it',
+  tiles: 'several at once',
+  dense: 'not recorded',
+};
+
+/** How large and at which scale: "512 px at 1:1". @param {import('./types.js').Viewport} viewport */
+export function seen({ rect, scale }) {
+  const [, , width, height] = rect;
+  const ratio = scale >= 1 ? `${short(scale)}:1` : `1:${short(1 / scale)}`;
+  return `${width === height ? width : `${width} x ${height}`} px at ${ratio}`;
+}
+
+/** In which viewport an edit was made, and how; empty where there was none. @param {Pick<Version, 'viewport' | 'seconds'>} version */
+export function made({ viewport, seconds }) {
+  if (!viewport) return '';
+  const took = seconds === null ? '' : `, ${seconds < 10 ? seconds.toFixed(1) : seconds.toFixed(0)}\u00a0s`;
+  return `Last edit: viewport ${seen(viewport)}${took}; ${WAYS[viewport.way] ?? viewport.way}`;
+}
+
+/** What is prepared of what is looked at. @param {import('./types.js').Looking} looking */
+export function looked({ viewport, state, done, total }) {
+  if (!viewport || state === 'none') return 'Zoom in where you want to edit: what is in sight is then recorded ahead.';
+  const part = done && total ? ` (${Math.round((100 * done) / total)} %)` : '';
+  return `Here: viewport ${seen(viewport)}, ${state === 'recorded' ? 'recorded' : `being recorded${part}`}`;
+}
+
 const SPANS = /** @type {[Intl.RelativeTimeFormatUnit, number][]} */ ([['day', 86_400_000], ['hour', 3_600_000], ['minute', 60_000]]);
 
 /** How long ago, in the largest unit that fits: "5 minutes ago". @param {number} milliseconds */

@@ -1,0 +1,77 @@
+"""FLUX.2 klein: a transformer on latents that its autoencoder packs 2x2 and normalises; texts of Qwen3."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retouch.editing.diffusion.chat import WORDS, chat
+from retouch.editing.diffusion.model import Conditioning, PipelineError
+from retouch.editing.diffusion.packed import PackedModel
+from retouch.editing.diffusion.transformer import check_length
+from retouch.kernels.devices import device_of
+from retouch.models.extras import diffusers
+from retouch.models.packed import PackedFlux2
+
+
+class Flux2Model(PackedModel):
+    """FLUX.2 klein, distilled or base: guidance is none, or a second run without the words."""
+
+    side = 1
+
+    @staticmethod
+    def on_latents(pipe: Any) -> nn.Module:
+        """The transformer, on latents."""
+        return PackedFlux2(pipe.transformer)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """As the pipeline has it."""
+        size = int(self.pipe.default_sample_size) * self.factor // self.packed
+        return size, size
+
+    def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
+        """Levels of noise in equal steps down to one of them, shifted by a rule of this family's own."""
+        count = size[0] * size[1] // self.multiple**2
+        found = super().schedule(size, steps)
+        if self.pipe.scheduler.config.get("use_flow_sigmas"):
+            del found["sigmas"]
+        return {**found, "mu": diffusers().pipelines.flux2.pipeline_flux2_klein.compute_empirical_mu(count, steps)}
+
+    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Latents, time from 0 to 1 and texts; guidance runs a batch of two, without and with the words."""
+        batch = torch.cat([x, x]) if conditioning.guided else x
+        found = {
+            "sample": batch.to(self.dtype),
+            "timestep": (time.to(self.dtype) / 1000).expand(len(batch)).contiguous(),
+        }
+        return {**found, **dict(conditioning.inputs)}
+
+    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
+        """With the embeddings of a prompt ("" when there is none) and of what to avoid.
+
+        PipelineError for something to avoid where the model is distilled, which is run without that.
+        """
+        distilled = bool(self.pipe.config.get("is_distilled", True))
+        if distilled and negative:
+            raise PipelineError(f"{type(self.pipe).__name__} takes no negative prompt: its network is distilled")
+        texts = Conditioning(prompt or "", negative or "", guidance, distilled=distilled)
+        return replace(texts, inputs=tuple(self.embeddings(texts).items()))
+
+    def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
+        """Three layers of Qwen3 side by side; where texts guide without and with them."""
+        longest, tokenizer = min(WORDS, self.pipe.tokenizer.model_max_length), self.pipe.tokenizer
+        check_length(tokenizer, longest, texts, chat(tokenizer, thinking=False))
+        prompts = [str(texts.negative), str(texts.prompt)] if texts.guided else [str(texts.prompt)]
+        device = device_of(self.pipe.text_encoder)
+        tokens, _ = self.pipe.encode_prompt(prompts, device=device, max_sequence_length=longest)
+        return {"encoder_hidden_states": tokens}
+
+
+class Flux2InpaintModel(Flux2Model):
+    """The same, which reads the latent of the picture beside the noise, as `Flux2KleinInpaintPipeline` does."""
+
+    refers = True

@@ -1,0 +1,126 @@
+"""Indirect GEMM in int8: levels of rows times levels of weights, summed up as integers.
+
+Rows are quantised when they are read, each with a scale of its own; weights once, with a scale for each output. Both
+are symmetric, as in Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference" (arXiv 1712.05877), section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from retouch.ir.emitter import Emitter
+from retouch.ir.expr import Expr
+from retouch.ir.meter import Meter
+from retouch.ir.operands import Indexed, Slot, SlotKind
+from retouch.ir.tables import Table
+from retouch.ir.work import Rows
+from retouch.ops.copy import SCALE, quantized
+from retouch.ops.gemm import Gemm
+from retouch.ops.row_map import RowOperands, fetch, finish
+from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
+
+TOP = 127
+"""The largest level."""
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Weights as int8 `[N, T, C / groups]`, and float32 `[N]` that the levels of each output are multiplied by."""
+
+    weight: Tensor
+    scales: Tensor
+    groups: int
+
+    @staticmethod
+    def of(weight: Tensor, groups: int) -> Levels:
+        """Those of weights `[N, T, C / groups]`, -127 to 127 of the largest magnitude of each output."""
+        scales = weight.float().abs().amax((1, 2)) / TOP
+        steps = torch.where(scales > 0, scales, 1)[:, None, None]
+        return Levels((weight.float() / steps).round().to(torch.int8), scales, groups)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of levels and scales."""
+        return self.weight.numel() + 4 * self.scales.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Gemm(Gemm):
+    """Convolution or linear layer in int8."""
+
+    kernels = ("int8_gemm",)
+
+    @property
+    def kernel(self) -> str:
+        return "int8_gemm"
+
+    def weights(self) -> tuple[Slot, ...]:
+        return (Slot(SlotKind.LEVELS, self.weight),)
+
+    def source(self, emitter: Emitter, table: Table) -> Indexed:
+        return emitter.levels(self.src, table)
+
+    def read_source(self, meter: Meter, rows: Rows) -> int:
+        return meter.levels(self.src, rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weight.value.content_bytes // self.weight.value.dtype.itemsize
+
+
+def reference(
+    out: Tensor,
+    out_index: Tensor | None,
+    a: Tensor,
+    index: Tensor | None,
+    packed: Levels,
+    program: Expr | None,
+    rows: RowOperands,
+    vectors: list[Tensor],
+    sample: Tensor | None,
+) -> None:
+    """`acc[m, n] = scales[n] * sum over t of scale[index[m, t]] * (sum over c of a[index[m, t], c] * weight[n, t, c])`,
+    then `program`, then the store.
+
+    a: rows as `quantized` makes them, int8 `[rows, C + SCALE]`; the rest as for `gemm`. Sums over c are exact, and
+    rounded to float32; each product with a scale is, and each sum over t, from the first tap on. Bit for bit.
+    """
+    taken = fetch(a, index)
+    taken = taken[:, None, :] if taken.dim() == 2 else taken
+    taken = taken[: len(out) if out_index is None else len(out_index)]
+    count, taps, _ = taken.shape
+    scales = taken[..., -SCALE:].clone(memory_format=torch.contiguous_format).view(torch.float32)
+    levels = taken[..., :-SCALE].double().reshape(count, taps, packed.groups, -1)
+    weight = packed.weight.double().reshape(packed.groups, -1, taps, levels.shape[-1])
+    products = torch.einsum("mtgc,gntc->mtgn", levels, weight).float().reshape(count, taps, -1) * scales
+    acc = products[:, 0]
+    for tap in range(1, taps):
+        acc = acc + products[:, tap]
+    finish(out, out_index, acc * packed.scales, program, rows, vectors, sample)
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, taps: int, groups: int = 1) -> Arguments:
+    m, channels, outputs = draw.size(200, 1, 7, 40, 90), draw.size(640, *CHANNELS), draw.size(640, *CHANNELS)
+    if groups > 1:
+        channels, outputs = draw.size(16, 1, 5, 20), draw.size(16, 3, 8, 40)
+    out = draw.target(m, groups * outputs, dtype)
+    a = quantized(draw.rows(m + 5, groups * channels))
+    index = draw.index(-1, m + 5, m, taps) if taps > 1 else draw.choice(draw.index(-1, m + 5, m), None)
+    weight = draw.matrix(groups * outputs, taps, channels) / channels**0.5
+    return *out, a, index, Levels.of(weight, groups), *draw.epilogue(m, groups * outputs, dtype)
+
+
+SPEC = KernelSpec(
+    "int8_gemm",
+    "out[m, n] = program(scales[n] * sum over t of scale[index[m, t]] * sum over c of a[index[m, t], c] * "
+    "weight[n, t, c])",
+    reference,
+    {"3x3": partial(_arguments, taps=9), "1x1": partial(_arguments, taps=1),
+     "in groups": partial(_arguments, taps=4, groups=3)},
+    within(1e-6, *FLOATS),
+)  # fmt: skip

@@ -1,0 +1,124 @@
+"""What a cluster is started with: the `args` of the application in Serve's YAML file."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retouch.editing.kinds import load
+from retouch.errors import OptionError
+from retouch.server.idempotency import digest
+from retouch.server.limits import Limits
+from retouch.server.models import Models, label
+from retouch.server.security import LOOPBACK, Access
+from retouch.server.serve import tokens_of
+
+PROOF = "_cluster.json"
+"""The file by which replicas see that they share a folder."""
+PREFIX = 8
+"""Hexadecimal digits of a session's id that tell its model, so that nobody has to look it up."""
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Fields that are there are known ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelSettings(Settings):
+    """A model: its name as for `retouch edit`, and the editor's options.
+
+    replicas: how many, or with `max_replicas` at least. cpus, gpus: of each. memory: bytes that its open sessions may
+    take together. backlog: predicted seconds of work that may wait for one replica before more are started.
+    """
+
+    name: str
+    policy: str = "balanced"
+    device: str = "auto"
+    options: dict[str, Any] = {}
+    replicas: Count = 1
+    max_replicas: Count | None = None
+    cpus: Amount = 1
+    gpus: Amount = 0
+    memory: Count = Limits.memory
+    backlog: Seconds = 10
+
+    @property
+    def label(self) -> str:
+        """What callers call it."""
+        return label(self.name)
+
+    @property
+    def prefix(self) -> str:
+        """What the ids of its sessions begin with."""
+        return digest(self.label)[:PREFIX]
+
+    def models(self) -> Models:
+        """The model, loaded."""
+        return Models({self.label: load(self.name, policy=self.policy, device=self.device, **self.options)})
+
+
+class ClusterSettings(Settings):
+    """A cluster.
+
+    home: a folder on storage that all nodes share, as `--home` of `retouch studio`. users: who gets a token; none with
+    `no_token`, on loopback. port, hosts: where it is reached, as the proxies of Serve have it. ingresses: replicas of
+    the ingress. drain: seconds that a replica gets to end what it computes.
+    """
+
+    home: Path
+    models: Annotated[list[ModelSettings], Field(min_length=1)]
+    users: list[str] = ["me"]
+    no_token: bool = False
+    port: int = 8000
+    hosts: list[str] = []
+    any_address: bool = False
+    limits: dict[str, float] = {}
+    ingresses: Count = 1
+    drain: Seconds = 60
+    proof: str = ""
+
+    def access(self) -> Access:
+        """Who may ask."""
+        if self.no_token and (self.any_address or self.hosts):
+            raise OptionError("no_token is for this machine alone; leave it or hosts away")
+        tokens = {} if self.no_token else tokens_of(self.home, self.users)
+        return Access(self.port, LOOPBACK | set(self.hosts), self.any_address, tokens)
+
+    def limits_of(self, model: ModelSettings | None) -> Limits:
+        """Bounds of one replica, or of the ingress."""
+        given: dict[str, Any] = {name: type(getattr(Limits, name))(value) for name, value in self.limits.items()}
+        return Limits(**{**given, **({"memory": model.memory} if model else {})})
+
+    def proven(self) -> ClusterSettings:
+        """The same with what is in the folder now, made if need be. OptionError when that cannot be."""
+        file = self.home / PROOF
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                file.write_text(json.dumps({"proof": secrets.token_hex(8), "host": socket.gethostname()}), "utf-8")
+            proof = json.loads(file.read_text("utf-8"))["proof"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OptionError(f"cannot keep sessions in {self.home}: {error}") from error
+        return self.model_copy(update={"proof": proof})
+
+    def check_shared(self) -> None:
+        """OptionError on a node whose folder is not that of the node which started the application."""
+        try:
+            same = json.loads((self.home / PROOF).read_text("utf-8"))["proof"] == self.proof
+        except (OSError, ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise OptionError(
+                f"{self.home} on {socket.gethostname()} is not the folder of the node that started the application: "
+                "sessions need storage that all nodes share; mount it everywhere, or use one node"
+            )

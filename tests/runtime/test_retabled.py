@@ -1,0 +1,78 @@
+"""Schedules whose steps are those of another region: the same calls as when they are emitted for it."""
+
+import numpy as np
+import pytest
+import torch
+
+from networks import case, compiled, record, update
+from retouch import Region
+from retouch.ir.operands import Columns, Temp
+from retouch.ir.tables import Factors, Table
+from retouch.runtime.calls import leaves
+from support import EXACT, PROBED
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def told(schedule):
+    """What a schedule does, with the content of its tables."""
+
+    def instead(table):
+        return schedule.instead.get(table, table)
+
+    def described(leaf):
+        if isinstance(leaf, Table | Factors):
+            array = instead(leaf).array
+            return array.shape, array.tobytes()
+        if isinstance(leaf, Columns):
+            return described(leaf.base), leaf.start, leaf.channels
+        if isinstance(leaf, Temp):
+            rows = leaf.rows if leaf.table is None else len(instead(leaf.table))
+            return rows, leaf.channels, leaf.dtype
+        return leaf
+
+    def content(tables):
+        return {v: t if t is None else (t.total, t.array.tobytes()) for v, t in tables.items()}
+
+    steps = [(call.function, call.host, [described(leaf) for leaf in leaves(call.args)]) for call in schedule.steps]
+    reads = {value: {table.array.tobytes() for table in tables} for value, tables in schedule.reads.items()}
+    maps = [content(tables) for tables in (schedule.saves, schedule.stays, schedule.needs, schedule.active)]
+    return steps, reads, maps, schedule.states, schedule.replaced, schedule.names
+
+
+@pytest.mark.parametrize("policy", ["balanced", "fast", PROBED, EXACT], ids=["balanced", "fast", "probed", "exact"])
+@pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet", "sd3", "taesd", "resnet-generator", "rrdbnet"])
+def test_a_new_region_has_the_calls_that_are_emitted_for_it(name, policy):
+    net, made = compiled(name, policy), case(name)
+    taken = 0
+    for place in ((0.3, 0.5, 0.1), (0.31, 0.48, 0.1), (0.05, 0.1, 0.25), (0.0, 0.0, 2.0), (0.6, 0.62, 0.12)):
+        active = net.active(Region.from_mask(made.spot(*place)))
+        schedule = net._built(active, set())
+        taken += bool(schedule.instead)
+        net._like.clear()
+        alone = net._built(active, set())
+        assert not alone.instead
+        assert told(schedule) == told(alone)
+    if policy in ("balanced", "fast") and name == "ddpm-256":
+        assert taken
+
+
+def test_updates_with_steps_of_another_region_are_bit_for_bit_the_same():
+    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    masks = [made.spot(0.1 * i, 0.7 - 0.1 * i, 0.12) for i in range(5)]
+    expected = []
+    for mask in masks:
+        net.forget()
+        net._like.clear()
+        expected.append(update(net, record(net, made)[1], mask, made.edited(mask)))
+    net.forget()
+    net._like.clear()
+    for mask, wanted in zip(masks, expected, strict=True):
+        _, recording = record(net, made)
+        before = {v: rows.clone() for v, rows in recording.buffers.items()}
+        assert torch.equal(update(net, recording, mask, made.edited(mask)), wanted)
+        recording.undo()
+        assert all(torch.equal(recording.buffers[v], rows) for v, rows in before.items())
+    taken = [planned.schedule for planned in net._planned.values() if planned.schedule.instead]
+    assert taken
+    assert all(np.diff(table.array).min(initial=1) > 0 for s in taken for table in s.active.values())

@@ -1,0 +1,161 @@
+"""Two servers of one folder: a session is open in one of them, and goes to the other when that is asked for it."""
+
+import threading
+
+import numpy as np
+import pytest
+from starlette.websockets import WebSocketDisconnect
+
+from pipelines import painted, picture
+from retouch.editing.archive import Archive
+from retouch.editing.manifest import ArchiveError
+from retouch.server.limits import Limits
+from retouch.server.tasks import Question
+from studios import asking, created, edited, editor, idle, page, pixels, png, settings, stroke, studio
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def clients(tmp_path):
+    """Clients of two servers of one folder, with these."""
+    made = [studio(tmp_path, Limits(wait=20)) for _ in range(2)]
+    with asking(made[0]) as first, asking(made[1]) as second:
+        yield (first, second), made
+
+
+def expected(*strokes):
+    session = editor().open(picture("ddpm"), steps=2, strength=1.0)
+    for left, top in strokes:
+        session.edit(painted(session.pixels, top, left))
+    return session.pixels
+
+
+def test_a_session_goes_from_server_to_server(clients):
+    (first, second), made = clients
+    id_ = created(first)
+    assert [each["id"] for each in second.get("/api/sessions").json()] == [id_]
+    assert edited(first, id_, 0).status_code == 202
+    idle(first, id_)
+    with page(first, id_) as open_page:
+        reply = edited(second, id_, 1, left=2, top=20)
+        assert reply.status_code == 202, reply.text
+        with pytest.raises(WebSocketDisconnect) as closed:
+            open_page.hear(lambda message: False)
+        assert closed.value.code == 1013  # come again
+    idle(second, id_)
+    assert made[0].pool.find("anna", id_).session is None
+    assert np.array_equal(pixels(first, id_, 2), expected((14, 9), (2, 20)))
+    assert edited(first, id_, 2, left=24, top=2).status_code == 202
+    assert [version["version"] for version in idle(first, id_)["tree"]] == [0, 1, 2, 3]
+
+
+def test_a_server_that_wakes_up_late_loses_the_edit_it_had_and_no_other(clients):
+    """As after SIGSTOP: the other one has taken over before the first one seals what it computed."""
+    (first, second), made = clients
+    id_ = created(first)
+    late, other = (each.pool for each in made)
+    entry = late.find("anna", id_)
+    other.holder.lives = lambda holder: False  # nothing was seen of the first one for long
+    with late.using(entry) as session:
+        assert edited(second, id_, 0).status_code == 202
+        idle(second, id_)
+        reply = edited(first, id_, 0, left=2, top=20)  # it does not know yet
+        assert reply.status_code == 202
+        job = entry.jobs[reply.json()["job"]]
+        assert "another server" in str(job.exception(60))
+        assert session.archive.claim.is_lost
+    idle(second, id_)
+    assert np.array_equal(pixels(second, id_, 1), expected((14, 9)))
+    assert idle(first, id_)["head"] == 1
+    assert entry.session is None
+    del other.holder.lives
+
+
+def test_while_a_server_computes_for_a_session_others_wait_and_then_say_so(tmp_path):
+    made = [studio(tmp_path, Limits(wait=0.3)) for _ in range(2)]
+    with asking(made[0]) as first, asking(made[1]) as second:
+        id_ = created(first)
+        with made[0].pool.using(made[0].pool.find("anna", id_)):
+            reply = edited(second, id_, 0)
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+
+
+def test_a_session_that_another_server_deleted_is_gone(clients):
+    (first, second), _ = clients
+    id_ = created(first)
+    assert second.get(f"/api/sessions/{id_}").status_code == 200
+    assert second.delete(f"/api/sessions/{id_}").status_code == 204
+    assert first.get(f"/api/sessions/{id_}").status_code == 404
+    assert first.get("/api/sessions").json() == []
+
+
+def keyed(client, id_, key, base=0):
+    return client.post(
+        f"/api/sessions/{id_}/edits",
+        data=settings(base=base, rect=[14, 9, 5, 5], refine=False),
+        files={"overlay": ("o.png", stroke())},
+        headers={"Idempotency-Key": key},
+    )
+
+
+def test_an_edit_that_is_sent_again_to_another_server_counts_once(clients):
+    (first, second), _ = clients
+    id_ = created(first)
+    assert keyed(first, id_, "k").status_code == 202
+    idle(first, id_)
+    with page(second, id_) as open_page:
+        again = keyed(second, id_, "k")
+        assert again.status_code == 202  # though the base is stale by now
+        assert open_page.done(again.json()["job"])["state"] == "done"
+    assert len(idle(second, id_)["tree"]) == 2
+    assert keyed(second, id_, "other", base=1).status_code == 202
+    assert len(idle(second, id_)["tree"]) == 3
+    assert keyed(first, id_, "other", base=1).status_code == 202
+    assert len(idle(first, id_)["tree"]) == 3
+
+
+def test_edits_that_were_joined_count_once_each(clients):
+    (first, second), made = clients
+    id_ = created(first)
+    entry = made[0].pool.find("anna", id_)
+    with made[0].pool.using(entry) as session:
+        held = threading.Event()
+        blocking = session.start(Question(held.wait))
+        assert keyed(first, id_, "a").status_code == 202
+        assert keyed(first, id_, "b").status_code == 202
+        held.set()
+        blocking.result(60)
+    assert len(idle(first, id_)["tree"]) == 2
+    for key in "ab":
+        assert keyed(second, id_, key).status_code == 202
+    assert len(idle(second, id_)["tree"]) == 2
+
+
+def test_an_edit_that_failed_may_be_sent_again(clients, monkeypatch):
+    (first, _), made = clients
+    id_ = created(first)
+    monkeypatch.setattr(Archive, "commit", lambda *_: (_ for _ in ()).throw(ArchiveError("the storage is full")))
+    job = keyed(first, id_, "k").json()["job"]
+    assert "full" in str(made[0].pool.find("anna", id_).jobs[job].exception(60))
+    assert idle(first, id_)["head"] == 0
+    monkeypatch.undo()
+    assert keyed(first, id_, "k").json()["job"] != job
+    assert idle(first, id_)["head"] == 1
+
+
+def test_a_session_that_is_asked_for_again_at_another_server_is_made_once(clients):
+    (first, second), _ = clients
+
+    def send(client):
+        return client.post(
+            "/api/sessions",
+            data=settings(steps=2),
+            files={"picture": ("x.png", png(picture("ddpm")))},
+            headers={"Idempotency-Key": "s"},
+        ).json()
+
+    id_ = send(first)["id"]
+    idle(first, id_)
+    assert send(second)["id"] == id_
+    assert len(second.get("/api/sessions").json()) == 1
