@@ -79,11 +79,11 @@ RowList::RowList(nb::handle list) : List(list) {
       items.push_back({nb::inst_ptr<Rows>(item), nullptr});
       continue;
     }
-    if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2)
+    if (!PyTuple_Check(item.ptr()) || PyTuple_Size(item.ptr()) != 2)
       bad_type("rows: expected a list of (Rows, Index or None)");
     const char* what = "rows: expected (Rows, Index or None)";
-    nb::handle second = PyTuple_GET_ITEM(item.ptr(), 1);
-    items.push_back({&as<Rows>(PyTuple_GET_ITEM(item.ptr(), 0), what),
+    nb::handle second = PyTuple_GetItem(item.ptr(), 1);
+    items.push_back({&as<Rows>(PyTuple_GetItem(item.ptr(), 0), what),
                      second.is_none() ? nullptr : &as<Index>(second, what)});
   }
 }

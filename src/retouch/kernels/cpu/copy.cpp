@@ -123,9 +123,9 @@ void call_copy_many(nb::handle copies) {
   std::vector<nb::object> held;
   int64_t bytes = 0;
   for (nb::handle item : nb::iter(copies)) {
-    if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 4)
+    if (!PyTuple_Check(item.ptr()) || PyTuple_Size(item.ptr()) != 4)
       bad_type("copy_many: expected tuples of the arguments of copy_rows");
-    auto part = [&](int i) { return nb::handle(PyTuple_GET_ITEM(item.ptr(), i)); };
+    auto part = [&](int i) { return nb::handle(PyTuple_GetItem(item.ptr(), i)); };
     CopyArgs args =
         check_copy(as<Rows>(part(0), "copy_many: expected Rows"), index_or_none(part(1)),
                    as<Rows>(part(2), "copy_many: expected Rows"), index_or_none(part(3)));

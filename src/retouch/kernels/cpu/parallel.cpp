@@ -1,9 +1,10 @@
 #include "parallel.h"
 
+#include "system.h"
+
 #include <atomic>
 #include <chrono>
 #include <mutex>
-#include <pthread.h>
 #include <thread>
 
 #if defined(__x86_64__)
@@ -112,7 +113,7 @@ Pool& the_pool() {
   static std::once_flag once;
   std::call_once(once, [] {
     pool = new Pool;
-    pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+    after_fork([] { pool = new Pool; });
   });
   return *pool;
 }

@@ -1,38 +1,23 @@
 #include "runtime.h"
 
+#include "system.h"
+
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
-#include <new>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <vector>
 
 namespace retouch {
 
 namespace {
 
-constexpr size_t huge_page = size_t(2) << 20;
 constexpr size_t smallest_kept = size_t(256) << 10;
 
 // Whole huge pages where that wastes little.
 size_t mapping_size(size_t bytes) {
   size_t unit = bytes >= 16 * huge_page ? huge_page : bytes >= smallest_kept ? 65536 : 4096;
   return (bytes + unit - 1) / unit * unit;
-}
-
-Span map_pages(size_t size, bool huge) {
-  size_t slack = huge && size >= huge_page ? huge_page : 0;
-  char* base = static_cast<char*>(
-      mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (base == MAP_FAILED) throw std::bad_alloc();
-  if (!slack) return {base, size};
-  size_t head = (huge_page - reinterpret_cast<uintptr_t>(base) % huge_page) % huge_page;
-  if (head) munmap(base, head);
-  if (slack - head) munmap(base + head + size, slack - head);
-  madvise(base + head, size, MADV_HUGEPAGE);
-  return {base + head, size};
 }
 
 // Freed blocks, oldest first.
@@ -71,7 +56,7 @@ class Reserve {
   void shrink(size_t most) {
     size_t gone = 0;
     while (total > most) {
-      munmap(blocks[gone].data, blocks[gone].bytes);
+      unmap_memory(blocks[gone].data, blocks[gone].bytes);
       total -= blocks[gone++].bytes;
     }
     blocks.erase(blocks.begin(), blocks.begin() + ptrdiff_t(gone));
@@ -80,7 +65,7 @@ class Reserve {
   std::mutex mutex;
   std::vector<Span> blocks;
   size_t total = 0;
-  const size_t limit = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGE_SIZE)) / 8;
+  const size_t limit = physical_memory() / 8;
 };
 
 // Never destroyed: handles may outlive static objects when the interpreter ends.
@@ -111,14 +96,14 @@ struct Scratch {
 Span allocate_pages(size_t bytes, bool huge) {
   size_t size = mapping_size(bytes ? bytes : 1);
   Span found = size >= smallest_kept ? reserve().take(size) : Span{nullptr, 0};
-  return found.data ? found : map_pages(size, huge);
+  return found.data ? found : Span{map_memory(size, huge), size};
 }
 
 void free_pages(Span pages) {
   if (pages.bytes >= smallest_kept)
     reserve().keep(pages);
   else
-    munmap(pages.data, pages.bytes);
+    unmap_memory(pages.data, pages.bytes);
 }
 
 size_t release_pages() {

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstddef>
+
+namespace retouch {
+
+// What differs between operating systems. Memory is of zeros; if `huge`, that of a huge page or
+// more is aligned to these, and on them where the system has them.
+constexpr size_t huge_page = size_t(2) << 20;
+
+void* map_memory(size_t bytes, bool huge);
+void unmap_memory(void* data, size_t bytes);
+size_t physical_memory();
+
+// Calls `begin` in every child that is forked, where there are such.
+void after_fork(void (*begin)());
+
+} // namespace retouch
