@@ -87,6 +87,16 @@ def created(client: Any, wait: bool = True, seed: int = 0, **given: Any) -> str:
     return id_
 
 
+def asked_for(client: Any, key: str) -> Any:
+    """The reply to a request for a new session that may be sent twice."""
+    return client.post(
+        "/api/sessions",
+        data=settings(steps=2),
+        files={"picture": ("x.png", png(picture("ddpm")))},
+        headers={"Idempotency-Key": key},
+    )
+
+
 def idle(client: Any, id_: str, patience: float = 60) -> dict[str, Any]:
     """The session, when nothing is computed for it any more."""
     end = time.monotonic() + patience

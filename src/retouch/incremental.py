@@ -27,7 +27,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import AreaError, ByArea, Plan, by_area, fuse, in_arithmetic, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, checked_arithmetic, fuse, in_arithmetic, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
@@ -106,12 +106,12 @@ class Incremental:
         arithmetic: str = "float",
         map_weights: bool = False,
     ) -> None:
+        if checked_arithmetic(arithmetic) == "int8" and "int8_gemm" in kernels.lacking:
+            raise OptionError(f"the {kernels.name} backend has no products in int8; the cpu backend has")
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs, layouts)
         captured = capture(module, *self.signature.example)
         try:
-            if arithmetic == "int8" and "int8_gemm" in kernels.lacking:
-                raise OptionError(f"the {kernels.name} backend has no products in int8; the cpu backend has")
             program = in_arithmetic(fuse(lower(captured, kernels.dtypes, self.signature.layouts)), arithmetic)
         except LayoutError as error:
             raise InputError(f"an input does not have the layout that is given for it: {error}") from None

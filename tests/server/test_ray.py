@@ -17,7 +17,7 @@ from pipelines import painted, picture, pipeline
 from retouch import Editor, OptionError
 from retouch.bench import serve as load
 from retouch.editing.lease import SERVERS
-from studios import created, edited, idle, pixels, png, settings, stroke
+from studios import asked_for, created, edited, idle, pixels, settings, stroke
 
 pytest.importorskip("ray")
 
@@ -159,19 +159,11 @@ def test_a_session_stays_with_its_replica(client):
 
 
 def test_a_session_that_is_asked_for_twice_is_made_once(client):
-    def send():
-        return client.post(
-            "/api/sessions",
-            data=settings(steps=2),
-            files={"picture": ("x.png", png(picture("ddpm")))},
-            headers={"Idempotency-Key": "twice"},
-        )
-
-    made = send()
+    made = asked_for(client, "twice")
     id_ = made.json()["id"]
     assert replicas_of(client, id_, 1) == Counter([made.headers["retouch-replica"]])
     idle(client, id_, PATIENCE)
-    assert send().json()["id"] == id_
+    assert asked_for(client, "twice").json()["id"] == id_
 
 
 def test_killed_replicas_lose_nothing_and_make_nothing_twice(client, home, monkeypatch):

@@ -12,6 +12,7 @@ from retouch.server.limits import Limits
 from studios import (
     BEARER,
     OTHER,
+    asked_for,
     asking,
     created,
     edited,
@@ -117,16 +118,8 @@ def test_an_edit_that_is_sent_twice_counts_once(client, session):
 
 
 def test_a_session_that_is_asked_for_twice_is_made_once(client):
-    def send():
-        return client.post(
-            "/api/sessions",
-            data=settings(steps=2),
-            files={"picture": ("x.png", png(picture("ddpm")))},
-            headers={"Idempotency-Key": "s"},
-        ).json()
-
-    made = send()
-    assert send() == made
+    made = asked_for(client, "s").json()
+    assert asked_for(client, "s").json() == made
     client.delete(f"/api/sessions/{made['id']}")
 
 

@@ -11,7 +11,7 @@ from retouch.editing.archive import Archive
 from retouch.editing.manifest import ArchiveError
 from retouch.server.limits import Limits
 from retouch.server.tasks import Question
-from studios import asking, created, edited, editor, idle, page, pixels, png, settings, stroke, studio
+from studios import asked_for, asking, created, edited, editor, idle, page, pixels, settings, stroke, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -58,13 +58,14 @@ def test_a_server_that_wakes_up_late_loses_the_edit_it_had_and_no_other(clients)
     entry = late.find("anna", id_)
     other.holder.lives = lambda holder: False  # nothing was seen of the first one for long
     with late.using(entry) as session:
+        claim = session.archive.claim
         assert edited(second, id_, 0).status_code == 202
         idle(second, id_)
         reply = edited(first, id_, 0, left=2, top=20)  # it does not know yet
         assert reply.status_code == 202
         job = entry.jobs[reply.json()["job"]]
         assert "another server" in str(job.exception(60))
-        assert session.archive.claim.is_lost
+        assert claim.is_lost
     idle(second, id_)
     assert np.array_equal(pixels(second, id_, 1), expected((14, 9)))
     assert idle(first, id_)["head"] == 1
@@ -146,16 +147,7 @@ def test_an_edit_that_failed_may_be_sent_again(clients, monkeypatch):
 
 def test_a_session_that_is_asked_for_again_at_another_server_is_made_once(clients):
     (first, second), _ = clients
-
-    def send(client):
-        return client.post(
-            "/api/sessions",
-            data=settings(steps=2),
-            files={"picture": ("x.png", png(picture("ddpm")))},
-            headers={"Idempotency-Key": "s"},
-        ).json()
-
-    id_ = send(first)["id"]
+    id_ = asked_for(first, "s").json()["id"]
     idle(first, id_)
-    assert send(second)["id"] == id_
+    assert asked_for(second, "s").json()["id"] == id_
     assert len(second.get("/api/sessions").json()) == 1

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from retouch.errors import FallbackWarning, OptionError
-from retouch.ir.operands import Slot
+from retouch.ir.operands import Slot, SlotKind
 from retouch.kernels import Backend
 from retouch.runtime.rates import cache_folder
 from retouch.runtime.store import Block, StoreError, read, write
@@ -141,7 +141,7 @@ class PackedFiles:
 
 def _kind(slot: Slot) -> str:
     """What the weights of a slot are packed as."""
-    return "int8" if slot.kind is slot.kind.LEVELS else str(slot.value.dtype).removeprefix("torch.")
+    return "int8" if slot.kind is SlotKind.LEVELS else str(slot.value.dtype).removeprefix("torch.")
 
 
 def packed_folder() -> Path:

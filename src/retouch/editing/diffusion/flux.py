@@ -31,10 +31,6 @@ class FluxModel(PackedModel):
         """Channels of a latent; the transformer predicts four positions at once."""
         return int(self.pipe.transformer.out_channels) // self.side**2
 
-    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latent, time from 0 to 1 and texts."""
-        return {"sample": x.to(self.dtype), "timestep": time.to(self.dtype) / 1000, **dict(conditioning.inputs)}
-
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
         """With the embeddings of a prompt ("" when there is none). PipelineError for something to avoid."""
         if negative:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.chat import WORDS, chat
@@ -40,15 +39,6 @@ class Flux2Model(PackedModel):
         if self.pipe.scheduler.config.get("use_flow_sigmas"):
             del found["sigmas"]
         return {**found, "mu": diffusers().pipelines.flux2.pipeline_flux2_klein.compute_empirical_mu(count, steps)}
-
-    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latents, time from 0 to 1 and texts; guidance runs a batch of two, without and with the words."""
-        batch = torch.cat([x, x]) if conditioning.guided else x
-        found = {
-            "sample": batch.to(self.dtype),
-            "timestep": (time.to(self.dtype) / 1000).expand(len(batch)).contiguous(),
-        }
-        return {**found, **dict(conditioning.inputs)}
 
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
         """With the embeddings of a prompt ("" when there is none) and of what to avoid.

@@ -6,8 +6,9 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.transformer import TransformerModel
 from retouch.plan.policy import Policy
 
@@ -28,6 +29,12 @@ class PackedModel(TransformerModel):
     def denoiser(self) -> nn.Module:
         """The transformer, on latents."""
         return self._denoiser
+
+    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Latents, time from 0 to 1 and texts; guidance runs a batch of two, without and with the words."""
+        batch = torch.cat([x, x]) if conditioning.guided else x
+        times = (time.to(self.dtype) / 1000).expand(len(batch)).contiguous()
+        return {"sample": batch.to(self.dtype), "timestep": times, **dict(conditioning.inputs)}
 
     def schedule(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
         """Levels of noise in equal steps down to one of them."""

@@ -46,12 +46,6 @@ class QwenImageModel(PackedModel):
         """Channels of a latent."""
         return int(self.pipe.transformer.out_channels)
 
-    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latents, time from 0 to 1 and texts; guidance runs a batch of two, without and with the texts."""
-        batch = torch.cat([x, x]) if conditioning.guided else x
-        times = (time.to(self.dtype) / 1000).expand(len(batch)).contiguous()
-        return {"sample": batch.to(self.dtype), "timestep": times, **dict(conditioning.inputs)}
-
     def output(self, result: Any, conditioning: Conditioning) -> Tensor:
         """float32 prediction `[1, C, h, w]`; a guided one with the length, token by token, of that of the texts."""
         found = super().output(result, conditioning)
@@ -61,11 +55,6 @@ class QwenImageModel(PackedModel):
         return unpacked(
             guided * (given.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)), *found.shape[2:]
         )
-
-    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none) and of what to avoid."""
-        texts = Conditioning(prompt or "", negative or "", guidance)
-        return replace(texts, inputs=tuple(self.embeddings(texts).items()))
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Tokens of the language model and which of them are words, as many for every text."""

@@ -63,6 +63,11 @@ class TransformerModel(LatentModel):
         given = {name: config[key] for name, key in names.items() if key in config}
         return {"mu": diffusers().pipelines.flux.pipeline_flux.calculate_shift(count, **given)}
 
+    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
+        """With the embeddings of a prompt ("" when there is none) and of what to avoid."""
+        texts = Conditioning(prompt or "", negative or "", guidance)
+        return replace(texts, inputs=tuple(self.embeddings(texts).items()))
+
     @torch.no_grad()
     def embeddings(self, texts: Conditioning) -> dict[str, Tensor]:
         """What the transformer reads of texts, by its arguments, on the host."""
@@ -89,11 +94,6 @@ class StableDiffusion3Model(TransformerModel):
         batch = torch.cat([x, x]) if conditioning.guided else x
         found = {"hidden_states": batch.to(self.dtype), "timestep": time.float().expand(len(batch)).contiguous()}
         return {**found, **dict(conditioning.inputs), "return_dict": False}
-
-    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none) and of what to avoid."""
-        texts = Conditioning(prompt or "", negative or "", guidance)
-        return replace(texts, inputs=tuple(self.embeddings(texts).items()))
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Tokens of both CLIP encoders and of T5, the vectors of CLIP; where texts guide without and with them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -61,19 +60,18 @@ class ZImageModel(PackedModel):
             )
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latents, how far they are from 0 to 1, and texts; guidance runs a batch of two, without and with them."""
-        batch = torch.cat([x, x]) if conditioning.guided else x
-        done = ((1000 - time.float()) / 1000).expand(len(batch)).contiguous()
-        return {"sample": batch.to(self.dtype), "timestep": done, **dict(conditioning.inputs)}
+        """As of other packed latents; time is how far they are from 0 to 1."""
+        found = super().inputs(x, time, conditioning)
+        done = (1000 - time.float()) / 1000
+        return {**found, "timestep": done.expand(len(found["sample"])).contiguous()}
 
     def output(self, result: Any, conditioning: Conditioning) -> Tensor:
         """As of every model; this network predicts the way to the picture, schedulers the way to the noise."""
         return -super().output(result, conditioning)
 
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none) and of what to avoid."""
-        texts = Conditioning(prompt or "", negative or "", guidance + 1)
-        return replace(texts, inputs=tuple(self.embeddings(texts).items()))
+        """As of every transformer, whose guidance is counted from 1."""
+        return super().read(prompt, negative, guidance + 1, size)
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Refined texts, which end where the picture begins, and where their rows are; of both where they guide."""
