@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, and PyTorch may do that
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported, and PyTorch may do that
 
 import pytest
 import torch

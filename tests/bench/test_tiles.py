@@ -47,7 +47,10 @@ def few(monkeypatch):
     """Two candidates of each table, all of which run well."""
     tables = {
         tune.PRODUCTS: (tune.Product(1, 8, 20), [Tile(64, 64, 32, 4, 2), SECOND]),
-        tune.ATTENTION: (tune.Attention(8, 5, 20), [AttentionTile(32, 32), AttentionTile(16, 32)]),
+        tune.ATTENTION: (
+            tune.Attention(8, 5, 20),
+            [AttentionTile(32, 32, 64, 64, 4, 2), AttentionTile(16, 32, 64, 64, 4, 2)],
+        ),
     }
     kinds = [
         tune.Kind(kind.table, kind.kernel, {2: candidates, 4: candidates}, (), (shape,))
@@ -74,7 +77,7 @@ def test_what_is_printed_goes_into_the_tables(few):
     for table in suite.tables(results):
         Console(file=text, width=100).print(table)
     assert '"sm_86": {2: Tile(32, 16, 16, 4, 2), 4: Tile(32, 16, 16, 4, 2)},' in suite.lines()
-    assert '"sm_86": {2: AttentionTile(16, 32), 4: AttentionTile(16, 32)},' in suite.lines()
+    assert '"sm_86": {2: AttentionTile(16, 32, 64, 64, 4, 2), 4: AttentionTile(16, 32, 64, 64, 4, 2)},' in suite.lines()
     assert re.search(r"Tile\(64, 64, 32, 4, 2\) \(in use\) +3\.000", text.getvalue())
     assert re.search(r"Tile\(64, 64, 16, 4, 2\) \(in use\) +left out", text.getvalue())
     assert re.search(r"float32 +8 +5 +20 +1\.000 +3\.000", text.getvalue())

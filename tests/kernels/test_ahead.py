@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,14 +32,14 @@ def test_resources_are_those_of_the_table(compiled):
     assert known == table, f"if the change is wanted: {HOW}"
 
 
-SPILLING = "attention masked "
-"""On sm_86 ptxas gives up two registers of these, for more programs at once: 8 bytes go to memory."""
+SPILLING = re.compile("attention heads of .* float32 ")
+"""On sm_80 ptxas gives up a few registers of these, for more programs at once: 16 bytes go to memory."""
 
 
 @pytest.mark.parametrize("target", list(ahead.TARGETS))
 def test_nothing_spills_and_everything_fits(compiled, target):
     for kernel, taken in compiled[target].items():
-        assert taken["spilled"] <= (8 if kernel.startswith(SPILLING) else 0), kernel
+        assert taken["spilled"] <= (16 if SPILLING.match(kernel) else 0), kernel
         assert taken["shared"] <= 1024 * ahead.SHARED_LIMIT[target], kernel
         assert taken["registers"] <= (512 if target.startswith("gfx") else 255), kernel
 

@@ -232,7 +232,7 @@ class OneDevice(TorchDispatchMode):
 def without_contents(monkeypatch):
     """No checks of contents: tensors of the meta device have none."""
     monkeypatch.setattr(checksum, "fingerprint", lambda tensors, device: [1] * len(tensors))
-    monkeypatch.setattr(checksum, "sample", lambda tensors, stride, device: 1)
+    monkeypatch.setattr(checksum, "sampler", lambda tensors, stride, device: lambda: 1)
     monkeypatch.setattr(signature, "_check_leaf", lambda name, leaf, example: None)
     monkeypatch.setattr(incremental, "same_tensor", lambda a, b: False)
 
@@ -315,18 +315,18 @@ def test_float32_statistics_are_those_in_float64():
 def test_checksums_tell_changes_and_exchanges():
     tensors = [noise(33, 7), noise(5), torch.tensor(3.0), torch.ones(3, 3, dtype=torch.bool), torch.empty(0, 4),
                noise(200, 9).bfloat16()]  # fmt: skip
-    whole, part = checksum.fingerprint(tensors, CPU), checksum.sample(tensors, 4, CPU)
+    whole, part = checksum.fingerprint(tensors, CPU), checksum.sampler(tensors, 4, CPU)()
     assert len(set(whole)) == len(tensors)
     tensors[0][[3, 20]] = tensors[0][[20, 3]]
     changed = checksum.fingerprint(tensors, CPU)
     assert changed[0] != whole[0]
     assert changed[1:] == whole[1:]
     tensors[0][[3, 20]] = tensors[0][[20, 3]]
-    assert checksum.sample(tensors, 4, CPU) == part
+    assert checksum.sampler(tensors, 4, CPU)() == part
     tensors[5][-1, -1] += 1
-    assert checksum.sample(tensors, 4, CPU) != part
+    assert checksum.sampler(tensors, 4, CPU)() != part
     assert checksum.fingerprint([], CPU) == []
-    assert isinstance(checksum.sample([], 4, CPU), int)
+    assert isinstance(checksum.sampler([], 4, CPU)(), int)
 
 
 def test_checksums_are_computed_on_the_device():

@@ -97,8 +97,10 @@ from retouch.kernels.triton.tiles import AttentionTile, Tile
 tune.DTYPES[2] = tune.DTYPES[2][:1]
 for name in ("sm_80", "sm_86", "sm_90"):
     gpu = tune.named(name)
-    for kind, others in ((tune.PRODUCTS, [Tile(128, 128, 64, 8, 5)]), (tune.ATTENTION, [AttentionTile(128, 64)])):
-        print(name, *(tune.fits(kind, 2, gpu, tile) for tile in (kind.tiles[name][2], *others)))
+    for kind, other in (
+        (tune.PRODUCTS, Tile(128, 128, 64, 8, 9)), (tune.ATTENTION, AttentionTile(128, 128, 128, 128, 4, 3))
+    ):
+        print(name, *(tune.fits(kind, 2, gpu, tile) for tile in (kind.tiles[name][2], other)))
 """
 
 
@@ -131,7 +133,7 @@ def test_products_with_other_tiles(dtype, tile):
         check("gemm", *product(Random(1), 70, 9, 130, 1, 40, dtype, dtype))
 
 
-@pytest.mark.parametrize("tile", [AttentionTile(64, 16), AttentionTile(16, 64)])
+@pytest.mark.parametrize("tile", [AttentionTile(64, 16, 16, 32, 4, 2), AttentionTile(16, 64, 32, 64, 8, 2)])
 def test_attention_with_other_tiles(tile):
     with tune.ATTENTION.using(tile, 4):
         check("attention", *query(Random(1), [30, 70], 129, 2, 24, 40, torch.float32, torch.float32), bound=1e-5)

@@ -103,9 +103,12 @@ class TensorBackend(PartialBackend):
         return torch.empty(rows, channels, dtype=dtype, device=self.device)
 
     def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Tensor]:
+        items: dict[torch.dtype, Tensor] = {}
+
         def rows(offset: int, count: int, channels: int, dtype: torch.dtype) -> Tensor:
-            size = count * channels * dtype.itemsize
-            return memory[offset : offset + size].view(dtype).reshape(count, channels)
+            if dtype not in items:
+                items[dtype] = memory[: len(memory) // dtype.itemsize * dtype.itemsize].view(dtype)
+            return items[dtype].as_strided((count, channels), (channels, 1), offset // dtype.itemsize)
 
         return rows
 
@@ -113,7 +116,7 @@ class TensorBackend(PartialBackend):
         return checksum.fingerprint(tensors, self.device)
 
     def sampler(self, tensors: Sequence[Tensor], stride: int) -> Callable[[], int]:
-        return lambda: checksum.sample(tensors, stride, self.device)
+        return checksum.sampler(tensors, stride, self.device)
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """None."""

@@ -137,7 +137,7 @@ def _masked(draw: Draw, dtype: torch.dtype) -> Arguments:
 def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ...] = ()) -> Arguments:
     """`usual`: channels of a head; `others`, where they are drawn. Few wide heads are enough."""
     heads = draw.size(640 // usual, *((1, 2, 5) if others else (1,)))
-    keys = draw.size(100, *((1, 2, 31, 77, 129, 300) if others else (1, 70)))
+    keys = draw.size(100, *((1, 2, 31, 77, 129, 600) if others else (1, 70)))
     longest = draw.size(120, *((31, 70) if others else (20,)))
     size, value_size = draw.size(usual, *others), draw.size(usual, *others)
     counts = draw.counts(longest)

@@ -88,7 +88,7 @@ class Stretch:
     def _bound(self, handles: Sequence[Any]) -> Callable[[], None]:
         if self._launch is None:
             self._holders = [h for h in map(self._backend.holder, handles) if h is not None]
-        if len(self._holders) < len(handles):
+        if not handles or len(self._holders) < len(handles):
             return partial(execute, self._filled(handles), None)
         if self._launch is not None:
             for holder, handle in zip(self._holders, handles, strict=True):

@@ -6,46 +6,59 @@ Source of the running softmax: Milakov and Gimelshein, "Online normalizer calcul
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import look_up, store
+from retouch.kernels.triton.expression import for_any_rows, look_up, store
 
 
-@triton.jit
+@for_any_rows
 def attention_kernel(
-    out, out_stride, out_index, q, q_stride, q_index, k, k_stride, v, v_stride, bounds, keys, scale, DK, DV,
+    out, out_stride, out_index, partial, q, q_stride, q_index, k, k_stride, v, v_stride, bounds, M, keys, scale,
     bias, bias_stride, by_head,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
+    BM: tl.constexpr, BS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
-    """`scale` is in units of log 2; one program computes BM queries and BV columns of one head of one sample."""
+    """One program computes BM queries and BV columns of one head of one sample, for one of SPLIT stretches of keys.
+
+    `scale` is in units of log 2. Channels of a head are known when it is compiled: of 40, say, 8 are read at once.
+    With SPLIT > 1 sums, greatest scores and totals of the weights of each stretch go to
+    `partial` float32 `[SPLIT, M, heads * (DV + 2 * panels)]`.
+    """
     panels = tl.cdiv(DV, BV)
-    head, sample = tl.program_id(1) // panels, tl.program_id(2)
+    head, panel = tl.program_id(1) // panels, tl.program_id(1) % panels
+    sample, stretch = tl.program_id(2) // SPLIT, tl.program_id(2) % SPLIT
     first, last = tl.load(bounds + sample) + tl.program_id(0) * BM, tl.load(bounds + sample + 1)
     if first >= last:
         return
     m = first + tl.arange(0, BM)
     here = m < last
-    dv = tl.program_id(1) % panels * BV + tl.arange(0, BV)
+    dv = panel * BV + tl.arange(0, BV)
     row = look_up(q_index, m, here)
     queries = q + row.to(tl.int64)[:, None] * q_stride + head * DK
     valid = (here & (row >= 0))[:, None]
+    depth = tl.arange(0, BK)
+    held = tl.load(queries + depth[None, :], mask=valid & (depth < DK)[None, :], other=0.0)
     top = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, BV), tl.float32)
-    for start in range(0, keys, BS):
+    share = tl.cdiv(tl.cdiv(keys, BS), SPLIT) * BS
+    begin = stretch * share
+    for start in range(begin, tl.minimum(begin + share, keys), BS):
         s = start + tl.arange(0, BS)
         at = sample.to(tl.int64) * keys + s
         known = s < keys
-        score = tl.zeros((BM, BS), tl.float32)
-        for part in range(0, DK, BK):
-            dk = part + tl.arange(0, BK)
+        place = k + at[None, :] * k_stride + (head * DK + depth)[:, None]
+        key = tl.load(place, mask=known[None, :] & (depth < DK)[:, None], other=0.0)
+        score = tl.dot(held, key, input_precision=PRECISION)
+        for part in range(BK, DK, BK):  # heads that are deeper than a tile
+            dk = part + depth
             query = tl.load(queries + dk[None, :], mask=valid & (dk < DK)[None, :], other=0.0)
-            key = tl.load(k + at[None, :] * k_stride + (head * DK + dk)[:, None],
-                          mask=known[None, :] & (dk < DK)[:, None], other=0.0)  # fmt: skip
+            key = tl.load(place + part, mask=known[None, :] & (dk < DK)[:, None], other=0.0)
             score = tl.dot(query, key, score, input_precision=PRECISION)
         score = score * scale
         if bias is not None:
@@ -60,7 +73,43 @@ def attention_kernel(
                         mask=known[:, None] & (dv < DV)[None, :], other=0.0)  # fmt: skip
         acc = tl.dot(weight.to(value.dtype), value, acc * fade[:, None], input_precision=PRECISION)
         top = higher
-    store(out, out_stride, out_index, m, head * DV + dv, here[:, None] & (dv < DV)[None, :], acc / total[:, None])
+    inside = here[:, None] & (dv < DV)[None, :]
+    if SPLIT == 1:
+        store(out, out_stride, out_index, m, head * DV + dv, inside, acc / total[:, None])
+    else:
+        heads = tl.num_programs(1) // panels
+        place = partial + (stretch.to(tl.int64) * M + m) * heads * (DV + 2 * panels)
+        tl.store(place[:, None] + (head * DV + dv)[None, :], acc, mask=inside)
+        tl.store(place + heads * DV + tl.program_id(1), top, mask=here)
+        tl.store(place + heads * (DV + panels) + tl.program_id(1), total, mask=here)
+
+
+@for_any_rows
+def join_attention_kernel(
+    out, out_stride, out_index, partial, M, heads,
+    DV: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr, BV: tl.constexpr,
+):  # fmt: skip
+    """The stretches in order, each weighted by its greatest score."""
+    panels = tl.num_programs(1) // heads
+    head, panel = tl.program_id(1) // panels, tl.program_id(1) % panels
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    dv = panel * BV + tl.arange(0, BV)
+    here = m < M
+    inside = here[:, None] & (dv < DV)[None, :]
+    top = tl.full((BM,), float("-inf"), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    acc = tl.zeros((BM, BV), tl.float32)
+    for stretch in range(SPLIT):
+        place = partial + (tl.cast(stretch, tl.int64) * M + m) * heads * (DV + 2 * panels)
+        score = tl.load(place + heads * DV + tl.program_id(1), mask=here, other=0.0)
+        sums = tl.load(place[:, None] + (head * DV + dv)[None, :], mask=inside, other=0.0)
+        weights = tl.load(place + heads * (DV + panels) + tl.program_id(1), mask=here, other=0.0)
+        higher = tl.maximum(top, score)
+        fade, share = tl.exp2(top - higher), tl.exp2(score - higher)
+        acc = acc * fade[:, None] + sums * share[:, None]
+        total = total * fade + weights * share
+        top = higher
+    store(out, out_stride, out_index, m, head * DV + dv, inside, acc / total[:, None])
 
 
 def attention(
@@ -93,11 +142,20 @@ def attention(
         raise ValueError(f"a bias of shape {list(bias.shape)} for {keys} keys of {heads} heads and {samples} samples")
     by_head = 0 if bias is None or bias.shape[1] == keys else keys
     dk, dv = q.shape[1] // heads, v.shape[1] // heads
-    rows, run = tiles.attention_tile(tiles.architecture(), q.dtype)
-    depth, columns = (min(64, max(16, triton.next_power_of_2(d))) for d in (dk, dv))
-    grid = triton.cdiv(most, rows), heads * triton.cdiv(dv, columns), samples
-    attention_kernel[grid](
-        out, out.stride(0), out_index, q, q.stride(0), q_index, k, k.stride(0), v, v.stride(0),
-        bounds, keys, scale * 1.4426950408889634, dk, dv, bias, 0 if bias is None else bias.stride(0), by_head,
-        PRECISION=tiles.precision(), BM=rows, BS=run, BK=depth, BV=columns, num_warps=4, num_stages=2,
+    tile = tiles.attention_tile(tiles.architecture(), q.dtype, dk, dv)
+    panels = triton.cdiv(dv, tile.columns)
+    parts = tiles.stretches(heads * panels * samples, keys)
+    partial = None
+    if parts > 1:
+        partial = torch.empty(parts, most, heads * (dv + 2 * panels), dtype=torch.float32, device=out.device)
+    target = out, out.stride(0), out_index, partial
+    attention_kernel[(triton.cdiv(most, tile.queries), heads * panels, samples * parts)](
+        *target, q, q.stride(0), q_index, k, k.stride(0), v, v.stride(0), bounds, most, keys,
+        scale * 1.4426950408889634, bias, 0 if bias is None else bias.stride(0), by_head,
+        DK=dk, DV=dv, PRECISION=tiles.precision(), SPLIT=parts, BM=tile.queries, BS=tile.keys, BK=tile.depth,
+        BV=tile.columns, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
+    if parts > 1:
+        join_attention_kernel[(triton.cdiv(most, 16), heads * panels)](
+            *target, most, heads, DV=dv, SPLIT=parts, BM=16, BV=tile.columns
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 from retouch.kernels.tensors import Index
 from retouch.kernels.transfers import uploadable
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import block, look_up, store
+from retouch.kernels.triton.expression import block, for_any_rows, look_up, store
 from retouch.kernels.triton.handles import count_of
 from retouch.ops import copy as plain
 
@@ -22,7 +22,7 @@ MANY_ROWS, MANY_COLUMNS = 16, 64
 """Rows and columns that a program of `copy_many` copies at a time."""
 
 
-@triton.jit
+@for_any_rows
 def copy_rows_kernel(dst, dst_stride, dst_index, src, src_stride, src_index, M, C, BM: tl.constexpr, BC: tl.constexpr):
     m, c, inside = block(M, C, BM, BC)
     row = look_up(src_index, m, m < M)
@@ -31,7 +31,7 @@ def copy_rows_kernel(dst, dst_stride, dst_index, src, src_stride, src_index, M, 
     store(dst, dst_stride, dst_index, m, c, inside, x)
 
 
-@triton.jit
+@for_any_rows
 def swap_rows_kernel(kept, kept_stride, index, saved, saved_stride, M, C, BM: tl.constexpr, BC: tl.constexpr):
     m, c, inside = block(M, C, BM, BC)
     row = look_up(index, m, m < M)
@@ -78,12 +78,12 @@ def _launch(count: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]
 
 def _count(dst: Tensor, dst_index: Index | None, src: Tensor, src_index: Index | None) -> int:
     """The number of rows that are copied; ValueError when that cannot be."""
-    given = [x for x in (dst_index, src_index) if x is not None]
-    count = len(given[0]) if given else len(src)
+    index = src_index if dst_index is None else dst_index
+    count = int((src if index is None else index).shape[0])
     if dst.shape[1] != src.shape[1]:
         raise ValueError(f"dst has {dst.shape[1]} channels, src {src.shape[1]}")
-    if dst_index is None and count > len(dst):
-        raise ValueError(f"{count} rows are more rows than dst has ({len(dst)})")
+    if dst_index is None and count > dst.shape[0]:
+        raise ValueError(f"{count} rows are more rows than dst has ({dst.shape[0]})")
     return count
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import block, evaluate, look_up, store
+from retouch.kernels.triton.expression import block, evaluate, for_any_rows, look_up, store
 from retouch.kernels.triton.handles import (
     IDENTITY,
     Code,
@@ -21,7 +21,7 @@ from retouch.kernels.triton.handles import (
 )
 
 
-@triton.jit
+@for_any_rows
 def depthwise_kernel(
     out, out_stride, out_index, a, a_stride, index, weight, M, C, TAPS, rows, vectors, sample,
     CODE: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,

@@ -7,6 +7,9 @@ import triton.language as tl
 
 from retouch.ir.instructions import BINARY, ROW_WISE
 
+for_any_rows = triton.jit(do_not_specialize=["M"])
+"""Compiles a kernel once for any number of rows `M`, which every edit has another one of."""
+
 
 @triton.constexpr_function
 def is_binary(op):

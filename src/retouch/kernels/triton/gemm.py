@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import block, evaluate, look_up, store
+from retouch.kernels.triton.expression import block, evaluate, for_any_rows, look_up, store
 from retouch.kernels.triton.handles import (
     IDENTITY,
     Code,
@@ -56,31 +56,34 @@ class Packed:
         return tiles.split(groups * outputs, taps, inputs, self.tile)
 
 
-@triton.jit
+@for_any_rows
 def gemm_kernel(
     out, out_stride, out_index, partial, a, a_stride, index, weight, M, N, C, TAPS, rows, vectors, sample,
     CODE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """N and C are per group. With SPLIT > 1 sums over parts of C go to `partial` float32 `[SPLIT, M, groups * N]`."""
+    """N and C are per group. With SPLIT > 1 parts of the sum over taps and channels go to `partial` float32
+    `[SPLIT, M, groups * N]`.
+    """
     blocks = tl.cdiv(N, BN)
     group = tl.program_id(1) // blocks
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) % blocks * BN + tl.arange(0, BN)
-    share = tl.cdiv(tl.cdiv(C, BK), SPLIT) * BK
+    if tl.max(look_up(out_index, m, m < M)) < 0:
+        return  # padding of a table
+    deep = tl.cdiv(C, BK)
+    share = tl.cdiv(deep * TAPS, SPLIT)
     first = tl.program_id(2) * share
     acc = tl.zeros((BM, BN), tl.float32)
-    for tap in range(TAPS):
-        row = look_up(index, m * TAPS + tap, m < M)
-        valid = ((m < M) & (row >= 0))[:, None]
-        source = a + row.to(tl.int64)[:, None] * a_stride + group * C
+    for step in range(first, tl.minimum(first + share, deep * TAPS)):
+        tap = step // deep
+        k = step % deep * BK + tl.arange(0, BK)
+        row = look_up(index, m * TAPS + tap, m < M).to(tl.int64)
+        x = tl.load(a + row[:, None] * a_stride + (group * C + k)[None, :],
+                    mask=((m < M) & (row >= 0))[:, None] & (k < C)[None, :], other=0.0)  # fmt: skip
         panel = weight + (group * TAPS + tap).to(tl.int64) * C * N
-        if tl.max(row) >= 0:  # rows of zeros add nothing
-            for start in range(first, tl.minimum(first + share, C), BK):
-                k = start + tl.arange(0, BK)
-                x = tl.load(source + k[None, :], mask=valid & (k < C)[None, :], other=0.0)
-                w = tl.load(panel + k[:, None] * N + n[None, :], mask=(k < C)[:, None] & (n < N)[None, :], other=0.0)
-                acc = tl.dot(x, w, acc, input_precision=PRECISION)
+        w = tl.load(panel + k[:, None] * N + n[None, :], mask=(k < C)[:, None] & (n < N)[None, :], other=0.0)
+        acc = tl.dot(x, w, acc, input_precision=PRECISION)
     c = group * N + n
     inside = (m < M)[:, None] & (n < N)[None, :]
     width = N * (tl.num_programs(1) // blocks)
@@ -92,7 +95,7 @@ def gemm_kernel(
         tl.store(partial + row[:, None] * width + c[None, :], acc, mask=inside)
 
 
-@triton.jit
+@for_any_rows
 def join_kernel(
     out, out_stride, out_index, partial, M, N, rows, vectors, sample,
     CODE: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,

@@ -25,18 +25,18 @@ def channel_sums_kernel(
     sample, stretch = tl.program_id(1), tl.program_id(2)
     last = tl.load(bounds + sample + 1)
     start = tl.load(bounds + sample) + stretch * STRETCH
-    total, squares = tl.zeros((BC,), tl.float64), tl.zeros((BC,), tl.float64)
-    for offset in range(0, STRETCH, BM):
+    total, squares = tl.zeros((BM, BC), tl.float64), tl.zeros((BM, BC), tl.float64)
+    for offset in range(0, tl.minimum(STRETCH, last - start), BM):
         m = start + offset + tl.arange(0, BM)
         row = look_up(index, m, m < last)
         here = (m < last) & (row >= 0)
         place = row.to(tl.int64)[:, None] * x_stride + c[None, :]
         y = tl.load(x + place, mask=here[:, None] & (c < C)[None, :], other=0.0).to(tl.float64)
-        total += tl.sum(y, 0)
-        squares += tl.sum(y * y, 0)
+        total += y
+        squares += y * y
     base = partial + (stretch * tl.num_programs(1) + sample).to(tl.int64) * 2 * C
-    tl.store(base + c, total, mask=c < C)
-    tl.store(base + C + c, squares, mask=c < C)
+    tl.store(base + c, tl.sum(total, 0), mask=c < C)
+    tl.store(base + C + c, tl.sum(squares, 0), mask=c < C)
 
 
 @triton.jit
@@ -92,23 +92,26 @@ def fold_norm_kernel(
 @triton.jit
 def fit_probes_kernel(
     fit, old, old_stride, old_index, new, new_stride, new_index, bounds, C,
-    LEAST: tl.constexpr, MOST: tl.constexpr, BC: tl.constexpr,
+    LEAST: tl.constexpr, MOST: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     sample = tl.program_id(1)
     first, last = tl.load(bounds + sample), tl.load(bounds + sample + 1)
     n = tl.maximum(last - first, 1).to(tl.float64)
     mean_x, mean_y = tl.zeros((BC,), tl.float64), tl.zeros((BC,), tl.float64)
-    for m in range(first, last):
-        mean_x += _probe(old, old_stride, old_index, m, c, C)
-        mean_y += _probe(new, new_stride, new_index, m, c, C)
+    for start in range(first, last, BM):
+        m = start + tl.arange(0, BM)
+        mean_x += tl.sum(_probes(old, old_stride, old_index, m, m < last, c, C), 0)
+        mean_y += tl.sum(_probes(new, new_stride, new_index, m, m < last, c, C), 0)
     mean_x, mean_y = mean_x / n, mean_y / n
     var_x, var_y = tl.zeros((BC,), tl.float64), tl.zeros((BC,), tl.float64)
-    for m in range(first, last):
-        x = _probe(old, old_stride, old_index, m, c, C) - mean_x
-        y = _probe(new, new_stride, new_index, m, c, C) - mean_y
-        var_x += x * x
-        var_y += y * y
+    for start in range(first, last, BM):
+        m = start + tl.arange(0, BM)
+        here = (m < last)[:, None]
+        x = tl.where(here, _probes(old, old_stride, old_index, m, m < last, c, C) - mean_x[None, :], 0.0)
+        y = tl.where(here, _probes(new, new_stride, new_index, m, m < last, c, C) - mean_y[None, :], 0.0)
+        var_x += tl.sum(x * x, 0)
+        var_y += tl.sum(y * y, 0)
     scale = (tl.sqrt(var_y / n) + 1e-12) / (tl.sqrt(var_x / n) + 1e-12)
     scale = tl.minimum(tl.maximum(scale, LEAST), MOST)
     shift = mean_y - scale * mean_x
@@ -119,9 +122,11 @@ def fit_probes_kernel(
 
 
 @triton.jit
-def _probe(x, stride, index, m, c, C):
-    row = look_up(index, m, True)
-    return tl.load(x + row.to(tl.int64) * stride + c, mask=c < C, other=0.0).to(tl.float64)
+def _probes(x, stride, index, m, here, c, C):
+    """Rows `m` of the probes, zeros where not `here`."""
+    row = look_up(index, m, here)
+    place = row.to(tl.int64)[:, None] * stride + c[None, :]
+    return tl.load(x + place, mask=here[:, None] & (c < C)[None, :], other=0.0).to(tl.float64)
 
 
 @triton.jit
@@ -186,7 +191,7 @@ def fit_probes(
     block = tiles.columns(channels, 64)
     fit_probes_kernel[(triton.cdiv(channels, block), len(fit))](
         fit, old, old.stride(0), old_index, new, new.stride(0), new_index, bounds, channels,
-        LEAST=SCALES[0], MOST=SCALES[1], BC=block,
+        LEAST=SCALES[0], MOST=SCALES[1], BM=16, BC=block,
     )  # fmt: skip
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import block, look_up, store
+from retouch.kernels.triton.expression import block, for_any_rows, look_up, store
 from retouch.kernels.triton.handles import count_of, taps_of
 
 
-@triton.jit
+@for_any_rows
 def pool_kernel(
     out, out_stride, out_index, a, a_stride, index, weights, M, C, TAPS, BM: tl.constexpr, BC: tl.constexpr
 ):  # fmt: skip

@@ -9,14 +9,14 @@ from torch import Tensor
 from retouch.ir.instructions import ROW_WISE
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import block, evaluate, store
+from retouch.kernels.triton.expression import block, evaluate, for_any_rows, store
 from retouch.kernels.triton.handles import Code, RowOperand, check_widths, count_of, row_arguments, vector_arguments
 
 TILE = 4096
 """Numbers that a program computes, as long as a row fits."""
 
 
-@triton.jit
+@for_any_rows
 def row_map_kernel(
     out, out_stride, out_index, M, width, channels, rows, vectors, sample,
     CODE: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from retouch.kernels.tensors import Index
 from retouch.kernels.triton import tiles
-from retouch.kernels.triton.expression import block, look_up, store
+from retouch.kernels.triton.expression import block, for_any_rows, look_up, store
 from retouch.kernels.triton.handles import count_of, taps_of
 
 
-@triton.jit
+@for_any_rows
 def shuffle_kernel(
     out, out_stride, out_index, a, a_stride, index, phase, M, C, phase_stride, channel_stride,
     BM: tl.constexpr, BC: tl.constexpr,
@@ -24,7 +24,7 @@ def shuffle_kernel(
     store(out, out_stride, out_index, m, c, inside, tl.load(a + place, mask=inside & (row >= 0)[:, None], other=0.0))
 
 
-@triton.jit
+@for_any_rows
 def unshuffle_kernel(
     out, out_stride, out_index, a, a_stride, index, M, C, TAPS, tap_stride, channel_stride,
     BM: tl.constexpr, BC: tl.constexpr,

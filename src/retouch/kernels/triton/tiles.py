@@ -12,10 +12,15 @@ TARGET_TILES = 128
 """A product of one tile of rows is split over K until it has about this many tiles."""
 SHORTEST = 512
 """Least length of K that a split sums."""
+FEWEST = 256
+"""Least number of keys in a stretch of attention."""
 
 
 class Tile(NamedTuple):
-    """A tile of `rows x columns` outputs that sums `depth` inputs at a time."""
+    """A tile of `rows x columns` outputs that sums `depth` inputs at a time.
+
+    stages: as Triton counts them. Rows come through an index that is read first, so half of them hold operands.
+    """
 
     rows: int
     columns: int
@@ -25,26 +30,33 @@ class Tile(NamedTuple):
 
 
 class AttentionTile(NamedTuple):
-    """Queries and keys that a program of attention takes at a time."""
+    """Queries and keys that a program of attention takes at a time.
+
+    depth: most channels of a head that it multiplies at a time; columns: most that it sums.
+    """
 
     queries: int
     keys: int
+    depth: int
+    columns: int
+    warps: int
+    stages: int
 
 
 _HALF = Tile(64, 64, 64, 4, 3)
 _SINGLE = Tile(64, 64, 16, 4, 3)
 TILES: dict[str, dict[int, Tile]] = {
-    "sm_80": {2: Tile(64, 128, 32, 4, 4), 4: _SINGLE},
-    "sm_86": {2: Tile(64, 64, 32, 4, 4), 4: _SINGLE},
-    "sm_90": {2: Tile(64, 128, 64, 4, 3), 4: _SINGLE},
+    "sm_80": {2: Tile(64, 128, 32, 4, 7), 4: _SINGLE},
+    "sm_86": {2: Tile(64, 64, 32, 4, 7), 4: _SINGLE},
+    "sm_90": {2: Tile(64, 128, 64, 4, 5), 4: _SINGLE},
     "gfx942": {2: _HALF, 4: _SINGLE},
     "other": {2: Tile(64, 64, 32, 4, 2), 4: Tile(64, 64, 16, 4, 2)},
 }
-_ATTENTION = {2: AttentionTile(32, 32), 4: AttentionTile(16, 16)}
+_ATTENTION = {2: AttentionTile(32, 32, 64, 64, 4, 2), 4: AttentionTile(16, 16, 64, 64, 4, 2)}
 ATTENTION_TILES: dict[str, dict[int, AttentionTile]] = {
     "sm_80": _ATTENTION,
     "sm_86": _ATTENTION,
-    "sm_90": {2: AttentionTile(64, 32), 4: AttentionTile(16, 16)},
+    "sm_90": {2: AttentionTile(64, 64, 64, 128, 4, 3), 4: AttentionTile(32, 32, 64, 64, 4, 2)},
     "gfx942": _ATTENTION,
     "other": _ATTENTION,
 }
@@ -61,11 +73,10 @@ def tile(name: str, dtype: torch.dtype, columns: int) -> Tile:
 
 
 def split(columns: int, taps: int, channels: int, size: Tile) -> int:
-    """Into how many parts the sum over channels is split: a power of two, from the weights' shape alone."""
+    """Into how many parts the sum over taps and channels is split: a power of two, from the weights' shape alone."""
     tiles = triton.cdiv(columns, size.columns)
-    steps = triton.cdiv(channels, size.depth)
     parts = 1
-    while tiles * parts * 2 <= TARGET_TILES and parts * 2 <= steps and taps * channels // (parts * 2) >= SHORTEST:
+    while tiles * parts * 2 <= TARGET_TILES and taps * channels // (parts * 2) >= SHORTEST:
         parts *= 2
     return parts
 
@@ -75,9 +86,19 @@ def columns(channels: int, most: int = 128) -> int:
     return min(most, int(triton.next_power_of_2(channels)))
 
 
-def attention_tile(name: str, dtype: torch.dtype) -> AttentionTile:
-    """The tile for attention."""
-    return ATTENTION_TILES.get(name, ATTENTION_TILES["other"])[dtype.itemsize]
+def attention_tile(name: str, dtype: torch.dtype, depth: int, columns: int) -> AttentionTile:
+    """The tile for attention whose heads have `depth` channels of queries and keys, and `columns` of values."""
+    found = ATTENTION_TILES.get(name, ATTENTION_TILES["other"])[dtype.itemsize]
+    narrow, slim = (max(16, triton.next_power_of_2(size)) for size in (depth, columns))
+    return found._replace(depth=min(found.depth, narrow), columns=min(found.columns, slim))
+
+
+def stretches(programs: int, keys: int) -> int:
+    """Into how many stretches keys are split, where one tile of queries takes `programs`: a power of two."""
+    parts = 1
+    while programs * parts * 2 <= TARGET_TILES and keys // (parts * 2) >= FEWEST:
+        parts *= 2
+    return parts
 
 
 def precision() -> str:

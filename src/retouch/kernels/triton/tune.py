@@ -148,7 +148,7 @@ PRODUCTS = Kind(
     "TILES",
     "gemm_kernel",
     {
-        2: [tiles.Tile(m, n, k, w, s) for (m, n, w), k, s in product(_BLOCKS, (32, 64), (2, 3, 4))],
+        2: [tiles.Tile(m, n, k, w, s) for (m, n, w), k, s in product(_BLOCKS, (32, 64), (2, 3, 5, 7))],
         4: [tiles.Tile(m, n, k, w, s) for (m, n, w), k, s in product(_BLOCKS, (16, 32), (2, 3))],
     },
     # A sum that is split, and one that is not and has its epilogue in the kernel.
@@ -159,8 +159,11 @@ ATTENTION = Kind(
     "ATTENTION_TILES",
     "attention_kernel",
     {
-        2: [tiles.AttentionTile(*x) for x in product((16, 32, 64, 128), (16, 32, 64))],
-        4: [tiles.AttentionTile(*x) for x in product((16, 32), (16, 32, 64))],
+        2: [
+            tiles.AttentionTile(m, s, k, v, w, stages)
+            for m, s, k, v, w, stages in product((32, 64, 128), (32, 64, 128), (64, 128), (64, 128), (4, 8), (2, 3))
+        ],
+        4: [tiles.AttentionTile(m, s, 64, 64, w, 2) for m, s, w in product((16, 32, 64), (16, 32, 64), (4, 8))],
     },
     # Triton compiles head sizes apart that 16 divides and that it does not.
     (Attention(64, 64, 1024), Attention(40, 64, 1024)),
