@@ -33,28 +33,24 @@ _NAMED = (torch.dtype, torch.layout, torch.memory_format)
 assert lowering  # names the functions
 
 
-class DataError(ValueError):
-    """A program that is no plain data, or data that are no program."""
-
-
 def to_data(program: Program) -> tuple[list[Any], dict[str, Tensor]]:
-    """A program as objects for JSON, and the arrays that they name; DataError where something in it is no data."""
+    """A program as objects for JSON, and the arrays that they name; ValueError where something in it is no data."""
     writer = _Writer()
     writer.of(program)
     return writer.objects, writer.arrays
 
 
 def from_data(objects: Any, arrays: Mapping[str, Tensor]) -> Program:
-    """The program that data say; DataError when they say none. What it computes is not looked into."""
+    """The program that data say; ValueError when they say none. What it computes is not looked into."""
     made: list[Any] = []
     try:
         for name, *content in objects:
             made.append(_made(name, [_read(x, made, arrays) for x in content]))
         if not isinstance(made[-1], Program):
-            raise DataError(f"the last object is a {type(made[-1]).__name__}, no program")
+            raise ValueError(f"the last object is a {type(made[-1]).__name__}, no program")
         return verify(made[-1], "reading")
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, VerificationError) as error:
-        raise DataError(f"no program: {error}") from error
+        raise ValueError(f"no program: {error}") from error
 
 
 class _Writer:
@@ -79,14 +75,15 @@ class _Writer:
         if isinstance(x, np.ndarray):
             return {"array": self._array(x)}
         if isinstance(x, AxisMap):
-            return self._object(x, x, "AxisMap", lambda: [x.table, x.inputs])
-        if type(x) is _classes().get(type(x).__name__):
-            return self._object(id(x), x, type(x).__name__, lambda: [getattr(x, name) for name in _fields(type(x))])
+            return self._object(x, "AxisMap", lambda: [x.table, x.inputs])
+        kind, hints = _classes().get(type(x).__name__, (None, {}))
+        if type(x) is kind:
+            return self._object(id(x), kind.__name__, lambda: [getattr(x, name) for name in hints])
         if callable(x):
             return {"function": name_of(x)}
-        raise DataError(f"a {type(x).__name__} is no plain data")
+        raise ValueError(f"a {type(x).__name__} is no plain data")
 
-    def _object(self, key: Any, x: Any, name: str, parts: Callable[[], list[Any]]) -> dict[str, int]:
+    def _object(self, key: Any, name: str, parts: Callable[[], list[Any]]) -> dict[str, int]:
         if key not in self._numbers:
             self.objects.append([name, *map(self.of, parts())])
             self._numbers[key] = len(self.objects) - 1
@@ -120,26 +117,27 @@ def _read(x: Any, made: list[Any], arrays: Mapping[str, Tensor]) -> Any:
             return arrays[content].numpy()
         case "function":
             return function_named(content)
-    raise DataError(f"{kind} {content}")
+    raise ValueError(f"{kind} {content}")
 
 
 def _made(name: str, given: list[Any]) -> Any:
     """An object of a class by its name, if each of its fields has the type that it should."""
     if name == "AxisMap":
         return AxisMap(*given)
-    kind = _classes()[name]
-    for (field, hint), value in zip(_hints(kind).items(), given, strict=True):
+    kind, hints = _classes()[name]
+    for (field, hint), value in zip(hints.items(), given, strict=True):
         if not _fits(value, hint):
-            raise DataError(f"{field} of a {name} is no {type(value).__name__}")
+            raise ValueError(f"{field} of a {name} is no {type(value).__name__}")
     return kind(*given)
 
 
 @cache
-def _classes() -> dict[str, type]:
-    return {kind.__name__: kind for kind in (*_PARTS, *_operations(Op))}
+def _classes() -> dict[str, tuple[type[Any], dict[str, Any]]]:
+    """Classes by name, with the fields that their objects are made of and the types of these."""
+    return {kind.__name__: (kind, _hints(kind)) for kind in (*_PARTS, *_operations(Op))}
 
 
-def _operations(kind: type) -> Iterator[type]:
+def _operations(kind: type[Any]) -> Iterator[type[Any]]:
     """The operations of this package."""
     for each in kind.__subclasses__():
         if each.__module__.startswith("retouch.ops."):
@@ -147,15 +145,9 @@ def _operations(kind: type) -> Iterator[type]:
             yield from _operations(each)
 
 
-@cache
-def _fields(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind) if field.init)
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
-    return {name: hints[name] for name in _fields(kind)}
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -166,6 +158,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
     if origin is tuple:
-        each = parts[:1] * len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
-        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, value, each))
+        if not isinstance(value, tuple):
+            return False
+        wanted = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(value) == len(wanted) and all(map(_fits, value, wanted))
     return isinstance(value, origin or hint)
