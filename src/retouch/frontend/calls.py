@@ -127,7 +127,7 @@ class _Follower(TorchFunctionMode):
         self.note(call)
         if call in self._results:
             size, stride, dtype = self._results[call]
-            return self._known_as(torch.empty_strided(size, stride, dtype=dtype, device=_META), len(self._known))
+            return self._result(torch.empty_strided(size, stride, dtype=dtype, device=_META))
         result = func(*(x for _, x in given), **{key: x for key, (_, x) in named.items()})
         if isinstance(result, Tensor) and result.is_meta and id(result) not in self._known and not result._is_view():
             self._results[call] = result.shape, result.stride(), result.dtype

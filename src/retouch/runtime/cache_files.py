@@ -16,6 +16,11 @@ from retouch.runtime.rates import cache_folder
 from retouch.runtime.store import Block, StoreError, write
 
 
+def nbytes_of(block: Block) -> int:
+    """Bytes of the file of a block, but for the names of its tensors."""
+    return block.nbytes + len(json.dumps(block.notes))
+
+
 @dataclass(frozen=True)
 class CacheFiles:
     """The files of one kind. They are safetensors, and nothing in them is run.
@@ -45,7 +50,7 @@ class CacheFiles:
         """Write a file, or another one in its place; StoreError or OSError where there is no room."""
         part = file.with_name(f".{file.name}-{os.getpid()}-{get_ident()}")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._make_room(block.nbytes)
+        self._make_room(nbytes_of(block))
         part.unlink(missing_ok=True)
         write(part, block)
         part.replace(file)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from retouch.frontend.calls import Calls, Unfollowed, calls_of
 from retouch.frontend.data import from_data, to_data
-from retouch.frontend.lowering.context import RULES
+from retouch.frontend.lowering import context
 from retouch.frontend.signature import Signature
 from retouch.ir.program import Program
-from retouch.runtime.cache_files import CacheFiles
+from retouch.runtime.cache_files import CacheFiles, nbytes_of
 from retouch.runtime.store import Block, StoreError, read
 
 FILES = CacheFiles("programs", ".program.safetensors", 1 << 30)
@@ -51,12 +51,8 @@ def kept(
     module: nn.Module, signature: Signature, asked: Mapping[str, Any], device: torch.device, make: Callable[[], Lowered]
 ) -> Lowered:
     """What `make` gives, or gave before for such a module on a device and inputs, and for what was `asked` besides."""
-    if module.training or not all(_is_own(rule) for rule in RULES.values()):
-        return make()
-    try:
-        calls = calls_of(module, *signature.example, device)
-    except Unfollowed as error:
-        log.debug("%s is captured at every start: %s", type(module).__name__, error)
+    calls = _followed(module, signature, device)
+    if calls is None:
         return make()
     key = {
         "version": version("retouch"),
@@ -71,6 +67,17 @@ def kept(
         found = make()
         _write(key, calls, found)
     return found
+
+
+def _followed(module: nn.Module, signature: Signature, device: torch.device) -> Calls | None:
+    """What the module calls; None where that does not say which program it becomes."""
+    if module.training or not all(_is_own(rule) for rule in context.RULES.values()):
+        return None
+    try:
+        return calls_of(module, *signature.example, device)
+    except Unfollowed as error:
+        log.debug("%s is captured at every start: %s", type(module).__name__, error)
+        return None
 
 
 def _read(key: dict[str, Any], calls: Calls) -> Lowered | None:
@@ -107,7 +114,7 @@ def _write(key: dict[str, Any], calls: Calls, made: Lowered) -> None:
         tensors = {**arrays, **{name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}}
         notes = {"key": key, "live": live, "literals": {n: str(t.device) for n, t in own.items()}, "objects": objects}
         block = Block.of(tensors, {**notes, "content": _content(notes, tensors)})
-        if block.nbytes < LARGEST:
+        if nbytes_of(block) < LARGEST:
             FILES.write(FILES.file(key), block)
     except (StoreError, ValueError, KeyError, OSError) as error:
         log.info("the program is captured again at the next start: %s", error)
