@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch.frontend import lowering
+import retouch.frontend.lowering  # noqa: F401  (names functions)
 from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry, Grid
 from retouch.ir.layout import Atom, Ref
@@ -29,8 +29,6 @@ from retouch.ops.dense import Arg, Strided, function_named, name_of
 _PARTS = Program, Output, Value, Grid, Ref, Atom, Matrix, Weight, Geometry, Instr, Arg, Strided
 _PLAIN = (type(None), bool, int, float, str)
 _NAMED = (torch.dtype, torch.layout, torch.memory_format)
-
-assert lowering  # names the functions
 
 
 def to_data(program: Program) -> tuple[list[Any], dict[str, Tensor]]:

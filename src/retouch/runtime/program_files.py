@@ -1,6 +1,6 @@
 """Lowered programs in files of the cache folder: captured by the first process that needs them, read by all others.
 
-A file belongs to the calls that the module makes for its example inputs (`retouch.frontend.calls`), to the versions of
+A file belongs to what the module calls for its example inputs (`retouch.frontend.fingerprint`), to the versions of
 PyTorch and of the code that lowers, and to what lowering is asked for. It holds data (`retouch.frontend.data`) and
 tensors that are part of the graph, none of the module's own.
 """
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -22,8 +23,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from retouch.frontend.calls import Calls, Unfollowed, calls_of
 from retouch.frontend.data import from_data, to_data
+from retouch.frontend.fingerprint import Fingerprint, Unfollowed, fingerprint
 from retouch.frontend.lowering import context
 from retouch.frontend.signature import Signature
 from retouch.ir.program import Program
@@ -51,36 +52,36 @@ def kept(
     module: nn.Module, signature: Signature, asked: Mapping[str, Any], device: torch.device, make: Callable[[], Lowered]
 ) -> Lowered:
     """What `make` gives, or gave before for such a module on a device and inputs, and for what was `asked` besides."""
-    calls = _followed(module, signature, device)
-    if calls is None:
+    seen = _followed(module, signature, device)
+    if seen is None:
         return make()
     key = {
         "version": version("retouch"),
         "code": _code(),
         "torch": torch.__version__,
-        "calls": calls.digest,
+        "calls": seen.digest,
         "layouts": {str(number): repr(layout) for number, layout in sorted(signature.layouts.items())},
         **asked,
     }
-    found = _read(key, calls)
+    found = _read(key, seen)
     if found is None:
         found = make()
-        _write(key, calls, found)
+        _write(key, seen, found)
     return found
 
 
-def _followed(module: nn.Module, signature: Signature, device: torch.device) -> Calls | None:
+def _followed(module: nn.Module, signature: Signature, device: torch.device) -> Fingerprint | None:
     """What the module calls; None where that does not say which program it becomes."""
     if module.training or not all(_is_own(rule) for rule in context.RULES.values()):
         return None
     try:
-        return calls_of(module, *signature.example, device)
+        return fingerprint(module, *signature.example, device)
     except Unfollowed as error:
         log.debug("%s is captured at every start: %s", type(module).__name__, error)
         return None
 
 
-def _read(key: dict[str, Any], calls: Calls) -> Lowered | None:
+def _read(key: dict[str, Any], seen: Fingerprint) -> Lowered | None:
     """What a file holds; None where there is none. One that is damaged is removed."""
     file = FILES.file(key)
     if not file.is_file():
@@ -92,23 +93,23 @@ def _read(key: dict[str, Any], calls: Calls) -> Lowered | None:
         notes = block.notes
         if notes["key"] != key or notes["content"] != _content(notes, block.tensors):
             raise ValueError("its content has changed")
-        literals = {name: calls.tensors[source] for name, source in notes["live"].items()}
+        literals = {name: seen.tensors[source] for name, source in notes["live"].items()}
         literals |= {name: block.tensors[name].to(device) for name, device in notes["literals"].items()}
-        found = Lowered(from_data(notes["objects"], block.tensors), literals, calls.out_spec)
-        os.utime(file)
+        found: Lowered | None = Lowered(from_data(notes["objects"], block.tensors), literals, seen.out_spec)
     except (StoreError, ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
         log.warning("the program in %s cannot be used and is made again: %s", file, error)
-        file.unlink(missing_ok=True)
-        return None
+        found = None
+    with suppress(OSError):  # in a folder that is another's to write
+        file.unlink(missing_ok=True) if found is None else os.utime(file)
     return found
 
 
-def _write(key: dict[str, Any], calls: Calls, made: Lowered) -> None:
-    names = {id(tensor): name for name, tensor in calls.tensors.items()}
+def _write(key: dict[str, Any], seen: Fingerprint, made: Lowered) -> None:
+    names = {id(tensor): name for name, tensor in seen.tensors.items()}
     live = {name: names[id(tensor)] for name, tensor in made.literals.items() if id(tensor) in names}
     own = {name: tensor for name, tensor in made.literals.items() if name not in live}
     try:
-        if made.out_spec != calls.out_spec:
+        if made.out_spec != seen.out_spec:
             raise ValueError("outputs are put together in another way when it is captured")
         objects, arrays = to_data(made.program)
         tensors = {**arrays, **{name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}}

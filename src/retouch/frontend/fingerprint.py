@@ -34,7 +34,7 @@ class Unfollowed(Exception):
 
 
 @dataclass(frozen=True)
-class Calls:
+class Fingerprint:
     """Of all calls a digest; how the outputs are put together; what has content: parameters and buffers by name, and
     other tensors in the order in which they are read.
     """
@@ -44,7 +44,7 @@ class Calls:
     tensors: dict[str, Tensor]
 
 
-def calls_of(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], device: torch.device) -> Calls:
+def fingerprint(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], device: torch.device) -> Fingerprint:
     """Run a module on tensors without content, in place of those of `device`. Unfollowed for any failure.
 
     The module's attributes and the state of random numbers are afterwards what they were.
@@ -68,7 +68,7 @@ def calls_of(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], dev
         follower.note("returned", [follower.argument(each)[0] for each in outputs])
     except Exception as error:
         raise Unfollowed(f"{type(error).__name__}: {error}") from error
-    return Calls(follower.digest.hexdigest(), out_spec, follower.tensors)
+    return Fingerprint(follower.digest.hexdigest(), out_spec, follower.tensors)
 
 
 class _Follower(TorchFunctionMode):

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from retouch.frontend import calls
-from retouch.frontend.calls import Unfollowed, calls_of
+from retouch.frontend.fingerprint import Unfollowed, _Follower, fingerprint
 from support import fill, noise
 
 X = noise(1, 3, 8, 8)
@@ -39,7 +38,7 @@ def net():
 
 
 def digest(net, *args, **kwargs):
-    return calls_of(net, args or (X,), kwargs, HOST).digest
+    return fingerprint(net, args or (X,), kwargs, HOST).digest
 
 
 def test_the_same_module_and_other_weights_have_one_digest(net):
@@ -99,7 +98,7 @@ def test_arguments_are_part_of_it(net):
 
 
 def test_outputs_are_put_together_as_the_module_does(net):
-    found = calls_of(net, (X,), {}, HOST)
+    found = fingerprint(net, (X,), {}, HOST)
     assert torch.utils._pytree.tree_unflatten([1, 2], found.out_spec) == {"y": 1, "none": 2}
     assert found.tensors["shift"] is net.shift
     assert any(tensor is net.others[0] for tensor in found.tensors.values())
@@ -177,7 +176,7 @@ def test_code_is_told_that_it_is_captured(net):
 def test_every_result_has_the_shape_that_the_module_gives_it(net, monkeypatch):
     """Shapes that are remembered are those that PyTorch says."""
     before = digest(net)
-    monkeypatch.setattr(calls._Follower, "_made", _forgetful(calls._Follower._made))
+    monkeypatch.setattr(_Follower, "_made", _forgetful(_Follower._made))
     assert digest(net) == before
 
 
