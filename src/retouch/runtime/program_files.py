@@ -133,7 +133,7 @@ def _content(notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 def _is_own(rule: Callable[..., Any]) -> bool:
     """Whether a rule is one of this package, whose code is part of the key."""
-    return getattr(rule, "__module__", "").startswith("retouch.")
+    return str(getattr(rule, "__module__", None)).startswith("retouch.")
 
 
 @cache
