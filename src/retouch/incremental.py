@@ -39,6 +39,7 @@ from retouch.runtime.emitter import build, build_many, dirty_values
 from retouch.runtime.executor import Timed
 from retouch.runtime.needs import needed
 from retouch.runtime.packed_files import PackedFiles
+from retouch.runtime.program_files import Lowered, kept
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
@@ -110,15 +111,13 @@ class Incremental:
             raise OptionError(f"the {kernels.name} backend has no products in int8; the cpu backend has")
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs, layouts)
-        captured = capture(module, *self.signature.example)
-        try:
-            program = in_arithmetic(fuse(lower(captured, kernels.dtypes, self.signature.layouts)), arithmetic)
-        except LayoutError as error:
-            raise InputError(f"an input does not have the layout that is given for it: {error}") from None
-        self.out_spec = captured.out_spec
-        files = PackedFiles.of(kernels) if map_weights else None
-        self.weights = Weights(module, captured, program, kernels, files)
-        self.program = self.weights.without_folded(program)
+        asked = {"dtypes": sorted(map(str, kernels.dtypes)), "arithmetic": arithmetic}
+        make = partial(_lowered, module, self.signature, kernels, arithmetic)
+        lowered = kept(module, self.signature, asked, kernels.device, make)
+        self.out_spec = lowered.out_spec
+        files = PackedFiles(kernels) if map_weights else None
+        self.weights = Weights(module, lowered.literals, lowered.program, kernels, files)
+        self.program = self.weights.without_folded(lowered.program)
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)
@@ -625,6 +624,16 @@ class Incremental:
 def _own(leaf: Any) -> Any:
     """An argument as a recording keeps it."""
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _lowered(module: nn.Module, signature: Signature, kernels: Backend, arithmetic: str) -> Lowered:
+    """A module captured for its example inputs, as rows."""
+    captured = capture(module, *signature.example)
+    try:
+        program = in_arithmetic(fuse(lower(captured, kernels.dtypes, signature.layouts)), arithmetic)
+    except LayoutError as error:
+        raise InputError(f"an input does not have the layout that is given for it: {error}") from None
+    return Lowered(program, captured.literals, captured.out_spec)
 
 
 def planned(program: Program, policy: Policy) -> Plan:

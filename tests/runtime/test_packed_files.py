@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import retouch
 from retouch.errors import FallbackWarning, OptionError
 from retouch.kernels import backend, cpu
 from retouch.runtime import packed_files
+from retouch.runtime.packed_files import FILES
 from support import fill, noise
 
 X = noise(1, 3, 12, 12)
@@ -30,7 +32,7 @@ def compiled(made=None, **options):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(packed_files, "cache_folder", lambda: tmp_path)
+    monkeypatch.setenv("RETOUCH_CACHE", str(tmp_path))
     return tmp_path / "packed"
 
 
@@ -138,7 +140,7 @@ def test_damaged_files_are_packed_again(folder, packs, damage):
 
 def test_the_oldest_files_make_room(folder, monkeypatch):
     size = compiled().packed_bytes
-    monkeypatch.setattr(packed_files, "LIMIT", int(2.5 * size))
+    monkeypatch.setattr(packed_files, "FILES", replace(FILES, limit=int(2.5 * size)))
     old = next(folder.iterdir())
     for seed in (1, 2):
         compiled(module(seed))
@@ -147,7 +149,7 @@ def test_the_oldest_files_make_room(folder, monkeypatch):
 
 
 def test_no_room_at_all_is_told(folder, monkeypatch):
-    monkeypatch.setattr(packed_files, "LIMIT", 1000)
+    monkeypatch.setattr(packed_files, "FILES", replace(FILES, limit=1000))
     with pytest.warns(FallbackWarning, match="packed weights stay in the memory of this process"):
         net = compiled()
     assert torch.equal(net.record(X)[0], retouch.compile(module(), X, policy="exact", backend="cpu").record(X)[0])
@@ -161,7 +163,7 @@ def test_other_backends_refuse():
 def test_clearing_leaves_what_is_mapped(folder):
     net = compiled()
     y = net.record(X)[0]
-    assert packed_files.clear(folder) > net.packed_bytes
+    assert FILES.clear() > net.packed_bytes
     assert not list(folder.iterdir())
     assert torch.equal(net.record(X)[0], y)
 
@@ -183,7 +185,7 @@ def test_bad_memory():
 def test_the_command(tmp_path):
     run = [sys.executable, "-m", "retouch.cli", "cache"]
     (tmp_path / "packed").mkdir()
-    (tmp_path / "packed" / f"a{packed_files.SUFFIX}").write_bytes(bytes(2_000_000))
+    (tmp_path / "packed" / f"a{FILES.suffix}").write_bytes(bytes(2_000_000))
     found = [
         subprocess.run([*run, *more], env={"RETOUCH_CACHE": str(tmp_path)}, capture_output=True, text=True, check=True)
         for more in ([], ["--clear"], [])

@@ -209,7 +209,7 @@ def lowered(network: Network, image: tuple[int, int], tiny: bool, dtype: torch.d
     captured = capture(module, *Signature(module, *moved((inputs.args, dict(inputs.kwargs)), "meta")).example)
     reference = kernels.backend("reference")
     program = fuse(lower(captured, reference.dtypes))
-    return Weights(module, captured, program, reference).without_folded(program)
+    return Weights(module, captured.literals, program, reference).without_folded(program)
 
 
 def planner(program: Program, policy: Policy, peaks: Peaks | None = None) -> Planner:

@@ -1,4 +1,4 @@
-"""`retouch cache`: packed weights that processes share."""
+"""`retouch cache`: what later starts need not make again."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from retouch.cli.app import app
 
 
 @app.command()
-def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove the files of packed weights.")] = False) -> None:
-    """Show the files of packed weights (`map_weights=True`) in the cache folder, or remove them.
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove the files.")] = False) -> None:
+    """Show the files in the cache folder of lowered programs and of packed weights (`map_weights=True`), or remove
+    them.
 
     Processes that have some mapped keep them until they end.
     """
-    from retouch.runtime.packed_files import clear as removed
-    from retouch.runtime.packed_files import packed_files, packed_folder
+    from retouch.runtime import packed_files, program_files
 
-    folder = packed_folder()
-    if clear:
-        typer.echo(f"removed {removed(folder) / 1e6:.1f} MB from {folder}")
-        return
-    files = packed_files(folder)
-    typer.echo(f"{folder}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+    for kind in (program_files.FILES, packed_files.FILES):
+        if clear:
+            typer.echo(f"removed {kind.clear() / 1e6:.1f} MB from {kind.folder}")
+            continue
+        files = kind.files()
+        typer.echo(f"{kind.folder}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")

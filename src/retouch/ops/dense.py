@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch._ops import OpOverload
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.layout import Ref
@@ -22,6 +24,45 @@ from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.ir.work import Rows
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_TORCH = (torch.cat, torch.narrow, torch.ones, torch.select, torch.unsqueeze, Tensor.to, operator.getitem)
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _TORCH}
+"""What dense operations call beside ATen, by name."""
+
+
+def named(function: F) -> F:
+    """Let dense operations call a function; it is pure, and its name is its own."""
+    assert FUNCTIONS.setdefault(function.__name__, function) is function, "two functions have one name"
+    return function
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name by which `function_named` finds it; ValueError for one that has none."""
+    name = str(function) if isinstance(function, OpOverload) else getattr(function, "__name__", "")
+    if function_named(name) is not function:
+        raise ValueError(f"{function} is not one of the functions that programs may name")
+    return name
+
+
+def function_named(name: str) -> Callable[..., Any]:
+    """One of `FUNCTIONS`, or an operation of ATen that writes nothing and opens no file; ValueError for others."""
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    if name.startswith("aten."):
+        packet, _, overload = name.removeprefix("aten.").partition(".")
+        found = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+        if isinstance(found, OpOverload) and not _has_effects(found):
+            return found
+    raise ValueError(f"there is no function {name!r} that programs may name")
+
+
+def _has_effects(function: OpOverload) -> bool:
+    schema = function._schema
+    return schema.is_mutable or any(argument.name == "filename" for argument in schema.arguments)
 
 
 @dataclass(frozen=True)

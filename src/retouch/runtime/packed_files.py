@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,10 @@ from torch import Tensor
 from retouch.errors import FallbackWarning, OptionError
 from retouch.ir.operands import Slot, SlotKind
 from retouch.kernels import Backend
-from retouch.runtime.rates import cache_folder
-from retouch.runtime.store import Block, StoreError, read, write
+from retouch.runtime.cache_files import CacheFiles
+from retouch.runtime.store import Block, StoreError, read
 
-SUFFIX = ".packed.safetensors"
-
-LIMIT = 32 << 30
-"""Bytes of all files; those that were not used for longest are removed. Half of what is free on the disk, if less."""
+FILES = CacheFiles("packed", ".packed.safetensors", 32 << 30)
 
 SAMPLED = 1024
 """One of this many 64-byte lines of each tensor is compared with its checksum when a file is mapped."""
@@ -40,19 +36,16 @@ Shapes = Mapping[Slot, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class PackedFiles:
-    """The files in a folder, for a backend. OptionError for a backend whose packed weights are in no file."""
+    """The files for a backend. OptionError for one whose packed weights are in no file."""
 
     backend: Backend
-    folder: Path
 
-    @staticmethod
-    def of(backend: Backend) -> PackedFiles:
-        """Those of the cache folder (`retouch.runtime.rates.cache_folder`)."""
-        if not backend.packing:
+    def __post_init__(self) -> None:
+        if not self.backend.packing:
             raise OptionError(
-                f"map_weights: the {backend.name} backend does not keep packed weights in files; the cpu backend does"
+                f"map_weights: the {self.backend.name} backend does not keep packed weights in files; the cpu backend "
+                "does"
             )
-        return PackedFiles(backend, packed_folder())
 
     def load(self, hashes: Sequence[int], shapes: Shapes) -> dict[Slot, Any] | None:
         """The handles of weights that were packed from tensors of these checksums; None where there is no such file.
@@ -60,7 +53,7 @@ class PackedFiles:
         One that is damaged is removed.
         """
         slots, notes = list(shapes), self._notes(hashes, shapes)
-        file = self._file(notes)
+        file = FILES.file(notes)
         if not file.is_file():
             return None
         try:
@@ -75,15 +68,8 @@ class PackedFiles:
         """Write packed weights to their file; a FallbackWarning where there is no room for them."""
         notes = self._notes(hashes, shapes)
         tensors = {str(i): self.backend.packed_memory(handles[slot]) for i, slot in enumerate(shapes)}
-        size = sum(tensor.numel() for tensor in tensors.values())
-        file = self._file(notes)
-        part = file.with_name(f".{file.name}-{os.getpid()}")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._make_room(size)
-            part.unlink(missing_ok=True)
-            write(part, Block.of(tensors, {**notes, "sample": self._sample(tensors)}))
-            part.replace(file)
+            FILES.write(FILES.file(notes), Block.of(tensors, {**notes, "sample": self._sample(tensors)}))
         except (StoreError, OSError) as error:
             warnings.warn(
                 f"packed weights stay in the memory of this process: {error}; choose another cache folder "
@@ -121,43 +107,7 @@ class PackedFiles:
             "kinds": [_kind(slot) for slot in shapes],
         }
 
-    def _file(self, notes: Mapping[str, Any]) -> Path:
-        name = hashlib.blake2b(json.dumps(notes, sort_keys=True).encode(), digest_size=16).hexdigest()
-        return self.folder / f"{name}{SUFFIX}"
-
-    def _make_room(self, size: int) -> None:
-        """Remove the files that were not used for longest until there is room for so many bytes."""
-        files = sorted(packed_files(self.folder), key=lambda file: file.stat().st_mtime)
-        taken = sum(file.stat().st_size for file in files)
-        limit = min(LIMIT, taken + shutil.disk_usage(self.folder).free // 2)
-        if size > limit:
-            raise StoreError(f"{size / 1e6:.0f} MB are more than the {limit / 1e6:.0f} MB for them in {self.folder}")
-        for file in files:
-            if taken + size <= limit:
-                return
-            taken -= file.stat().st_size
-            file.unlink(missing_ok=True)
-
 
 def _kind(slot: Slot) -> str:
     """What the weights of a slot are packed as."""
     return "int8" if slot.kind is SlotKind.LEVELS else str(slot.value.dtype).removeprefix("torch.")
-
-
-def packed_folder() -> Path:
-    """Where the files are."""
-    return cache_folder() / "packed"
-
-
-def packed_files(folder: Path) -> list[Path]:
-    """The files in a folder."""
-    return list(folder.glob(f"*{SUFFIX}"))
-
-
-def clear(folder: Path) -> int:
-    """Remove all files of a folder, also those that were not finished; their bytes. Processes that use some go on."""
-    freed = 0
-    for file in (*packed_files(folder), *folder.glob(f".*{SUFFIX}-*")):
-        freed += file.stat().st_size
-        file.unlink(missing_ok=True)
-    return freed

@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from retouch.errors import RetouchError
-from retouch.frontend.capture import Captured
 from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Program
 from retouch.ir.value import Matrix, Value, Weight
@@ -44,15 +43,17 @@ class Weights:
     def __init__(
         self,
         module: nn.Module,
-        captured: Captured,
+        literals: dict[str, Tensor],
         program: Program,
         backend: Backend,
         files: PackedFiles | None = None,
     ) -> None:
-        """`files`: where packed weights are mapped from; None: they are in memory."""
+        """`literals`: tensors by names that are looked up there and not in the module. `files`: where packed weights
+        are mapped from; None: they are in memory.
+        """
         self.module, self.backend, self.files = module, backend, files
         self.names = program.constants
-        self.literals = captured.literals
+        self.literals = literals
         self.edges = [(m._modules, n, c) for m in module.modules() for n, c in m._modules.items() if c is not None]
         self.readers = [self._reader(name) for name in self.names.values()]
         self.folded = _constant_ops(program)

@@ -16,6 +16,7 @@ from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scor
 from retouch.ir.layout import Atom, Ref, axis, merge
 from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import HIDDEN, Attention
+from retouch.ops.dense import named
 
 
 def heads_of(ref: Ref) -> int:
@@ -111,6 +112,7 @@ def _bias(context: Context, mask: Item, node: Node) -> Matrix:
     return Matrix(value, value.shape, (0, 1), (batch, columns))
 
 
+@named
 def additive(mask: Tensor, batch: int, columns: int) -> Tensor:
     """float32 `[batch, columns]`: HIDDEN where a mask of booleans is False, one of numbers as it is."""
     if mask.dtype == torch.bool:

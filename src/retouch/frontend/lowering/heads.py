@@ -13,6 +13,7 @@ from torch.fx import Node
 from retouch.frontend.lowering.context import Context, instr
 from retouch.ir.layout import Atom, Dims, Ref, axis
 from retouch.ir.value import Matrix, Value
+from retouch.ops.dense import named
 from retouch.ops.head_product import HeadProduct
 
 
@@ -51,12 +52,14 @@ def heads_over(ref: Ref, dims: Sequence[int]) -> int:
     return ref.value.channels // ref.shape[last] if list(dims) == [last] and splits_heads(ref, last) else 0
 
 
+@named
 def window(width: int, start: int, count: int) -> Tensor:
     """`[1, width, 1, count]`, a matrix that takes channels `start` to `start + count`, zeros where there are none."""
     taken = torch.arange(start, start + count)
     return (torch.arange(width)[:, None] == taken).float()[None, :, None]
 
 
+@named
 def outside(width: int, start: int, count: int, fill: float) -> Tensor:
     """`[1, count]`: `fill` where `window` takes nothing, zero elsewhere."""
     taken = torch.arange(start, start + count)

@@ -12,7 +12,7 @@ from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.heads import heads_over
 from retouch.ir.layout import Ref
 from retouch.ir.value import Matrix, Value
-from retouch.ops.dense import Arg, Dense
+from retouch.ops.dense import Arg, Dense, named
 from retouch.ops.moments import Moments
 
 AFFINE = instr(("rows", 0), ("vector", 0), ("mul", 0, 1), ("vector", 1), ("add", 2, 3))
@@ -59,6 +59,7 @@ def instance_norm(context: Context, node: Node) -> Item:
     return _map_statistics(context, node, ref, ref.value.channels, weight, bias, float(eps))
 
 
+@named
 def batch_norm_affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """float32 `[1, 2C]`: scale and shift of a batch norm in evaluation, computed in float64, which the CPU has."""
     device = mean.device

@@ -15,6 +15,7 @@ from retouch.frontend.lowering.heads import is_of_heads, spread
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref, axis
 from retouch.ir.value import Matrix, Value
+from retouch.ops.dense import named
 
 
 @dataclass
@@ -150,11 +151,13 @@ def rotate(context: Context, node: Node, name: str, given: Complex, factor: Item
     return Complex(found.view(ref.shape))
 
 
+@named
 def _own(factor: Tensor) -> Tensor:
     """What real and imaginary parts of a number are multiplied by."""
     return factor.real.repeat_interleave(2, -1)
 
 
+@named
 def _other(factor: Tensor) -> Tensor:
     """What they are multiplied by for each other's part."""
     return torch.stack([-factor.imag, factor.imag], -1).flatten(-2)

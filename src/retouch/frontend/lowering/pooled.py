@@ -11,9 +11,11 @@ from torch.fx import Node
 from retouch.frontend.lowering.context import Context, NoRule
 from retouch.ir.layout import Ref, axis, merge
 from retouch.ir.value import Value
+from retouch.ops.dense import named
 from retouch.ops.mean import Mean
 
 
+@named
 def shaped(mean: Tensor, shape: Sequence[int], dtype: torch.dtype, count: int) -> Tensor:
     """The graph's tensor from means `[B, C]`, or from `count` of them the sum."""
     return (mean * count).reshape(shape).to(dtype)

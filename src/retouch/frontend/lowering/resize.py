@@ -20,6 +20,7 @@ from retouch.frontend.lowering.pooled import pooled
 from retouch.frontend.lowering.views import move
 from retouch.ir.geometry import AxisMap, Geometry, conv_geometry
 from retouch.ir.layout import Ref, image
+from retouch.ops.dense import named
 from retouch.ops.pool import Pool
 
 Taps = tuple[AxisMap, npt.NDArray[np.float32]]
@@ -56,6 +57,7 @@ def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str, fill: fl
     return _filled(context, node, ref, moved, sizes, fill) if fill and mode == "constant" else moved
 
 
+@named
 def border(shape: Sequence[int], sizes: Sequence[int], fill: float) -> Tensor:
     """Zeros `shape` with a border of `fill`."""
     return F.pad(torch.zeros(shape), list(sizes), value=fill)

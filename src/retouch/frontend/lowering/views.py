@@ -18,6 +18,7 @@ from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.layout import Atom, Ref, axis
 from retouch.ir.value import Value
+from retouch.ops.dense import named
 from retouch.ops.row_map import Map
 
 
@@ -175,6 +176,7 @@ def _beside(context: Context, node: Node, first: Strand, second: Strand) -> Ref:
     return context.map(node, ref, code, [ref.value], [context.channel_vector(signs, channels)], heads=heads)
 
 
+@named
 def _alternating(first: float, second: float, count: int) -> Tensor:
     return torch.tensor([first, second]).repeat(count // 2)
 
