@@ -122,6 +122,17 @@ def edited(client: Any, id_: str, base: int, left: int = 14, top: int = 9, size:
     )
 
 
+def keyed(client: Any, id_: str, key: str, base: int = 0, what: str = "edits", **given: Any) -> Any:
+    """The reply to an edit that may be sent twice."""
+    given |= {"refine": False} if what == "edits" else {}
+    return client.post(
+        f"/api/sessions/{id_}/{what}",
+        data=settings(base=base, rect=[14, 9, 5, 5], **given),
+        files={"overlay": ("o.png", stroke())},
+        headers={"Idempotency-Key": key},
+    )
+
+
 def pixels(client: Any, id_: str, version: int) -> Any:
     reply = client.get(f"/api/sessions/{id_}/versions/{version}.png")
     assert reply.status_code == 200, reply.text
