@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def test_exact_update_is_a_fresh_recording_bit_for_bit():
-    made = replace(case("taesd"), args=(noise(1, 3, 32, 32),), size=(32, 32))
+    made = replace(case("taesd"), args=(noise(1, 3, 16, 16),), size=(16, 16))
     net = retouch.compile(made.module, made.args, policy=EXACT, backend="triton")
     mask = made.spot(0.0, 0.0)
     edited = made.edited(mask)
