@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,19 +22,13 @@ import uvicorn
 from PIL import Image
 
 from studio_double import Double
-from studios import TOKENS
+from studios import TOKENS, free_port
 
 SERVE = Path(__file__).parent / "server/browser/serve.py"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update", "disable-sync")
 TOKEN = TOKENS["anna"]
 PATIENCE = float(os.environ.get("RETOUCH_PATIENCE", 120))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Real:

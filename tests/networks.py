@@ -1,4 +1,4 @@
-"""The networks that the invariants hold for, each built, captured and compiled once per process."""
+"""The networks that the invariants hold for, each built and compiled once per process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from retouch import Policy, Region, compile, incremental, models
-from retouch.frontend.capture import capture
+from retouch import Policy, Region, compile, models
 from retouch.models.registry import on_grid
 from support import noise
 
@@ -93,17 +91,10 @@ def case(name: str, dtype: torch.dtype = torch.float32) -> Case:
 
 
 @cache
-def _captured(name: str, dtype: torch.dtype) -> Any:
-    made = case(name, dtype)
-    return capture(made.module, *incremental.Signature(made.module, made.args, made.kwargs).example)
-
-
-@cache
 def compiled(name: str, policy: str | Policy, backend: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The compiled network; the capture is shared."""
+    """The compiled network."""
     made = case(name, dtype)
-    with patch.object(incremental, "capture", lambda *_: _captured(name, dtype)):
-        return compile(made.module, made.args, made.kwargs, policy=policy, backend=backend)
+    return compile(made.module, made.args, made.kwargs, policy=policy, backend=backend)
 
 
 def record(net: Any, made: Case) -> tuple[Tensor, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -27,7 +29,14 @@ from retouch.server.security import Access
 from retouch.server.studio import Studio
 from support import fill
 
-PORT = 8199
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+PORT = int(os.environ.setdefault("RETOUCH_TEST_PORT", str(free_port())))
+"""One for each process of the tests, and those that it starts."""
 TOKENS = {"anna": "a" * 43, "ben": "b" * 43}
 HOST = f"127.0.0.1:{PORT}"
 BEARER = {"Authorization": f"Bearer {TOKENS['anna']}"}
@@ -119,6 +128,17 @@ def edited(client: Any, id_: str, base: int, left: int = 14, top: int = 9, size:
         f"/api/sessions/{id_}/edits",
         data=settings(base=base, rect=[left, top, size, size], **{"refine": False, **given}),
         files={"overlay": ("o.png", stroke(size))},
+    )
+
+
+def keyed(client: Any, id_: str, key: str, base: int = 0, what: str = "edits", **given: Any) -> Any:
+    """The reply to an edit that may be sent twice."""
+    given |= {"refine": False} if what == "edits" else {}
+    return client.post(
+        f"/api/sessions/{id_}/{what}",
+        data=settings(base=base, rect=[14, 9, 5, 5], **given),
+        files={"overlay": ("o.png", stroke())},
+        headers={"Idempotency-Key": key},
     )
 
 

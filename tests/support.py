@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import retouch
+from captures import remembered
 from retouch import Policy, Region, incremental
-from retouch.frontend.capture import capture
 from retouch.plan.cost import KERNELS, Rate, Rates
 from retouch.runtime.needs import needed
 
 torch.set_num_threads(2)
+incremental.capture = remembered(incremental.capture)
 
 EXACT = Policy("exact", dilate=0, dilate_grid=0, exact=True, crossover=1.0)
 """The `exact` preset without the crossover, so that updates of tiny networks take the sparse path."""
@@ -133,10 +133,8 @@ def same(a: list[Any], b: list[Any]) -> bool:
 
 
 def compile_all(module: nn.Module, args: Sequence[Any], policy: Policy = EXACT) -> list[Any]:
-    """The module compiled for every backend, captured once: capturing takes most of the time."""
-    found = capture(module, *incremental.Signature(module, args, {}).example)
-    with patch.object(incremental, "capture", lambda *_: found):
-        return [retouch.compile(module, tuple(args), policy=policy, backend=b) for b in BACKENDS]
+    """The module compiled for every backend."""
+    return [retouch.compile(module, tuple(args), policy=policy, backend=b) for b in BACKENDS]
 
 
 def check(

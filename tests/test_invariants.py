@@ -26,8 +26,11 @@ def tolerance(name):
 """Between two ways of summing the same float32 numbers, through a whole network."""
 
 
-def _name(policy: str | Policy) -> str:
-    return policy.name if isinstance(policy, Policy) else policy
+def turns(names, policies, each):
+    """Networks with `each` of the policies in turn; with all of them where rows outside are compared."""
+    pairs = [(name, policies[(n + k) % len(policies)]) for n, name in enumerate(names) for k in range(each)]
+    named = [f"{name}-{policy.name if isinstance(policy, Policy) else policy}" for name, policy in pairs]
+    return pytest.mark.parametrize(("name", "policy"), pairs, ids=named)
 
 
 def rms(a: Tensor, b: Tensor) -> float:
@@ -78,8 +81,7 @@ def test_exact_update_is_a_fresh_recording_within_rounding(name):
     assert error(updated, edited.dense()) < tolerance(name)
 
 
-@pytest.mark.parametrize("policy", ["balanced", SHARED], ids=_name)
-@pytest.mark.parametrize("name", NAMES)
+@turns(NAMES, ["balanced", SHARED], each=1)
 def test_update_of_everything_is_a_fresh_recording(name, policy):
     net, made = compiled(name, policy), case(name)
     mask = torch.ones(made.size, dtype=torch.bool)
@@ -103,8 +105,7 @@ def test_result_does_not_depend_on_the_number_of_threads():
 # 3. Nothing changed: nothing runs.
 
 
-@pytest.mark.parametrize("policy", ["exact", *POLICIES])
-@pytest.mark.parametrize("name", NAMES)
+@turns(NAMES, ["exact", *POLICIES], each=1)
 def test_empty_region_returns_the_recording_and_runs_nothing(name, policy, monkeypatch):
     net, made = compiled(name, policy), case(name)
     y, recording = record(net, made)
@@ -117,8 +118,7 @@ def test_empty_region_returns_the_recording_and_runs_nothing(name, policy, monke
 # 4. Outside its active rows an operation changes nothing.
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, SHARED, PROBED], ids=_name)
-@pytest.mark.parametrize("name", NAMES)
+@turns(NAMES, [*POLICIES, SHARED, PROBED], each=5)
 def test_rows_outside_are_those_of_the_recording(name, policy):
     net, made = compiled(name, policy), case(name)
     mask = made.spot()
@@ -199,8 +199,7 @@ def test_changed_prompt_changes_the_region_under_shared_regions(name):
 # 6. Edits are undone and redone bit for bit, and add up.
 
 
-@pytest.mark.parametrize("policy", ["balanced", "exact", SHARED, PROBED], ids=_name)
-@pytest.mark.parametrize("name", NAMES)
+@turns(NAMES, ["balanced", "exact", SHARED, PROBED], each=2)
 def test_edits_are_undone_and_redone_bit_for_bit(name, policy):
     net, made = compiled(name, policy), case(name)
     y, recording = record(net, made)
@@ -233,8 +232,7 @@ def test_edits_in_sequence_stay_near_a_fresh_recording(name):
 # 7. Backends agree.
 
 
-@pytest.mark.parametrize("policy", ["fast", SHARED, PROBED], ids=_name)
-@pytest.mark.parametrize("name", NAMES)
+@turns(NAMES, ["fast", SHARED, PROBED], each=2)
 def test_backends_agree_in_float32(name, policy):
     made = case(name)
     mask = made.spot()
@@ -248,8 +246,7 @@ def test_backends_agree_in_float32(name, policy):
     assert error(updated, updated_reference) < tolerance(name)
 
 
-@pytest.mark.parametrize("policy", [EXACT, SHARED, PROBED], ids=_name)
-@pytest.mark.parametrize("name", [n for n in NAMES if "full width" not in n])
+@turns([n for n in NAMES if "full width" not in n], [EXACT, SHARED, EXACT, PROBED], each=2)
 def test_bfloat16_is_as_near_to_float32_as_pytorch_is(name, policy):
     single, made = case(name), case(name, torch.bfloat16)
     mask = made.spot()

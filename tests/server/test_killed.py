@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif("RETOUCH_KILLS" not in os.environ, reason="takes
 KILLS = int(os.environ.get("RETOUCH_KILLS", "50"))
 PATIENCE = 300
 
-# Forks servers of one folder, one after the other: imports and weights are there at once.
+# Forks servers of one folder, one after the other: imports, weights and networks are there at once.
 ZYGOTE = """
 import os, sys
 sys.path[:0] = [{tests!r}]
@@ -30,7 +30,7 @@ torch.set_num_threads(1)
 import uvicorn
 from retouch.server.app import application
 from studios import PORT, editor, studio
-editor()
+editor().unrecorded((32, 32), None, None, 1.0, None, 2, 0, 1.0)
 while True:
     pid = os.fork()
     if not pid:

@@ -1,6 +1,7 @@
 """Two servers of one folder: a session is open in one of them, and goes to the other when that is asked for it."""
 
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from retouch.editing.archive import Archive
 from retouch.editing.manifest import ArchiveError
 from retouch.server.limits import Limits
 from retouch.server.tasks import Question
-from studios import asked_for, asking, created, edited, editor, idle, page, pixels, settings, stroke, studio
+from studios import asked_for, asking, created, edited, editor, idle, keyed, page, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -29,6 +30,17 @@ def expected(*strokes):
     for left, top in strokes:
         session.edit(painted(session.pixels, top, left))
     return session.pixels
+
+
+@contextmanager
+def held(made, id_):
+    """Nothing is computed for a session in a block."""
+    with made.pool.using(made.pool.find("anna", id_)) as session:
+        over = threading.Event()
+        blocking = session.start(Question(over.wait))
+        yield
+        over.set()
+        blocking.result(60)
 
 
 def test_a_session_goes_from_server_to_server(clients):
@@ -91,15 +103,6 @@ def test_a_session_that_another_server_deleted_is_gone(clients):
     assert first.get("/api/sessions").json() == []
 
 
-def keyed(client, id_, key, base=0):
-    return client.post(
-        f"/api/sessions/{id_}/edits",
-        data=settings(base=base, rect=[14, 9, 5, 5], refine=False),
-        files={"overlay": ("o.png", stroke())},
-        headers={"Idempotency-Key": key},
-    )
-
-
 def test_an_edit_that_is_sent_again_to_another_server_counts_once(clients):
     (first, second), _ = clients
     id_ = created(first)
@@ -119,14 +122,9 @@ def test_an_edit_that_is_sent_again_to_another_server_counts_once(clients):
 def test_edits_that_were_joined_count_once_each(clients):
     (first, second), made = clients
     id_ = created(first)
-    entry = made[0].pool.find("anna", id_)
-    with made[0].pool.using(entry) as session:
-        held = threading.Event()
-        blocking = session.start(Question(held.wait))
+    with held(made[0], id_):
         assert keyed(first, id_, "a").status_code == 202
         assert keyed(first, id_, "b").status_code == 202
-        held.set()
-        blocking.result(60)
     assert len(idle(first, id_)["tree"]) == 2
     for key in "ab":
         assert keyed(second, id_, key).status_code == 202
@@ -151,3 +149,36 @@ def test_a_session_that_is_asked_for_again_at_another_server_is_made_once(client
     idle(first, id_)
     assert asked_for(second, "s").json()["id"] == id_
     assert len(second.get("/api/sessions").json()) == 1
+
+
+def test_an_edit_that_was_cancelled_may_be_sent_again(clients):
+    (first, _), made = clients
+    id_ = created(first)
+    with held(made[0], id_):
+        job = keyed(first, id_, "k").json()["job"]
+        assert keyed(first, id_, "k").json()["job"] == job  # it waits
+        assert first.delete(f"/api/sessions/{id_}/jobs/{job}").status_code == 204
+        assert keyed(first, id_, "k").json()["job"] > job
+    assert len(idle(first, id_)["tree"]) == 2
+
+
+def test_a_request_whose_job_is_part_of_another_is_told_that_one(clients):
+    (first, _), made = clients
+    id_ = created(first)
+    with held(made[0], id_):
+        keyed(first, id_, "a")
+        job = keyed(first, id_, "b").json()["job"]
+        assert keyed(first, id_, "a").json()["job"] == job
+    assert len(idle(first, id_)["tree"]) == 2
+
+
+def test_jobs_of_a_later_server_have_higher_numbers(clients):
+    """Pages may have news of the server before that they did not read yet."""
+    (first, second), made = clients
+    id_ = created(first)
+    made[0].pool.find("anna", id_).count += 1000  # as many jobs, in no time
+    numbers = []
+    for base, client in enumerate((first, second, first)):
+        numbers.append(edited(client, id_, base, left=2 + 8 * base).json()["job"])
+        idle(client, id_)
+    assert numbers == sorted(set(numbers))

@@ -177,6 +177,12 @@ class Job(Future[R]):
             raise Cancelled
 
     @property
+    def keys(self) -> set[str]:
+        """Of the requests that it is to do: its own, and those of a job in whose place it is."""
+        older = self.replaces  # looked at first: what it takes over becomes its own before it lets go of that
+        return {*self.origin.keys, *(older.origin.keys if older else ())}
+
+    @property
     def seconds(self) -> float:
         """Since it was submitted."""
         return time.perf_counter() - self._submitted

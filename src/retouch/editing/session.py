@@ -159,7 +159,7 @@ class Session(ABC):
         self.opening: Job[Self] | None = None
         self.awaited: Mapping[str, Tensor] = {}  # of the first version, before there is one
         self.lock = RLock()
-        self._closed = self._dropped = False
+        self._closed = self._dropped = self._gathers = False
         self._history: History[Version] = History()
         self._next = 0
 
@@ -380,6 +380,21 @@ class Session(ABC):
         self._commit(self._history.added(version))
         self._next += 1
 
+    @contextmanager
+    def sealed_together(self) -> Iterator[None]:
+        """Versions that are made in a block are in the folder all at once, when it ends; none is if it fails."""
+        with self.lock:
+            before, self._gathers = self._history, True
+            try:
+                yield
+                self._gathers = False
+                self._commit(self._history)
+            except BaseException:
+                self._history = before
+                raise
+            finally:
+                self._gathers = False
+
     def is_last(self, version: Version) -> bool:
         """True for the current version if nothing was made from it."""
         history, current = self._history, self.version
@@ -488,7 +503,7 @@ class Session(ABC):
 
     def _commit(self, history: History[Version]) -> None:
         """Make that the session's history, in its folder first; without old edits' layers when they take too much."""
-        if self.archive is not None:
+        if self.archive is not None and not self._gathers:
             self._write(history, self.archive)
         files = self.archive is not None and not self.archive.light
         small = self.store.taken <= self.store.history

@@ -12,13 +12,13 @@ from retouch.editing.canvas.resample import Scaling
 from retouch.editing.kinds import AnySession
 from retouch.server import frames
 from retouch.server.cost import of_edit
-from retouch.server.edits import check_base
+from retouch.server.edits import check_base, once
 from retouch.server.entry import Entry, Looking
 from retouch.server.forms import ExpandForm, LookForm
 from retouch.server.hub import Message
 from retouch.server.idempotency import Key
 from retouch.server.problems import Problem, documented
-from retouch.server.studio import Caller, InSession, InStudio, Studio, check_jobs
+from retouch.server.studio import InSession, InStudio, Studio
 from retouch.server.uploads import Rectangle
 from retouch.server.work import Work
 
@@ -98,28 +98,24 @@ def _told(viewport: Scaling | None, state: State) -> dict[str, Any]:
 
 
 @router.post("/expand", status_code=202, responses=documented(409, 413, 503, 507))
-def expand(form: ExpandForm, studio: InStudio, caller: Caller, entry: InSession, key: Key = None) -> dict[str, int]:
+def expand(form: ExpandForm, studio: InStudio, entry: InSession, key: Key = None) -> dict[str, int]:
     """Make a canvas larger and draw what is new. It begins from a guess, a version of its own, which goes again if that
     is cancelled or fails.
     """
 
-    def begin() -> dict[str, int]:
-        check_jobs(studio, caller)
-        with studio.pool.using(entry) as session:
-            canvas = canvas_of(session)
-            check_base(session, form.base)
-            height, width = canvas.size
-            height, width = height + form.top + form.bottom, width + form.left + form.right
-            if (height, width) == canvas.size:
-                raise Problem(422, "say by how many pixels: left, top, right, bottom")
-            if height * width > studio.limits.pixels:
-                raise Problem(413, f"it would be {width}x{height}, more than {studio.limits.pixels} pixels")
-            work = Work(studio, entry, "expand")
-            asked = form.model_dump(exclude={"base"}, exclude_none=True)
-            return {"job": work.follow(canvas.submit_expand(**asked, progress=work.progress), of_edit(canvas))}
+    def begin(session: AnySession, work: Work) -> int:
+        canvas = canvas_of(session)
+        check_base(session, form.base)
+        height, width = canvas.size
+        height, width = height + form.top + form.bottom, width + form.left + form.right
+        if (height, width) == canvas.size:
+            raise Problem(422, "say by how many pixels: left, top, right, bottom")
+        if height * width > studio.limits.pixels:
+            raise Problem(413, f"it would be {width}x{height}, more than {studio.limits.pixels} pixels")
+        asked = form.model_dump(exclude={"base"}, exclude_none=True)
+        return work.follow(canvas.submit_expand(**asked, progress=work.progress), of_edit(canvas))
 
-    found: dict[str, int] = entry.answers.once(key, begin)
-    return found
+    return once(studio, entry, "expand", key, begin)
 
 
 @router.get("/versions/{version}/difference", response_class=Response, responses={**BINARY, **documented(409)})

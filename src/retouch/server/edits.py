@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Header
@@ -65,31 +66,40 @@ def variants(
 def _begun(
     studio: Studio, entry: Entry, form: DrawnForm, files: Files, key: str | None, deadline: float | None
 ) -> dict[str, int]:
-    keys = () if key is None else (digest(key),)
-    most = min(studio.limits.backlog, deadline or math.inf)
-    origin = Origin(keys, entry.owner, time.monotonic() + (deadline or math.inf))
+    wait = deadline or math.inf
 
-    def begin() -> dict[str, int]:
+    def begin(session: AnySession, work: Work) -> int:
+        check_base(session, form.base)
+        drawn = Drawn.read(form, files, session.size, entry.instance)
+        seconds = of_edit(session) * (form.n if isinstance(form, VariantsForm) else 1)
+        admit(studio.pool.backlog(), seconds, min(studio.limits.backlog, wait), recording=False)
+        return work.follow(started(session, drawn, work), seconds)
+
+    return once(studio, entry, kind_of(form), key, begin, time.monotonic() + wait)
+
+
+def once(
+    studio: Studio,
+    entry: Entry,
+    kind: Kind,
+    key: str | None,
+    begin: Callable[[AnySession, Work], int],
+    until: float = math.inf,
+) -> dict[str, int]:
+    """The job of a request: one that waits or runs for its key; one that is done, where a version was made by that,
+    maybe in an earlier run of this server or another one; or what `begin` makes of it, for whom waits `until` then.
+    """
+    keys = set() if key is None else {digest(key)}
+    with entry.lock:  # a request that comes twice at once begins once
+        for number, job in list(entry.jobs.items()):
+            if not job.done() and not keys.isdisjoint(job.keys):
+                return {"job": number}
+        # Of what ended by now all is sealed.
         check_jobs(studio, entry.owner)
-        with studio.pool.using(entry) as session, asked_by(origin):
-            work = Work(studio, entry, kind_of(form))
-            if was_made(session, keys):
-                return {"job": work.ended()}
-            check_base(session, form.base)
-            drawn = Drawn.read(form, files, session.size, entry.instance)
-            seconds = of_edit(session) * (form.n if isinstance(form, VariantsForm) else 1)
-            admit(studio.pool.backlog(), seconds, most, recording=False)
-            job = started(session, drawn, work)
-            job.add_done_callback(lambda ended: entry.answers.forget_failed(key, ended))
-            return {"job": work.follow(job, seconds)}
-
-    found: dict[str, int] = entry.answers.once(key, begin)
-    return found
-
-
-def was_made(session: AnySession, keys: tuple[str, ...]) -> bool:
-    """Whether a version was made by a request of these keys, maybe of an earlier run of this server or another one."""
-    return any(not {*keys}.isdisjoint(version.facts.get("keys", ())) for version in session.versions)
+        with studio.pool.using(entry) as session, asked_by(Origin(tuple(keys), entry.owner, until)):
+            work = Work(studio, entry, kind)
+            made = any(not keys.isdisjoint(version.facts.get("keys", ())) for version in session.versions)
+            return {"job": work.ended() if made else begin(session, work)}
 
 
 def kind_of(form: DrawnForm) -> Kind:

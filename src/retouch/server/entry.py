@@ -21,7 +21,6 @@ from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST, Manifest
 from retouch.server.frames import Difference
 from retouch.server.hub import Hub
-from retouch.server.idempotency import Answers
 from retouch.server.problems import Problem
 
 
@@ -38,7 +37,7 @@ class Entry:
     """One session, in memory or only in its folder.
 
     held: bytes that count against the budget. users: requests and edits that need the session in memory. jobs: those
-    of this run of the server by number, costs: their predicted seconds. answers: to edits that may be sent twice.
+    of this run of the server by number, costs: their predicted seconds. count: the number of the last one, see `Pool`.
     shown: the version that pages were brought to, and its picture, if that is no canvas. estimate: the last version
     made, and the result that knows how far it may be off. passing: it may be removed when its owner has no room for
     another. draft: the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to
@@ -56,8 +55,7 @@ class Entry:
     passing: bool = False
     jobs: dict[int, Job[Any]] = field(default_factory=dict)
     costs: dict[int, float] = field(default_factory=dict)
-    count: int = field(default_factory=lambda: int(time.time()))  # pages know those of runs before
-    answers: Answers = field(default_factory=Answers)
+    count: int = 0
     shown: tuple[int, Pixels | None] | None = None
     estimate: tuple[int, Any] | None = None
     draft: Job[Any] | None = None

@@ -1,7 +1,8 @@
 """Requests that may be sent twice and count once: those that carry an Idempotency-Key.
 
-While a server runs it remembers what it answered. Beyond that, versions know by which keys they were made, sealed with
-them; and a session made under a key has an id that follows from it.
+Nothing is remembered of an edit beside itself: jobs that wait or run know the keys of their requests, and so do the
+versions that they make, sealed with them. A session made under a key has an id that follows from it; while a server
+runs it remembers what it answered to these.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, 
 from retouch.editing.manifest import MANIFEST
 from retouch.errors import OptionError
 from retouch.server.entry import Entry
-from retouch.server.idempotency import Answers
 from retouch.server.limits import Limits
 from retouch.server.metrics import Metrics
 from retouch.server.models import Models
@@ -39,6 +38,10 @@ PATIENCE = 2
 """Seconds after which a caller is told to come again when all memory is in use, or another server has the session."""
 ASKING = 0.05
 """Seconds between questions whether a session can be had."""
+JOBS = 1 << 24
+"""Numbers of jobs under one claim. Under a later one they are higher, in whichever server: pages that have heard of
+those before take no news of them for news of others. (Up to 2**29 claims they are exact in JavaScript.)
+"""
 
 
 class Pool:
@@ -243,7 +246,9 @@ class Pool:
         end = time.monotonic() + self.limits.wait
         while True:
             try:
-                return self.holder.claim(entry.folder)
+                claim = self.holder.claim(entry.folder)
+                entry.count = max(entry.count, claim.number * JOBS)
+                return claim
             except HeldError as error:
                 if time.monotonic() > end:
                     raise Problem(
@@ -275,7 +280,7 @@ class Pool:
         with self._lock:
             if entry.session is not None:
                 self._put_away(entry)
-            entry.shown, entry.answers = None, Answers()
+            entry.shown = None
         entry.hub.send(None)
         self._gauge()
 

@@ -84,7 +84,8 @@ class Varied(Task[Edited]):
         session, count = self.session, self.count
         seeds = None if self.seed is None else [self.seed + k for k in range(count)]
         found = session.variants(count, seeds=seeds, **self.asked)
-        self.made = [found.choose(number) for number in reversed(range(count))][::-1]
+        with session.sealed_together():
+            self.made = [found.choose(number) for number in reversed(range(count))][::-1]
         pixels = session.pixels
         job.show("result", session.version.number, full_box(pixels), pixels, (1, 1))
         return self.made[0]

@@ -11,6 +11,7 @@ import retouch
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
 from pipelines import painted, picture
 from retouch import VariantsError
+from retouch.editing.manifest import Manifest
 from retouch.incremental import Incremental
 from retouch.plan.policy import Policy
 
@@ -139,6 +140,22 @@ def test_a_choice_is_kept_in_the_sessions_folder(session, tmp_path):
     assert np.array_equal(loaded.pixels, shown)
     assert equal(contents(loaded), held)
     assert loaded.version.facts["seed"] == 1
+    loaded.close()
+
+
+def test_choices_are_sealed_together_or_not_at_all(session, tmp_path):
+    found = session.variants(3, painted(session.pixels))
+    session.save(tmp_path / "house")
+    with pytest.raises(VariantsError, match="there is no variant 3"), session.sealed_together():
+        found.choose(2), found.choose(3)
+    assert [version.facts.get("seed") for version in session.versions] == [None]
+    with session.sealed_together():
+        found.choose(1)
+        assert len(Manifest.read(tmp_path / "house").versions) == 1
+        found.choose(0)
+    session.close()
+    loaded = retouch.open(tmp_path / "house", editor=editor("sd", SPARSE))
+    assert [version.facts.get("seed") for version in loaded.versions] == [None, 1, 0]
     loaded.close()
 
 

@@ -31,7 +31,7 @@ from retouch.editing.canvas.versions import Expansion, PictureSession
 from retouch.editing.canvas.view import Together, View, ViewSession
 from retouch.editing.canvas.viewport import MOST, holds, whole
 from retouch.editing.images import Box, ImageLike, Pixels, threshold_of
-from retouch.editing.jobs import Job
+from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.session import Version, locked
 from retouch.errors import FallbackWarning, OptionError
 from retouch.incremental import Incremental
@@ -257,7 +257,7 @@ class Edits(PictureSession):
         new = np.ones(found.size, np.bool_)
         new[old] = False
         facts = {"edit": "expanded", "region": float(new.mean()), "steps": 0, "seconds": {"total": 0.0}}
-        with self._making() as calls:
+        with asked_by(Origin()), self._making() as calls:  # a guess is not what was asked for
             self._changed(grow, calls, {**facts, **self._texts({})})
         try:
             request = self._request(None, new, None, None, options)
