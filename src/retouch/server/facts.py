@@ -60,7 +60,7 @@ def known(result: Any) -> float | None:
 def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
     """All of a session."""
     session, (kind, settings) = entry.session, entry.about
-    saved = () if session is not None else entry.manifest().versions
+    saved = () if session is not None or entry.awaited is not None else entry.manifest().versions
     nbytes = session.held_bytes if session is not None else sum(each.nbytes for each in saved)
     name, scale, (height, width) = models.name_of(settings), scale_of(kind), entry.size
     return {
@@ -68,6 +68,7 @@ def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
         "kind": kind,
         "model": name,
         "size": [height * scale, width * scale],
+        "state": "open" if entry.history.versions else "opening",
         "settings": {each: settings[each] for each in TOLD if each in settings},
         **tree_of(entry),
         "bytes": nbytes,

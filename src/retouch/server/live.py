@@ -78,10 +78,12 @@ def _greeting(studio: Studio, entry: Entry, seen: str | None) -> Iterator[str | 
 
 
 def _picture(entry: Entry, head: int | None, seen: str | None) -> Iterator[bytes]:
-    if head is None:  # the picture may be there before the first version is
-        session = entry.session
-        if session is not None and "image" in session.awaited:
-            yield from frames.messages("picture", Difference.between(None, session.pixels), 0)
+    coming = entry.coming if head is None else None  # the picture may be there before the first version is
+    if coming is not None:
+        yield from frames.messages("picture", Difference.between(None, coming), 0)
+    elif head is None:
+        if entry.history.versions:  # since the session was told of
+            yield from _picture(entry, entry.history.current, None)
     elif seen != str(head):
         known = any(str(version.number) == seen for version in entry.history.versions)
         difference = entry.difference((int(seen), None) if seen is not None and known else None, head)

@@ -169,7 +169,7 @@ def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, coun
         asked: dict[str, Any] = {"mask": mask, "prompt": prompt, "inpaint": region is not None}
         asked["progress"] = work.progress
         if count > 1:
-            job = session.start(Varied(session, count, None, asked))
+            job: Job[Any] = session.start(Varied(session, count, None, asked))
         else:
             job = session.submit(refine="off", join=False, **asked)
         return Begun(entry, job, work.follow(job, seconds))
@@ -224,8 +224,10 @@ def _begun(studio: Studio, caller: str, form: OpenForm, pixels: Pixels | None) -
 def _pictures(job: Job[Any]) -> list[Pixels]:
     """What a job made."""
     result = job.result()
-    made = job.task.made if isinstance(job.task, Varied) else [result]
-    return [np.asarray(each.image) for each in made]
+    if isinstance(job.task, Varied):
+        session = job.task.session
+        return [session.history[number].pixels for number in job.task.made]
+    return [np.asarray(result.image)]
 
 
 def _events(made: list[Begun], output: Output) -> Iterator[bytes]:
