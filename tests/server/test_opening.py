@@ -83,7 +83,10 @@ def test_the_reply_comes_before_networks_are_compiled(client, held, kind):
     facts = client.get(f"/api/sessions/{told['id']}").json()
     assert (facts["kind"], facts["state"], facts["size"]) == (kind, "opening", [*SIZES[kind]])
     assert (facts["tree"], facts["settings"]["strength"], facts["capabilities"]["canvas"]) == ([], 1.0, kind == CANVAS)
-    assert facts["jobs"] == [{"job": told["job"], "state": "running"}]
+    until(lambda: "total" in client.get(f"/api/sessions/{told['id']}").json()["jobs"][0])
+    (job,) = client.get(f"/api/sessions/{told['id']}").json()["jobs"]
+    assert job.pop("total") > 1
+    assert job == {"job": told["job"], "state": "running", "done": 0, "text": "preparing the networks"}
     assert [each["id"] for each in client.get("/api/sessions").json()] == [told["id"]]
     busy = edited(client, told["id"], 0)
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "2")

@@ -57,11 +57,12 @@ class Entry:
     """One session, in memory or only in its folder.
 
     awaited: what is known of it until it is made. held: bytes that count against the budget. users: requests and edits
-    that need the session in memory. jobs: those of this run of the server by number, costs: their predicted seconds.
-    answers: to edits that may be sent twice. shown: the version that pages were brought to, and its picture, if that is
-    no canvas. estimate: the last version made, and the result that knows how far it may be off. passing: it may be
-    removed when its owner has no room for another. draft: the last one. looking: what of a canvas is prepared.
-    instance: the highest id that an edit gave to an instance of labels.
+    that need the session in memory. jobs: those of this run of the server by number, costs: their predicted seconds,
+    progress: what was told of them last (done, total and text). answers: to edits that may be sent twice. shown: the
+    version that pages were brought to, and its picture, if that is no canvas. estimate: the last version made, and the
+    result that knows how far it may be off. passing: it may be removed when its owner has no room for another. draft:
+    the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to an instance of
+    labels.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Entry:
     passing: bool = False
     jobs: dict[int, Job[Any]] = field(default_factory=dict)
     costs: dict[int, float] = field(default_factory=dict)
+    progress: dict[int, tuple[int, int, str]] = field(default_factory=dict)
     count: int = field(default_factory=lambda: int(time.time()))  # pages know those of runs before
     answers: Answers = field(default_factory=Answers)
     shown: tuple[int, Pixels | None] | None = None

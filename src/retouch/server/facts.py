@@ -74,11 +74,16 @@ def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
         "bytes": nbytes,
         "capabilities": {**capabilities(models.editors[name], kind), "instances": settings.get("instances", False)},
         "jobs": [
-            {"job": number, "state": "running" if job.running() else "queued"}
+            {"job": number, "state": "running" if job.running() else "queued", **_progress(entry, number)}
             for number, job in list(entry.jobs.items())
             if not job.done()
         ],
     }
+
+
+def _progress(entry: Entry, number: int) -> dict[str, Any]:
+    """What was told last of a job."""
+    return dict(zip(("done", "total", "text"), entry.progress.get(number, ()), strict=False))
 
 
 def listed(models: Models, entry: Entry) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Named, Studio, check_jobs
 from retouch.server.work import Work, show, tell_tree
 
+Source = npt.NDArray[Any] | Picture
+"""Pixels, labels, or the picture of a canvas."""
 BINARY: dict[int | str, dict[str, Any]] = {
     200: {"description": "A message as the WebSocket has it", "content": {"application/octet-stream": {}}}
 }
@@ -79,7 +81,7 @@ def _made(
     if ids is not None and not isinstance(editor, LabelEditor):
         raise Problem(422, "instances go with a model that makes pictures from labels")
     limit = studio.limits.pixels
-    source = None if data is None else _source(editor, data, limit, form.canvas)
+    source = None if data is None else source_of(editor, data, limit, form.canvas)
     options = {} if ids is None else {"instances": cropped(editor, _integers(ids, "the map of instances", limit))}
     made = begin(studio, caller, form, source, options, id_)
     made.job.add_done_callback(lambda ended: studio.answers.forget_failed(key, ended))
@@ -103,7 +105,7 @@ def begin(
     studio: Studio,
     caller: str,
     form: OpenForm,
-    source: npt.NDArray[Any] | Picture | None,
+    source: Source | None,
     options: Mapping[str, Any] = MappingProxyType({}),
     id_: str | None = None,
 ) -> Begun:
@@ -155,7 +157,7 @@ def begin(
     return Begun(entry, opening.job, work.number)
 
 
-def _check(editor: AnyEditor, form: OpenForm, source: npt.NDArray[Any] | Picture | None, most: int) -> None:
+def _check(editor: AnyEditor, form: OpenForm, source: Source | None, most: int) -> None:
     """Problem 422 or 413, or PipelineError, for what can be refused before anything is computed."""
     if source is None and not isinstance(editor, Editor):
         raise Problem(422, "this model makes no pictures from words; send it one")
@@ -170,11 +172,7 @@ def _check(editor: AnyEditor, form: OpenForm, source: npt.NDArray[Any] | Picture
 
 
 def _awaited(
-    opening: Opening,
-    editor: AnyEditor,
-    form: OpenForm,
-    source: npt.NDArray[Any] | Picture | None,
-    options: Mapping[str, Any],
+    opening: Opening, editor: AnyEditor, form: OpenForm, source: Source | None, options: Mapping[str, Any]
 ) -> Awaited:
     """What is told of a session until it is made."""
     if isinstance(source, Picture):
@@ -191,8 +189,8 @@ def _awaited(
     return Awaited(opening, kind, {**known, **usual, **options}, source)
 
 
-def _source(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None) -> npt.NDArray[Any] | Picture:
-    """What a session is opened on: a `Picture` for a canvas, unless that is not wanted."""
+def source_of(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None = None) -> Source:
+    """What a session is opened on: a `Picture` for a canvas, which None is for what the model does not take whole."""
     if isinstance(editor, LabelEditor):
         return cropped(editor, _integers(data, "the map of labels", limit))
     if isinstance(editor, Editor) and canvas is None:

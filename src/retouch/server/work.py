@@ -83,6 +83,7 @@ class Work:
 
     def _progress(self, done: int, total: int, text: str) -> None:
         self._run()
+        self.entry.progress[self.number] = done, total, text
         self._send(event="progress", job=self.number, done=done, total=total, text=text)
 
     def _frame(self, frame: Frame) -> None:
@@ -107,6 +108,7 @@ class Work:
 
     def _done(self, job: Future[Any]) -> None:
         entry = self.entry
+        entry.progress.pop(self.number, None)
         try:
             error = None if job.cancelled() else job.exception()
             state = "cancelled" if job.cancelled() else "failed" if error else "done"

@@ -373,11 +373,11 @@ export class Live extends Emitter {
     else if (event.event === 'problem') this.emit('problem', explain(event.error));
   }
 
-  /** @param {SessionFacts & {jobs?: {job: number, state: string}[]}} facts */
+  /** @param {SessionFacts & {jobs?: (Partial<Work> & {job: number})[]}} facts */
   #hello(facts) {
     this.facts = facts;
     this.jobs.clear();
-    for (const { job, state } of facts.jobs ?? []) this.#note(job, { state });
+    for (const work of facts.jobs ?? []) this.#note(work.job, work);
     const known = new Set((facts.jobs ?? []).map(({ job }) => job));
     const away = this.sent.filter(({ job, state }) => state === 'running' && job !== null && !known.has(job));
     for (const { job, rect } of away) this.#settle(/** @type {number} */ (job), rect);
