@@ -174,8 +174,8 @@ def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, coun
         work = Work(studio, entry, kind)
         mask = np.ones(session.size, np.bool_) if region is None else region
         box = box_of(mask)
-        where = {"mask": mask[box], "box": box} if isinstance(session, Canvas) else {"mask": mask}
-        asked = {**where, "prompt": prompt, "inpaint": region is not None, "progress": work.progress}
+        where: dict[str, Any] = {"mask": mask[box], "box": box} if isinstance(session, Canvas) else {"mask": mask}
+        asked: dict[str, Any] = {**where, "prompt": prompt, "inpaint": region is not None, "progress": work.progress}
         if count > 1:
             job: Job[Any] = session.start(Varied(session, count, None, asked))
         else:
