@@ -148,7 +148,10 @@ export class Live extends Emitter {
   #address() {
     const address = new URL(this.api.url(`api/sessions/${this.id}/live`));
     address.protocol = address.protocol.replace('http', 'ws');
-    if (this.seen !== null) address.searchParams.set('seen', String(this.seen));
+    if (this.seen !== null) {
+      address.searchParams.set('seen', String(this.seen));
+      address.searchParams.set('refined', trees.find(this.tree, this.seen)?.refined ?? '');
+    }
     return address.href;
   }
 
