@@ -23,11 +23,16 @@ class Opening:
         self.made = Event()
         self.job: Job[AnySession] = Job(self, Question(make), self)
         self._lock = RLock()
+        self._thread = Thread(target=self._run, name="retouch opening", daemon=True)
         self._recording: Job[Any] | None = None
 
     def begin(self) -> None:
         """Start the thread."""
-        Thread(target=self._run, name="retouch opening", daemon=True).start()
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, or so long."""
+        self._thread.join(seconds)
 
     # A queue
 

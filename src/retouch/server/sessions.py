@@ -149,6 +149,7 @@ def begin(
         entry.shown = 0, None if isinstance(source, Picture) else source
     work.follow(opening.job, last.seconds)
     opening.job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
+    studio.openings.add(opening)
     opening.begin()
     opening.made.wait(AT_ONCE if isinstance(editor, Editor) else None)
     job = opening.job
