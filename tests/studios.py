@@ -118,6 +118,14 @@ def idle(client: Any, id_: str, patience: float = 60) -> dict[str, Any]:
     raise AssertionError("the session is still busy")
 
 
+def until(found: Any, patience: float = 60) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + patience
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def stroke(size: int = 5, colour: tuple[int, ...] = (255, 0, 40, 255)) -> bytes:
     return png(np.full((size, size, 4), colour, np.uint8))
 

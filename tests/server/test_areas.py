@@ -20,11 +20,11 @@ def client(tmp_path_factory):
         yield client
 
 
-def opened(client, name="sd"):
+def opened(client, name="sd", source=None):
     reply = client.post(
         "/api/sessions",
         data=settings(model=f"tiny/{name}", steps=2, strength=1.0, **({"prompt": "e f"} if name == "sd" else {})),
-        files={"picture": ("x.png", png(picture(name)))},
+        files={"picture": ("x.png", png(picture(name) if source is None else source))},
     )
     assert reply.status_code == 202, reply.text
     idle(client, reply.json()["id"])
@@ -74,6 +74,23 @@ def test_what_is_painted_is_edited_beside_the_areas_and_a_mask_says_it_all(clien
         assert sent(client, id_, files=[*files, *more]).status_code == 202
         assert len(idle(client, id_)["tree"]) == 2
         assert np.array_equal(pixels(client, id_, 1), expected(image=drawn, mask=mask))
+
+
+def test_areas_of_a_canvas_have_their_words_as_in_the_library(client):
+    source = np.random.default_rng(0).integers(0, 256, (10, 15, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    id_ = opened(client, source=source)
+    reply = sent(client, id_)
+    assert reply.status_code == 202, reply.text
+    told = idle(client, id_)["tree"][1]["viewport"]
+    canvas = editor("sd").canvas(source, steps=2, strength=1.0, prompt="e f")
+    asked = {"areas": [(LEFT, "a b"), (RIGHT, "c", "d")], "box": (16, 8, 48, 24)}
+    left, top, width, height = told["rect"]
+    box = slice(top, top + height), slice(left, left + width)
+    candidates = canvas.plan(**asked).candidates
+    plan = next(each for each in candidates if (each.way, each.viewport.box) == (told["way"], box))
+    canvas.edit(**asked, plan=plan)
+    assert canvas.version.facts["areas"] == [{"prompt": "a b", "negative": None}, {"prompt": "c", "negative": "d"}]
+    assert np.array_equal(pixels(client, id_, 1), canvas.pixels)
 
 
 def test_areas_that_cannot_be_are_refused_and_change_nothing(client):

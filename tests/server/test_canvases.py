@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines import picture
 from retouch.server.limits import Limits
-from studios import BEARER, HOST, asking, edited, idle, lay, parsed, pixels, png, settings, stroke, studio
+from studios import BEARER, HOST, asking, edited, editor, idle, lay, parsed, pixels, png, settings, stroke, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 STEPS = {"steps": 2, "strength": 1.0}
@@ -89,7 +89,7 @@ def test_a_picture_of_another_size_is_edited_in_viewports(client):
     found = idle(client, id_)
     assert (found["kind"], found["size"], found["tree"][0]["viewport"]) == ("canvas", [HEIGHT, WIDTH], None)
     able = found["capabilities"]
-    assert (able["canvas"], able["inpaint"], able["variants"], able["areas"]) == (True, True, False, False)
+    assert (able["canvas"], able["inpaint"], able["variants"], able["areas"]) == (True, True, True, False)
     assert np.array_equal(pixels(client, id_, 0), photograph())
     assert edited(client, id_, 0, 60, 40, 12).status_code == 202
     found = idle(client, id_)
@@ -106,11 +106,25 @@ def test_a_picture_of_another_size_is_edited_in_viewports(client):
     assert np.array_equal(after[~inside], photograph()[~inside])
 
 
-def test_the_models_own_size_and_who_asks_for_it_get_a_session(client):
-    for source, given in ((png(picture("ddpm")), {}), (png(photograph(40, 40)), {"canvas": False})):
-        id_ = opened(client, source, **given)
-        assert idle(client, id_)["kind"] == "diffusion"
-    assert idle(client, opened(client, png(picture("ddpm")), canvas=True))["kind"] == "canvas"
+@pytest.mark.parametrize(
+    ("size", "given", "kind"),
+    [
+        ((32, 32), {}, "diffusion"),
+        ((32, 48), {}, "diffusion"),  # one and a half times as many pixels
+        ((24, 24), {}, "diffusion"),
+        ((40, 40), {}, "canvas"),  # more
+        ((16, 24), {}, "canvas"),  # less than half
+        ((32, 41), {}, "canvas"),  # the network does not divide it
+        ((40, 40), {"canvas": False}, "diffusion"),
+        ((32, 32), {"canvas": True}, "canvas"),
+    ],
+)
+def test_pictures_that_a_model_takes_whole_and_who_asks_for_it_get_a_session(client, size, given, kind):
+    form = settings(**{**STEPS, **given})
+    reply = client.post("/api/sessions", data=form, files={"picture": ("x.png", png(photograph(*size)))})
+    assert reply.json()["kind"] == kind
+    found = idle(client, reply.json()["id"])
+    assert (found["kind"], found["size"]) == (kind, [*size])
 
 
 def test_only_what_changed_travels_and_pages_hold_the_exact_picture(client):
@@ -298,19 +312,82 @@ def test_files_keep_alpha_depth_and_the_settings(client):
         assert Image.open(io.BytesIO(reply.content)).size == (WIDTH, HEIGHT)
 
 
+def planned(canvas, told, **asked):
+    """How the library makes an edit in the viewport that a server says it took."""
+    left, top, width, height = told["rect"]
+    box = slice(top, top + height), slice(left, left + width)
+    found = canvas.plan(**asked).candidates
+    return next(each for each in found if (each.way, each.viewport.box) == (told["way"], box))
+
+
+def painted_on(canvas, left, top, size):
+    drawn = canvas.pixels
+    drawn[top : top + size, left : left + size] = (255, 0, 40)
+    return drawn
+
+
+def test_variants_of_a_canvas_are_those_of_the_library(client):
+    id_ = opened(client)
+    with watching(client, id_) as socket:
+        page = Buffer(socket)
+        page.hear(lambda m: m.get("kind") == "picture")
+        reply = client.post(
+            f"/api/sessions/{id_}/variants",
+            data=settings(base=0, rect=[60, 40, 12, 12], n=3, seed=5),
+            files={"overlay": ("o.png", stroke(12))},
+        )
+        assert reply.status_code == 202, reply.text
+        assert page.done(reply.json()["job"])["state"] == "done"
+        assert np.array_equal(page.picture, pixels(client, id_, 3))
+        assert page.area < HEIGHT * WIDTH * 2
+    found = idle(client, id_)
+    assert [each["parent"] for each in found["tree"]] == [None, 0, 0, 0]
+    assert (found["head"], [each["seed"] for each in found["tree"][1:]]) == (3, [7, 6, 5])
+    canvas = editor().canvas(photograph(), **STEPS)
+    drawn = painted_on(canvas, 60, 40, 12)
+    plan = planned(canvas, found["tree"][3]["viewport"], image=drawn)
+    made = canvas.variants(3, drawn, seeds=[5, 6, 7], plan=plan)
+    for number, version in enumerate((3, 2, 1)):
+        made.choose(number)
+        assert np.array_equal(pixels(client, id_, version), canvas.pixels)
+
+
+def test_a_refined_canvas_reaches_its_pages(client):
+    id_ = opened(client)
+    with watching(client, id_) as socket:
+        page = Buffer(socket)
+        page.hear(lambda m: m.get("kind") == "picture")
+        client.post(f"/api/sessions/{id_}/view", json={"rect": [50, 30, 32, 32]})
+        page.hear(lambda m: m.get("event") == "viewport" and m["state"] == "recorded")
+        before = page.area
+        assert edited(client, id_, 0, 60, 40, 12, refine="dense").status_code == 202
+        page.hear(lambda m: m.get("kind") == "result")
+        rough = page.picture.copy()
+        client.post(f"/api/sessions/{id_}/view", json={"rect": [0, 0, 32, 32]})
+        page.hear(lambda m: m.get("event") == "tree" and m["tree"][-1]["refined"] == "dense")
+        assert {"result", "refined"} <= {*page.kinds}
+        assert page.version == 1
+        assert page.area - before < HEIGHT * WIDTH
+        assert (page.picture != rough).any()
+        assert np.array_equal(page.picture, pixels(client, id_, 1))
+    prepared(client, id_, 0, 0, 32, 32)
+
+
 @pytest.mark.parametrize(
     ("asked", "files"),
     [
-        ({"n": 2}, {"overlay": ("o.png", stroke(5))}),
+        (
+            {"areas": [{"prompt": "a"}]},
+            {"overlay": ("o.png", stroke(5)), "areas": ("a.png", png(np.full((5, 5), 255, np.uint8)))},
+        ),
         ({}, {}),
         ({"rect": [WIDTH - 2, 0, 5, 5]}, {"overlay": ("o.png", stroke(5))}),
     ],
 )
 def test_what_canvases_do_not_do_is_said(client, asked, files):
     id_ = opened(client)
-    where = "variants" if "n" in asked else "edits"
     form = settings(**{"base": 0, "rect": [5, 5, 5, 5], **asked})
-    reply = client.post(f"/api/sessions/{id_}/{where}", data=form, files=files)
+    reply = client.post(f"/api/sessions/{id_}/edits", data=form, files=files)
     assert (reply.status_code, reply.headers["content-type"]) == (422, "application/problem+json")
     assert (
         client.post(

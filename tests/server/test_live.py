@@ -10,7 +10,7 @@ from starlette.websockets import WebSocketDisconnect
 from retouch.server.frames import Difference, messages
 from retouch.server.hub import LONGEST, Hub, Message, Watcher
 from retouch.server.limits import Limits
-from studios import BEARER, OTHER, asking, created, edited, idle, lay, page, parsed, pixels, studio
+from studios import BEARER, OTHER, asking, created, edited, idle, lay, page, parsed, pixels, studio, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -81,6 +81,20 @@ def test_refinements_reach_the_page(client):
         here.hear(lambda m: m.get("event") == "tree" and m["tree"][-1]["refined"] == "dense")
         assert here.version == 1
         assert np.array_equal(here.picture, pixels(client, id_, 1))
+
+
+def test_a_page_that_was_away_while_its_version_was_refined_gets_it(client):
+    id_ = created(client)
+    edited(client, id_, 0, refine="dense")
+    until(lambda: idle(client, id_)["tree"][1]["refined"] == "dense")
+    for seen, kinds in (("1&refined=dense", []), ("1", ["picture"]), ("1&refined=step", ["picture"])):
+        with page(client, id_, seen=seen) as here:
+            here.hear(lambda m: m.get("event") == "hello")
+            client.post(f"/api/sessions/{id_}/versions/1/name", json={"name": "x"})
+            here.hear(lambda m: m.get("event") == "tree")
+            assert here.kinds == kinds
+            if kinds:
+                assert np.array_equal(here.picture, pixels(client, id_, 1))
 
 
 def test_a_deleted_session_closes_its_pages(client):

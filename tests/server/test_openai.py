@@ -82,6 +82,85 @@ def test_several_edits_at_once_are_the_variants_of_the_library(client):
     assert all(np.array_equal(opened(event.b64_json), made) for event, made in zip(events, found, strict=False))
 
 
+def sheet(height=100, width=150, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 10), -(-width // 10), 3), np.uint8)
+    return coarse.repeat(10, 0).repeat(10, 1)[:height, :width]
+
+
+def holed(size, top, left, side):
+    """A mask of a picture of that size, with a square that is transparent."""
+    levels = np.full((*size, 4), 255, np.uint8)
+    levels[top : top + side, left : left + side, 3] = 0
+    return png(levels)
+
+
+def test_pictures_of_any_size_are_edited_as_canvases(client):
+    image = sheet()
+    given = {"image": ("a.png", png(image)), "mask": ("m.png", holed((100, 150), 40, 60, 16)), "prompt": "a b"}
+    raw = client.images.with_raw_response.edit(**given)
+    assert raw.headers["retouch-incremental"] == "false"
+    first = opened(raw.parse().data[0].b64_json)
+    assert first.shape == image.shape
+    assert (first != image)[40:56, 60:76].any()
+    far = np.ones((100, 150), bool)
+    far[:80, 30:110] = False
+    assert np.array_equal(first[far], image[far])
+    again = {"image": ("a.png", png(first)), "mask": ("m.png", holed((100, 150), 48, 64, 12)), "prompt": "c"}
+    second = client.images.with_raw_response.edit(**again)
+    assert second.headers["retouch-incremental"] == "true"
+    assert second.headers["retouch-session"] == raw.headers["retouch-session"]
+    made = opened(second.parse().data[0].b64_json)
+    assert (made != first)[48:60, 64:76].any()
+    assert np.array_equal(made[far], first[far])
+    once_more = client.images.with_raw_response.edit(**again)  # of what it was before: a canvas of its own
+    assert once_more.headers["retouch-incremental"] == "false"
+
+
+def test_several_edits_of_a_canvas_and_their_events(client):
+    image = sheet(90, 170, seed=1)
+    given = {"image": ("a.png", png(image)), "mask": ("m.png", holed((90, 170), 30, 40, 16)), "prompt": "a b"}
+    found = [opened(each.b64_json) for each in client.images.edit(**given, n=3).data]
+    assert [each.shape for each in found] == [image.shape] * 3
+    assert len({each[30:46, 40:56].tobytes() for each in found}) == 3
+    assert all(np.array_equal(each[:, 140:], image[:, 140:]) for each in found)
+    stream = client.images.edit(**{**given, "image": ("a.png", png(found[0]))}, stream=True, partial_images=2)
+    events = list(stream)
+    assert events[-1].type == "image_edit.completed"
+    assert events[-1].size == "170x90"
+    assert all(opened(event.b64_json).shape == image.shape for event in events)
+    redrawn = opened(client.images.edit(image=("a.png", png(sheet(70, 110))), prompt="a").data[0].b64_json)
+    assert redrawn.shape == (70, 110, 3)
+
+
+def test_a_canvas_is_edited_as_the_library_does(tmp_path):
+    image, made = sheet(seed=2), studio(tmp_path, names=("sd",))
+    with asking(made) as client:
+        files = {"image": ("a.png", png(image)), "mask": ("m.png", holed((100, 150), 40, 60, 16))}
+        reply = client.post("/v1/images/edits", data={"prompt": "a b"}, files=files)
+        assert reply.status_code == 200, reply.text
+        told = client.get(f"/api/sessions/{reply.headers['retouch-session']}").json()
+    assert told["kind"] == "canvas"
+    (_, version) = told["tree"]
+    assert (version["edit"], version["prompt"]) == ("inpaint", "a b")
+    region = np.zeros((100, 150), bool)
+    region[40:56, 60:76] = True
+    canvas = editor("sd").canvas(image, prompt="a b", strength=1.0)
+    left, top, width, height = version["viewport"]["rect"]
+    box = slice(top, top + height), slice(left, left + width)
+    candidates = canvas.plan(mask=region, prompt="a b").candidates
+    way = version["viewport"]["way"]
+    canvas.inpaint(region, prompt="a b", plan=next(c for c in candidates if (c.way, c.viewport.box) == (way, box)))
+    assert np.array_equal(opened(reply.json()["data"][0]["b64_json"]), canvas.pixels)
+
+
+def test_only_pictures_over_the_limit_are_refused(tmp_path):
+    with asking(studio(tmp_path, Limits(pixels=10_000), names=("sd",))) as client:
+        for height, status in ((66, 200), (67, 413)):
+            files = {"image": ("a.png", png(sheet(height, 150)))}
+            reply = client.post("/v1/images/edits", data={"prompt": "a"}, files=files)
+            assert reply.status_code == status, reply.text
+
+
 def test_generations(client):
     made = client.images.generate(prompt="a b", n=2, size="64x64", output_format="webp")
     pictures = [opened(each.b64_json) for each in made.data]

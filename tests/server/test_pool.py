@@ -13,7 +13,7 @@ import pytest
 from pipelines import painted, picture
 from retouch.server.limits import Limits
 from retouch.server.work import Work
-from studios import asking, created, edited, editor, idle, pixels, png, studio
+from studios import asking, created, edited, editor, idle, pixels, png, studio, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -63,12 +63,14 @@ def test_what_is_told_of_a_session_does_not_open_it(tmp_path):
         assert figure(client, "retouch_reopenings_total") == before
 
 
-def test_a_session_that_needs_more_than_there_is_is_refused(tmp_path):
+def test_a_session_that_needs_more_than_there_is_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("retouch.server.sessions.AT_ONCE", 60)
     with asking(studio(tmp_path, Limits(memory=1000))) as client:
         reply = client.post(
             "/api/sessions", data={"settings": '{"steps": 2}'}, files={"picture": ("x.png", png(picture("ddpm")))}
         )
         assert reply.status_code == 507
+        until(lambda: not list(tmp_path.glob("anna/*")))
         assert client.get("/api/sessions").json() == []
     assert not [path for path in tmp_path.rglob("*") if path.is_dir() and len(path.name) == 32]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,14 +119,26 @@ def _loaded(names: Sequence[str], options: dict[str, Any]) -> dict[str, AnyEdito
 
 def _first(studio: Studio, picture: Path | None, demo: bool, owner: str) -> str | None:
     """The id of a session on the picture that was named, or that of the demo; None without one."""
+    from retouch.editing.canvas.picture import Picture
+    from retouch.editing.diffusion.editor import Editor
     from retouch.editing.images import as_pixels
     from retouch.server.forms import OpenForm
-    from retouch.server.models import cropped
+    from retouch.server.models import cropped, shows_whole
     from retouch.server.sessions import begin
 
     if picture is None and not demo:
         return None
     editor = studio.models.named(None)
     if picture is None:
-        return begin(studio, owner, OpenForm(generate=True, prompt=PROMPT, seed=SEED), None).entry.id
-    return begin(studio, owner, OpenForm(), cropped(editor, as_pixels(picture))).entry.id
+        made = begin(studio, owner, OpenForm(generate=True, prompt=PROMPT, seed=SEED), None)
+    else:
+        read = Picture.read(picture)
+        whole = not isinstance(editor, Editor) or shows_whole(editor, read.size)
+        made = begin(studio, owner, OpenForm(), cropped(editor, as_pixels(picture)) if whole else read)
+    made.job.add_done_callback(_tell_failed)
+    return made.entry.id
+
+
+def _tell_failed(job: Future[Any]) -> None:
+    if not job.cancelled() and (error := job.exception()) is not None:
+        note(f"the picture cannot be opened: {error}")

@@ -209,7 +209,10 @@ class Job(Future[R]):
         rows, columns = box
         rectangle = columns.start, rows.start, columns.stop, rows.stop
         done, dense = (counted.macs, counted.dense_macs) if counted else (0, 0)
-        frame = Frame(kind, version, rectangle, pixels, *at, self.seconds, done, dense - done)
+        self.add(Frame(kind, version, rectangle, pixels, *at, self.seconds, done, dense - done))
+
+    def add(self, frame: Frame) -> None:
+        """Add a frame, one of another job for example."""
         with self._shown:
             self._frames = [(n, f) for n, f in self._frames if f.kind != "preview"] + [(self._count, frame)]
             self._count += 1
@@ -226,6 +229,13 @@ class Job(Future[R]):
             self._shown.notify_all()
         for told in self._ends:
             told()
+
+    def end(self) -> None:
+        """Cancel it, as nobody runs it any more."""
+        self.stopping = True
+        self.close()
+        super().cancel()
+        self.set_running_or_notify_cancel()
 
     def watch(self, watcher: Callable[[Frame], None]) -> None:
         """Hand every frame to `watcher` when it is made, those there are first.

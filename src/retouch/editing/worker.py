@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Hashable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,15 +21,15 @@ MOST = 64
 class Worker:
     """The queue of a device and its thread; which job is next say its `Turns`.
 
-    A session has one refinement that waits, of its last edit. It is begun when no job waits that is urgent and no
-    session edits without a job (`claimed`), and left before its next network call when that changes, to begin anew
-    later. A job that nobody waits for any more when its turn comes ends with a SessionError.
+    A session has one refinement that waits of each kind of task, that of its last one. It is begun when no job waits
+    that is urgent and no session edits without a job (`claimed`), and left before its next network call when that
+    changes, to begin anew later. A job that nobody waits for any more when its turn comes ends with a SessionError.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._changed = threading.Condition()
         self._turns = Turns()
-        self._unrefined: dict[Hashable, Job[Any]] = {}
+        self._unrefined: dict[tuple[Hashable, type], Job[Any]] = {}
         self._running: Job[Any] | None = None
         self._claims = 0
         self._thread = threading.Thread(target=self._work, name=f"retouch {device}", daemon=True)
@@ -53,7 +52,7 @@ class Worker:
                 self._thread.start()
             self._changed.notify_all()
         for older in replaced:
-            _end(older)
+            older.end()
         return job
 
     def _replaced(self, job: Job[Any]) -> list[Job[Any]]:
@@ -75,12 +74,12 @@ class Worker:
         """Stop a job wherever it is; False when it has ended."""
         with self._changed:
             waits, runs = self._turns.remove(job), job is self._running and not job.over
-            unrefined = self._unrefined.get(job.session) is job
+            unrefined = self._unrefined.get(_place(job)) is job
             if unrefined:
-                del self._unrefined[job.session]
+                del self._unrefined[_place(job)]
             job.stopping = job.stopping or waits or runs or unrefined
         if waits:
-            _end(job)
+            job.end()
         elif unrefined:
             job.close()
         return waits or runs or unrefined
@@ -88,7 +87,7 @@ class Worker:
     def cancel_all(self, session: Hashable) -> None:
         """Stop all jobs of a session."""
         with self._changed:
-            known = [*self._turns.of(session), self._unrefined.get(session), self._running]
+            known = [*self._turns.of(session), *self._unrefined.values(), self._running]
         for job in known:
             if job is not None and job.session is session:
                 self.cancel(job)
@@ -96,7 +95,7 @@ class Worker:
     def stop_refining(self, session: Hashable) -> None:
         """Leave the session's last edit as it is."""
         with self._changed:
-            known = [self._unrefined.get(session), self._running]
+            known = [*self._unrefined.values(), self._running]
         for job in known:
             if job is not None and job.session is session and job.done():
                 self.cancel(job)
@@ -164,7 +163,7 @@ class Worker:
             with asking(job.go_on), asked_by(job.origin):
                 result = job.task.run(job)
         except Cancelled:
-            _end(job)
+            job.end()
         except BaseException as error:
             job.close(error)
             job.set_exception(error)
@@ -177,8 +176,8 @@ class Worker:
 
     def _await_refinement(self, job: Job[Any]) -> None:
         with self._changed:
-            older = self._unrefined.pop(job.session, None)
-            self._unrefined[job.session] = job
+            older = self._unrefined.pop(_place(job), None)
+            self._unrefined[_place(job)] = job
         if older is not None:
             older.close()
 
@@ -201,12 +200,9 @@ class Worker:
         job.close()
 
 
-def _end(job: Job[Any]) -> None:
-    """Cancel a job that nobody runs any more."""
-    job.stopping = True
-    job.close()
-    Future.cancel(job)
-    job.set_running_or_notify_cancel()
+def _place(job: Job[Any]) -> tuple[Hashable, type]:
+    """Where its refinement waits."""
+    return job.session, type(job.task)
 
 
 _workers: dict[torch.device, Worker] = {}

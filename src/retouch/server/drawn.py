@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -49,9 +49,9 @@ class Files:
 class Drawn:
     """An edit apart from the picture that it is made on.
 
-    rectangle: where the overlay `[h, w, 4]` and `levels` `[h, w]` of the mask (None: the words find the region) lie in
-    a picture of `size` (H, W). taken: the highest id of an instance that an edit before it has, which may wait for its
-    turn yet.
+    rectangle: where the overlay `[h, w, 4]`, and `levels` `[h, w]` of the mask (None: the words find the region) and of
+    areas lie in a picture of `size` (H, W). taken: the highest id of an instance that an edit before it has, which may
+    wait for its turn yet.
     """
 
     form: DrawnForm
@@ -87,14 +87,16 @@ class Drawn:
         mask = np.maximum.reduce(found) if found else None
         if mask is not None and not mask.any():
             raise Problem(422, "nothing is painted: the mask, or the overlay's alpha, is 0 everywhere")
-        spread = (uploads.spread(each, rectangle, size) for each in masks)
-        areas = (Area(where, each.prompt, each.negative) for where, each in zip(spread, words, strict=True))
+        areas = (Area(where, each.prompt, each.negative) for where, each in zip(masks, words, strict=True))
         return Drawn(form, rectangle, size, overlay, mask, tuple(areas), taken)
 
     @property
     def mask(self) -> Pixels | None:
         """Levels of the mask in all of the picture `[H, W]`."""
-        return None if self.levels is None else uploads.spread(self.levels, self.rectangle, self.size)
+        return None if self.levels is None else self._spread(self.levels)
+
+    def _spread(self, levels: Any) -> Pixels:
+        return uploads.spread(levels, self.rectangle, self.size)
 
     def asked(self, session: AnySession) -> dict[str, Any]:
         """The arguments of an edit of the session's current picture. Problem 422 for what its kind does not do."""
@@ -113,12 +115,12 @@ class Drawn:
 
     def _on_canvas(self, session: Canvas) -> dict[str, Any]:
         """What is in the rectangle alone."""
-        if isinstance(self.form, VariantsForm) or self.areas:
-            raise Problem(422, "a picture of another size than the model's has no variants and no words for areas")
         if self.levels is None:
             raise Problem(422, "say where: paint, or mark with a mask")
         rows, columns = self.rectangle.part
         given = {"mask": self.levels, "box": (rows, columns), **self._words()}
+        if self.areas:
+            given["areas"] = self.areas
         if self.overlay is not None and "inpaint" not in given:
             seen = session.seen(session.version.number, (rows, columns))
             given["image"] = uploads.over(seen, self.overlay)
@@ -137,7 +139,8 @@ class Drawn:
         return {name: value for name, value in found.items() if value is not None}
 
     def _redrawn(self, session: DiffusionSession) -> dict[str, Any]:
-        found = {"mask": self.mask, "areas": self.areas or None, **self._words()}
+        areas = [replace(each, mask=self._spread(each.mask)) for each in self.areas]
+        found = {"mask": self.mask, "areas": areas or None, **self._words()}
         if self.overlay is not None and "inpaint" not in found:
             found["image"] = uploads.composited(session.pixels, self.overlay, self.rectangle)
         given = {name: value for name, value in found.items() if value is not None}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Header
 from pydantic import Json
 
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnySession
@@ -19,6 +20,7 @@ from retouch.server.drawn import Drawn, Files
 from retouch.server.entry import Entry
 from retouch.server.forms import DrawnForm, EditForm, VariantsForm
 from retouch.server.idempotency import Key, digest
+from retouch.server.models import capabilities
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import InSession, InStudio, Studio, check_jobs
 from retouch.server.tasks import Draft, Varied
@@ -70,6 +72,7 @@ def _begun(
 
     def begin(session: AnySession, work: Work) -> int:
         check_base(session, form.base)
+        _check_words(studio, session, form)
         drawn = Drawn.read(form, files, session.size, entry.instance)
         seconds = of_edit(session) * (form.n if isinstance(form, VariantsForm) else 1)
         admit(studio.pool.backlog(), seconds, min(studio.limits.backlog, wait), recording=False)
@@ -118,6 +121,13 @@ def check_base(session: AnySession, base: int) -> None:
         raise Problem(409, f"version {base} is not the head, that is {head}; draw on that one", head=head)
 
 
+def _check_words(studio: Studio, session: AnySession, form: DrawnForm) -> None:
+    """Problem 422 for words for areas of a model that reads none."""
+    name = studio.models.name_of(session.settings)
+    if form.areas and not capabilities(studio.models.editors[name], session.kind)["areas"]:
+        raise Problem(422, "this model reads no words, so areas can have none")
+
+
 def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
     """The job of an edit; drafts before it end."""
     form, entry = drawn.form, work.entry
@@ -129,7 +139,7 @@ def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
     entry.end_draft()
     if "instances" in asked:
         entry.instance = int(asked["instances"].max())
-    if not isinstance(session, DiffusionSession):
+    if not isinstance(session, DiffusionSession | Canvas):
         job: Job[Any] = session.submit(**asked)
         return job
     if isinstance(form, VariantsForm):
@@ -137,4 +147,6 @@ def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
     refine: float | str = form.refine
     if isinstance(form.refine, bool):
         refine = ENOUGH if form.refine else "off"
+    if isinstance(session, Canvas):
+        return session.submit(refine=refine, **asked)
     return session.submit(base=form.base if session.versions else None, refine=refine, **asked)

@@ -21,6 +21,7 @@ from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST, Manifest
 from retouch.server.frames import Difference
 from retouch.server.hub import Hub
+from retouch.server.opening import Opening
 from retouch.server.problems import Problem
 
 
@@ -32,22 +33,42 @@ class Looking:
     job: Job[None]
 
 
+@dataclass(frozen=True, eq=False)
+class Awaited:
+    """What is known of a session before it is made.
+
+    settings: those of its manifest, as far as they are told. picture: what it begins with, if that is known.
+    """
+
+    opening: Opening
+    kind: str
+    settings: Mapping[str, Any]
+    picture: Pixels | Picture | None
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """The picture `[H, W, 3]`."""
+        return self.picture.seen() if isinstance(self.picture, Picture) else self.picture
+
+
 @dataclass(eq=False)
 class Entry:
     """One session, in memory or only in its folder.
 
-    held: bytes that count against the budget. users: requests and edits that need the session in memory. jobs: those
-    of this run of the server by number, costs: their predicted seconds. count: the number of the last one, see `Pool`.
-    shown: the version that pages were brought to, and its picture, if that is no canvas. estimate: the last version
-    made, and the result that knows how far it may be off. passing: it may be removed when its owner has no room for
-    another. draft: the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to
-    an instance of labels.
+    awaited: what is known of it until it is made. held: bytes that count against the budget. users: requests and edits
+    that need the session in memory. jobs: those of this run of the server by number, costs: their predicted seconds,
+    progress: what was told of them last (done, total and text). count: the number of the last one, see `Pool`. shown:
+    the version that pages were brought to, and its picture, if that is no canvas. estimate: the last version made, and
+    the result that knows how far it may be off. passing: it may be removed when its owner has no room for another.
+    draft: the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to an
+    instance of labels.
     """
 
     id: str
     owner: str
     folder: Path
     session: AnySession | None = None
+    awaited: Awaited | None = None
     held: int = 0
     users: int = 0
     touched: float = field(default_factory=time.time)
@@ -55,6 +76,7 @@ class Entry:
     passing: bool = False
     jobs: dict[int, Job[Any]] = field(default_factory=dict)
     costs: dict[int, float] = field(default_factory=dict)
+    progress: dict[int, tuple[int, int, str]] = field(default_factory=dict)
     count: int = 0
     shown: tuple[int, Pixels | None] | None = None
     estimate: tuple[int, Any] | None = None
@@ -79,17 +101,29 @@ class Entry:
     @property
     def about(self) -> tuple[str, Mapping[str, Any]]:
         """Its kind and settings, wherever it is."""
-        session = self.session
+        awaited, session = self.awaited, self.session
         if session is not None:
             return session.kind, session.settings
+        if awaited is not None:
+            return awaited.kind, awaited.settings
         manifest = self.manifest()
         return manifest.kind, manifest.settings
 
     @property
     def history(self) -> History[Any]:
         """The tree of its versions, wherever it is."""
-        session = self.session
-        return session.history if session is not None else self.manifest().history
+        awaited, session = self.awaited, self.session
+        if session is not None:
+            return session.history
+        return self.manifest().history if awaited is None else History()
+
+    @property
+    def coming(self) -> Pixels | None:
+        """The picture before there is a version of it; None where it is not known, or there is one."""
+        awaited, session = self.awaited, self.session
+        if session is not None:
+            return session.pixels if "image" in session.awaited else None
+        return None if awaited is None else awaited.pixels
 
     @property
     def size(self) -> tuple[int, int]:

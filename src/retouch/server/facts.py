@@ -60,7 +60,7 @@ def known(result: Any) -> float | None:
 def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
     """All of a session."""
     session, (kind, settings) = entry.session, entry.about
-    saved = () if session is not None else entry.manifest().versions
+    saved = () if session is not None or entry.awaited is not None else entry.manifest().versions
     nbytes = session.held_bytes if session is not None else sum(each.nbytes for each in saved)
     name, scale, (height, width) = models.name_of(settings), scale_of(kind), entry.size
     return {
@@ -68,16 +68,22 @@ def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
         "kind": kind,
         "model": name,
         "size": [height * scale, width * scale],
+        "state": "open" if entry.history.versions else "opening",
         "settings": {each: settings[each] for each in TOLD if each in settings},
         **tree_of(entry),
         "bytes": nbytes,
         "capabilities": {**capabilities(models.editors[name], kind), "instances": settings.get("instances", False)},
         "jobs": [
-            {"job": number, "state": "running" if job.running() else "queued"}
+            {"job": number, "state": "running" if job.running() else "queued", **_progress(entry, number)}
             for number, job in list(entry.jobs.items())
             if not job.done()
         ],
     }
+
+
+def _progress(entry: Entry, number: int) -> dict[str, Any]:
+    """What was told last of a job."""
+    return dict(zip(("done", "total", "text"), entry.progress.get(number, ()), strict=False))
 
 
 def listed(models: Models, entry: Entry) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class OpenForm(Form):
     """A session to be made: of the picture that comes with this, or with `generate` of words alone.
 
     size: [H, W] of what is generated. canvas: whether viewports of the picture are edited, or all of it is one session;
-    None: a session for a picture of the model's own size. What is None is as the model has it.
+    None: a session for a picture that the network divides and that has half to one and a half times the pixels that it
+    was trained for. What is None is as the model has it.
     """
 
     model: Annotated[str, Field(max_length=200)] | None = None

@@ -24,12 +24,17 @@ from retouch.server.studio import Studio
 GONE, CROWDED, BEHIND = 4404, 4429, 1013
 """Codes of closing: no such session (any more), too many WebSockets, too slow: come again for what was missed."""
 
+Seen = tuple[str | None, str]
+"""The version that a page holds, and how far that was refined."""
+
 router = APIRouter()
 
 
 @router.websocket("/api/sessions/{id}/live")
-async def live(socket: WebSocket, id: str, seen: Annotated[str | None, Query()] = None) -> None:
-    """Tell a page what it has missed since version `seen`, and then what happens."""
+async def live(
+    socket: WebSocket, id: str, seen: Annotated[str | None, Query()] = None, refined: Annotated[str, Query()] = ""
+) -> None:
+    """Tell a page what it has missed since version `seen`, which it knows `refined` so far, and then what happens."""
     studio: Studio = socket.app.state.studio
     caller: str = socket.state.caller
     await socket.accept()
@@ -45,13 +50,13 @@ async def live(socket: WebSocket, id: str, seen: Annotated[str | None, Query()] 
     entry.hub.join(watcher)
     studio.metrics.watchers.inc()
     try:
-        await _serve(socket, studio, entry, watcher, seen)
+        await _serve(socket, studio, entry, watcher, (seen, refined))
     finally:
         entry.hub.leave(watcher)
         studio.metrics.watchers.dec()
 
 
-async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watcher, seen: str | None) -> None:
+async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watcher, seen: Seen) -> None:
     with suppress(WebSocketDisconnect, RuntimeError):  # it may go away at any moment
         async for message in iterate_in_threadpool(_greeting(studio, entry, seen)):
             await _send(socket, message)
@@ -67,7 +72,7 @@ async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watch
         group.cancel_scope.cancel()
 
 
-def _greeting(studio: Studio, entry: Entry, seen: str | None) -> Iterator[str | bytes]:
+def _greeting(studio: Studio, entry: Entry, seen: Seen) -> Iterator[str | bytes]:
     """The session, and the picture of its head as far as the page does not have it."""
     try:
         facts = facts_of(studio.models, entry)
@@ -77,15 +82,19 @@ def _greeting(studio: Studio, entry: Entry, seen: str | None) -> Iterator[str | 
         yield json.dumps({"event": "problem", "error": problem.body()})
 
 
-def _picture(entry: Entry, head: int | None, seen: str | None) -> Iterator[bytes]:
-    if head is None:  # the picture may be there before the first version is
-        session = entry.session
-        if session is not None and "image" in session.awaited:
-            yield from frames.messages("picture", Difference.between(None, session.pixels), 0)
-    elif seen != str(head):
-        known = any(str(version.number) == seen for version in entry.history.versions)
-        difference = entry.difference((int(seen), None) if seen is not None and known else None, head)
-        yield from frames.messages("picture", difference, head)
+def _picture(entry: Entry, head: int | None, seen: Seen) -> Iterator[bytes]:
+    coming = entry.coming if head is None else None  # the picture may be there before the first version is
+    if coming is not None:
+        yield from frames.messages("picture", Difference.between(None, coming), 0)
+    elif head is None:
+        if entry.history.versions:  # since the session was told of
+            yield from _picture(entry, entry.history.current, seen)
+    else:
+        found = (v.number for v in entry.history.versions if (str(v.number), v.facts.get("refined", "")) == seen)
+        known = next(found, None)
+        if known != head:
+            difference = entry.difference(None if known is None else (known, None), head)
+            yield from frames.messages("picture", difference, head)
 
 
 async def _forward(socket: WebSocket, entry: Entry, watcher: Watcher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ from retouch.models.super_resolution import SCALE
 from retouch.server.problems import Problem
 
 T = TypeVar("T", bound=np.generic)
+
+LEAST, MOST = 1 / 2, 3 / 2
+"""Times the pixels that a model was trained for, between which it is shown a picture whole."""
 
 
 class Models:
@@ -65,7 +69,7 @@ def describe(editor: AnyEditor) -> dict[str, Any]:
 
 def capabilities(editor: AnyEditor, kind: str) -> dict[str, Any]:
     """What the page offers in sessions of a kind."""
-    diffusion, canvas = isinstance(editor, Editor), kind == Canvas.kind
+    diffusion = isinstance(editor, Editor)
     labels = None
     if isinstance(editor, LabelEditor):
         colours = coloured(np.arange(editor.count)[None])[0]
@@ -75,12 +79,12 @@ def capabilities(editor: AnyEditor, kind: str) -> dict[str, Any]:
         "prompt": isinstance(editor, Editor) and editor.model.reads_text,
         "inpaint": diffusion,
         "generate": diffusion,
-        "variants": diffusion and not canvas,
-        "canvas": canvas,
+        "variants": diffusion,
+        "canvas": kind == Canvas.kind,
         "any_size": diffusion,
         "labels": labels,
         "instances": isinstance(editor, LabelEditor),
-        "areas": isinstance(editor, Editor) and editor.model.reads_text and not canvas,
+        "areas": isinstance(editor, Editor) and editor.model.reads_text,
         "scale": scale_of(kind),
     }
 
@@ -95,6 +99,14 @@ def multiple_of(editor: AnyEditor) -> int:
     if isinstance(editor, Editor):
         return editor.model.multiple
     return editor.module.multiple if isinstance(editor, LabelEditor) else 1
+
+
+def shows_whole(editor: Editor, size: tuple[int, int]) -> bool:
+    """Whether a picture of a size (H, W) is a session unless somebody asks for a canvas: one that the network divides,
+    of about as many pixels as it was trained for.
+    """
+    trained = math.prod(editor.model.default_size)
+    return editor.takes(size) and LEAST * trained <= math.prod(size) <= MOST * trained
 
 
 def cropped(editor: AnyEditor, source: npt.NDArray[T]) -> npt.NDArray[T]:

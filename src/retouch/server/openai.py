@@ -1,9 +1,10 @@
 """Images in OpenAI's form, so that clients of theirs work: edits (there the transparent part of the mask is edited) and
 generations, at once or as server-sent events.
 
-When the posted picture is the current one of a live session of the same caller, the edit is made in that session, and
-computes only what it touches; the header `Retouch-Incremental` says so, `Retouch-Session` names the session. Sessions
-that were begun here give way to later ones when the caller has as many as the limit allows.
+When the posted picture is the current one of a live session or canvas of the same caller, the edit is made there, and
+computes only what it touches; the header `Retouch-Incremental` says so, `Retouch-Session` names the session. Pictures
+that the model does not take whole are edited as canvases. Sessions that were begun here give way to later ones when the
+caller has as many as the limit allows.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.canvas.drawing import Composed
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, box_of
 from retouch.editing.jobs import Frame, Job, Origin, asked_by
 from retouch.plan.region import Mask
 from retouch.server import uploads
@@ -30,7 +33,7 @@ from retouch.server.cost import admit, of_edit
 from retouch.server.entry import Entry
 from retouch.server.forms import OpenForm, Text
 from retouch.server.problems import Problem, documented
-from retouch.server.sessions import Begun, begin
+from retouch.server.sessions import Begun, Source, begin, source_of
 from retouch.server.studio import Caller, InStudio, Studio, check_jobs
 from retouch.server.tasks import Varied
 from retouch.server.uploads import Format
@@ -113,7 +116,7 @@ def generations(form: Generation, studio: InStudio, caller: Caller) -> Response:
     headers = {"Retouch-Session": made[0].entry.id, "Retouch-Incremental": "false"}
     if form.stream:
         return StreamingResponse(_events(made, output), media_type="text/event-stream", headers=headers)
-    return output.whole([picture for each in made for picture in _pictures(each.job)], headers)
+    return output.whole([picture for each in made for picture in _pictures(each)], headers)
 
 
 @router.post("/edits", response_class=JSONResponse)
@@ -132,13 +135,16 @@ def edits(
     stream: Annotated[bool, Form()] = False,
     partial_images: Annotated[Partial, Form()] = 0,
 ) -> Response:
-    """A picture with what is transparent in the mask made anew after the words; without a mask, all of it redrawn."""
+    """A picture of any size with what is transparent in the mask made anew after the words; without a mask, all of it
+    redrawn.
+    """
     given = [*(image or []), *(images or [])]
     if len(given) != 1:
         raise Problem(422, f"send one image, not {len(given)}")
     if not prompt:
         raise Problem(422, "send a prompt")
-    pixels, region = _read(studio, given[0].file.read(), None if mask is None else mask.file.read())
+    data = given[0].file.read()
+    pixels, region = _read(studio, data, None if mask is None else mask.file.read())
     if size not in (AUTO, f"{pixels.shape[1]}x{pixels.shape[0]}"):
         raise Problem(422, f"an edit has the size of its picture, {pixels.shape[1]}x{pixels.shape[0]}, not {size}")
     output = Output("image_edit", output_format, partial_images)
@@ -146,7 +152,8 @@ def edits(
     entry = _showing(studio, caller, name, pixels)
     headers = {"Retouch-Incremental": str(entry is not None).lower()}
     if entry is None:
-        begun = _begun(studio, caller, OpenForm(model=name, prompt=prompt, strength=1.0), pixels)
+        source = source_of(studio.models.named(name), data, studio.limits.pixels)
+        begun = _begun(studio, caller, OpenForm(model=name, prompt=prompt, strength=1.0), source)
         entry = begun.entry
         begun.job.result()
     headers["Retouch-Session"] = entry.id
@@ -154,22 +161,23 @@ def edits(
     made = _edited(studio, entry, prompt, region, n)
     if stream:
         return StreamingResponse(_events([made], output), media_type="text/event-stream", headers=headers)
-    return output.whole(_pictures(made.job), headers)
+    return output.whole(_pictures(made), headers)
 
 
 def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, count: int) -> Begun:
     """An edit that fills a region (None: redraws everything), so many times with other seeds."""
     kind: Kind = "variants" if count > 1 else "edit" if region is None else "inpaint"
     with studio.pool.using(entry) as session, asked_by(Origin(caller=entry.owner)):
-        assert isinstance(session, DiffusionSession)
+        assert isinstance(session, DiffusionSession | Canvas)
         seconds = of_edit(session) * count
         admit(studio.pool.backlog(), seconds, studio.limits.backlog, recording=False)
         work = Work(studio, entry, kind)
         mask = np.ones(session.size, np.bool_) if region is None else region
-        asked: dict[str, Any] = {"mask": mask, "prompt": prompt, "inpaint": region is not None}
-        asked["progress"] = work.progress
+        box = box_of(mask)
+        where: dict[str, Any] = {"mask": mask[box], "box": box} if isinstance(session, Canvas) else {"mask": mask}
+        asked: dict[str, Any] = {**where, "prompt": prompt, "inpaint": region is not None, "progress": work.progress}
         if count > 1:
-            job = session.start(Varied(session, count, None, asked))
+            job: Job[Any] = session.start(Varied(session, count, None, asked))
         else:
             job = session.submit(refine="off", join=False, **asked)
         return Begun(entry, job, work.follow(job, seconds))
@@ -202,30 +210,36 @@ def _showing(studio: Studio, caller: str, model: str, pixels: Pixels) -> Entry |
     """A session of the caller in memory that shows this picture, made with the model."""
     for entry in studio.pool.of(caller):
         session = entry.session
-        if not isinstance(session, DiffusionSession) or not session.versions:
+        if not isinstance(session, DiffusionSession | Canvas) or not session.versions:
             continue
-        if studio.models.name_of(session.settings) != model:
+        if studio.models.name_of(session.settings) != model or session.size != pixels.shape[:2]:
             continue
-        if session.pixels.shape == pixels.shape and np.array_equal(session.pixels, pixels):
+        if np.array_equal(session.pixels, pixels):
             return entry
     return None
 
 
-def _begun(studio: Studio, caller: str, form: OpenForm, pixels: Pixels | None) -> Begun:
+def _begun(studio: Studio, caller: str, form: OpenForm, source: Source | None) -> Begun:
     """A new session, which may be removed when there is no room for others."""
     own = [entry for entry in studio.pool.of(caller) if entry.passing and not entry.users]
     if len(studio.pool.of(caller)) >= studio.limits.sessions and own:
         studio.pool.remove(own[-1])
-    made = begin(studio, caller, form, pixels)
+    made = begin(studio, caller, form, source)
     made.entry.passing = True
     return made
 
 
-def _pictures(job: Job[Any]) -> list[Pixels]:
-    """What a job made."""
+def _pictures(made: Begun) -> list[Pixels]:
+    """What a job made, whole."""
+    job, entry = made.job, made.entry
     result = job.result()
-    made = job.task.made if isinstance(job.task, Varied) else [result]
-    return [np.asarray(each.image) for each in made]
+    if isinstance(job.task, Varied):
+        numbers = job.task.made
+    elif isinstance(result, Composed):
+        numbers = [frame.version for frame in job if frame.kind == "result"] or [entry.history.current]
+    else:
+        return [np.asarray(result.image)]
+    return [entry.pixels(number) for number in numbers]
 
 
 def _events(made: list[Begun], output: Output) -> Iterator[bytes]:
@@ -250,7 +264,7 @@ def _events_of(begun: Begun, output: Output) -> Iterator[bytes]:
             yield output.event("partial_image", _with(picture, frame), partial_image_index=sent)
             sent += 1
         elif frame.kind == "result":
-            for made in _pictures(begun.job):
+            for made in _pictures(begun):
                 yield output.event("completed", made, usage=USAGE)
             return
     begun.job.result()

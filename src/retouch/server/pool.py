@@ -94,7 +94,7 @@ class Pool:
         """The session of that caller if it is recorded, or is being recorded here."""
         with suppress(Problem):
             entry = self.find(owner, id_)
-            if entry.session is not None or (entry.folder / MANIFEST).exists():
+            if entry.session is not None or entry.awaited is not None or (entry.folder / MANIFEST).exists():
                 return entry
         return None
 
@@ -152,21 +152,23 @@ class Pool:
         return entry
 
     def start(self, entry: Entry, begin: Callable[[Path], AnySession], light: bool = False) -> AnySession:
-        """Put a new session into memory, kept `light` in its folder or whole; nothing of it is left when that fails."""
+        """Put a new session into memory, kept `light` in its folder or whole. When that fails, or it was removed
+        meanwhile, it is for the caller to `remove` it.
+        """
         claim = self._claim(entry)
         claim.light = light
         if (entry.folder / MANIFEST).exists():  # a request that was sent twice, and another server was faster
             claim.release()
             raise Problem(503, "the session was made meanwhile; ask again", retry_after=1)
-        try:
-            with claimed(claim):
-                session = begin(entry.folder)
-            entry.session = session
-            entry.shown = _shown(session)
-            self._reserve(entry, session.recording_bytes)
-        except BaseException:
+        with claimed(claim):
+            session = begin(entry.folder)
+        with entry.lock:
+            entry.session, entry.awaited = session, None
+            gone = entry.gone
+        if gone:
             self.remove(entry)
-            raise
+            raise Problem(404, "the session was deleted")
+        self._reserve(entry, session.recording_bytes)
         self._gauge()
         return session
 
@@ -174,7 +176,10 @@ class Pool:
         """Delete a session with its folder; what is computed for it is stopped first."""
         with entry.lock:
             entry.gone = True
-            session, entry.session = entry.session, None
+            awaited, session = entry.awaited, entry.session
+            entry.awaited = entry.session = None
+            if awaited is not None:
+                awaited.opening.job.cancel()
             if session is not None:
                 session.close()
             shutil.rmtree(entry.folder, ignore_errors=True)
@@ -223,6 +228,9 @@ class Pool:
         self._gauge()
 
     def _opened(self, entry: Entry) -> AnySession:
+        awaited = entry.awaited
+        if awaited is not None and not awaited.opening.made.wait(self.limits.wait):
+            raise Problem(503, "the session is still being opened; come again", retry_after=PATIENCE)
         with entry.lock:
             if entry.gone:
                 raise Problem(404, "there is no such session")
@@ -327,6 +335,8 @@ class Pool:
         with self._lock:
             entries = list(self._entries.values())
         for entry in entries:
+            if entry.awaited is not None:
+                self.remove(entry)
             with entry.lock:
                 session, entry.session, entry.held = entry.session, None, 0
                 if session is not None:

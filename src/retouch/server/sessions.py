@@ -15,26 +15,33 @@ from pydantic import Json
 
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.diffusion.editor import Editor
+from retouch.editing.diffusion.editor import GUIDANCE, STEPS, STRENGTH, Editor
 from retouch.editing.gan.labels import LabelEditor, Labels
 from retouch.editing.images import ImageError, as_integers
 from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
 from retouch.server.cost import Recording, admit
-from retouch.server.entry import Entry
+from retouch.server.entry import Awaited, Entry
 from retouch.server.facts import facts_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
 from retouch.server.idempotency import Key, digest
-from retouch.server.models import cropped
+from retouch.server.models import cropped, shows_whole
+from retouch.server.opening import Opening
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Named, Studio, check_jobs
-from retouch.server.tasks import Question
 from retouch.server.work import Work, show, tell_tree
 
+Source = npt.NDArray[Any] | Picture
+"""Pixels, labels, or the picture of a canvas."""
 BINARY: dict[int | str, dict[str, Any]] = {
     200: {"description": "A message as the WebSocket has it", "content": {"application/octet-stream": {}}}
 }
+
+AT_ONCE = 0.5
+"""Seconds in which a session of a diffusion model is refused in the reply; later that is told as its job's end. Other
+models are small, so theirs always are.
+"""
 
 router = APIRouter(prefix="/api/sessions")
 
@@ -49,7 +56,10 @@ def create(
     wanted: Named = None,
     key: Key = None,
 ) -> dict[str, Any]:
-    """Make a session of a picture, or of a map of labels, or generate one."""
+    """Make a session of a picture, or of a map of labels, or generate one; `kind` says whether it is a canvas. Its
+    `state` is "opening" until the job has ended, which is told of the session, too; meanwhile networks are compiled, if
+    this is the first session of its size, and the picture is recorded.
+    """
     data, ids = map(uploads.content, (picture, instances))
     mine = None if key is None else digest(caller, key)
     found: dict[str, Any] = studio.answers.once(
@@ -62,7 +72,7 @@ def _made(
     studio: Studio, caller: str, form: OpenForm, data: bytes | None, ids: bytes | None, id_: str | None, key: str | None
 ) -> dict[str, Any]:
     if id_ is not None and (known := studio.pool.known(caller, id_)) is not None:
-        return {"id": id_, "job": Work(studio, known, "open").ended()}
+        return {"id": id_, "job": Work(studio, known, "open").ended(), **_opened(known)}
     if form.generate == (data is not None):
         raise Problem(422, "send a picture, or settings with generate: one of the two")
     editor = studio.models.named(form.model)
@@ -71,11 +81,15 @@ def _made(
     if ids is not None and not isinstance(editor, LabelEditor):
         raise Problem(422, "instances go with a model that makes pictures from labels")
     limit = studio.limits.pixels
-    source = None if data is None else _source(editor, data, limit, form.canvas)
+    source = None if data is None else source_of(editor, data, limit, form.canvas)
     options = {} if ids is None else {"instances": cropped(editor, _integers(ids, "the map of instances", limit))}
     made = begin(studio, caller, form, source, options, id_)
     made.job.add_done_callback(lambda ended: studio.answers.forget_failed(key, ended))
-    return {"id": made.entry.id, "job": made.number}
+    return {"id": made.entry.id, "job": made.number, **_opened(made.entry)}
+
+
+def _opened(entry: Entry) -> dict[str, str]:
+    return {"kind": entry.about[0], "state": "open" if entry.history.versions else "opening"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ def begin(
     studio: Studio,
     caller: str,
     form: OpenForm,
-    source: npt.NDArray[Any] | Picture | None,
+    source: Source | None,
     options: Mapping[str, Any] = MappingProxyType({}),
     id_: str | None = None,
 ) -> Begun:
@@ -99,10 +113,7 @@ def begin(
     are further ones of its editor's `open`, `id_` its id (None: any).
     """
     editor = studio.models.named(form.model)
-    if source is None and not isinstance(editor, Editor):
-        raise Problem(422, "this model makes no pictures from words; send it one")
-    if form.size is not None and form.size[0] * form.size[1] > studio.limits.pixels:
-        raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {studio.limits.pixels} pixels")
+    _check(editor, form, source, studio.limits.pixels)
     check_jobs(studio, caller)
     last = studio.recordings.get(editor, Recording())
     admit(studio.pool.backlog(), last.seconds, studio.limits.backlog, recording=True)
@@ -111,35 +122,81 @@ def begin(
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
 
     def start(folder: Path) -> AnySession:
-        told: dict[str, Any] = {"folder": folder, "progress": work.progress, "wait": False}
-        if source is None:
-            assert isinstance(editor, Editor)
-            return editor.generate(size=form.size, **options, **told)
+        told: dict[str, Any] = {"folder": folder, "progress": progress, **options}
         if isinstance(source, Picture):
             assert isinstance(editor, Editor)
-            return editor.canvas(source, **options, folder=folder)
-        return editor.open(source, **options, **told)
+            return editor.canvas(source, **told)
+        if source is None:
+            assert isinstance(editor, Editor)
+            return editor.generate(size=form.size, wait=False, **told)
+        return editor.open(source, wait=False, **told)
 
-    # Kept until it is followed, or others would put it away before it is recorded.
-    with studio.pool.kept(entry), asked_by(Origin(caller=caller)):
+    def progress(done: int, total: int, text: str) -> None:
+        opening.job.go_on()
+        work.progress(done, total, text)
+
+    def make() -> AnySession:
+        work.progress(0, 0, "opening the picture" if source is not None else "reading the words")
         session = studio.pool.start(entry, start, last.is_made_faster_than_read(studio.limits.read_rate))
-        job = session.start(Question(lambda: session)) if isinstance(session, Canvas) else session.opening
-        assert job is not None
-        if "image" in session.awaited:
-            entry.shown = 0, session.pixels
         studio.recordings[editor] = recording = Recording.of(session)
-        number = work.follow(job, recording.seconds)
-    job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
-    return Begun(entry, job, number)
+        entry.costs[work.number] = recording.seconds
+        return session
+
+    with asked_by(Origin(caller=caller)):
+        opening = Opening(make)
+    entry.awaited = _awaited(opening, editor, form, source, options)
+    if isinstance(editor, Editor) and source is not None:
+        entry.shown = 0, None if isinstance(source, Picture) else source
+    work.follow(opening.job, last.seconds)
+    opening.job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
+    studio.openings.add(opening)
+    opening.begin()
+    opening.made.wait(AT_ONCE if isinstance(editor, Editor) else None)
+    job = opening.job
+    if job.done() and not job.cancelled() and (error := job.exception()) is not None:
+        raise error
+    return Begun(entry, opening.job, work.number)
 
 
-def _source(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None) -> npt.NDArray[Any] | Picture:
-    """What a session is opened on: a `Picture` for a canvas, unless that is not wanted."""
+def _check(editor: AnyEditor, form: OpenForm, source: Source | None, most: int) -> None:
+    """Problem 422 or 413, or PipelineError, for what can be refused before anything is computed."""
+    if source is None and not isinstance(editor, Editor):
+        raise Problem(422, "this model makes no pictures from words; send it one")
+    if form.size is not None and form.size[0] * form.size[1] > most:
+        raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {most} pixels")
+    if not isinstance(editor, Editor):
+        return
+    if source is None:
+        editor.model.check_size(form.size or editor.model.default_size)
+    if not editor.model.reads_text and (form.prompt, form.negative) != (None, None):
+        raise Problem(422, "this model reads no words; send no prompt")
+
+
+def _awaited(
+    opening: Opening, editor: AnyEditor, form: OpenForm, source: Source | None, options: Mapping[str, Any]
+) -> Awaited:
+    """What is told of a session until it is made."""
+    if isinstance(source, Picture):
+        kind, (height, width) = Canvas.kind, source.size
+    elif source is not None:
+        kind, (height, width) = editor.sessions.kind, source.shape[:2]
+    else:
+        assert isinstance(editor, Editor)
+        kind, (height, width) = editor.sessions.kind, form.size or editor.model.default_size
+    known: dict[str, Any] = {"model": editor.name, "height": height, "width": width}
+    if not isinstance(editor, Editor):
+        return Awaited(opening, kind, {**known, "instances": "instances" in options}, None)
+    usual = {"strength": STRENGTH, "steps": STEPS, "guidance": GUIDANCE, "seed": 0}
+    return Awaited(opening, kind, {**known, **usual, **options}, source)
+
+
+def source_of(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None = None) -> Source:
+    """What a session is opened on: a `Picture` for a canvas, which None is for what the model does not take whole."""
     if isinstance(editor, LabelEditor):
         return cropped(editor, _integers(data, "the map of labels", limit))
     if isinstance(editor, Editor) and canvas is None:
         what = "the picture"
-        canvas = uploads.upright(uploads.opened(data, what, limit), what) != editor.model.default_size
+        canvas = not shows_whole(editor, uploads.upright(uploads.opened(data, what, limit), what))
     return uploads.photograph(data, limit) if canvas else cropped(editor, uploads.picture(data, limit))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, cast
+from weakref import WeakSet
 
 from fastapi import Depends, Request
 
@@ -16,15 +18,20 @@ from retouch.server.idempotency import Answers
 from retouch.server.limits import Allowance, Limits
 from retouch.server.metrics import Metrics
 from retouch.server.models import Models
+from retouch.server.opening import Opening
 from retouch.server.pool import Pool
 from retouch.server.problems import Problem
 from retouch.server.security import Access
+
+GRACE = 5.0
+"""Seconds for sessions that are being made to end in when the server does: a process that ends meanwhile aborts."""
 
 
 class Studio:
     """The models, sessions and limits of one server.
 
-    home: the folder of its sessions. recordings: what the last one with each model takes. What pages are told
+    home: the folder of its sessions. recordings: what the last one with each model takes. openings: those that may not
+    have ended yet. What pages are told
     is put in order by one thread, `tell`.
     """
 
@@ -34,6 +41,7 @@ class Studio:
         self.pool = Pool(home, models, self.limits, self.metrics)
         self.answers = Answers()
         self.recordings: dict[AnyEditor, Recording] = {}
+        self.openings: WeakSet[Opening] = WeakSet()
         self.allowance = Allowance(self.limits.upload_rate, self.limits.upload_burst)
         self._teller = ThreadPoolExecutor(1, "retouch telling")
 
@@ -48,6 +56,9 @@ class Studio:
     def close(self) -> None:
         """Stop what is computed and let go of all sessions."""
         self.pool.close()
+        end = time.monotonic() + GRACE
+        for opening in list(self.openings):
+            opening.join(max(0.0, end - time.monotonic()))
         self._teller.shutdown(wait=False, cancel_futures=True)
 
 

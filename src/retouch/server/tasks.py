@@ -12,7 +12,7 @@ from retouch.editing.archive import Progress
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.drawing import Composed
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.editing.images import box_of, full_box
+from retouch.editing.images import Box, box_of, full_box
 from retouch.editing.jobs import Job, Task
 from retouch.editing.kinds import AnySession
 from retouch.editing.session import Edited
@@ -61,31 +61,37 @@ class Draft(Task[None]):
         if plan is None or plan.chosen.way != "sparse":
             return
         result = edit(progress=self.progress, plan=plan.chosen, **asked)
-        left, top, right, bottom = result.rectangle
-        box = slice(top, bottom), slice(left, right)
-        job.show("preview", branch.version.number, box, np.asarray(result.image), (1, 1))
+        job.show("preview", branch.version.number, _box(result), np.asarray(result.image), (1, 1))
 
 
 @dataclass(eq=False)
-class Varied(Task[Edited]):
+class Varied(Task[Edited | Composed]):
     """One edit with several seeds; all become versions, the first one last, so that it is the head.
 
-    made: the results in the order of their seeds, when it has run.
+    made: the numbers of the versions in the order of their seeds, when it has run.
     """
 
-    session: DiffusionSession
+    session: DiffusionSession | Canvas
     count: int
     seed: int | None
     asked: dict[str, Any]
-    made: list[Edited] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)
 
-    def run(self, job: Job[Edited]) -> Edited:
+    def run(self, job: Job[Edited | Composed]) -> Edited | Composed:
         """Compute and keep them; the first one."""
-        session, count = self.session, self.count
-        seeds = None if self.seed is None else [self.seed + k for k in range(count)]
-        found = session.variants(count, seeds=seeds, **self.asked)
+        session: Any = self.session
+        seeds = None if self.seed is None else [self.seed + k for k in range(self.count)]
+        found = session.variants(self.count, seeds=seeds, **self.asked)
         with session.sealed_together():
-            self.made = [found.choose(number) for number in reversed(range(count))][::-1]
-        pixels = session.pixels
-        job.show("result", session.version.number, full_box(pixels), pixels, (1, 1))
-        return self.made[0]
+            for number in reversed(range(self.count)):
+                first: Edited | Composed = found.choose(number)
+                self.made.insert(0, session.version.number)
+        pixels = np.asarray(first.image)
+        box = _box(first) if isinstance(first, Composed) else full_box(pixels)
+        job.show("result", session.version.number, box, pixels, (1, 1))
+        return first
+
+
+def _box(made: Composed) -> Box:
+    left, top, right, bottom = made.rectangle
+    return slice(top, bottom), slice(left, right)

@@ -8,6 +8,8 @@ import time
 from concurrent.futures import Future
 from typing import Any, Literal
 
+import numpy as np
+
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.drawing import Composed
 from retouch.editing.jobs import Frame, Job
@@ -15,6 +17,7 @@ from retouch.editing.lease import LostError
 from retouch.server import frames
 from retouch.server.entry import Entry
 from retouch.server.facts import tree_of
+from retouch.server.frames import Difference
 from retouch.server.hub import Message
 from retouch.server.problems import Problem
 from retouch.server.studio import Studio
@@ -80,6 +83,7 @@ class Work:
 
     def _progress(self, done: int, total: int, text: str) -> None:
         self._run()
+        self.entry.progress[self.number] = done, total, text
         self._send(event="progress", job=self.number, done=done, total=total, text=text)
 
     def _frame(self, frame: Frame) -> None:
@@ -94,7 +98,8 @@ class Work:
             return
         if frame.kind == "refined" and self.entry.history.current != frame.version:
             return  # pages have gone elsewhere
-        show(self.studio, self.entry, frame.kind, frame.version, self.number, facts)
+        again = _refined(self.entry, frame) if frame.kind == "refined" else None
+        show(self.studio, self.entry, frame.kind, frame.version, self.number, facts, again)
         if frame.kind == "refined" or self.kind == "expand":
             tell_tree(self.entry)
 
@@ -103,6 +108,7 @@ class Work:
 
     def _done(self, job: Future[Any]) -> None:
         entry = self.entry
+        entry.progress.pop(self.number, None)
         try:
             error = None if job.cancelled() else job.exception()
             state = "cancelled" if job.cancelled() else "failed" if error else "done"
@@ -149,10 +155,16 @@ def frame_facts(frame: Frame) -> dict[str, Any]:
 
 
 def show(
-    studio: Studio, entry: Entry, kind: frames.Kind, version: int, job: int | None, facts: dict[str, Any]
+    studio: Studio,
+    entry: Entry,
+    kind: frames.Kind,
+    version: int,
+    job: int | None,
+    facts: dict[str, Any],
+    known: Difference | None = None,
 ) -> bytes:
-    """Bring all pages to a version; the messages in one."""
-    difference = entry.difference(entry.shown, version)
+    """Bring all pages to a version, by a difference where one is known; the messages in one."""
+    difference = known or entry.difference(entry.shown, version)
     entry.shown = version, None if entry.about[0] == Canvas.kind else difference.pixels
     parts = []
     for part in frames.messages(kind, difference, version, job, **facts):
@@ -160,6 +172,17 @@ def show(
         studio.metrics.sent.labels(kind).inc(len(part))
         entry.hub.send(Message(part))
     return b"".join(parts)
+
+
+def _refined(entry: Entry, frame: Frame) -> Difference | None:
+    """What brings pages from a version of a canvas to the same one, refined: of two pictures only the later is there.
+    None where pages hold another version, or the session is no canvas.
+    """
+    session, shown = entry.session, entry.shown
+    if not isinstance(session, Canvas) or shown is None or shown[0] != frame.version:
+        return None
+    size, whole = session.size_of(frame.version), np.ones(frame.pixels.shape[:2], np.bool_)
+    return Difference(frame.version, size, frame.rectangle[:2], whole, frame.pixels)
 
 
 def tell_tree(entry: Entry) -> None:

@@ -153,3 +153,15 @@ def test_a_closed_canvas_takes_no_jobs():
     shown.close()
     with pytest.raises(SessionError, match="closed"):
         shown.submit(stroke(shown, 50, 60))
+
+
+def test_an_edit_is_refined_although_another_viewport_is_prepared():
+    shown = canvas()
+    drawn = stroke(shown, 50, 60)
+    job = shown.submit(drawn, plan=ways(shown, drawn, "new"), refine="dense")
+    job.result(WAIT)
+    prepared = shown.prepare((0, 0, 32, 32))
+    assert [frame.kind for frame in job if frame.kind != "preview"][-1] == "refined"
+    list(prepared)
+    assert shown.version.facts["refined"] == "dense"
+    assert shown.is_prepared(shown.viewport((0, 0, 32, 32)))

@@ -18,6 +18,7 @@ def test_a_variant_becomes_a_version_as_it_was_shown():
     assert len(shown.versions) == 1
     other.edit(drawn, plan=plan)
     first = found.choose(0)
+    assert shown.version.facts["seconds"] == found.source.seconds, "those of all variants"
     assert np.array_equal(shown.pixels, other.pixels), "the first seed is the canvas's own"
     second = found.choose(2)
     assert second.rectangle == first.rectangle == found.rectangle

@@ -103,6 +103,63 @@ def test_a_picture_is_expanded_from_the_page(sheet, real, size):
         assert np.array_equal(sheet.pixels(), real.pixels(session, version))
 
 
+def test_variants_of_a_canvas_are_chosen_from_the_strip(sheet, real):
+    session = opened(sheet)
+    before = sheet.pixels()
+    sheet.set(live=False, variants=3, seed=5)
+    sheet.stroke((60, 50), (68, 54))
+    sheet.page.get_by_role("button", name="Make variants").click()
+    sheet.until("live.tree.length === 4")
+    sheet.idle()
+    assert sheet.ask("live.tree.map(({ parent }) => parent)") == [None, 0, 0, 0]
+    strip = sheet.page.get_by_role("group", name="Variants to choose from").get_by_role("button")
+    assert strip.count() == 3
+    seen = set()
+    for number in (1, 2, 3):
+        sheet.page.get_by_role("button", name=f"Variant, version {number}").click()
+        sheet.until(f"live.seen === {number}")
+        assert np.array_equal(sheet.pixels(), real.pixels(session, number))
+        assert (sheet.pixels() != before).any()
+        seen.add(sheet.hash())
+    assert len(seen) == 3
+
+
+def test_areas_of_a_canvas_have_words_of_their_own(sheet, real):
+    sheet.page.locator("select").select_option("sd")
+    sheet.set(size=12, refine=False, strength=0.6, prompt="a")
+    session = sheet.open(noise(150)[:100])
+    sheet.page.get_by_text("Words for areas").click()
+    sheet.page.get_by_role("button", name="Add an area").click()
+    sheet.stroke((60, 50), (70, 54))
+    sheet.page.get_by_label("Words for area 1").fill("b")
+    sheet.page.keyboard.press("Control+Enter")
+    sheet.until("live.head === 1")
+    sheet.idle()
+    assert np.array_equal(sheet.pixels(), real.pixels(session, 1))
+    assert sheet.ask("live.tree[1].prompt") == "a"
+    sheet.ask("live.expand({ left: 8, top: 0, right: 0, bottom: 0 }, {}).then(() => null)")
+    bounds = sheet.ask("live.areas.list[0].mask.bounds()")
+    sheet.until("live.picture.width === 158")
+    assert sheet.ask("live.areas.list[0].mask.bounds()") == [bounds[0] + 8, *bounds[1:]]
+    sheet.until("live.tree.length === 4")
+    sheet.idle()
+
+
+def test_an_edit_of_a_canvas_is_refined_when_idle(sheet, real):
+    session = opened(sheet)
+    zoom(sheet, 60, 40, 30)
+    sheet.page.get_by_text(", recorded", exact=False).wait_for()
+    sheet.page.get_by_label("Refine when idle").check()
+    assert sheet.ask("studio.options.values.refine") is True
+    sheet.set(refine="dense")  # whatever the estimate of its error
+    sheet.ask("(studio.refined = [], live.on('refined', (version) => studio.refined.push(version)), null)")
+    sheet.stroke((66, 46), (72, 48))
+    sheet.until("live.tree[1]?.refined === 'dense'")
+    sheet.idle()
+    assert 1 in sheet.ask("studio.refined")
+    assert np.array_equal(sheet.pixels(), real.pixels(session, 1))
+
+
 def test_what_is_exported_is_the_picture_as_its_file_was(sheet):
     sheet.page.locator("select").select_option(MODEL)
     sheet.page.locator(".drop").wait_for()

@@ -50,6 +50,20 @@ def test_a_stroke_is_computed_and_the_buffer_is_that_of_the_server(sheet, real):
     assert "of the arithmetic" in sheet.page.locator(".saved").inner_text()
 
 
+def test_how_long_work_takes_yet_is_told(plain, double):
+    plain.open(noise(128))
+    double.delay = 16
+    plain.stroke((40, 40), (50, 40))
+    status = plain.page.locator(".status")
+    status.get_by_text("Denoising 25 %, ").wait_for()
+    first = int(status.inner_text().split(", ")[1].split()[0])
+    assert 8 <= first <= 13
+    plain.page.wait_for_timeout(1500)
+    assert int(status.inner_text().split(", ")[1].split()[0]) < first
+    plain.page.keyboard.press("Escape")
+    status.get_by_text("Not run").wait_for()
+
+
 def test_only_rectangles_travel(plain, double):
     plain.open(noise(512))
     whole = len(png(plain.pixels()))

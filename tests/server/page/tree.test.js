@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { fromHSV, toHex, toHSV, toRGB } from '../../../src/retouch/server/static/js/colour.js';
 import { actionOf, BINDINGS, written } from '../../../src/retouch/server/static/js/keys.js';
+import { Pace } from '../../../src/retouch/server/static/js/pace.js';
 import { layout, parent, redo, siblings } from '../../../src/retouch/server/static/js/tree.js';
-import { saved, size } from '../../../src/retouch/server/static/js/words.js';
+import { left, saved, size } from '../../../src/retouch/server/static/js/words.js';
 
 const tree = (...pairs) => pairs.map(([version, parent]) => ({ version, parent }));
 const place = ({ nodes }) => Object.fromEntries(nodes.map(({ version, column, row }) => [version.version, [column, row]]));
@@ -70,4 +71,19 @@ test('colours', () => {
     assert.deepEqual(toRGB(toHex(rgb)), rgb);
   }
   assert.throws(() => toRGB('red'), TypeError);
+});
+
+test('the time left follows from the parts that are done, and begins anew with other work', () => {
+  const pace = new Pace();
+  pace.told(0, 100, 1000);
+  assert.equal(pace.left(1000), null);
+  pace.told(20, 100, 3000);
+  assert.equal(pace.left(3000), 8);
+  assert.equal(pace.left(5000), 6);
+  assert.equal(pace.left(99000), 0);
+  pace.told(50, 100, 4000);
+  assert.equal(pace.left(4000), 3);
+  pace.told(0, 12, 5000);
+  assert.equal(pace.left(5000), null);
+  assert.deepEqual([null, 1.4, 12.4, 200].map(left), ['', '', ', 12 s left', ', 3 min left']);
 });

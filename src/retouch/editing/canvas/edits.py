@@ -147,7 +147,7 @@ class Edits(PictureSession):
         made = Making(self._sessions, self.pool, *state).made(found.chosen, request)
         self.planner.learn(found.chosen, clock.seconds)
         with clock.of("compose"):
-            self._keep(request, made, found, clock, lambda: self._set_in(request, made.viewport, made.pixels))
+            self._keep(request, made, found, clock.total(), lambda: self._set_in(request, made.viewport, made.pixels))
         box, rectangle, pixels = self._shown_of(request, made.viewport)
         if job is not None:
             job.show("result", self.version.number, box, pixels, (self.version.facts["steps"],) * 2)
@@ -221,7 +221,7 @@ class Edits(PictureSession):
         self._moved(lambda history: history.at(source.base.number))
         try:
             source.view.follow(self.now)
-            edited, clock = source.made.choose(number), Clock()
+            edited = source.made.choose(number)
             made = Made(
                 source.viewport, session.pixels, session.version.facts, edited, {source.view: session.version.number}
             )
@@ -231,7 +231,7 @@ class Edits(PictureSession):
                 self.picture.swap(patch)
                 return patch
 
-            self._keep(source.request, made, source.plan, clock, put)
+            self._keep(source.request, made, source.plan, source.seconds, put)
         except BaseException:
             self._moved(lambda history: history.at(before))
             raise
@@ -270,14 +270,16 @@ class Edits(PictureSession):
             self.forget(guess)
             raise
 
-    def _keep(self, request: Request, made: Made, found: Plan, clock: Clock, change: Callable[[], Patch]) -> None:
+    def _keep(
+        self, request: Request, made: Made, found: Plan, seconds: dict[str, float], change: Callable[[], Patch]
+    ) -> None:
         """Change the picture by what was made, and make that a version."""
         chosen, number, height_width = found.chosen, self._next, self.picture.size
         facts = {
             **{name: made.facts[name] for name in ("steps", *TEXTS)},
             "edit": "inpaint" if request.inpaint else "edit",
             "region": float(request.mask.sum() / (height_width[0] * height_width[1])),
-            "seconds": clock.total(),
+            "seconds": seconds,
             "way": chosen.way,
             "why": found.reason,
             "viewport": [[span.start, span.stop] for span in chosen.viewport.box],

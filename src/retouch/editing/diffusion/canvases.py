@@ -71,13 +71,14 @@ class Canvases(BaseEditor[Canvas]):
         floor: float,
         disk: int | None,
         enlarger: str,
+        progress: Progress,
         **settings: Any,
     ) -> Canvas:
         """A canvas; see `Editor.canvas`."""
         found = picture if isinstance(picture, Picture) else Picture.read(picture)
         viewport = size or self.editor.model.default_size
         store = self._store()
-        blank = self.editor.unrecorded(viewport, **settings)
+        blank = self.editor.unrecorded(viewport, **settings, progress=progress)
         own = {"height": found.size[0], "width": found.size[1], "viewport": [*viewport], "floor": floor}
         canvas = self._canvas(blank, store, {**blank.settings, **own, "enlarger": enlarger, "views": []}, disk)
         return self._recorded(canvas, folder, lambda: canvas.begin(found, settings), True, {})

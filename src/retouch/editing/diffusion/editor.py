@@ -191,7 +191,9 @@ class Editor(BaseEditor[DiffusionSession]):
         if image_prompt is None and self.model.shown:
             image_prompt = pixels
         steering = Steering(control, image_prompt, scales)
-        session = self.unrecorded(size, prompt, negative, guidance, class_label, steps, seed, strength, steering)
+        session = self.unrecorded(
+            size, prompt, negative, guidance, class_label, steps, seed, strength, steering, progress=progress
+        )
         awaited = {"image": torch.from_numpy(pixels)}
         return self._recorded(session, folder, lambda: session.record_photograph(pixels, progress), wait, awaited)
 
@@ -221,7 +223,7 @@ class Editor(BaseEditor[DiffusionSession]):
         size = size or self.model.default_size
         session = self.unrecorded(
             size, prompt, negative, guidance, class_label, steps, seed, strength,
-            Steering(control, image_prompt, scales), generated=True,
+            Steering(control, image_prompt, scales), generated=True, progress=progress,
         )  # fmt: skip
         return self._recorded(session, folder, lambda: session.record_generated(progress), wait, {})
 
@@ -251,6 +253,7 @@ class Editor(BaseEditor[DiffusionSession]):
         disk: int | None = None,
         enlarger: str = AUTO,
         folder: str | Path | None = None,
+        progress: Progress = silent,
     ) -> Canvas:
         """Open a picture of any size, up to 100 megapixels; viewports of it are recorded as edits need them.
 
@@ -262,12 +265,13 @@ class Editor(BaseEditor[DiffusionSession]):
         enlarger: how results come back of viewports that show the picture reduced: "lanczos", a built-in
             super-resolver by its name, or "auto", that on an accelerator where its weights are there.
         folder: keep the canvas there, every edit as it is made. The rest: as for `open`.
+        progress: told of networks that are compiled for viewports.
 
         Raises what `open` raises; StoreError when there is no room for one viewport, before anything is computed.
         """
         settings = {"prompt": prompt, "negative": negative, "guidance": guidance, "class_label": class_label}
         settings |= {"strength": strength, "steps": steps, "seed": seed}
-        return Canvases(self).open(picture, folder, size, floor, disk, enlarger, **settings)
+        return Canvases(self).open(picture, folder, size, floor, disk, enlarger, progress, **settings)
 
     def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts
@@ -301,8 +305,9 @@ class Editor(BaseEditor[DiffusionSession]):
         strength: float,
         steering: Steering = AS_BEFORE,
         generated: bool = False,
+        progress: Progress = silent,
     ) -> DiffusionSession:
-        """One that is not recorded yet."""
+        """One that is not recorded yet; `progress` is told of networks that are compiled for it."""
         self.model.check_size(size)
         if generated and self.model.refers:
             raise PipelineError(f"{type(self.model.pipe).__name__} makes pictures of others; open one and edit it")
@@ -332,7 +337,7 @@ class Editor(BaseEditor[DiffusionSession]):
                 **({"loras": dict(self.loras)} if self.loras else {}),
             },
         }
-        return DiffusionSession(self.model, sampler, conditioning, self._store(), settings)
+        return DiffusionSession(self.model, sampler, conditioning, self._store(), settings, progress)
 
     def _sampler(self, size: tuple[int, int], steps: int, seed: int) -> Sampler:
         return Sampler(self.scheduler, steps, seed, self.model.schedule(size, steps))

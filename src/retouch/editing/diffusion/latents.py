@@ -33,8 +33,13 @@ class LatentModel(Model):
         """The denoiser, the encoder and the decoder, each with its convolution of one position."""
         pixels = torch.zeros(1, 3, *size, dtype=self.vae.dtype)
         read = self.decoder_input(torch.zeros(self.latent_shape(size)))
-        denoiser = self.compile_denoiser(size, conditioning)
-        return Networks(denoiser, self.compile(self.vae.encoder, pixels), self.compile(self.vae.decoder, read))
+        encoder, decoder = self.compile(self.vae.encoder, pixels), self.compile(self.vae.decoder, read)
+        return Networks(self.compile_denoiser(size, conditioning), encoder, decoder)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The denoiser, the encoder and the decoder."""
+        return [*super().modules, self.vae.encoder, self.vae.decoder]
 
     def encoder_input(self, pixels: Tensor) -> Tensor:
         """Pixels in the autoencoder's type."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import retouch.incremental as incremental
+from retouch.editing.archive import Progress, silent
 from retouch.editing.diffusion.adapters import Adapters, Features
 from retouch.editing.diffusion.guides import UNGUIDED, Guides
 from retouch.editing.images import MAX_PIXELS
@@ -97,6 +98,24 @@ class Networks:
         return {name: net for name, net in found.items() if net is not None}
 
 
+@dataclass
+class Compiling:
+    """Networks that are compiled, `total` modules in all; `progress` is told how many of them are done."""
+
+    progress: Progress = silent
+    total: int = 0
+    done: int = 0
+
+    def begin(self, module: nn.Module) -> None:
+        """Those before are done."""
+        self.progress(self.done, self.total, "preparing the networks")
+        self.done += _count(module)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(1 for _ in module.modules())
+
+
 class Model(ABC):
     """The networks of a pipeline, and what passes between them.
 
@@ -122,6 +141,7 @@ class Model(ABC):
         self.pipe, self.policy, self.backend = pipe, policy, backend
         self.dtype: torch.dtype = next(self.denoiser.parameters()).dtype
         self._compiled: Recent[tuple[Any, ...], Networks] = Recent(SIZES)
+        self._compiling = Compiling()
 
     @property
     @abstractmethod
@@ -172,11 +192,27 @@ class Model(ABC):
 
     # Networks
 
-    def networks(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
-        """The compiled networks for pixels (H, W); those of the last sizes are kept. PipelineError for other sizes."""
+    def networks(self, size: tuple[int, int], conditioning: Conditioning, progress: Progress = silent) -> Networks:
+        """The compiled networks for pixels (H, W); those of the last sizes are kept. PipelineError for other sizes.
+
+        progress: told before each one that is compiled, which takes seconds, in modules.
+        """
         self.check_size(size)
         key = (*size, conditioning.guided, *self.adapters.key, *self.layouts(conditioning).items())
-        return self._compiled.get(key, lambda: self.compiled(size, conditioning))
+
+        def make() -> Networks:
+            self._compiling = Compiling(progress, sum(map(_count, self.modules)))
+            try:
+                return self.compiled(size, conditioning)
+            finally:
+                self._compiling = Compiling()
+
+        return self._compiled.get(key, make)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """What `compiled` compiles."""
+        return [self.denoiser]
 
     @abstractmethod
     def compiled(self, size: tuple[int, int], conditioning: Conditioning) -> Networks:
@@ -203,6 +239,7 @@ class Model(ABC):
         self, module: nn.Module, *args: Any, layouts: Mapping[str, Layout] | None = None, **kwargs: Any
     ) -> Incremental:
         """A module compiled with the editor's policy and backend."""
+        self._compiling.begin(module)
         args, kwargs = moved((args, kwargs), device_of(module))
         return incremental.compile(
             module.eval(),

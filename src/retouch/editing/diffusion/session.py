@@ -107,13 +107,19 @@ class DiffusionSession(Session):
     }  # fmt: skip
 
     def __init__(
-        self, model: Model, sampler: Sampler, conditioning: Conditioning, store: Store, settings: dict[str, Any]
+        self,
+        model: Model,
+        sampler: Sampler,
+        conditioning: Conditioning,
+        store: Store,
+        settings: dict[str, Any],
+        progress: Progress = silent,
     ) -> None:
         super().__init__(store, settings)
         self.model, self.sampler, self.policy = model, sampler, model.policy
         self.size: tuple[int, int] = (settings["height"], settings["width"])
         self.first: int = settings["first"]
-        self.nets = model.networks(self.size, conditioning)
+        self.nets = model.networks(self.size, conditioning, progress)
         self.process = Process(model, self.nets, sampler, self.size, self.first)
         self._opened_with = conditioning
         self._known: Recent[tuple[Any, ...], Conditioning] = Recent(TEXTS)

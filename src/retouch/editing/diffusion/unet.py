@@ -109,6 +109,11 @@ class LatentUNetModel(_WithUNet, LatentModel):
         steered = self.steered(controls, replace(conditioning, guides=guides), lambda name, *read: run_whole(*read))
         return replace(super().compiled(size, steered), controls=controls)
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Those of every latent model, and ControlNets."""
+        return [*super().modules, *self.adapters.once().values()]
+
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Guidance runs a batch of two, without and with the texts."""
         count = 2 if conditioning.guided else 1

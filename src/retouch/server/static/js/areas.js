@@ -69,6 +69,13 @@ export class Areas extends Emitter {
     return this.ready.reduce((/** @type {Rect | null} */ all, { mask }) => union(all, mask.bounds()), null);
   }
 
+  /** The picture gets another size; masks move along. @param {number} width @param {number} height @param {number} left @param {number} top */
+  moved(width, height, left, top) {
+    [this.width, this.height] = [width, height];
+    for (const area of this.list) area.mask = area.mask.moved(width, height, left, top);
+    this.emit('change', null);
+  }
+
   /** They are on their way: what is painted next belongs to no area. */
   taken() {
     const taken = this.ready;

@@ -17,10 +17,10 @@ export class Cursor {
     this.progress(null);
   }
 
-  /** @param {Point | null} at from the corner of the stage */
+  /** It begins in the middle, and stays where it was last. @param {Point | null} at from the corner of the stage */
   show(at) {
     for (const circle of this.brush) circle.toggleAttribute('hidden', !at);
-    if (at) this.element.style.transform = `translate(${at.x}px, ${at.y}px)`;
+    if (at) Object.assign(this.element.style, { left: 0, top: 0, transform: `translate(${at.x}px, ${at.y}px)` });
   }
 
   /** @param {number} radius in CSS pixels; 0: none */

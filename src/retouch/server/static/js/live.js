@@ -10,6 +10,7 @@ import { Drafts } from './drafts.js';
 import { idsOf, instancesOf } from './instances.js';
 import { Emitter } from './emitter.js';
 import { parse, pixels, split } from './frames.js';
+import { Pace } from './pace.js';
 import { Picture } from './picture.js';
 import { packed } from './packed.js';
 import { decode, rgb } from './png.js';
@@ -24,7 +25,7 @@ const REBASES = 4;
  * @typedef {Partial<EditSettings> & {n?: number}} Wanted
  * @typedef {{paint: Tiles, mask: Tiles, areas: import('./areas.js').Area[], rect: Rect, wanted: Wanted, job: number | null, state: 'sending' | 'running' | 'held'}} Sent
  *   Paint of one edit. Held: it failed or was cancelled; it stays until it is sent again or discarded.
- * @typedef {{job: number, state: string, done: number, total: number, text: string}} Work
+ * @typedef {{job: number, state: string, done: number, total: number, text: string, pace: Pace}} Work
  * @typedef {{
  *   picture: Rect, input: null, paint: Rect, tree: null, work: null, preview: {frame: Frame, layers: Sent[]},
  *   draft: {frame: Frame, stencil: import('./drafts.js').Stencil}, instances: null,
@@ -32,6 +33,9 @@ const REBASES = 4;
  * }} Events
  * @typedef {(address: () => string, handlers: import('./socket.js').Handlers) => {close: () => void, renew: () => void}} Connect
  */
+
+/** @param {number} job @returns {Work} */
+const waiting = (job) => ({ job, state: 'queued', done: 0, total: 0, text: '', pace: new Pace() });
 
 /** @extends {Emitter<Events>} */
 export class Live extends Emitter {
@@ -129,7 +133,7 @@ export class Live extends Emitter {
   get work() {
     const newest = [...this.jobs.values()].at(-1);
     if (newest) return newest;
-    return this.sent.some(({ state }) => state !== 'held') ? { job: -1, state: 'queued', done: 0, total: 0, text: '' } : null;
+    return this.sent.some(({ state }) => state !== 'held') ? waiting(-1) : null;
   }
 
   close() {
@@ -144,7 +148,10 @@ export class Live extends Emitter {
   #address() {
     const address = new URL(this.api.url(`api/sessions/${this.id}/live`));
     address.protocol = address.protocol.replace('http', 'ws');
-    if (this.seen !== null) address.searchParams.set('seen', String(this.seen));
+    if (this.seen !== null) {
+      address.searchParams.set('seen', String(this.seen));
+      address.searchParams.set('refined', trees.find(this.tree, this.seen)?.refined ?? '');
+    }
     return address.href;
   }
 
@@ -369,11 +376,11 @@ export class Live extends Emitter {
     else if (event.event === 'problem') this.emit('problem', explain(event.error));
   }
 
-  /** @param {SessionFacts & {jobs?: {job: number, state: string}[]}} facts */
+  /** @param {SessionFacts & {jobs?: (Partial<Work> & {job: number})[]}} facts */
   #hello(facts) {
     this.facts = facts;
     this.jobs.clear();
-    for (const { job, state } of facts.jobs ?? []) this.#note(job, { state });
+    for (const work of facts.jobs ?? []) this.#note(work.job, work);
     const known = new Set((facts.jobs ?? []).map(({ job }) => job));
     const away = this.sent.filter(({ job, state }) => state === 'running' && job !== null && !known.has(job));
     for (const { job, rect } of away) this.#settle(/** @type {number} */ (job), rect);
@@ -410,8 +417,9 @@ export class Live extends Emitter {
 
   /** @param {number} job @param {Partial<Work>} news */
   #note(job, news) {
-    const work = this.jobs.get(job) ?? { job, state: 'queued', done: 0, total: 0, text: '' };
-    this.jobs.set(job, { ...work, ...news });
+    const work = { ...(this.jobs.get(job) ?? waiting(job)), ...news };
+    if (news.total) work.pace.told(work.done, work.total, performance.now());
+    this.jobs.set(job, work);
     this.emit('work', null);
   }
 
@@ -461,6 +469,7 @@ export class Live extends Emitter {
     if (moved) this.picture.place(old, left, top);
     const along = (/** @type {Tiles} */ layer) => layer.moved(width, height, left, top);
     [this.paint, this.mask] = [along(this.paint), along(this.mask)];
+    this.areas.moved(width, height, left, top);
     for (const sent of this.sent) {
       const [x, y, across, down] = sent.rect;
       Object.assign(sent, { paint: along(sent.paint), mask: along(sent.mask), rect: [x + left, y + top, across, down] });

@@ -28,7 +28,7 @@ export function panels(studio) {
 
 /** @param {Studio} studio @param {boolean} prompt @param {boolean} inpaint */
 function edit(studio, prompt, inpaint) {
-  const { options, live } = studio;
+  const { options } = studio;
   const parts = [];
   if (prompt) {
     const field = words(options, 'prompt', 'Prompt', 'What the picture shows');
@@ -38,8 +38,8 @@ function edit(studio, prompt, inpaint) {
   const [seeds, another] = seed(studio);
   parts.push(...strength(studio), seeds);
   const soft = inpaint ? [check(options, 'soft', 'Soft mask', 'The grey of a mask is the strength at each place')] : [];
-  const refine = live?.isCanvas ? [] : [check(options, 'refine', 'Refine when idle', 'The last edit is computed more exactly while nothing else waits')];
-  parts.push(el('div', { className: 'checks' }, another, ...soft, ...refine));
+  const refine = check(options, 'refine', 'Refine when idle', 'The last edit is computed more exactly while nothing else waits');
+  parts.push(el('div', { className: 'checks' }, another, ...soft, refine));
   return parts;
 }
 

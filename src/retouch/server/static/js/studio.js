@@ -26,11 +26,13 @@ import { colourOf, pick, toolbox } from './tools.js';
 import * as trees from './tree.js';
 import { typed } from './typing.js';
 import { toScreen } from './view.js';
+import { left } from './words.js';
 
 const ZOOM = 1.25;
 const TURN = Math.PI / 12;
 const THEMES = ['dark', 'light'];
 const TOAST = 6000;
+const SECOND = 1000;
 const AIMS = ['brush', 'mask', 'eraser', 'clone'];
 
 /** @extends {Emitter<{session: null, state: null, tree: null, edited: null, model: null, refined: number}>} */
@@ -61,6 +63,7 @@ export class Studio extends Emitter {
     this.stage.on('view', () => this.#aim());
     this.#theme();
     inputs(this);
+    setInterval(() => this.live?.work && this.emit('state', null), SECOND);
   }
 
   get tool() {
@@ -361,7 +364,8 @@ export class Studio extends Emitter {
     const { work } = live;
     if (!work) return live.held.length ? { text: 'Not run', busy: false, level: 'bad' } : { text: 'Ready', busy: false, level: 'idle' };
     const part = work.total ? ` ${Math.round((100 * work.done) / work.total)} %` : '';
-    return { text: work.text || `${work.state === 'queued' ? 'Waiting' : 'Computing'}${part}`, busy: true, level: 'busy' };
+    const does = work.text ? work.text[0].toUpperCase() + work.text.slice(1) : work.state === 'queued' ? 'Waiting' : 'Computing';
+    return { text: does + part + left(work.pace.left(performance.now())), busy: true, level: 'busy' };
   }
 
   #state() {

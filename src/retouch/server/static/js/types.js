@@ -9,7 +9,7 @@
  * @typedef {{index: number, name: string, colour: RGB | string}} Label
  * @typedef {{prompt: boolean, inpaint: boolean, variants: boolean, areas?: boolean, instances?: boolean, canvas?: boolean, any_size?: boolean, labels: Label[] | null, scale: number}} Capabilities
  * @typedef {{version: number, parent: number | null, name: string | null, prompt: string | null, edit: string | null,
- *   share: number | null, seconds: number | null, saved: number | null, estimate: number | null, viewport?: Made | null}} Version
+ *   share: number | null, seconds: number | null, saved: number | null, estimate: number | null, refined?: string | null, viewport?: Made | null}} Version
  * @typedef {{rect: Rect, scale: number}} Viewport What a model sees of a canvas, and how many of its pixels for one of that.
  * @typedef {Viewport & {way: string, why: string}} Made
  * @typedef {{viewport: Viewport | null, state: 'recorded' | 'recording' | 'none', done?: number, total?: number}} Looking

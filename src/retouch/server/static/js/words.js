@@ -61,6 +61,12 @@ export function looked({ viewport, state, done, total }) {
   return `Here: viewport ${seen(viewport)}, ${state === 'recorded' ? 'recorded' : `being recorded${part}`}`;
 }
 
+/** How long something takes yet, where that is worth a word. @param {number | null} seconds */
+export function left(seconds) {
+  if (seconds === null || seconds < 2) return '';
+  return seconds < 90 ? `, ${Math.round(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
+}
+
 const SPANS = /** @type {[Intl.RelativeTimeFormatUnit, number][]} */ ([['day', 86_400_000], ['hour', 3_600_000], ['minute', 60_000]]);
 
 /** How long ago, in the largest unit that fits: "5 minutes ago". @param {number} milliseconds */
