@@ -119,7 +119,8 @@ def with_whole_calls(session: DiffusionSession, start: int) -> Iterator[tuple[st
     """What networks and first steps are worth."""
     for name in ("encoder", "decoder"):
         yield f"{name} dense", Runs(session, lambda call, name=name: call == name)
-    for count in (1, 2, 4, len(session.sampler)):
+    yield "denoiser dense", Runs(session, lambda call: call.startswith("step"))
+    for count in (1, 2, 4):
         steps = {snapshot_name(i) for i in range(start, start + count)}
         yield f"first {count} steps dense", Runs(session, steps.__contains__)
 
