@@ -144,7 +144,7 @@ def test_presets():
 
 @pytest.mark.parametrize(
     "options",
-    [{"stats": "guessed"}, {"probes": 0}, {"probe_distance": -1}, {"dilate": -1}, {"dilate_grid": -1},
+    [{"stats": "guessed"}, {"probes": 0}, {"probe_distance": -1}, {"dilate": -1}, {"dilate_grid": -1}, {"margin": -1},
      {"dense_below": 1.5}, {"crossover": 0}, {"crossover": 2}],
     ids=str,
 )  # fmt: skip

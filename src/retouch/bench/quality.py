@@ -166,7 +166,7 @@ class Quality(Suite):
         experiment.run(progress, f"{method}: {prompt}")
         for index, edit in edits.items():
             truth, dense_s = self.references[_key(session, index, edit)]
-            work = session.nets.denoiser.explain(Region.from_mask(edit.mask))
+            work = session.nets.denoiser.explain(session.process.around(Region.from_mask(edit.mask)))
             result = {
                 "model": self.model,
                 "method": method,

@@ -17,6 +17,8 @@ class Policy:
 
     dilate: pixels of the mask's own grid by which an edit is grown, in every direction.
     dilate_grid: positions by which it is grown again on every smaller grid.
+    margin: positions of a latent that the denoiser of a diffusion session computes around those that an edit changes.
+        Without them the rim of what changes is computed from surroundings that do not know of it, at every step again.
     dense_below: grids whose height is below this fraction of the largest grid's are computed whole.
     stats: norm statistics, "recorded" (those of the original), "refreshed" (old active rows subtracted,
         new ones added: exact statistics of the updated map) or "probed" (refreshed, and the rows that are
@@ -33,6 +35,7 @@ class Policy:
     name: str = "custom"
     dilate: int = 5
     dilate_grid: int = 1
+    margin: int = 0
     dense_below: float = 0.0
     stats: str = "refreshed"
     probes: int = 16
@@ -52,8 +55,8 @@ class Policy:
             raise PolicyError("probes is at least 1 and probe_distance at least 0")
         if self.exact and self.stats != "refreshed":
             raise PolicyError("an exact policy needs refreshed statistics: recorded ones are those of the original")
-        if self.dilate < 0 or self.dilate_grid < 0:
-            raise PolicyError("dilate and dilate_grid count positions and cannot be negative")
+        if min(self.dilate, self.dilate_grid, self.margin) < 0:
+            raise PolicyError("dilate, dilate_grid and margin count positions and cannot be negative")
         if not 0 <= self.dense_below <= 1 or (self.crossover is not None and not 0 < self.crossover <= 1):
             raise PolicyError("dense_below and crossover are fractions between 0 and 1")
 
@@ -69,7 +72,7 @@ class Policy:
 
 PRESETS = {
     "paper": Policy("paper", dense_below=0.25, stats="recorded"),
-    "balanced": Policy("balanced", dense_below=0.0625, stats="probed"),
+    "balanced": Policy("balanced", margin=1, dense_below=0.0625, stats="probed", probe_distance=2),
     "fast": Policy("fast", stats="recorded"),
     "exact": Policy("exact", dilate=0, dilate_grid=0, exact=True),
 }

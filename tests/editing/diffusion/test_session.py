@@ -75,6 +75,26 @@ def equal(a, b):
 # The dense model is the yardstick.
 
 
+@pytest.mark.parametrize("name", ["ddpm", "sd"])
+def test_a_margin_is_computed_and_changes_nothing(name):
+    """The denoiser computes so many positions more, and what may change stays the same; one that reaches everywhere
+    makes the steps those of the dense model, and so the picture where no autoencoder has an error of its own.
+    """
+    near, far = {}, {}
+    for margin in (0, 1, 64):
+        policy = retouch.Policy("margin", dilate=2, dilate_grid=0, margin=margin, stats="recorded", crossover=1.0)
+        session = opened(name, policy)
+        edited = painted(session.pixels, 3, 3, 5, (250, 20, 30))
+        inside = session.latent_mask(retouch.Region.from_mask((edited != session.pixels).any(-1)))
+        before, dense = session.version.tensors["latents"], session.reference(edited)
+        found = session.edit(edited)
+        assert torch.equal((session.version.tensors["latents"] != before)[1:].any(0).any(0), inside[0, 0])
+        near[margin], far[margin] = session.version.facts["macs"], distance(found.image, dense.image)
+    assert near[0] < near[1] < near[64]
+    if session.nets.decoder is None:
+        assert far[64] <= 1 < far[0]
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_exact_edits_equal_the_dense_reference(name):
     session = opened(name, "exact")

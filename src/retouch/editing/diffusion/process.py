@@ -78,6 +78,10 @@ class Process:
         """bool `[1, 1, h, w]`: the positions of a latent that an edit of this region may change."""
         return torch.tensor(spread(region, self.grid, self.policy))[None]
 
+    def around(self, region: Region) -> Region:
+        """What the denoiser computes for a region: the policy's margin more, which changes nothing of the picture."""
+        return region.dilated(self.policy.margin * self.size[0] // self.grid.height)
+
     def whole(self, region: Region) -> Region:
         """A region for the decoder, grown to whole positions of a latent where it reads parts of these."""
         if self.model.packed == 1:

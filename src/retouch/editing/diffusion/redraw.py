@@ -90,7 +90,7 @@ class Redraw:
     def _joined(self, i: int) -> Joined:
         """What has joined when step i begins."""
         asked = Region.from_mask(self.change.joined(i))
-        return Joined(self.process.latent_mask(asked), self.grow(asked) | self.masked)
+        return Joined(self.process.latent_mask(asked), self.process.around(self.grow(asked)) | self.masked)
 
     def _computed(self, region: Region, i: int) -> Region:
         """What step i computes for a region, or the decoder as one step more: its recording must not stay behind."""

@@ -516,7 +516,8 @@ class DiffusionSession(Session):
     def _check_room(self, change: Change, count: int) -> None:
         nets, late = self.networks(), behind(self.version.tensors, self.size) > change.start
         region = Region.from_mask(change.mask | late)
-        demands = {name: net.demand(region) for name, net in nets.items()}
+        regions = {"denoiser": self.process.around(region)}
+        demands = {name: net.demand(regions.get(name, region)) for name, net in nets.items()}
         last = snapshot_name(change.start)
         steps = [demands[of] for name, of in self.calls().items() if of != "denoiser" or name >= last]
         added = sum(demand.added for demand in steps) + sum(t.nbytes for t in self.version.tensors.values())
