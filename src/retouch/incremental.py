@@ -538,13 +538,13 @@ class Incremental:
     def macs_of(self, schedule: Schedule) -> int:
         """Multiply-accumulates of a run."""
         if schedule not in self._counted:
-            self._counted[schedule] = activity.macs(self.program, schedule.active)
+            self._counted[schedule] = activity.macs(self.plan, schedule.active)
         return self._counted[schedule]
 
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of a dense run."""
-        return activity.macs(self.program, activity.everything(self.program))
+        return activity.macs(self.plan, activity.everything(self.program))
 
     @cached_property
     def digest(self) -> str:
@@ -630,7 +630,7 @@ def _own(leaf: Any) -> Any:
 def planned(program: Program, policy: Policy) -> Plan:
     """The storage plan of a program under a policy."""
     keeps_maps = activity.statistics_of(program, policy).keeps_maps
-    return plan(program, activity.whole_grids(program, policy), keeps_maps, policy.exact)
+    return plan(program, activity.whole_grids(program, policy), keeps_maps, policy.exact, policy.keys_values)
 
 
 def compile(

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from retouch.errors import RetouchError
 
 
+KEYS_VALUES = ("recorded", "int8", "recomputed")
+"""What becomes of the keys and values of self-attention, from most bytes of a recording to fewest."""
+
+
 class PolicyError(RetouchError, ValueError):
     """There is no such policy, or its numbers make no sense."""
 
@@ -25,6 +29,9 @@ class Policy:
     probe_distance: positions between a probe and the active rows.
     text: rows of texts that attend to the picture along with it (joint attention), "recomputed" with every edit, or
         "recorded": those of the original as long as no input without a grid changes.
+    keys_values: of self-attention, which every update reads whole: "recorded" as rows; "int8", such rows with a scale
+        each in snapshots, whatever the type of others; "recomputed" from the rows that linear layers make them of, which
+        are kept instead and are half as many, in snapshots also as int8.
     exact: follow the receptive field value by value instead; the result equals a fresh recording.
     crossover: share of the arithmetic from which an update computes everything; None: when that is predicted to
         be faster (see `retouch.plan.choose`).
@@ -38,6 +45,7 @@ class Policy:
     probes: int = 16
     probe_distance: int = 4
     text: str = "recomputed"
+    keys_values: str = "recorded"
     exact: bool = False
     crossover: float | None = None
 
@@ -46,6 +54,8 @@ class Policy:
             raise PolicyError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
         if self.text not in ("recomputed", "recorded"):
             raise PolicyError(f"text is 'recomputed' or 'recorded', not {self.text!r}")
+        if self.keys_values not in KEYS_VALUES:
+            raise PolicyError(f"keys_values is one of {', '.join(map(repr, KEYS_VALUES))}, not {self.keys_values!r}")
         if self.exact and self.text == "recorded":
             raise PolicyError("an exact policy needs recomputed texts: recorded ones are those of the original")
         if self.probes < 1 or self.probe_distance < 0:

@@ -48,7 +48,8 @@ class Snapshot:
         """
         net: Any = recording.owner
         tables = {value: net.workspace.whole(value.rows) for value in recording.buffers}
-        types = {v: store.stored(v.dtype, buffer) for v, buffer in recording.buffers.items()}
+        narrow = net.plan.narrow
+        types = {v: store.stored(v.dtype, buffer, v in narrow) for v, buffer in recording.buffers.items()}
         same = all(dtype == v.dtype for v, dtype in types.items())
         if (
             file is None
