@@ -11,7 +11,7 @@ from retouch.ir.value import Value
 from retouch.ops.attention import Attention
 from retouch.ops.dense import Lift
 from retouch.ops.gemm import Gemm
-from retouch.ops.row_map import Map, Slice
+from retouch.ops.row_map import Concat, Map, Slice
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _walk(ends: set[Value], producers: Mapping[Value, Op]) -> tuple[set[Value], 
         if isinstance(op, Gemm) and op.geometry is None and not op.rows:
             made.add(value)
             read.add(op.src)
-        elif isinstance(op, Map | Slice):
+        elif isinstance(op, Map | Slice | Concat):
             made.add(value)
             waiting += [v for v, _ in op.operands() if not isinstance(producers.get(v), Lift)]
         else:

@@ -14,6 +14,9 @@ from retouch.ir.value import Value
 from retouch.passes.chains import Chain, chains
 from retouch.passes.keys_values import Again, keys_and_values, recomputed
 
+MOSTLY = 0.5
+"""Share of a recording that keys and values are, from which "auto" computes them again."""
+
 
 class Storage(StrEnum):
     """Where the rows of a value are."""
@@ -30,15 +33,16 @@ class Storage(StrEnum):
 class Plan:
     """Storage of every value with a grid; `whole` are the grids that every run computes whole.
 
-    recomputed: keys and values of attention that a run computes of all rows it has of their source, kept instead.
-    narrow: kept values that snapshots store as int8, whatever others are stored as.
+    keys_values: kept keys and values of attention, and what others are computed of. recomputed: these others, with
+    what is between; every run computes all rows of them. narrow: snapshots store the kept ones as int8.
     """
 
     program: Program
     storage: dict[Value, Storage]
     whole: frozenset[Grid]
+    keys_values: frozenset[Value] = frozenset()
     recomputed: frozenset[Value] = frozenset()
-    narrow: frozenset[Value] = frozenset()
+    narrow: bool = False
 
     @cached_property
     def producers(self) -> dict[Value, Op]:
@@ -143,6 +147,10 @@ def plan(
     differ from value to value (`exact`), so no consumer may rely on the rows that a producer computed. `keys_values`:
     see `retouch.plan.Policy`.
     """
+    if keys_values == "auto":
+        made = plan(program, whole, keep_moments, keep_all, "int8")
+        mostly = sum(v.nbytes for v in made.keys_values) > MOSTLY * made.kept_bytes
+        return plan(program, whole, keep_moments, keep_all, "recomputed") if mostly else made
     again = recomputed(program, whole) if keys_values == "recomputed" else Again()
     planner = _Planner(program, whole, keep_moments, keep_all, again)
     for op in program.ops:
@@ -151,8 +159,7 @@ def plan(
         if output.value is not None and output.value.grid:
             planner.demand(output.value, Read.BUFFER)
     storage = {v: planner.storage(v) for v in program.values() if v.grid}
-    made = Plan(program, storage, whole, frozenset(v for v in again.values if storage[v] is Storage.VIRTUAL))
-    if keys_values == "recorded":
-        return made
-    narrow = {made.place(v)[0] for v in (*keys_and_values(program), *again.sources)}
-    return replace(made, narrow=frozenset(v for v in narrow if storage[v] is Storage.KEPT))
+    virtual = frozenset(v for v in again.values if storage[v] is Storage.VIRTUAL)
+    made = Plan(program, storage, whole, recomputed=virtual, narrow=keys_values != "recorded")
+    read = {made.place(v)[0] for v in (*keys_and_values(program), *again.sources)}
+    return replace(made, keys_values=frozenset(v for v in read if storage[v] is Storage.KEPT))

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from retouch.errors import RetouchError
 
-
-KEYS_VALUES = ("recorded", "int8", "recomputed")
-"""What becomes of the keys and values of self-attention, from most bytes of a recording to fewest."""
+KEYS_VALUES = ("recorded", "int8", "recomputed", "auto")
+"""What becomes of the keys and values of self-attention."""
 
 
 class PolicyError(RetouchError, ValueError):
@@ -31,7 +30,8 @@ class Policy:
         "recorded": those of the original as long as no input without a grid changes.
     keys_values: of self-attention, which every update reads whole: "recorded" as rows; "int8", such rows with a scale
         each in snapshots, whatever the type of others; "recomputed" from the rows that linear layers make them of, which
-        are kept instead and are half as many, in snapshots also as int8.
+        are kept instead and are half as many, in snapshots also as int8; "auto": "recomputed" where they are most of a
+        recording, as in transformers, else "int8".
     exact: follow the receptive field value by value instead; the result equals a fresh recording.
     crossover: share of the arithmetic from which an update computes everything; None: when that is predicted to
         be faster (see `retouch.plan.choose`).
@@ -79,7 +79,7 @@ class Policy:
 
 PRESETS = {
     "paper": Policy("paper", dense_below=0.25, stats="recorded"),
-    "balanced": Policy("balanced", dense_below=0.0625, stats="probed"),
-    "fast": Policy("fast", stats="recorded"),
+    "balanced": Policy("balanced", dense_below=0.0625, stats="probed", keys_values="auto"),
+    "fast": Policy("fast", stats="recorded", keys_values="int8"),
     "exact": Policy("exact", dilate=0, dilate_grid=0, exact=True),
 }

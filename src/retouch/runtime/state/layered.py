@@ -48,7 +48,7 @@ class Snapshot:
         """
         net: Any = recording.owner
         tables = {value: net.workspace.whole(value.rows) for value in recording.buffers}
-        narrow = net.plan.narrow
+        narrow = net.plan.keys_values if net.plan.narrow else ()
         types = {v: store.stored(v.dtype, buffer, v in narrow) for v, buffer in recording.buffers.items()}
         same = all(dtype == v.dtype for v, dtype in types.items())
         if (
