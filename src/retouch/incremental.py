@@ -354,8 +354,7 @@ class Incremental:
                 return not same_tensor(recording.values[value], leaf)
             if not value.grid.reference:
                 return False
-            known, given = recording.rows(value), self.program.layout(value).rows(leaf.detach())
-            return not torch.equal(known, given.to(known.dtype))
+            return not recording.holds(value, self.program.layout(value).rows(leaf.detach()))
 
         pairs = zip(self.program.inputs, leaves, strict=True)
         return frozenset(value for value, leaf in pairs if differs(value, leaf))

@@ -13,6 +13,11 @@ from retouch.ops.dense import Lift
 from retouch.ops.gemm import Gemm
 from retouch.ops.row_map import Concat, Map, Slice
 
+MOST = 1.5
+"""Channels that linear layers may make for each of keys and values, to be computed again: with the queries, but not
+with the perceptron beside attention, as some transformers make them in one product.
+"""
+
 
 @dataclass(frozen=True)
 class Again:
@@ -43,7 +48,9 @@ def recomputed(program: Program, whole: frozenset[Grid]) -> Again:
         for grid in {x.grid for x in runs}:
             ends = {x for x in runs if x.grid == grid}
             made, read = _walk(ends, producers)
-            if sum(v.nbytes for v in read) < sum(v.nbytes for v in ends & made):
+            wanted = sum(v.channels for v in ends & made)
+            computed = sum(v.channels for v in made if isinstance(producers[v], Gemm))
+            if computed <= MOST * wanted and sum(v.channels for v in read) < wanted:
                 values |= made
                 sources |= read
     return Again(frozenset(values - sources), frozenset(sources))

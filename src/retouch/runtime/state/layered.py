@@ -20,7 +20,7 @@ from torch import Tensor
 from retouch.ir.operands import Slot
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
-from retouch.ops.copy import restored
+from retouch.ops.copy import converted, restored
 from retouch.runtime.base import Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.state.folding import few
@@ -238,6 +238,11 @@ class Restored(State):
             tables = tuple([x.tables[value] for x in layers])
             for number, where, source in self.workspace.picks(wanted, tables):
                 yield value, layers[number], where, source
+
+    def holds(self, value: Value, rows: Tensor) -> bool:
+        """Whether all rows of a kept value are these in the snapshot; buffers are of whichever update was last."""
+        given = converted(rows, self.snapshot.types[value])
+        return torch.equal(self.snapshot.rows(value), restored(given) if given.dtype == torch.int8 else given)
 
     @property
     def origin(self) -> object:
