@@ -34,9 +34,9 @@ class Flux2Model(PackedModel):
 
     @property
     def adapters(self) -> Adapters:
-        """References; the pipeline that keeps their keys and values treats them in a way of its own, and has none."""
-        kept = type(self.pipe).__name__ == "Flux2KleinKVPipeline"
-        return Adapters(self.pipe) if kept else References(self.pipe, SEVERAL)
+        """References, of the plain pipeline; that which keeps their keys and values lets them see themselves alone."""
+        plain = type(self.pipe).__name__ == "Flux2KleinPipeline"
+        return References(self.pipe, SEVERAL) if plain else Adapters(self.pipe)
 
     @staticmethod
     def on_latents(pipe: Any) -> nn.Module:
