@@ -172,9 +172,8 @@ def qwen_vae(tiny: bool) -> Any:
 
 def byte_tokenizer(special: tuple[str, ...] = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>")) -> Any:
     """A `Qwen2Tokenizer` of single bytes."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    made = _library().Qwen2Tokenizer(vocab={each: i for i, each in enumerate(bytes_to_unicode().values())}, merges=[])
+    letters: Any = require("transformers.convert_slow_tokenizer", "diffusers").bytes_to_unicode()
+    made = _library().Qwen2Tokenizer(vocab={each: i for i, each in enumerate(letters.values())}, merges=[])
     made.add_special_tokens({"additional_special_tokens": list(special)})
     return made
 
