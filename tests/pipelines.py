@@ -13,8 +13,8 @@ import numpy as np
 import peft
 import torch
 import transformers
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from retouch.models import transformers as built
 from support import fill
 
 PIXELS, LATENT_PIXELS = 32, 64
@@ -85,13 +85,7 @@ def asymmetric_vae() -> Any:
 
 def _t5(width: int = 24) -> tuple[Any, Any]:
     """Tokenizer and encoder of words."""
-    pieces = ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = transformers.T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
-    tokenizer.model_max_length = 16
-    config = transformers.T5Config(
-        vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
-    )  # fmt: skip
-    return tokenizer, fill(transformers.T5EncoderModel(config))
+    return built.t5_tokenizer(16), fill(built.t5(True, width))
 
 
 FLUX = {"flux": "Flux", "flux-dev": "Flux", "fill": "FluxFill", "kontext": "FluxKontext"}
@@ -100,52 +94,27 @@ FLUX = {"flux": "Flux", "flux-dev": "Flux", "fill": "FluxFill", "kontext": "Flux
 def _flux(name: str) -> Any:
     """As FLUX.1 schnell, dev (reads the scale of guidance), Fill or Kontext."""
     tokenizer, encoder = _t5()
-    vae = _vae(shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False)
-    transformer = fill(diffusers.FluxTransformer2DModel(
-        in_channels=4 * (2 * 4 + 4**2) if name == "fill" else 16, out_channels=16, num_layers=1, num_single_layers=1,
-        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=24,
-        axes_dims_rope=(4, 6, 6), guidance_embeds=name != "flux",
-    ))  # fmt: skip
+    inputs = 4 * (2 * 4 + 4**2) if name == "fill" else None
+    transformer = fill(built.flux(True, inputs, reads_guidance=name != "flux"))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=name != "flux")
     return getattr(diffusers, f"{FLUX[name]}Pipeline")(
-        scheduler=scheduler, vae=vae, text_encoder=_text(), tokenizer=_tokenizer(), text_encoder_2=encoder,
-        tokenizer_2=tokenizer, transformer=transformer,
+        scheduler=scheduler, vae=fill(built.flux_vae(True)), text_encoder=_text(), tokenizer=_tokenizer(),
+        text_encoder_2=encoder, tokenizer_2=tokenizer, transformer=transformer,
     )  # fmt: skip
 
 
 def _qwen_words() -> tuple[Any, Any]:
     """Tokenizer, of single bytes, and language model."""
-    vocabulary = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
-    tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[])
-    special = ["<|vision_start|>", "<|vision_end|>", PAD]
-    tokenizer.add_special_tokens({"additional_special_tokens": special})
-    start, end, pad = tokenizer.convert_tokens_to_ids(special)
-    text = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 1,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-        "bos_token_id": None, "eos_token_id": None,
-    }  # fmt: skip
-    vision = {
-        "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
-        "fullatt_block_indexes": [0],
-    }  # fmt: skip
-    config = transformers.Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, image_token_id=pad, vision_start_token_id=start, vision_end_token_id=end
-    )
-    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    model = built.qwen_words(True)
     computed = {name: buffer.clone() for name, buffer in model.named_buffers()}  # files do not hold them
     for name, buffer in fill(model).named_buffers():
         buffer.copy_(computed[name])
-    return tokenizer, model
+    return built.byte_tokenizer(), model
 
 
 def qwen_vae() -> Any:
     """The autoencoder of Qwen-Image, for video."""
-    return fill(diffusers.AutoencoderKLQwenImage(
-        base_dim=16, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
-        latents_mean=[0.1, -0.2, 0.0, 0.3], latents_std=[1.5, 0.7, 1.0, 2.0],
-    ))  # fmt: skip
+    return fill(built.qwen_vae(True))
 
 
 class Eyes:
@@ -170,10 +139,7 @@ QWEN = {"qwen": "QwenImage", "qwen-edit": "QwenImageEdit", "qwen-plus": "QwenIma
 def _qwen(name: str) -> Any:
     """Qwen-Image, or one of those that edit."""
     tokenizer, encoder = _qwen_words()
-    transformer = fill(diffusers.QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
-    ))  # fmt: skip
+    transformer = fill(built.qwen_image(True))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
     eyes = {} if name == "qwen" else {"processor": Eyes(tokenizer)}
     pipe = getattr(diffusers, f"{QWEN[name]}Pipeline")(
@@ -200,37 +166,18 @@ def _sd3() -> Any:
 
 def _qwen3(layers: int, width: int) -> tuple[Any, Any]:
     """Tokenizer and language model of letters, with a chat around them; 64 tokens at most."""
-    letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "\u0120", *"abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = transformers.Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>{% endif %}{% if enable_thinking %}<|im_end|>{% endif %}"
-    )
-    tokenizer.model_max_length = 64
-    config = transformers.Qwen3Config(
-        vocab_size=len(letters), hidden_size=width, intermediate_size=16, num_hidden_layers=layers,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=64,
-    )  # fmt: skip
-    encoder = fill(transformers.Qwen3ForCausalLM(config))
-    encoder.model.rotary_emb = type(encoder.model.rotary_emb)(config)  # its buffers are not saved
-    return tokenizer, encoder
+    encoder = fill(built.qwen3(layers, width, True))
+    encoder.model.rotary_emb = type(encoder.model.rotary_emb)(encoder.config)  # its buffers are not saved
+    return built.chat_tokenizer(True), encoder
 
 
 def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:
     """FLUX.2 klein as one of its pipelines."""
     tokenizer, encoder = _qwen3(27, 8)
-    vae = fill(diffusers.AutoencoderKLFlux2(
-        block_out_channels=(16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        sample_size=LATENT_PIXELS,
-    ))  # fmt: skip
-    random = torch.Generator().manual_seed(3)
-    vae.bn.running_mean.normal_(generator=random)
-    vae.bn.running_var.uniform_(0.5, 2.0, generator=random)
-    transformer = fill(diffusers.Flux2Transformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
-    ))  # fmt: skip
+    vae, transformer = built.flux2_vae(True), fill(built.flux2_klein(True))
+    normalised = {name: buffer.clone() for name, buffer in vae.bn.named_buffers()}
+    for name, buffer in fill(vae).bn.named_buffers():
+        buffer.copy_(normalised[name])
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
     return getattr(diffusers, kind)(scheduler, vae, encoder, tokenizer, transformer, **options)
 
@@ -238,12 +185,9 @@ def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:
 def z_image(kind: str = "ZImagePipeline", **options: Any) -> Any:
     """Z-Image as one of its pipelines."""
     tokenizer, encoder = _qwen3(2, 24)
-    transformer = fill(diffusers.ZImageTransformer2DModel(
-        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
-        axes_dims=[4, 6, 6], axes_lens=[128, 32, 32],
-    ))  # fmt: skip
+    transformer = fill(built.z_image(True))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, **options)
-    vae = _vae(shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False)
+    vae = fill(built.flux_vae(True))
     return getattr(diffusers, kind)(scheduler, vae, encoder, tokenizer, transformer)
 
 

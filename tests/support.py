@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ EXACT = Policy("exact", dilate=0, dilate_grid=0, exact=True, crossover=1.0)
 
 SHARED = Policy("shared", dilate=2, crossover=1.0)
 """Shared regions, all grids sparse, refreshed statistics, no crossover."""
+
+BALANCED = replace(Policy.named("balanced"), keys_values="recorded")
+"""The `balanced` preset with every row kept as it was computed, so that snapshots equal recordings bit for bit."""
 
 PROBED = Policy("probed", dilate=1, stats="probed", probes=9, probe_distance=1, crossover=1.0)
 """Like `SHARED`, with probes that find room on tiny grids."""

@@ -353,8 +353,7 @@ class Incremental:
                 return not same_tensor(recording.values[value], leaf)
             if not value.grid.reference:
                 return False
-            known, given = recording.rows(value), self.program.layout(value).rows(leaf.detach())
-            return not torch.equal(known, given.to(known.dtype))
+            return not recording.holds(value, self.program.layout(value).rows(leaf.detach()))
 
         pairs = zip(self.program.inputs, leaves, strict=True)
         return frozenset(value for value, leaf in pairs if differs(value, leaf))
@@ -537,13 +536,13 @@ class Incremental:
     def macs_of(self, schedule: Schedule) -> int:
         """Multiply-accumulates of a run."""
         if schedule not in self._counted:
-            self._counted[schedule] = activity.macs(self.program, schedule.active)
+            self._counted[schedule] = activity.macs(self.plan, schedule.active)
         return self._counted[schedule]
 
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of a dense run."""
-        return activity.macs(self.program, activity.everything(self.program))
+        return activity.macs(self.plan, activity.everything(self.program))
 
     @cached_property
     def digest(self) -> str:
@@ -639,7 +638,7 @@ def _lowered(module: nn.Module, signature: Signature, kernels: Backend, arithmet
 def planned(program: Program, policy: Policy) -> Plan:
     """The storage plan of a program under a policy."""
     keeps_maps = activity.statistics_of(program, policy).keeps_maps
-    return plan(program, activity.whole_grids(program, policy), keeps_maps, policy.exact)
+    return plan(program, activity.whole_grids(program, policy), keeps_maps, policy.exact, policy.keys_values)
 
 
 def compile(

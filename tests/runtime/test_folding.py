@@ -7,7 +7,7 @@ from networks import case, compiled, edits, record, update
 from retouch.runtime.state import folding
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.store import Store, StoreError
-from support import EXACT, PROBED
+from support import BALANCED, EXACT, PROBED
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -17,7 +17,7 @@ def stepped(snapshot, mask, made):
     return update(snapshot.net, restored, mask, made), restored.snapshot
 
 
-@pytest.mark.parametrize("policy", ["balanced", PROBED, EXACT], ids=["balanced", "probed", "exact"])
+@pytest.mark.parametrize("policy", [BALANCED, PROBED, EXACT], ids=["balanced", "probed", "exact"])
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet"])
 def test_folded_layers_read_like_the_ones_that_they_were(name, policy, monkeypatch):
     net, made = compiled(name, policy), case(name)

@@ -1,5 +1,7 @@
 """Snapshots: an update from one equals an update in place, and nothing that it holds is written."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,11 +12,11 @@ from retouch.kernels.transfers import Transfers
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
 from retouch.runtime.store import Store, StoreError, read
-from support import EXACT, PROBED, SHARED, same
+from support import BALANCED, EXACT, PROBED, SHARED, same
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-POLICIES = ("paper", "balanced", "fast", SHARED, PROBED, EXACT)
+POLICIES = ("paper", BALANCED, replace(Policy.named("fast"), keys_values="recorded"), SHARED, PROBED, EXACT)
 
 
 def poison(net) -> None:
@@ -57,7 +59,7 @@ def test_updates_equal_those_in_place_bit_for_bit(name, policy):
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet", "dit", "sd3"])
 def test_reference_backend(name):
-    net, made = compiled(name, "balanced", "reference"), case(name)
+    net, made = compiled(name, BALANCED, "reference"), case(name)
     _, recording = record(net, made)
     snapshot = Snapshot.of(record(net, made)[1], Store())
     for mask, edited in edits(made, 2, seed=3):
@@ -68,7 +70,7 @@ def test_reference_backend(name):
 
 @pytest.mark.parametrize("name", TEXT)
 def test_a_changed_prompt_is_kept_by_the_layer(name):
-    net, made = compiled(name, "balanced"), case(name)
+    net, made = compiled(name, BALANCED), case(name)
     snapshot = Snapshot.of(record(net, made)[1], Store())
     args = (*made.args[:2], *(a.flip(-1) for a in made.args[2:]))
     other = type(made)(made.module, args, made.kwargs, made.size)
@@ -78,7 +80,7 @@ def test_a_changed_prompt_is_kept_by_the_layer(name):
 
 
 def test_a_layer_shares_dense_values_and_tables_and_makes_no_views():
-    net, made = compiled("sd15-unet", "balanced"), case("sd15-unet")
+    net, made = compiled("sd15-unet", BALANCED), case("sd15-unet")
     before = Snapshot.of(record(net, made)[1], Store())
     args = (*made.args[:2], *(a.flip(-1) for a in made.args[2:]))
     _, after = step(net, before, made.spot(), type(made)(made.module, args, made.kwargs, made.size))
@@ -94,7 +96,7 @@ def test_a_layer_shares_dense_values_and_tables_and_makes_no_views():
 
 
 def test_edits_that_are_dropped_take_no_more_memory():
-    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
     snapshot = Snapshot.of(record(net, made)[1], Store())
     mask = made.spot()
     sizes = set()
@@ -107,7 +109,7 @@ def test_edits_that_are_dropped_take_no_more_memory():
 
 
 def test_nothing_changed_reads_the_result_and_adds_no_layer():
-    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
     y, recording = record(net, made)
     snapshot = Snapshot.of(recording, Store())
     result, after = step(net, snapshot, torch.zeros(made.size, dtype=torch.bool), made)
@@ -118,7 +120,7 @@ def test_nothing_changed_reads_the_result_and_adds_no_layer():
 @pytest.mark.parametrize("budget", [None, 0], ids=["memory", "files"])
 @pytest.mark.parametrize(("dtype", "bound"), [("fp32", 0), ("fp16", 2e-3), ("bf16", 2e-2)])
 def test_storage(dtype, bound, budget, tmp_path):
-    net, made = compiled("sd15-unet", "balanced"), case("sd15-unet")
+    net, made = compiled("sd15-unet", BALANCED), case("sd15-unet")
     _, recording = record(net, made)
     store = Store(budget, tmp_path, dtype)
     snapshot = Snapshot.of(record(net, made)[1], store)
@@ -160,7 +162,7 @@ def transfers(monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["device", "device and host", "host", "files"])
-@pytest.mark.parametrize(("name", "policy"), [("ddpm-256", "balanced"), ("sd15-unet", PROBED), ("taesd", EXACT)])
+@pytest.mark.parametrize(("name", "policy"), [("ddpm-256", BALANCED), ("sd15-unet", PROBED), ("taesd", EXACT)])
 def test_rows_that_a_device_has_no_memory_for(name, policy, place, transfers, tmp_path):
     net, made = compiled(name, policy, "reference"), case(name)
     _, recording = record(net, made)
@@ -184,7 +186,7 @@ def test_rows_that_a_device_has_no_memory_for(name, policy, place, transfers, tm
 
 def test_rows_that_were_fetched_before_the_update(transfers):
     """They are not fetched again; an update of another region brings its own."""
-    net, made = compiled("ddpm-256", "balanced", "reference"), case("ddpm-256")
+    net, made = compiled("ddpm-256", BALANCED, "reference"), case("ddpm-256")
     _, recording = record(net, made)
     snapshot = Snapshot.of(record(net, made)[1], Store(device_budget=0))
     masks = made.spot(), made.spot(0.6, 0.1)
@@ -204,7 +206,7 @@ def test_rows_that_were_fetched_before_the_update(transfers):
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet", "dit", "sd3"])
 def test_layers_come_back_from_files(name, tmp_path):
-    net, made = compiled(name, "balanced"), case(name)
+    net, made = compiled(name, BALANCED), case(name)
     store = Store()
     snapshot = Snapshot.of(record(net, made)[1], store, tmp_path / "base.safetensors")
     (mask, edited), (other_mask, other) = edits(made, 2, seed=3)
@@ -220,14 +222,14 @@ def test_layers_come_back_from_files(name, tmp_path):
 
 
 def test_a_layer_of_another_network_is_refused(tmp_path):
-    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
     Snapshot.of(record(net, made)[1], Store(), tmp_path / "base.safetensors")
     with pytest.raises(StoreError, match="does not fit the network"):
-        layer_of(compiled("dit", "balanced"), read(tmp_path / "base.safetensors"))
+        layer_of(compiled("dit", BALANCED), read(tmp_path / "base.safetensors"))
 
 
 def test_a_failed_update_leaves_the_snapshot(monkeypatch):
-    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
     snapshot = Snapshot.of(record(net, made)[1], Store())
     before = contents(snapshot)
     mask = made.spot()
@@ -242,7 +244,7 @@ def test_a_failed_update_leaves_the_snapshot(monkeypatch):
 
 
 def test_region_of_another_grid_is_refused():
-    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
     snapshot = Snapshot.of(record(net, made)[1], Store())
     with pytest.raises(ValueError, match="the region is"):
         net.update(snapshot.recording(), Region.from_mask(torch.ones(5, 5, dtype=torch.bool)), *made.args)

@@ -13,7 +13,7 @@ from retouch.ops.dense import Dense
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.together import Together
 from retouch.runtime.store import Store
-from support import EXACT, PROBED, SHARED, fill, noise, spot
+from support import BALANCED, EXACT, PROBED, SHARED, fill, noise, spot
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -181,7 +181,7 @@ def test_what_is_the_same_for_all_is_computed_once():
 
 @pytest.mark.parametrize("mask", ["nothing", "everything"])
 def test_nothing_and_everything_are_done_one_by_one(mask):
-    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
     net.release()
     snapshot = Snapshot.of(record(net, made)[1], Store())
     area = torch.full(made.size, mask == "everything")

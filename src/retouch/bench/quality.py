@@ -51,6 +51,8 @@ METHODS: dict[str, Policy | None] = {
     **PRESETS,
     **dict.fromkeys(BLENDED, BALANCED),
     INT8: BALANCED,
+    "balanced, keys int8": replace(BALANCED, keys_values="int8"),
+    "balanced, keys again": replace(BALANCED, keys_values="recomputed"),
     CROP: None,
     "refreshed": replace(BALANCED, stats="refreshed"),
     "paper, dilate 8": replace(PRESETS["paper"], dilate=8),

@@ -38,7 +38,6 @@ from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
 from retouch.editing.worker import Worker, worker_of
 from retouch.errors import ReplayWarning
 from retouch.incremental import Incremental
-from retouch.ir.program import Read
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
@@ -634,9 +633,11 @@ class Session(ABC):
         }
 
     def _key_bytes(self, version: Version) -> dict[str, int]:
-        """Bytes of the self-attention keys and values of each call, which every edit reads whole."""
+        """Bytes of the self-attention keys and values of each call, or of what they are computed of, which every edit
+        reads whole.
+        """
         return {
-            name: sum(v.rows * snapshot.row_bytes(v) for v in _keys(self.network(name)))
+            name: sum(v.rows * snapshot.row_bytes(v) for v in self.network(name).plan.keys_values)
             for name, snapshot in version.snapshots.items()
         }
 
@@ -651,14 +652,6 @@ def _version(
     """The version of an entry of a manifest."""
     facts = entry.number, snapshots, tensors, entry.facts, added, entry.files, entry.parent, entry.name, entry.revision
     return Version(*facts, drawn)
-
-
-def _keys(net: Incremental) -> set[Any]:
-    """Kept values that attention reads whole."""
-    found = set()
-    for op in net.program.ops:
-        found |= {net.plan.place(v)[0] for v, how in op.operands() if how is Read.ALL}
-    return found & set(net.plan.kept)
 
 
 def _report(version: Version) -> dict[str, Any]:

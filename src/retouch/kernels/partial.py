@@ -25,6 +25,7 @@ class PartialBackend:
 
     name: str
     sums_dtype: torch.dtype
+    narrow_rows = True
     native = torch.float32
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:

@@ -39,6 +39,8 @@ class Backend(Protocol):
     """The fastest type of weights that networks do well with: 16 bits where the processor multiplies them itself."""
     sums_dtype: torch.dtype
     """Of channel sums: float64, or float32 where there is none (see `retouch.ops.sums.sums_width`)."""
+    narrow_rows: bool
+    """Whether int8 rows are copied at the speed of others, so that keys and values may be kept so unasked."""
 
     @property
     def transfers(self) -> Transfers | None:

@@ -96,17 +96,29 @@ class PackedFlux2(nn.Module):
         self.transformer = transformer
         self.channels = int(transformer.config.in_channels)
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor]:
-        """The prediction; places of tokens are time, row, column and number in a text."""
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        references: Tensor | None = None,
+        sizes: Sequence[Sequence[int]] = (),
+    ) -> tuple[Tensor]:
+        """The prediction; places of tokens are time, row, column and number in a text.
+
+        `references` are tokens `[B, S, C]` of other pictures, of so many rows and columns each.
+        """
         _, _, h, w = sample.shape
         pictures = sample.chunk(sample.shape[1] // self.channels, 1)
-        places = _places(sample.device, 1, h, w, 1)
+        tokens = [picture.flatten(2).transpose(1, 2) for picture in pictures]
+        grids = [(h, w)] * len(pictures) + [(height, width) for height, width in sizes]
         times = torch.tensor([REFERENCE, 0, 0, 0], device=sample.device)
+        places = [_places(sample.device, 1, *grid, 1) + number * times for number, grid in enumerate(grids)]
         found = self.transformer(
-            hidden_states=torch.cat([picture.flatten(2).transpose(1, 2) for picture in pictures], 1),
+            hidden_states=torch.cat(tokens if references is None else [*tokens, references], 1),
             encoder_hidden_states=encoder_hidden_states,
             timestep=timestep,
-            img_ids=torch.cat([places + number * times for number in range(len(pictures))]),
+            img_ids=torch.cat(places),
             txt_ids=_places(sample.device, 1, 1, 1, encoder_hidden_states.shape[1]),
             return_dict=False,
         )[0]

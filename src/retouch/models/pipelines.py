@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from retouch.errors import OptionError
-from retouch.models import unet, vae
+from retouch.models import transformers, unet, vae
 from retouch.models.extras import diffusers, require
 from retouch.models.weights import fill, without_init
 
@@ -130,9 +130,60 @@ def _tokenizer() -> Any:
         return library.CLIPTokenizer(str(vocabulary), str(merges), model_max_length=TOKENS)
 
 
+def _with_transformer(kind: str, tiny: bool, modules: Mapping[str, Callable[[bool], Any]], **others: Any) -> Any:
+    """A pipeline of diffusers whose pictures are of `TINY` pixels where it is tiny."""
+    pipe = getattr(diffusers(), kind)(**_modules(modules, tiny), **others)
+    if tiny:
+        pipe.default_sample_size = TINY // pipe.vae_scale_factor
+    return pipe
+
+
+def _flux(tiny: bool) -> Any:
+    modules = {"transformer": transformers.flux, "vae": transformers.flux_vae, "text_encoder": _text_encoder}
+    return _with_transformer(
+        "FluxPipeline", tiny, {**modules, "text_encoder_2": transformers.t5}, tokenizer=_tokenizer(),
+        tokenizer_2=transformers.t5_tokenizer(), scheduler=transformers.flow(),
+    )  # fmt: skip
+
+
+def _flux2_klein(tiny: bool) -> Any:
+    modules = {"transformer": transformers.flux2_klein, "vae": transformers.flux2_vae}
+    modules["text_encoder"] = partial(_qwen3, 27, 8, 2560)  # three of its layers are read, the 27th last
+    return _with_transformer(
+        "Flux2KleinPipeline", tiny, modules, tokenizer=transformers.chat_tokenizer(tiny),
+        scheduler=transformers.flow(use_dynamic_shifting=True, shift=3.0), is_distilled=True,
+    )  # fmt: skip
+
+
+def _z_image(tiny: bool) -> Any:
+    modules = {"transformer": transformers.z_image, "vae": transformers.flux_vae}
+    modules["text_encoder"] = partial(_qwen3, 2, 24, 2560)
+    return _with_transformer(
+        "ZImagePipeline", tiny, modules, tokenizer=transformers.chat_tokenizer(tiny),
+        scheduler=transformers.flow(shift=3.0),
+    )  # fmt: skip
+
+
+def _qwen3(layers: int, small: int, large: int, tiny: bool) -> Any:
+    return transformers.qwen3(layers, small if tiny else large, tiny)
+
+
+def _qwen_image(tiny: bool) -> Any:
+    modules = {"transformer": transformers.qwen_image, "vae": transformers.qwen_vae}
+    return _with_transformer(
+        "QwenImagePipeline", tiny, {**modules, "text_encoder": transformers.qwen_words},
+        tokenizer=transformers.byte_tokenizer(),
+        scheduler=transformers.flow(use_dynamic_shifting=True, shift_terminal=0.02),
+    )  # fmt: skip
+
+
+TINY = 64
+"""Height and width of tiny pictures of pipelines with a transformer."""
+
 _lcm = partial(_sd15, scheduler="LCMScheduler", settings={}, reads_guidance=True)
 _turbo = partial(_sd15, scheduler="EulerDiscreteScheduler", settings={"timestep_spacing": "trailing"})
 
+_LARGE = ((1024, 1024), (TINY, TINY))
 _SD15, _WORDS = ((512, 512), (128, 128)), "a wooden house by the sea"
 _PIPELINES = {
     pipeline.name: pipeline
@@ -151,6 +202,10 @@ _PIPELINES = {
             (4,),
         ),
         Pipeline("sd15-turbo", "the same, one step without guidance", *_SD15, _turbo, _WORDS, (1,), 0.0),
+        Pipeline("flux", "FLUX.1 schnell, 1024x1024", *_LARGE, _flux, _WORDS, (4,), 0.0),
+        Pipeline("flux2-klein", "FLUX.2 klein 4B, distilled, 1024x1024", *_LARGE, _flux2_klein, _WORDS, (4,), 0.0),
+        Pipeline("qwen-image", "Qwen-Image, 1024x1024, with guidance", *_LARGE, _qwen_image, _WORDS, (20, 50), 4.0),
+        Pipeline("z-image", "Z-Image-Turbo, 1024x1024", *_LARGE, _z_image, _WORDS, (8,), 0.0),
     )
 }
 

@@ -16,7 +16,7 @@ from retouch.ir.emitter import Emitter
 from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
 from retouch.ir.meter import Meter
-from retouch.ir.operands import Indexed, Slot, SlotKind
+from retouch.ir.operands import Indexed, Operand, Slot, SlotKind
 from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value, Weight
@@ -54,23 +54,20 @@ class Accumulate(Op):
             mask = mask | masks[value]
         return mask
 
-    def emit(self, emitter: Emitter) -> None:
-        active = emitter.active(self.out)
-        table = emitter.taps(self.geometry, active) if self.geometry else active
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
+        table = emitter.taps(self.geometry, rows) if self.geometry else rows
         source, index = self.source(emitter, table)
-        out = emitter.target(self.out)
-        rows = [emitter.access(value, active) for value in self.rows]
+        operands = [emitter.access(value, rows) for value in self.rows]
         vectors = [Slot(SlotKind.MATRIX, vector) for vector in self.vectors]
-        samples = emitter.samples(self.out, active)
+        samples = emitter.samples(self.out, rows)
         program = emitter.program(self.epilogue)
-        emitter.call(self.kernel, *out, source, index, *self.weights(), program, rows, vectors, samples)
+        emitter.call(self.kernel, out, out_index, source, index, *self.weights(), program, operands, vectors, samples)
 
     def source(self, emitter: Emitter, table: Table) -> Indexed:
         """Where the rows are that it multiplies."""
         return emitter.access(self.src, table)
 
-    def work(self, meter: Meter) -> None:
-        rows = meter.active(self.out)
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
         nbytes = self.read_source(meter, meter.taps(self.geometry, rows) if self.geometry else rows)
         nbytes += sum(meter.read(v, rows) for v in self.rows) + sum(v.nbytes for v in self.vectors)
         nbytes += self.weight_bytes + meter.write(self.out, rows)

@@ -13,6 +13,7 @@ from retouch.ir.geometry import Grid
 from retouch.ir.program import Program
 from retouch.ir.tables import Table, Tables
 from retouch.ir.value import Value
+from retouch.passes.storage import Plan
 from retouch.plan import statistics
 from retouch.plan.policy import Policy
 from retouch.plan.region import Mask, Region, RegionError, spread
@@ -59,17 +60,17 @@ def retraced(program: Program, policy: Policy, rows: Mapping[Value, Table], chan
     return shared(program, drawn, replace(policy, dilate=0), frozenset(changed), known)
 
 
-def share(program: Program, active: dict[Value, Table]) -> float:
+def share(plan: Plan, active: Mapping[Value, Table]) -> float:
     """Active share of the multiply-accumulates."""
-    dense = sum(op.macs_per_row() * op.out.rows for op in program.ops)
-    part = sum(op.macs_per_row() * len(active[op.out]) for op in program.ops if op.out.grid)
+    dense = sum(op.macs_per_row() * op.out.rows for op in plan.program.ops)
+    part = sum(op.macs_per_row() * plan.computed(op.out, active) for op in plan.program.ops if op.out.grid)
     return part / dense if dense else 1.0
 
 
-def macs(program: Program, active: dict[Value, Table]) -> int:
+def macs(plan: Plan, active: Mapping[Value, Table]) -> int:
     """Multiply-accumulates of the active rows, and of the operations that run densely, as `explain` counts them."""
-    counted = [op for op in program.ops if op.out.grid or op.reason]
-    return sum(op.arithmetic(len(active[op.out]) if op.out.grid else 0) for op in counted)
+    counted = [op for op in plan.program.ops if op.out.grid or op.reason]
+    return sum(op.arithmetic(plan.computed(op.out, active) if op.out.grid else 0) for op in counted)
 
 
 def shared(

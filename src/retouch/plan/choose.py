@@ -100,7 +100,7 @@ class Planner:
 
     def break_even(self, active: dict[Value, Table]) -> float:
         """The updates for a region up to which everything is computed: 0 for none of them, infinity for all."""
-        share = activity.share(self.plan.program, active)
+        share = activity.share(self.plan, active)
         if self.policy.crossover is not None or self.costs is None:
             return math.inf if share >= (self.policy.crossover or UNKNOWN) else 0
         if 2 * self._idle + share * self._whole < CLEAR * self._whole:
@@ -115,7 +115,7 @@ class Planner:
 
     def choose(self, active: dict[Value, Table], uses: int = 1) -> Decision:
         """What `uses` updates for a region do, by their `break_even`, with predictions and reasons."""
-        share, whole = activity.share(self.plan.program, active), self.is_whole(active, uses)
+        share, whole = activity.share(self.plan, active), self.is_whole(active, uses)
         sparse_ms = whole_ms = preparing_ms = None
         if self.costs is not None:
             run = self.update(active)

@@ -141,7 +141,7 @@ def _line(
     op: Op, plan: Plan, active: dict[Value, Table], backend: str, predicted: Seconds | None, measured: Seconds | None
 ) -> Line:
     value = op.out
-    rows = len(active[value]) if value.grid else 0
+    rows = plan.computed(value, active) if value.grid else 0
     kept = value.nbytes if plan.storage.get(value) is Storage.KEPT else 0
     return Line(
         name=value.name,

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from retouch.errors import RetouchError
 
+KEYS_VALUES = ("recorded", "int8", "recomputed", "auto")
+"""What becomes of the keys and values of self-attention."""
+
 
 class PolicyError(RetouchError, ValueError):
     """There is no such policy, or its numbers make no sense."""
@@ -27,6 +30,10 @@ class Policy:
     probe_distance: positions between a probe and the active rows.
     text: rows of texts that attend to the picture along with it (joint attention), "recomputed" with every edit, or
         "recorded": those of the original as long as no input without a grid changes.
+    keys_values: of self-attention, which every update reads whole: "recorded" as rows; "int8", such rows with a scale
+        each in snapshots, whatever the type of others; "recomputed" from the rows that linear layers make them of,
+        half as many, which are kept instead, in snapshots also as int8; "auto": "recomputed" where they are most of a
+        recording, as in transformers, else "int8".
     exact: follow the receptive field value by value instead; the result equals a fresh recording.
     crossover: share of the arithmetic from which an update computes everything; None: when that is predicted to
         be faster (see `retouch.plan.choose`).
@@ -41,6 +48,7 @@ class Policy:
     probes: int = 16
     probe_distance: int = 4
     text: str = "recomputed"
+    keys_values: str = "recorded"
     exact: bool = False
     crossover: float | None = None
 
@@ -49,6 +57,8 @@ class Policy:
             raise PolicyError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
         if self.text not in ("recomputed", "recorded"):
             raise PolicyError(f"text is 'recomputed' or 'recorded', not {self.text!r}")
+        if self.keys_values not in KEYS_VALUES:
+            raise PolicyError(f"keys_values is one of {', '.join(map(repr, KEYS_VALUES))}, not {self.keys_values!r}")
         if self.exact and self.text == "recorded":
             raise PolicyError("an exact policy needs recomputed texts: recorded ones are those of the original")
         if self.probes < 1 or self.probe_distance < 0:
@@ -72,7 +82,7 @@ class Policy:
 
 PRESETS = {
     "paper": Policy("paper", dense_below=0.25, stats="recorded"),
-    "balanced": Policy("balanced", margin=1, dense_below=0.0625, stats="probed", probe_distance=2),
-    "fast": Policy("fast", stats="recorded"),
+    "balanced": Policy("balanced", margin=1, dense_below=0.0625, stats="probed", probe_distance=2, keys_values="auto"),
+    "fast": Policy("fast", stats="recorded", keys_values="int8"),
     "exact": Policy("exact", dilate=0, dilate_grid=0, exact=True),
 }

@@ -295,6 +295,10 @@ class State(Contents, Operands):
     def rows(self, value: Value) -> Tensor:
         return self.buffers[value]
 
+    def holds(self, value: Value, rows: Tensor) -> bool:
+        """Whether all rows of a kept value are these, before an update and as they are stored."""
+        return torch.equal(self.rows(value), rows)
+
     def folded(self, value: Value) -> Tensor | None:
         return self.states.get(Slot(SlotKind.FOLDED, value))
 

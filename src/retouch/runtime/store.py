@@ -206,13 +206,16 @@ class Store:
         self.in_files = 0
         self._lock = RLock()  # blocks end in any thread, also while this one counts
 
-    def stored(self, dtype: torch.dtype, rows: Tensor | None = None) -> torch.dtype:
-        """The type that rows of `dtype` are stored in; of such `rows` `[M, C]`, where that depends on them."""
-        if self.dtype != torch.int8:
+    def stored(self, dtype: torch.dtype, rows: Tensor | None = None, narrow: bool = False) -> torch.dtype:
+        """The type that rows of `dtype` are stored in; of such `rows` `[M, C]`, where that depends on them.
+
+        narrow: as int8, whatever others are stored as.
+        """
+        if self.dtype != torch.int8 and not narrow:
             return self.dtype if dtype == torch.float32 else dtype
         if rows is None or rows.shape[1] < FEWEST or not dtype.is_floating_point:
             return dtype
-        exact = self.dtype_name == "int8" or error_of(rows) <= AUTO_ERROR
+        exact = narrow or self.dtype_name == "int8" or error_of(rows) <= AUTO_ERROR
         return torch.int8 if exact else torch.bfloat16 if dtype == torch.float32 else dtype
 
     def fits(self, nbytes: int, base: bool = False, on_device: bool = False) -> bool:

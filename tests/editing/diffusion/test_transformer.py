@@ -11,7 +11,7 @@ from PIL import Image
 
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
 from pipelines import LATENT_PIXELS, painted, picture, pipeline
-from retouch import Editor, OptionError, PipelineError
+from retouch import Editor, ImageError, OptionError, PipelineError
 from retouch.editing.diffusion.qwen import QwenImageEditModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -151,6 +151,49 @@ def test_several_pictures_are_references_of_one_sequence(monkeypatch, tmp_path):
         drawn = painted(again.pixels)
         expected = again.reference(drawn)
         assert distance(again.edit(drawn).image, expected.image) <= 1
+
+
+@pytest.mark.parametrize("name", ["klein", "klein-base"])
+def test_klein_reads_other_pictures_as_the_pipeline_does(name):
+    _, options, given = GENERATED[name]
+    others = [picture(name, 1), np.tile(picture(name, 2), (1, 2, 1))[:, :96]]
+    made_of = editor(name, "exact")
+    session = made_of.generate("a b", size=SIZE, steps=2, seed=5, image_prompt=others, **options)
+    noise = session.sampler.noise(session.model.latent_shape(SIZE))
+    alone = made(name, session, noise, steps=2, **given)
+    expected = made(name, session, noise, steps=2, image=[Image.fromarray(each) for each in others], **given)
+    assert distance(session.pixels, expected) <= 1
+    assert distance(alone, expected) > 5
+    assert session.nets.denoiser.explain().fallbacks == []
+
+
+def test_references_of_klein_in_edits_and_folders(tmp_path):
+    shown, other, third = (picture("klein", seed) for seed in (0, 1, 2))
+    options = {"prompt": "a b", "steps": 2, "strength": 1.0, "folder": tmp_path / "s"}
+    session = editor("klein", "exact").open(shown, image_prompt=[other], **options)
+    mask = np.zeros(SIZE, bool)
+    mask[20:32, 20:36] = True
+    expected = session.reference(mask=mask, image_prompt=[third])
+    edited = session.edit(mask=mask, image_prompt=[third])
+    assert distance(edited.image, expected.image) <= 1
+    with pytest.raises(OptionError, match="keep their number"):
+        session.edit(mask=mask, image_prompt=[third, other])
+    kept = np.array(session.pixels)
+    session.close()
+    with editor("klein", "exact").restore(tmp_path / "s") as again:
+        assert np.array_equal(again.pixels, kept)
+        expected = again.reference(painted(again.pixels))
+        assert distance(again.edit(painted(again.pixels)).image, expected.image) <= 1
+
+
+def test_references_that_cannot_be_read():
+    small, many = picture("klein")[:32], [picture("klein")] * 11
+    with pytest.raises(ImageError, match="too small"):
+        editor("klein").generate("a", size=SIZE, steps=2, image_prompt=small)
+    with pytest.raises(OptionError, match=r"11 pictures .* reads 10"):
+        editor("klein").generate("a", size=SIZE, steps=2, image_prompt=many)
+    with pytest.raises(OptionError, match="reads none"):
+        editor("klein-kv").generate("a", size=SIZE, steps=2, image_prompt=small)
 
 
 def test_the_shift_of_the_schedule_follows_the_size():

@@ -199,6 +199,45 @@ def test_cross_attention(name, heads, batch):
     )  # fmt: skip
 
 
+class Grouped(Attention):
+    """Fewer heads of keys and values than of queries."""
+
+    def __init__(self, heads, shared, context=0):
+        super().__init__(heads, context=context)
+        self.k, self.v = (nn.Linear(context or 8, 8 // heads * shared) for _ in range(2))
+        self.shared = shared
+
+    def forward(self, x, *context, **options):
+        q, k, v = self.project(x, *context)
+        k, v = (t.unflatten(2, (self.shared, -1)).transpose(1, 2) for t in (k, v))
+        return self.merge(F.scaled_dot_product_attention(self.split(q), k, v, enable_gqa=True, **options), x)
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(4, 2), (4, 1), (2, 2)])
+def test_grouped_queries(heads, shared, batch):
+    check_rule(
+        lambda m, x: m.op(x), batch, lambda: {"op": Grouped(heads, shared)}, local=False, sparse=False, tolerance=4e-6
+    )
+    check_rule(
+        lambda m, x, context: m.op(x, context), batch, lambda: {"op": Grouped(heads, shared, context=12)},
+        extra=[CONTEXT], tolerance=4e-6,
+    )  # fmt: skip
+
+
+def test_grouped_queries_with_a_mask_of_keys(batch):
+    mask = torch.arange(192) % 3 > 0
+    check_rule(
+        lambda m, x: m.op(x, attn_mask=mask[None, None, None]), batch, lambda: {"op": Grouped(4, 2)}, local=False,
+        sparse=False, tolerance=4e-6,
+    )  # fmt: skip
+
+
+def test_keys_of_groups_are_kept_once():
+    made = around(lambda m, x: m.op(x), lambda: {"op": Grouped(4, 1)})
+    kept = compile_all(made, (noise(1, 3, 16, 12),), Policy(crossover=1.0))[0].plan.keys_values
+    assert [v.channels for v in kept] == [2, 2]
+
+
 def _softmax_over_queries(m, x):
     q, k, v = m.op.project(x)
     return m.op.merge(m.op.split((q @ k.mT).softmax(1) @ v), x)

@@ -97,5 +97,5 @@ def _seconds(net: Incremental, calls: int, mask: Mask) -> tuple[float, float]:
     active = net.active(Region.from_mask(mask))
     decision = net.planner.choose(active, calls)
     if decision.sparse_ms is None or decision.whole_ms is None or decision.preparing_ms is None:
-        return calls * MAC * activity.macs(net.program, active), calls * MAC * net.macs
+        return calls * MAC * activity.macs(net.plan, active), calls * MAC * net.macs
     return (calls * decision.sparse_ms + decision.preparing_ms) / 1e3, calls * decision.whole_ms / 1e3

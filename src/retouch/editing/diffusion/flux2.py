@@ -5,21 +5,38 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
+from retouch.editing.diffusion.adapters import Adapters
 from retouch.editing.diffusion.chat import WORDS, chat
+from retouch.editing.diffusion.guides import Guides, Picture
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.packed import PackedModel
+from retouch.editing.diffusion.references import References
 from retouch.editing.diffusion.transformer import check_length
+from retouch.editing.images import ImageError
 from retouch.kernels.devices import device_of
 from retouch.models.extras import diffusers
 from retouch.models.packed import PackedFlux2
+
+SEVERAL = 10
+"""References of FLUX.2 at most."""
+
+LARGEST = 1024 * 1024
+"""Pixels of a reference, beyond which it is scaled down."""
 
 
 class Flux2Model(PackedModel):
     """FLUX.2 klein, distilled or base: guidance is none, or a second run without the words."""
 
     side = 1
+
+    @property
+    def adapters(self) -> Adapters:
+        """References, of the plain pipeline; that which keeps their keys and values lets them see themselves alone."""
+        plain = type(self.pipe).__name__ == "Flux2KleinPipeline"
+        return References(self.pipe, SEVERAL) if plain else Adapters(self.pipe)
 
     @staticmethod
     def on_latents(pipe: Any) -> nn.Module:
@@ -39,6 +56,36 @@ class Flux2Model(PackedModel):
         if self.pipe.scheduler.config.get("use_flow_sigmas"):
             del found["sigmas"]
         return {**found, "mu": diffusers().pipelines.flux2.pipeline_flux2_klein.compute_empirical_mu(count, steps)}
+
+    def tokens(self, latent: Tensor) -> Tensor:
+        """Every position is one."""
+        return latent.flatten(2).transpose(1, 2)
+
+    def condition(
+        self,
+        prompt: str | None,
+        negative: str | None,
+        guidance: float,
+        size: tuple[int, int],
+        class_label: int | None = None,
+        guides: Guides | None = None,
+    ) -> Conditioning:
+        """With references, scaled as the pipeline does: to a megapixel at most, and cut to whole tokens."""
+        texts = super().condition(prompt, negative, guidance, size, class_label, guides)
+        read = self.references([self._scaled(picture) for picture in texts.guides.prompts], texts)
+        return replace(texts, inputs=(*texts.inputs, *read.items()))
+
+    def _scaled(self, picture: Picture) -> Image.Image:
+        found, processor = Image.fromarray(picture.pixels), self.pipe.image_processor
+        try:
+            processor.check_image_input(found)
+        except ValueError as error:
+            raise ImageError(f"a picture that is given as image prompt cannot be read: {error}") from None
+        if found.width * found.height > LARGEST:
+            found = processor._resize_to_target_area(found, LARGEST)
+        height, width = (n // self.multiple * self.multiple for n in (found.height, found.width))
+        scaled: Image.Image = processor.resize(found, height, width, "crop")
+        return scaled
 
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
         """With the embeddings of a prompt ("" when there is none) and of what to avoid.

@@ -13,15 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.adapters import Adapters
-from retouch.editing.diffusion.guides import Guides, Images, Picture, as_pictures
+from retouch.editing.diffusion.guides import Guides, Images, Picture
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.packed import PackedModel
+from retouch.editing.diffusion.references import References
 from retouch.editing.diffusion.transformer import check_length
-from retouch.editing.images import to_tensor
-from retouch.errors import OptionError
-from retouch.ir.geometry import Grid
-from retouch.ir.layout import Layout
-from retouch.kernels.devices import HOST, device_of
+from retouch.kernels.devices import device_of
 from retouch.models.packed import PackedQwen, packed, unpacked
 
 WORDS = 512
@@ -81,28 +78,12 @@ class QwenImageModel(PackedModel):
         return {}
 
 
-class Shown(Adapters):
-    """Pictures that the words are about, as image prompts: the first stands for the one that is edited."""
-
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
-        self.prompts = SEVERAL if takes_several(pipe) else 1
-
-    def prompt_inputs(self, guides: Guides, guided: bool) -> dict[str, Any]:
-        """Nothing beside what is made of the words."""
-        return {}
+class Shown(References):
+    """Pictures that the words are about: the first stands for the one that is edited."""
 
     def pictures(self, given: Images | None, old: tuple[Picture, ...]) -> tuple[Picture, ...]:
-        """As given, or as before; black where there is none yet.
-
-        OptionError for too many, and for other numbers or sizes than the session was opened with.
-        """
-        found = as_pictures(given) or old or (BLACK,)
-        if len(found) > self.prompts:
-            raise OptionError(f"{len(found)} pictures are given as image prompts; this pipeline reads {self.prompts}")
-        if old and [each.size for each in found[1:]] != [each.size for each in old[1:]]:
-            raise OptionError("image prompts after the first keep their number and sizes for a session; open another")
-        return found
+        """As given, or as before; black where there is none yet."""
+        return super().pictures(given or None, old) or (BLACK,)
 
 
 def takes_several(pipe: Any) -> bool:
@@ -127,7 +108,7 @@ class QwenImageEditModel(QwenImageModel):
     @property
     def adapters(self) -> Adapters:
         """The pictures that words are about."""
-        return Shown(self.pipe)
+        return Shown(self.pipe, SEVERAL if takes_several(self.pipe) else 1, shown=1)
 
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
         """The texts; `condition` reads them with pictures."""
@@ -144,28 +125,8 @@ class QwenImageEditModel(QwenImageModel):
     ) -> Conditioning:
         """With the embeddings of the words and the pictures that they are about, and references."""
         texts = super().condition(prompt, negative, guidance, size, class_label, guides)
-        return replace(texts, inputs=tuple({**self.embeddings(texts), **self._references(texts)}.items()))
-
-    @torch.no_grad()
-    def _references(self, texts: Conditioning) -> dict[str, Any]:
-        """Tokens of the pictures after the first, and their rows and columns."""
-        others = texts.guides.prompts[1:]
-        if not others:
-            return {}
-        encoder, found = self.vae.encoder.eval(), []
-        for picture in others:
-            scaled = self._scaled(picture, self._module.VAE_IMAGE_SIZE)
-            read = self.encoder_input(to_tensor(np.asarray(scaled))).to(device_of(encoder))
-            found.append(self.latent(encoder(read).to(HOST)))
-        tokens = torch.cat([packed(latent) for latent in found], 1).to(self.dtype)
-        sizes = [[n // self.side for n in latent.shape[2:]] for latent in found]
-        return {"references": tokens.expand(2 if texts.guided else 1, -1, -1).contiguous(), "sizes": sizes}
-
-    def layouts(self, conditioning: Conditioning) -> dict[str, Layout]:
-        """That of references."""
-        sizes = dict(conditioning.inputs).get("sizes", ())
-        grids = [Grid(height, width, reference=k) for k, (height, width) in enumerate(sizes, 1)]
-        return {"references": Layout(("b", "hw", "c"), grids[0], tuple(grids[1:]))} if grids else {}
+        others = [self._scaled(picture, self._module.VAE_IMAGE_SIZE) for picture in texts.guides.prompts[1:]]
+        return replace(texts, inputs=tuple({**self.embeddings(texts), **self.references(others, texts)}.items()))
 
     def picture_tokens(self, texts: Conditioning) -> int:
         """Those of the pipeline's area and a fourth more, as sizes are rounded; the language model's are 28x28."""

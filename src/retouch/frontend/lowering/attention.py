@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from retouch.ir.layout import Atom, Ref, axis, merge
 from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import HIDDEN, Attention
 from retouch.ops.dense import named
+from retouch.ops.row_map import Concat
 
 
 def heads_of(ref: Ref) -> int:
@@ -75,6 +76,56 @@ def attend(
     return Ref(out, (*dims, axis("c", width)))
 
 
+def attend_in_groups(
+    context: Context,
+    node: Node,
+    q: Ref,
+    keys: Sequence[Ref | Value],
+    values: Sequence[Ref | Value],
+    scale: float,
+    bias: Matrix | None,
+) -> Ref:
+    """Attention in which every head of the keys is that of a group of queries' heads, side by side in q.
+
+    The first queries of all groups attend together, then the second ones: keys and values are not repeated.
+    """
+    heads, batch = heads_of(q), q.value.batch
+    shared = heads_of(keys[0]) if isinstance(keys[0], Ref) else keys[0].shape[1]
+    if heads % shared:
+        raise NoRule(f"{heads} heads of queries for {shared} of keys")
+    if shared == heads:
+        return attend(context, node, q, keys, values, scale, bias)
+    if bias is not None and bias.shape[1] != sum(item.shape[2] for item in keys):
+        raise NoRule("grouped heads with a mask for each")
+    parts = []
+    for taken in _picked(context, node, q, heads // shared):
+        found = attend(context, node, taken, keys, values, scale, bias)
+        parts.append(context.slices(node, found.value, shared))
+    width = values[0].shape[-1]
+    out = context.value(node, q.value.grid, batch, heads * width)
+    context.add(Concat(out, tuple(each for head in zip(*parts, strict=True) for each in head)))
+    return Ref(out, _dims(q, width, heads))
+
+
+def _picked(context: Context, node: Node, q: Ref, groups: int) -> Iterator[Ref]:
+    """For each place in a group the heads of q that have it."""
+    heads = heads_of(q)
+    found = context.slices(node, q.value, heads)
+    width, count = found[0].channels, heads // groups
+    for first in range(groups):
+        value = context.value(node, q.value.grid, q.value.batch, count * width)
+        context.add(Concat(value, tuple(found[first::groups])))
+        yield Ref(value, _dims(q, width, count))
+
+
+def _dims(like: Ref, width: int, heads: int) -> tuple[tuple[Atom, ...], ...]:
+    """Those of a layout `[B, heads, h * w, width]` on the grid of another one."""
+    grid = like.value.grid
+    assert grid is not None
+    of_heads = (Atom("c", width, heads),) if heads > 1 else ()
+    return axis("b", like.value.batch), of_heads, axis("h", grid.height) + axis("w", grid.width), axis("c", width)
+
+
 def operand(context: Context, item: Item) -> Ref | Value:
     """Rows with channels apart from positions, or a dense value."""
     if isinstance(item, Ref):
@@ -88,8 +139,8 @@ def operand(context: Context, item: Item) -> Ref | Value:
 def sdpa(context: Context, node: Node) -> Item:
     mask, dropout = context.arg(node, 3, "attn_mask"), context.arg(node, 4, "dropout_p", 0.0)
     causal, grouped = context.arg(node, 5, "is_causal", False), context.option(node, "enable_gqa", False)
-    if dropout or causal or grouped:
-        raise NoRule("causal attention, or with dropout or grouped heads")
+    if dropout or causal:
+        raise NoRule("causal attention, or with dropout")
     items = [context.item(context.arg(node, i)) for i in range(3)]
     width = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
     scale = float(context.option(node, "scale") or context.arg(node, 6) or width**-0.5)
@@ -98,7 +149,8 @@ def sdpa(context: Context, node: Node) -> Item:
         raise NoRule("queries without a grid")
     bias = None if mask is None else _bias(context, context.item(mask), node)
     rows = [q if isinstance(q, Ref) else joint.rows(context, q) for q in queries]
-    found = [attend(context, node, q, keys, values, scale, bias) for q in rows]
+    run = attend_in_groups if grouped else attend
+    found = [run(context, node, q, keys, values, scale, bias) for q in rows]
     return Joint(tuple(found), 2) if isinstance(items[0], Joint) else found[0]
 
 

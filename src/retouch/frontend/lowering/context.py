@@ -285,6 +285,11 @@ class Context:
         value = self.value(node, source.grid, source.batch, count, source.dtype)
         return self.add(Slice(value, source, start))
 
+    def slices(self, node: Node, source: Value, count: int) -> list[Value]:
+        """The channels of a value in as many equal parts."""
+        width = source.channels // count
+        return [self.slice(node, source, part * width, width) for part in range(count)]
+
     def concat(self, node: Node, refs: Sequence[Ref]) -> Ref:
         """Channel concatenation, nested ones flattened."""
         parts: list[Value] = []

@@ -66,6 +66,7 @@ class Triton(TensorBackend):
     name = "triton"
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     sums_dtype = torch.float64
+    narrow_rows = False
 
     def __init__(self, device: torch.device, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
         super().__init__(device, kernels)

@@ -20,7 +20,7 @@ from torch import Tensor
 from retouch.ir.operands import Slot
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
-from retouch.ops.copy import restored
+from retouch.ops.copy import converted, restored
 from retouch.runtime.base import Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.state.folding import few
@@ -48,7 +48,8 @@ class Snapshot:
         """
         net: Any = recording.owner
         tables = {value: net.workspace.whole(value.rows) for value in recording.buffers}
-        types = {v: store.stored(v.dtype, buffer) for v, buffer in recording.buffers.items()}
+        narrow = net.plan.keys_values if net.plan.narrow and net.backend.narrow_rows else ()
+        types = {v: store.stored(v.dtype, buffer, v in narrow) for v, buffer in recording.buffers.items()}
         same = all(dtype == v.dtype for v, dtype in types.items())
         if (
             file is None
@@ -237,6 +238,11 @@ class Restored(State):
             tables = tuple([x.tables[value] for x in layers])
             for number, where, source in self.workspace.picks(wanted, tables):
                 yield value, layers[number], where, source
+
+    def holds(self, value: Value, rows: Tensor) -> bool:
+        """Whether all rows of a kept value are these in the snapshot; buffers are of whichever update was last."""
+        given = converted(rows, self.snapshot.types[value])
+        return torch.equal(self.snapshot.rows(value), restored(given) if given.dtype == torch.int8 else given)
 
     @property
     def origin(self) -> object:
