@@ -17,6 +17,11 @@ PATH = "/api/models"
 DEFAULT = Limits()
 
 
+def shown(text):
+    """How a parameter is called: each process has ports of its own, and all are to have the same tests."""
+    return text.replace(str(PORT + 1), "NEXT").replace(str(PORT), "PORT") or "empty"
+
+
 async def echo(scope, receive, send):
     """Answers whoever the guard lets in."""
     if scope["type"] == "websocket":
@@ -84,6 +89,7 @@ def test_without_the_token_nothing_opens(client, header):
     "host",
     [f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1:{PORT + 1}", f"10.0.0.1:{PORT}", f"127.0.0.1.evil:{PORT}", "",
      f"x@127.0.0.1:{PORT}", f"127.0.0.1:{PORT}/x", "127.0.0.1:99999"],
+    ids=shown,
 )  # fmt: skip
 def test_another_host_is_refused(client, host):
     """A name that an attacker's DNS sends here (rebinding): token and cookie are right, the host is not."""
@@ -91,7 +97,7 @@ def test_another_host_is_refused(client, host):
     assert closed(client, {**BEARER, "Host": host}) == 4403
 
 
-@pytest.mark.parametrize("host", [f"localhost:{PORT}", f"[::1]:{PORT}"])
+@pytest.mark.parametrize("host", [f"localhost:{PORT}", f"[::1]:{PORT}"], ids=shown)
 def test_our_other_names_open(client, host):
     assert status(client, {**BEARER, "Host": host, "Origin": f"http://{host}"}) == 200
 
@@ -99,6 +105,7 @@ def test_our_other_names_open(client, host):
 @pytest.mark.parametrize(
     "origin",
     ["null", "http://evil.example", f"https://{HOST}", f"http://localhost:{PORT}", f"http://127.0.0.1:{PORT + 1}", ""],
+    ids=shown,
 )
 def test_another_origin_is_refused_even_with_a_token(client, cookie, origin):
     for secret in (BEARER, cookie):

@@ -37,7 +37,6 @@ class Cpu(PartialBackend):
     name = "cpu"
     device = torch.device("cpu")
     sums_dtype = torch.float64
-    narrow_rows = True
     graphs = False
     transfers = None
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
