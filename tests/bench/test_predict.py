@@ -43,7 +43,8 @@ def update(name, policy, edit):
 
 
 def test_an_update_reads_what_its_snapshot_copies_in():
-    network, fast = models.get("sd15-unet"), Policy.named("fast")
+    """With keys and values in the type that GPUs keep them in."""
+    network, fast = models.get("sd15-unet"), replace(Policy.named("fast"), keys_values="recorded")
     inputs = network.inputs(True)
     net = retouch.compile(network.build(True), inputs.args, dict(inputs.kwargs), policy=fast)
     _, recording = net.record(*inputs.args, **inputs.kwargs)
