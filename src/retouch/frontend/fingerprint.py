@@ -49,12 +49,12 @@ def fingerprint(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], 
 
     The module's attributes and the state of random numbers are afterwards what they were.
     """
-    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", device.type)):
-        raise Unfollowed("types are chosen by autocast")
-    if any(_is_compiled(each) for each in module.modules()):
-        raise Unfollowed("a part of the module is compiled by PyTorch")
     follower = _Follower(device)
     try:
+        if any(torch.is_autocast_enabled(kind) for kind in ("cpu", device.type)):
+            raise Unfollowed("types are chosen by autocast")
+        if any(_is_compiled(each) for each in module.modules()):
+            raise Unfollowed("a part of the module is compiled by PyTorch")
         for kind in (module.named_parameters, module.named_buffers):
             follower.names(kind(remove_duplicate=False))
         leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
@@ -66,6 +66,8 @@ def fingerprint(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], 
             raise follower.failure
         outputs, out_spec = pytree.tree_flatten(out)
         follower.note("returned", [follower.argument(each)[0] for each in outputs])
+    except Unfollowed:
+        raise
     except Exception as error:
         raise Unfollowed(f"{type(error).__name__}: {error}") from error
     return Fingerprint(follower.digest.hexdigest(), out_spec, follower.tensors)
