@@ -9,8 +9,8 @@ from typing import Any
 from editing.diffusion.test_session import opened
 from retouch import Policy
 
-SPARSE = replace(Policy.named("balanced"), crossover=1.0)
-"""`balanced`, but that tiny networks are not run whole."""
+SPARSE = replace(Policy.named("balanced"), crossover=1.0, margin=0)
+"""`balanced`, but that tiny networks are not run whole, nor most of one for the margin."""
 
 WAIT = 120
 """Seconds after which a test fails that waits for another thread."""

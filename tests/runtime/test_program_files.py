@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 import networks
 import retouch
 from retouch import Region, incremental, models
+from retouch.frontend.capture import capture
 from retouch.frontend.lowering import context
 from retouch.frontend.lowering.context import rule
 from retouch.models import unet
@@ -42,8 +43,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def captures(monkeypatch):
-    """How often a module was captured."""
-    count, capture = [], incremental.capture
+    """How often a module was captured, each for itself: a capture holds tensors of its module."""
+    count = []
     monkeypatch.setattr(incremental, "capture", lambda *args: (count.append(1), capture(*args))[1])
     return count
 

