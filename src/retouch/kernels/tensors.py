@@ -108,7 +108,9 @@ class TensorBackend(PartialBackend):
         def rows(offset: int, count: int, channels: int, dtype: torch.dtype) -> Tensor:
             if dtype not in items:
                 items[dtype] = memory[: len(memory) // dtype.itemsize * dtype.itemsize].view(dtype)
-            return items[dtype].as_strided((count, channels), (channels, 1), offset // dtype.itemsize)
+            whole = items[dtype]
+            start = whole.storage_offset() + offset // dtype.itemsize  # memory may be a part of a file's
+            return whole.as_strided((count, channels), (channels, 1), start)
 
         return rows
 
