@@ -252,6 +252,7 @@ def test_replicas_follow_the_work_that_waits_and_the_memory_that_is_taken():
 
 def test_new_sessions_go_where_there_is_room_and_stay():
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
     from types import SimpleNamespace
 
     from retouch.server.ray.placement import CHOSEN, DRAWN, FREE, Affinity
@@ -267,7 +268,8 @@ def test_new_sessions_go_where_there_is_room_and_stay():
         request = SimpleNamespace(
             metadata=SimpleNamespace(session_id=""), args=[{"state": state}], routing_context=SimpleNamespace()
         )
-        return asyncio.run(router.choose_replicas(list(replicas.values()), request))
+        with ThreadPoolExecutor(1) as thread:  # in this one the loop of a browser may run
+            return thread.submit(asyncio.run, router.choose_replicas(list(replicas.values()), request)).result()
 
     state = {DRAWN: ["a1", "c1", "b1"]}
     assert chosen(state) == [[replicas["b"]]]

@@ -39,7 +39,12 @@ def _channels_last_copy(module: nn.Module) -> nn.Module:
     """A channels-last copy that shares every weight but the convolutions'."""
     shared = {id(weight): weight for weight in module.parameters() if weight.dim() != 4}
     duplicate = copy.deepcopy(module, dict(shared))
-    for weight in duplicate.parameters():
+    to_channels_last(duplicate)
+    return duplicate
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Weights of two-dimensional convolutions channels last; those of others, as Conv3d's, stay."""
+    for weight in module.parameters():
         if weight.dim() == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return duplicate

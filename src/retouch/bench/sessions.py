@@ -23,7 +23,7 @@ from PIL import Image
 
 from retouch.bench import machine
 from retouch.bench.crop import of_session, redrawn
-from retouch.bench.dense import CHANNELS_LAST, dense_runs
+from retouch.bench.dense import CHANNELS_LAST, dense_runs, to_channels_last
 from retouch.bench.difference import inside_and_image
 from retouch.bench.edits import Edit, edits_of
 from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant, busy
@@ -186,7 +186,7 @@ def _best_layout(net: Incremental) -> dict[str, float]:
     experiment.run(Progress(), "layouts")
     found = {kind: experiment.median("dense", kind) for kind in runs}
     if _best(found) == CHANNELS_LAST:
-        net.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(net.module)
         net.weights.refresh()
     return found
 
