@@ -42,6 +42,15 @@ def test_rates_are_measured_once(file):
     assert [each.name for each in file.parent.iterdir()] == [file.name]
 
 
+@pytest.mark.parametrize(("then", "now", "times"), [(1.5, 1.5, 1), (1.5, 0.7, 1), (1.5, 0.1, 2), (0.7, 0.1, 1)])
+def test_rates_of_a_busy_machine_are_measured_again_on_a_quiet_one(file, monkeypatch, then, now, times):
+    measuring = Measuring()
+    for load in (then, now, now):
+        monkeypatch.setattr(rates, "_load", lambda load=load: load)
+        rates.cached(file, WANTED, measuring)
+    assert measuring.times == times
+
+
 def test_rates_of_another_machine_are_not_used(file):
     measuring = Measuring()
     rates.cached(file, WANTED, measuring)

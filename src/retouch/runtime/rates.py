@@ -25,8 +25,11 @@ from retouch.plan.cost import CostModel, Rate, Rates
 from retouch.plan.peaks import Peaks, of_gpu
 from retouch.runtime.timing import measure
 
-VERSION = 2
+VERSION = 3
 """Of the files, and of the shapes that are timed."""
+
+QUIET, BUSY = 0.5, 1.0
+"""Processes for each processor: rates that were measured from `BUSY` on are measured again below `QUIET`."""
 
 log = logging.getLogger("retouch")
 
@@ -91,19 +94,26 @@ def _digest(wanted: dict[str, Any]) -> str:
 
 def cached(path: Path, wanted: dict[str, Any], make: Callable[[], Rates]) -> Rates:
     """The rates in a file, if it is for this identity; made and written if it is missing or cannot be used."""
-    found = _read(path, wanted)
+    load = _load()
+    found = _read(path, wanted, quiet=load < QUIET)
     if found is not None:
         return found
     log.info("timing the %s kernels once on this machine; the rates go to %s", wanted["backend"], path)
     rates = make()
-    _write(path, {"machine": wanted, "rates": asdict(rates)})
+    _write(path, {"machine": wanted, "load": load, "rates": asdict(rates)})
     return rates
 
 
-def _read(path: Path, wanted: dict[str, Any]) -> Rates | None:
+def _load() -> float:
+    """Processes that want a processor, for each that there is; 0 where the system does not say."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+
+
+def _read(path: Path, wanted: dict[str, Any], quiet: bool) -> Rates | None:
+    """Of a machine that was busy they are taken as long as it is not `quiet`."""
     try:
         content = json.loads(path.read_bytes())
-        if content["machine"] != wanted:
+        if content["machine"] != wanted or (quiet and content["load"] >= BUSY):
             return None
         given = content["rates"]
         kernels = {name: Rate(**rate) for name, rate in given.pop("kernels").items()}
