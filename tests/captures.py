@@ -70,8 +70,10 @@ def _content(found: Any, seen: dict[int, int]) -> Any:
     seen[id(found)] = len(seen)
     if isinstance(found, nn.Parameter):
         return _form(found)
+    if isinstance(found, Tensor) and found.is_meta:
+        return Itself(found)
     if isinstance(found, Tensor):
-        return _form(found), found.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return _form(found), found.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(found, Mapping):
         return type(found), tuple((_content(name, seen), _content(each, seen)) for name, each in found.items())
     if isinstance(found, list | tuple):
