@@ -17,15 +17,15 @@ RUNS = 3
 """Of one region: the first launches kernels one by one, the second captures a graph, the third replays it."""
 
 
-def on(made: Case, device: torch.device) -> Case:
+def placed(made: Case, device: torch.device) -> Case:
+    """The arguments on the device."""
     args, kwargs = moved((made.args, made.kwargs), device)
-    return replace(made, module=deepcopy(made.module).to(device), args=args, kwargs=kwargs)
+    return replace(made, args=args, kwargs=kwargs)
 
 
-def placed(edited: Case, device: torch.device) -> Case:
-    """The arguments of an edit on the device."""
-    args, kwargs = moved((edited.args, edited.kwargs), device)
-    return replace(edited, args=args, kwargs=kwargs)
+def on(made: Case, device: torch.device) -> Case:
+    """Module and arguments on the device."""
+    return replace(placed(made, device), module=deepcopy(made.module).to(device))
 
 
 @pytest.mark.parametrize("name", NAMES)

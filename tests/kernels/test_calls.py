@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 
 from kernels import cases
-from kernels.test_specs import BACKENDS, after, runs, tensors
+from kernels.specs import after, runs, tensors
+from kernels.test_specs import BACKENDS
 from retouch.kernels import cpu
 from retouch.kernels.cpu.backend import Cpu
 from retouch.kernels.protocol import handles
@@ -35,7 +36,9 @@ def listed(*copies):
     return calls
 
 
-@pytest.mark.parametrize(("spec", "case", "dtype"), [run for run in runs(CPU) if run.values[0].name in cpu.KERNELS])
+@pytest.mark.parametrize(
+    ("spec", "case", "dtype"), runs([name for name in cpu.KERNELS if name in CPU.kernels], CPU.dtypes)
+)
 @settings(max_examples=4)
 @given(isa=cases.isas, seed=cases.seeds, threads=cases.threads)
 def test_a_list_gives_what_single_calls_give(spec, case, dtype, isa, seed, threads):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retouch.editing.diffusion.adapters import Adapters
 from retouch.editing.diffusion.chat import WORDS, chat
-from retouch.editing.diffusion.guides import Guides, Picture
+from retouch.editing.diffusion.guides import Picture
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.packed import PackedModel
 from retouch.editing.diffusion.references import References
@@ -61,17 +61,8 @@ class Flux2Model(PackedModel):
         """Every position is one."""
         return latent.flatten(2).transpose(1, 2)
 
-    def condition(
-        self,
-        prompt: str | None,
-        negative: str | None,
-        guidance: float,
-        size: tuple[int, int],
-        class_label: int | None = None,
-        guides: Guides | None = None,
-    ) -> Conditioning:
+    def with_pictures(self, texts: Conditioning) -> Conditioning:
         """With references, scaled as the pipeline does: to a megapixel at most, and cut to whole tokens."""
-        texts = super().condition(prompt, negative, guidance, size, class_label, guides)
         read = self.references([self._scaled(picture) for picture in texts.guides.prompts], texts)
         return replace(texts, inputs=(*texts.inputs, *read.items()))
 

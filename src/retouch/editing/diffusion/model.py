@@ -325,7 +325,11 @@ class Model(ABC):
         inputs = dict(found.inputs)
         if pictures := adapters.prompt_inputs(guides, found.guided):
             inputs[ADDED] = {**inputs.get(ADDED, {}), **pictures}
-        return replace(found, inputs=tuple(inputs.items()), class_label=label, guides=guides)
+        return self.with_pictures(replace(found, inputs=tuple(inputs.items()), class_label=label, guides=guides))
+
+    def with_pictures(self, texts: Conditioning) -> Conditioning:
+        """The texts with what the model reads of the pictures in their guides beside adapters: nothing."""
+        return texts
 
     @abstractmethod
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from retouch.editing.diffusion.adapters import Adapters
-from retouch.editing.diffusion.guides import Guides, Images, Picture
+from retouch.editing.diffusion.guides import Images, Picture
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.packed import PackedModel
 from retouch.editing.diffusion.references import References
@@ -111,20 +111,11 @@ class QwenImageEditModel(QwenImageModel):
         return Shown(self.pipe, SEVERAL if takes_several(self.pipe) else 1, shown=1)
 
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """The texts; `condition` reads them with pictures."""
+        """The texts; `with_pictures` reads them with pictures."""
         return Conditioning(prompt or "", negative or "", guidance)
 
-    def condition(
-        self,
-        prompt: str | None,
-        negative: str | None,
-        guidance: float,
-        size: tuple[int, int],
-        class_label: int | None = None,
-        guides: Guides | None = None,
-    ) -> Conditioning:
+    def with_pictures(self, texts: Conditioning) -> Conditioning:
         """With the embeddings of the words and the pictures that they are about, and references."""
-        texts = super().condition(prompt, negative, guidance, size, class_label, guides)
         others = [self._scaled(picture, self._module.VAE_IMAGE_SIZE) for picture in texts.guides.prompts[1:]]
         return replace(texts, inputs=tuple({**self.embeddings(texts), **self.references(others, texts)}.items()))
 

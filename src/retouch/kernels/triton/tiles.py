@@ -74,11 +74,7 @@ def tile(name: str, dtype: torch.dtype, columns: int) -> Tile:
 
 def split(columns: int, taps: int, channels: int, size: Tile) -> int:
     """Into how many parts the sum over taps and channels is split: a power of two, from the weights' shape alone."""
-    tiles = triton.cdiv(columns, size.columns)
-    parts = 1
-    while tiles * parts * 2 <= TARGET_TILES and taps * channels // (parts * 2) >= SHORTEST:
-        parts *= 2
-    return parts
+    return _parts(triton.cdiv(columns, size.columns), taps * channels, SHORTEST)
 
 
 def columns(channels: int, most: int = 128) -> int:
@@ -95,8 +91,13 @@ def attention_tile(name: str, dtype: torch.dtype, depth: int, columns: int) -> A
 
 def stretches(programs: int, keys: int) -> int:
     """Into how many stretches keys are split, where one tile of queries takes `programs`: a power of two."""
+    return _parts(programs, keys, FEWEST)
+
+
+def _parts(programs: int, length: int, least: int) -> int:
+    """A power of two: about `TARGET_TILES` programs in all, none with less than `least` of what is summed."""
     parts = 1
-    while programs * parts * 2 <= TARGET_TILES and keys // (parts * 2) >= FEWEST:
+    while programs * parts * 2 <= TARGET_TILES and length // (parts * 2) >= least:
         parts *= 2
     return parts
 
