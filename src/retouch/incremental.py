@@ -322,7 +322,8 @@ class Incremental:
         self._check_weights(recording)
 
     def _check_weights(self, recording: State) -> None:
-        self.weights.check()
+        if not recording.trusted:
+            self.weights.check()
         if recording.hashes != self.weights.hashes:
             raise WeightsChangedError("the recording was made with other weights; record again")
 

@@ -43,6 +43,11 @@ def asking(go_on: Callable[[], None]) -> Iterator[None]:
         _go_on.reset(token)
 
 
+def go_on() -> None:
+    """Raises Cancelled where what this thread does is to stop."""
+    _go_on.get()()
+
+
 class Clock:
     """Seconds by name."""
 
@@ -87,12 +92,13 @@ class Calls:
         self.snapshots = dict(snapshots)
         self.added: list[tuple[str, Layer]] = []
         self.bytes_read = self.macs = self.dense_macs = 0
+        self._checked: set[Incremental] = set()
         self._recorded: Incremental | None = None
         self._coming: Restored | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
         """Run a network whole and keep the recording under `name`; its result."""
-        _go_on.get()()
+        go_on()
         if self._recorded is not net:
             net.backend.release()  # memory of another network's recordings does not fit
             self._recorded = net
@@ -106,12 +112,12 @@ class Calls:
         self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
     ) -> Any:
         """Run a network for a region, from the snapshot `name`; its result. `areas` as for `update_areas`."""
-        _go_on.get()()
+        go_on()
         args, kwargs = moved((args, kwargs), net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
             recording.file = self._file(name)
-            recording.uses = self._steps(net)
+            recording.uses, recording.trusted = self._steps(net), net in self._checked
             recording.meanwhile = partial(self._fetch_following, name)
             if areas is None:
                 result = net.update(recording, region, *args, **kwargs)
@@ -119,6 +125,7 @@ class Calls:
                 areas = replace(areas, values=moved(areas.values, net.backend.device))
                 result = net.update_areas(recording, region, areas, *args, **kwargs)
             result = moved(result, HOST)
+        self._checked.add(net)
         self._updated(name, net, recording)
         return result
 
@@ -143,7 +150,7 @@ class Calls:
             for calls in all_calls[1:]:
                 calls._share(first, name)
             return [result] * len(all_calls)
-        _go_on.get()()
+        go_on()
         with net.lock:
             recordings = [snapshot.recording() for snapshot in snapshots]
             for calls, recording in zip(all_calls, recordings, strict=True):
@@ -210,7 +217,7 @@ class Calls:
 
 def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
     """The module's own result, densely. Arguments and results are on the host."""
-    _go_on.get()()
+    go_on()
     args, kwargs = moved((args, kwargs), net.backend.device)
     with torch.no_grad():
         return moved(net.module(*args, **kwargs), HOST)

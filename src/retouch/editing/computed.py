@@ -68,7 +68,7 @@ class Made:
     @cached_property
     def rows(self) -> dict[Value, Table]:
         """The rows of kept values that are in the layer."""
-        return self.layer.tables
+        return dict(self.layer.tables)
 
     @cached_property
     def changed(self) -> dict[Value, Any]:

@@ -460,7 +460,7 @@ class DiffusionSession(Session):
 
         anew = partial(Calls, self.store, before.snapshots, None)
         return edited, Refinement(
-            self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last
+            self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last, self.settle
         )
 
     @locked
