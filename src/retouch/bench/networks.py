@@ -186,6 +186,7 @@ class Networks(Suite):
                 "text": text,
                 "dtype": dtype,
                 "device": self.place,
+                "dense_channels_last_ms": None,
                 "dense_compiled_ms": None,
                 **trial.found(case),
                 **compare(before, after, run_dense(trial.module, case.edited).cpu(), active),
