@@ -125,7 +125,8 @@ class Networks(Suite):
     @property
     def ways(self) -> list[tuple[str, str | None]]:
         """Policies with what becomes of texts: None where that is the policy's."""
-        return list(product(self.policy, self.text or [None]))
+        texts: Sequence[str | None] = self.text or (None,)
+        return list(product(self.policy, texts))
 
     def settings(self, policy: str, text: str | None) -> Policy:
         """The policy with what was asked for; PolicyError for texts that it cannot have."""
