@@ -27,7 +27,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import AreaError, ByArea, Plan, by_area, checked_arithmetic, fuse, in_arithmetic, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, checked_arithmetic, cut, fuse, in_arithmetic, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
@@ -630,10 +630,10 @@ def _lowered(module: nn.Module, signature: Signature, kernels: Backend, arithmet
     """A module captured for its example inputs, as rows."""
     captured = capture(module, *signature.example)
     try:
-        program = in_arithmetic(fuse(lower(captured, kernels.dtypes, signature.layouts)), arithmetic)
+        program = cut(fuse(lower(captured, kernels.dtypes, signature.layouts)))
     except LayoutError as error:
         raise InputError(f"an input does not have the layout that is given for it: {error}") from None
-    return Lowered(program, captured.literals, captured.out_spec)
+    return Lowered(in_arithmetic(program, arithmetic), captured.literals, captured.out_spec)
 
 
 def planned(program: Program, policy: Policy) -> Plan:

@@ -63,8 +63,9 @@ Rounds = Annotated[int, typer.Option("--repeat", min=1, help="Rounds that are co
 Shares = Annotated[
     list[float] | None, typer.Option("--edit", help="Share of the image edited, (0, 1] (0.012); may be repeated.")
 ]
-Text = Annotated[
-    str | None, typer.Option("--text", help="What becomes of texts in joint attention: recomputed or recorded.")
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="What becomes of texts in joint attention: recomputed or recorded; may be repeated."),
 ]
 
 
@@ -85,7 +86,7 @@ def networks(
     device: Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")] = "cpu",
     backend: BackendName = "auto",
     dilate: Dilate = None,
-    text: Text = None,
+    text: Texts = None,
     no_compile: NoCompile = False,
     peer: Peers = None,
     repeat: Rounds = 5,

@@ -49,6 +49,9 @@ class Emitter(Protocol):
     def bounds(self, value: Value, rows: Table) -> Table:
         """Where the rows of each sample begin and end in an ascending list."""
 
+    def limits(self, value: Value, rows: Table, before: int) -> Table:
+        """How many keys each row of a list reads in causal attention, `before` of them of other grids."""
+
     def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
         """The rows of a list that are in no area of the update, and those of each area."""
 

@@ -11,7 +11,7 @@ from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 SCALE = 4
-"""Columns that int8 rows end in: the bytes of the float32 by which their levels are multiplied."""
+"""Columns that levels of int8 end in: the bytes of the float32 by which they are multiplied."""
 
 SMALLEST = 2.0**-100
 """Rows of smaller magnitude are zeros as int8."""
@@ -20,34 +20,47 @@ Copy = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """Arguments of `copy_rows`."""
 
 
-def quantized(rows: Tensor) -> Tensor:
-    """Rows `[M, C]` as int8 `[M, C + SCALE]`: levels of -127 to 127 of the largest magnitude in each row, its scale."""
-    x = rows.float()
+def quantized(rows: Tensor, parts: int = 1) -> Tensor:
+    """Rows `[M, C]` as int8 `[M, C + parts * SCALE]`: of each of so many equal parts of the channels, one after the
+    other, levels of -127 to 127 of its largest magnitude, and its scale.
+    """
+    count, channels = rows.shape
+    x = rows.float().reshape(count * parts, channels // parts)
     most = x.abs().amax(1)
     top = torch.full_like(most, 127)  # a number instead of it would be multiplied by a rounded reciprocal
     levels = x * torch.where(most >= SMALLEST, top / most, 0)[:, None]
-    return torch.cat([levels.round().to(torch.int8), (most / top).view(torch.int8).reshape(-1, SCALE)], 1)
+    found = torch.cat([levels.round().to(torch.int8), (most / top).view(torch.int8).reshape(-1, SCALE)], 1)
+    return found.reshape(count, channels + parts * SCALE)
 
 
-def restored(levels: Tensor) -> Tensor:
-    """What `quantized` made int8 of, float32 `[M, C]`; an error of at most half a level."""
-    return levels[:, :-SCALE].float() * levels[:, -SCALE:].clone().reshape(-1).view(torch.float32)[:, None]
+def restored(levels: Tensor, channels: int) -> Tensor:
+    """What `quantized` made int8 of, float32 `[M, channels]`; an error of at most half a level."""
+    count, columns = levels.shape
+    parts = _parts(columns, channels)
+    by_part = levels.reshape(count * parts, columns // parts)
+    scales = by_part[:, -SCALE:].clone().reshape(-1).view(torch.float32)
+    return (by_part[:, :-SCALE].float() * scales[:, None]).reshape(count, channels)
 
 
-def converted(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows as another dtype holds them."""
+def _parts(columns: int, channels: int) -> int:
+    return (columns - channels) // SCALE
+
+
+def converted(rows: Tensor, dtype: torch.dtype, columns: int) -> Tensor:
+    """Rows as so many columns of another dtype hold them."""
     if (rows.dtype == torch.int8) == (dtype == torch.int8):
         return rows.to(dtype)
-    return quantized(rows) if dtype == torch.int8 else restored(rows).to(dtype)
+    to_levels = dtype == torch.int8
+    return quantized(rows, _parts(columns, rows.shape[1])) if to_levels else restored(rows, columns).to(dtype)
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
     """`dst[dst_index[m]] = src[src_index[m]]`; both `[rows, C]`, indices int32 `[M]`, zeros for -1 in `src_index`.
 
-    Of one dtype, or of two among float32, bfloat16, float16 and int8 with a scale (see `quantized`, it has `SCALE`
-    columns more): the copy then rounds to the nearest, ties to even.
+    Of one dtype, or of two among float32, bfloat16, float16 and int8 with scales (see `quantized`, it has `SCALE`
+    columns more for each part): the copy then rounds to the nearest, ties to even.
     """
-    store(dst, dst_index, converted(fetch(src, src_index), dst.dtype))
+    store(dst, dst_index, converted(fetch(src, src_index), dst.dtype, dst.shape[1]))
 
 
 def copy_many(copies: Iterable[Copy]) -> None:
@@ -77,8 +90,9 @@ def _levels(draw: Draw, dtype: torch.dtype) -> Arguments:
     """One to int8, or from it."""
     m, channels = draw.size(200, 0, 1, 40), draw.size(640, *CHANNELS, 256)
     dtype = torch.float32 if dtype == torch.float64 else dtype
+    parts = draw.choice(*(n for n in (1, 2, 5) if channels % n == 0))
     one, two = draw.rows(m + 9, channels, dtype), draw.rows(m + 5, channels, dtype)
-    one, two = (quantized(one), two) if draw.choice(True, False) else (one, quantized(two))
+    one, two = (quantized(one, parts), two) if draw.choice(True, False) else (one, quantized(two, parts))
     return one, draw.distinct(m, m + 9), two, draw.index(-1, m + 5, m)
 
 

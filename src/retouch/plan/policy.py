@@ -30,8 +30,8 @@ class Policy:
     probe_distance: positions between a probe and the active rows.
     text: rows of texts that attend to the picture along with it (joint attention), "recomputed" with every edit, or
         "recorded": those of the original as long as no input without a grid changes.
-    keys_values: of self-attention, which every update reads whole: "recorded" as rows; "int8", such rows with a scale
-        each in snapshots, whatever the type of others; "recomputed" from the rows that linear layers make them of,
+    keys_values: of self-attention, which every update reads whole: "recorded" as rows; "int8", such rows with scales in
+        snapshots, whatever the type of others; "recomputed" from the rows that linear layers make them of,
         half as many, which are kept instead, in snapshots also as int8; "auto": "recomputed" where they are most of a
         recording, as in transformers, else "int8".
     exact: follow the receptive field value by value instead; the result equals a fresh recording.

@@ -89,6 +89,10 @@ class ScheduleEmitter:
         assert value.grid is not None
         return self.tables.bounds(rows, value.grid.size)
 
+    def limits(self, value: Value, rows: Table, before: int) -> Table:
+        assert value.grid is not None
+        return self.tables.limits(rows, value.grid.size, before)
+
     def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
         assert value.grid is not None
         assert self.areas is not None

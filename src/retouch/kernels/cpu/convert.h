@@ -133,6 +133,7 @@ static float largest(const From* from, int64_t channels) {
 }
 
 constexpr float smallest = 0x1p-100f; // rows below it are zeros
+constexpr int64_t scale_bytes = sizeof(float);
 
 template <class From>
 static void quantize_line(char* dst, const char* src, int64_t channels) {
@@ -188,11 +189,17 @@ static int64_t item_size(const Matrix& m) {
   return sizes[int(m.dtype)];
 }
 
-// dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros.
+// dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros. Rows of i8 are parts with a
+// scale each.
 static void convert_rows(const CopyArgs& c, int threads) {
   int64_t channels = min_of(c.dst.channels, c.src.channels),
-          chunk = ceil_div(65536, max_of(channels, 1));
-  int64_t dst_item = item_size(c.dst), src_stride = c.src.ld * item_size(c.src);
+          chunk = ceil_div(65536, max_of(channels, 1)),
+          scales = max_of(c.dst.channels, c.src.channels) - channels,
+          parts = max_of(scales / scale_bytes, 1);
+  int64_t dst_item = item_size(c.dst), src_item = item_size(c.src),
+          src_stride = c.src.ld * src_item;
+  int64_t dst_part = c.dst.channels / parts * dst_item,
+          src_part = c.src.channels / parts * src_item;
   Line convert = line_converter(c.dst.dtype, c.src.dtype);
   if (c.m * channels < 16384) threads = 1;
   parallel(threads, ceil_div(c.m, chunk), [&](int64_t task) {
@@ -202,7 +209,9 @@ static void convert_rows(const CopyArgs& c, int threads) {
       if (line < 0)
         memset(dst, 0, size_t(c.dst.channels * dst_item));
       else
-        convert(dst, c.src.data + line * src_stride, channels);
+        for (int64_t i = 0; i < parts; ++i)
+          convert(dst + i * dst_part, c.src.data + line * src_stride + i * src_part,
+                  channels / parts);
     }
   });
 }

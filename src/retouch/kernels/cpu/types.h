@@ -9,7 +9,8 @@
 
 namespace retouch {
 
-// Rows of i8 end in the float32 by which their levels are multiplied, as four more of them.
+// Levels of i8 end in the float32 by which they are multiplied, as four more of them; in rows that
+// are copied there are several such parts, one after the other.
 enum class DType : int32_t { f32, bf16, f16, f64, i8 };
 
 // Row-major [rows, channels]; the row stride ld is in elements.
@@ -127,7 +128,8 @@ struct AttentionArgs {
   int64_t heads, head_dim, value_dim, samples, keys; // keys of one sample
   const int32_t* bounds;
   float scale;
-  Matrix bias; // of keys, [samples, keys or heads * keys]; data == nullptr: none
+  Matrix bias;           // of keys, [samples, keys or heads * keys]; data == nullptr: none
+  const int32_t* limits; // of every query the first keys, which it reads; nullptr: all
 };
 
 struct ChannelSumsArgs {

@@ -114,7 +114,7 @@ class Snapshot:
         for layer in oldest_first[1:]:
             part = layer.rows(value)
             rows[torch.from_numpy(layer.tables[value].array).long().to(rows.device)] = part.to(rows.device)
-        return restored(rows) if rows.dtype == torch.int8 else rows
+        return restored(rows, value.channels) if rows.dtype == torch.int8 else rows
 
     @property
     def nbytes(self) -> int:
@@ -227,8 +227,9 @@ class Restored(State):
 
     def holds(self, value: Value, rows: Tensor) -> bool:
         """Whether all rows of a kept value are these in the snapshot; buffers are of whichever update was last."""
-        given = converted(rows, self.snapshot.types[value])
-        return torch.equal(self.snapshot.rows(value), restored(given) if given.dtype == torch.int8 else given)
+        dtype, channels = self.snapshot.types[value], value.channels
+        given = converted(rows, dtype, columns_of(channels, dtype))
+        return torch.equal(self.snapshot.rows(value), converted(given, value.dtype, channels))
 
     @property
     def origin(self) -> object:
