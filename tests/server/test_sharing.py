@@ -1,15 +1,18 @@
 """Two servers of one folder: a session is open in one of them, and goes to the other when that is asked for it."""
 
+import os
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
+from manifests import alter
 from pipelines import painted, picture
 from retouch.editing.archive import Archive
-from retouch.editing.manifest import ArchiveError
+from retouch.editing.manifest import MANIFEST, ArchiveError
 from retouch.server.limits import Limits
 from retouch.server.tasks import Question
 from studios import asked_for, asking, created, edited, editor, idle, keyed, page, pixels, studio
@@ -92,6 +95,45 @@ def test_while_a_server_computes_for_a_session_others_wait_and_then_say_so(tmp_p
         with made[0].pool.using(made[0].pool.find("anna", id_)):
             reply = edited(second, id_, 0)
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+
+
+def test_storage_that_is_slow_makes_edits_slow_and_takes_no_session_away(clients, monkeypatch):
+    """Longer than the time after which a server without a sign is passed over: the sign does not wait for it."""
+    (first, second), made = clients
+    id_ = created(first)
+    for each in made:
+        each.pool.holder.ttl = 1.5
+    fsync, begun = os.fsync, threading.Event()
+
+    def slow(descriptor):
+        if not begun.is_set():
+            begun.set()
+            time.sleep(3)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    assert edited(first, id_, 0).status_code == 202
+    assert begun.wait(60)
+    assert first.get(f"/api/sessions/{id_}").status_code == 200
+    assert keyed(second, id_, "k", base=1).status_code == 202  # when it can have the session: after the edit
+    assert [version["version"] for version in idle(second, id_)["tree"]] == [0, 1, 2]
+
+
+def test_a_session_of_a_newer_version_is_refused_and_left_as_it_is(clients):
+    """As in an upgrade that is taken back."""
+    (first, second), made = clients
+    id_ = created(first)
+    made[0].pool.lost(made[0].pool.find("anna", id_))
+    folder = made[0].pool.find("anna", id_).folder
+    alter(folder, lambda body: body.update(format=9))
+    before = (folder / MANIFEST).read_bytes()
+    for client in (first, second):
+        reply = edited(client, id_, 0)
+        assert (reply.status_code, "update retouch" in reply.text) == (409, True)
+    assert (folder / MANIFEST).read_bytes() == before
+    alter(folder, lambda body: body.update(format=3))
+    assert edited(second, id_, 0).status_code == 202
+    idle(second, id_)
 
 
 def test_a_session_that_another_server_deleted_is_gone(clients):

@@ -194,7 +194,7 @@ class Person:
     def live(self) -> None:
         """All of it; what goes wrong for good is written down."""
         try:
-            self._begin()
+            self.begin()
             painted = 1
             for _ in range(self.load.strokes):
                 time.sleep(self._random.expovariate(1 / self.load.think) if self.load.think else 0)
@@ -202,7 +202,7 @@ class Person:
                     self._open_page()
                 if self._random.random() < self.load.undo and self._head > 0:
                     self._undo()
-                self._paint()
+                self.paint()
                 painted += 1
             self._compare(painted)
         except Exception as error:  # whatever it is, it is one more that was not served
@@ -215,7 +215,7 @@ class Person:
             with suppress(Exception):
                 self._http.delete(f"{self.server.url}/api/sessions/{self._id}", timeout=10)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         pixels = np.random.default_rng(self._random.randrange(2**31)).integers(0, 255, (8, 8, 3), np.uint8)
         picture = Image.fromarray(pixels).resize((self.load.size, self.load.size), Image.Resampling.BICUBIC)
         settings = {"model": self.server.model, "steps": self.load.steps, "seed": 1}
@@ -249,7 +249,7 @@ class Person:
             self._expect(self._ask("POST", f"/api/sessions/{self._id}/head", json={"version": parent}), 200)
             self._head = parent
 
-    def _paint(self) -> None:
+    def paint(self) -> None:
         side, room = self.load.stroke, self.load.size - self.load.stroke
         rect = [self._random.randint(0, room), self._random.randint(0, room), side, side]
         colour = tuple(self._random.randrange(256) for _ in range(3))
