@@ -214,6 +214,47 @@ def test_a_failed_edit_loses_no_paint(plain, double):
     assert plain.ask("live.sent.length") == 0
 
 
+def test_what_an_edit_failed_with_while_the_page_was_away_is_said_and_what_was_lost_is_sent_again(plain, double):
+    double.delay = 30
+    session = double.sessions[plain.open(noise(128))]
+    plain.stroke((20, 20), (40, 20))
+    plain.until("live.sent[0].state === 'running'")
+    double.failed[session.count] = "the disk is full"
+    double.lose(session)
+    plain.ask("live.socket.renew()")
+    plain.page.get_by_text("the disk is full").wait_for()
+    plain.until("live.held.length === 1 && !live.work")
+    plain.page.keyboard.press("Control+Enter")
+    plain.until("live.sent[0].state === 'running'")
+    double.lose(session)
+    double.delay = 0.1
+    plain.ask("live.socket.renew()")
+    plain.until("live.head === 1")
+    plain.idle()
+    assert len(double.uploads) == 3
+    assert len({upload["key"] for upload in double.uploads}) == 1  # on a server that knows keys it counts once
+
+
+def test_the_page_says_that_an_edit_waits_for_its_session(plain, double):
+    double.delay = 30
+    session = double.sessions[plain.open(noise(128))]
+    opening = {"job": 90, "kind": "open", "state": "running"}
+    double.tell(session, event="job", **opening)
+    double.tell(session, event="progress", job=90, done=1, total=4, text="preparing the networks")
+    status = plain.page.locator(".status")
+    status.get_by_text("Preparing the networks 25 %").wait_for()
+    plain.stroke((20, 20), (40, 20))
+    plain.until("live.jobs.size === 2")
+    double.tell(session, event="progress", job=90, done=2, total=4, text="preparing the networks")
+    plain.ask("live.jobs.forEach((work) => work.job === 90 || (work.state = 'queued'))")
+    status.get_by_text("your edit waits").wait_for()
+    assert status.inner_text().startswith("Preparing the networks 50 %")
+    plain.page.keyboard.press("Escape")
+    plain.until("live.jobs.size === 1 && live.held.length === 1")
+    double.tell(session, event="job", **{**opening, "state": "done"})
+    status.get_by_text("Not run").wait_for()
+
+
 def test_undo_takes_unsent_paint_first_then_edits(plain):
     plain.open(noise(128))
     start = plain.hash()

@@ -88,10 +88,13 @@ export class Studio extends Emitter {
     }
   }
 
-  /** @param {string} id */
-  async open(id) {
+  /** @param {string} id @param {number} [job] the one that makes the session: where there is none, it says why */
+  async open(id, job) {
     try {
-      const facts = await this.api.session(id);
+      const facts = await this.api.session(id).catch(async (error) => {
+        if (job !== undefined) await this.api.job(id, job);
+        throw error;
+      });
       history.replaceState(null, '', `#session=${id}`);
       adopt(this.options, { ...facts.settings, strength: this.options.values.strength });
       this.#show(new Live(this.api, facts, (address, handlers) => new Socket(address, handlers)));
@@ -139,7 +142,7 @@ export class Studio extends Emitter {
     live.on('refined', (version) => this.emit('refined', version));
     live.on('problem', (text) => this.say(text));
     live.on('connection', (state) => {
-      if (state === 'refused') this.#refused();
+      if (state === 'refused') this.#refused(live);
       this.#state();
     });
   }
@@ -153,9 +156,11 @@ export class Studio extends Emitter {
     if (followed) this.options.set({ prompt });
   }
 
-  #refused() {
-    this.say('The server has closed this session, or does not know this page any more.');
-    this.api.session(this.live?.id ?? '').then(() => this.live?.socket.renew(), (error) => error instanceof ApiError && error.status === 404 && this.leave());
+  /** @param {Live} live */
+  async #refused(live) {
+    const failed = await live.failure();
+    this.say(failed?.message ?? 'The server has closed this session, or does not know this page any more.');
+    this.api.session(live.id).then(() => live.socket.renew(), (error) => error instanceof ApiError && error.status === 404 && live === this.live && this.leave());
   }
 
   async remove() {
@@ -365,7 +370,7 @@ export class Studio extends Emitter {
     if (!work) return live.held.length ? { text: 'Not run', busy: false, level: 'bad' } : { text: 'Ready', busy: false, level: 'idle' };
     const part = work.total ? ` ${Math.round((100 * work.done) / work.total)} %` : '';
     const does = work.text ? work.text[0].toUpperCase() + work.text.slice(1) : work.state === 'queued' ? 'Waiting' : 'Computing';
-    return { text: does + part + left(work.pace.left(performance.now())), busy: true, level: 'busy' };
+    return { text: does + part + left(work.pace.left(performance.now())) + (live.waits ? '; your edit waits' : ''), busy: true, level: 'busy' };
   }
 
   #state() {
