@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from threading import get_ident
 
 from torch import nn
@@ -11,8 +12,12 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from retouch.editing.archive import Progress, silent
 
+TWICE = 0.55
+"""Share of the time in which a network is called twice, to see whether it is known and to capture it; it is then made
+into a program and its weights are packed.
+"""
 PARTS = 100
-"""Times that one is told of what is going on."""
+"""Times that one is told of what is going on, at most."""
 
 
 class Compiling:
@@ -28,13 +33,12 @@ class Compiling:
     @contextmanager
     def of(self, network: nn.Module) -> Iterator[None]:
         """One of them is compiled in a block, by this thread."""
-        thread, own, called = get_ident(), set(network.modules()), set[nn.Module]()
+        thread, own, calls = get_ident(), set(network.modules()), count(1)
+        every = 1 + 2 * self.total // PARTS
 
         def hook(module: nn.Module, *_: object) -> None:
-            if get_ident() == thread and module in own and module not in called:
-                called.add(module)
-                if not len(called) % (1 + self.total // PARTS):
-                    self.tell(len(called))
+            if get_ident() == thread and module in own and not (called := next(calls)) % every:
+                self.tell(int(TWICE * min(called / 2, len(own))))
 
         self.tell()
         handle = register_module_forward_hook(hook)

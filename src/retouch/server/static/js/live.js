@@ -230,8 +230,13 @@ export class Live extends Emitter {
   /** @param {Sent} sent @param {unknown} error */
   #refused(sent, error) {
     sent.state = 'held';
-    this.emit('problem', error instanceof Error ? error.message : String(error));
+    this.emit('problem', this.#kept(error instanceof Error ? error.message : String(error)));
     this.emit('work', null);
+  }
+
+  /** What is wrong, and what can be done where paint was kept. @param {string} text */
+  #kept(text) {
+    return this.held.length ? `${text.replace(/\.?$/, '.')} The paint stays: Run sends it again.` : text;
   }
 
   /** Cancels what is being computed, edits before the opening that they wait for. The paint stays, as held. */
@@ -437,7 +442,7 @@ export class Live extends Emitter {
     this.jobs.delete(job);
     if (state === 'failed' || (state === 'cancelled' && this.#cancelled.delete(job))) {
       for (const sent of this.sent) if (sent.job !== null && sent.job <= job && sent.state === 'running') sent.state = 'held';
-      if (error) this.emit('problem', explain(error));
+      if (error) this.emit('problem', this.#kept(explain(error)));
     } else if (state === 'done') this.#settle(job, this.changed ?? [0, 0, 0, 0]);
     this.emit('work', null);
   }

@@ -60,6 +60,7 @@ export class Studio extends Emitter {
     });
     for (const part of [bars.tools, bars.bar, panels, timeline, start, sight]) part(this);
     this.options.on('change', (news) => this.#optionsChanged(news));
+    this.on('state', () => this.#coming());
     this.stage.on('view', () => this.#aim());
     this.#theme();
     inputs(this);
@@ -173,7 +174,7 @@ export class Studio extends Emitter {
 
   /** @param {import('./types.js').Sample} pen @param {import('./tools.js').Held} held */
   #down(pen, held) {
-    if (!this.live) return;
+    if (!this.live || this.live.seen === null) return;
     if (held.alt && this.options.values.tool !== 'clone') pick({ live: this.live, options: this.options }, pen);
     else this.tool?.down(pen, held);
   }
@@ -378,6 +379,13 @@ export class Studio extends Emitter {
     this.cursor.progress(work ? (work.total ? work.done / work.total : -1) : null);
     document.title = work ? '● Retouch Studio' : 'Retouch Studio';
     this.emit('state', null);
+  }
+
+  /** What is shown where there is no picture yet. */
+  #coming() {
+    const coming = this.live?.seen === null && this.live.work !== null;
+    document.body.classList.toggle('coming', coming);
+    byId('coming').textContent = coming ? `The picture comes here. ${this.status().text}` : '';
   }
 
   /** Says what went wrong. @param {unknown} error */
