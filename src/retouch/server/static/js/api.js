@@ -162,7 +162,7 @@ export class Api {
 }
 
 /** So that a request that is repeated counts once. */
-const once = (key = crypto.randomUUID()) => ({ 'Idempotency-Key': key });
+const once = (/** @type {string} */ key = crypto.randomUUID()) => ({ 'Idempotency-Key': key });
 
 /** @param {{settings: object, [files: string]: object | Blob | Blob[] | null}} parts */
 function form({ settings, ...files }) {

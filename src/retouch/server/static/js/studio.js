@@ -369,7 +369,7 @@ export class Studio extends Emitter {
     if (live.connection !== 'open') return { text: live.connection === 'lost' ? 'Connecting' : 'Closed', busy: false, level: 'bad' };
     const { work } = live;
     if (!work) return live.held.length ? { text: 'Not run', busy: false, level: 'bad' } : { text: 'Ready', busy: false, level: 'idle' };
-    const part = work.total ? ` ${Math.round((100 * work.done) / work.total)} %` : '';
+    const part = work.total > 1 ? `: ${Math.round((100 * work.done) / work.total)} %` : '';
     const does = work.text ? work.text[0].toUpperCase() + work.text.slice(1) : work.state === 'queued' ? 'Waiting' : 'Computing';
     return { text: does + part + left(work.pace.left(performance.now())) + (live.waits ? '; your edit waits' : ''), busy: true, level: 'busy' };
   }
