@@ -15,6 +15,7 @@ from retouch.editing.archive import Archive
 from retouch.editing.manifest import MANIFEST, ArchiveError
 from retouch.server.limits import Limits
 from retouch.server.tasks import Question
+from retouch.server.waiting import using
 from studios import asked_for, asking, created, edited, editor, idle, keyed, page, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -38,7 +39,7 @@ def expected(*strokes):
 @contextmanager
 def held(made, id_):
     """Nothing is computed for a session in a block."""
-    with made.pool.using(made.pool.find("anna", id_)) as session:
+    with using(made, made.pool.find("anna", id_)) as session:
         over = threading.Event()
         blocking = session.start(Question(over.wait))
         yield
@@ -72,13 +73,13 @@ def test_a_server_that_wakes_up_late_loses_the_edit_it_had_and_no_other(clients)
     late, other = (each.pool for each in made)
     entry = late.find("anna", id_)
     other.holder.lives = lambda holder: False  # nothing was seen of the first one for long
-    with late.using(entry) as session:
+    with using(made[0], entry) as session:
         claim = session.archive.claim
         assert edited(second, id_, 0).status_code == 202
         idle(second, id_)
         reply = edited(first, id_, 0, left=2, top=20)  # it does not know yet
         assert reply.status_code == 202
-        job = entry.jobs[reply.json()["job"]]
+        job = entry.jobs[reply.json()["job"]].job
         assert "another server" in str(job.exception(60))
         assert claim.is_lost
     idle(second, id_)
@@ -92,7 +93,7 @@ def test_while_a_server_computes_for_a_session_others_wait_and_then_say_so(tmp_p
     made = [studio(tmp_path, Limits(wait=0.3)) for _ in range(2)]
     with asking(made[0]) as first, asking(made[1]) as second:
         id_ = created(first)
-        with made[0].pool.using(made[0].pool.find("anna", id_)):
+        with using(made[0], made[0].pool.find("anna", id_)):
             reply = edited(second, id_, 0)
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
 
@@ -178,7 +179,7 @@ def test_an_edit_that_failed_may_be_sent_again(clients, monkeypatch):
     id_ = created(first)
     monkeypatch.setattr(Archive, "commit", lambda *_: (_ for _ in ()).throw(ArchiveError("the storage is full")))
     job = keyed(first, id_, "k").json()["job"]
-    assert "full" in str(made[0].pool.find("anna", id_).jobs[job].exception(60))
+    assert "full" in str(made[0].pool.find("anna", id_).jobs[job].job.exception(60))
     assert idle(first, id_)["head"] == 0
     monkeypatch.undo()
     assert keyed(first, id_, "k").json()["job"] != job

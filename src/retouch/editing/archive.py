@@ -209,7 +209,7 @@ def verify(path: Path, entries: Iterable[Entry], progress: Progress = silent) ->
     ]
     with ThreadPoolExecutor() as pool:
         for done, problem in enumerate(pool.map(_problem, wanted)):
-            progress(done, len(wanted), f"checking {wanted[done][0].name}")
+            progress(done, len(wanted), "checking the files")
             if problem:
                 raise ArchiveError(f"{problem}; the session cannot be trusted")
 

@@ -228,7 +228,7 @@ class Restored(State):
     def holds(self, value: Value, rows: Tensor) -> bool:
         """Whether all rows of a kept value are these in the snapshot; buffers are of whichever update was last."""
         dtype, channels = self.snapshot.types[value], value.channels
-        given = converted(rows, dtype, columns_of(channels, dtype))
+        given = converted(rows, dtype, self.snapshot.layers[0].form.columns(value))
         return torch.equal(self.snapshot.rows(value), converted(given, value.dtype, channels))
 
     @property
