@@ -17,7 +17,7 @@ import retouch
 from retouch import models
 from retouch.bench.edits import square
 from retouch.kernels import cpu
-from retouch.ops.copy import quantized
+from retouch.ops.copy import spread
 from retouch.ops.int8_gemm import Levels
 
 SHAPES = (
@@ -61,7 +61,7 @@ def products(rows: int, columns: int, channels: int, taps: int) -> dict[str, Cal
     levels, copies = Levels.of(weight, 1), max(1, min(12, COLD // weight.numel()))
     a, out = torch.randn(2 * rows, channels), torch.empty(rows, columns)
     index = cpu.Index(torch.randint(0, 2 * rows, (rows, taps), dtype=torch.int32)) if taps > 1 else None
-    near, room = cpu.Rows(a[: 3 * rows // 2].bfloat16()), cpu.Rows(quantized(a[: 3 * rows // 2]))
+    near, room = cpu.Rows(a[: 3 * rows // 2].bfloat16()), cpu.Rows(spread(a[: 3 * rows // 2]))
 
     def product(call: Callable[..., None], a: Any, pack: Callable[[], Any], out: Any) -> Callable[[int], Any]:
         packed, read, write = [pack() for _ in range(copies)], cpu.Rows(a), cpu.Rows(out)
@@ -73,7 +73,7 @@ def products(rows: int, columns: int, channels: int, taps: int) -> dict[str, Cal
     return {
         "float32": product(cpu.gemm, a, lambda: cpu.pack(weight), out),
         "bfloat16": product(cpu.gemm, a.bfloat16(), lambda: cpu.pack(weight.bfloat16()), out.bfloat16()),
-        "int8": product(cpu.int8_gemm, quantized(a), packed_levels, out.bfloat16()),
+        "int8": product(cpu.int8_gemm, spread(a), packed_levels, out.bfloat16()),
         "quantising": lambda number: cpu.copy_rows(room, None, near),
     }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from networks import case, compiled, edits, record, update
-from retouch.ops.copy import SCALE, quantized, restored
+from retouch.ops.copy import ENDS, SCALE, STEPS, quantized, restored, spread, spread_values
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
 from retouch.runtime.store import FEWEST, Store, read
@@ -28,6 +28,18 @@ def test_the_smallest_rows_are_zeros_and_none_is_lost():
     assert not back[0].any()
     torch.testing.assert_close(back[1], rows[1])
     assert quantized(torch.empty(0, 5)).shape == (0, 5 + SCALE)
+
+
+def test_rows_for_products_take_the_levels_of_the_side_that_they_are_on():
+    rows = torch.nn.functional.silu(noise(50, 33)) * torch.logspace(-20, 20, 50)[:, None]
+    rows[7], rows[8] = 0, rows[8].abs()
+    found = spread(rows)
+    back = spread_values(found)
+    width = rows.amax(1, keepdim=True).clamp(min=0) - rows.amin(1, keepdim=True).clamp(max=0)
+    assert ((back - rows).abs() <= width * (0.5 / STEPS) * (1 + 1e-4)).all()
+    assert not back[7].any()
+    assert (found[8, -ENDS + SCALE :].view(torch.int32) == -128).all()
+    assert torch.equal(spread(rows[3:9]), found[3:9])
 
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet"])

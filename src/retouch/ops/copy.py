@@ -13,6 +13,12 @@ from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, with
 SCALE = 4
 """Columns that int8 rows end in: the bytes of the float32 by which their levels are multiplied."""
 
+ENDS = SCALE + 4
+"""Columns that int8 rows of products end in: the same, and the bytes of the int32 that is the level of zero."""
+
+STEPS = 254
+"""Between their least and largest level: one less than int8 has, for what rounding adds."""
+
 SMALLEST = 2.0**-100
 """Rows of smaller magnitude are zeros as int8."""
 
@@ -29,25 +35,51 @@ def quantized(rows: Tensor) -> Tensor:
     return torch.cat([levels.round().to(torch.int8), (most / top).view(torch.int8).reshape(-1, SCALE)], 1)
 
 
+def spread(rows: Tensor) -> Tensor:
+    """Rows `[M, C]` as int8 `[M, C + ENDS]` for products: levels of -128 to 127 from the smallest number in each row to
+    the largest (zero, where that has one sign alone), their scale, and the level of zero.
+
+    Most rows that products read come out of SiLU, ReLU or GELU, and lie on one side of zero.
+    """
+    x = rows.float()
+    least, most = x.amin(1).clamp(max=0), x.amax(1).clamp(min=0)
+    width, steps = most - least, torch.full_like(most, STEPS)
+    factor = torch.where(width >= SMALLEST, steps / width, 0)
+    zero = -128 - (least * factor).round().to(torch.int32)
+    levels = (x * factor[:, None]).round().to(torch.int32) + zero[:, None]
+    ends = [(width / steps).view(torch.int8).reshape(-1, SCALE), zero.view(torch.int8).reshape(-1, ENDS - SCALE)]
+    return torch.cat([levels.to(torch.int8), *ends], 1)
+
+
+def spread_values(levels: Tensor) -> Tensor:
+    """What `spread` made int8 of, float32 `[M, C]`; an error of at most half a level."""
+    ends = levels[:, -ENDS:].contiguous()
+    scale, zero = ends[:, :SCALE].contiguous().view(torch.float32), ends[:, SCALE:].contiguous().view(torch.int32)
+    return (levels[:, :-ENDS].float() - zero) * scale
+
+
 def restored(levels: Tensor) -> Tensor:
     """What `quantized` made int8 of, float32 `[M, C]`; an error of at most half a level."""
     return levels[:, :-SCALE].float() * levels[:, -SCALE:].clone().reshape(-1).view(torch.float32)[:, None]
 
 
-def converted(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows as another dtype holds them."""
-    if (rows.dtype == torch.int8) == (dtype == torch.int8):
-        return rows.to(dtype)
-    return quantized(rows) if dtype == torch.int8 else restored(rows).to(dtype)
+def converted(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows as another matrix of rows holds them."""
+    if (rows.dtype == torch.int8) == (like.dtype == torch.int8):
+        return rows.to(like.dtype)
+    if like.dtype != torch.int8:
+        return restored(rows).to(like.dtype)
+    return spread(rows) if like.shape[1] == rows.shape[1] + ENDS else quantized(rows)
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
     """`dst[dst_index[m]] = src[src_index[m]]`; both `[rows, C]`, indices int32 `[M]`, zeros for -1 in `src_index`.
 
     Of one dtype, or of two among float32, bfloat16, float16 and int8 with a scale (see `quantized`, it has `SCALE`
-    columns more): the copy then rounds to the nearest, ties to even.
+    columns more; what has `ENDS` more is made as `spread` does, and only read by products): the copy then rounds to
+    the nearest, ties to even.
     """
-    store(dst, dst_index, converted(fetch(src, src_index), dst.dtype))
+    store(dst, dst_index, converted(fetch(src, src_index), dst))
 
 
 def copy_many(copies: Iterable[Copy]) -> None:
@@ -78,7 +110,7 @@ def _levels(draw: Draw, dtype: torch.dtype) -> Arguments:
     m, channels = draw.size(200, 0, 1, 40), draw.size(640, *CHANNELS, 256)
     dtype = torch.float32 if dtype == torch.float64 else dtype
     one, two = draw.rows(m + 9, channels, dtype), draw.rows(m + 5, channels, dtype)
-    one, two = (quantized(one), two) if draw.choice(True, False) else (one, quantized(two))
+    one, two = draw.choice((quantized(one), two), (spread(one), two), (one, quantized(two)))
     return one, draw.distinct(m, m + 9), two, draw.index(-1, m + 5, m)
 
 

@@ -75,8 +75,10 @@ CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
   bool same = dst.m.dtype == src.m.dtype;
   if (!same && (dst.m.dtype == DType::f64 || src.m.dtype == DType::f64))
     bad_type("copy_rows: the dtypes differ, and float64 is not converted");
+  int64_t more = dst.m.channels - src.m.channels;
   int64_t scale =
       same ? 0 : (dst.m.dtype == DType::i8 ? 4 : 0) - (src.m.dtype == DType::i8 ? 4 : 0);
+  if (scale == 4 && more == 8) scale = 8; // for a product
   check_same(src.m.channels + scale, dst.m.channels, "channels of src");
   int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
   if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");

@@ -9,7 +9,8 @@
 
 namespace retouch {
 
-// Rows of i8 end in the float32 by which their levels are multiplied, as four more of them.
+// Rows of i8 end in the float32 by which their levels are multiplied, as four more of them; those
+// that products read in the int32 that is taken from the levels before, as another four.
 enum class DType : int32_t { f32, bf16, f16, f64, i8 };
 
 // Row-major [rows, channels]; the row stride ld is in elements.
@@ -82,10 +83,9 @@ struct ProgramArgs {
 
 // Weights of a matrix product: panels of `lanes * vectors` columns, each [tap][channel][column].
 // bf16 keeps two consecutive channels of a column beside each other, i8 four, and before the
-// channels of a tap it has -128 times their sum. The scales are those of the columns of i8.
+// channels of a tap it has their sum, and the float32 by which they are multiplied.
 struct PackedWeights {
   const char* data;
-  const float* scales;                     // [group][column], padded as the panels are
   int64_t outputs, taps, channels, groups; // channels: of one group
   DType dtype;
   int32_t lanes, max_vectors;
