@@ -45,7 +45,7 @@ def spread(rows: Tensor) -> Tensor:
     least, most = x.amin(1).clamp(max=0), x.amax(1).clamp(min=0)
     width, steps = most - least, torch.full_like(most, STEPS)
     factor = torch.where(width >= SMALLEST, steps / width, 0)
-    zero = -128 - (least * factor).round().to(torch.int32)
+    zero = torch.where(width >= SMALLEST, -128 - (least * factor).round().to(torch.int32), 0)
     levels = (x * factor[:, None]).round().to(torch.int32) + zero[:, None]
     ends = [(width / steps).view(torch.int8).reshape(-1, SCALE), zero.view(torch.int8).reshape(-1, ENDS - SCALE)]
     return torch.cat([levels.to(torch.int8), *ends], 1)

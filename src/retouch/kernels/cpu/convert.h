@@ -179,9 +179,9 @@ static void spread_line(char* dst, const char* src, int64_t channels) {
   float width = most - least, scale = width / level_steps;
   float factor = width >= smallest ? level_steps / width : 0.0f;
   vf factors = set1(factor), half = set1(0x1.8p23f);
-  int32_t zero = -128 - level_of(least * factor);
+  int32_t zero = width >= smallest ? -128 - level_of(least * factor) : 0;
   for_vectors(from, channels, [&](vf x, int64_t c, int64_t n) __attribute__((always_inline)) {
-    vb levels = narrow_levels((vi)bits(x * factors + half) + zero << 24 >> 24);
+    vb levels = narrow_levels(((vi)bits(x * factors + half) + zero) << 24 >> 24);
     if (n == lanes)
       memcpy(dst + c, &levels, sizeof(levels));
     else
