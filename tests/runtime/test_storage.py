@@ -38,7 +38,7 @@ def test_rows_for_products_take_the_levels_of_the_side_that_they_are_on():
     width = rows.amax(1, keepdim=True).clamp(min=0) - rows.amin(1, keepdim=True).clamp(max=0)
     assert ((back - rows).abs() <= width * (0.5 / STEPS) * (1 + 1e-4)).all()
     assert not back[7].any()
-    assert (found[8, -ENDS + SCALE :].view(torch.int32) == -128).all()
+    assert (found[8, -ENDS + SCALE :].clone().view(torch.int32) == -128).all()
     assert torch.equal(spread(rows[3:9]), found[3:9])
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 import retouch
 from retouch import Region, kernels
+from retouch.errors import FallbackWarning
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.ops.copy import spread, spread_values
@@ -99,6 +100,29 @@ def test_gradients_are_taken_whatever_the_caller_forbids_and_none_are_left(folde
         found = trial._measured(module, (x.clone(),), {}, {f"{n}.weight": getattr(module, n).weight for n in INNER})
     assert {name.removesuffix(".weight"): e for name, e in found.items()} == pytest.approx(wanted)
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+class InPlace(Net):
+    def forward(self, x):
+        y = self.wide(self.first(x))
+        z = F.silu(y)
+        y.add_(1)
+        return self.last(self.spiked(z) + y)
+
+
+class Without(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_without_a_backward_pass_layers_stay_as_they_are_and_that_is_said(folder):
+    x = noise(1, 3, 24, 20)
+    with pytest.warns(FallbackWarning, match="no layer of InPlace is in int8.*modified by an inplace operation"):
+        assert errors(InPlace(), x) == {}
+    net = retouch.compile(Without(), x, policy=EXACT, backend="cpu", arithmetic="int8")
+    assert "what int8 does there is not known" in str(net.explain())
+    assert net.explain().in_int8 == 0
 
 
 def test_a_layer_that_moves_the_output_too_much_stays_as_it_is(folder):

@@ -10,6 +10,7 @@ What was found is kept in the user's cache folder, for the same program, weights
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from retouch.errors import FallbackWarning
 from retouch.ir.program import Program
 from retouch.ir.value import Value
 from retouch.kernels import Backend
@@ -49,7 +51,8 @@ def int8_errors(
     by the value that the product makes. Those of which nothing is known are not there.
 
     example: arguments of the module. One that is the same everywhere tells nothing; noise stands for it, always the
-    same. The module runs once, with memory for a backward pass through its activations.
+    same. The module runs once, with memory for a backward pass through its activations. A FallbackWarning where there
+    is no such pass.
     """
     names = {op.out: program.constants[op.weight.value] for op in products if op.weight.value in program.constants}
     weights = {name: tensor for name, tensor in module.named_parameters() if name in set(names.values())}
@@ -63,7 +66,16 @@ def int8_errors(
     }
     found = _read(key)
     if found is None:
-        found = _measured(module, args, kwargs, weights)
+        try:
+            found = _measured(module, args, kwargs, weights)
+        except RuntimeError as error:
+            warnings.warn(
+                f"no layer of {type(module).__name__} is in int8: which could be is told by a backward pass, and that "
+                f"fails: {error}. Ask for another arithmetic, or leave out what has no gradient",
+                FallbackWarning,
+                stacklevel=2,
+            )
+            return {}
         _write(key, found)
     return {value: found[name] for value, name in names.items() if name in found}
 
