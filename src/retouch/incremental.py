@@ -49,6 +49,7 @@ from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.together import Together
 from retouch.runtime.state.workspace import Workspace
 from retouch.runtime.store import spill_folder
+from retouch.runtime.trial import int8_errors
 from retouch.runtime.weights import Weights, WeightsChangedError
 
 _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
@@ -111,13 +112,15 @@ class Incremental:
             raise OptionError(f"the {kernels.name} backend has no products in int8; the cpu backend has")
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs, layouts)
-        asked = {"dtypes": sorted(map(str, kernels.dtypes)), "arithmetic": arithmetic}
-        make = partial(_lowered, module, self.signature, kernels, arithmetic)
+        asked = {"dtypes": sorted(map(str, kernels.dtypes))}
+        make = partial(_lowered, module, self.signature, kernels)
         lowered = kept(module, self.signature, asked, kernels.device, make)
         self.out_spec = lowered.out_spec
+        errors = partial(int8_errors, module=module, example=self.signature.example, backend=kernels)
+        self.products = in_arithmetic(lowered.program, arithmetic, errors)
         files = PackedFiles(kernels) if map_weights else None
-        self.weights = Weights(module, lowered.literals, lowered.program, kernels, files)
-        self.program = self.weights.without_folded(lowered.program)
+        self.weights = Weights(module, lowered.literals, self.products.program, kernels, files)
+        self.program = self.weights.without_folded(self.products.program)
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)
@@ -560,7 +563,8 @@ class Incremental:
         active = self.active(region) if region is not None else activity.everything(self.program)
         kernels = kernel_table.described(self.backend, needed(self.program, self.policy))
         predicted = self.planner.by_operation(active)
-        report = explain(self.program, self.plan, active, self.backend.computed_by, kernels, predicted)
+        computed_by, left = self.backend.computed_by, self.products.left
+        report = explain(self.program, self.plan, active, computed_by, kernels, predicted, left=left)
         if region is None:
             return report
         seen = self._seen(region)
@@ -626,14 +630,14 @@ def _own(leaf: Any) -> Any:
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _lowered(module: nn.Module, signature: Signature, kernels: Backend, arithmetic: str) -> Lowered:
+def _lowered(module: nn.Module, signature: Signature, kernels: Backend) -> Lowered:
     """A module captured for its example inputs, as rows."""
     captured = capture(module, *signature.example)
     try:
         program = cut(fuse(lower(captured, kernels.dtypes, signature.layouts)))
     except LayoutError as error:
         raise InputError(f"an input does not have the layout that is given for it: {error}") from None
-    return Lowered(in_arithmetic(program, arithmetic), captured.literals, captured.out_spec)
+    return Lowered(program, captured.literals, captured.out_spec)
 
 
 def planned(program: Program, policy: Policy) -> Plan:
@@ -666,9 +670,10 @@ def compile(
     `explain()` of what is returned.
 
     arithmetic: what convolutions and linear layers are computed in: "float", the type of the weights; or "int8", which
-        is faster and less exact: weights are quantised once, with a scale for each output, and rows when they are read,
-        with a scale for each. The first and last layers, narrow ones, attention, norms and what reads time or text
-        stay as they are.
+        is faster and less exact: weights are quantised once, with a scale for each output and tap, and rows when they
+        are read, each over its own range. The first and last layers, narrow ones, attention, norms and what reads time
+        or text stay as they are, and so do layers that err too much there, which a run of the example inputs tells
+        (once for the same weights and examples; it is kept in the cache folder). `explain()` says which and why.
     keep_module: False moves the module's parameters to files without a name, in the folder for temporary files, so that
         memory holds the weights once, as kernels read them. The module stays what it was: the system reads from the
         files what is asked for, and drops it again when memory is short. Parameters on a device stay there.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from networks import case, compiled, edits, record, update
-from retouch.ops.copy import SCALE, quantized, restored
+from retouch.ops.copy import ENDS, SCALE, STEPS, quantized, restored, spread, spread_values
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
 from retouch.runtime.store import FEWEST, PART, Store, columns_of, read
@@ -41,6 +41,19 @@ def test_parts_of_a_row_have_scales_of_their_own():
     assert [columns_of(n, torch.int8) - n for n in (PART, 4 * PART, PART + 16)] == [SCALE, 4 * SCALE, SCALE]
     assert columns_of(4 * PART, torch.float32) == 4 * PART
     assert Store(None, None, "auto").stored(torch.float32, rows) == torch.int8
+
+
+def test_rows_for_products_take_the_levels_of_the_side_that_they_are_on():
+    rows = torch.nn.functional.silu(noise(50, 33)) * torch.logspace(-20, 20, 50)[:, None]
+    rows[7], rows[8] = 0, rows[8].abs()
+    found = spread(rows)
+    back = spread_values(found)
+    width = rows.amax(1, keepdim=True).clamp(min=0) - rows.amin(1, keepdim=True).clamp(max=0)
+    assert ((back - rows).abs() <= width * (0.5 / STEPS) * (1 + 1e-4)).all()
+    assert not back[7].any()
+    assert found[8, -1] == -128
+    assert ENDS == SCALE + 1
+    assert torch.equal(spread(rows[3:9]), found[3:9])
 
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet"])

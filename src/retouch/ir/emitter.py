@@ -61,7 +61,7 @@ class Emitter(Protocol):
         """Where the rows that a table names are; virtual ones are computed first."""
 
     def levels(self, value: Value, rows: Table) -> Indexed:
-        """`access` to rows as int8, each with its scale (`retouch.ops.copy.quantized`)."""
+        """`access` to rows as int8 for a product (`retouch.ops.copy.spread`)."""
 
     def channels(self, value: Value, rows: Table, start: int, count: int) -> Indexed:
         """`access` to some channels; where there is one channel, to that."""

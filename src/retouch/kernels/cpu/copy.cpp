@@ -77,9 +77,10 @@ CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
     bad_type("copy_rows: the dtypes differ, and float64 is not converted");
   const Rows &levels = dst.m.dtype == DType::i8 ? dst : src, &plain = &levels == &dst ? src : dst;
   int64_t scales = levels.m.channels - plain.m.channels, parts = scales / 4;
+  bool read_by_products = dst.m.dtype == DType::i8 && scales == 5;
   if (same || levels.m.dtype != DType::i8)
     check_same(src.m.channels, dst.m.channels, "channels of src");
-  else if (parts < 1 || scales % 4 || plain.m.channels % parts)
+  else if (!read_by_products && (parts < 1 || scales % 4 || plain.m.channels % parts))
     bad_value("copy_rows: " + str(levels.m.channels) + " columns of int8 for " +
               str(plain.m.channels) + " channels");
   int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
