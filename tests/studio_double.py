@@ -94,7 +94,7 @@ class Session:
 
 
 class Double:
-    """The whole server. delay: seconds of an edit; fail: what the next edit fails with; failed: what jobs have failed
+    """The whole server. delay: seconds of an edit; hold: edits wait; fail: what the next edit fails with; failed: what jobs have failed
     with, by number; sent, received: bytes.
     """
 
@@ -102,6 +102,7 @@ class Double:
         self.delay, self.fail, self.address = delay, "", ""
         self.sessions: dict[str, Session] = {}
         self.failed: dict[int, str] = {}
+        self.hold = False
         self.uploads: list[dict[str, Any]] = []
         self.drafts: list[dict[str, Any]] = []
         self.sent = 0
@@ -216,7 +217,7 @@ class Double:
         self, session: Session, job: int, drawn: np.ndarray, mask: np.ndarray, settings: dict[str, Any]
     ) -> None:
         """Shows what an edit would make."""
-        session.send({"event": "job", "job": job, "state": "running"})
+        session.send({"event": "job", "job": job, "kind": "draft", "state": "running"})
         await asyncio.sleep(self.delay / 2)
         made, head = self.edited(session, drawn, mask, settings["seed"]), session.head
         self.frame(session, "preview", job, head, session.pictures[head], made, True)
@@ -227,6 +228,8 @@ class Double:
     ) -> None:
         begun, steps = time.perf_counter(), 4
         failure, self.fail = self.fail, ""
+        while self.hold:
+            await asyncio.sleep(0.02)
         made = self.edited(session, drawn, mask, settings["seed"])
         for step in range(steps):
             session.send({"event": "progress", "job": job, "done": step, "total": steps, "text": "Denoising"})

@@ -237,7 +237,7 @@ def test_what_an_edit_failed_with_while_the_page_was_away_is_said_and_what_was_l
 
 
 def test_the_page_says_that_an_edit_waits_for_its_session(plain, double):
-    double.delay = 30
+    double.hold = True
     session = double.sessions[plain.open(noise(128))]
     opening = {"job": 90, "kind": "open", "state": "running"}
     double.tell(session, event="job", **opening)
@@ -247,7 +247,6 @@ def test_the_page_says_that_an_edit_waits_for_its_session(plain, double):
     plain.stroke((20, 20), (40, 20))
     plain.until("live.jobs.size === 2")
     double.tell(session, event="progress", job=90, done=2, total=4, text="preparing the networks")
-    plain.ask("live.jobs.forEach((work) => work.job === 90 || (work.state = 'queued'))")
     status.get_by_text("your edit waits").wait_for()
     assert status.inner_text().startswith("Preparing the networks: 50 %")
     plain.page.keyboard.press("Escape")

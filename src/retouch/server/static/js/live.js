@@ -387,7 +387,7 @@ export class Live extends Emitter {
   #event(event) {
     if (event.event === 'hello') this.#hello(event.session);
     else if (event.event === 'tree') this.#grown(event.head, event.tree);
-    else if (event.event === 'progress') this.#isDraft(event.job) || this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
+    else if (event.event === 'progress') this.drafts.owns(event.job) || this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
     else if (event.event === 'job') this.#job(event);
     else if (event.event === 'viewport') this.#looks(event);
     else if (event.event === 'problem') this.emit('problem', explain(event.error));
@@ -397,7 +397,7 @@ export class Live extends Emitter {
   #hello(facts) {
     this.facts = facts;
     this.jobs.clear();
-    for (const work of facts.jobs ?? []) this.#note(work.job, work);
+    for (const work of facts.jobs ?? []) if (work.kind !== 'draft') this.#note(work.job, work);
     const known = new Set((facts.jobs ?? []).map(({ job }) => job));
     const away = this.sent.filter(({ job, state }) => state === 'running' && job !== null && !known.has(job));
     this.#missed(away);
@@ -437,7 +437,8 @@ export class Live extends Emitter {
 
   /** @param {{job: number, state: string, kind?: string, seconds?: number, error?: import('./types.js').Problem}} event */
   #job({ job, state, kind = 'edit', seconds = 0, error }) {
-    if (this.#isDraft(job)) return this.drafts.told(job, state);
+    if (kind === 'draft') this.drafts.heard(job);
+    if (this.drafts.owns(job)) return this.drafts.told(job, state);
     if (state === 'queued' || state === 'running') return this.#note(job, { state, kind, ...(seconds ? { seconds } : {}) });
     this.jobs.delete(job);
     if (state === 'failed' || (state === 'cancelled' && this.#cancelled.delete(job))) {
@@ -445,11 +446,6 @@ export class Live extends Emitter {
       if (error) this.emit('problem', this.#kept(explain(error)));
     } else if (state === 'done') this.#settle(job, this.changed ?? [0, 0, 0, 0]);
     this.emit('work', null);
-  }
-
-  /** @param {number} job */
-  #isDraft(job) {
-    return this.drafts.owns(job, this.jobs.has(job) || job <= this.#finished || this.sent.some((sent) => sent.job === job));
   }
 
   /** @param {number} job @param {Partial<Work>} news */
@@ -465,7 +461,7 @@ export class Live extends Emitter {
   #preview(frame, number) {
     if (number !== this.#previews) return;
     const { job } = frame.header;
-    if (job !== null && this.#isDraft(job)) {
+    if (job !== null && this.drafts.owns(job)) {
       const stencil = this.drafts.stencil(job);
       if (stencil && !this.sent.length) this.emit('draft', { frame, stencil });
       return;
