@@ -261,14 +261,17 @@ def test_what_is_killed_under_load_loses_nothing_and_makes_nothing_twice(client,
 
     with ThreadPoolExecutor(1) as pool:
         painting = pool.submit(paint)
-        for what in itertools.islice(itertools.cycle(VICTIMS + RARE), KILLS or len(VICTIMS)):
-            time.sleep(2)
-            if what == "pause":
-                nodes.pause(VICTIMS[0], TTL + 5)
-            else:
-                nodes.kill(what)
-            ready(client)
-        over.set()
+        try:
+            for number, what in enumerate(itertools.islice(itertools.cycle(VICTIMS + RARE), KILLS or len(VICTIMS))):
+                time.sleep(2)
+                if what == "pause":
+                    nodes.pause(VICTIMS[0], TTL + 5)
+                else:
+                    nodes.kill(what)
+                ready(client)
+                print(number, what, sum(len(tally.seconds) for tally in tallies), flush=True)
+        finally:
+            over.set()
         painting.result(2 * PATIENCE)
     assert [tally.failed for tally in tallies if tally.failed] == []
     assert (sum(tally.lost for tally in tallies), sum(tally.twice for tally in tallies)) == (0, 0)
