@@ -20,19 +20,22 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from manifests import alter
 from pipelines import painted, picture, pipeline
 from retouch import Editor, OptionError
 from retouch.bench import serve as load
 from retouch.editing.lease import TTL
-from studios import asked_for, created, edited, free_port, idle, pixels, settings, stroke
+from studios import asked_for, created, edited, free_port, idle, pixels, settings, stroke, until
 
 pytest.importorskip("ray")
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 PORT = free_port()
 PATIENCE = 300
+WATCHERS = 8
 KILLS = int(os.environ.get("RETOUCH_KILLS", "0"))
 
 
@@ -142,10 +145,16 @@ def deploy(home, model, nodes):
     from retouch.server.ray.application import application
     from retouch.server.ray.settings import ClusterSettings
 
-    def deployed(replicas=2, **options):
+    def deployed(replicas=2, **limits):
         given = {"name": str(model), "policy": "fast", "replicas": replicas, "cpus": 1}
         found = ClusterSettings(
-            home=home / "home", models=[given], users=["anna", "ben"], port=PORT, drain=30, ingresses=2, **options
+            home=home / "home",
+            models=[given],
+            users=["anna", "ben"],
+            port=PORT,
+            drain=30,
+            ingresses=2,
+            limits={"watchers": WATCHERS, **limits},
         )
         serve.run(application(found), name="retouch", route_prefix=None)
         return found
@@ -169,8 +178,6 @@ def replicas_of(client, id_, count=5):
 
 @contextmanager
 def page(client, id_):
-    from websockets.sync.client import connect
-
     address = f"ws://{urlsplit(client.base).netloc}/api/sessions/{id_}/live"
     with connect(address, additional_headers={"Authorization": f"Bearer {client.token}"}, max_size=None) as socket:
         yield socket
@@ -204,6 +211,21 @@ def test_pages_are_told_what_happens(client):
                 header = json.loads(message[4 : 4 + int.from_bytes(message[:4], "little")])
                 if (header["kind"], header["job"]) == ("result", job):
                     break
+
+
+def test_pages_that_were_closed_take_no_room(client):
+    id_ = created(client)
+
+    def greeted():
+        with page(client, id_) as socket:
+            try:
+                return json.loads(socket.recv(PATIENCE))["event"] == "hello"
+            except ConnectionClosed:
+                return False
+
+    for _ in range(WATCHERS + 2):
+        greeted()
+    until(greeted)
 
 
 def test_who_asks_and_for_what_is_taken_from_nowhere_else(client, settings_of):
@@ -261,14 +283,17 @@ def test_what_is_killed_under_load_loses_nothing_and_makes_nothing_twice(client,
 
     with ThreadPoolExecutor(1) as pool:
         painting = pool.submit(paint)
-        for what in itertools.islice(itertools.cycle(VICTIMS + RARE), KILLS or len(VICTIMS)):
-            time.sleep(2)
-            if what == "pause":
-                nodes.pause(VICTIMS[0], TTL + 5)
-            else:
-                nodes.kill(what)
-            ready(client)
-        over.set()
+        try:
+            for number, what in enumerate(itertools.islice(itertools.cycle(VICTIMS + RARE), KILLS or len(VICTIMS))):
+                time.sleep(2)
+                if what == "pause":
+                    nodes.pause(VICTIMS[0], TTL + 5)
+                else:
+                    nodes.kill(what)
+                ready(client)
+                print(number, what, sum(len(tally.seconds) for tally in tallies), flush=True)
+        finally:
+            over.set()
         painting.result(2 * PATIENCE)
     assert [tally.failed for tally in tallies if tally.failed] == []
     assert (sum(tally.lost for tally in tallies), sum(tally.twice for tally in tallies)) == (0, 0)
@@ -296,7 +321,7 @@ def test_an_upgrade_and_a_drain_fail_no_request(client, deploy):
     heads, rounds = dict.fromkeys(ids, 0), 0
     before = sum((replicas_of(client, id_, 1) for id_ in ids), Counter())
     with ThreadPoolExecutor(1) as pool:
-        changed = pool.submit(deploy, 1, limits={"backlog": 60})
+        changed = pool.submit(deploy, 1, backlog=60)
         while not changed.done() or rounds < 3:
             rounds += 1
             for id_ in ids:
