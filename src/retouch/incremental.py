@@ -263,13 +263,17 @@ class Incremental:
         return results
 
     def _together(self, recordings: Sequence[State], region: Region, changed: frozenset[Value]) -> Together | None:
-        """What recordings are updated in together; None when they are one, or nothing or everything is computed."""
-        if len(recordings) == 1 or not (region.mask.any() or changed):
+        """What recordings are updated in together; None when they are one, nothing or everything is computed, or not
+        the same of them.
+        """
+        alike = len({self.policy.of_call(recording.call).text for recording in recordings}) == 1
+        if len(recordings) == 1 or not alike or not (region.mask.any() or changed):
             return None
         origins = [id(recording.origin) for recording in recordings]
         number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
         uses = sum(recording.uses for recording in recordings)
-        planned = self._plan_of(region, changed, bases=tuple(number[origin] for origin in origins), uses=uses)
+        bases, call = tuple(number[origin] for origin in origins), recordings[0].call
+        planned = self._plan_of(region, changed, bases=bases, uses=uses, call=call)
         if planned.whole:
             return None
         schedule = planned.schedule
@@ -291,7 +295,10 @@ class Incremental:
         idle = not region.mask.any() and not changed and not (areas and self.policy.exact)
         self.backend.set_threads(torch.get_num_threads())
         by_area = self._by_area(areas) if areas else None
-        planned = Planned(self._idle()) if idle else self._plan_of(region, changed, areas, uses=recording.uses)
+        if idle:
+            planned = Planned(self._idle())
+        else:
+            planned = self._plan_of(region, changed, areas, uses=recording.uses, call=recording.call)
         try:
             if planned.whole:
                 self._begin_again(recording, planned.schedule, leaves)
@@ -467,9 +474,9 @@ class Incremental:
             self._nothing = self._built(none, set())
         return self._nothing
 
-    def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
-        """Active rows of every value for a region."""
-        return activity.of_update(self.program, region, self.policy, changed)
+    def active(self, region: Region, changed: frozenset[Value] = frozenset(), call: int = 0) -> dict[Value, Table]:
+        """Active rows of every value for a region; `call` as for `Policy.of_call`."""
+        return activity.of_update(self.program, region, self.policy.of_call(call), changed)
 
     def _plan_of(
         self,
@@ -478,17 +485,19 @@ class Incremental:
         areas: Areas | None = None,
         bases: tuple[int, ...] = (),
         uses: int = 1,
+        call: int = 0,
     ) -> Planned:
         """The schedule of an update, made once for a region; of several recordings that start from `bases`.
 
         So many updates use it. Those that were count as well under `exact`, where both ways give the same result.
         """
-        key = (region, changed, areas.key if areas else None, bases)
+        policy = self.policy.of_call(call)
+        key = (region, changed, areas.key if areas else None, bases, policy.text)
         known = self._planned.get(key)
         if known is not None:
             uses = max(uses, known.uses + self.policy.exact)
         if known is None or (known.whole and uses > known.break_even):
-            self._planned[key] = known = self._made(region, changed, areas, bases, uses)
+            self._planned[key] = known = self._made(region, changed, areas, bases, uses, policy)
         known.uses = uses
         self._planned.move_to_end(key)
         while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
@@ -501,13 +510,19 @@ class Incremental:
         return sum({id(each.schedule): each.schedule.nbytes for each in self._planned.values()}.values())
 
     def _made(
-        self, region: Region, changed: frozenset[Value], areas: Areas | None, bases: tuple[int, ...], uses: int
+        self,
+        region: Region,
+        changed: frozenset[Value],
+        areas: Areas | None,
+        bases: tuple[int, ...],
+        uses: int,
+        policy: Policy,
     ) -> Planned:
         program = self._by_area(areas) if areas else None
         if program:
-            active = activity.of_update(program.program, region, self.policy, changed.union(program.inputs))
+            active = activity.of_update(program.program, region, policy, changed.union(program.inputs))
         else:
-            active = self.active(region, changed)
+            active = activity.of_update(self.program, region, policy, changed)
         break_even = self.planner.break_even(active)
         if uses > break_even:
             return Planned(self._built(active, set(changed), areas, bases), False, break_even)

@@ -125,7 +125,7 @@ def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch):
         ({"dtype": ["tf32"]}, "unknown type 'tf32'; choose from: float32, bfloat16, float16"),
         ({"dtype": ["float16"]}, "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
         ({"device": "abacus"}, "cannot compute on the device 'abacus'"),
-        ({"text": ["recorded", "nope"]}, "text is 'recomputed' or 'recorded', not 'nope'"),
+        ({"text": ["recorded", "nope"]}, "text is 'recomputed' or 'recorded', or a number above 1, not 'nope'"),
         ({"text": ["recorded"], "policy": ["exact"]}, "an exact policy needs recomputed texts"),
         ({"edit": [0.0]}, "above 0 and at most 1"),
         ({"backend": "triton"}, "the triton backend runs on cuda"),

@@ -117,7 +117,8 @@ class Calls:
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
             recording.file = self._file(name)
-            recording.uses, recording.trusted = self._steps(net), net in self._checked
+            recording.uses, recording.call = self._steps(net), self._number(name, net)
+            recording.trusted = net in self._checked
             recording.meanwhile = partial(self._fetch_following, name)
             if areas is None:
                 result = net.update(recording, region, *args, **kwargs)
@@ -155,7 +156,7 @@ class Calls:
             recordings = [snapshot.recording() for snapshot in snapshots]
             for calls, recording in zip(all_calls, recordings, strict=True):
                 recording.file = calls._file(name)
-                recording.uses = first._steps(net)
+                recording.uses, recording.call = first._steps(net), first._number(name, net)
             results = net.update_many(recordings, region, moved(list(inputs), net.backend.device))
         read = sum(recording.bytes_read for recording in recordings)
         for calls, recording in zip(all_calls, recordings, strict=True):
@@ -187,6 +188,10 @@ class Calls:
     def _steps(self, net: Incremental) -> int:
         """Calls of a network, which have their region in common."""
         return sum(each.net is net for each in self.snapshots.values())
+
+    def _number(self, name: str, net: Incremental) -> int:
+        """Which of them a call is."""
+        return [key for key, each in self.snapshots.items() if each.net is net].index(name)
 
     def _opened(self, name: str) -> Restored:
         coming, self._coming = self._coming, None
