@@ -94,8 +94,8 @@ class Session:
 
 
 class Double:
-    """The whole server. delay: seconds of an edit; hold: edits wait; fail: what the next edit fails with; failed: what jobs have failed
-    with, by number; sent, received: bytes.
+    """The whole server. delay: seconds of an edit; hold: edits wait; fail: what the next edit fails with; failed: what
+    jobs have failed with, by number; sent, received: bytes.
     """
 
     def __init__(self, delay: float = 0.4) -> None:
