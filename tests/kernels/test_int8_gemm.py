@@ -70,10 +70,10 @@ def test_bad_arguments():
         cpu.gemm(out, None, a, None, packed)
     with pytest.raises(TypeError, match="int8_gemm does not take weights of float32"):
         cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 12)), None, cpu.pack(torch.randn(4, 1, 8), 1))
-    with pytest.raises(ValueError, match="channels of a is 8, expected 16"):
+    with pytest.raises(ValueError, match="channels of a is 8, expected 13"):
         cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 8)), None, packed)
     with pytest.raises(TypeError, match="a is float32, the packed weights are int8"):
-        cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 16)), None, packed)
+        cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 13)), None, packed)
     with pytest.raises(ValueError, match="one scale for each output and tap"):
         cpu.pack_levels(levels.weight, levels.scales[:3], 1)
     with pytest.raises(TypeError, match="levels are int8, scales float32"):
