@@ -59,9 +59,9 @@ class Ingress:
 
     def __init__(self, settings: ClusterSettings, handles: Mapping[str, Handle]) -> None:
         settings.check_shared()
-        app = guarded(settings, Passing(settings, handles))
+        self._app, self._ending = guarded(settings, Passing(settings, handles)), False
         bound = listening(settings.host, settings.port, shared=True)
-        self._server = Server(configured(app, settings.drain))
+        self._server = Server(configured(self._answer, settings.drain))
         self._serving = asyncio.ensure_future(self._server.serve([bound]))
 
     def check_health(self) -> None:
@@ -69,8 +69,22 @@ class Ingress:
         if self._serving.done():
             raise RuntimeError("the ingress has ended")
 
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if self._ending and message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
     async def __del__(self) -> None:
-        """Take no more connections, and end what is asked."""
+        """Take no more connections, and end what is asked. Those that stay open are closed with their next answer, as
+        who asks on one that is just being closed gets none.
+        """
+        self._ending = True
+        for server in self._server.servers:
+            server.close()
+        await asyncio.sleep(self._server.config.timeout_keep_alive)
         self._server.should_exit = True
         await self._serving
 
