@@ -301,6 +301,7 @@ class Incremental:
             if not idle:
                 recording.run(planned.schedule)
             result = self._result(recording)
+            recording.told(result)
         except BaseException:
             recording.abort()
             raise

@@ -230,7 +230,8 @@ class State(Contents, Operands):
 
     `buffers` are the kept rows `[B * H * W, C]`, `values` the dense values, `states` the statistics; `hashes` those
     of the weights that computed them. `uses`: how many updates are to come for the region of the next one, itself
-    included; what a new region takes to prepare is spread over them when it is decided what they compute.
+    included; what a new region takes to prepare is spread over them when it is decided what they compute. `told` is
+    given the result of an update before that is kept, which takes a while where rows are copied into a layer.
     """
 
     uses = 1
@@ -240,6 +241,7 @@ class State(Contents, Operands):
         Operands.__init__(self, owner)
         self.hashes = list(self.weights.hashes)
         self.pending: Delta | None = None
+        self.told: Callable[[Any], None] = lambda result: None
 
     # An update
 
