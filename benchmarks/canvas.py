@@ -17,13 +17,15 @@ models, which are trained.
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,8 +40,8 @@ from retouch.bench.difference import seam
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.composition import set_in, shown
 from retouch.editing.canvas.picture import Picture
-from retouch.editing.canvas.planner import Candidate
-from retouch.editing.canvas.request import Request, read
+from retouch.editing.canvas.planner import Candidate, Plan
+from retouch.editing.canvas.request import read
 from retouch.editing.canvas.resample import Scaling, scaled
 from retouch.editing.canvas.viewport import around
 from retouch.editing.diffusion.editor import GUIDANCE
@@ -162,84 +164,73 @@ def placed_around(canvas: Canvas, count: int) -> Iterator[Box]:
         yield slice(starts[0], starts[0] + sides[0]), slice(starts[1], starts[1] + sides[1])
 
 
-class Parts:
-    """What candidates take, from what they consist of: a recording and a dense edit take what they take wherever they
-    are, as all viewports have one size; an edit is timed in a session that is recorded, on the candidate's own mask.
-    """
-
-    def __init__(self, bench: Bench, rounds: int, of: Callable[..., float]) -> None:
-        self.bench, self.of = bench, of
-        pixels, size = bench.picture[: bench.size[0], : bench.size[1]], bench.size
-        names = ("prompt", "guidance", "steps", "strength")
-        settings = {name: bench.settings[name] for name in names}
-        mask = np.zeros(size, bool)
-        mask[: size[0] // 2, : size[1] // 2] = True
-        drawn = np.where(mask[..., None], STROKE, pixels)
-        prompt, steps, guidance = (settings[name] for name in ("prompt", "steps", "guidance"))
-        blank = bench.editor.unrecorded(size, prompt, None, guidance, None, steps, 0, settings["strength"])
-        records, dense = [], []
-        for number in range(rounds + 1):
-            start = time.perf_counter()
-            self.session = bench.editor.open(pixels, **settings)
-            records.append(time.perf_counter() - start)
-            dense.append(seconds(blank.redraw, pixels, drawn, mask, False, {}))
-            if number < rounds:
-                self.session.close()
-        self.record, self.dense = of(records[1:]), of(dense[1:])
-
-    def edit(self, viewport: Scaling, request: Request) -> float:
-        """An edit of what a viewport sees of a request."""
-        seen = shown(request, viewport, Picture(self.bench.picture), self.session.pixels)
-        took = []
-        for _ in range(2):
-            for net in self.session.networks().values():
-                net.forget()
-            took.append(seconds(self.session.edit, seen.image, mask=seen.mask))
-            self.session.undo()
-        return self.of(took)
-
-    def of_candidate(self, each: Candidate, request: Request, known: Sequence[Scaling]) -> float:
-        """Seconds of a candidate where some viewports are recorded."""
-        if each.way == "dense":
-            return self.dense
-        viewports = each.tiles or (each.viewport,)
-        return sum((viewport not in known) * self.record + self.edit(viewport, request) for viewport in viewports)
+def alone(canvas: Canvas, candidate: Candidate, asked: dict[str, Any]) -> dict[str, float]:
+    """Seconds that a candidate takes, by what they are spent on: it is made in a branch, all of it, its region new."""
+    twin = canvas.branch()
+    twin.planner = replace(canvas.planner, costs=deepcopy(canvas.planner.costs))  # which learn from what was chosen
+    for net in canvas.networks().values():
+        net.forget()
+    try:
+        return twin.edit(**asked, plan=candidate).seconds
+    finally:
+        twin.close()
 
 
-def choices(bench: Bench, count: int, within: float, of: Callable[..., float]) -> dict[str, Any]:
+def tried(canvas: Canvas, plan: Plan, within: float, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the candidates of a plan take that may be the fastest of enough quality, the chosen one first."""
+    good = [each for each in plan.candidates if each.quality >= canvas.planner.floor] or [plan.chosen]
+    least = min(each.seconds for each in good)
+    same = [each for each in good if each.way in ("new", "whole") and not each.record]  # as a sparse one
+    others = [each for each in good if each.seconds <= within * least and each not in (plan.chosen, *same)]
+    return [
+        {"way": each.way, "scale": each.viewport.scale, "predicted": each.seconds, **alone(canvas, each, asked)}
+        for each in (plan.chosen, *others)
+    ]
+
+
+def choices(bench: Bench, count: int, within: float, later: bool) -> dict[str, Any]:
     """What the planner chose against the fastest candidate of enough quality, for edits of mixed size and place.
 
-    within: candidates are timed that are predicted to take at most so many times what the fastest does.
+    within: candidates are timed that are predicted to take at most so many times what the fastest does. later: as jobs
+    are planned, after which what was made densely is recorded, or as edits that return when they are made.
     """
-    canvas, parts, ratios, predicted, ways = bench.canvas(), Parts(bench, 2, of), [], [], []
-    for box in placed_around(canvas, count):
-        request = canvas._request(**stroke(canvas, box), threshold=None, options={})
-        plan = canvas.plan(**stroke(canvas, box))
-        assert plan is not None
-        good = [each for each in plan.candidates if each.quality >= canvas.planner.floor] or [plan.chosen]
-        least = min(each.seconds for each in good)
-        tried = [plan.chosen, *(c for c in good if c.seconds <= within * least and c.place != plan.chosen.place)]
-        known = [canvas.now.local(view.scaling) for view in canvas.pool.views]
-        took = [parts.of_candidate(each, request, known) for each in tried]
-        ratios.append(took[0] / min(took))
-        predicted.append(plan.chosen.seconds / took[0])
-        ways.append(plan.chosen.way)
-        canvas.edit(**stroke(canvas, box), plan=plan.chosen)
+    canvas, edits = bench.canvas(), []
+    for way in ("new", "dense"):  # the first of a kind takes longer than any other
+        asked = stroke(canvas, placed(canvas.picture.size, (8, 8), np.random.default_rng(0)))
+        canvas.edit(**asked, plan=way)
+        canvas.undo()
     canvas.close()
+    canvas = bench.canvas()
+    for box in placed_around(canvas, count):
+        asked = stroke(canvas, box)
+        request = canvas._request(**asked, threshold=None, options={})
+        plan = canvas._planned(request, later=later)
+        edits.append(tried(canvas, plan, within, asked))
+        for net in canvas.networks().values():
+            net.forget()
+        canvas.edit(**asked, plan=plan.chosen)
+        if later and plan.chosen.way == "dense":
+            canvas.preparation(canvas.now.lasting(plan.chosen.viewport)).record()
+    canvas.close()
+    ratios = [each[0]["total"] / min(one["total"] for one in each) for each in edits]
+    predicted = [each[0]["predicted"] / each[0]["total"] for each in edits]
+    ways = [each[0]["way"] for each in edits]
     return {
         "plans": count, "planner_within_15_percent": sum(ratio <= 1.15 for ratio in ratios) / count,
         "planner_median": statistics.median(ratios), "planner_worst": max(ratios),
         "predicted_over_measured": statistics.median(predicted),
         "predicted_from": np.quantile(predicted, 0.1).item(), "predicted_to": np.quantile(predicted, 0.9).item(),
-        "ways": {way: ways.count(way) for way in dict.fromkeys(ways)},
+        "ways": {way: ways.count(way) for way in dict.fromkeys(ways)}, "edits": edits,
     }  # fmt: skip
 
 
 def seams(count: int) -> dict[str, Any]:
-    """Steps across the borders of regions on a canvas, and in a single session that shows the same."""
+    """Steps across the borders of regions on a canvas, and in the session of the viewport, by itself: in pixels of the
+    model and in those of the canvas, as a border of half as many pixels has steps of twice the height.
+    """
     editor, random = Editor.from_pretrained("builtin/emoji"), np.random.default_rng(2)
     settings = {"prompt": "red apple", "steps": 8, "strength": 0.6}
-    found: dict[str, list[float]] = {"canvas": [], "session": []}
+    found: dict[str, list[float]] = {}
     picture = photograph(700, 500)
     for number in range(count):
         canvas = editor.canvas(picture, enlarger="lanczos", **settings)
@@ -247,17 +238,19 @@ def seams(count: int) -> dict[str, Any]:
         box = placed(canvas.picture.size, sides, random)
         before = canvas.pixels
         canvas.edit(**stroke(canvas, box), plan="new")
-        viewport = canvas.pool.views[-1].scaling
+        view = canvas.pool.views[-1]
+        viewport, session = view.scaling, view.opened
         mask: Mask = np.zeros(canvas.picture.size, bool)
         mask[box] = True
-        border, small = editor.model.policy.dilate, viewport.shown_mask(mask[viewport.box]) > 0
-        old, new = (viewport.shown(pixels[viewport.box]) for pixels in (before, canvas.pixels))
-        found["canvas"].append(seam(new, old, small, border))
-        session = editor.open(old, **settings)
-        session.edit(np.where(small[..., None], STROKE, old), mask=small)
-        found["session"].append(seam(session.pixels, old, small, border))
+        own, seen = mask[viewport.box], viewport.shown_mask(mask[viewport.box]) > 0
+        on_canvas = [pixels[viewport.box] for pixels in (canvas.pixels, before)]
+        in_session = [session.pixels, session.versions[0].pixels]
+        near = math.ceil(session.border / viewport.scale)
+        for name, pictures in (("canvas", map(viewport.shown, on_canvas)), ("session", in_session)):
+            found.setdefault(name, []).append(seam(*pictures, seen, session.border))
+        for name, pictures in (("canvas_own", on_canvas), ("session_own", map(viewport.returned, in_session))):
+            found.setdefault(name, []).append(seam(*pictures, own, near))
         canvas.close()
-        session.close()
     found["tiles"] = list(tiled(editor, max(1, count // 3), random, settings))
     return {f"seam_{name}": float(np.mean(values)) for name, values in found.items()}
 
@@ -499,13 +492,17 @@ def speed(
 @app.command()
 def plans(
     model: Model = "sd15-lcm", dtype: str = "float32", policy: str = "fast", size: Sides = (4000, 3000),
-    count: int = 60, within: float = 2.0, tiny: bool = False,
-    processor: Processor = False, minima: bool = False, json_file: Json = None,
+    count: int = 60, within: float = 2.0, later: bool = True, tiny: bool = False,
+    processor: Processor = False, json_file: Json = None,
 ) -> None:  # fmt: skip
     """Choices of the planner against the fastest candidate. Bar: planner_within_15_percent 1."""
-    of = clocked(processor, minima)
+    clocked(processor, minima=False)
     bench = Bench(model, dtype, policy, *size, tiny)
-    told({"model": model, "dtype": dtype, "size": size, "tiny": tiny, **choices(bench, count, within, of)}, json_file)
+    found = choices(bench, count, within, later)
+    edits = found.pop("edits")
+    told({"model": model, "dtype": dtype, "size": size, "tiny": tiny, "later": later, **found})
+    if json_file:
+        json_file.write_text(json.dumps({**found, "edits": edits}, indent=1))
 
 
 @app.command()

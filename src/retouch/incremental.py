@@ -311,6 +311,7 @@ class Incremental:
             if not idle:
                 recording.run(planned.schedule)
             result = self._result(recording)
+            recording.told(result)
         except BaseException:
             recording.abort()
             raise

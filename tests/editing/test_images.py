@@ -24,6 +24,7 @@ from retouch.editing.images import (
     as_strengths,
     difference,
     from_tensor,
+    pasted,
     save_png,
     to_tensor,
 )
@@ -66,6 +67,16 @@ def test_rgb_comes_unchanged_from_every_source(tmp_path, size):
         assert found.flags.writeable
         assert not np.shares_memory(found, pixels)
         assert np.array_equal(found, pixels)
+
+
+def test_a_part_of_one_picture_in_another():
+    old, new = np.zeros((4, 5, 3), np.uint8), np.full((4, 5, 3), 9, np.uint8)
+    mask = np.arange(20).reshape(4, 5) % 3 == 0
+    found = pasted(new, mask, old)
+    assert np.array_equal(found, np.where(mask[..., None], new, old))
+    assert not old.any()
+    with pytest.raises(ImageError, match="pictures"):
+        pasted(new[:3], mask, old)
 
 
 def test_arrays_of_every_type_and_shape():

@@ -68,6 +68,14 @@ class Clock:
         return {**self.seconds, "other": total - sum(self.seconds.values()), "total": total}
 
 
+Told = Callable[[Any], None]
+"""Is given the result of a network."""
+
+
+def untold(result: Any) -> None:
+    """Of which nobody is told."""
+
+
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named arguments of a network."""
 
@@ -109,9 +117,19 @@ class Calls:
         return moved(result, HOST)
 
     def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+        self,
+        name: str,
+        net: Incremental,
+        region: Region,
+        *args: Any,
+        areas: Areas | None = None,
+        told: Told = untold,
+        **kwargs: Any,
     ) -> Any:
-        """Run a network for a region, from the snapshot `name`; its result. `areas` as for `update_areas`."""
+        """Run a network for a region, from the snapshot `name`; its result. `areas` as for `update_areas`.
+
+        told: is given the result when that is there, before what the network computed is kept.
+        """
         go_on()
         args, kwargs = moved((args, kwargs), net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
@@ -120,6 +138,7 @@ class Calls:
             recording.uses, recording.call = self._steps(net), self._number(name, net)
             recording.trusted = net in self._checked
             recording.meanwhile = partial(self._fetch_following, name)
+            recording.told = partial(self._told, net, recording, told)
             if areas is None:
                 result = net.update(recording, region, *args, **kwargs)
             else:
@@ -127,13 +146,16 @@ class Calls:
                 result = net.update_areas(recording, region, areas, *args, **kwargs)
             result = moved(result, HOST)
         self._checked.add(net)
-        self._updated(name, net, recording)
+        self._updated(name, recording)
         return result
 
-    def _updated(self, name: str, net: Incremental, recording: Restored) -> None:
-        self.bytes_read += recording.bytes_read
+    def _told(self, net: Incremental, recording: Restored, told: Told, result: Any) -> None:
         assert recording.schedule is not None
         self.count(net, net.macs_of(recording.schedule))
+        told(moved(result, HOST))
+
+    def _updated(self, name: str, recording: Restored) -> None:
+        self.bytes_read += recording.bytes_read
         if recording.snapshot is not self.snapshots[name]:
             self._put(name, recording.snapshot)
 
@@ -161,7 +183,9 @@ class Calls:
         read = sum(recording.bytes_read for recording in recordings)
         for calls, recording in zip(all_calls, recordings, strict=True):
             recording.bytes_read = read  # once for all, so for whichever stays
-            calls._updated(name, net, recording)
+            assert recording.schedule is not None
+            calls.count(net, net.macs_of(recording.schedule))
+            calls._updated(name, recording)
         found: list[Any] = moved(results, HOST)
         return found
 

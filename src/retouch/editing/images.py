@@ -160,6 +160,14 @@ def difference(before: Pixels, after: Pixels, threshold: int = THRESHOLD) -> Mas
     return changed
 
 
+def pasted(new: Pixels, mask: Mask, old: Pixels) -> Pixels:
+    """A new picture [H, W, 3]: `new` in a mask [H, W], `old` around it. ImageError for different sizes."""
+    check_same(old, new, "pictures")
+    found = old.copy()
+    found[mask] = new[mask]
+    return found
+
+
 def to_tensor(pixels: Pixels) -> Tensor:
     """The picture [H, W, 3] as float32 [1, 3, H, W] in [-1, 1]."""
     planes = pixels.transpose(2, 0, 1).astype(np.float32, order="C")

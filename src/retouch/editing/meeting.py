@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Condition
 from typing import Any, TypeVar
 
-from retouch.editing.calls import Calls, Inputs
+from retouch.editing.calls import Calls, Inputs, Told, untold
 from retouch.incremental import Incremental
 from retouch.plan.areas import Areas
 from retouch.plan.region import Region
@@ -73,11 +73,20 @@ class Seat:
         self.meeting, self.number = meeting, number
 
     def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+        self,
+        name: str,
+        net: Incremental,
+        region: Region,
+        *args: Any,
+        areas: Areas | None = None,
+        told: Told = untold,
+        **kwargs: Any,
     ) -> Any:
         """The result of the call `name`, computed with those of the others."""
         assert areas is None, "edits with words per area cannot meet"
-        return self.meeting.call(self.number, (name, net, region, (args, kwargs)))
+        result = self.meeting.call(self.number, (name, net, region, (args, kwargs)))
+        told(result)
+        return result
 
 
 def side_by_side(calls: Sequence[Calls], edits: Sequence[Callable[[Seat], R]]) -> list[R]:

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from retouch.editing.history import History, Node
-from retouch.editing.images import Box, Pixels, box_of
+from retouch.editing.images import Box, Pixels, box_of, difference
 from retouch.editing.manifest import ArchiveError
 from retouch.plan.region import Mask
 from retouch.runtime.state.layered import Snapshot
@@ -142,7 +142,7 @@ class Pictures(Mapping[str, bytes]):
 
 def patch(new: Pixels, old: Pixels) -> Pixels:
     """`[H, W, 4]`: `new` where it differs from `old`, transparent elsewhere."""
-    return masked_picture(new, (new != old).any(-1))
+    return masked_picture(new, difference(new, old, 0))
 
 
 def masked_picture(pixels: Pixels, mask: Mask) -> Pixels:

@@ -38,6 +38,9 @@ class Costs:
     def edit(self, mask, steps=1.0):
         return 0.1 + 0.1 * float(mask.mean())
 
+    def follow(self, mask):
+        return 0.01
+
     def learn(self, took):
         pass
 
@@ -122,6 +125,38 @@ def test_where_a_dense_edit_comes_again_it_is_recorded():
     shown.edit(drawn)
     assert shown.plan(stroke(shown, 51, 61)).chosen.way == "new"
     assert shown.plan(stroke(shown, 10, 10)).chosen.way == "dense"
+
+
+def test_it_is_recorded_when_the_edits_before_would_have_paid_for_that():
+    shown = priced(canvas())
+    shown.planner.costs.record, shown.planner.costs.edit = 1.2, lambda mask, steps=1.0: 0.6
+    chosen = []
+    for red in range(4):  # 0.75 more than a dense one, and 0.45 less each time afterwards
+        drawn = stroke(shown, 50, 60, colour=(60 * red, 0, 40))
+        chosen.append(shown.plan(drawn).chosen.way)
+        shown.edit(drawn)
+    assert chosen == ["dense", "dense", "new", "sparse"]
+
+
+def test_what_others_changed_is_priced_with_the_edit_that_computes_it():
+    shown = priced(canvas())
+    edited(shown, 50, 60)
+    (view,) = shown.pool.views
+    seen, drawn = view.scaling, stroke(shown, 50, 72)
+    assert next(c.seconds for c in shown.plan(drawn).candidates if c.view == view.number) == pytest.approx(0.2)
+    shown.edit(stroke(shown, 52, 62), plan="dense")
+    found = next(c for c in shown.plan(drawn).candidates if c.view == view.number)
+    assert found.viewport == seen
+    assert 0.11 < found.seconds < 0.13, "encoded by itself, and then a part of the viewport that holds both"
+
+
+def test_a_new_viewport_that_is_recorded_already_costs_no_recording():
+    shown = priced(canvas())
+    first = edited(shown, 50, 60)
+    again = {each.way: each for each in shown.plan(stroke(shown, 50, 60, colour=(0, 9, 0))).candidates
+             if each.viewport == first.plan.chosen.viewport}  # fmt: skip
+    assert again["new"].seconds == again["sparse"].seconds < 1
+    assert again["new"].record == 0
 
 
 def test_undo_and_redo_restore_every_bit_across_viewports():

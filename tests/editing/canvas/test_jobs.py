@@ -6,7 +6,7 @@ from threading import Timer
 import numpy as np
 import pytest
 
-from editing.canvas.test_canvas import canvas, edited, stroke, ways
+from editing.canvas.test_canvas import canvas, edited, priced, stroke, ways
 from editing.diffusion.test_session import editor
 from editing.live import SPARSE, WAIT, Gate
 from retouch import SessionError
@@ -106,6 +106,29 @@ def test_the_refined_canvas_is_the_dense_one_and_is_taken_back_as_one(scale, tmp
     again = Canvases(editor("ddpm", SPARSE)).restore(tmp_path / "canvas")
     assert np.array_equal(again.pixels, rough)
     assert np.array_equal(np.asarray(again.undo()), before)
+
+
+@pytest.mark.parametrize("refine", ["dense", "off"])
+def test_what_a_job_made_densely_is_recorded_when_nothing_waits(refine):
+    shown = priced(canvas())
+    shown.planner.costs.record = 1.2
+    drawn = stroke(shown, 50, 60)
+    frames = list(shown.submit(drawn, refine=refine))
+    assert [frame.kind for frame in frames] == ["result"]
+    assert len(shown.pool.views) == (refine == "dense")
+    shown.submit(stroke(shown, 50, 60, colour=(0, 9, 0)), refine=refine).result(WAIT)
+    assert shown.version.facts["way"] == ("sparse" if refine == "dense" else "new")
+
+
+def test_a_job_that_is_followed_by_a_recording_does_not_record_first():
+    shown = priced(canvas())
+    shown.planner.costs.record = 1.2
+    for place in (50, 52):
+        shown.edit(stroke(shown, place, 60), plan="dense")
+    drawn = stroke(shown, 54, 60)
+    assert shown.plan(drawn).chosen.way == "new"
+    shown.submit(drawn, refine="step").result(WAIT)
+    assert shown.version.facts["way"] == "dense"
 
 
 def test_what_is_edited_again_is_not_refined():

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import pipeline
+from editing.diffusion.test_session import opened
+from pipelines import painted, pipeline
 from retouch.editing.diffusion.preview import LinearMap
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import chosen
+from retouch.editing.jobs import Job
+from retouch.runtime.state.layered import Restored
 
 
 def test_colours_that_are_linear_in_a_latent_are_found():
@@ -60,3 +63,14 @@ def test_the_clean_latent_of_flow_matching_is_what_is_left_without_the_noise():
     for i in (3, 8):
         x = sampler.noised(clean, noise, i)
         assert torch.allclose(sampler.clean(noise - clean, x, i), clean, atol=1e-5)
+
+
+def test_a_step_is_shown_before_what_it_computed_is_kept(monkeypatch):
+    session, happened = opened("ddpm", "fast", steps=3), []
+    commit, show = Restored.commit, Job.show
+    monkeypatch.setattr(Restored, "commit", lambda state: (happened.append("kept"), commit(state))[1])
+    monkeypatch.setattr(Job, "show", lambda job, kind, *rest: (happened.append(kind), show(job, kind, *rest))[1])
+    job = session.submit(painted(session.pixels), refine="off")
+    job.result(60)
+    steps = session.version.facts["steps"]
+    assert happened == ["preview", "kept"] * steps + ["result"]

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, Unpack
 
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.canvas import saved
-from retouch.editing.canvas.drawing import Composed, Drawing, Expanding, Preparation
+from retouch.editing.canvas.drawing import Composed, Drawing, Expanding
 from retouch.editing.canvas.edits import VIEWS, Edits
 from retouch.editing.canvas.planner import Candidate, Plan
 from retouch.editing.canvas.request import Bounds, Options, bounded
@@ -126,7 +125,8 @@ class Canvas(Edits):
     ) -> Job[Composed]:
         """Begin an edit and return: `edit` as a job, or with `inpaint` what `inpaint` does. Frames are of the canvas.
 
-        refine: as for `DiffusionSession.submit`; edits in one viewport that is recorded are refined, all others stay.
+        refine: as for `DiffusionSession.submit`; edits in one viewport that is recorded are refined. What was made
+            densely stays, and its viewport is recorded instead, for edits that follow.
         join: the canvas's jobs that are not done are cancelled and their strokes made part of this edit, as
         `DiffusionSession.submit` does. Raises what `edit` raises for bad input, and SessionError as that.
         """
@@ -197,9 +197,7 @@ class Canvas(Edits):
         The job is `over` when the viewport is there; until then `cancel` stops it, and so do `undo`, `redo`, `go` and
         another `prepare`. ImageError for a box outside.
         """
-        viewport = self.now.lasting(self.viewport(box))
-        record, is_needed = partial(self._prepare, viewport, progress), lambda: self.pool.find(viewport) is None
-        return self.start(Preparation(record, is_needed))
+        return self.start(self.preparation(self.now.lasting(self.viewport(box)), progress))
 
     # Folders
 

@@ -65,6 +65,14 @@ class Costs:
         found = {name: float(np.interp(computed, each.shares, each.seconds)) for name, each in self.curves.items()}
         return self._correction("edit") * (sum(found.values()) - (1 - steps) * found["denoiser"])
 
+    def follow(self, mask: Mask) -> float:
+        """Seconds of taking over what others changed in a mask at the model's scale; the next edit does the rest."""
+        encoder = self.curves.get("encoder")
+        if encoder is None:
+            return 0.0
+        computed = share(mask, self.dilate, self.size)
+        return self._correction("edit") * float(np.interp(computed, encoder.shares, encoder.seconds))
+
     def learn(self, took: Mapping[Work, tuple[float, float]]) -> None:
         """Correct what is predicted from now on by predicted and measured seconds, half of the way after the first."""
         self._corrections |= {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -64,13 +64,12 @@ class Refining:
     is_last: Callable[[Version], bool]
     lock: AbstractContextManager[Any]
 
-    @property
     def stale(self) -> bool:
         """True when nothing is left to do, or too late."""
         refinement = self.refinement
         return not refinement.stages or refinement.stale or not self.is_last(self.version)
 
-    def run(self, job: Job[Composed]) -> None:
+    def refine(self, job: Job[Composed]) -> None:
         """Compute the stages that are needed; a frame shows what changed."""
         self.refinement.run(_Silent(), lambda put: partial(self._replaced, job, put))
 
@@ -88,6 +87,13 @@ class Refining:
         return its
 
 
+class After(Protocol):
+    """What follows an edit when nothing waits: it is refined, or what it saw recorded."""
+
+    def stale(self) -> bool: ...  # noqa: D102
+    def refine(self, job: Job[Any]) -> None: ...  # noqa: D102
+
+
 class _Silent:
     """Frames of a viewport that nobody sees: the canvas shows its own."""
 
@@ -97,28 +103,28 @@ class _Silent:
 
 @dataclass(eq=False)
 class Drawing(Task[Composed]):
-    """A request as a job; None: nothing is edited. make: computes it for the job, and says how to refine it."""
+    """A request as a job; None: nothing is edited. make: computes it for the job, and says what follows."""
 
-    make: Callable[[Drawing, Job[Composed]], tuple[Composed, Refining | None]]
+    make: Callable[[Drawing, Job[Composed]], tuple[Composed, After | None]]
     request: Request | None
     plan: Candidate | str | None
     progress: Progress
     refine_to: float | str | None = None
-    refining: Refining | None = None
+    after: After | None = None
 
     def run(self, job: Job[Composed]) -> Composed:
         """Make the edit of the current picture."""
-        composed, self.refining = self.make(self, job)
+        composed, self.after = self.make(self, job)
         return composed
 
     def stale(self) -> bool:
-        """True when there is nothing to refine, or another version has become the current one."""
-        return self.refining is None or self.refining.stale
+        """True when nothing follows, or another version has become the current one."""
+        return self.after is None or self.after.stale()
 
     def refine(self, job: Job[Composed]) -> None:
-        """Better the result."""
-        assert self.refining is not None
-        self.refining.run(job)
+        """Do what follows."""
+        assert self.after is not None
+        self.after.refine(job)
 
     def joined(self, older: Task[Composed]) -> Drawing | None:
         """These strokes over older ones; None where one fills and the other redraws."""

@@ -6,18 +6,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from retouch.editing.archive import Progress
+from retouch.editing.archive import Progress, silent
 from retouch.editing.area import Area
 from retouch.editing.calls import Clock
 from retouch.editing.canvas.composition import region_of, set_in
 from retouch.editing.canvas.costs import Costs
-from retouch.editing.canvas.drawing import Composed, Drawing, Framed, Refining
+from retouch.editing.canvas.drawing import After, Composed, Drawing, Framed, Preparation, Refining
 from retouch.editing.canvas.enlarge import enlarger_of, name_of
 from retouch.editing.canvas.expand import expanded
 from retouch.editing.canvas.making import COUNTED, TEXTS, Made, Making, Opener, Sessions
@@ -33,8 +34,10 @@ from retouch.editing.canvas.viewport import MOST, holds, whole
 from retouch.editing.images import Box, ImageLike, Pixels, threshold_of
 from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.session import Version, locked
+from retouch.editing.stages import stages_of
 from retouch.errors import FallbackWarning, OptionError
 from retouch.incremental import Incremental
+from retouch.plan.region import Mask
 from retouch.runtime.store import Store
 
 VIEWS = "views"
@@ -122,29 +125,31 @@ class Edits(PictureSession):
             return self._composed(Drawing(self._composed, request, plan, progress))[0]
 
     @locked
-    def _planned(self, request: Request, alone: bool = False) -> Plan:
-        return self._plan(request, alone)
+    def _planned(self, request: Request, alone: bool = False, later: bool = False) -> Plan:
+        return self._plan(request, alone, later)
 
-    def _plan(self, request: Request, alone: bool = False) -> Plan:
-        now, costs = self.now, self.planner.costs
+    def _plan(self, request: Request, alone: bool = False, later: bool = False) -> Plan:
+        """later: a viewport that is not recorded now will be, when nothing waits."""
+        now = self.now
         canvas, steps = now.picture.size, min(1.0, request.options.get("strength", 1.0) / self.settings["strength"])
 
-        def following(view: View) -> float:
+        def missed(view: View) -> Mask:
             _, mask = view.missed(now)
-            return costs.edit(view.scaling.shown_mask(mask) > 0) if mask.any() else 0.0
+            return view.scaling.shown_mask(mask) > 0 if mask.any() else mask
 
         local = {view: now.local(view.scaling) for view in list(self.pool.views)}
         views = {view: at for view, at in local.items() if holds(whole(canvas), at.box)}
-        dense = [now.local(viewport).box for viewport in list(self._dense)]
-        return self.planner.plan(request, canvas, steps, views, following, dense, alone)
+        dense = [] if later else [now.local(viewport).box for viewport in list(self._dense)]
+        return self.planner.plan(request, canvas, steps, views, missed, dense, alone)
 
     @locked
-    def _composed(self, drawing: Drawing, job: Job[Composed] | None = None) -> tuple[Composed, Refining | None]:
-        """Make an edit, and a version of it; how it is refined."""
+    def _composed(self, drawing: Drawing, job: Job[Composed] | None = None) -> tuple[Composed, After | None]:
+        """Make an edit, and a version of it; what follows when nothing waits."""
         clock, request = Clock(), drawing.request
         if request is None:
             return Composed((0, 0, 0, 0), Image.new("RGB", (0, 0)), clock.total()), None
-        found, framed = self._planned(request), self._framed(request, job)
+        later = bool(stages_of(drawing.refine_to)[0])
+        found, framed = self._planned(request, later=later), self._framed(request, job)
         found = replace(found, chosen=forced(found, drawing.plan))
         state = self.now, self._texts(request.options), clock, drawing.progress, framed, drawing.refine_to
         made = Making(self._sessions, self.pool, *state).made(found.chosen, request)
@@ -155,6 +160,8 @@ class Edits(PictureSession):
         if job is not None:
             job.show("result", self.version.number, box, pixels, (self.version.facts["steps"],) * 2)
         composed = Composed(rectangle, Image.fromarray(pixels), clock.total(), found, made.edited)
+        if later and found.chosen.way == "dense":
+            return composed, self.preparation(self.now.lasting(made.viewport))
         return composed, self._refining(request, made)
 
     def _framed(self, request: Request, job: Job[Composed] | None) -> Callable[[Scaling], Framed | None]:
@@ -308,6 +315,10 @@ class Edits(PictureSession):
     def _texts(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What an edit is conditioned on."""
         return {name: options.get(name, self.version.facts[name]) for name in TEXTS}
+
+    def preparation(self, viewport: Scaling, progress: Progress = silent) -> Preparation:
+        """The recording of a viewport, in lasting pixels, when nothing needs the device."""
+        return Preparation(partial(self._prepare, viewport, progress), lambda: self.pool.find(viewport) is None)
 
     @locked
     def _prepare(self, viewport: Scaling, progress: Progress) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -15,6 +14,7 @@ from retouch.editing.canvas.view import View
 from retouch.editing.canvas.viewport import around, common, holds, hull, inside, margin, scales, shown_box, sides, tiles
 from retouch.editing.images import Box
 from retouch.errors import OptionError
+from retouch.plan.region import Mask
 
 Way = Literal["sparse", "new", "whole", "tiles", "dense"]
 FLOOR = 0.5
@@ -38,8 +38,9 @@ class Candidate:
     "whole": in one of the whole canvas, recorded first; "tiles": in several that overlap, denoised together, recorded
     where they are not yet; "dense": in one that is not recorded.
     viewport: what is seen; tiles: the viewports that see it together.
-    seconds: predicted. context: the share that is there of what should be seen around the region, at most 1. detail:
-    how well it is resolved, at most 1: by the model's positions across it, and by its pixels for one of the canvas.
+    seconds: predicted, of which `record` for recordings that later edits find. context: the share that is there of what
+    should be seen around the region, at most 1. detail: how well it is resolved, at most 1: by the model's positions
+    across it, and by its pixels for one of the canvas.
     """
 
     way: Way
@@ -49,6 +50,7 @@ class Candidate:
     detail: float
     view: int | None = None
     tiles: tuple[Scaling, ...] = ()
+    record: float = 0.0
 
     @property
     def place(self) -> tuple[Way, Scaling]:
@@ -101,37 +103,43 @@ class Planner:
         canvas: Size,
         steps: float,
         views: Mapping[View, Scaling],
-        follow: Callable[[View], float],
+        missed: Callable[[View], Mask],
         edited: Sequence[Box] = (),
         alone: bool = False,
     ) -> Plan:
         """What a request comes to on a canvas (H, W) with views, where they are; a share of the recorded steps is run.
 
-        follow: seconds that a view takes before it is where the canvas is. edited: what was seen by edits that recorded
-        nothing; what comes near one is recorded. alone: only ways with one viewport that is recorded.
+        missed: where a view is not where the canvas is, at the model's scale. edited: what was seen by edits that
+        recorded nothing, where this one is to record what pays back. alone: only ways with one viewport that is
+        recorded.
         """
         found = []
+
+        def price(viewport: Scaling) -> tuple[float, float]:
+            """Of an edit in a viewport, which is recorded first where it is not, and of that."""
+            view = next((view for view, at in views.items() if at == viewport), None)
+            if view is None:
+                return self.costs.record + self._edit(viewport, request, steps), self.costs.record
+            return self._following(viewport, request, steps, missed(view)), 0.0
+
         for view, at in views.items():
             if holds(at.box, request.box):
-                seconds = follow(view) + self._edit(at, request, steps)
-                found.append(self._candidate("sparse", at, seconds, request, canvas, view=view.number))
+                found.append(self._candidate("sparse", at, *price(at), request, canvas, view=view.number))
         for scale in scales(self.size, canvas):
             viewport = around(request.box, scale, self.size, canvas)
             if holds(viewport.box, request.box):
                 way: Way = "whole" if viewport.sides == canvas else "new"
-                seconds = self.costs.record + self._edit(viewport, request, steps)
-                found.append(self._candidate(way, viewport, seconds, request, canvas))
-                found.append(self._candidate("dense", viewport, self.costs.dense(steps), request, canvas))
+                found.append(self._candidate(way, viewport, *price(viewport), request, canvas))
+                found.append(self._candidate("dense", viewport, self.costs.dense(steps), 0.0, request, canvas))
         tiled = self._touched(request, canvas)
         if len(tiled) > 1 and not holds(around(request.box, 1.0, self.size, canvas).box, request.box):
             box = reduce(hull, (tile.box for tile in tiled))
-            seconds = sum(self._in_tile(tile, request, steps, views, follow) for tile in tiled)
+            seconds, record = (sum(parts) for parts in zip(*map(price, tiled), strict=True))
             viewport = Scaling(box, sides(box), sides(box))
-            found.append(self._candidate("tiles", viewport, seconds, request, canvas, tiled=tiled))
+            found.append(self._candidate("tiles", viewport, seconds, record, request, canvas, tiled=tiled))
         if alone:
             found = [each for each in found if each.way not in ("tiles", "dense")]
-        again = any(common(box, request.box) for box in edited)
-        return self._chosen(tuple(found), math.inf if again else WORTH)
+        return self._chosen(tuple(found), sum(common(box, request.box) is not None for box in edited))
 
     def learn(self, chosen: Candidate, seconds: Mapping[str, float]) -> None:
         """Correct what is predicted from now on by what an edit took."""
@@ -141,7 +149,7 @@ class Planner:
             self.costs.learn({"dense": (chosen.seconds, seconds["edit"])})
             return
         record = self.costs.record if "record" in seconds else 0.0
-        edit = chosen.seconds - record, seconds["edit"] + seconds.get("follow", 0.0)
+        edit = chosen.seconds - chosen.record, seconds["edit"] + seconds.get("follow", 0.0)
         self.costs.learn({"record": (record, seconds.get("record", 0.0)), "edit": edit})
 
     def _edit(self, viewport: Scaling, request: Request, steps: float) -> float:
@@ -153,6 +161,13 @@ class Planner:
         mask = Scaling(box, inner, inner).shown_mask(request.mask[inside(box, request.box)])
         return self.costs.edit(mask > 0, steps)
 
+    def _following(self, viewport: Scaling, request: Request, steps: float, late: Mask) -> float:
+        """`_edit` where others have changed something: the denoiser and the decoder compute that together with it."""
+        if not late.any():
+            return self._edit(viewport, request, steps)
+        mask = viewport.shown_mask(request.mask_in(viewport.box)) > 0
+        return self.costs.follow(late) + self.costs.edit(mask | late, steps)
+
     def _touched(self, request: Request, canvas: Size) -> tuple[Scaling, ...]:
         """The tiles with anything of a request in them."""
         found = []
@@ -162,22 +177,12 @@ class Planner:
                 found.append(tile)
         return tuple(found)
 
-    def _in_tile(
-        self,
-        tile: Scaling,
-        request: Request,
-        steps: float,
-        views: Mapping[View, Scaling],
-        follow: Callable[[View], float],
-    ) -> float:
-        known = next((view for view, at in views.items() if at == tile), None)
-        return (self.costs.record if known is None else follow(known)) + self._edit(tile, request, steps)
-
     def _candidate(
         self,
         way: Way,
         viewport: Scaling,
         seconds: float,
+        record: float,
         request: Request,
         canvas: Size,
         view: int | None = None,
@@ -189,15 +194,21 @@ class Planner:
         if tiled:  # they overlap by a quarter: one of them sees enough around each pixel
             context = 1.0
         detail = min(1.0, viewport.scale, longest / self.factor / DETAIL)
-        return Candidate(way, viewport, seconds, context, detail, view, tiled)
+        return Candidate(way, viewport, seconds, context, detail, view, tiled, record)
 
-    def _chosen(self, found: tuple[Candidate, ...], worth: float) -> Plan:
+    def _chosen(self, found: tuple[Candidate, ...], before: int) -> Plan:
+        """before: edits near that recorded nothing. What a recording would have saved them, one may take longer."""
         good = [each for each in found if each.quality >= self.floor]
         if not good:
             best = max(found, key=lambda each: (each.quality, -each.seconds))
             return Plan(found, best, f"of the best quality there is; none reaches {self.floor:g}")
         fastest = min(good, key=lambda each: each.seconds)
-        kept = [each for each in good if each.way != "dense" and each.seconds <= worth * fastest.seconds]
+
+        def is_worth(each: Candidate) -> bool:
+            saved = fastest.seconds - (each.seconds - each.record)
+            return each.seconds - fastest.seconds <= max((WORTH - 1) * fastest.seconds, before * saved)
+
+        kept = [each for each in good if each.way != "dense" and is_worth(each)]
         first = min(kept, key=lambda each: each.seconds, default=fastest)
         alike = [each for each in kept if each.seconds <= ALIKE * first.seconds]
         chosen = max(alike, key=lambda each: (each.quality, -each.seconds), default=fastest)

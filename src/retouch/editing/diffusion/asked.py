@@ -18,7 +18,16 @@ from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Steering
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.process import Process
 from retouch.editing.diffusion.schedulers import SchedulerError
-from retouch.editing.images import ImageLike, Pixels, Strengths, as_pixels, as_strengths, difference, threshold_of
+from retouch.editing.images import (
+    ImageLike,
+    Pixels,
+    Strengths,
+    as_pixels,
+    as_strengths,
+    difference,
+    pasted,
+    threshold_of,
+)
 from retouch.ir.geometry import Grid
 from retouch.plan.areas import Areas
 from retouch.plan.region import Mask, Region
@@ -97,7 +106,7 @@ class Current:
             asked_guides.inside(found < NEVER, old.guides),
         )
         if asked.image is not None:
-            pixels = np.where((found < NEVER)[..., None], as_pixels(asked.image), pixels)
+            pixels = pasted(as_pixels(asked.image), found < NEVER, pixels)
         areas = tuple(map(Area.of, asked.areas))
         words = tuple(area.texts for area in areas)
         blend = checked(self.blend if asked.blend is None else asked.blend)

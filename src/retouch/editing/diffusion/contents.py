@@ -14,7 +14,7 @@ from torch import Tensor
 from retouch.editing.diffusion.estimate import StepCheck
 from retouch.editing.diffusion.guides import UNGUIDED, Guides, prompt_names
 from retouch.editing.diffusion.process import Process
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, difference
 from retouch.plan.region import Mask
 
 Behind = npt.NDArray[np.int16]
@@ -53,9 +53,9 @@ def behind(tensors: Mapping[str, Tensor], size: tuple[int, int]) -> Behind:
 
 def masked(tensors: Mapping[str, Tensor], process: Process) -> Mask:
     """Where a denoiser has read the mask or the picture of the edit before, which an exact one takes back, `[H, W]`."""
-    matters = (process.model.inpaints or process.model.refers) and process.policy.exact
-    found: Mask = matters & (tensors["seen"] != tensors["image"]).any(-1).numpy()
-    return found
+    if not (process.policy.exact and (process.model.inpaints or process.model.refers)):
+        return np.zeros(process.size, np.bool_)
+    return difference(tensors["seen"].numpy(), tensors["image"].numpy(), 0)
 
 
 def is_complete(tensors: Mapping[str, Tensor], process: Process) -> bool:

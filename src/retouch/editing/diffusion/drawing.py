@@ -10,7 +10,7 @@ import numpy as np
 from retouch.editing.archive import Progress
 from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.refine import Refinement
-from retouch.editing.images import Pixels, Strengths
+from retouch.editing.images import Pixels, Strengths, pasted
 from retouch.editing.jobs import Job, Task
 from retouch.editing.session import Edited
 from retouch.plan.region import Mask
@@ -36,8 +36,7 @@ class Drawing(Task[Edited]):
 
     def on(self, picture: Pixels) -> Pixels:
         """A picture with the strokes on it."""
-        strokes: Pixels = np.where(self.drawn[..., None], self.pixels, picture)
-        return strokes
+        return pasted(self.pixels, self.drawn, picture)
 
     def joined(self, older: Task[Edited]) -> Drawing | None:
         """These strokes over older ones, in both regions; words and options of this where they are given.

@@ -15,7 +15,7 @@ from retouch.editing.diffusion.asked import Current
 from retouch.editing.diffusion.change import NEVER, Change
 from retouch.editing.diffusion.guides import UNGUIDED
 from retouch.editing.diffusion.model import Conditioning
-from retouch.editing.images import Pixels
+from retouch.editing.images import Pixels, difference
 from retouch.editing.manifest import ArchiveError
 from retouch.editing.replay import Cropped, Pictures, decoded, patched
 from retouch.plan.region import Mask
@@ -33,7 +33,7 @@ def pictures_of(change: Change, before: Pixels) -> Mapping[str, bytes] | None:
     if change.conditioning.guides != UNGUIDED:
         return None
     found = {
-        STROKES: Cropped.strokes(change.pixels, (change.pixels != before).any(-1)),
+        STROKES: Cropped.strokes(change.pixels, difference(change.pixels, before, 0)),
         JOINS: Cropped.of(np.where(change.joins == NEVER, STAYS, change.joins).astype(np.uint16), STAYS),
     }
     if change.words and change.areas:

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from retouch.editing.calls import Told, untold
 from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.denoiser import Denoiser
 from retouch.editing.diffusion.model import Conditioning, Model, Networks
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.images import Pixels, to_tensor
+from retouch.editing.images import Pixels, difference, to_tensor
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.plan.areas import Areas
@@ -28,19 +29,37 @@ class Evaluations(Protocol):
     """How an edit evaluates a network: from snapshots, or densely."""
 
     def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+        self,
+        name: str,
+        net: Incremental,
+        region: Region,
+        *args: Any,
+        areas: Areas | None = None,
+        told: Told = untold,
+        **kwargs: Any,
     ) -> Any:
-        """The result of the call `name`, computed anew inside `region`; `areas` read texts of their own."""
+        """The result of the call `name`, computed anew inside `region`; `areas` read texts of their own, and `told` is
+        given the result as soon as it is there.
+        """
 
 
 class Whole:
     """Every network run whole, for comparison."""
 
     def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+        self,
+        name: str,
+        net: Incremental,
+        region: Region,
+        *args: Any,
+        areas: Areas | None = None,
+        told: Told = untold,
+        **kwargs: Any,
     ) -> Any:
         """The module's own result."""
-        return run_dense(net, *args, areas=areas, **kwargs)
+        result = run_dense(net, *args, areas=areas, **kwargs)
+        told(result)
+        return result
 
 
 @dataclass(frozen=True)
@@ -99,7 +118,7 @@ class Process:
 
     def encoded(self, pixels: Pixels, seen: Pixels, run: Evaluations, grow: Growth = lambda region: region) -> Tensor:
         """The latent of an image, from an encoder that has `seen` another one."""
-        stale = grow(Region.from_mask((pixels != seen).any(-1)))
+        stale = grow(Region.from_mask(difference(pixels, seen, 0)))
         return self.to_latent(pixels, lambda name, net, *args: run.update(name, net, stale, *args))
 
     def to_pixels(self, latent: Tensor, call: Callable[..., Any]) -> Tensor:

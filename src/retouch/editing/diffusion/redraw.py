@@ -30,7 +30,7 @@ from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.process import Evaluations, Growth, Process
 from retouch.editing.diffusion.recorder import HIDDEN
 from retouch.editing.diffusion.sampler import Trajectory
-from retouch.editing.images import Pixels, from_tensor
+from retouch.editing.images import Pixels, difference, from_tensor
 from retouch.plan.region import Mask, Region
 
 AfterStep = Callable[[int, Tensor, Tensor], None]
@@ -154,7 +154,7 @@ class Redraw:
         pairs = zip(Guides.of(self.current, {}).controls, self.change.conditioning.guides.controls, strict=True)
         found: Mask = np.zeros(self.process.size, np.bool_)
         for old, new in pairs:
-            found |= (old.pixels != new.pixels).any(-1)
+            found |= difference(old.pixels, new.pixels, 0)
         return found
 
     def _steered(self) -> Conditioning:
@@ -179,9 +179,9 @@ class Redraw:
             latents[i - process.first] = x[0]
             predict = self._prediction(i, x, joined.inside, hidden)
             region = self._computed(joined.region, i)
+            update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas)
             with self.clock.of("denoise"):
-                output = predict(partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas))
-            self.after_step(i, x, output)
+                output = predict(partial(update, told=partial(self._told, i, x)))
             if i == start + checked_step(self.count):
                 check = self._check(i, output, partial(predict, partial(process.dense, areas)))
             output = yield Shared((i, 1), output, joined.inside, mean=True)
@@ -192,6 +192,10 @@ class Redraw:
         x = yield Shared((len(sampler), 0), x, joined.inside, mean=False)
         latents[-1] = x[0]
         return latents, check
+
+    def _told(self, i: int, x: Tensor, result: Any) -> None:
+        """Tell of a step what the network returned."""
+        self.after_step(i, x, self.process.model.output(result, self.conditioning))
 
     def _prediction(
         self, i: int, x: Tensor, inside: Tensor, hidden: Tensor | None

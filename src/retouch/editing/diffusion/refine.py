@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch.editing.calls import Calls
+from retouch.editing.calls import Calls, Told, untold
 from retouch.editing.diffusion.areas import run_dense
 from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.process import Evaluations, Growth
@@ -34,15 +34,23 @@ class Dense:
         self.calls = calls
 
     def update(
-        self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
+        self,
+        name: str,
+        net: Incremental,
+        region: Region,
+        *args: Any,
+        areas: Areas | None = None,
+        told: Told = untold,
+        **kwargs: Any,
     ) -> Any:
         """The dense result of the call `name`."""
         before = self.calls.macs
         result = self.calls.update(name, net, region, *args, areas=areas, **kwargs)
-        if self.calls.macs - before >= net.macs:  # that was dense
-            return result
-        self.calls.macs += net.macs
-        return run_dense(net, *args, areas=areas, **kwargs)
+        if self.calls.macs - before < net.macs:  # that was not dense
+            self.calls.macs += net.macs
+            result = run_dense(net, *args, areas=areas, **kwargs)
+        told(result)
+        return result
 
 
 def remade(stage: str | None, growth: int, calls: Calls) -> tuple[Evaluations, Growth]:

@@ -416,7 +416,7 @@ class DiffusionSession(Session):
         strengths = current.strengths(asked)
         grey = strengths if strengths.any() else None
         pixels = current.known(replace(asked, mask=grey)).pixels
-        drawn = (pixels != current.pixels).any(-1)
+        drawn = difference(pixels, current.pixels, 0)
         asked = replace(asked, image=None, mask=None)
         return Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
 

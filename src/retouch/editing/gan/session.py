@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress, silent
 from retouch.editing.calls import Calls, Clock, run_whole
-from retouch.editing.images import Pixels, box_of
+from retouch.editing.images import Pixels, box_of, difference
 from retouch.editing.jobs import Job, Task
 from retouch.editing.session import Edited, Session, Version, locked
 from retouch.incremental import Incremental
@@ -163,7 +163,7 @@ class GeneratorSession(Session):
     def _show(self, job: Job[Edited] | None, before: Version, calls: Calls | None) -> None:
         if job is not None:
             pixels = self.pixels
-            box = box_of((pixels != before.pixels).any(-1))
+            box = box_of(difference(pixels, before.pixels, 0))
             job.show("result", self.version.number, box, pixels[box].copy(), (1, 1), calls)
 
     def _dense(self, source: Tensor) -> Edited:
