@@ -63,13 +63,11 @@ def restored(levels: Tensor) -> Tensor:
     return levels[:, :-SCALE].float() * levels[:, -SCALE:].clone().reshape(-1).view(torch.float32)[:, None]
 
 
-def converted(rows: Tensor, like: Tensor) -> Tensor:
-    """Rows as another matrix of rows holds them."""
-    if (rows.dtype == torch.int8) == (like.dtype == torch.int8):
-        return rows.to(like.dtype)
-    if like.dtype != torch.int8:
-        return restored(rows).to(like.dtype)
-    return spread(rows) if like.shape[1] == rows.shape[1] + ENDS else quantized(rows)
+def converted(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows as another dtype holds them."""
+    if (rows.dtype == torch.int8) == (dtype == torch.int8):
+        return rows.to(dtype)
+    return quantized(rows) if dtype == torch.int8 else restored(rows).to(dtype)
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
@@ -79,7 +77,8 @@ def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Ten
     columns more; what has `ENDS` more is made as `spread` does, and only read by products): the copy then rounds to
     the nearest, ties to even.
     """
-    store(dst, dst_index, converted(fetch(src, src_index), dst))
+    rows = fetch(src, src_index)
+    store(dst, dst_index, spread(rows) if dst.shape[1] == rows.shape[1] + ENDS else converted(rows, dst.dtype))
 
 
 def copy_many(copies: Iterable[Copy]) -> None:
