@@ -80,8 +80,7 @@ def converted(rows: Tensor, dtype: torch.dtype, columns: int) -> Tensor:
         return rows.to(dtype)
     if dtype != torch.int8:
         return restored(rows, columns).to(dtype)
-    channels = rows.shape[1]
-    return spread(rows) if columns == channels + ENDS else quantized(rows, _parts(columns, channels))
+    return quantized(rows, _parts(columns, rows.shape[1]))
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
@@ -91,7 +90,9 @@ def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Ten
     columns more for each part; what has `ENDS` more is made as `spread` does, and only read by products): the copy
     then rounds to the nearest, ties to even.
     """
-    store(dst, dst_index, converted(fetch(src, src_index), dst.dtype, dst.shape[1]))
+    rows = fetch(src, src_index)
+    for_products = dst.dtype == torch.int8 and dst.shape[1] == rows.shape[1] + ENDS
+    store(dst, dst_index, spread(rows) if for_products else converted(rows, dst.dtype, dst.shape[1]))
 
 
 def copy_many(copies: Iterable[Copy]) -> None:
