@@ -16,7 +16,6 @@ models, which are trained.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import subprocess
@@ -32,9 +31,11 @@ import torch
 import typer
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
+from shared import RED, Json, built, seconds, told
 
 from retouch import Editor
 from retouch.bench.difference import seam
+from retouch.bench.edits import painted
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.composition import set_in, shown
 from retouch.editing.canvas.picture import Picture
@@ -49,15 +50,8 @@ from retouch.models import pipelines
 from retouch.models.lpips import Lpips, trained
 from retouch.plan.region import Mask
 
-STROKE = np.array((214, 40, 57), np.uint8)
 PER_PIXEL = 12
 """Bytes that a canvas may take for each of its pixels."""
-
-
-def seconds(call: Callable[..., Any], *values: Any, **options: Any) -> float:
-    start = time.perf_counter()
-    call(*values, **options)
-    return time.perf_counter() - start
 
 
 def photograph(width: int, height: int) -> Pixels:
@@ -77,7 +71,7 @@ def placed(size: tuple[int, int], sides: tuple[int, int], random: np.random.Gene
 def stroke(canvas: Canvas, box: Box) -> dict[str, Any]:
     """Arguments of an edit that fills a box."""
     sides = tuple(span.stop - span.start for span in box)
-    return {"image": np.broadcast_to(STROKE, (*sides, 3)).copy(), "mask": np.ones(sides, bool), "box": box}
+    return {"image": np.full((*sides, 3), RED, np.uint8), "mask": np.ones(sides, bool), "box": box}
 
 
 class Bench:
@@ -85,12 +79,10 @@ class Bench:
 
     def __init__(self, name: str, dtype: str, policy: str, width: int, height: int, tiny: bool) -> None:
         known = pipelines.get(name)
-        self.pipe = known.build(tiny).to(getattr(torch, dtype))
-        for part in (self.pipe.unet, self.pipe.vae):
-            part.to(memory_format=torch.channels_last)
+        self.pipe = built(name, dtype, tiny)
         size = known.image_size(tiny)
         self.editor = Editor(self.pipe, policy=policy)
-        self.settings = {"prompt": known.prompt, "guidance": known.guidance, "steps": known.steps[0], "strength": 1.0}
+        self.settings = known.settings(known.steps[0])
         self.inpaint = StableDiffusionInpaintPipeline(**self.pipe.components, requires_safety_checker=False)
         self.inpaint.set_progress_bar_config(disable=True)
         self.picture, self.size = photograph(width, height), size
@@ -101,7 +93,7 @@ class Bench:
     def crop_and_stitch(self, box: Box, side: int) -> None:
         """Fill a box with the stroke and redraw it in a square crop of a side, as diffusers does."""
         edited, mask = self.picture.copy(), np.zeros(self.picture.shape[:2], np.uint8)
-        edited[box], mask[box] = STROKE, 255
+        edited[box], mask[box] = RED, 255
         longest = max(span.stop - span.start for span in box)
         self.inpaint(
             prompt=self.settings["prompt"], image=Image.fromarray(edited), mask_image=Image.fromarray(mask),
@@ -174,7 +166,7 @@ class Parts:
         settings = {name: bench.settings[name] for name in names}
         mask = np.zeros(size, bool)
         mask[: size[0] // 2, : size[1] // 2] = True
-        drawn = np.where(mask[..., None], STROKE, pixels)
+        drawn = np.where(mask[..., None], RED, pixels)
         prompt, steps, guidance = (settings[name] for name in ("prompt", "steps", "guidance"))
         blank = bench.editor.unrecorded(size, prompt, None, guidance, None, steps, 0, settings["strength"])
         records, dense = [], []
@@ -254,7 +246,7 @@ def seams(count: int) -> dict[str, Any]:
         old, new = (viewport.shown(pixels[viewport.box]) for pixels in (before, canvas.pixels))
         found["canvas"].append(seam(new, old, small, border))
         session = editor.open(old, **settings)
-        session.edit(np.where(small[..., None], STROKE, old), mask=small)
+        session.edit(painted(old, small, RED), mask=small)
         found["session"].append(seam(session.pixels, old, small, border))
         canvas.close()
         session.close()
@@ -419,7 +411,7 @@ def figure(path: Path) -> None:
     faces = [editor.generate(name, steps=12, seed=seed).image.resize((200, 200)) for seed, name in enumerate(names)]
     sheet: Pixels = np.vstack([np.hstack(faces[:2]), np.hstack(faces[2:])])
     drawn, box, close = sheet.copy(), (slice(112, 142), slice(80, 125)), (slice(60, 180), slice(40, 160))
-    drawn[box] = STROKE
+    drawn[box] = RED
     tiles = []
     for title, scale in (("in the viewport", 1.0), ("in the whole, reduced", 0.32)):
         canvas = editor.canvas(sheet, prompt=names[0], steps=12, strength=0.7, enlarger="lanczos")
@@ -464,16 +456,8 @@ def peak(width: int, height: int, deep: bool) -> None:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 Model = Annotated[str, typer.Option(help="A pipeline of retouch.models.pipelines.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as well.")]
 Processor = Annotated[bool, typer.Option(help="Count seconds of the processor, of all threads.")]
 Sides = Annotated[tuple[int, int], typer.Option(help="Width and height of the picture.")]
-
-
-def told(found: dict[str, Any], file: Path | None = None) -> None:
-    for name, value in found.items():
-        print(f"{name:26} {value:.4g}" if isinstance(value, float) else f"{name:26} {value}")
-    if file:
-        file.write_text(json.dumps(found, indent=1))
 
 
 def clocked(processor: bool, minima: bool) -> Callable[..., float]:
