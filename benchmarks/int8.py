@@ -17,8 +17,9 @@ import retouch
 from retouch import models
 from retouch.bench.edits import square
 from retouch.kernels import cpu
-from retouch.ops.copy import quantized
+from retouch.ops.copy import spread
 from retouch.ops.int8_gemm import Levels
+from retouch.passes import arithmetic
 
 SHAPES = (
     (40, 320, 320, 9), (150, 320, 320, 9), (400, 320, 320, 9), (150, 640, 640, 9), (100, 1280, 1280, 9),
@@ -61,7 +62,7 @@ def products(rows: int, columns: int, channels: int, taps: int) -> dict[str, Cal
     levels, copies = Levels.of(weight, 1), max(1, min(12, COLD // weight.numel()))
     a, out = torch.randn(2 * rows, channels), torch.empty(rows, columns)
     index = cpu.Index(torch.randint(0, 2 * rows, (rows, taps), dtype=torch.int32)) if taps > 1 else None
-    near, room = cpu.Rows(a[: 3 * rows // 2].bfloat16()), cpu.Rows(quantized(a[: 3 * rows // 2]))
+    near, room = cpu.Rows(a[: 3 * rows // 2].bfloat16()), cpu.Rows(spread(a[: 3 * rows // 2]))
 
     def product(call: Callable[..., None], a: Any, pack: Callable[[], Any], out: Any) -> Callable[[int], Any]:
         packed, read, write = [pack() for _ in range(copies)], cpu.Rows(a), cpu.Rows(out)
@@ -73,22 +74,31 @@ def products(rows: int, columns: int, channels: int, taps: int) -> dict[str, Cal
     return {
         "float32": product(cpu.gemm, a, lambda: cpu.pack(weight), out),
         "bfloat16": product(cpu.gemm, a.bfloat16(), lambda: cpu.pack(weight.bfloat16()), out.bfloat16()),
-        "int8": product(cpu.int8_gemm, quantized(a), packed_levels, out.bfloat16()),
+        "int8": product(cpu.int8_gemm, spread(a), packed_levels, out.bfloat16()),
         "quantising": lambda number: cpu.copy_rows(room, None, near),
     }
 
 
 @app.command()
-def network(name: str, policy: str = "balanced", edit: float = 0.012, rounds: int = 6, tiny: bool = False) -> None:
+def network(
+    name: str,
+    policy: str = "balanced",
+    edit: float = 0.012,
+    rounds: int = 6,
+    tiny: bool = False,
+    everything: Annotated[bool, typer.Option("--everything", help="In int8 whatever it costs.")] = False,
+) -> None:
     """Updates of a network with random weights in bfloat16 and in int8, and how far their results are apart."""
     torch.set_num_threads(1)
+    if everything:
+        arithmetic.BUDGET = float("inf")
     chosen, results, runs = models.get(name), {}, {}
     mask = square(edit, chosen.image_size(tiny)).mask
     region, inputs = retouch.Region.from_mask(mask), chosen.inputs(tiny, torch.bfloat16)
     edited = chosen.edited(inputs, mask)
-    for kind, arithmetic in (("bfloat16", "float"), ("int8", "int8")):
+    for kind, products in (("bfloat16", "float"), ("int8", "int8")):
         module = chosen.build(tiny, torch.bfloat16)
-        net = retouch.compile(module, inputs.args, dict(inputs.kwargs), policy=policy, arithmetic=arithmetic)
+        net = retouch.compile(module, inputs.args, dict(inputs.kwargs), policy=policy, arithmetic=products)
         _, recording = net.record(*inputs.args, **inputs.kwargs)
 
         def update(_: int, kind: str = kind, net: Any = net, recording: Any = recording) -> None:
@@ -96,6 +106,8 @@ def network(name: str, policy: str = "balanced", edit: float = 0.012, rounds: in
             recording.undo()
 
         runs[kind] = update
+    report, schedule = net.explain(region), net._plan_of(region, frozenset()).schedule
+    typer.echo(f"{report.in_int8:.1%} of the arithmetic of products in int8, {len(schedule.steps)} calls")
     found = interleaved(runs, rounds)
     apart = float((results["int8"] - results["bfloat16"]).norm() / results["bfloat16"].norm())
     typer.echo(f"{name}, {policy}, {edit:.1%}: " + ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in found.items()))

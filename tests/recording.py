@@ -1,4 +1,5 @@
-"""Records a session in the studio as an animated picture: `python tests/recording.py OUT.webp [--model NAME]`.
+"""Records a session in the studio as an animated picture: `python tests/recording.py OUT.webp [--model NAME]`; with
+`--stills FOLDER` also what is shown while an edit is computed (live.webp) and afterwards (compare.webp).
 
 A model, the server as `retouch studio` starts it, Chromium, and what somebody does there, at the speed that it has.
 """
@@ -113,15 +114,50 @@ class Film:
         return path.stat().st_size
 
 
+def generate(sheet: Sheet, scene: Scene) -> float:
+    """The first picture; its width."""
+    sheet.set(seed=scene.seed)
+    sheet.page.locator(".generate textarea").fill(scene.prompt)
+    sheet.page.get_by_role("button", name="Generate").click()
+    sheet.idle()
+    sheet.page.wait_for_timeout(7000)  # messages are gone
+    return float(sheet.ask("live.input.width"))
+
+
+def stills(sheet: Sheet, scene: Scene, folder: Path) -> None:
+    """Paints, and looks at what came of it with what was computed."""
+    page, width = sheet.page, generate(sheet, scene)
+    for number, stroke in enumerate(scene.strokes[:2], 1):
+        sheet.set(
+            colour=list(stroke.colour), size=stroke.size * width, hardness=0.9, prompt=stroke.prompt or scene.prompt
+        )
+        sheet.stroke(*((x * width, y * width) for x, y in stroke.points))
+        if number == 1:
+            page.locator("canvas.preview").wait_for(state="attached")
+            sheet.until("live.work?.done >= 4 || live.head === 1")
+            take(page, folder / "live.webp")
+        sheet.until(f"live.head >= {number}")
+        sheet.idle()
+    page.locator("summary").get_by_text("What was computed").click()
+    page.locator(".inspect table").first.wait_for()
+    page.get_by_role("button", name="Before and after").click()
+    page.locator(".divider").wait_for()
+    page.mouse.move(*sheet.at(width / 2, width / 2))
+    page.mouse.down()
+    page.mouse.move(*sheet.at(width / 4, width / 2), steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    take(page, folder / "compare.webp")
+
+
+def take(page: Any, path: Path) -> None:
+    """What the page shows now."""
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, quality=QUALITIES[0], method=6)
+
+
 def act(sheet: Sheet, scene: Scene, film: Film) -> None:
     """Generates, paints, and looks at what came of it."""
-    page, wait = sheet.page, sheet.page.wait_for_timeout
-    sheet.set(seed=scene.seed)
-    page.locator(".generate textarea").fill(scene.prompt)
-    page.get_by_role("button", name="Generate").click()
-    sheet.idle()
-    width = float(sheet.ask("live.input.width"))
-    wait(7000)  # messages are gone
+    page, wait, width = sheet.page, sheet.page.wait_for_timeout, generate(sheet, scene)
     film.roll()
     wait(700)
     for number, stroke in enumerate(scene.strokes, 1):
@@ -168,22 +204,27 @@ def drag(sheet: Sheet, width: float) -> None:
     mouse.up()
 
 
-def record(path: Path, model: str) -> int:
-    """Makes the file; its bytes."""
+def record(path: Path | None, folder: Path | None, model: str) -> None:
+    """Makes the files."""
     with studio(model) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in QUIET])
-        page = browser.new_page(viewport=SIZE)
-        page.goto(address)
-        film = Film(page)
-        act(Sheet(page), SCENES[model], film)
-        made = film.save(path)
+        if folder is not None:
+            page = browser.new_page(viewport=SIZE)
+            page.goto(address)
+            stills(Sheet(page), SCENES[model], folder)
+        if path is not None:
+            page = browser.new_page(viewport=SIZE)
+            page.goto(address)
+            film = Film(page)
+            act(Sheet(page), SCENES[model], film)
+            print(f"{film.save(path)} bytes")
         browser.close()
-    return made
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("path", type=Path)
+    parser.add_argument("path", type=Path, nargs="?")
+    parser.add_argument("--stills", type=Path)
     parser.add_argument("--model", choices=SCENES, default="builtin/emoji")
     given = parser.parse_args()
-    print(f"{record(given.path, given.model)} bytes")
+    record(given.path, given.stills, given.model)

@@ -94,11 +94,15 @@ class Session:
 
 
 class Double:
-    """The whole server. delay: seconds of an edit; fail: what the next edit fails with; sent, received: bytes."""
+    """The whole server. delay: seconds of an edit; hold: edits wait; fail: what the next edit fails with; failed: what
+    jobs have failed with, by number; sent, received: bytes.
+    """
 
     def __init__(self, delay: float = 0.4) -> None:
         self.delay, self.fail, self.address = delay, "", ""
         self.sessions: dict[str, Session] = {}
+        self.failed: dict[int, str] = {}
+        self.hold = False
         self.uploads: list[dict[str, Any]] = []
         self.drafts: list[dict[str, Any]] = []
         self.sent = 0
@@ -166,6 +170,7 @@ class Double:
         session = self.sessions[request.path_params["id"]]
         settings, parts = await posted(request)
         asked = {**settings, **{name: len(data) for name, data in parts.items()}}
+        asked["key"] = request.headers["idempotency-key"]
         (self.drafts if settings.get("draft") else self.uploads).append(asked)
         if settings["base"] != session.head:
             return JSONResponse({"title": "Stale", "detail": "not the head", "head": session.head}, 409)
@@ -212,7 +217,7 @@ class Double:
         self, session: Session, job: int, drawn: np.ndarray, mask: np.ndarray, settings: dict[str, Any]
     ) -> None:
         """Shows what an edit would make."""
-        session.send({"event": "job", "job": job, "state": "running"})
+        session.send({"event": "job", "job": job, "kind": "draft", "state": "running"})
         await asyncio.sleep(self.delay / 2)
         made, head = self.edited(session, drawn, mask, settings["seed"]), session.head
         self.frame(session, "preview", job, head, session.pictures[head], made, True)
@@ -223,6 +228,8 @@ class Double:
     ) -> None:
         begun, steps = time.perf_counter(), 4
         failure, self.fail = self.fail, ""
+        while self.hold:
+            await asyncio.sleep(0.02)
         made = self.edited(session, drawn, mask, settings["seed"])
         for step in range(steps):
             session.send({"event": "progress", "job": job, "done": step, "total": steps, "text": "Denoising"})
@@ -305,6 +312,21 @@ class Double:
         self.stop(session)
         return Response(status_code=204)
 
+    async def job(self, request: Request) -> Response:
+        detail = self.failed.get(int(request.path_params["job"]))
+        status = 404 if detail is None else 507
+        return JSONResponse({"title": "Over", "detail": detail or "there is no such job"}, status)
+
+    def lose(self, session: Session) -> None:
+        """As by a server that ends: its edit is gone, and nobody is told. From any thread, as is `tell`."""
+        if session.task:
+            self.loop.call_soon_threadsafe(session.task.cancel)
+        session.pending = None
+
+    def tell(self, session: Session, **event: Any) -> None:
+        """Tell those who watch."""
+        self.loop.call_soon_threadsafe(session.send, event)
+
     def stop(self, session: Session) -> None:
         if session.task and session.pending:
             session.task.cancel()
@@ -371,6 +393,7 @@ class Double:
         session = self.sessions.get(socket.path_params["id"])
         if session is None:
             return await socket.close(4404)
+        self.loop = asyncio.get_running_loop()
         queue: asyncio.Queue[str | bytes] = asyncio.Queue()
         queue.put_nowait(json.dumps({"event": "hello", "session": session.facts()}))
         session.watchers.append(queue)
@@ -406,6 +429,7 @@ class Double:
             Route(f"{base}/edits", self.edit, methods=["POST"]),
             Route(f"{base}/variants", self.edit, methods=["POST"]),
             Route(f"{base}/jobs/{{job}}", self.cancel, methods=["DELETE"]),
+            Route(f"{base}/jobs/{{job}}", self.job),
             Route(f"{base}/head", self.head, methods=["POST"]),
             Route(f"{base}/versions/{{v}}/name", self.name, methods=["POST"]),
             Route(f"{base}/versions/{{v}}.png", self.png),

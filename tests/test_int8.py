@@ -7,6 +7,7 @@ from torch import nn
 
 import retouch
 from retouch import Region
+from retouch.passes import arithmetic
 from support import BACKENDS, EXACT, SHARED, error, fill, noise, same, state
 
 MASK = torch.zeros(24, 20, dtype=torch.bool)
@@ -33,11 +34,17 @@ class Net(nn.Module):
         return self.last(F.silu(self.point(torch.cat([y, x], 1))))
 
 
-def network(policy=EXACT, backend="cpu", dtype=torch.float32, arithmetic="int8", norm=True):
+@pytest.fixture(autouse=True)
+def whatever_it_costs(monkeypatch):
+    """Every inner layer is in int8."""
+    monkeypatch.setattr(arithmetic, "BUDGET", 1.0)
+
+
+def network(policy=EXACT, backend="cpu", dtype=torch.float32, kind="int8", norm=True):
     module = fill(Net(norm)).to(dtype)
     x = noise(1, 3, 24, 20).to(dtype)
     edited = torch.where(MASK, noise(1, 3, 24, 20, seed=1).to(dtype), x)
-    net = retouch.compile(module, x, policy=policy, backend=backend, arithmetic=arithmetic)
+    net = retouch.compile(module, x, policy=policy, backend=backend, arithmetic=kind)
     return net, x, edited
 
 
@@ -94,7 +101,7 @@ def test_the_number_of_threads_changes_nothing():
 
 
 def test_weights_take_a_quarter_of_the_memory():
-    int8, plain = (network(arithmetic=a)[0].packed_bytes for a in ("int8", "float"))
+    int8, plain = (network(kind=kind)[0].packed_bytes for kind in ("int8", "float"))
     assert int8 < 0.35 * plain
 
 

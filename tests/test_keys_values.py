@@ -56,10 +56,7 @@ def test_half_as_many_rows_are_kept(name):
         plan = compiled(name, how).plan
         kept[how] = sum(v.nbytes for v in plan.keys_values)
         assert plan.keys_values <= set(plan.kept)
-    if name == "flux2":  # its single blocks make them in one product with the perceptron: that stays
-        assert 0 < kept["recomputed"] < kept["recorded"]
-    else:
-        assert kept["recomputed"] == 0.5 * kept["recorded"] > 0
+    assert kept["recomputed"] == 0.5 * kept["recorded"] > 0
 
 
 @pytest.mark.parametrize("policy", [SHARED, PROBED], ids=lambda policy: policy.name)

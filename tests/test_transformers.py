@@ -9,12 +9,14 @@ import torch
 import retouch
 from dits import ALL, GRID, taken, transformer
 from retouch import InputError, Policy, PolicyError, Region
+from retouch.plan.activity import retraced
 from retouch.runtime.executor import Direct
 from support import EXACT, SHARED, error, noise, same, spot, state
 
 NAMES = tuple(ALL)
 JOINT = ("flux", "flux2", "chroma", "qwen", "z-image", "sd3", "sd3.5")
 RECORDED = Policy("recorded", dilate=1, text="recorded", crossover=1.0)
+RECOMPUTED = Policy("recomputed", dilate=1, crossover=1.0)
 
 NETS = {}
 
@@ -111,6 +113,23 @@ def test_texts_are_recomputed_or_recorded(name):
     assert not torch.equal(*found.values())
 
 
+def test_texts_are_recomputed_in_every_second_call():
+    name, mask = "flux", spot(*GRID, size=1)
+    net, made = compiled(name, Policy("second", dilate=1, text=2, crossover=1.0)), transformer(name)
+    edited = made.arguments | made.edited(mask)
+    _, recording = net.record(**made.arguments)
+    for call, policy in enumerate((RECOMPUTED, RECORDED) * 2):
+        recording.call = call
+        found = taken(net.update(recording, region(name, mask), **edited))
+        assert torch.equal(found, run(name, policy, mask)[3])
+        rows = {v: table for v, table in net.active(region(name, mask), call=call).items() if v in net.plan.kept}
+        again = retraced(net.program, net.policy, rows, set())
+        assert {v: len(t) for v, t in again.items()} == {
+            v: len(t) for v, t in net.active(region(name, mask), call=call).items()
+        }
+        recording.undo()
+
+
 def test_recordings_are_updated_together_as_each_by_itself():
     net, made = compiled("flux", SHARED), transformer("flux")
     mask = spot(*GRID, size=1)
@@ -135,8 +154,12 @@ def test_recorded_texts_are_computed_again_when_the_words_change():
 def test_texts_that_cannot_be():
     with pytest.raises(PolicyError, match="'recomputed' or 'recorded'"):
         Policy(text="forgotten")
-    with pytest.raises(PolicyError, match="exact"):
-        Policy(exact=True, text="recorded")
+    for number in (1, True, 2.0):
+        with pytest.raises(PolicyError, match="a number above 1"):
+            Policy(text=number)
+    for text in ("recorded", 2):
+        with pytest.raises(PolicyError, match="exact"):
+            Policy(exact=True, text=text)
 
 
 def test_layouts_that_do_not_fit():

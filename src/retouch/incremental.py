@@ -27,7 +27,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import AreaError, ByArea, Plan, by_area, checked_arithmetic, fuse, in_arithmetic, plan
+from retouch.passes import AreaError, ByArea, Plan, by_area, checked_arithmetic, cut, fuse, in_arithmetic, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.choose import Planner
@@ -49,6 +49,7 @@ from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.together import Together
 from retouch.runtime.state.workspace import Workspace
 from retouch.runtime.store import spill_folder
+from retouch.runtime.trial import int8_errors
 from retouch.runtime.weights import Weights, WeightsChangedError
 
 _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
@@ -111,13 +112,15 @@ class Incremental:
             raise OptionError(f"the {kernels.name} backend has no products in int8; the cpu backend has")
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs, layouts)
-        asked = {"dtypes": sorted(map(str, kernels.dtypes)), "arithmetic": arithmetic}
-        make = partial(_lowered, module, self.signature, kernels, arithmetic)
+        asked = {"dtypes": sorted(map(str, kernels.dtypes))}
+        make = partial(_lowered, module, self.signature, kernels)
         lowered = kept(module, self.signature, asked, kernels.device, make)
         self.out_spec = lowered.out_spec
+        errors = partial(int8_errors, module=module, example=self.signature.example, backend=kernels)
+        self.products = in_arithmetic(lowered.program, arithmetic, errors)
         files = PackedFiles(kernels) if map_weights else None
-        self.weights = Weights(module, lowered.literals, lowered.program, kernels, files)
-        self.program = self.weights.without_folded(lowered.program)
+        self.weights = Weights(module, lowered.literals, self.products.program, kernels, files)
+        self.program = self.weights.without_folded(self.products.program)
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)
@@ -260,13 +263,17 @@ class Incremental:
         return results
 
     def _together(self, recordings: Sequence[State], region: Region, changed: frozenset[Value]) -> Together | None:
-        """What recordings are updated in together; None when they are one, or nothing or everything is computed."""
-        if len(recordings) == 1 or not (region.mask.any() or changed):
+        """What recordings are updated in together; None when they are one, nothing or everything is computed, or not
+        the same of them.
+        """
+        alike = len({self.policy.of_call(recording.call).text for recording in recordings}) == 1
+        if len(recordings) == 1 or not alike or not (region.mask.any() or changed):
             return None
         origins = [id(recording.origin) for recording in recordings]
         number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
         uses = sum(recording.uses for recording in recordings)
-        planned = self._plan_of(region, changed, bases=tuple(number[origin] for origin in origins), uses=uses)
+        bases, call = tuple(number[origin] for origin in origins), recordings[0].call
+        planned = self._plan_of(region, changed, bases=bases, uses=uses, call=call)
         if planned.whole:
             return None
         schedule = planned.schedule
@@ -288,7 +295,10 @@ class Incremental:
         idle = not region.mask.any() and not changed and not (areas and self.policy.exact)
         self.backend.set_threads(torch.get_num_threads())
         by_area = self._by_area(areas) if areas else None
-        planned = Planned(self._idle()) if idle else self._plan_of(region, changed, areas, uses=recording.uses)
+        if idle:
+            planned = Planned(self._idle())
+        else:
+            planned = self._plan_of(region, changed, areas, uses=recording.uses, call=recording.call)
         try:
             if planned.whole:
                 self._begin_again(recording, planned.schedule, leaves)
@@ -322,7 +332,8 @@ class Incremental:
         self._check_weights(recording)
 
     def _check_weights(self, recording: State) -> None:
-        self.weights.check()
+        if not recording.trusted:
+            self.weights.check()
         if recording.hashes != self.weights.hashes:
             raise WeightsChangedError("the recording was made with other weights; record again")
 
@@ -463,9 +474,9 @@ class Incremental:
             self._nothing = self._built(none, set())
         return self._nothing
 
-    def active(self, region: Region, changed: frozenset[Value] = frozenset()) -> dict[Value, Table]:
-        """Active rows of every value for a region."""
-        return activity.of_update(self.program, region, self.policy, changed)
+    def active(self, region: Region, changed: frozenset[Value] = frozenset(), call: int = 0) -> dict[Value, Table]:
+        """Active rows of every value for a region; `call` as for `Policy.of_call`."""
+        return activity.of_update(self.program, region, self.policy.of_call(call), changed)
 
     def _plan_of(
         self,
@@ -474,17 +485,19 @@ class Incremental:
         areas: Areas | None = None,
         bases: tuple[int, ...] = (),
         uses: int = 1,
+        call: int = 0,
     ) -> Planned:
         """The schedule of an update, made once for a region; of several recordings that start from `bases`.
 
         So many updates use it. Those that were count as well under `exact`, where both ways give the same result.
         """
-        key = (region, changed, areas.key if areas else None, bases)
+        policy = self.policy.of_call(call)
+        key = (region, changed, areas.key if areas else None, bases, policy.text)
         known = self._planned.get(key)
         if known is not None:
             uses = max(uses, known.uses + self.policy.exact)
         if known is None or (known.whole and uses > known.break_even):
-            self._planned[key] = known = self._made(region, changed, areas, bases, uses)
+            self._planned[key] = known = self._made(region, changed, areas, bases, uses, policy)
         known.uses = uses
         self._planned.move_to_end(key)
         while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
@@ -497,13 +510,19 @@ class Incremental:
         return sum({id(each.schedule): each.schedule.nbytes for each in self._planned.values()}.values())
 
     def _made(
-        self, region: Region, changed: frozenset[Value], areas: Areas | None, bases: tuple[int, ...], uses: int
+        self,
+        region: Region,
+        changed: frozenset[Value],
+        areas: Areas | None,
+        bases: tuple[int, ...],
+        uses: int,
+        policy: Policy,
     ) -> Planned:
         program = self._by_area(areas) if areas else None
         if program:
-            active = activity.of_update(program.program, region, self.policy, changed.union(program.inputs))
+            active = activity.of_update(program.program, region, policy, changed.union(program.inputs))
         else:
-            active = self.active(region, changed)
+            active = activity.of_update(self.program, region, policy, changed)
         break_even = self.planner.break_even(active)
         if uses > break_even:
             return Planned(self._built(active, set(changed), areas, bases), False, break_even)
@@ -559,7 +578,8 @@ class Incremental:
         active = self.active(region) if region is not None else activity.everything(self.program)
         kernels = kernel_table.described(self.backend, needed(self.program, self.policy))
         predicted = self.planner.by_operation(active)
-        report = explain(self.program, self.plan, active, self.backend.computed_by, kernels, predicted)
+        computed_by, left = self.backend.computed_by, self.products.left
+        report = explain(self.program, self.plan, active, computed_by, kernels, predicted, left=left)
         if region is None:
             return report
         seen = self._seen(region)
@@ -624,11 +644,11 @@ def _own(leaf: Any) -> Any:
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _lowered(module: nn.Module, signature: Signature, kernels: Backend, arithmetic: str) -> Lowered:
+def _lowered(module: nn.Module, signature: Signature, kernels: Backend) -> Lowered:
     """A module captured for its example inputs, as rows."""
     captured = capture(module, *signature.example)
     try:
-        program = in_arithmetic(fuse(lower(captured, kernels.dtypes, signature.layouts)), arithmetic)
+        program = cut(fuse(lower(captured, kernels.dtypes, signature.layouts)))
     except LayoutError as error:
         raise InputError(f"an input does not have the layout that is given for it: {error}") from None
     return Lowered(program, captured.literals, captured.out_spec)
@@ -664,9 +684,10 @@ def compile(
     `explain()` of what is returned.
 
     arithmetic: what convolutions and linear layers are computed in: "float", the type of the weights; or "int8", which
-        is faster and less exact: weights are quantised once, with a scale for each output, and rows when they are read,
-        with a scale for each. The first and last layers, narrow ones, attention, norms and what reads time or text
-        stay as they are.
+        is faster and less exact: weights are quantised once, with a scale for each output and tap, and rows when they
+        are read, each over its own range. The first and last layers, narrow ones, attention, norms and what reads time
+        or text stay as they are, and so do layers that err too much there, which a run of the example inputs tells
+        (once for the same weights and examples; it is kept in the cache folder). `explain()` says which and why.
     keep_module: False moves the module's parameters to files without a name, in the folder for temporary files, so that
         memory holds the weights once, as kernels read them. The module stays what it was: the system reads from the
         files what is asked for, and drops it again when memory is short. Parameters on a device stay there.

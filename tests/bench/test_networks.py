@@ -14,7 +14,7 @@ from retouch.bench.harness import Progress
 from retouch.bench.networks import Networks, compare
 from retouch.bench.trial import UPDATES_PER_ROUND
 from retouch.editing.images import ImageError
-from retouch.errors import OptionError
+from retouch.errors import OptionError, RetouchError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -80,6 +80,19 @@ def test_the_report_sets_results_beside_what_was_published(results, tmp_path):
     assert "NVIDIA GeForce RTX 3090" in text
 
 
+def test_texts_are_measured_beside_each_other_and_the_same_dense_runs():
+    suite = Networks(
+        ["flux-block"], (), (), ["fast"], text=["recorded", "recomputed"], no_compile=True, repeat=1, tiny=True
+    )
+    suite.check()
+    recorded, recomputed = suite.results()
+    assert [each["text"] for each in (recorded, recomputed)] == ["recorded", "recomputed"]
+    assert recorded["macs_active"] < recomputed["macs_active"]
+    assert {each["dense_channels_last_ms"] for each in (recorded, recomputed)} == {None}  # there is no convolution
+    assert set(recorded) == KEYS
+    assert "fast, text recorded" in suite.markdown_table([recorded])
+
+
 def test_uneven_dense_times_are_noticed():
     calm = {"model": "a", "dense_kind": "eager", "spread": {"eager": {"min": 10, "max": 12}}}
     busy = {"model": "b", "dense_kind": "eager", "spread": {"eager": {"min": 10, "max": 20}}}
@@ -112,6 +125,8 @@ def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch):
         ({"dtype": ["tf32"]}, "unknown type 'tf32'; choose from: float32, bfloat16, float16"),
         ({"dtype": ["float16"]}, "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
         ({"device": "abacus"}, "cannot compute on the device 'abacus'"),
+        ({"text": ["recorded", "nope"]}, "text is 'recomputed' or 'recorded', or a number above 1, not 'nope'"),
+        ({"text": ["recorded"], "policy": ["exact"]}, "an exact policy needs recomputed texts"),
         ({"edit": [0.0]}, "above 0 and at most 1"),
         ({"backend": "triton"}, "the triton backend runs on cuda"),
     ],
@@ -119,7 +134,7 @@ def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch):
 def test_what_cannot_be_measured_is_named(changed, message, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr("retouch.kernels.registry._made", {})
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(RetouchError, match=message):
         Networks(**{"model": ["resnet-generator"], **changed}).check()
 
 

@@ -178,7 +178,7 @@ def test_a_folder_from_before_manifests_had_checksums(folder):
     assert run("info", "house", "--json").stdout == before
     assert run("undo", "house", "-o", "back.png").exit_code == 0
     assert pixels("back.png") == pixels("a.png")
-    assert json.loads((folder / "house" / "manifest.json").read_text())["format"] == 3
+    assert json.loads((folder / "house" / "manifest.json").read_text())["format"] == 5
 
 
 def test_a_manifest_that_was_altered_is_refused(folder):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from manifests import alter
 from pipelines import painted, picture, pipeline
 from retouch import ArchiveError, Editor, StoreError
 from retouch.editing.archive import UNFINISHED, Archive
-from retouch.editing.manifest import MANIFEST
+from retouch.editing.manifest import MANIFEST, Manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -46,6 +47,11 @@ def names(folder):
     return sorted(f.name for f in (folder / "versions").iterdir())
 
 
+def version(folder, number):
+    """The folder of a version."""
+    return next(folder / "versions" / each.folder for each in Manifest.read(folder).versions if each.number == number)
+
+
 CHILD = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
@@ -64,12 +70,13 @@ def after(function, count):
         return die() if len(calls) > count else function(*args, **kwargs)
     return wrapped
 session = retouch.open({folder!r}, editor=Editor(pipeline("ddpm"), policy="fast"))
+{before}
 {fault}
 {action}
 """
 
 FAULTS = {
-    "second layer": "store._in_file = after(store._in_file, 1)",
+    "tensors": "store._in_file = die",
     "sealing": "archive._sealed = after(archive._sealed, 1)",
     "rename": "archive.Path.rename = die",
     "before the manifest": "archive.Archive.commit = die",
@@ -83,6 +90,7 @@ FAULTS = {
 ACTIONS = {
     "edit": "session.edit(painted(session.pixels, 20, 3))",
     "edit after undo": "session.undo(); session.edit(painted(session.pixels, 20, 3))",
+    "close": "session.close()",
 }
 
 
@@ -91,18 +99,70 @@ ACTIONS = {
 def test_killed_during_an_edit(fault, action, saved):
     folder, image = saved
     text = CHILD.format(
-        paths=[str(Path(__file__).parents[1])], folder=str(folder), fault=FAULTS[fault], action=ACTIONS[action]
+        paths=[str(Path(__file__).parents[1])],
+        folder=str(folder),
+        before="",
+        fault=FAULTS[fault],
+        action=ACTIONS[action],
     )
     ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     with retouch.open(folder, editor=editor()) as session:
         found = [version.number for version in session.versions]
-        assert names(folder) == [f"{n:04d}" for n in found]
+        assert names(folder) == [version.folder for version in session.versions]
         if found == [0, 1]:  # the edit does not count
             assert np.array_equal(session.versions[1].pixels, image)
         else:  # the manifest was replaced before the process died
             assert fault == "cleaning"
         session.edit(painted(session.pixels, 3, 20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("fault", ["second layer", *FAULTS])
+def test_killed_while_layers_are_put_into_the_folder(fault, saved):
+    """The edit counts already; what it computed is there, or is made again."""
+    folder, image = saved
+    faults = {**FAULTS, "second layer": "store._in_file = after(store._in_file, 1)"}
+    text = CHILD.format(
+        paths=[str(Path(__file__).parents[1])],
+        folder=str(folder),
+        before=ACTIONS["edit"],
+        fault=faults[fault],
+        action=ACTIONS["close"],
+    )
+    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert bool(Manifest.read(folder).versions[2].layers) == (fault == "cleaning")
+    with retouch.open(folder, editor=editor()) as session:
+        assert names(folder) == [version.folder for version in session.versions]
+        assert [version.number for version in session.versions] == [0, 1, 2]
+        assert np.array_equal(session.versions[1].pixels, image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            session.edit(painted(session.pixels, 3, 20))
+
+
+def test_edits_are_kept_without_layers_until_the_session_is_closed(tmp_path):
+    folder, other = tmp_path / "s", editor()
+    with other.open(picture("ddpm"), steps=2, strength=1.0, folder=folder) as session:
+        for place in (3, 12, 20):
+            session.edit(painted(session.pixels, place, 3))
+        recorded, *edits = Manifest.read(folder).versions
+        assert recorded.layers
+        assert not any(entry.layers for entry in edits)
+        held = {
+            name: {v: snapshot.rows(v) for v in snapshot.types} for name, snapshot in session.version.snapshots.items()
+        }
+    assert [bool(entry.layers) for entry in Manifest.read(folder).versions] == [True, False, False, True]
+    with retouch.open(folder, editor=editor()) as session:
+        for name, snapshot in session.version.snapshots.items():
+            assert all(torch.equal(snapshot.rows(value), rows) for value, rows in held[name].items())
+        session.undo()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            session.edit(painted(session.pixels, 20, 20))  # the second edit's layers are made again
+    layers = [bool(entry.layers) for entry in Manifest.read(folder).versions]
+    assert layers == [True, False, False, True, True]
 
 
 def full(*_):
@@ -112,6 +172,7 @@ def full(*_):
 def test_full_disk(saved, monkeypatch):
     folder, image = saved
     with retouch.open(folder, editor=editor()) as session:
+        before = names(folder)
         monkeypatch.setattr(os, "posix_fallocate", full)
         with pytest.raises(StoreError, match="no space left"):
             session.edit(painted(session.pixels, 20, 3))
@@ -119,13 +180,17 @@ def test_full_disk(saved, monkeypatch):
             session.save(folder.parent / "other")
         assert not (folder.parent / "other").exists()
         monkeypatch.undo()
-        assert names(folder) == ["0000", "0001"]
+        assert names(folder) == before
         assert np.array_equal(session.pixels, image)
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(StoreError, match="No space left"):
             session.edit(painted(session.pixels, 20, 3))
         monkeypatch.undo()
         session.edit(painted(session.pixels, 20, 3))
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.warns(UserWarning, match="no space left.*made again when the session is opened"):
+            session.close()
+        monkeypatch.undo()
     assert not np.array_equal(pixels(folder), image)
 
 
@@ -155,10 +220,7 @@ def test_files_may_not_grow(saved):
 
 
 def a_layer(folder):
-    return (
-        next((folder / "versions" / "0001").glob("*denoiser*"), None)
-        or sorted((folder / "versions" / "0001").glob("*.safetensors"))[0]
-    )
+    return sorted(version(folder, 1).glob("*step*"))[0]
 
 
 def truncate(folder):
@@ -173,7 +235,7 @@ def flip(folder):
 
 
 def swap(folder):
-    one, two = sorted((folder / "versions" / "0001").glob("*step*"))[:2]
+    one, two = sorted(version(folder, 1).glob("*step*"))[:2]
     data = one.read_bytes()
     one.write_bytes(two.read_bytes())
     two.write_bytes(data)
@@ -200,7 +262,7 @@ def change(manifest, *path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format"], 5, "update retouch"),
+        (["format"], 6, "update retouch"),
         (["format"], 4, "damaged"),
         (["current"], 7, "damaged"),
         (["versions"], 3, "damaged"),

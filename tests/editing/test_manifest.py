@@ -137,7 +137,7 @@ def test_folders_of_the_first_format_open_and_go_on(folder):
         session.edit(painted(session.pixels, 20, 3))
         image = session.pixels
     body = json.loads((folder / MANIFEST).read_text())
-    assert body["format"] == 3
+    assert body["format"] == 5
     assert body["networks"]["denoiser"]["policy"] == asdict(Policy.named("fast"))
     with retouch.open(folder, editor=editor()) as again:
         assert np.array_equal(again.pixels, image)

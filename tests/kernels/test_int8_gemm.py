@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from kernels import cases
 from kernels.cases import Random, expected, native, on_isa
 from retouch.kernels import cpu
-from retouch.ops.copy import quantized
+from retouch.ops.copy import spread
 from retouch.ops.int8_gemm import Levels
 
 
 def product(random, m, taps, per_group, groups, outputs):
     """Arguments of a random product without an epilogue."""
-    a = quantized(random.rows(m + 5, per_group * groups) * 3)
+    a = spread(random.rows(m + 5, per_group * groups) * 3)
     weight = torch.randn(outputs, taps, per_group, generator=random.generator)
     return torch.empty(m, outputs), None, a, random.index(-1, m + 5, m, taps), Levels.of(weight, groups)
 
@@ -46,7 +46,7 @@ def test_rows_are_independent(isa, seed, m, taps, width, outputs):
 
 def test_the_largest_sums():
     """4096 channels of the largest levels everywhere: no sum of 32 bits overflows."""
-    a = quantized(torch.ones(2, 4096))
+    a = spread(torch.ones(2, 4096))
     for sign in (1, -1):
         weights = Levels.of(torch.full((16, 1, 4096), float(sign)), 1)
         for isa in cases.ISAS:
@@ -59,22 +59,22 @@ def test_levels_of_weights():
     weight = torch.tensor([[[1.0, -2.0, 0.5]], [[0.0, 0.0, 0.0]]])
     found = Levels.of(weight, 1)
     assert found.weight.tolist() == [[[64, -127, 32]], [[0, 0, 0]]]
-    assert torch.allclose(found.scales, torch.tensor([2.0 / 127, 0.0]))
+    assert torch.allclose(found.scales, torch.tensor([[2.0 / 127], [0.0]]))
 
 
 def test_bad_arguments():
-    a, out = cpu.Rows(quantized(torch.randn(6, 8))), cpu.Rows(torch.empty(6, 4))
+    a, out = cpu.Rows(spread(torch.randn(6, 8))), cpu.Rows(torch.empty(6, 4))
     levels = Levels.of(torch.randn(4, 1, 8), 1)
     packed = cpu.pack_levels(levels.weight, levels.scales, 1)
     with pytest.raises(TypeError, match="gemm does not take weights of int8"):
         cpu.gemm(out, None, a, None, packed)
     with pytest.raises(TypeError, match="int8_gemm does not take weights of float32"):
         cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 12)), None, cpu.pack(torch.randn(4, 1, 8), 1))
-    with pytest.raises(ValueError, match="channels of a is 8, expected 12"):
+    with pytest.raises(ValueError, match="channels of a is 8, expected 16"):
         cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 8)), None, packed)
     with pytest.raises(TypeError, match="a is float32, the packed weights are int8"):
-        cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 12)), None, packed)
-    with pytest.raises(ValueError, match="one scale for each output"):
+        cpu.int8_gemm(out, None, cpu.Rows(torch.randn(6, 16)), None, packed)
+    with pytest.raises(ValueError, match="one scale for each output and tap"):
         cpu.pack_levels(levels.weight, levels.scales[:3], 1)
     with pytest.raises(TypeError, match="levels are int8, scales float32"):
         cpu.pack_levels(levels.weight.float(), levels.scales, 1)

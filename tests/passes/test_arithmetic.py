@@ -7,7 +7,10 @@ from torch import nn
 from retouch.errors import OptionError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
+from retouch.ops.gemm import Gemm
+from retouch.ops.int8_gemm import Int8Gemm
 from retouch.passes import fuse, in_arithmetic
+from retouch.passes.arithmetic import BUDGET
 from support import noise
 
 
@@ -30,22 +33,57 @@ class Net(nn.Module):
         return self.last(self.point(y))
 
 
-def kinds(arithmetic):
+def products(arithmetic, errors=(0.0, 0.0)):
+    """The program in an arithmetic, where the products that may be in int8 move the output by these."""
     program = fuse(lower(capture(Net().eval(), (noise(1, 3, 8, 8),), {})))
-    found = in_arithmetic(program, arithmetic)
-    return {op.weight.value.name: type(op).__name__ for op in found.ops if hasattr(op, "weight")}
+    return in_arithmetic(program, arithmetic, lambda _, tried: {op.out: e for op, e in zip(tried, errors, strict=True)})
+
+
+def names(found, kind):
+    ops = [op for op in found.program.ops if type(op) is kind]
+    return sorted(op.weight.value.name.split("_")[-2] for op in ops)
 
 
 def test_inner_and_wide_products_are():
-    found = kinds("int8")
-    in_int8 = [name for name, kind in found.items() if kind == "Int8Gemm"]
-    assert sorted(name.split("_")[-2] for name in in_int8) == ["point", "wide"]
+    found = products("int8")
+    assert names(found, Int8Gemm) == ["point", "wide"]
+    reasons = {op.weight.value.name.split("_")[-2]: found.left[op.out] for op in found.program.ops if type(op) is Gemm}
+    assert reasons == {
+        "first": "reads what the network reads",
+        "groups": "16 channels",
+        "narrow": "8 channels",
+        "around": "8 channels",
+        "last": "makes what the network returns",
+    }
+
+
+@pytest.mark.parametrize(("wide", "point", "found"), [
+    (0.9, 0.3, ["point", "wide"]),  # together within the budget
+    (0.9, 0.7, ["wide"]),  # 18 times the arithmetic for not twice the square
+    (0.9, 0.2, ["point", "wide"]),
+    (2.0, 0.3, ["point"]),
+    (2.0, 2.0, []),
+])  # fmt: skip
+def test_those_that_move_the_output_most_for_what_they_compute_are_not(wide, point, found):
+    made = products("int8", (wide * BUDGET, point * BUDGET))
+    assert names(made, Int8Gemm) == found
+    for error, name in ((wide, "wide"), (point, "point")):
+        told = f"in int8 it moves the output by {error * BUDGET:.2%}"
+        assert (told in made.left.values()) == (name not in found)
+
+
+def test_those_of_which_nothing_is_known_are_not():
+    found = products("int8", (float("nan"), 0.0))
+    assert names(found, Int8Gemm) == ["point"]
+    assert "what int8 does there is not known" in found.left.values()
 
 
 def test_of_floats_none_is():
-    assert set(kinds("float").values()) == {"Gemm"}
+    found = products("float")
+    assert not found.left
+    assert not names(found, Int8Gemm)
 
 
 def test_another_arithmetic():
     with pytest.raises(OptionError, match="unknown arithmetic 'int4'; choose from: float, int8"):
-        kinds("int4")
+        products("int4")

@@ -67,7 +67,7 @@ def states(net, snapshot, regions, images, *others):
         yield net.update(restored, region, x, *others).clone()
         layer = restored.snapshot.layers[-1]
         yield from (layer.rows(value).clone() for value in layer.tables)
-        yield from (layer.state(slot).clone() for slot in layer.slots)
+        yield from (layer.state(slot).clone() for slot in layer.form.states)
 
 
 @given(st.integers(1, 10**6))

@@ -91,7 +91,6 @@ def test_a_second_start_captures_nothing_and_computes_the_same_bits(name, captur
 
 
 @pytest.mark.parametrize(("first", "second"), [
-    ({"arithmetic": "float"}, {"arithmetic": "int8"}),
     ({"backend": "cpu"}, {"backend": "triton"}),
 ])  # fmt: skip
 def test_what_is_asked_for_has_a_file_of_its_own(captures, folder, first, second):

@@ -89,7 +89,7 @@ def test_a_layer_shares_dense_values_and_tables_and_makes_no_views():
     assert store.in_memory == before.nbytes + layer.nbytes
     for value, content in layer.dense.items():
         assert layer.block.tensors[f"dense/{value.name}"] is content
-    assert layer.slots
+    assert layer.form.states
     lies = layer.block.memory.untyped_storage().data_ptr()
     assert all(layer.state(slot).untyped_storage().data_ptr() == lies for slot in layer.slots)
     assert layer.nbytes == sum(tensor.nbytes for tensor in layer.block.tensors.values())

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from networks import case, compiled, edits, record, update
-from retouch.ops.copy import SCALE, quantized, restored
+from retouch.ops.copy import ENDS, SCALE, STEPS, quantized, restored, spread, spread_values
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
-from retouch.runtime.store import FEWEST, Store, read
-from support import EXACT, noise
+from retouch.runtime.store import FEWEST, PART, Store, columns_of, read
+from support import EXACT, error, noise
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -16,18 +16,44 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 def test_a_row_errs_by_half_a_level_and_does_not_depend_on_others():
     rows = noise(50, 33) * torch.logspace(-20, 20, 50)[:, None]
     rows[7] = 0
-    back = restored(quantized(rows))
+    back = restored(quantized(rows), 33)
     assert ((back - rows).abs() <= rows.abs().amax(1, keepdim=True) * (0.5 / 127) * (1 + 1e-5)).all()
-    assert torch.equal(restored(quantized(rows[3:9])), back[3:9])
+    assert torch.equal(restored(quantized(rows[3:9]), 33), back[3:9])
     assert not back[7].any()
 
 
 def test_the_smallest_rows_are_zeros_and_none_is_lost():
     rows = torch.tensor([[1e-38, -1e-40], [3e38, -3e38]])
-    back = restored(quantized(rows))
+    back = restored(quantized(rows), 2)
     assert not back[0].any()
     torch.testing.assert_close(back[1], rows[1])
     assert quantized(torch.empty(0, 5)).shape == (0, 5 + SCALE)
+
+
+def test_parts_of_a_row_have_scales_of_their_own():
+    """Large numbers of one head do not cost another one its levels; stored rows have a scale for each 64 channels."""
+    rows = noise(50, 4 * PART)
+    rows[:, :PART] *= 1000
+    whole, parts = (restored(quantized(rows, n), 4 * PART)[:, PART:] for n in (1, 4))
+    assert error(parts, rows[:, PART:]) < 0.01
+    assert error(whole, rows[:, PART:]) > 0.5
+    assert torch.equal(parts, restored(quantized(rows[:, PART:], 3), 3 * PART))
+    assert [columns_of(n, torch.int8) - n for n in (PART, 4 * PART, PART + 16)] == [SCALE, 4 * SCALE, SCALE]
+    assert columns_of(4 * PART, torch.float32) == 4 * PART
+    assert Store(None, None, "auto").stored(torch.float32, rows) == torch.int8
+
+
+def test_rows_for_products_take_the_levels_of_the_side_that_they_are_on():
+    rows = torch.nn.functional.silu(noise(50, 33)) * torch.logspace(-20, 20, 50)[:, None]
+    rows[7], rows[8] = 0, rows[8].abs()
+    found = spread(rows)
+    back = spread_values(found)
+    width = rows.amax(1, keepdim=True).clamp(min=0) - rows.amin(1, keepdim=True).clamp(max=0)
+    assert ((back - rows).abs() <= width * (0.5 / STEPS) * (1 + 1e-4)).all()
+    assert not back[7].any()
+    assert found[8, -1] == -128
+    assert ENDS == SCALE + 1
+    assert torch.equal(spread(rows[3:9]), found[3:9])
 
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet"])

@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 
 from retouch.server import cost, work
-from retouch.server.cost import Recording, admit, of_edit, of_everything
+from retouch.server.cost import Recording, admit, of_edit, of_everything, of_expansion
+from retouch.server.drawn import Place
 from retouch.server.limits import Limits
 from retouch.server.problems import Problem
 from retouch.server.tasks import Question
+from retouch.server.waiting import using
 from studios import asking, created, edited, idle, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+PLACE = Place(None, (slice(0, 1), slice(0, 1)))
 
 
 def test_there_is_room_where_nothing_waits_and_less_of_it_for_recordings():
@@ -32,15 +37,15 @@ def test_a_full_server_says_when_to_come_again_and_shows_what_waits(tmp_path, mo
     made = studio(tmp_path, Limits(backlog=10))
     with asking(made) as client:
         first, second = created(client), created(client, seed=1)
-        monkeypatch.setattr("retouch.server.edits.of_edit", lambda session: 6.0)
+        monkeypatch.setattr("retouch.server.edits.of_edit", lambda *_: 6.0)
         held = threading.Event()
-        with made.pool.using(made.pool.find("anna", first)) as session:
+        with using(made, made.pool.find("anna", first)) as session:
             blocking = session.start(Question(held.wait))
             assert edited(client, first, 0).status_code == 202
             assert "retouch_backlog_seconds 6.0" in client.get("/metrics").text
             refused = edited(client, second, 0)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
-            monkeypatch.setattr("retouch.server.edits.of_edit", lambda session: 0.5)
+            monkeypatch.setattr("retouch.server.edits.of_edit", lambda *_: 0.5)
             client.headers["Retouch-Deadline"] = "5"  # six seconds wait
             assert edited(client, second, 0).status_code == 429
             del client.headers["Retouch-Deadline"]
@@ -56,13 +61,34 @@ def test_edits_are_predicted_from_what_the_last_ones_took(tmp_path):
     made = studio(tmp_path)
     with asking(made) as client:
         id_ = created(client)
-        with made.pool.using(made.pool.find("anna", id_)) as session:
+        with using(made, made.pool.find("anna", id_)) as session:
             whole = of_everything(session)
             assert whole > 0
-            assert of_edit(session) == whole
+            assert of_edit(session, PLACE) == whole
             assert edited(client, id_, 0).status_code == 202
             share = idle(client, id_)["tree"][1]["share"]
-            assert of_edit(session) == pytest.approx(whole * share)
+            assert of_edit(session, PLACE) == pytest.approx(whole * share)
+
+
+def test_edits_of_canvases_take_what_their_planner_predicts(tmp_path):
+    made = studio(tmp_path)
+    with asking(made) as client:
+        id_ = created(client, canvas=True)
+        with using(made, made.pool.find("anna", id_)) as session:
+            mask, box = np.full((5, 5), 255, np.uint8), (slice(9, 14), slice(14, 19))
+            chosen = session.plan(mask=mask, box=box).chosen
+            assert of_edit(session, Place(mask, box)) == chosen.seconds > 0
+            held = threading.Event()
+            blocking = session.start(Question(held.wait))
+            with session.lock:  # as while an edit is made
+                assert edited(client, id_, 0).status_code == 202
+            backlog = float(client.get("/metrics").text.split("\nretouch_backlog_seconds ")[1].split()[0])
+            assert backlog == pytest.approx(chosen.seconds)
+            held.set()
+            blocking.result(60)
+        idle(client, id_)
+        with using(made, made.pool.find("anna", id_)) as session:
+            assert of_expansion(session, 2 * 32 * 32) == 2 * of_expansion(session, 9) > 0
 
 
 def test_logs_name_sessions_and_jobs_and_nothing_that_was_asked(tmp_path, caplog):

@@ -10,7 +10,8 @@ from PIL import Image
 from pipelines import picture
 from retouch.server.limits import Limits
 from retouch.server.tasks import Question
-from studios import asking, editor, idle, page, png, settings, studio
+from retouch.server.waiting import using
+from studios import asking, editor, idle, page, png, settings, studio, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -28,8 +29,12 @@ def things():
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    made = studio(tmp_path_factory.mktemp("home"), names=("labels", "upscale", "ddpm"))
+def made(tmp_path_factory):
+    return studio(tmp_path_factory.mktemp("home"), names=("labels", "upscale", "ddpm"))
+
+
+@pytest.fixture(scope="module")
+def client(made):
     with asking(made) as client:
         yield client
 
@@ -219,3 +224,21 @@ def test_a_small_picture_that_would_become_too_large(tmp_path):
     with asking(studio(tmp_path, Limits(pixels=1000), names=("upscale",))) as client:
         reply = client.post("/api/sessions", data=settings(), files={"picture": png(picture("ddpm"))})
         assert reply.status_code == 413
+
+
+@pytest.mark.parametrize(("model", "source"), [("labels", street), ("upscale", lambda: picture("ddpm"))])
+def test_what_recording_takes_is_told_before(client, made, model, source):
+    """As nothing is told between its begin and its end."""
+    first = client.post("/api/sessions", data=settings(model="tiny/ddpm", generate=True, steps=2)).json()["id"]
+    idle(client, first)
+    with using(made, made.pool.find("anna", first)) as session:
+        held = threading.Event()
+        blocking = session.start(Question(held.wait))
+        told = client.post(
+            "/api/sessions", data=settings(model=f"tiny/{model}"), files={"picture": ("x.png", png(source()))}
+        ).json()
+        address = f"/api/sessions/{told['id']}"
+        until(lambda: client.get(f"{address}/jobs/{told['job']}").json()["seconds"] > 0)
+        held.set()
+        blocking.result(60)
+    idle(client, told["id"])

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines import painted, picture
 from retouch.server.limits import Limits
+from retouch.server.waiting import using
 from retouch.server.work import Work
 from studios import asking, created, edited, editor, idle, pixels, png, studio, until
 
@@ -79,7 +80,7 @@ def test_while_all_memory_is_in_use_callers_are_told_to_wait(tmp_path):
     made = studio(tmp_path, Limits(memory=int(1.2 * size_of_one()), wait=0.1))
     with asking(made) as client:
         first, second = created(client), created(client, seed=1)
-        with made.pool.using(made.pool.find("anna", first)):
+        with using(made, made.pool.find("anna", first)):
             reply = edited(client, second, 0)
             assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
         assert edited(client, second, 0).status_code == 202

@@ -1,30 +1,42 @@
-"""The studio on Ray Serve: two replicas on one machine, as people and as accidents see them."""
+"""The studio on Ray Serve: nodes of one cluster on loopback, as people and as accidents see them.
 
+RETOUCH_KILLS says how often something is killed; without it, once each of what is quick.
+"""
+
+import itertools
 import json
 import os
-import signal
+import shutil
+import tempfile
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
 import requests
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
+from manifests import alter
 from pipelines import painted, picture, pipeline
 from retouch import Editor, OptionError
 from retouch.bench import serve as load
-from retouch.editing.lease import SERVERS
-from studios import asked_for, created, edited, idle, pixels, settings, stroke
+from retouch.editing.lease import TTL
+from studios import asked_for, created, edited, free_port, idle, pixels, settings, stroke, until
 
 pytest.importorskip("ray")
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
-PORT = 8197
+PORT = free_port()
 PATIENCE = 300
-TESTS = str(Path(__file__).parents[1])
+WATCHERS = 8
+KILLS = int(os.environ.get("RETOUCH_KILLS", "0"))
 
 
 class Client:
@@ -57,32 +69,102 @@ def model(home):
     return home / "tiny"
 
 
+class Nodes:
+    """A head, which keeps what it knows in a folder, and another node, each with room for a replica."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        self.folder = tempfile.mkdtemp(prefix="ray-")  # of a short name, as sockets want it
+        self._options = {
+            "num_cpus": 1,
+            "temp_dir": self.folder,
+            "include_dashboard": False,
+            "include_log_monitor": False,
+        }
+        stored = {"gcs_storage": "rocksdb", "gcs_storage_path": f"{self.folder}/head"}
+        self.cluster = Cluster(True, head_node_args={**self._options, "no_monitor": True, "_system_config": stored})
+        self.add()
+
+    def add(self):
+        self.cluster.add_node(wait=False, **self._options)
+
+    def processes(self, name, nodes=None):
+        """Those of Ray that are called so."""
+        for node in nodes or self.cluster.list_all_nodes():
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            yield from (each for each in raylet.children() if name in " ".join(each.cmdline()))
+
+    def kill(self, what):
+        """As `kill -9`; a node comes back as another one, a head as itself."""
+        if what == "node":
+            node = next(iter(self.cluster.worker_nodes))
+            for process in list(self.processes("", [node])):
+                process.kill()
+            self.cluster.remove_node(node, allow_graceful=False)
+            self.add()
+        elif what == "head":
+            self.cluster.head_node.kill_gcs_server()
+            self.cluster.head_node.start_gcs_server()
+        else:
+            next(self.processes(what)).kill()
+
+    def pause(self, name, seconds):
+        process = next(self.processes(name))
+        process.suspend()
+        time.sleep(seconds)
+        process.resume()
+
+    def close(self):
+        self.cluster.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
-def cluster(home, model):
+def nodes():
     import ray
     from ray import serve
 
-    from retouch.server.ray.application import FAST, application
-    from retouch.server.ray.settings import ClusterSettings
+    from retouch.server.ray.application import FAST
 
     os.environ.update(FAST)
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-
-    def deployed(replicas=2):
-        given = {"name": str(model), "policy": "fast", "replicas": replicas, "cpus": 0.5}
-        found = ClusterSettings(home=home / "home", models=[given], users=["anna", "ben"], port=PORT, drain=30)
-        serve.run(application(found), name="retouch", route_prefix="/")
-        return found
-
-    yield deployed
+    found = Nodes()
+    ray.init(found.cluster.address, log_to_driver=False)
+    serve.start(proxy_location="Disabled")
+    yield found
     serve.shutdown()
     ray.shutdown()
+    found.close()
 
 
 @pytest.fixture(scope="module")
-def settings_of(cluster):
-    return cluster()
+def deploy(home, model, nodes):
+    """Deploys the application with other settings than before."""
+    from ray import serve
+
+    from retouch.server.ray.application import application
+    from retouch.server.ray.settings import ClusterSettings
+
+    def deployed(replicas=2, **limits):
+        given = {"name": str(model), "policy": "fast", "replicas": replicas, "cpus": 1}
+        found = ClusterSettings(
+            home=home / "home",
+            models=[given],
+            users=["anna", "ben"],
+            port=PORT,
+            drain=30,
+            ingresses=2,
+            limits={"watchers": WATCHERS, **limits},
+        )
+        serve.run(application(found), name="retouch", route_prefix=None)
+        return found
+
+    return deployed
+
+
+@pytest.fixture(scope="module")
+def settings_of(deploy):
+    return deploy()
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +176,8 @@ def replicas_of(client, id_, count=5):
     return Counter(client.get(f"/api/sessions/{id_}").headers["retouch-replica"] for _ in range(count))
 
 
-def processes(home):
-    """Replicas by their process."""
-    found = [json.loads(file.read_text()) for file in (home / "home" / "sessions" / SERVERS).glob("*/about.json")]
-    return [each["pid"] for each in found]
-
-
 @contextmanager
 def page(client, id_):
-    from websockets.sync.client import connect
-
     address = f"ws://{urlsplit(client.base).netloc}/api/sessions/{id_}/live"
     with connect(address, additional_headers={"Authorization": f"Bearer {client.token}"}, max_size=None) as socket:
         yield socket
@@ -139,6 +213,21 @@ def test_pages_are_told_what_happens(client):
                     break
 
 
+def test_pages_that_were_closed_take_no_room(client):
+    id_ = created(client)
+
+    def greeted():
+        with page(client, id_) as socket:
+            try:
+                return json.loads(socket.recv(PATIENCE))["event"] == "hello"
+            except ConnectionClosed:
+                return False
+
+    for _ in range(WATCHERS + 2):
+        greeted()
+    until(greeted)
+
+
 def test_who_asks_and_for_what_is_taken_from_nowhere_else(client, settings_of):
     id_ = created(client)
     other = Client(settings_of.access().tokens["ben"])
@@ -166,42 +255,73 @@ def test_a_session_that_is_asked_for_twice_is_made_once(client):
     assert asked_for(client, "twice").json()["id"] == id_
 
 
-def test_killed_replicas_lose_nothing_and_make_nothing_twice(client, home, monkeypatch):
+def test_a_session_of_a_model_that_no_replica_has_is_refused(client, home):
+    id_ = created(client)
+    sessions = home / "home" / "sessions" / "anna"
+    other = "f" * 32
+    shutil.copytree(sessions / id_, sessions / other, ignore=shutil.ignore_patterns("owners"))
+    alter(sessions / other, lambda body: body["settings"].update(model="gone"))
+    reply = client.get(f"/api/sessions/{other}")
+    assert (reply.status_code, "no replica has" in reply.text) == (409, True)
+    shutil.rmtree(sessions / other)
+
+
+VICTIMS = ("ServeReplica:retouch:model", "ServeReplica:retouch:ingress", "node")
+RARE = ("head", "ServeController", "pause")
+
+
+def test_what_is_killed_under_load_loses_nothing_and_makes_nothing_twice(client, nodes, monkeypatch):
+    """Replicas, ingresses, nodes, and when it may take longer the head, the controller, and a pause of a replica."""
     monkeypatch.setattr(load, "PATIENCE", PATIENCE)
-    kills = int(os.environ.get("RETOUCH_RAY_KILLS", "1"))
-    before = processes(home)
-    assert len(before) == 2
+    server, tallies, over = load.Server("it", client.base, client.token), [], threading.Event()
 
     def paint():
-        people = load.Load(people=3, rate=5, strokes=4 + 8 * kills, think=0.1, undo=0.1, reopen=0.1, size=32,
-                           stroke=5, steps=2)  # fmt: skip
-        return load.drive([load.Server("it", client.base, client.token)], people)["it"]
-
-    from concurrent.futures import ThreadPoolExecutor
+        while not over.is_set():
+            people = load.Load(people=3, rate=5, strokes=6, think=0.1, undo=0.1, reopen=0.1, size=32, stroke=5,
+                               steps=2, seed=len(tallies))  # fmt: skip
+            tallies.append(load.drive([server], people)["it"])
 
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(paint)
-        for number in range(kills):
-            time.sleep(2)
-            alive = [pid for pid in processes(home) if Path(f"/proc/{pid}").exists()]
-            os.kill(alive[number % len(alive)], signal.SIGKILL)
-            end = time.monotonic() + PATIENCE
-            while client.get("/readyz").status_code != 200 and time.monotonic() < end:
-                time.sleep(0.2)
-        tally = found.result(2 * PATIENCE)
-    assert (tally.failed, tally.lost, tally.twice) == ([], 0, 0)
-    assert len(tally.seconds) == 3 * (4 + 8 * kills)
+        painting = pool.submit(paint)
+        try:
+            for number, what in enumerate(itertools.islice(itertools.cycle(VICTIMS + RARE), KILLS or len(VICTIMS))):
+                time.sleep(2)
+                if what == "pause":
+                    nodes.pause(VICTIMS[0], TTL + 5)
+                else:
+                    nodes.kill(what)
+                ready(client)
+                print(number, what, sum(len(tally.seconds) for tally in tallies), flush=True)
+        finally:
+            over.set()
+        painting.result(2 * PATIENCE)
+    assert [tally.failed for tally in tallies if tally.failed] == []
+    assert (sum(tally.lost for tally in tallies), sum(tally.twice for tally in tallies)) == (0, 0)
+    assert sum(len(tally.seconds) for tally in tallies) == 18 * len(tallies)
+    assert sum(sum(tally.again.values()) for tally in tallies) > 0  # the kills were felt
+    print({"kills": KILLS, "strokes": 18 * len(tallies), "longest": max(max(tally.seconds) for tally in tallies)})
 
 
-def test_a_drain_fails_no_request(client, cluster):
-    """One replica less while sessions of both are read and edited."""
+def ready(client):
+    """Wait until every model is served."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except requests.ConnectionError:  # the ingress that it was connected to has ended
+            pass
+        time.sleep(0.2)
+    raise AssertionError("no replica came back")
+
+
+def test_an_upgrade_and_a_drain_fail_no_request(client, deploy):
+    """The application is deployed with another setting, and one replica less, while sessions of both are edited."""
     ids = [created(client) for _ in range(4)]
-    heads = dict.fromkeys(ids, 0)
-    from concurrent.futures import ThreadPoolExecutor
-
+    heads, rounds = dict.fromkeys(ids, 0), 0
+    before = sum((replicas_of(client, id_, 1) for id_ in ids), Counter())
     with ThreadPoolExecutor(1) as pool:
-        changed = pool.submit(cluster, 1)
-        rounds = 0
+        changed = pool.submit(deploy, 1, backlog=60)
         while not changed.done() or rounds < 3:
             rounds += 1
             for id_ in ids:
@@ -214,8 +334,11 @@ def test_a_drain_fails_no_request(client, cluster):
                 assert reply.status_code == 202, reply.text
                 heads[id_] = idle(client, id_, PATIENCE)["head"]
         changed.result()
+    assert heads == dict.fromkeys(ids, rounds)
     assert {id_: idle(client, id_)["head"] for id_ in ids} == heads
-    assert len(sum((replicas_of(client, id_, 1) for id_ in ids), Counter())) == 1
+    after = sum((replicas_of(client, id_, 1) for id_ in ids), Counter())
+    assert len(after) == 1
+    assert after.keys().isdisjoint(before)
 
 
 # Without a cluster
@@ -234,8 +357,6 @@ def test_a_node_with_another_folder_does_not_start(tmp_path):
 
 
 def test_replicas_follow_the_work_that_waits_and_the_memory_that_is_taken():
-    from types import SimpleNamespace
-
     from retouch.server.ray.placement import BACKLOG, HELD, wanted
 
     def count(waiting, held):
@@ -253,7 +374,6 @@ def test_replicas_follow_the_work_that_waits_and_the_memory_that_is_taken():
 def test_new_sessions_go_where_there_is_room_and_stay():
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
-    from types import SimpleNamespace
 
     from retouch.server.ray.placement import CHOSEN, DRAWN, FREE, Affinity
 

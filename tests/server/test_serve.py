@@ -44,20 +44,27 @@ def test_a_port_that_is_taken_is_said():
 
 
 def test_who_may_ask_follows_from_the_address():
-    with closing(serve.listening("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
-        here = serve.access_to(bound, "127.0.0.1", {"anna": "x"})
-        assert here.is_ours(f"localhost:{port}")
-        assert not here.is_ours(f"192.168.0.9:{port}")
-        everywhere = serve.access_to(bound, "0.0.0.0", {"anna": "x"})
-        assert everywhere.is_ours(f"192.168.0.9:{port}")
-        assert everywhere.is_ours(f"{socket.gethostname().lower()}:{port}")
-        assert not everywhere.is_ours(f"evil.example:{port}")
-        assert serve.access_to(bound, "studio.lan", {"anna": "x"}).is_ours(f"studio.lan:{port}")
-        for host in ("0.0.0.0", "::", "192.168.0.9"):
-            with pytest.raises(OptionError, match="this machine alone"):
-                serve.access_to(bound, host, {})
-        assert serve.access_to(bound, "127.0.0.1", {}).tokens == {}
+    here = serve.access_to(8000, "127.0.0.1", {"anna": "x"})
+    assert here.is_ours("localhost:8000")
+    assert not here.is_ours("192.168.0.9:8000")
+    everywhere = serve.access_to(8000, "0.0.0.0", {"anna": "x"}, ["studio.example"])
+    assert everywhere.is_ours("192.168.0.9:8000")
+    assert everywhere.is_ours(f"{socket.gethostname().lower()}:8000")
+    assert everywhere.is_ours("studio.example:8000")
+    assert not everywhere.is_ours("evil.example:8000")
+    assert serve.access_to(8000, "studio.lan", {"anna": "x"}).is_ours("studio.lan:8000")
+    for host, names in (("0.0.0.0", []), ("::", []), ("192.168.0.9", []), ("127.0.0.1", ["studio.example"])):
+        with pytest.raises(OptionError, match="this machine alone"):
+            serve.access_to(8000, host, {}, names)
+    assert serve.access_to(8000, "127.0.0.1", {}).tokens == {}
+
+
+def test_a_port_can_be_shared_among_those_that_say_so():
+    with closing(serve.listening("127.0.0.1", 0, shared=True)) as first:
+        port = first.getsockname()[1]
+        serve.listening("127.0.0.1", port, shared=True).close()
+        with pytest.raises(OptionError, match="take another --port"):
+            serve.listening("127.0.0.1", port)
 
 
 def test_secrets_of_a_link_stand_behind_the_hash():

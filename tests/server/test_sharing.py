@@ -1,17 +1,21 @@
 """Two servers of one folder: a session is open in one of them, and goes to the other when that is asked for it."""
 
+import os
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
+from manifests import alter
 from pipelines import painted, picture
 from retouch.editing.archive import Archive
-from retouch.editing.manifest import ArchiveError
+from retouch.editing.manifest import MANIFEST, ArchiveError
 from retouch.server.limits import Limits
 from retouch.server.tasks import Question
+from retouch.server.waiting import using
 from studios import asked_for, asking, created, edited, editor, idle, keyed, page, pixels, studio
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -35,7 +39,7 @@ def expected(*strokes):
 @contextmanager
 def held(made, id_):
     """Nothing is computed for a session in a block."""
-    with made.pool.using(made.pool.find("anna", id_)) as session:
+    with using(made, made.pool.find("anna", id_)) as session:
         over = threading.Event()
         blocking = session.start(Question(over.wait))
         yield
@@ -69,13 +73,13 @@ def test_a_server_that_wakes_up_late_loses_the_edit_it_had_and_no_other(clients)
     late, other = (each.pool for each in made)
     entry = late.find("anna", id_)
     other.holder.lives = lambda holder: False  # nothing was seen of the first one for long
-    with late.using(entry) as session:
+    with using(made[0], entry) as session:
         claim = session.archive.claim
         assert edited(second, id_, 0).status_code == 202
         idle(second, id_)
         reply = edited(first, id_, 0, left=2, top=20)  # it does not know yet
         assert reply.status_code == 202
-        job = entry.jobs[reply.json()["job"]]
+        job = entry.jobs[reply.json()["job"]].job
         assert "another server" in str(job.exception(60))
         assert claim.is_lost
     idle(second, id_)
@@ -89,9 +93,48 @@ def test_while_a_server_computes_for_a_session_others_wait_and_then_say_so(tmp_p
     made = [studio(tmp_path, Limits(wait=0.3)) for _ in range(2)]
     with asking(made[0]) as first, asking(made[1]) as second:
         id_ = created(first)
-        with made[0].pool.using(made[0].pool.find("anna", id_)):
+        with using(made[0], made[0].pool.find("anna", id_)):
             reply = edited(second, id_, 0)
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+
+
+def test_storage_that_is_slow_makes_edits_slow_and_takes_no_session_away(clients, monkeypatch):
+    """Longer than the time after which a server without a sign is passed over: the sign does not wait for it."""
+    (first, second), made = clients
+    id_ = created(first)
+    for each in made:
+        each.pool.holder.ttl = 1.5
+    fsync, begun = os.fsync, threading.Event()
+
+    def slow(descriptor):
+        if not begun.is_set():
+            begun.set()
+            time.sleep(3)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    assert edited(first, id_, 0).status_code == 202
+    assert begun.wait(60)
+    assert first.get(f"/api/sessions/{id_}").status_code == 200
+    assert keyed(second, id_, "k", base=1).status_code == 202  # when it can have the session: after the edit
+    assert [version["version"] for version in idle(second, id_)["tree"]] == [0, 1, 2]
+
+
+def test_a_session_of_a_newer_version_is_refused_and_left_as_it_is(clients):
+    """As in an upgrade that is taken back."""
+    (first, second), made = clients
+    id_ = created(first)
+    made[0].pool.lost(made[0].pool.find("anna", id_))
+    folder = made[0].pool.find("anna", id_).folder
+    alter(folder, lambda body: body.update(format=9))
+    before = (folder / MANIFEST).read_bytes()
+    for client in (first, second):
+        reply = edited(client, id_, 0)
+        assert (reply.status_code, "update retouch" in reply.text) == (409, True)
+    assert (folder / MANIFEST).read_bytes() == before
+    alter(folder, lambda body: body.update(format=3))
+    assert edited(second, id_, 0).status_code == 202
+    idle(second, id_)
 
 
 def test_a_session_that_another_server_deleted_is_gone(clients):
@@ -136,7 +179,7 @@ def test_an_edit_that_failed_may_be_sent_again(clients, monkeypatch):
     id_ = created(first)
     monkeypatch.setattr(Archive, "commit", lambda *_: (_ for _ in ()).throw(ArchiveError("the storage is full")))
     job = keyed(first, id_, "k").json()["job"]
-    assert "full" in str(made[0].pool.find("anna", id_).jobs[job].exception(60))
+    assert "full" in str(made[0].pool.find("anna", id_).jobs[job].job.exception(60))
     assert idle(first, id_)["head"] == 0
     monkeypatch.undo()
     assert keyed(first, id_, "k").json()["job"] != job

@@ -17,12 +17,15 @@ EAGER, CHANNELS_LAST, COMPILED = "eager", "channels_last", "compiled"
 def dense_runs(module: nn.Module, inputs: Inputs, compiled: bool = True) -> Mapping[str, Callable[[], Tensor]]:
     """Ways to run `module` on `inputs`, by kind, each ready to be called and timed.
 
-    `compiled` adds torch.compile with static shapes, over channels-last weights,
-    which is its fastest setting on a CPU; on a GPU it replays CUDA graphs. Its first call compiles.
+    Channels last is another way where there are convolutions. `compiled` adds torch.compile with static shapes, over
+    channels-last weights, which is its fastest setting on a CPU; on a GPU it replays CUDA graphs. Its first call
+    compiles.
     """
-    last = _channels_last_copy(module)
-    moved = inputs.with_image(inputs.args[0].contiguous(memory_format=torch.channels_last))
-    runs = {EAGER: partial(run_dense, module, inputs), CHANNELS_LAST: partial(run_dense, last, moved)}
+    runs, last, moved = {EAGER: partial(run_dense, module, inputs)}, module, inputs
+    if any(weight.dim() == 4 for weight in module.parameters()):
+        last = _channels_last_copy(module)
+        moved = inputs.with_image(inputs.args[0].contiguous(memory_format=torch.channels_last))
+        runs[CHANNELS_LAST] = partial(run_dense, last, moved)
     if compiled:
         mode = "reduce-overhead" if inputs.args[0].is_cuda else "default"
         runs[COMPILED] = partial(run_dense, torch.compile(last, dynamic=False, mode=mode), moved)

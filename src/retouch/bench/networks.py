@@ -23,7 +23,7 @@ from retouch.errors import OptionError
 from retouch.models import Network
 from retouch.plan.explain import Explanation
 from retouch.plan.peaks import device as published_device
-from retouch.plan.policy import PRESETS
+from retouch.plan.policy import PRESETS, Policy
 
 BUSY = "Dense times of {} vary by more than half: is the machine busy? Measure again."
 ALLOCATOR = (
@@ -99,11 +99,24 @@ class Networks(options.Networks, Suite):
     def check(self) -> None:
         """Look everything up by its name, and read every mask."""
         chosen(self.policy, PRESETS, "policy")
+        for policy, text in self.ways:
+            self.settings(policy, text)
         chosen(self.peer, PEERS, "peer")
         for name in chosen(self.model, models.names(), "model"):
             self.edits(models.get(name))
         for name in chosen(self.dtype, TYPES, "type"):
             self.checked_type(name)
+
+    @property
+    def ways(self) -> list[tuple[str, str | None]]:
+        """Policies with what becomes of texts: None where that is the policy's."""
+        texts: Sequence[str | None] = self.text or (None,)
+        return list(product(self.policy, texts))
+
+    def settings(self, policy: str, text: str | None) -> Policy:
+        """The policy with what was asked for; PolicyError for texts that it cannot have."""
+        changes: dict[str, Any] = {"dilate": self.dilate, "text": text}
+        return replace(PRESETS[policy], **{key: value for key, value in changes.items() if value is not None})
 
     def edits(self, network: Network) -> list[Edit]:
         """The edits of a network."""
@@ -131,24 +144,24 @@ class Networks(options.Networks, Suite):
             module = network.build(self.tiny, self.checked_type(dtype)).to(self.place)
             inputs = on(network.inputs(self.tiny, self.checked_type(dtype)), self.place)
             dense = {**dense_runs(module, inputs, not self.no_compile), **peer_runs(self.peer, module, inputs)}
-            for policy, of_policy in part.over(self.policy):
+            for (policy, text), of_policy in part.over(self.ways):
                 of_policy.say(f"{name}, {policy}: compiling")
-                yield from self._measured(self.trial(network, module, dtype, policy, dense), dtype, of_policy)
+                made = self.trial(network, module, dtype, self.settings(policy, text), dense)
+                yield from self._measured(made, dtype, text, of_policy)
+                del made
             del module, dense
             torch._dynamo.reset()
 
     def trial(
-        self, network: Network, module: nn.Module, dtype: str, policy: str, dense: Mapping[str, Callable[[], Tensor]]
+        self, network: Network, module: nn.Module, dtype: str, policy: Policy, dense: Mapping[str, Callable[[], Tensor]]
     ) -> Trial:
         """The network compiled under a policy, with its edits."""
         inputs = network.inputs(self.tiny, self.checked_type(dtype))
         cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in self.edits(network)]
-        changes: dict[str, Any] = {"dilate": self.dilate, "text": self.text}
-        settings = replace(PRESETS[policy], **{key: value for key, value in changes.items() if value is not None})
         arithmetic = "int8" if dtype == "int8" else "float"
-        return Trial(network.name, module, on(inputs, self.place), settings, self.backend, cases, dense, arithmetic)
+        return Trial(network.name, module, on(inputs, self.place), policy, self.backend, cases, dense, arithmetic)
 
-    def _measured(self, trial: Trial, dtype: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
+    def _measured(self, trial: Trial, dtype: str, text: str | None, progress: Progress) -> Iterator[Mapping[str, Any]]:
         trial.run(self.repeat, progress)
         for case in trial.cases:
             before, after = trial.outputs(case)
@@ -156,9 +169,10 @@ class Networks(options.Networks, Suite):
             yield {
                 "tiny": self.tiny,
                 "dilate": self.dilate,
-                "text": self.text,
+                "text": text,
                 "dtype": dtype,
                 "device": self.place,
+                "dense_channels_last_ms": None,
                 "dense_compiled_ms": None,
                 **trial.found(case),
                 **compare(before, after, run_dense(trial.module, case.edited).cpu(), active),
@@ -180,7 +194,9 @@ class Networks(options.Networks, Suite):
     def explanation(self) -> Explanation:
         """`explain` of the first model, type, policy and edit; nothing is timed."""
         network, dtype = models.get(self.model[0]), self.dtype[0]
-        trial = self.trial(network, network.build(self.tiny, self.checked_type(dtype)), dtype, self.policy[0], {})
+        trial = self.trial(
+            network, network.build(self.tiny, self.checked_type(dtype)), dtype, self.settings(*self.ways[0]), {}
+        )
         found: Explanation = trial.net.explain(trial.cases[0].region)
         return found
 

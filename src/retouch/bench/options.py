@@ -57,7 +57,9 @@ class Networks:
     device: DeviceName = "cpu"
     backend: BackendName = "auto"
     dilate: Dilate = None
-    text: Annotated[str | None, Option(help="What becomes of texts in joint attention: recomputed or recorded.")] = None
+    text: Annotated[
+        Sequence[str], Option(help="What becomes of texts in joint attention: recomputed or recorded; may be repeated.")
+    ] = ()
     no_compile: NoCompile = False
     peer: Annotated[Sequence[str], Option(help="openvino or onnxruntime as a further dense run; may be repeated.")] = ()
     repeat: Rounds = 5

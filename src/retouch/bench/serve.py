@@ -199,14 +199,14 @@ class Person:
     def live(self) -> None:
         """All of it; what goes wrong for good is written down."""
         try:
-            self._begin()
+            self.begin()
             for _ in range(self.load.strokes):
                 time.sleep(self._random.expovariate(1 / self.load.think) if self.load.think else 0)
                 if self._random.random() < self.load.reopen:
                     self._open_page()
                 if self._random.random() < self.load.undo and self._head > 0:
                     self._undo()
-                self._paint()
+                self.paint()
             self._compare(1 + self.load.strokes)
         except Exception as error:  # whatever it is, it is one more that was not served
             self.tally.failed.append(str(error) if isinstance(error, Refused) else repr(error))
@@ -216,7 +216,8 @@ class Person:
             with suppress(Exception):
                 self._http.delete(f"{self.server.url}/api/sessions/{self._id}", timeout=10)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Open a session on a picture, and its page."""
         picture = Image.fromarray(soft_picture((self.load.size, self.load.size), self._random.randrange(2**31)))
         settings = {"model": self.server.model, "steps": self.load.steps, "seed": 1}
         start, key = time.monotonic(), uuid.uuid4().hex
@@ -236,7 +237,8 @@ class Person:
             self._ask("POST", f"/api/sessions/{self._id}/head", 200, json={"version": parent})
             self._head = parent
 
-    def _paint(self) -> None:
+    def paint(self) -> None:
+        """A stroke, until its result is there."""
         side, room = self.load.stroke, self.load.size - self.load.stroke
         rect = [self._random.randint(0, room), self._random.randint(0, room), side, side]
         colour = tuple(self._random.randrange(256) for _ in range(3))

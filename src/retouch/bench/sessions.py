@@ -165,7 +165,7 @@ def _best_layout(net: Incremental) -> dict[str, float]:
     for run in runs.values():
         run()  # warms up
     found = {kind: timed(run)[1] for kind, run in runs.items()}
-    if found[CHANNELS_LAST] == min(found.values()):
+    if found.get(CHANNELS_LAST) == min(found.values()):
         to_channels_last(net.module)
         net.weights.refresh()
     return found

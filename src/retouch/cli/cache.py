@@ -12,14 +12,14 @@ from retouch.cli.app import app
 
 @app.command()
 def cache(clear: Annotated[bool, Option("--clear", help="Remove the files.")] = False) -> None:
-    """Show the files in the cache folder of lowered programs and of packed weights (`map_weights=True`), or remove
-    them.
+    """Show the files in the cache folder, or remove them: lowered programs, errors of int8, and packed weights
+    (`map_weights=True`).
 
     Processes that have some mapped keep them until they end.
     """
-    from retouch.runtime import packed_files, program_files
+    from retouch.runtime import packed_files, program_files, trial
 
-    for kind in (program_files.FILES, packed_files.FILES):
+    for kind in (program_files.FILES, trial.FILES, packed_files.FILES):
         if clear:
             typer.echo(f"removed {kind.clear() / 1e6:.1f} MB from {kind.folder}")
             continue

@@ -66,7 +66,7 @@ def studio(
         bound = serve.listening(host, port)
     with ExitStack() as unless_served, usage_errors(RetouchError):
         unless_served.callback(bound.close)
-        access = serve.access_to(bound, host, tokens)
+        access = serve.access_to(bound.getsockname()[1], host, tokens)
         options = {"policy": policy, "device": device, **({} if storage is None else {"storage": storage})}
         limits = Limits() if memory is None else Limits(memory=byte_count(memory) or 0)
         made = Studio(Models(_loaded(names, options)), folder / "sessions", access, limits)

@@ -159,6 +159,11 @@ class Archive:
         return self.claim.unfinished if self.claim else UNFINISHED
 
     @property
+    def is_lost(self) -> bool:
+        """True when another server has taken the folder."""
+        return self.claim is not None and self.claim.is_lost
+
+    @property
     def revision(self) -> int:
         """The first one of versions made here."""
         return self.claim.revision if self.claim else 0
@@ -204,7 +209,7 @@ def verify(path: Path, entries: Iterable[Entry], progress: Progress = silent) ->
     ]
     with ThreadPoolExecutor() as pool:
         for done, problem in enumerate(pool.map(_problem, wanted)):
-            progress(done, len(wanted), f"checking {wanted[done][0].name}")
+            progress(done, len(wanted), "checking the files")
             if problem:
                 raise ArchiveError(f"{problem}; the session cannot be trusted")
 

@@ -43,6 +43,11 @@ def asking(go_on: Callable[[], None]) -> Iterator[None]:
         _go_on.reset(token)
 
 
+def go_on() -> None:
+    """Raises Cancelled where what this thread does is to stop."""
+    _go_on.get()()
+
+
 class Clock:
     """Seconds by name."""
 
@@ -87,12 +92,13 @@ class Calls:
         self.snapshots = dict(snapshots)
         self.added: list[tuple[str, Layer]] = []
         self.bytes_read = self.macs = self.dense_macs = 0
+        self._checked: set[Incremental] = set()
         self._recorded: Incremental | None = None
         self._coming: Restored | None = None
 
     def record(self, name: str, net: Incremental, *args: Any, **kwargs: Any) -> Any:
         """Run a network whole and keep the recording under `name`; its result."""
-        _go_on.get()()
+        go_on()
         if self._recorded is not net:
             net.backend.release()  # memory of another network's recordings does not fit
             self._recorded = net
@@ -106,12 +112,13 @@ class Calls:
         self, name: str, net: Incremental, region: Region, *args: Any, areas: Areas | None = None, **kwargs: Any
     ) -> Any:
         """Run a network for a region, from the snapshot `name`; its result. `areas` as for `update_areas`."""
-        _go_on.get()()
+        go_on()
         args, kwargs = moved((args, kwargs), net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._opened(name)
             recording.file = self._file(name)
-            recording.uses = self._steps(net)
+            recording.uses, recording.call = self._steps(net), self._number(name, net)
+            recording.trusted = net in self._checked
             recording.meanwhile = partial(self._fetch_following, name)
             if areas is None:
                 result = net.update(recording, region, *args, **kwargs)
@@ -119,6 +126,7 @@ class Calls:
                 areas = replace(areas, values=moved(areas.values, net.backend.device))
                 result = net.update_areas(recording, region, areas, *args, **kwargs)
             result = moved(result, HOST)
+        self._checked.add(net)
         self._updated(name, net, recording)
         return result
 
@@ -143,12 +151,12 @@ class Calls:
             for calls in all_calls[1:]:
                 calls._share(first, name)
             return [result] * len(all_calls)
-        _go_on.get()()
+        go_on()
         with net.lock:
             recordings = [snapshot.recording() for snapshot in snapshots]
             for calls, recording in zip(all_calls, recordings, strict=True):
                 recording.file = calls._file(name)
-                recording.uses = first._steps(net)
+                recording.uses, recording.call = first._steps(net), first._number(name, net)
             results = net.update_many(recordings, region, moved(list(inputs), net.backend.device))
         read = sum(recording.bytes_read for recording in recordings)
         for calls, recording in zip(all_calls, recordings, strict=True):
@@ -181,6 +189,10 @@ class Calls:
         """Calls of a network, which have their region in common."""
         return sum(each.net is net for each in self.snapshots.values())
 
+    def _number(self, name: str, net: Incremental) -> int:
+        """Which of them a call is."""
+        return [key for key, each in self.snapshots.items() if each.net is net].index(name)
+
     def _opened(self, name: str) -> Restored:
         coming, self._coming = self._coming, None
         known = coming is not None and coming.snapshot is self.snapshots[name]
@@ -210,7 +222,7 @@ class Calls:
 
 def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
     """The module's own result, densely. Arguments and results are on the host."""
-    _go_on.get()()
+    go_on()
     args, kwargs = moved((args, kwargs), net.backend.device)
     with torch.no_grad():
         return moved(net.module(*args, **kwargs), HOST)

@@ -68,7 +68,7 @@ class Made:
     @cached_property
     def rows(self) -> dict[Value, Table]:
         """The rows of kept values that are in the layer."""
-        return self.layer.tables
+        return dict(self.layer.tables)
 
     @cached_property
     def changed(self) -> dict[Value, Any]:
@@ -98,7 +98,8 @@ class Made:
 def _computed(network: str, calls: int, made: Made, timed: bool) -> Computed:
     net = made.net
     predicted, measured = net.planner.by_operation(made.active), made.seconds() if timed else None
-    found = explain(net.program, net.plan, made.active, net.backend.computed_by, "", predicted, measured)
+    computed_by, left = net.backend.computed_by, net.products.left
+    found = explain(net.program, net.plan, made.active, computed_by, "", predicted, measured, left)
     return Computed(network, calls, _grids(made.rows), found)
 
 

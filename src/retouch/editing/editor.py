@@ -90,17 +90,17 @@ class BaseEditor(ABC, Generic[S]):
         try:
             check_saved(self.sessions, Path(path), manifest)
             archive.verify(manifest.versions, progress)
-            session = self._loaded(archive, manifest)
+            session = self._loaded(archive, manifest, progress)
             archive.clean(manifest.folders)
             return self._opened(session, partial(session.ready, progress), wait, {})
         except BaseException:
             archive.close()
             raise
 
-    def _loaded(self, archive: Archive, manifest: Manifest) -> S:
+    def _loaded(self, archive: Archive, manifest: Manifest, progress: Progress) -> S:
         """The session in a folder whose files are as the manifest says."""
         try:
-            session = self._restored(archive, manifest)
+            session = self._restored(archive, manifest, progress)
             session.load(archive, manifest)
         except ArchiveError:
             raise
@@ -109,8 +109,10 @@ class BaseEditor(ABC, Generic[S]):
         return session
 
     @abstractmethod
-    def _restored(self, archive: Archive, manifest: Manifest) -> S:
-        """A session without versions that is set up as a manifest says; RetouchError when that cannot be."""
+    def _restored(self, archive: Archive, manifest: Manifest, progress: Progress) -> S:
+        """A session without versions that is set up as a manifest says; RetouchError when that cannot be. `progress` is
+        told of networks that are compiled for it.
+        """
 
     def sharing(self, store: Store) -> Self:
         """The same editor, but that all its sessions keep their recordings in one store."""

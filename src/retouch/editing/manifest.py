@@ -2,7 +2,8 @@
 
 It carries a checksum of its own since format 2, and a tree of versions since format 3: before, each version was made
 from the one above it. Format 1 named policies by their `repr`. Format 4 is that of light sessions: their versions have
-no layers, and what edits were asked is there instead, so that they are made again.
+no layers, and what edits were asked is there instead, so that they are made again. Since format 5 versions of other
+sessions may lack their layers as well.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from retouch.passes import ARITHMETIC
 from retouch.plan.policy import Policy
 from retouch.runtime.store import DTYPES, StoreError
 
-LIGHT, FORMAT, LISTED, UNSUMMED = 4, 3, 2, 1
+FORMAT, LIGHT, LAYERED, LISTED, UNSUMMED = 5, 4, 3, 2, 1
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
 PICTURE, SOURCE, TENSORS = "image.png", "source.png", "tensors.safetensors"
@@ -228,13 +229,13 @@ class Manifest:
                 raise ArchiveError(f"{file} is larger than a manifest can be")
             found = json.loads(file.read_text("utf-8"))
             version = found.pop("format")
-            if version not in (LIGHT, FORMAT, LISTED, UNSUMMED) or not whole(version):
+            if version not in (FORMAT, LIGHT, LAYERED, LISTED, UNSUMMED) or not whole(version):
                 raise ArchiveError(
-                    f"{folder} has the session format {version}, this version reads {LIGHT}; update retouch"
+                    f"{folder} has the session format {version}, this version reads {FORMAT}; update retouch"
                 )
             if version != UNSUMMED and found.pop("checksum") != checksum(found):
                 raise ArchiveError(f"{file} was altered: its checksum differs; the session cannot be trusted")
-            return _manifest(found if version >= FORMAT else _as_tree(found), version == LIGHT)
+            return _manifest(found if version >= LAYERED else _as_tree(found), version == LIGHT)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArchiveError(f"{folder} holds no session ({MANIFEST} is missing)") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:

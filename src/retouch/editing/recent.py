@@ -29,5 +29,10 @@ class Recent(Generic[K, V]):
                 self._values.popitem(last=False)
             return self._values[key]
 
+    def known(self, key: K) -> V | None:
+        """The value of a key if it is there."""
+        with self._lock:
+            return self._values.get(key)
+
     def __len__(self) -> int:
         return len(self._values)

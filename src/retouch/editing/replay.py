@@ -23,7 +23,6 @@ from retouch.editing.manifest import ArchiveError
 from retouch.plan.region import Mask
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer
-from retouch.runtime.store import UNNAMED
 
 
 class Layered(Node, Protocol):
@@ -48,7 +47,7 @@ def layers_of(*versions: Layered) -> set[Layer]:
 
 def held(versions: Iterable[Layered]) -> int:
     """Bytes of the layers of versions, those in files of a session's folder not counted."""
-    return sum(layer.nbytes for layer in layers_of(*versions) if layer.block.file in (None, UNNAMED))
+    return sum(layer.nbytes for layer in layers_of(*versions) if layer.in_memory)
 
 
 def trimmed(history: History[V], budget: int) -> History[V]:
@@ -61,7 +60,7 @@ def trimmed(history: History[V], budget: int) -> History[V]:
     for version in history.versions[1:]:
         if held(history.versions) <= budget:
             break
-        if version.drawn is not None and not layers_of(version) <= needed:
+        if version.drawn is not None and any(layer.in_memory for layer in layers_of(version) - needed):
             history = history.replaced(version.dropped())
     return history
 

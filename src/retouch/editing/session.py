@@ -28,7 +28,7 @@ from torch import Tensor
 
 import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
-from retouch.editing.calls import Calls, Cancelled
+from retouch.editing.calls import Calls, Cancelled, go_on
 from retouch.editing.collection import COLLECTION
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels, save_png
@@ -41,7 +41,7 @@ from retouch.incremental import Incremental
 from retouch.plan.region import Region
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
-from retouch.runtime.store import Store
+from retouch.runtime.store import Store, StoreError
 
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")
@@ -67,7 +67,8 @@ class Version:
     from a number of each claim's own.
 
     `parent` is the number of the version that it was made from (None: the first), `added` are the layers that it added
-    to that one's snapshots, by the snapshot's name. `name` is what somebody called it.
+    to that one's snapshots, by the snapshot's name. `saved` are the layers that its folder holds, by the snapshot's
+    name and with their files: what lies above the nearest ancestor that has any. `name` is what somebody called it.
     `tensors` holds `image` uint8 `[H, W, 3]` and what the kind of session needs; `facts` are plain data. `drawn` are
     files with what the edit was asked, from which it is made again where its layers were dropped; None: it cannot be.
     """
@@ -82,6 +83,7 @@ class Version:
     name: str | None = None
     revision: int = 0
     drawn: Mapping[str, bytes] | None = None
+    saved: Sequence[tuple[str, str]] = ()
 
     def dropped(self) -> Version:
         """The same without its layers."""
@@ -140,7 +142,8 @@ class Session(ABC):
 
     Versions are a tree: an edit after `undo` begins a branch, and `go` reaches every version. That and `branch` cost
     nothing; nothing that a version holds is ever written again. A session in a folder keeps every edit there as soon as
-    it is made. Several threads may use one session.
+    it is made: its picture and what it was asked, of which its layers can be made again; the layers of the current
+    version follow when it is closed (`settle`). Several threads may use one session.
 
     opening: the job that records the first version, where `wait=False` opened the session; None elsewhere.
     kind: its name in manifests. saved_settings, saved_facts: what manifests say of such sessions beside the common.
@@ -347,16 +350,16 @@ class Session(ABC):
     @contextmanager
     def _making(self) -> Iterator[Calls]:
         """Network calls for a new version. Unless that is put, the session stays as it was."""
-        number = self._next
-        name = folder_name(number, self.archive.revision if self.archive else 0)
-        folder = self.archive.staging(name) if self.archive else None
+        first = self.archive if self.archive and not (self.versions or self.archive.light) else None
+        name = folder_name(0, first.revision) if first else ""
+        folder = first.staging(name) if first else None
         try:
             with self.worker.claimed():
                 snapshots = self._with_layers(self.version.number).snapshots if self.versions else {}
-                yield Calls(self.store, snapshots, None if self.archive and self.archive.light else folder)
+                yield Calls(self.store, snapshots, folder)
         finally:
-            if self.archive and self._next == number:
-                self.archive.discard(name)
+            if first and not self.versions:
+                first.discard(name)
             if self._dropped:  # nobody holds the history before any more
                 self._dropped = False
                 for net in self.networks().values():
@@ -374,8 +377,7 @@ class Session(ABC):
         parent = self.version.number if self.versions else None
         version = Version(self._next, calls.snapshots, tensors, facts, tuple(calls.added), parent=parent, drawn=drawn)
         if self.archive:
-            version = replace(version, revision=self.archive.revision)
-            version = self._sealed(self.archive, version)
+            version = self._kept(self.archive, replace(version, revision=self.archive.revision), calls.folder)
         self._commit(self._history.added(version))
         self._next += 1
 
@@ -414,10 +416,11 @@ class Session(ABC):
                 facts=facts,
                 added=tuple(calls.added),
                 files={},
+                saved=(),
                 revision=max(old.revision + 1, self.archive.revision if self.archive else 0),
             )
             if self.archive:
-                version = self._written(self.archive, version)
+                version = self._kept(self.archive, version)
             self._commit(self._history.replaced(version))
             return version
 
@@ -462,7 +465,35 @@ class Session(ABC):
         """Cancel the session's jobs and leave the folder to others; later edits are not saved, jobs are refused."""
         self._closed = True
         self.worker.cancel_all(self)
-        self._leave()
+        try:
+            self.settle()
+        except StoreError as error:
+            warnings.warn(f"{error}; the last edits are made again when the session is opened", stacklevel=2)
+        finally:
+            self._leave()
+
+    @locked
+    def settle(self) -> None:
+        """Put what the current version has computed into the folder, if it has one and that is not there: whoever opens
+        it next need not make it again. Closing a session does so, and a refinement at its end. StoreError when the disk
+        is full.
+        """
+        archive, version = self.archive, self.version if self.versions else None
+        if archive is None or archive.light or archive.is_lost or not version or version.saved or not version.snapshots:
+            return
+        layers = {name: snapshot.above(self._settled(name)) for name, snapshot in version.snapshots.items()}
+        added = tuple((name, layer) for name, layer in layers.items() if layer is not None)
+        made = replace(version, files={}, revision=max(version.revision + 1, archive.revision))
+        made = self._sealed(archive, self._in_files(archive, made, added))
+        self._commit(self._history.replaced(made))
+
+    def _settled(self, name: str) -> int:
+        """How many layers of a snapshot of the current version its nearest ancestor with layers in the folder has."""
+        path = self._history.path(self._history.current)
+        below = next(version for version in reversed(path[:-1]) if version.saved)
+        known, layers = below.snapshots.get(name), self.version.snapshots[name].layers
+        held = known.layers if known else ()
+        return len(held) if held == layers[: len(held)] and held else 1
 
     @locked
     def _leave(self) -> None:
@@ -477,11 +508,25 @@ class Session(ABC):
         self.close()
 
     def _written(self, archive: Archive, version: Version) -> Version:
-        """A version with its layers in files."""
-        folder = archive.staging(version.folder)
-        for place, (name, layer) in enumerate(() if archive.light else version.added):
-            blocks.write(folder / layer_file(name, place), layer.block)
-        return self._sealed(archive, version)
+        """A version in the folder, with its layers where that is to hold any."""
+        return self._sealed(archive, self._in_files(archive, version, version.added))
+
+    def _kept(self, archive: Archive, version: Version, folder: Path | None = None) -> Version:
+        """A version that was just made in the folder; without its layers where they can be made again.
+
+        folder: where they are in files already.
+        """
+        if folder is not None:
+            return self._sealed(archive, replace(version, saved=_files(version.added)))
+        return self._sealed(archive, self._in_files(archive, version, version.added if version.drawn is None else ()))
+
+    def _in_files(self, archive: Archive, version: Version, layers: Sequence[tuple[str, Layer]]) -> Version:
+        """A version that is being written to the folder, with layers in files unless that holds none."""
+        folder, files = archive.staging(version.folder), _files(() if archive.light else layers)
+        for (_, layer), (_, file) in zip(layers, files, strict=False):
+            go_on()
+            blocks.write(folder / file, layer.block)
+        return replace(version, saved=files)
 
     def _sealed(self, archive: Archive, version: Version) -> Version:
         """A version whose layers are in files already, with the rest written too."""
@@ -504,9 +549,8 @@ class Session(ABC):
         """Make that the session's history, in its folder first; without old edits' layers when they take too much."""
         if self.archive is not None and not self._gathers:
             self._write(history, self.archive)
-        files = self.archive is not None and not self.archive.light
         small = self.store.taken <= self.store.history
-        self._history = history if files or small else trimmed(history, self.store.history)
+        self._history = history if small else trimmed(history, self.store.history)
         self._dropped = self._dropped or self._history is not history
 
     def _write(self, history: History[Version], archive: Archive) -> None:
@@ -523,7 +567,7 @@ class Session(ABC):
             Entry(
                 version.number,
                 version.facts,
-                tuple((name, layer_file(name, place)) for place, (name, _) in enumerate(version.added)),
+                tuple(version.saved),
                 version.files,
                 version.parent,
                 version.name,
@@ -549,12 +593,13 @@ class Session(ABC):
             if not archive.light:  # what is computed now needs no other networks than these
                 _check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
         versions: dict[int | None, Version] = {}
+        stacks: dict[int | None, Mapping[str, Snapshot]] = {None: {}}
         for entry in manifest.versions:
-            parent = versions.get(entry.parent)
             if archive.light:
-                versions[entry.number] = self._light(archive, entry, parent)
+                versions[entry.number] = self._light(archive, entry, versions.get(entry.parent))
             else:
-                versions[entry.number] = self._loaded(archive, entry, parent.snapshots if parent else {})
+                versions[entry.number] = found = self._loaded(archive, entry, stacks[entry.parent])
+                stacks[entry.number] = found.snapshots or stacks[entry.parent]
         saved = manifest.history
         self._history = History(tuple(versions.values()), saved.current, saved.tip)
         self._next = 1 + max(manifest.numbers)
@@ -576,7 +621,7 @@ class Session(ABC):
         return _version(entry, {}, tensors, (), drawn)
 
     def _loaded(self, archive: Archive, entry: Entry, snapshots: Mapping[str, Snapshot]) -> Version:
-        """The version of an entry, on top of the snapshots of its parent."""
+        """The version of an entry, on top of the snapshots of the nearest ancestor that has any."""
         folder, calls = archive.folder(entry.folder), self.calls()
         unknown = [name for name, _ in entry.layers if name not in calls]
         if unknown:
@@ -586,8 +631,9 @@ class Session(ABC):
         added = [(name, layer_of(self.network(name), blocks.read(folder / file))) for name, file in entry.layers]
         for name, layer in added:
             snapshots = {**snapshots, name: self._grown(snapshots.get(name), name, layer)}
-        tensors = blocks.read(folder / TENSORS).tensors
-        version = _version(entry, snapshots, tensors, tuple(added), archive.drawn(entry))
+        tensors, drawn = blocks.read(folder / TENSORS).tensors, archive.drawn(entry)
+        bare = entry.parent is not None and not added and drawn is not None
+        version = _version(entry, {} if bare else snapshots, tensors, tuple(added), drawn)
         if snapshots.keys() != calls.keys() or not self.is_complete(version):
             raise ArchiveError(f"version {version.number} in {archive.path} is incomplete; it cannot be trusted")
         return version
@@ -637,7 +683,7 @@ class Session(ABC):
         reads whole.
         """
         return {
-            name: sum(v.rows * snapshot.row_bytes(v) for v in self.network(name).plan.keys_values)
+            name: sum(v.rows * snapshot.layers[0].form.row_bytes(v) for v in self.network(name).plan.keys_values)
             for name, snapshot in version.snapshots.items()
         }
 
@@ -651,7 +697,12 @@ def _version(
 ) -> Version:
     """The version of an entry of a manifest."""
     facts = entry.number, snapshots, tensors, entry.facts, added, entry.files, entry.parent, entry.name, entry.revision
-    return Version(*facts, drawn)
+    return Version(*facts, drawn, entry.layers)
+
+
+def _files(layers: Sequence[tuple[str, Layer]]) -> tuple[tuple[str, str], ...]:
+    """The names of files for layers, by their snapshots."""
+    return tuple((name, layer_file(name, place)) for place, (name, _) in enumerate(layers))
 
 
 def _report(version: Version) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class Emitter(Protocol):
     def bounds(self, value: Value, rows: Table) -> Table:
         """Where the rows of each sample begin and end in an ascending list."""
 
+    def limits(self, value: Value, rows: Table, before: int) -> Table:
+        """How many keys each row of a list reads in causal attention, `before` of them of other grids."""
+
     def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
         """The rows of a list that are in no area of the update, and those of each area."""
 
@@ -58,7 +61,7 @@ class Emitter(Protocol):
         """Where the rows that a table names are; virtual ones are computed first."""
 
     def levels(self, value: Value, rows: Table) -> Indexed:
-        """`access` to rows as int8, each with its scale (`retouch.ops.copy.quantized`)."""
+        """`access` to rows as int8 for a product (`retouch.ops.copy.spread`)."""
 
     def channels(self, value: Value, rows: Table, start: int, count: int) -> Indexed:
         """`access` to some channels; where there is one channel, to that."""

@@ -215,6 +215,12 @@ class Tables:
         return Table(rows.array // np.int32(size), rows.total // size, fixed=rows.fixed, fill=0)
 
     @_derived
+    def limits(self, rows: Table, size: int, before: int) -> Table:
+        """Keys up to the place of every row of a list, with so many before those of its grid."""
+        keys = rows.array % np.int32(size) + np.int32(before + 1)
+        return Table(keys, size + before + 1, fixed=rows.fixed, fill=1)
+
+    @_derived
     def bounds(self, rows: Table, size: int) -> Table:
         """Where each sample's rows begin and end in an ascending list: int32 `[B + 1]`."""
         edges = np.searchsorted(rows.array, np.arange(0, rows.total + size, size)).astype(np.int32)

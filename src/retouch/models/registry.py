@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retouch.errors import OptionError
-from retouch.models import resnet_generator, spade, super_resolution, transformer, unet, vae
+from retouch.models import resnet_generator, spade, super_resolution, transformer, transformers, unet, vae
 from retouch.models.weights import fill, without_init
 
 
@@ -55,7 +55,7 @@ class Network:
         """
         with without_init():
             module = self.make_module(tiny)
-        fill(module, seed)
+        fill(module, seed, dtype)
         module.eval().requires_grad_(False)
         return nn.Module.to(module, dtype)
 
@@ -125,10 +125,10 @@ def _noise(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def _image_inputs(channels: int, side: int, tiny_side: int) -> Callable[..., Inputs]:
+def _image_inputs(channels: int, side: int, tiny_side: int, tiny_channels: int | None = None) -> Callable[..., Inputs]:
     def make(tiny: bool, generator: torch.Generator) -> Inputs:
-        size = tiny_side if tiny else side
-        return Inputs((_noise(generator, 1, channels, size, size),))
+        size, count = (tiny_side, tiny_channels or channels) if tiny else (side, channels)
+        return Inputs((_noise(generator, 1, count, size, size),))
 
     return make
 
@@ -154,6 +154,12 @@ def _sd15_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     size, tokens, width = (16, 7, 24) if tiny else (64, 77, 768)
     latent = _guided(_noise(generator, 1, 4, size, size))
     return Inputs((latent, torch.tensor([500, 500]), _noise(generator, 2, tokens, width)))
+
+
+def _controlled_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
+    given = _sd15_inputs(tiny, generator)
+    control = _noise(generator, 1, 32 if tiny else 320, *given.args[0].shape[2:])
+    return replace(given, args=(*given.args, _guided(control)))
 
 
 def _sdxl_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
@@ -186,6 +192,23 @@ def _sd3_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     )
 
 
+def _flux_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
+    channels, size, tokens, width, pooled = (4, 16, 7, 24, 24) if tiny else (16, 128, 512, 4096, 768)
+    latent, text = _noise(generator, 1, channels, size, size), _noise(generator, 1, tokens, width)
+    others = {"timestep": torch.tensor([0.5]), "pooled_projections": _noise(generator, 1, pooled)}
+    return Inputs((latent, text), others)
+
+
+def _qwen_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
+    """A text as sessions pad it, half of it words."""
+    channels, size, tokens, width = (4, 16, 8, 32) if tiny else (16, 128, 512, 3584)
+    texts = {
+        "encoder_hidden_states": _noise(generator, 1, tokens, width),
+        "encoder_hidden_states_mask": torch.arange(tokens)[None] < tokens // 2,
+    }
+    return Inputs((_noise(generator, 1, channels, size, size),), {"timestep": torch.tensor([0.5]), **texts})
+
+
 def _klein_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     channels, size, tokens, width = (16, 6, 7, 24) if tiny else (128, 64, 512, 7680)
     latent = _noise(generator, 1, channels, size, size)
@@ -201,6 +224,23 @@ def _z_image_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
 
 def _square(side: int) -> tuple[int, int]:
     return side, side
+
+
+def _halves(
+    name: str, family: str, kind: str, make: Callable[[bool], nn.Module], latent: tuple[int, int, int]
+) -> Iterator[Network]:
+    """Decoder and encoder of an autoencoder. latent: its channels, side where it is tiny, and channels there."""
+    channels, tiny_side, tiny_channels = latent
+    sizes, of = (_square(1024), _square(64)), f"of {family}, 1024x1024 (diffusers {kind})"
+    latents = _image_inputs(channels, 128, tiny_side, tiny_channels)
+    yield Network(f"{name}-decoder", f"VAE decoder {of}", *sizes, lambda tiny: vae.decoder_of(make(tiny)), latents)
+    yield Network(
+        f"{name}-encoder",
+        f"VAE encoder {of}",
+        *sizes,
+        lambda tiny: vae.encoder_of(make(tiny)),
+        _image_inputs(3, 1024, 64),
+    )
 
 
 _NETWORKS = {
@@ -233,6 +273,22 @@ _NETWORKS = {
             _sdxl_inputs,
         ),
         Network(
+            "sdxl-base-unet",
+            "SDXL base U-Net, 1024x1024, batch 1 (diffusers UNet2DConditionModel)",
+            _square(1024),
+            _square(128),
+            unet.sdxl_base,
+            _sdxl_inputs,
+        ),
+        Network(
+            "sd15-controlnet",
+            "Stable Diffusion 1.5 U-Net and ControlNet, 512x512, batch 2 (diffusers ControlNetModel)",
+            _square(512),
+            _square(128),
+            unet.sd15_controlled,
+            _controlled_inputs,
+        ),
+        Network(
             "sd-vae-decoder",
             "Stable Diffusion VAE decoder, 64x64 latent to 512x512 (diffusers AutoencoderKL)",
             _square(512),
@@ -258,6 +314,9 @@ _NETWORKS = {
             vae.tiny_autoencoder,
             _image_inputs(3, 512, 64),
         ),
+        *_halves("flux-vae", "FLUX.1, SD 3 and Z-Image", "AutoencoderKL", transformers.flux_vae, (16, 16, 4)),
+        *_halves("flux2-vae", "FLUX.2", "AutoencoderKLFlux2", transformers.flux2_vae, (32, 32, 4)),
+        *_halves("qwen-vae", "Qwen-Image", "AutoencoderKLQwenImage", transformers.qwen_vae, (16, 16, 4)),
         Network(
             "resnet-generator",
             "Image-to-image generator, 9 residual blocks, instance norm, 256x256",
@@ -318,12 +377,28 @@ _NETWORKS = {
             _sd3_inputs,
         ),
         Network(
+            "flux-block",
+            "FLUX.1 schnell, one double and two single blocks, 1024x1024 (diffusers FluxTransformer2DModel)",
+            _square(1024),
+            _square(128),
+            transformer.flux,
+            _flux_inputs,
+        ),
+        Network(
             "flux2-klein-block",
             "FLUX.2 klein 4B, one double and four single blocks, 1024x1024 (diffusers Flux2Transformer2DModel)",
             _square(1024),
             _square(48),
             transformer.flux2_klein,
             _klein_inputs,
+        ),
+        Network(
+            "qwen-image-block",
+            "Qwen-Image, two blocks, 1024x1024 (diffusers QwenImageTransformer2DModel)",
+            _square(1024),
+            _square(128),
+            transformer.qwen_image,
+            _qwen_inputs,
         ),
         Network(
             "z-image-block",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from retouch.models import transformers
 from retouch.models.extras import diffusers
-from retouch.models.packed import PackedFlux2, PackedZImage
+from retouch.models.packed import PackedFlux, PackedFlux2, PackedQwen, PackedZImage
 
 
 def dit(tiny: bool = False) -> nn.Module:
@@ -40,24 +41,29 @@ def sd3(tiny: bool = False) -> nn.Module:
     return module
 
 
+def flux(tiny: bool = False) -> nn.Module:
+    """One double and two single blocks of FLUX.1 schnell, of its 19 and 38.
+
+    (latent [1,16,128,128], text [1,512,4096], timestep [1] from 0 to 1, pooled_projections [1,768]) -> (latent,).
+    """
+    return PackedFlux(transformers.flux(tiny, num_layers=1, num_single_layers=2))
+
+
 def flux2_klein(tiny: bool = False) -> nn.Module:
     """One double and four single blocks of FLUX.2 klein 4B, of its 5 and 20.
 
     (latent [1,128,64,64], t [1] from 0 to 1, text [1,512,7680]) -> (latent,).
     """
-    return PackedFlux2(
-        diffusers().Flux2Transformer2DModel(
-            in_channels=16 if tiny else 128,
-            num_layers=1,
-            num_single_layers=2 if tiny else 4,
-            attention_head_dim=16 if tiny else 128,
-            num_attention_heads=2 if tiny else 24,
-            joint_attention_dim=24 if tiny else 7680,
-            timestep_guidance_channels=16 if tiny else 256,
-            axes_dims_rope=(4, 4, 4, 4) if tiny else (32, 32, 32, 32),
-            guidance_embeds=False,
-        )
-    )
+    return PackedFlux2(transformers.flux2_klein(tiny, num_layers=1, num_single_layers=2 if tiny else 4))
+
+
+def qwen_image(tiny: bool = False) -> nn.Module:
+    """Two blocks of Qwen-Image, of its 60.
+
+    (latent [1,16,128,128], encoder_hidden_states [1,512,3584], encoder_hidden_states_mask bool [1,512], timestep [1]
+    from 0 to 1) -> (latent,).
+    """
+    return PackedQwen(transformers.qwen_image(tiny, num_layers=2))
 
 
 def z_image(tiny: bool = False) -> nn.Module:
@@ -66,16 +72,6 @@ def z_image(tiny: bool = False) -> nn.Module:
     (latent [1,16,128,128], t [1] from 0 to 1, refined text [1,512,3840], which of its rows there are bool [1,512])
     -> (latent,).
     """
-    network = diffusers().ZImageTransformer2DModel(
-        in_channels=4 if tiny else 16,
-        dim=32 if tiny else 3840,
-        n_layers=2 if tiny else 4,
-        n_refiner_layers=1,
-        n_heads=2 if tiny else 30,
-        n_kv_heads=2 if tiny else 30,
-        cap_feat_dim=24 if tiny else 2560,
-        axes_dims=[4, 6, 6] if tiny else [32, 48, 48],
-        axes_lens=[64, 32, 32] if tiny else [1024, 512, 512],
-    )
+    network = transformers.z_image(tiny, n_layers=2 if tiny else 4, n_refiner_layers=1)
     network.cap_embedder, network.context_refiner = nn.Identity(), nn.ModuleList()
     return PackedZImage(network)

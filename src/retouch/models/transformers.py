@@ -51,9 +51,9 @@ def flow(**options: Any) -> Any:
 # FLUX.1 (Black Forest Labs, 2024)
 
 
-def flux(tiny: bool, inputs: int | None = None, reads_guidance: bool = False) -> Any:
+def flux(tiny: bool, inputs: int | None = None, reads_guidance: bool = False, **depth: int) -> Any:
     """`FluxTransformer2DModel`: as of schnell, or of dev, which reads the scale of guidance. inputs: channels that it
-    reads, where these are not those of a latent.
+    reads, where these are not those of a latent. depth: other numbers of layers.
     """
     sizes: dict[str, Any] = {}
     if tiny:
@@ -61,7 +61,7 @@ def flux(tiny: bool, inputs: int | None = None, reads_guidance: bool = False) ->
         sizes |= {"joint_attention_dim": 24, "pooled_projection_dim": 24, "axes_dims_rope": (4, 6, 6)}
     channels = 16 if tiny else 64
     return diffusers().FluxTransformer2DModel(
-        in_channels=inputs or channels, out_channels=channels, guidance_embeds=reads_guidance, **sizes
+        in_channels=inputs or channels, out_channels=channels, guidance_embeds=reads_guidance, **(sizes | depth)
     )
 
 
@@ -92,8 +92,8 @@ def t5_tokenizer(words: int = T5_WORDS) -> Any:
 # FLUX.2 klein (Black Forest Labs, 2026), 4B
 
 
-def flux2_klein(tiny: bool) -> Any:
-    """`Flux2Transformer2DModel` of klein 4B."""
+def flux2_klein(tiny: bool, **depth: int) -> Any:
+    """`Flux2Transformer2DModel` of klein 4B, or of another `depth`."""
     sizes: dict[str, Any] = {
         "in_channels": 128, "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
         "joint_attention_dim": 7680,
@@ -102,7 +102,7 @@ def flux2_klein(tiny: bool) -> Any:
         sizes = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16}
         sizes |= {"num_attention_heads": 2, "joint_attention_dim": 24, "timestep_guidance_channels": 16}
         sizes |= {"axes_dims_rope": (4, 4, 4, 4)}
-    return diffusers().Flux2Transformer2DModel(**sizes, guidance_embeds=False)
+    return diffusers().Flux2Transformer2DModel(**(sizes | depth), guidance_embeds=False)
 
 
 def flux2_vae(tiny: bool) -> Any:
@@ -140,25 +140,25 @@ def chat_tokenizer(tiny: bool) -> Any:
 # Z-Image (Alibaba, 2025)
 
 
-def z_image(tiny: bool) -> Any:
-    """`ZImageTransformer2DModel`."""
+def z_image(tiny: bool, **depth: int) -> Any:
+    """`ZImageTransformer2DModel`, or one of another `depth`."""
     sizes: dict[str, Any] = {"axes_lens": [1536, 512, 512]}
     if tiny:
         sizes = {"in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2}
         sizes |= {"cap_feat_dim": 24, "axes_dims": [4, 6, 6], "axes_lens": [128, 32, 32]}
-    return diffusers().ZImageTransformer2DModel(**sizes)
+    return diffusers().ZImageTransformer2DModel(**(sizes | depth))
 
 
 # Qwen-Image (Wu et al., arXiv 2508.02324)
 
 
-def qwen_image(tiny: bool) -> Any:
-    """`QwenImageTransformer2DModel`."""
+def qwen_image(tiny: bool, **depth: int) -> Any:
+    """`QwenImageTransformer2DModel`, or one of another `depth`."""
     sizes: dict[str, Any] = {}
     if tiny:
         sizes = {"in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16}
         sizes |= {"num_attention_heads": 2, "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6)}
-    return diffusers().QwenImageTransformer2DModel(**sizes)
+    return diffusers().QwenImageTransformer2DModel(**(sizes | depth))
 
 
 def qwen_vae(tiny: bool) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 from retouch.models.extras import diffusers
 
@@ -46,8 +48,37 @@ def sd15(tiny: bool = False, reads_guidance: bool = False) -> nn.Module:
     return module
 
 
-def sdxl(tiny: bool = False) -> nn.Module:
-    """UNet2DConditionModel of SDXL with 1, 1 and 2 transformer layers (published: 1, 2, 10).
+class Controlled(nn.Module):
+    """A U-Net and a ControlNet (Zhang et al., arXiv 2302.05543) of the same arguments, whose results it adds.
+
+    The ControlNet reads what its embedding makes of a control image, which is the same at every step.
+    """
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.control = diffusers().ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+        self.control.controlnet_cond_embedding = nn.Identity()
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, control: Tensor) -> Any:
+        """What the U-Net returns; `control` `[B, C, h, w]` has the channels of its first layer."""
+        read = sample, timestep, encoder_hidden_states
+        downs, middle = self.control(*read, control, return_dict=False)
+        return self.unet(*read, down_block_additional_residuals=tuple(downs), mid_block_additional_residual=middle)
+
+
+def sd15_controlled(tiny: bool = False) -> nn.Module:
+    """SD 1.5 with a ControlNet: (x [2,4,64,64], t [2], context [2,77,768], control [2,320,64,64])."""
+    return Controlled(sd15(tiny))
+
+
+def sdxl_base(tiny: bool = False) -> nn.Module:
+    """UNet2DConditionModel of SDXL base, with arguments as `sdxl`."""
+    return sdxl(tiny, (1, 2, 2) if tiny else (1, 2, 10))
+
+
+def sdxl(tiny: bool = False, layers: tuple[int, int, int] = (1, 1, 2)) -> nn.Module:
+    """UNet2DConditionModel of SDXL with so many transformer layers on each grid (published: 1, 2, 10).
 
     (x [1,4,128,128], t [1], context [1,77,2048], added_cond_kwargs with
     text_embeds [1,1280] and time_ids [1,6]).
@@ -58,7 +89,7 @@ def sdxl(tiny: bool = False) -> nn.Module:
         layers_per_block=1 if tiny else 2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2),
+        transformer_layers_per_block=layers,
         attention_head_dim=(2, 4, 4) if tiny else (5, 10, 20),
         cross_attention_dim=24 if tiny else 2048,
         use_linear_projection=True,

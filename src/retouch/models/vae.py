@@ -6,20 +6,33 @@ from typing import Any
 
 from torch import nn
 
-from retouch.models.chain import Chain
+from retouch.models.chain import Chain, OneFrame
 from retouch.models.extras import diffusers
+
+
+def encoder_of(vae: Any) -> nn.Module:
+    """Encoder of an autoencoder of diffusers: pixels `[B, 3, H, W]` to latents, of KL ones to mean and log-variance."""
+    return _of_pictures(vae, Chain(vae.encoder, getattr(vae, "quant_conv", None) or nn.Identity()))
+
+
+def decoder_of(vae: Any) -> nn.Module:
+    """Decoder of an autoencoder of diffusers: latents `[B, C, h, w]` to pixels."""
+    return _of_pictures(vae, Chain(getattr(vae, "post_quant_conv", None) or nn.Identity(), vae.decoder))
+
+
+def _of_pictures(vae: Any, half: nn.Module) -> nn.Module:
+    """Those for video read clips of one frame."""
+    return OneFrame(half) if "dim_mult" in vae.config else half
 
 
 def decoder(tiny: bool = False) -> nn.Module:
     """SD's VAE decoder with its post_quant_conv: [1,4,64,64] -> [1,3,512,512]."""
-    vae = autoencoder_kl(tiny)
-    return Chain(vae.post_quant_conv, vae.decoder)
+    return decoder_of(autoencoder_kl(tiny))
 
 
 def encoder(tiny: bool = False) -> nn.Module:
     """SD's VAE encoder with its quant_conv: [1,3,512,512] -> mean and log-variance [1,8,64,64]."""
-    vae = autoencoder_kl(tiny)
-    return Chain(vae.encoder, vae.quant_conv)
+    return encoder_of(autoencoder_kl(tiny))
 
 
 def tiny_autoencoder(tiny: bool = False) -> nn.Module:

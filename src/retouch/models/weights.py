@@ -33,8 +33,8 @@ def without_init() -> Iterator[None]:
             each.stop()
 
 
-def fill(module: nn.Module, seed: int) -> None:
-    """Give every parameter small random values from `seed`, in place.
+def fill(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> None:
+    """Give every parameter small random values from `seed`, in place, and make it one of `dtype`.
 
     Weights have variance 1 / fan-in; norm scales lie near 1 and biases near 0.
     Layers that training starts from zero (adaLN, output projections) get values
@@ -46,6 +46,7 @@ def fill(module: nn.Module, seed: int) -> None:
         for name, parameter in module.named_parameters():
             _copy_cyclic(pool, taken, parameter)
             _scale(name, parameter)
+            parameter.data = parameter.data.to(dtype)
             taken += parameter.numel()
 
 

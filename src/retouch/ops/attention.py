@@ -29,6 +29,7 @@ class Attention(Op):
 
     Keys and values are one or several runs: rows of a grid, all of which are read, or matrices `[B * S, C]`
     of dense values. A `bias` of keys, float32 `[B, S]` or `[B, heads * S]`, is added before the softmax: a mask.
+    `before`: causal attention, of every row to the keys up to its own place, with so many before those of its grid.
     """
 
     q: Value
@@ -37,6 +38,7 @@ class Attention(Op):
     heads: int
     scale: float
     bias: Matrix | None = None
+    before: int | None = None
 
     kernels = ("attention",)
     whole_map = True
@@ -73,7 +75,8 @@ class Attention(Op):
         k, v = (emitter.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
         bounds = emitter.bounds(self.out, rows)
         bias = Slot(SlotKind.MATRIX, self.bias) if self.bias else None
-        emitter.call("attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds, bias)
+        limits = None if self.before is None else emitter.limits(self.out, rows, self.before)
+        emitter.call("attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds, bias, limits)
 
     def work(self, meter: Meter) -> None:
         rows = meter.active(self.out)
@@ -88,7 +91,8 @@ class Attention(Op):
         meter.add("attention", self.out.dtype, nbytes, **shape)
 
     def describe(self) -> str:
-        return f"attention[{self.heads} heads, {self.length} keys{', masked' if self.bias else ''}]"
+        kind = ", masked" if self.bias else "" if self.before is None else ", causal"
+        return f"attention[{self.heads} heads, {self.length} keys{kind}]"
 
 
 def reference(
@@ -102,11 +106,13 @@ def reference(
     scale: float,
     bounds: Tensor,
     bias: Tensor | None = None,
+    limits: Tensor | None = None,
 ) -> None:
     """Queries bounds[b] to bounds[b + 1] attend to the keys of sample b.
 
     q `[rows, heads * dk]` through q_index, k `[B * S, heads * dk]`, v `[B * S, heads * dv]`, bounds int32
-    `[B + 1]`, out `[rows, heads * dv]`, bias float32 `[B, S]`, or `[B, heads * S]`. Computed in float32.
+    `[B + 1]`, out `[rows, heads * dv]`, bias float32 `[B, S]`, or `[B, heads * S]`; limits int32 `[M]`: how many keys
+    each query reads, from the first on, at least one. Computed in float32.
     """
     queries = fetch(q, q_index).float()
     samples = len(bounds) - 1
@@ -117,7 +123,11 @@ def reference(
     for b, (first, last) in enumerate(pairwise(bounds.tolist())):
         part = queries[first:last].reshape(last - first, heads, q.shape[1] // heads).transpose(0, 1)
         scores = part @ keys[b].transpose(1, 2) * scale
-        weights = torch.softmax(scores if terms is None else scores + terms[b], dim=-1)
+        scores = scores if terms is None else scores + terms[b]
+        if limits is not None:
+            later = torch.arange(keys.shape[2], device=q.device) >= limits[first:last, None]
+            scores = scores.masked_fill(later, HIDDEN)
+        weights = torch.softmax(scores, dim=-1)
         parts.append((weights @ values[b]).transpose(0, 1).reshape(last - first, out.shape[1]))
     store(out, out_index, torch.cat(parts))
 
@@ -132,6 +142,14 @@ def _masked(draw: Draw, dtype: torch.dtype) -> Arguments:
     hidden = draw.index(0, 3, *bias.shape) == 0
     hidden[:, 0] = False
     return *given, bias.masked_fill(hidden, HIDDEN)
+
+
+def _causal(draw: Draw, dtype: torch.dtype) -> Arguments:
+    """With queries that read some of the first keys."""
+    given = _arguments(draw, dtype, 64, (17, 64))
+    k, bounds = given[4], given[8]
+    keys = len(k) // (len(bounds) - 1)
+    return *given, None, draw.index(1, keys + 2, int(bounds[-1]))
 
 
 def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ...] = ()) -> Arguments:
@@ -150,11 +168,13 @@ def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ..
 
 SPEC = KernelSpec(
     "attention",
-    "out[m] = sum of softmax over keys s of the sample of (scale * q[m] . k[s] + bias[s]) * v[s], for each head",
+    "out[m] = sum of softmax over keys s < limits[m] of the sample of (scale * q[m] . k[s] + bias[s]) * v[s], "
+    "for each head",
     reference,
     {"heads of 40": partial(_arguments, usual=40, others=(1, 8, 9, 40)),
      "heads of 64": partial(_arguments, usual=64, others=(17, 64)),
-     "masked": _masked, "heads of 160": partial(_arguments, usual=160), "heads of 512": partial(_arguments, usual=512)},
+     "masked": _masked, "causal": _causal, "heads of 160": partial(_arguments, usual=160),
+     "heads of 512": partial(_arguments, usual=512)},
     # In 16 bits the weights of the values are rounded as well.
     {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 4e-3},
 )  # fmt: skip

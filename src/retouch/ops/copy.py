@@ -11,7 +11,13 @@ from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 SCALE = 4
-"""Columns that int8 rows end in: the bytes of the float32 by which their levels are multiplied."""
+"""Columns that levels of int8 end in: the bytes of the float32 by which they are multiplied."""
+
+ENDS = SCALE + 1
+"""Columns that int8 rows of products end in: the same, and the level of zero."""
+
+STEPS = 254
+"""Between their least and largest level: one less than int8 has, for what rounding adds."""
 
 SMALLEST = 2.0**-100
 """Rows of smaller magnitude are zeros as int8."""
@@ -20,34 +26,72 @@ Copy = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """Arguments of `copy_rows`."""
 
 
-def quantized(rows: Tensor) -> Tensor:
-    """Rows `[M, C]` as int8 `[M, C + SCALE]`: levels of -127 to 127 of the largest magnitude in each row, its scale."""
-    x = rows.float()
+def quantized(rows: Tensor, parts: int = 1) -> Tensor:
+    """Rows `[M, C]` as int8 `[M, C + parts * SCALE]`: of each of so many equal parts of the channels, one after the
+    other, levels of -127 to 127 of its largest magnitude, and its scale.
+    """
+    count, channels = rows.shape
+    x = rows.float().reshape(count * parts, channels // parts)
     most = x.abs().amax(1)
     top = torch.full_like(most, 127)  # a number instead of it would be multiplied by a rounded reciprocal
     levels = x * torch.where(most >= SMALLEST, top / most, 0)[:, None]
-    return torch.cat([levels.round().to(torch.int8), (most / top).view(torch.int8).reshape(-1, SCALE)], 1)
+    found = torch.cat([levels.round().to(torch.int8), (most / top).view(torch.int8).reshape(-1, SCALE)], 1)
+    return found.reshape(count, channels + parts * SCALE)
 
 
-def restored(levels: Tensor) -> Tensor:
-    """What `quantized` made int8 of, float32 `[M, C]`; an error of at most half a level."""
-    return levels[:, :-SCALE].float() * levels[:, -SCALE:].clone().reshape(-1).view(torch.float32)[:, None]
+def restored(levels: Tensor, channels: int) -> Tensor:
+    """What `quantized` made int8 of, float32 `[M, channels]`; an error of at most half a level."""
+    count, columns = levels.shape
+    parts = _parts(columns, channels)
+    by_part = levels.reshape(count * parts, columns // parts)
+    scales = by_part[:, -SCALE:].clone().reshape(-1).view(torch.float32)
+    return (by_part[:, :-SCALE].float() * scales[:, None]).reshape(count, channels)
 
 
-def converted(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows as another dtype holds them."""
+def _parts(columns: int, channels: int) -> int:
+    return (columns - channels) // SCALE
+
+
+def spread(rows: Tensor) -> Tensor:
+    """Rows `[M, C]` as int8 `[M, C + ENDS]` for products: levels of -128 to 127 from the smallest number in each row to
+    the largest (zero, where that has one sign alone), their scale, and the level of zero.
+
+    Most rows that products read come out of SiLU, ReLU or GELU, and lie on one side of zero.
+    """
+    x = rows.float()
+    least, most = x.amin(1).clamp(max=0), x.amax(1).clamp(min=0)
+    width, steps = most - least, torch.full_like(most, STEPS)
+    factor = torch.where(width >= SMALLEST, steps / width, 0)
+    zero = torch.where(width >= SMALLEST, -128 - (least * factor).round().to(torch.int32), 0)
+    levels = (x * factor[:, None]).round().to(torch.int32) + zero[:, None]
+    scales = (width / steps).view(torch.int8).reshape(-1, SCALE)
+    return torch.cat([levels.to(torch.int8), scales, zero.to(torch.int8)[:, None]], 1)
+
+
+def spread_values(levels: Tensor) -> Tensor:
+    """What `spread` made int8 of, float32 `[M, C]`; an error of at most half a level."""
+    scale = levels[:, -ENDS:-1].contiguous().view(torch.float32)
+    return (levels[:, :-ENDS].float() - levels[:, -1:]) * scale
+
+
+def converted(rows: Tensor, dtype: torch.dtype, columns: int) -> Tensor:
+    """Rows as so many columns of another dtype hold them."""
     if (rows.dtype == torch.int8) == (dtype == torch.int8):
         return rows.to(dtype)
-    return quantized(rows) if dtype == torch.int8 else restored(rows).to(dtype)
+    if dtype != torch.int8:
+        return restored(rows, columns).to(dtype)
+    channels = rows.shape[1]
+    return spread(rows) if columns == channels + ENDS else quantized(rows, _parts(columns, channels))
 
 
 def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Tensor | None) -> None:
     """`dst[dst_index[m]] = src[src_index[m]]`; both `[rows, C]`, indices int32 `[M]`, zeros for -1 in `src_index`.
 
-    Of one dtype, or of two among float32, bfloat16, float16 and int8 with a scale (see `quantized`, it has `SCALE`
-    columns more): the copy then rounds to the nearest, ties to even.
+    Of one dtype, or of two among float32, bfloat16, float16 and int8 with scales (see `quantized`, it has `SCALE`
+    columns more for each part; what has `ENDS` more is made as `spread` does, and only read by products): the copy
+    then rounds to the nearest, ties to even.
     """
-    store(dst, dst_index, converted(fetch(src, src_index), dst.dtype))
+    store(dst, dst_index, converted(fetch(src, src_index), dst.dtype, dst.shape[1]))
 
 
 def copy_many(copies: Iterable[Copy]) -> None:
@@ -77,8 +121,9 @@ def _levels(draw: Draw, dtype: torch.dtype) -> Arguments:
     """One to int8, or from it."""
     m, channels = draw.size(200, 0, 1, 40), draw.size(640, *CHANNELS, 256)
     dtype = torch.float32 if dtype == torch.float64 else dtype
+    parts = draw.choice(*(n for n in (1, 2, 5) if channels % n == 0))
     one, two = draw.rows(m + 9, channels, dtype), draw.rows(m + 5, channels, dtype)
-    one, two = (quantized(one), two) if draw.choice(True, False) else (one, quantized(two))
+    one, two = draw.choice((quantized(one, parts), two), (spread(one), two), (one, quantized(two, parts)))
     return one, draw.distinct(m, m + 9), two, draw.index(-1, m + 5, m)
 
 

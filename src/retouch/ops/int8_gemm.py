@@ -1,8 +1,8 @@
 """Indirect GEMM in int8: levels of rows times levels of weights, summed up as integers.
 
-Rows are quantised when they are read, each with a scale of its own; weights once, with a scale for each output. Both
-are symmetric, as in Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference" (arXiv 1712.05877), section 2.
+Rows are quantised when they are read, each with a scale and a level of zero of its own; weights once, with a scale for
+each output and tap, and levels on both sides of zero. Jacob et al., "Quantization and Training of Neural Networks for
+Efficient Integer-Arithmetic-Only Inference" (arXiv 1712.05877), section 2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retouch.ir.meter import Meter
 from retouch.ir.operands import Indexed, Slot, SlotKind
 from retouch.ir.tables import Table
 from retouch.ir.work import Rows
-from retouch.ops.copy import SCALE, quantized
+from retouch.ops.copy import ENDS, spread
 from retouch.ops.gemm import Gemm
 from retouch.ops.row_map import accumulating
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
@@ -29,7 +29,9 @@ TOP = 127
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Weights as int8 `[N, T, C / groups]`, and float32 `[N]` that the levels of each output are multiplied by."""
+    """Weights as int8 `[N, T, C / groups]`, and float32 `[N, T]` that the levels of each output and tap are multiplied
+    by.
+    """
 
     weight: Tensor
     scales: Tensor
@@ -37,9 +39,9 @@ class Levels:
 
     @staticmethod
     def of(weight: Tensor, groups: int) -> Levels:
-        """Those of weights `[N, T, C / groups]`, -127 to 127 of the largest magnitude of each output."""
-        scales = weight.float().abs().amax((1, 2)) / TOP
-        steps = torch.where(scales > 0, scales, 1)[:, None, None]
+        """Those of weights `[N, T, C / groups]`, -127 to 127 of the largest magnitude of each output and tap."""
+        scales = weight.float().abs().amax(2) / TOP
+        steps = torch.where(scales > 0, scales, 1)[:, :, None]
         return Levels((weight.float() / steps).round().to(torch.int8), scales, groups)
 
     @property
@@ -74,20 +76,22 @@ class Int8Gemm(Gemm):
 
 @accumulating
 def reference(taken: Tensor, packed: Levels) -> Tensor:
-    """`acc[m, n] = scales[n] * sum over t of scale[index[m, t]] * (sum over c of a[index[m, t], c] * weight[n, t, c])`.
+    """`acc[m, n] = sum over t of (sum over c of (a[i, c] - zero[i]) * weight[n, t, c]) * scale[i] * scales[n, t]` with
+    `i = index[m, t]`.
 
-    a: rows as `quantized` makes them, int8 `[rows, C + SCALE]`. Sums over c are exact, and rounded to float32; each
-    product with a scale is, and each sum over t, from the first tap on. Bit for bit.
+    a: rows as `spread` makes them, int8 `[rows, C + ENDS]`. Sums over c are exact, and rounded to float32; each product
+    with a scale is, and each sum over t, from the first tap on. Bit for bit.
     """
     count, taps, _ = taken.shape
-    scales = taken[..., -SCALE:].clone(memory_format=torch.contiguous_format).view(torch.float32)
-    levels = taken[..., :-SCALE].double().reshape(count, taps, packed.groups, -1)
+    scales = taken[..., -ENDS:-1].clone(memory_format=torch.contiguous_format).view(torch.float32)
+    levels = (taken[..., :-ENDS].double() - taken[..., -1:]).reshape(count, taps, packed.groups, -1)
     weight = packed.weight.double().reshape(packed.groups, -1, taps, levels.shape[-1])
-    products = torch.einsum("mtgc,gntc->mtgn", levels, weight).float().reshape(count, taps, -1) * scales
+    products = torch.einsum("mtgc,gntc->mtgn", levels, weight).float().reshape(count, taps, -1)
+    products = products * scales * packed.scales.t()
     acc = products[:, 0]
     for tap in range(1, taps):
         acc = acc + products[:, tap]
-    return acc * packed.scales
+    return acc
 
 
 def _arguments(draw: Draw, dtype: torch.dtype, taps: int, groups: int = 1) -> Arguments:
@@ -95,7 +99,7 @@ def _arguments(draw: Draw, dtype: torch.dtype, taps: int, groups: int = 1) -> Ar
     if groups > 1:
         channels, outputs = draw.size(16, 1, 5, 20), draw.size(16, 3, 8, 40)
     out = draw.target(m, groups * outputs, dtype)
-    a = quantized(draw.rows(m + 5, groups * channels))
+    a = spread(draw.rows(m + 5, groups * channels))
     index = draw.index(-1, m + 5, m, taps) if taps > 1 else draw.choice(draw.index(-1, m + 5, m), None)
     weight = draw.matrix(groups * outputs, taps, channels) / channels**0.5
     return *out, a, index, Levels.of(weight, groups), *draw.epilogue(m, groups * outputs, dtype)
@@ -103,8 +107,8 @@ def _arguments(draw: Draw, dtype: torch.dtype, taps: int, groups: int = 1) -> Ar
 
 SPEC = KernelSpec(
     "int8_gemm",
-    "out[m, n] = program(scales[n] * sum over t of scale[index[m, t]] * sum over c of a[index[m, t], c] * "
-    "weight[n, t, c])",
+    "out[m, n] = program(sum over t of (sum over c of (a[i, c] - zero[i]) * weight[n, t, c]) * scale[i] * "
+    "scales[n, t]), i = index[m, t]",
     reference,
     {"3x3": partial(_arguments, taps=9), "1x1": partial(_arguments, taps=1),
      "in groups": partial(_arguments, taps=4, groups=3)},

@@ -2,6 +2,7 @@
 
 from retouch.passes.arithmetic import ARITHMETIC, checked_arithmetic, in_arithmetic
 from retouch.passes.by_area import AreaError, ByArea, by_area
+from retouch.passes.cut import cut
 from retouch.passes.fuse import fuse
 from retouch.passes.storage import Plan, plan
 
@@ -12,6 +13,7 @@ __all__ = [
     "Plan",
     "by_area",
     "checked_arithmetic",
+    "cut",
     "fuse",
     "in_arithmetic",
     "plan",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from math import isfinite, nan
 
 from retouch.errors import OptionError
 from retouch.ir.program import Op, Program
@@ -18,22 +19,51 @@ NARROW = 32
 """Channels of the narrowest products that are computed in int8: others are a small part of the work, and what networks
 read and return."""
 
+BUDGET = 0.002
+"""How far all products in int8 together may move what a network returns, relative to its norm."""
 
-def in_arithmetic(program: Program, arithmetic: str) -> Program:
+Errors = Callable[[Program, Sequence[Gemm]], Mapping[Value, float]]
+"""How far some products of a program move what the network returns when they are in int8, by what they make."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """A program with its products in one arithmetic. `left`: why those in int8 leave some as they are, by what these
+    make.
+    """
+
+    program: Program
+    left: Mapping[Value, str] = field(default_factory=dict)
+
+
+def in_arithmetic(program: Program, arithmetic: str, errors: Errors) -> Products:
     """The program with its products in one of `ARITHMETIC`; OptionError for another one.
 
     The first products on every way from an input, the last ones to an output, narrow ones, and all that is no
-    convolution or linear layer of rows (attention, norms, embeddings of time and text) stay as they are.
+    convolution or linear layer of rows (attention, norms, embeddings of time and text) stay as they are. So do those
+    that move the output most for what they compute, until the others are within `BUDGET`, and those of which nothing is
+    known.
     """
     if checked_arithmetic(arithmetic) == "float":
-        return program
-    ops = program.ops
-    after = _reached(ops, lambda op: (op.inputs(), (op.out,)))
-    before = _reached(ops[::-1], lambda op: ((op.out,), op.inputs()))
-    inner = {
-        op.out for op in ops if isinstance(op, Gemm) and op.out in before and any(v in after for v, _ in op.operands())
-    }
-    return replace(program, ops=tuple(_int8(op) if isinstance(op, Gemm) and op.out in inner else op for op in ops))
+        return Products(program)
+    left = _outer(program.ops)
+    inner = [op for op in program.ops if isinstance(op, Gemm) and op.out not in left]
+    left |= _sensitive(inner, errors(program, inner))
+    ops = tuple(_int8(op) if isinstance(op, Gemm) and op.out not in left else op for op in program.ops)
+    return Products(replace(program, ops=ops), left)
+
+
+def _sensitive(products: Sequence[Gemm], errors: Mapping[Value, float]) -> dict[Value, str]:
+    """Products that stay as they are for what they do to the output; errors of products add up in squares."""
+    left = {op.out: "what int8 does there is not known" for op in products if not isfinite(errors.get(op.out, nan))}
+    measured = [op for op in products if op.out not in left]
+    total = sum(errors[op.out] ** 2 for op in measured)
+    for op in sorted(measured, key=lambda op: errors[op.out] ** 2 / op.arithmetic(op.out.rows), reverse=True):
+        if total <= BUDGET**2:
+            break
+        total -= errors[op.out] ** 2
+        left[op.out] = f"in int8 it moves the output by {errors[op.out]:.2%}"
+    return left
 
 
 def checked_arithmetic(name: str) -> str:
@@ -43,9 +73,25 @@ def checked_arithmetic(name: str) -> str:
     return name
 
 
-def _int8(op: Gemm) -> Gemm:
-    wide = min(op.src.channels // op.weight.groups, op.out.channels) >= NARROW
-    return Int8Gemm(**{field.name: getattr(op, field.name) for field in fields(op)}) if wide else op
+def _int8(op: Gemm) -> Int8Gemm:
+    return Int8Gemm(**{field.name: getattr(op, field.name) for field in fields(op)})
+
+
+def _outer(ops: tuple[Op, ...]) -> dict[Value, str]:
+    """Products that are never in int8, by what they make, and why."""
+    after = _reached(ops, lambda op: (op.inputs(), (op.out,)))
+    before = _reached(ops[::-1], lambda op: ((op.out,), op.inputs()))
+    found = {}
+    for op in ops:
+        if isinstance(op, Gemm):
+            width = min(op.src.channels // op.weight.groups, op.out.channels)
+            if not any(v in after for v, _ in op.operands()):
+                found[op.out] = "reads what the network reads"
+            elif op.out not in before:
+                found[op.out] = "makes what the network returns"
+            elif width < NARROW:
+                found[op.out] = f"{width} channels"
+    return found
 
 
 def _reached(ops: Iterable[Op], ends: Callable[[Op], tuple[tuple[Value, ...], tuple[Value, ...]]]) -> set[Value]:

@@ -13,11 +13,6 @@ from retouch.ops.dense import Lift
 from retouch.ops.gemm import Gemm
 from retouch.ops.row_map import Concat, Map, Slice
 
-MOST = 1.5
-"""Channels that linear layers may make for each of keys and values, to be computed again: with the queries, but not
-with the perceptron beside attention, as some transformers make them in one product.
-"""
-
 
 @dataclass(frozen=True)
 class Again:
@@ -47,16 +42,16 @@ def recomputed(program: Program, whole: frozenset[Grid]) -> Again:
         runs = [x for x in (*op.k, *op.v) if isinstance(x, Value) and x.grid not in whole]
         for grid in {x.grid for x in runs}:
             ends = {x for x in runs if x.grid == grid}
-            made, read = _walk(ends, producers)
+            made, read = made_of(ends, producers)
             wanted = sum(v.channels for v in ends & made)
             computed = sum(v.channels for v in made if isinstance(producers[v], Gemm))
-            if computed <= MOST * wanted and sum(v.channels for v in read) < wanted:
+            if computed <= wanted and sum(v.channels for v in read) < wanted:
                 values |= made
                 sources |= read
     return Again(frozenset(values - sources), frozenset(sources))
 
 
-def _walk(ends: set[Value], producers: Mapping[Value, Op]) -> tuple[set[Value], set[Value]]:
+def made_of(ends: set[Value], producers: Mapping[Value, Op]) -> tuple[set[Value], set[Value]]:
     """What lies between `ends` and the inputs of the linear layers before them, ends included; these inputs."""
     made, read, waiting = set[Value](), set[Value](), list(ends)
     while waiting:

@@ -57,6 +57,9 @@ def retraced(program: Program, policy: Policy, rows: Mapping[Value, Table], chan
     if policy.exact:
         return exact(program, drawn, changed)
     known = {(v.grid, v.batch): mask for v, mask in masks.items() if v.grid}
+    if not isinstance(policy.text, str):
+        texts = any(v.grid.text and len(table) for v, table in rows.items() if v.grid)
+        policy = replace(policy, text="recomputed" if texts else "recorded")
     return shared(program, drawn, replace(policy, dilate=0), frozenset(changed), known)
 
 

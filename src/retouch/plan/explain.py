@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Table
@@ -20,7 +21,7 @@ class Line:
     """One operation; rows and multiply-accumulates of all samples.
 
     predicted_ms, measured_ms: milliseconds of its kernel calls (None: not known, not measured). What is never stored
-    takes them where it is read.
+    takes them where it is read. left: why a product is not in int8, where others are.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Line:
     fallback: str
     predicted_ms: float | None = None
     measured_ms: float | None = None
+    left: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Explanation:
         return sum(line.macs_active for line in self.lines) + self.recomputed_macs
 
     @property
+    def in_int8(self) -> float:
+        """The share of the multiply-accumulates of convolutions and linear layers of a dense run that is in int8."""
+        found = sum(line.macs_dense for line in self.lines if line.op.startswith("int8_gemm["))
+        return found / ((found + sum(line.macs_dense for line in self.lines if line.left)) or 1)
+
+    @property
     def fallbacks(self) -> list[str]:
         """Operations without a rule, with the reason; they run densely."""
         return [f"{line.name}: {line.fallback}" for line in self.lines if line.fallback]
@@ -93,10 +101,15 @@ class Explanation:
                 f"{self.recomputed} values without a grid depend on the image and are computed again "
                 f"({self.recomputed_macs / 1e9:.3f} GMAC)"
             )
+        text += self._left()
         text += [str(self.decision), self._times()] if self.decision else []
         text += [self.kernels] if self.kernels else []
         text += [f"runs densely: {reason}" for reason in self.fallbacks] or ["every operation has a rule"]
         return "\n".join(text)
+
+    def _left(self) -> list[str]:
+        left = [f"  {line.name}: {line.left}" for line in self.lines if line.left]
+        return [f"{self.in_int8:.1%} of the arithmetic of products is in int8; as they are stay", *left] if left else []
 
     def _times(self) -> str:
         assert self.decision is not None
@@ -118,10 +131,16 @@ def explain(
     kernels: str = "",
     predicted: Seconds | None = None,
     measured: Seconds | None = None,
+    left: Mapping[Value, str] = MappingProxyType({}),
 ) -> Explanation:
-    """One line for each operation on rows, and each fallback; `computed_by` names the backend of some kernels."""
+    """One line for each operation on rows, and each fallback; `computed_by` names the backend of some kernels, `left`
+    says why products are not in int8.
+    """
     told = [op for op in program.ops if op.out.grid or op.reason]
-    lines = [_line(op, plan, active, computed_by(op.kernels), predicted, measured) for op in told]
+    lines = [
+        replace(_line(op, plan, active, computed_by(op.kernels), predicted, measured), left=left.get(op.out, ""))
+        for op in told
+    ]
     others = [op for op in _recomputed(program) if not op.reason]
     return Explanation(tuple(lines), plan.kept_bytes, len(others), sum(op.arithmetic(0) for op in others), kernels)
 

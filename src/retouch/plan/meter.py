@@ -15,7 +15,7 @@ from retouch.ir.geometry import Geometry, Grid
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.ir.work import Rows, Work
-from retouch.ops.copy import SCALE
+from retouch.ops.copy import ENDS
 from retouch.passes.storage import Plan, Storage
 from retouch.plan import activity
 from retouch.plan.policy import Policy
@@ -97,7 +97,7 @@ class ActiveMeter:
 
     def levels(self, value: Value, rows: Rows) -> int:
         distinct = self._unique(rows)
-        made = distinct.distinct * (value.channels + SCALE)
+        made = distinct.distinct * (value.channels + ENDS)
         if (value, distinct) not in self._quantised:
             self._quantised.add((value, distinct))
             nbytes = self.read(value, distinct) + made

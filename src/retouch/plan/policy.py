@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retouch.errors import RetouchError
 
@@ -29,9 +29,10 @@ class Policy:
     probes: at most so many scattered rows of every grid, one in each cell of a regular partition.
     probe_distance: positions between a probe and the active rows.
     text: rows of texts that attend to the picture along with it (joint attention), "recomputed" with every edit, or
-        "recorded": those of the original as long as no input without a grid changes.
-    keys_values: of self-attention, which every update reads whole: "recorded" as rows; "int8", such rows with a scale
-        each in snapshots, whatever the type of others; "recomputed" from the rows that linear layers make them of,
+        "recorded": those of the original as long as no input without a grid changes; a number k: recomputed in every
+        k-th call of a network in an edit, its first among them, and recorded in the others.
+    keys_values: of self-attention, which every update reads whole: "recorded" as rows; "int8", such rows with scales in
+        snapshots, whatever the type of others; "recomputed" from the rows that linear layers make them of,
         half as many, which are kept instead, in snapshots also as int8; "auto": "recomputed" where they are most of a
         recording, as in transformers, else "int8".
     exact: follow the receptive field value by value instead; the result equals a fresh recording.
@@ -47,7 +48,7 @@ class Policy:
     stats: str = "refreshed"
     probes: int = 16
     probe_distance: int = 4
-    text: str = "recomputed"
+    text: str | int = "recomputed"
     keys_values: str = "recorded"
     exact: bool = False
     crossover: float | None = None
@@ -55,11 +56,11 @@ class Policy:
     def __post_init__(self) -> None:
         if self.stats not in ("recorded", "refreshed", "probed"):
             raise PolicyError(f"stats is 'recorded', 'refreshed' or 'probed', not {self.stats!r}")
-        if self.text not in ("recomputed", "recorded"):
-            raise PolicyError(f"text is 'recomputed' or 'recorded', not {self.text!r}")
+        if self.text not in ("recomputed", "recorded") and not (type(self.text) is int and self.text > 1):
+            raise PolicyError(f"text is 'recomputed' or 'recorded', or a number above 1, not {self.text!r}")
         if self.keys_values not in KEYS_VALUES:
             raise PolicyError(f"keys_values is one of {', '.join(map(repr, KEYS_VALUES))}, not {self.keys_values!r}")
-        if self.exact and self.text == "recorded":
+        if self.exact and self.text != "recomputed":
             raise PolicyError("an exact policy needs recomputed texts: recorded ones are those of the original")
         if self.probes < 1 or self.probe_distance < 0:
             raise PolicyError("probes is at least 1 and probe_distance at least 0")
@@ -69,6 +70,12 @@ class Policy:
             raise PolicyError("dilate, dilate_grid and margin count positions and cannot be negative")
         if not 0 <= self.dense_below <= 1 or (self.crossover is not None and not 0 < self.crossover <= 1):
             raise PolicyError("dense_below and crossover are fractions between 0 and 1")
+
+    def of_call(self, number: int) -> Policy:
+        """That of one call of a network in an edit, counted from 0."""
+        if isinstance(self.text, str):
+            return self
+        return replace(self, text="recorded" if number % self.text else "recomputed")
 
     @staticmethod
     def named(name: str | Policy) -> Policy:

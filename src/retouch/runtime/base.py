@@ -230,10 +230,14 @@ class State(Contents, Operands):
 
     `buffers` are the kept rows `[B * H * W, C]`, `values` the dense values, `states` the statistics; `hashes` those
     of the weights that computed them. `uses`: how many updates are to come for the region of the next one, itself
-    included; what a new region takes to prepare is spread over them when it is decided what they compute.
+    included; what a new region takes to prepare is spread over them when it is decided what they compute. `call`:
+    which of the calls of its network in an edit the next update is. `trusted`: the module's weights were compared just
+    before, so the next update does not.
     """
 
     uses = 1
+    call = 0
+    trusted = False
 
     def __init__(self, owner: Compiled) -> None:
         Contents.__init__(self, owner)

@@ -16,7 +16,7 @@ from retouch.ir.operands import COPY, Indexed, Operand, Slot, SlotKind, Temp, co
 from retouch.ir.program import Op, Program
 from retouch.ir.tables import Part, Table, Tables
 from retouch.ir.value import Matrix, Value
-from retouch.ops.copy import SCALE
+from retouch.ops.copy import ENDS
 from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan, Storage
 from retouch.plan.areas import Areas
@@ -89,6 +89,10 @@ class ScheduleEmitter:
         assert value.grid is not None
         return self.tables.bounds(rows, value.grid.size)
 
+    def limits(self, value: Value, rows: Table, before: int) -> Table:
+        assert value.grid is not None
+        return self.tables.limits(rows, value.grid.size, before)
+
     def by_area(self, value: Value, rows: Table) -> Sequence[Table]:
         assert value.grid is not None
         assert self.areas is not None
@@ -119,7 +123,7 @@ class ScheduleEmitter:
     def levels(self, value: Value, rows: Table) -> Indexed:
         distinct, positions = self.tables.unique(rows)
         if (value, distinct) not in self.quantised:
-            self.quantised[value, distinct] = temp = Temp.of(distinct, value.channels + SCALE, torch.int8)
+            self.quantised[value, distinct] = temp = Temp.of(distinct, value.channels + ENDS, torch.int8)
             self.call("copy_rows", temp, None, *self.access(value, distinct))
         return self.quantised[value, distinct], positions
 

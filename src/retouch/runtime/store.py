@@ -37,6 +37,9 @@ AUTO_ERROR = 0.05
 FEWEST = 16
 """Channels of the narrowest rows that are kept as int8: others gain little, and are what networks read and return."""
 
+PART = 64
+"""Channels of int8 rows that have a scale of their own, as those of a head of attention have."""
+
 SAMPLED = 64
 """Rows of which the error is measured."""
 
@@ -173,7 +176,7 @@ class Store:
     budget: bytes of memory to use before blocks go to files; None: 40 % of what is free now.
     folder: where those files go (without a name, so they vanish with the process); None: a folder for
         temporary files on a disk.
-    dtype: how float32 rows are stored, "fp32" (as they are), "bf16", "fp16", "int8" (with a scale for each row; those
+    dtype: how float32 rows are stored, "fp32" (as they are), "bf16", "fp16", "int8" (with scales, see `parts_of`; those
         of 16-bit networks, too) or "auto" (int8 where the measured error is small, else bfloat16).
     device_budget: bytes of the memory of `device` to use before blocks go to the host's; None: 40 % of what is free.
     history: bytes that what edits computed may take anywhere, for whoever makes them to keep to; None: 40 % of what is
@@ -275,13 +278,19 @@ class Store:
 def error_of(rows: Tensor) -> float:
     """Root mean square error of the channels of rows `[M, C]` as int8, as parts of their own; of a sample of rows."""
     sample = rows[:: max(1, len(rows) // SAMPLED)].float()
-    errors = (restored(quantized(sample)) - sample).norm(dim=0) / sample.norm(dim=0).clamp(min=SMALLEST)
+    levels = quantized(sample, parts_of(rows.shape[1]))
+    errors = (restored(levels, rows.shape[1]) - sample).norm(dim=0) / sample.norm(dim=0).clamp(min=SMALLEST)
     return float(errors.square().mean().sqrt())
 
 
 def columns_of(channels: int, dtype: torch.dtype) -> int:
     """Columns of stored rows."""
-    return channels + SCALE if dtype == torch.int8 else channels
+    return channels + SCALE * parts_of(channels) if dtype == torch.int8 else channels
+
+
+def parts_of(channels: int) -> int:
+    """Parts of stored int8 rows that have a scale each: of `PART` channels, or one of all."""
+    return channels // PART if channels and channels % PART == 0 else 1
 
 
 def _uncount(store: weakref.ref[Store], count: str, nbytes: int) -> None:

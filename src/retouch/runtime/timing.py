@@ -15,7 +15,7 @@ import torch
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.work import Work
 from retouch.kernels import Backend
-from retouch.ops.copy import quantized
+from retouch.ops.copy import spread
 from retouch.ops.int8_gemm import Levels
 from retouch.ops.sums import sums_width
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts, key
@@ -151,7 +151,7 @@ class Shapes:
 
     def int8_gemm(self) -> Iterator[Case]:
         def levels(rows: int, channels: int) -> Any:
-            return self.backend.rows(quantized(torch.full((rows, channels), 0.5)))
+            return self.backend.rows(spread(torch.full((rows, channels), 0.5)))
 
         return self._products("int8_gemm", lambda weight: self.backend.pack_levels(Levels.of(weight, 1)), levels, 1)
 

@@ -116,7 +116,7 @@ class Weights:
                     f"{self.names[value]} is now on {tensor.device}, it was on {self.values[value].device} when "
                     "compiled; compile the module again"
                 )
-        hashes = self._contents(tensors)
+        hashes = self.contents(tensors)
         old = self.hashes or [-1] * len(hashes)
         changed = {v for v, a, b in zip(self.names, hashes, old, strict=True) if a != b}
         self.values.update(zip(self.names, tensors, strict=True))
@@ -125,7 +125,7 @@ class Weights:
         self.hashes = hashes
         self._sampled = self._sample()
 
-    def _contents(self, tensors: list[Tensor]) -> list[int]:
+    def contents(self, tensors: list[Tensor]) -> list[int]:
         """Hashes that do not depend on the order of memory, so that channels-last weights are the same weights."""
         hashes, known = self.backend.fingerprint(tensors), self._in_order
         self._in_order = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -11,7 +12,7 @@ from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.kinds import AnySession
 from retouch.server import frames
-from retouch.server.cost import of_edit
+from retouch.server.cost import of_expansion
 from retouch.server.edits import check_base, once
 from retouch.server.entry import Entry, Looking
 from retouch.server.forms import ExpandForm, LookForm
@@ -20,6 +21,7 @@ from retouch.server.idempotency import Key
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import InSession, InStudio, Studio
 from retouch.server.uploads import Rectangle
+from retouch.server.waiting import begin
 from retouch.server.work import Work
 
 State = Literal["recorded", "recording", "none"]
@@ -27,13 +29,15 @@ BINARY: dict[int | str, dict[str, Any]] = {
     200: {"description": "Messages as the WebSocket has them", "content": {"application/octet-stream": {}}}
 }
 
+WHOLE = "the session shows its model all of the picture; open the picture with canvas: true"
+
 router = APIRouter(prefix="/api/sessions/{id}")
 
 
 def canvas_of(session: AnySession) -> Canvas:
     """The canvas that a session is; Problem 422 for others."""
     if not isinstance(session, Canvas):
-        raise Problem(422, "the session shows its model all of the picture; open the picture with canvas: true")
+        raise Problem(422, WHOLE)
     return session
 
 
@@ -103,19 +107,25 @@ def expand(form: ExpandForm, studio: InStudio, entry: InSession, key: Key = None
     is cancelled or fails.
     """
 
-    def begin(session: AnySession, work: Work) -> int:
-        canvas = canvas_of(session)
-        check_base(session, form.base)
-        height, width = canvas.size
-        height, width = height + form.top + form.bottom, width + form.left + form.right
-        if (height, width) == canvas.size:
+    def start(work: Work) -> int:
+        if entry.about[0] != Canvas.kind:
+            raise Problem(422, WHOLE)
+        check_base(entry, form.base)
+        height, width = entry.size
+        larger = height + form.top + form.bottom, width + form.left + form.right
+        if larger == (height, width):
             raise Problem(422, "say by how many pixels: left, top, right, bottom")
-        if height * width > studio.limits.pixels:
-            raise Problem(413, f"it would be {width}x{height}, more than {studio.limits.pixels} pixels")
+        if math.prod(larger) > studio.limits.pixels:
+            raise Problem(413, f"it would be {larger[1]}x{larger[0]}, more than {studio.limits.pixels} pixels")
         asked = form.model_dump(exclude={"base"}, exclude_none=True)
-        return work.follow(canvas.submit_expand(**asked, progress=work.progress), of_edit(canvas))
+        return begin(
+            work,
+            lambda session: canvas_of(session).submit_expand(**asked, progress=work.progress),
+            lambda session: of_expansion(canvas_of(session), math.prod(larger) - height * width),
+            studio.limits.backlog,
+        )
 
-    return once(studio, entry, "expand", key, begin)
+    return once(studio, entry, "expand", key, start)
 
 
 @router.get("/versions/{version}/difference", response_class=Response, responses={**BINARY, **documented(409)})

@@ -3,7 +3,7 @@
 A recording computes every network call of the session whole, which the engine's cost model predicts, and is taken for
 as long as the last one of that model; where the machine's rates are not known, an edit is judged by what the session's
 recording took. An edit takes the share of it that the last edits of the session took, by their arithmetic; the first
-one is taken for a whole one.
+one is taken for a whole one. An edit of a canvas takes what its planner predicts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.kinds import AnySession
+from retouch.server.drawn import Place
 from retouch.server.facts import arithmetic
 from retouch.server.problems import Problem
 
@@ -51,11 +55,19 @@ def of_everything(session: AnySession) -> float:
     return float(first.get("seconds", {}).get("total", 0.0))
 
 
-def of_edit(session: AnySession) -> float:
+def of_edit(session: AnySession, place: Place) -> float:
     """Seconds of the next edit of a session."""
+    if isinstance(session, Canvas):
+        return 0.0 if place.mask is None else session.predicted(place.mask, place.box, strength=place.strength)
     shares = [arithmetic(version.facts) for version in session.versions[1:][-RECENT:]]
     known = [share for share in shares if share is not None]
     return of_everything(session) * (math.fsum(known) / len(known) if known else 1.0)
+
+
+def of_expansion(canvas: Canvas, pixels: int) -> float:
+    """Seconds of drawing so many new pixels of a canvas, in viewports that are recorded for it."""
+    size, costs = canvas.planner.size, canvas.planner.costs
+    return (costs.record + costs.edit(np.ones(size, np.bool_))) * math.ceil(pixels / math.prod(size))
 
 
 def admit(waiting: float, more: float, most: float, recording: bool) -> None:

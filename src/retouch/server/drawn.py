@@ -13,9 +13,10 @@ from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelSession
 from retouch.editing.gan.upscaler import UpscaleSession
-from retouch.editing.images import Pixels
+from retouch.editing.images import Box, Pixels
 from retouch.editing.kinds import AnySession
 from retouch.editing.sheets import coloured
+from retouch.plan.region import Mask
 from retouch.server import uploads
 from retouch.server.forms import DrawnForm, VariantsForm
 from retouch.server.problems import Problem
@@ -43,6 +44,17 @@ class Files:
     ) -> Files:
         """Those of a request."""
         return Files(uploads.content(overlay), uploads.content(mask), tuple(each.file.read() for each in areas or ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where an edit is: a mask [h, w] (None: the words find the region) in a box of rows and columns; strength: that
+    is asked for.
+    """
+
+    mask: Pixels | Mask | None
+    box: Box
+    strength: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,11 @@ class Drawn:
     def mask(self) -> Pixels | None:
         """Levels of the mask in all of the picture `[H, W]`."""
         return None if self.levels is None else self._spread(self.levels)
+
+    @property
+    def place(self) -> Place:
+        """Where it is, as far as what it takes depends on that."""
+        return Place(self.levels, self.rectangle.part, self.form.strength)
 
     def _spread(self, levels: Any) -> Pixels:
         return uploads.spread(levels, self.rectangle, self.size)

@@ -15,7 +15,7 @@ from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.jobs import Job, Origin, asked_by
 from retouch.editing.kinds import AnySession
 from retouch.editing.stages import ENOUGH
-from retouch.server.cost import admit, of_edit
+from retouch.server.cost import of_edit
 from retouch.server.drawn import Drawn, Files
 from retouch.server.entry import Entry
 from retouch.server.forms import DrawnForm, EditForm, VariantsForm
@@ -24,6 +24,7 @@ from retouch.server.models import capabilities
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import InSession, InStudio, Studio, check_jobs
 from retouch.server.tasks import Draft, Varied
+from retouch.server.waiting import AT_ONCE, begin, check_made, opening_of
 from retouch.server.work import Kind, Work
 
 router = APIRouter(prefix="/api/sessions/{id}")
@@ -70,39 +71,43 @@ def _begun(
 ) -> dict[str, int]:
     wait = deadline or math.inf
 
-    def begin(session: AnySession, work: Work) -> int:
-        check_base(session, form.base)
-        _check_words(studio, session, form)
-        drawn = Drawn.read(form, files, session.size, entry.instance)
-        seconds = of_edit(session) * (form.n if isinstance(form, VariantsForm) else 1)
-        admit(studio.pool.backlog(), seconds, min(studio.limits.backlog, wait), recording=False)
-        return work.follow(started(session, drawn, work), seconds)
+    def start(work: Work) -> int:
+        check_base(entry, form.base)
+        _check_words(studio, entry, form)
+        drawn = Drawn.read(form, files, entry.size, entry.instance)
+        return begin(
+            work,
+            lambda session: started(session, drawn, work),
+            lambda session: of_edit(session, drawn.place) * (form.n if isinstance(form, VariantsForm) else 1),
+            min(studio.limits.backlog, wait),
+        )
 
-    return once(studio, entry, kind_of(form), key, begin, time.monotonic() + wait)
+    return once(studio, entry, kind_of(form), key, start, time.monotonic() + wait)
 
 
 def once(
-    studio: Studio,
-    entry: Entry,
-    kind: Kind,
-    key: str | None,
-    begin: Callable[[AnySession, Work], int],
-    until: float = math.inf,
+    studio: Studio, entry: Entry, kind: Kind, key: str | None, start: Callable[[Work], int], until: float = math.inf
 ) -> dict[str, int]:
     """The job of a request: one that waits or runs for its key; one that is done, where a version was made by that,
-    maybe in an earlier run of this server or another one; or what `begin` makes of it, for whom waits `until` then.
+    maybe in an earlier run of this server or another one; or what is started, for whom waits `until` then.
     """
     keys = set() if key is None else {digest(key)}
-    with entry.lock:  # a request that comes twice at once begins once
-        for number, job in list(entry.jobs.items()):
-            if not job.done() and not keys.isdisjoint(job.keys):
-                return {"job": number}
-        # Of what ended by now all is sealed.
-        check_jobs(studio, entry.owner)
-        with studio.pool.using(entry) as session, asked_by(Origin(tuple(keys), entry.owner, until)):
+    with studio.pool.kept(entry):
+        opening = opening_of(studio, entry)
+        if opening is not None:
+            opening.made.wait(AT_ONCE)
+            check_made(opening)
+        with entry.lock:  # a request that comes twice at once begins once
+            for number, each in list(entry.jobs.items()):
+                if not each.job.done() and not keys.isdisjoint(each.job.keys):
+                    return {"job": number}
+            # Of what ended by now all is sealed.
+            check_jobs(studio, entry.owner)
             work = Work(studio, entry, kind)
-            made = any(not keys.isdisjoint(version.facts.get("keys", ())) for version in session.versions)
-            return {"job": work.ended() if made else begin(session, work)}
+            if any(not keys.isdisjoint(version.facts.get("keys", ())) for version in entry.history.versions):
+                return {"job": work.ended()}
+            with asked_by(Origin(tuple(keys), entry.owner, until)):
+                return {"job": start(work)}
 
 
 def kind_of(form: DrawnForm) -> Kind:
@@ -112,25 +117,23 @@ def kind_of(form: DrawnForm) -> Kind:
     return "draft" if isinstance(form, EditForm) and form.draft else form.kind
 
 
-def check_base(session: AnySession, base: int) -> None:
+def check_base(entry: Entry, base: int) -> None:
     """Problem 409 unless that is the head, which it names; of a picture that is being recorded it is 0."""
-    if not session.versions and "image" not in session.awaited:
-        raise Problem(409, "the session is still being opened and has no picture; wait for its job")
-    head = session.version.number if session.versions else 0
+    head = max(0, entry.history.current)
     if head != base:
         raise Problem(409, f"version {base} is not the head, that is {head}; draw on that one", head=head)
 
 
-def _check_words(studio: Studio, session: AnySession, form: DrawnForm) -> None:
+def _check_words(studio: Studio, entry: Entry, form: DrawnForm) -> None:
     """Problem 422 for words for areas of a model that reads none."""
-    name = studio.models.name_of(session.settings)
-    if form.areas and not capabilities(studio.models.editors[name], session.kind)["areas"]:
+    kind, settings = entry.about
+    if form.areas and not capabilities(studio.models.editors[studio.models.name_of(settings)], kind)["areas"]:
         raise Problem(422, "this model reads no words, so areas can have none")
 
 
 def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
     """The job of an edit; drafts before it end."""
-    form, entry = drawn.form, work.entry
+    form, entry, base = drawn.form, work.entry, session.version.number if session.versions else None
     if work.kind == "draft":
         entry.end_draft()
         entry.draft = session.start(Draft(session, drawn, work.progress))
@@ -149,4 +152,4 @@ def started(session: AnySession, drawn: Drawn, work: Work) -> Job[Any]:
         refine = ENOUGH if form.refine else "off"
     if isinstance(session, Canvas):
         return session.submit(refine=refine, **asked)
-    return session.submit(base=form.base if session.versions else None, refine=refine, **asked)
+    return session.submit(base=base, refine=refine, **asked)

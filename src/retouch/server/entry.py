@@ -21,7 +21,7 @@ from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.manifest import MANIFEST, Manifest
 from retouch.server.frames import Difference
 from retouch.server.hub import Hub
-from retouch.server.opening import Opening
+from retouch.server.opening import Deferred, Opening
 from retouch.server.problems import Problem
 
 
@@ -40,7 +40,6 @@ class Awaited:
     settings: those of its manifest, as far as they are told. picture: what it begins with, if that is known.
     """
 
-    opening: Opening
     kind: str
     settings: Mapping[str, Any]
     picture: Pixels | Picture | None
@@ -52,16 +51,26 @@ class Awaited:
 
 
 @dataclass(eq=False)
+class Numbered:
+    """A job with its kind, the seconds that are predicted of it, and what was told of it last: done, total, text."""
+
+    job: Job[Any]
+    kind: str
+    seconds: float
+    progress: tuple[int, int, str] | None = None
+
+
+@dataclass(eq=False)
 class Entry:
     """One session, in memory or only in its folder.
 
-    awaited: what is known of it until it is made. held: bytes that count against the budget. users: requests and edits
-    that need the session in memory. jobs: those of this run of the server by number, costs: their predicted seconds,
-    progress: what was told of them last (done, total and text). count: the number of the last one, see `Pool`. shown:
-    the version that pages were brought to, and its picture, if that is no canvas. estimate: the last version made, and
-    the result that knows how far it may be off. passing: it may be removed when its owner has no room for another.
-    draft: the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to an
-    instance of labels.
+    awaited: what is known of it until it is made. opening: what makes it, or opens it again. waiting: edits until then,
+    in their order. held: bytes that count against the budget. users: requests and edits that need the session in
+    memory. jobs: those of this run of the server by number. count: the number of the last one, see `Pool`. shown: the
+    version that pages were brought to, and its picture, if that is no canvas. estimate: the last version made, and the
+    result that knows how far it may be off. passing: it may be removed when its owner has no room for another. draft:
+    the last one. looking: what of a canvas is prepared. instance: the highest id that an edit gave to an instance of
+    labels.
     """
 
     id: str
@@ -69,14 +78,14 @@ class Entry:
     folder: Path
     session: AnySession | None = None
     awaited: Awaited | None = None
+    opening: Opening | None = None
+    waiting: list[Deferred[Any]] = field(default_factory=list)
     held: int = 0
     users: int = 0
     touched: float = field(default_factory=time.time)
     gone: bool = False
     passing: bool = False
-    jobs: dict[int, Job[Any]] = field(default_factory=dict)
-    costs: dict[int, float] = field(default_factory=dict)
-    progress: dict[int, tuple[int, int, str]] = field(default_factory=dict)
+    jobs: dict[int, Numbered] = field(default_factory=dict)
     count: int = 0
     shown: tuple[int, Pixels | None] | None = None
     estimate: tuple[int, Any] | None = None
@@ -97,6 +106,12 @@ class Entry:
         draft, self.draft = self.draft, None
         if draft is not None:
             draft.cancel()
+
+    @property
+    def takes_edits(self) -> bool:
+        """Whether the session is in memory and can be drawn on, though it may be recorded yet."""
+        session = self.session
+        return session is not None and bool(session.versions or session.awaited)
 
     @property
     def about(self) -> tuple[str, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from retouch.server.entry import Entry
+from retouch.server.entry import Entry, Numbered
 from retouch.server.models import Models, capabilities, scale_of
 
 TOLD = ("prompt", "negative", "strength", "steps", "guidance", "seed")
@@ -73,17 +73,15 @@ def facts_of(models: Models, entry: Entry) -> dict[str, Any]:
         **tree_of(entry),
         "bytes": nbytes,
         "capabilities": {**capabilities(models.editors[name], kind), "instances": settings.get("instances", False)},
-        "jobs": [
-            {"job": number, "state": "running" if job.running() else "queued", **_progress(entry, number)}
-            for number, job in list(entry.jobs.items())
-            if not job.done()
-        ],
+        "jobs": [job_of(number, each) for number, each in list(entry.jobs.items()) if not each.job.done()],
     }
 
 
-def _progress(entry: Entry, number: int) -> dict[str, Any]:
-    """What was told last of a job."""
-    return dict(zip(("done", "total", "text"), entry.progress.get(number, ()), strict=False))
+def job_of(number: int, job: Numbered) -> dict[str, Any]:
+    """What is told of a job that waits or runs, with what was told of it last."""
+    state = "running" if job.job.running() else "queued"
+    progress = dict(zip(("done", "total", "text"), job.progress or (), strict=False))
+    return {"job": number, "kind": job.kind, "state": state, "seconds": round(job.seconds, 3), **progress}
 
 
 def listed(models: Models, entry: Entry) -> dict[str, Any]:

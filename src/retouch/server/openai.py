@@ -30,6 +30,7 @@ from retouch.editing.jobs import Frame, Job, Origin, asked_by
 from retouch.plan.region import Mask
 from retouch.server import uploads
 from retouch.server.cost import admit, of_edit
+from retouch.server.drawn import Place
 from retouch.server.entry import Entry
 from retouch.server.forms import OpenForm, Text
 from retouch.server.problems import Problem, documented
@@ -37,6 +38,7 @@ from retouch.server.sessions import Begun, Source, begin, source_of
 from retouch.server.studio import Caller, InStudio, Studio, check_jobs
 from retouch.server.tasks import Varied
 from retouch.server.uploads import Format
+from retouch.server.waiting import using
 from retouch.server.work import Kind, Work
 
 AUTO = "auto"
@@ -167,13 +169,13 @@ def edits(
 def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, count: int) -> Begun:
     """An edit that fills a region (None: redraws everything), so many times with other seeds."""
     kind: Kind = "variants" if count > 1 else "edit" if region is None else "inpaint"
-    with studio.pool.using(entry) as session, asked_by(Origin(caller=entry.owner)):
+    with using(studio, entry) as session, asked_by(Origin(caller=entry.owner)):
         assert isinstance(session, DiffusionSession | Canvas)
-        seconds = of_edit(session) * count
-        admit(studio.pool.backlog(), seconds, studio.limits.backlog, recording=False)
-        work = Work(studio, entry, kind)
         mask = np.ones(session.size, np.bool_) if region is None else region
         box = box_of(mask)
+        seconds = of_edit(session, Place(mask[box], box)) * count
+        admit(studio.pool.backlog(), seconds, studio.limits.backlog, recording=False)
+        work = Work(studio, entry, kind)
         where: dict[str, Any] = {"mask": mask[box], "box": box} if isinstance(session, Canvas) else {"mask": mask}
         asked: dict[str, Any] = {**where, "prompt": prompt, "inpaint": region is not None, "progress": work.progress}
         if count > 1:

@@ -1,32 +1,105 @@
-"""Sessions that come to be: their networks are compiled in a thread of their own, then the device records them."""
+"""Jobs that are there before what does them: sessions that are made in threads of their own, what waits for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Event, RLock, Thread
-from typing import Any
+from threading import Event, Lock, Thread
+from typing import Any, Generic, TypeVar, cast
 
 from retouch.editing.jobs import Job, asked_by
 from retouch.editing.kinds import AnySession
 from retouch.server.tasks import Question
 
+R = TypeVar("R")
 
-class Opening:
-    """The queue of one job, which makes a session and ends when that is recorded. It may be cancelled at any time: what
-    was made until then, or comes of it later, is closed.
 
-    made: set when the session is there, or will not be.
+class Deferred(Generic[R]):
+    """The queue of one job, which is begun when it is time for that: its frames and its end are then those of another
+    job, or what it `begins` is the result. It may be cancelled at any time.
     """
 
-    def __init__(self, make: Callable[[], AnySession]) -> None:
-        self.made = Event()
-        self.job: Job[AnySession] = Job(self, Question(make), self)
-        self._lock = RLock()
-        self._thread = Thread(target=self._run, name="retouch opening", daemon=True)
-        self._recording: Job[Any] | None = None
+    def __init__(self, begins: Callable[[], R | Job[R]]) -> None:
+        self.job: Job[R] = Job(self, Question(cast(Callable[[], R], begins)), self)
+        self._lock = Lock()
+        self._over = False
+        self._inner: Job[R] | None = None
 
     def begin(self) -> None:
+        """Do it, unless it was cancelled."""
+        if self._over:
+            return
+        try:
+            with asked_by(self.job.origin):
+                found: R | Job[R] = self.job.task.run(self.job)
+        except BaseException as error:
+            self.fail(error)
+            return
+        if not isinstance(found, Job):
+            if self._ends():
+                self.job.close()
+                self.job.set_result(found)
+            return
+        with self._lock:
+            self._inner = self.job.replaces = found  # whose keys are its own, too
+        if self._over:
+            found.cancel()
+        found.watch(self.job.add)
+        found.add_done_callback(self._ended)
+
+    def fail(self, error: BaseException) -> None:
+        """It will not be begun, or could not be."""
+        if self._ends():
+            self.job.close(error)
+            self.job.set_exception(error)
+
+    def _ended(self, inner: Future[R]) -> None:
+        if inner.cancelled():
+            if self._ends():
+                self.job.end()
+        elif (error := inner.exception()) is not None:
+            self.fail(error)
+        elif self._ends():
+            self.job.set_result(inner.result())
+            cast(Job[R], inner).when_over(self.job.close)
+
+    def _ends(self) -> bool:
+        """Whether whoever asks is the one who ends the job."""
+        with self._lock:
+            ends, self._over = not self._over, True
+            return ends
+
+    # A queue
+
+    def cancel(self, job: Job[Any]) -> bool:
+        """Stop it; False when it has ended."""
+        with self._lock:
+            inner, ends = self._inner, self._inner is None and not self._over
+            self._over = self._over or ends
+        if inner is not None:
+            return inner.cancel()
+        if ends:
+            self.job.end()
+        return ends
+
+    def runs(self, job: Job[Any]) -> bool:
+        """True while it is computed."""
+        return self._inner is not None and self._inner.running()
+
+
+class Opening(Deferred[AnySession]):
+    """The queue of one job, which makes a session and ends when that is recorded.
+
+    made: set when the session is there, or will not be. told: called then, and when the job has ended.
+    """
+
+    def __init__(self, make: Callable[[], AnySession], told: Callable[[], None]) -> None:
+        super().__init__(lambda: _recorded(make()))
+        self.made, self._told = Event(), told
+        self._thread = Thread(target=self._run, name="retouch opening", daemon=True)
+        self.job.add_done_callback(lambda _: told())
+
+    def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
@@ -34,59 +107,16 @@ class Opening:
         """Wait until the thread has ended, or so long."""
         self._thread.join(seconds)
 
-    # A queue
-
-    def cancel(self, job: Job[Any]) -> bool:
-        """Stop it; False when it has ended."""
-        with self._lock:
-            recording = self._recording
-            if job.done():
-                return False
-            job.stopping = True
-            if recording is None:
-                job.end()
-        return True if recording is None else recording.cancel()
-
     def runs(self, job: Job[Any]) -> bool:
         """True while networks are compiled or the session is recorded."""
-        return self._recording is None or self._recording.running()
-
-    # The thread
+        return self._inner is None or self._inner.running()
 
     def _run(self) -> None:
-        job = self.job
-        try:
-            with asked_by(job.origin):
-                session = job.task.run(job)
-        except BaseException as error:
-            self._end(error)
-            return
-        finally:
-            self.made.set()
-        with self._lock:
-            late, self._recording = job.done(), session.opening
-        if late:
-            session.close()
-        elif session.opening is None:
-            self._end(None, session)
-        else:
-            session.opening.watch(job.add)
-            session.opening.add_done_callback(self._recorded)
+        self.begin()
+        self.made.set()
+        self._told()
 
-    def _recorded(self, recording: Future[Any]) -> None:
-        if recording.cancelled():
-            self.job.end()
-        else:
-            error = recording.exception()
-            self._end(error, None if error else recording.result())
 
-    def _end(self, error: BaseException | None, session: AnySession | None = None) -> None:
-        job = self.job
-        with self._lock:
-            if job.done():
-                return
-            job.close(error)
-        if error is not None:
-            job.set_exception(error)
-        elif session is not None:
-            job.set_result(session)
+def _recorded(session: AnySession) -> AnySession | Job[AnySession]:
+    """The session, or the job that records it."""
+    return cast("Job[AnySession] | None", session.opening) or session

@@ -18,7 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition
 
-from retouch.editing.archive import silent
+from retouch.editing.archive import Progress
+from retouch.editing.calls import Cancelled
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, claimed
@@ -53,6 +54,7 @@ class Pool:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
         self._lock = Condition()
         self._entries: dict[str, Entry] = {}
+        self._closed = False
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -113,13 +115,13 @@ class Pool:
 
     def jobs_of(self, owner: str) -> int:
         """How many jobs of a caller wait or run."""
-        return sum(not job.done() for entry in self.here(owner) for job in list(entry.jobs.values()))
+        return sum(not each.job.done() for entry in self.here(owner) for each in list(entry.jobs.values()))
 
     def busy(self) -> bool:
         """Whether anything is computed or waits for that."""
         with self._lock:
             entries = list(self._entries.values())
-        return any(not job.done() for entry in entries for job in list(entry.jobs.values()))
+        return any(not each.job.done() for entry in entries for each in list(entry.jobs.values()))
 
     def load(self) -> tuple[int, int]:
         """Sessions in memory and the bytes that they take."""
@@ -131,12 +133,8 @@ class Pool:
         """Predicted seconds of what waits and runs."""
         with self._lock:
             entries = list(self._entries.values())
-        return math.fsum(
-            entry.costs.get(number, 0.0)
-            for entry in entries
-            for number, job in list(entry.jobs.items())
-            if not job.done()
-        )
+        jobs = (each for entry in entries for each in list(entry.jobs.values()))
+        return math.fsum(each.seconds for each in jobs if not each.job.done())
 
     # Making and removing
 
@@ -155,7 +153,7 @@ class Pool:
         """Put a new session into memory, kept `light` in its folder or whole. When that fails, or it was removed
         meanwhile, it is for the caller to `remove` it.
         """
-        claim = self._claim(entry)
+        claim = self.claim(entry)
         claim.light = light
         if (entry.folder / MANIFEST).exists():  # a request that was sent twice, and another server was faster
             claim.release()
@@ -176,10 +174,9 @@ class Pool:
         """Delete a session with its folder; what is computed for it is stopped first."""
         with entry.lock:
             entry.gone = True
-            awaited, session = entry.awaited, entry.session
-            entry.awaited = entry.session = None
-            if awaited is not None:
-                awaited.opening.job.cancel()
+            session, entry.awaited, entry.session = entry.session, None, None
+            if entry.opening is not None:
+                entry.opening.job.cancel()
             if session is not None:
                 session.close()
             shutil.rmtree(entry.folder, ignore_errors=True)
@@ -191,15 +188,6 @@ class Pool:
         self._gauge()
 
     # Memory
-
-    @contextmanager
-    def using(self, entry: Entry) -> Iterator[AnySession]:
-        """The session in memory, opened again if it was put away, and kept there in a block.
-
-        Raises Problem 404 when it was deleted, 503 when all memory is in use, 507 when it needs more than there is.
-        """
-        with self.kept(entry):
-            yield self._opened(entry)
 
     @contextmanager
     def kept(self, entry: Entry) -> Iterator[None]:
@@ -227,30 +215,39 @@ class Pool:
             self._lock.notify_all()
         self._gauge()
 
-    def _opened(self, entry: Entry) -> AnySession:
-        awaited = entry.awaited
-        if awaited is not None and not awaited.opening.made.wait(self.limits.wait):
-            raise Problem(503, "the session is still being opened; come again", retry_after=PATIENCE)
-        with entry.lock:
-            if entry.gone:
-                raise Problem(404, "there is no such session")
-            if entry.session is None:
-                saved = Saved.read(entry.folder)
-                name = self.models.name_of(saved.manifest.settings)
-                self._reserve(entry, sum(each.nbytes for each in saved.manifest.versions))
-                try:
-                    with claimed(self._claim(entry)):
-                        entry.session = saved.kind.restore(self.models.editors[name], entry.folder, silent, True)
-                    entry.shown = entry.shown or _shown(entry.session)
-                except BaseException:
-                    entry.held = 0
-                    raise
-                self.metrics.reopened.inc()
-                self._gauge()
-            return entry.session
+    def restore(self, entry: Entry, claim: Claim, progress: Progress) -> AnySession:
+        """Open a session again that was put away.
 
-    def _claim(self, entry: Entry) -> Claim:
-        """The right to write to a session's folder; another server that has it is asked for it."""
+        Raises Problem 503 when all memory is in use, 507 when it needs more than there is.
+        """
+        with claimed(claim):
+            saved = Saved.read(entry.folder)
+            name = self.models.name_of(saved.manifest.settings)
+            self._reserve(entry, sum(each.nbytes for each in saved.manifest.versions))
+            try:
+                session = saved.kind.restore(self.models.editors[name], entry.folder, progress, True)
+            except BaseException:
+                entry.held = 0
+                raise
+        wanted = entry.opening is not None  # else it was cancelled, and somebody may wait for the claim with the lock
+        if wanted:
+            with entry.lock:
+                wanted = not (entry.gone or self._closed)
+                if wanted:
+                    entry.session, entry.shown = session, entry.shown or _shown(session)
+        if not wanted:
+            session.close()
+            entry.held = 0
+            raise Cancelled
+        self.metrics.reopened.inc()
+        self._gauge()
+        return session
+
+    def claim(self, entry: Entry) -> Claim:
+        """The right to write to a session's folder; another server that has it is asked for it.
+
+        Raises Problem 503 when it needs that itself, 404 when it has deleted it.
+        """
         end = time.monotonic() + self.limits.wait
         while True:
             try:
@@ -296,8 +293,7 @@ class Pool:
         assert entry.session is not None
         entry.session.close()
         entry.session, entry.estimate, entry.held = None, None, 0
-        entry.jobs = {number: job for number, job in entry.jobs.items() if not job.over}  # they hold it, too
-        entry.costs = {number: entry.costs[number] for number in entry.jobs}
+        entry.jobs = {number: each for number, each in entry.jobs.items() if not each.job.over}  # they hold it, too
         if not len(entry.hub):
             entry.shown = None
 
@@ -333,11 +329,14 @@ class Pool:
     def close(self) -> None:
         """Close all sessions; their folders stay."""
         with self._lock:
+            self._closed = True
             entries = list(self._entries.values())
         for entry in entries:
             if entry.awaited is not None:
                 self.remove(entry)
             with entry.lock:
+                if entry.opening is not None:
+                    entry.opening.job.cancel()
                 session, entry.session, entry.held = entry.session, None, 0
                 if session is not None:
                     session.close()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
 import platformdirs
 import uvicorn
+from starlette.types import ASGIApp
 
 from retouch.errors import OptionError
 from retouch.server.app import application
@@ -62,11 +64,14 @@ def tokens_of(home: Path, users: Sequence[str]) -> Mapping[str, str]:
     return {user: {**known, **missing}[user] for user in users}
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket on an address, port 0 for any that is free. OptionError when that cannot be had."""
+def listening(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A socket on an address, port 0 for any that is free; `shared`: among those that say so. OptionError when that
+    cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for option in (socket.SO_REUSEADDR, *([socket.SO_REUSEPORT] if shared else ())):
+        found.setsockopt(socket.SOL_SOCKET, option, 1)
     try:
         found.bind((host, port))
         found.listen(BACKLOG)
@@ -77,19 +82,21 @@ def listening(host: str, port: int) -> socket.socket:
     return found
 
 
-def access_to(bound: socket.socket, host: str, tokens: Mapping[str, str]) -> Access:
-    """Who may ask a server on a socket. OptionError for one without tokens that others reach."""
-    port, everywhere = bound.getsockname()[1], host in ("0.0.0.0", "::")
-    if not tokens and host not in LOOPBACK:
-        raise OptionError("--no-token is for this machine alone; leave it or --host away")
+def access_to(port: int, host: str, tokens: Mapping[str, str], names: Iterable[str] = ()) -> Access:
+    """Who may ask a server on a port of an address, which is reached under other names too. OptionError for one without
+    tokens that others reach.
+    """
+    everywhere = host in ("0.0.0.0", "::")
+    if not tokens and not LOOPBACK.issuperset({host, *names}):
+        raise OptionError("a server without tokens is for this machine alone; let it have them, or no other address")
     own = socket.gethostname().lower() if everywhere else host
-    return Access(port, LOOPBACK | {own}, everywhere, tokens)
+    return Access(port, LOOPBACK | {own, *names}, everywhere, tokens)
 
 
-def run(studio: Studio, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer until interrupted; `ready` is called when the server does."""
-    config = uvicorn.Config(
-        application(studio),
+def configured(app: ASGIApp, grace: float = GRACE) -> uvicorn.Config:
+    """How applications of this package are served; answers may take `grace` seconds when that ends."""
+    return uvicorn.Config(
+        app,
         log_level="warning",
         access_log=False,
         proxy_headers=False,
@@ -97,10 +104,13 @@ def run(studio: Studio, bound: socket.socket, ready: Callable[[], None]) -> None
         ws="websockets-sansio",
         ws_max_size=LONGEST_MESSAGE,
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=math.ceil(grace),
     )
-    server = Server(config, ready)
-    server.run(sockets=[bound])
+
+
+def run(studio: Studio, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer until interrupted; `ready` is called when the server does."""
+    Server(configured(application(studio)), ready).run(sockets=[bound])
 
 
 class Server(uvicorn.Server):

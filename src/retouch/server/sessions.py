@@ -13,23 +13,24 @@ import numpy.typing as npt
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import Json
 
+from retouch.editing.archive import Progress
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.diffusion.editor import GUIDANCE, STEPS, STRENGTH, Editor
 from retouch.editing.gan.labels import LabelEditor, Labels
 from retouch.editing.images import ImageError, as_integers
-from retouch.editing.jobs import Job, Origin, asked_by
+from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
 from retouch.server.cost import Recording, admit
 from retouch.server.entry import Awaited, Entry
-from retouch.server.facts import facts_of, listed
+from retouch.server.facts import facts_of, job_of, listed
 from retouch.server.forms import HeadForm, NameForm, OpenForm
 from retouch.server.idempotency import Key, digest
 from retouch.server.models import cropped, shows_whole
-from retouch.server.opening import Opening
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Named, Studio, check_jobs
+from retouch.server.waiting import AT_ONCE, check_made, opened, using
 from retouch.server.work import Work, show, tell_tree
 
 Source = npt.NDArray[Any] | Picture
@@ -37,11 +38,6 @@ Source = npt.NDArray[Any] | Picture
 BINARY: dict[int | str, dict[str, Any]] = {
     200: {"description": "A message as the WebSocket has it", "content": {"application/octet-stream": {}}}
 }
-
-AT_ONCE = 0.5
-"""Seconds in which a session of a diffusion model is refused in the reply; later that is told as its job's end. Other
-models are small, so theirs always are.
-"""
 
 router = APIRouter(prefix="/api/sessions")
 
@@ -121,40 +117,31 @@ def begin(
     work = Work(studio, entry, "generate" if source is None else "open")
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
 
-    def start(folder: Path) -> AnySession:
-        told: dict[str, Any] = {"folder": folder, "progress": progress, **options}
-        if isinstance(source, Picture):
-            assert isinstance(editor, Editor)
-            return editor.canvas(source, **told)
-        if source is None:
-            assert isinstance(editor, Editor)
-            return editor.generate(size=form.size, wait=False, **told)
-        return editor.open(source, wait=False, **told)
+    def make(progress: Progress) -> AnySession:
+        told: dict[str, Any] = {"progress": progress, **options}
 
-    def progress(done: int, total: int, text: str) -> None:
-        opening.job.go_on()
-        work.progress(done, total, text)
+        def start(folder: Path) -> AnySession:
+            if isinstance(source, Picture):
+                assert isinstance(editor, Editor)
+                return editor.canvas(source, folder=folder, **told)
+            if source is None:
+                assert isinstance(editor, Editor)
+                return editor.generate(size=form.size, wait=False, folder=folder, **told)
+            return editor.open(source, wait=False, folder=folder, **told)
 
-    def make() -> AnySession:
-        work.progress(0, 0, "opening the picture" if source is not None else "reading the words")
         session = studio.pool.start(entry, start, last.is_made_faster_than_read(studio.limits.read_rate))
         studio.recordings[editor] = recording = Recording.of(session)
-        entry.costs[work.number] = recording.seconds
+        work.predict(recording.seconds)
         return session
 
-    with asked_by(Origin(caller=caller)):
-        opening = Opening(make)
-    entry.awaited = _awaited(opening, editor, form, source, options)
+    entry.awaited = _awaited(editor, form, source, options)
     if isinstance(editor, Editor) and source is not None:
         entry.shown = 0, None if isinstance(source, Picture) else source
-    work.follow(opening.job, last.seconds)
+    text = "opening the picture" if source is not None else "reading the words"
+    opening = opened(work, make, text, last.seconds)
     opening.job.add_done_callback(lambda ended: _forget_failed(studio, entry, ended))
-    studio.openings.add(opening)
-    opening.begin()
-    opening.made.wait(AT_ONCE if isinstance(editor, Editor) else None)
-    job = opening.job
-    if job.done() and not job.cancelled() and (error := job.exception()) is not None:
-        raise error
+    opening.made.wait(AT_ONCE)
+    check_made(opening)
     return Begun(entry, opening.job, work.number)
 
 
@@ -172,9 +159,7 @@ def _check(editor: AnyEditor, form: OpenForm, source: Source | None, most: int) 
         raise Problem(422, "this model reads no words; send no prompt")
 
 
-def _awaited(
-    opening: Opening, editor: AnyEditor, form: OpenForm, source: Source | None, options: Mapping[str, Any]
-) -> Awaited:
+def _awaited(editor: AnyEditor, form: OpenForm, source: Source | None, options: Mapping[str, Any]) -> Awaited:
     """What is told of a session until it is made."""
     if isinstance(source, Picture):
         kind, (height, width) = Canvas.kind, source.size
@@ -185,9 +170,9 @@ def _awaited(
         kind, (height, width) = editor.sessions.kind, form.size or editor.model.default_size
     known: dict[str, Any] = {"model": editor.name, "height": height, "width": width}
     if not isinstance(editor, Editor):
-        return Awaited(opening, kind, {**known, "instances": "instances" in options}, None)
+        return Awaited(kind, {**known, "instances": "instances" in options}, None)
     usual = {"strength": STRENGTH, "steps": STEPS, "guidance": GUIDANCE, "seed": 0}
-    return Awaited(opening, kind, {**known, **usual, **options}, source)
+    return Awaited(kind, {**known, **usual, **options}, source)
 
 
 def source_of(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None = None) -> Source:
@@ -241,13 +226,27 @@ def delete(studio: InStudio, entry: InSession) -> Response:
     return Response(status_code=204)
 
 
+@router.get("/{id}/jobs/{job}", responses=documented(409, 503, 507))
+def job(id: str, job: int, studio: InStudio, caller: Caller) -> dict[str, Any]:
+    """What a job does, or its `state` at the end: "done" or "cancelled". Of one that failed the answer is the problem,
+    also when it was to open a session, which is none then.
+    """
+    became = studio.ended.known((caller, id, job))
+    if isinstance(became, Problem):
+        raise became.with_traceback(None)
+    found = None if became else studio.pool.find(caller, id).jobs.get(job)
+    if not (became or found):
+        raise Problem(404, f"there is no job {job}, or it ended long ago")
+    return {"job": job, "state": became} if found is None else job_of(job, found)
+
+
 @router.delete("/{id}/jobs/{job}", status_code=204, responses=documented(409))
 def cancel(job: int, entry: InSession) -> Response:
     """Stop a job; the session stays as it was."""
     found = entry.jobs.get(job)
     if found is None:
         raise Problem(404, f"there is no job {job}")
-    if not found.cancel():
+    if not found.job.cancel():
         raise Problem(409, f"job {job} has ended")
     return Response(status_code=204)
 
@@ -255,7 +254,7 @@ def cancel(job: int, entry: InSession) -> Response:
 @router.post("/{id}/head", response_class=Response, responses={**BINARY, **documented(409, 503, 507)})
 def head(form: HeadForm, studio: InStudio, entry: InSession) -> Response:
     """Go to a version: undo, redo, another branch. Jobs of the session are cancelled."""
-    with studio.pool.using(entry) as opened:
+    with using(studio, entry) as opened:
         if all(version.number != form.version for version in opened.versions):
             raise Problem(409, f"there is no version {form.version}")
         opened.go(form.version)
@@ -272,7 +271,7 @@ def _shown(studio: Studio, entry: Entry, version: int) -> bytes:
 @router.post("/{id}/versions/{version}/name", status_code=204, responses=documented(409, 503, 507))
 def name(version: int, form: NameForm, studio: InStudio, entry: InSession) -> Response:
     """Call a version something."""
-    with studio.pool.using(entry) as opened:
+    with using(studio, entry) as opened:
         opened.rename(version, form.name.strip() or None)
     studio.tell(tell_tree, entry)
     return Response(status_code=204)

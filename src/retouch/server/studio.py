@@ -12,6 +12,7 @@ from weakref import WeakSet
 from fastapi import Depends, Request
 
 from retouch.editing.kinds import AnyEditor
+from retouch.editing.recent import Recent
 from retouch.server.cost import Recording
 from retouch.server.entry import Entry
 from retouch.server.idempotency import Answers
@@ -23,6 +24,8 @@ from retouch.server.pool import Pool
 from retouch.server.problems import Problem
 from retouch.server.security import Access
 
+ENDED = 1024
+"""Jobs that can be asked for after their end."""
 GRACE = 5.0
 """Seconds for sessions that are being made to end in when the server does: a process that ends meanwhile aborts."""
 
@@ -31,8 +34,8 @@ class Studio:
     """The models, sessions and limits of one server.
 
     home: the folder of its sessions. recordings: what the last one with each model takes. openings: those that may not
-    have ended yet. What pages are told
-    is put in order by one thread, `tell`.
+    have ended yet. ended: what became of the last jobs, by caller, session and number, wherever that is now. What pages
+    are told is put in order by one thread, `tell`.
     """
 
     def __init__(self, models: Models, home: Path, access: Access, limits: Limits | None = None) -> None:
@@ -42,6 +45,7 @@ class Studio:
         self.answers = Answers()
         self.recordings: dict[AnyEditor, Recording] = {}
         self.openings: WeakSet[Opening] = WeakSet()
+        self.ended: Recent[tuple[str, str, int], str | Problem] = Recent(ENDED)
         self.allowance = Allowance(self.limits.upload_rate, self.limits.upload_burst)
         self._teller = ThreadPoolExecutor(1, "retouch telling")
 

@@ -25,6 +25,7 @@ from retouch.server.problems import Problem, documented
 from retouch.server.studio import InSession, InStudio, Studio
 from retouch.server.tasks import Question
 from retouch.server.uploads import Format
+from retouch.server.waiting import using
 
 THUMB = 160
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -83,7 +84,7 @@ def instances(version: int, studio: InStudio, entry: InSession) -> Response:
     """The ids of instances in a map of labels, in the levels of a PNG: red, 256 times green and 65536 times blue."""
     if entry.history.find(version) is None or not entry.about[1].get("instances"):
         raise Problem(404, f"there is no version {version} with a map of instances")
-    with studio.pool.using(entry) as session:
+    with using(studio, entry) as session:
         ids = session.history[version].tensors["source"][1].numpy()
     levels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)
     return Response(uploads.encoded(levels, "png"), media_type=MEDIA["png"])
@@ -106,7 +107,7 @@ def _when_idle(studio: Studio, entry: Entry, ask: Callable[[AnySession], Any]) -
     """What the session's device answers; Problem 503 while it computes something."""
     if studio.pool.busy():
         raise Problem(503, "an edit is being computed; ask again when it is done", retry_after=1)
-    with studio.pool.using(entry) as session:
+    with using(studio, entry) as session:
         return session.start(Question(lambda: ask(session))).result()
 
 
@@ -139,7 +140,7 @@ def explain(
         raise Problem(409, "the session is still being opened; wait for its job")
     if timed:
         return cast(dict[str, Any], _when_idle(studio, entry, explained))
-    with studio.pool.using(entry) as session:
+    with using(studio, entry) as session:
         return explained(session)
 
 

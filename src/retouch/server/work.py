@@ -15,7 +15,7 @@ from retouch.editing.canvas.drawing import Composed
 from retouch.editing.jobs import Frame, Job
 from retouch.editing.lease import LostError
 from retouch.server import frames
-from retouch.server.entry import Entry
+from retouch.server.entry import Entry, Numbered
 from retouch.server.facts import tree_of
 from retouch.server.frames import Difference
 from retouch.server.hub import Message
@@ -44,15 +44,22 @@ class Work:
         in memory until it has ended.
         """
         entry = self.entry
-        entry.jobs[self.number], entry.costs[self.number] = job, seconds
-        for number in [n for n, old in entry.jobs.items() if old.over][:-KEPT]:
-            del entry.jobs[number], entry.costs[number]
+        entry.jobs[self.number] = Numbered(job, self.kind, seconds)
+        for number in [n for n, old in entry.jobs.items() if old.job.over][:-KEPT]:
+            del entry.jobs[number]
         self.studio.pool.keep(entry)
         log.info("job begun", extra=self._told(seconds=round(seconds, 3)))
-        self.studio.tell(self._event, "queued")
+        self.studio.tell(self._expect, seconds)
         job.watch(lambda frame: self.studio.tell(self._frame, frame))
+        job.add_done_callback(self._remember)
         job.add_done_callback(lambda ended: self.studio.tell(self._done, ended))
         return self.number
+
+    def predict(self, seconds: float) -> None:
+        """It is known better by now how long it takes in all."""
+        if self.number in self.entry.jobs:
+            self.entry.jobs[self.number].seconds = seconds
+            self.studio.tell(self._expect, seconds)
 
     def ended(self) -> int:
         """The number of a job that was done before."""
@@ -68,13 +75,23 @@ class Work:
         """What logs say of it: never what was asked."""
         return {"session": self.entry.id, "job": self.number, "kind": self.kind, **more}
 
+    def _remember(self, job: Future[Any]) -> None:
+        """What became of it, for those who ask later."""
+        state = "cancelled" if job.cancelled() else "done"
+        error = None if job.cancelled() else job.exception()
+        key = self.entry.owner, self.entry.id, self.number
+        self.studio.ended.get(key, lambda: Problem.of(error) if error else state)
+
     # In the thread that tells
 
     def _send(self, **event: Any) -> None:
         self.entry.hub.send(Message(json.dumps(event)))
 
     def _event(self, state: str, **more: Any) -> None:
-        self._send(event="job", job=self.number, state=state, **more)
+        self._send(event="job", job=self.number, kind=self.kind, state=state, **more)
+
+    def _expect(self, seconds: float) -> None:
+        self._event("running" if self._running else "queued", seconds=round(seconds, 3))
 
     def _run(self) -> None:
         if not self._running:
@@ -83,7 +100,8 @@ class Work:
 
     def _progress(self, done: int, total: int, text: str) -> None:
         self._run()
-        self.entry.progress[self.number] = done, total, text
+        if self.number in self.entry.jobs:
+            self.entry.jobs[self.number].progress = done, total, text
         self._send(event="progress", job=self.number, done=done, total=total, text=text)
 
     def _frame(self, frame: Frame) -> None:
@@ -108,7 +126,6 @@ class Work:
 
     def _done(self, job: Future[Any]) -> None:
         entry = self.entry
-        entry.progress.pop(self.number, None)
         try:
             error = None if job.cancelled() else job.exception()
             state = "cancelled" if job.cancelled() else "failed" if error else "done"

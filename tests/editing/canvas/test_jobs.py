@@ -30,11 +30,12 @@ def test_a_job_makes_what_an_edit_makes_and_shows_it():
 
 
 @pytest.mark.parametrize("scale", [1, 2])
-def test_previews_are_of_the_canvas(scale):
+@pytest.mark.parametrize(("way", "first"), [("new", "recording step 1"), ("dense", "encoding")])
+def test_previews_are_of_the_canvas(way, first, scale):
     shown = canvas()
     drawn, seen = stroke(shown, 50, 60), []
     before = shown.pixels
-    job = shown.submit(drawn, plan=ways(shown, drawn, "new", scale), progress=(gate := Gate("recording step 1")))
+    job = shown.submit(drawn, plan=ways(shown, drawn, way, scale), progress=(gate := Gate(first)))
     gate.wait()
     job.watch(seen.append)
     gate.go.set()
@@ -46,6 +47,38 @@ def test_previews_are_of_the_canvas(scale):
         assert frame.pixels.shape == (bottom - top, right - left, 3)
         assert (left, top, right, bottom) == (60, 50, 66, 56)
     assert not np.array_equal(previews[-1].pixels, before[50:56, 60:66])
+
+
+def test_previews_of_tiles_are_of_the_part_that_each_sees():
+    shown, seen = canvas(), []
+    mask = np.zeros(shown.size, np.bool_)
+    mask[10:80, 20:90] = True
+    job = shown.submit(mask=mask, plan="tiles", progress=(gate := Gate("recording step 1")))
+    gate.wait()
+    job.watch(seen.append)
+    gate.go.set()
+    plan = job.result(WAIT).plan
+    previews = [frame for frame in seen if frame.kind == "preview"]
+    assert len(previews) == 3 * len(plan.chosen.tiles)
+    boxes = {frame.rectangle for frame in previews}
+    assert len(boxes) == len(plan.chosen.tiles)
+    covered = np.zeros(shown.size, np.bool_)
+    for left, top, right, bottom in boxes:
+        covered[top:bottom, left:right] = True
+    assert np.array_equal(covered, mask)
+
+
+def test_what_an_edit_takes_is_predicted_while_another_is_made():
+    shown = canvas()
+    drawn = stroke(shown, 50, 60)
+    gate = Gate("recording step 1")
+    job = shown.submit(drawn, plan=ways(shown, drawn, "new"), progress=gate)
+    gate.wait()
+    mask = np.full((6, 6), 255, np.uint8)
+    predicted = shown.predicted(mask, (60, 50, 66, 56))
+    assert predicted > shown.predicted(mask, (60, 50, 66, 56), strength=0.4) > 0
+    gate.go.set()
+    job.result(WAIT)
 
 
 @pytest.mark.parametrize("scale", [1, 2])

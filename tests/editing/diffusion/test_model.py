@@ -1,6 +1,7 @@
 """What is kept of a pipeline's networks and texts, and which model a pipeline gets."""
 
 import pytest
+from torch import Tensor
 
 from editing.diffusion.test_session import opened
 from pipelines import pipeline
@@ -8,6 +9,7 @@ from retouch import Policy
 from retouch.editing.diffusion import session
 from retouch.editing.diffusion.model import SIZES, Conditioning, Model
 from retouch.editing.diffusion.unet import LatentUNetModel, LatentUNetModelXL, UNetModel, model_of
+from retouch.frontend.signature import same_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -37,6 +39,16 @@ def test_networks_of_the_last_sizes_are_kept(monkeypatch):
     assert model.networks(sizes[0], Conditioning()) is not first
     assert made == [*sizes, sizes[0]]
     assert len(model._compiled) == SIZES
+
+
+def test_networks_are_compiled_alike_whatever_the_first_texts_are():
+    examples = []
+    for words in ("a b", "c d"):
+        model = model_of(pipeline("sd"), Policy.named("fast"), "cpu")
+        nets = model.networks((32, 32), model.condition(words, "", 3.0, (32, 32)))
+        examples.append([x for net in (nets.denoiser, nets.decoder) for x in net.signature.leaves])
+    assert all(map(same_tensor, *examples))
+    assert all((x != x.flatten()[0]).any() for x in examples[0] if isinstance(x, Tensor) and x.dim() > 1)
 
 
 def test_embeddings_of_the_last_texts_are_kept(monkeypatch):

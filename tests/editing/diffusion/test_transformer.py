@@ -11,7 +11,7 @@ from PIL import Image
 
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
 from pipelines import LATENT_PIXELS, painted, picture, pipeline
-from retouch import Editor, ImageError, OptionError, PipelineError
+from retouch import Editor, ImageError, OptionError, PipelineError, Policy
 from retouch.editing.diffusion.qwen import QwenImageEditModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -215,6 +215,15 @@ def test_sessions_are_saved_and_opened_again(name, tmp_path):
         again.edit(painted(again.pixels, 30, 20))
         again.undo()
         assert np.array_equal(again.pixels, shown)
+
+
+def test_texts_are_computed_in_every_second_step():
+    session = opened("flux", Policy("second", text=2, crossover=1.0), strength=1.0)
+    session.edit(painted(session.pixels))
+    layers = dict(session.versions[-1].added)
+    steps = [name for name, network in session.calls().items() if network == "denoiser"]
+    texts = [{len(t) for v, t in layers[name].tables.items() if v.grid.text} for name in steps]
+    assert [rows != {0} and bool(rows) for rows in texts] == [True, False, True, False]
 
 
 def test_what_models_of_chats_do_not_take():

@@ -108,7 +108,7 @@ def test_a_saved_session_goes_on(instances, tmp_path):
     session = made.open(street(), instances=things() if instances else None, folder=tmp_path / "s")
     session.rectangle((10, 10), (20, 20), 1)
     session.close()
-    picture = as_integers(tmp_path / "s" / "versions" / "0001" / "source.png")
+    picture = as_integers(tmp_path / "s" / "versions" / session.version.folder / "source.png")
     assert np.array_equal(picture, session.labels)
     with retouch.open(tmp_path / "s") as again:
         assert np.array_equal(again.source, session.source)

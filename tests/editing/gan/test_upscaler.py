@@ -106,7 +106,7 @@ def test_a_saved_session_goes_on(tmp_path):
     session.edit(drawn)
     session.close()
     for name, pixels in (("image.png", session.pixels), ("source.png", drawn)):
-        found = as_pixels(tmp_path / "s" / "versions" / "0001" / name)
+        found = as_pixels(tmp_path / "s" / "versions" / session.version.folder / name)
         assert np.array_equal(found, pixels)
     with retouch.open(tmp_path / "s", editor=editor) as again:
         assert np.array_equal(again.source, drawn)

@@ -147,6 +147,7 @@ SELF = {
     "sdpa, a head for each channel": (_sdpa(), {"heads": 8}),
     "sdpa, own scale": (_sdpa(scale=0.7), {}),
     "sdpa, width 24": (_sdpa(), {"heads": 3, "width": 24}),
+    "sdpa, causal": (_sdpa(is_causal=True), {}),
     "sdpa without bias": (_sdpa(), {"bias": False}),
     "residual": (_residual, {}),
     "matmul": (_matmul, {}),
@@ -176,6 +177,7 @@ CROSS = {
     "by einsum": _by_einsum,
     "sdpa": _sdpa(),
     "sdpa, own scale": _sdpa(scale=0.3),
+    "sdpa, causal": _sdpa(is_causal=True),
     "residual": _residual,
 }
 
@@ -232,6 +234,31 @@ def test_grouped_queries_with_a_mask_of_keys(batch):
     )  # fmt: skip
 
 
+def test_grouped_queries_of_causal_attention(batch):
+    check_rule(
+        lambda m, x: m.op(x, is_causal=True), batch, lambda: {"op": Grouped(4, 2)}, local=False, sparse=False,
+        tolerance=4e-6,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["text", "map"])
+def test_causal_attention_of_a_text_and_a_map(first, batch):
+    """In one sequence, in either order: each token reads those before it."""
+
+    def run(m, x, context):
+        text, tokens = m.text(context), x.flatten(2).mT
+        joined = torch.cat([text, tokens] if first == "text" else [tokens, text], 1)
+        q, k, v = (m.op.split(part(joined)) for part in (m.op.q, m.op.k, m.op.v))
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        start = text.shape[1] if first == "text" else 0
+        return m.op.out(found[:, start : start + tokens.shape[1]]).mT.unflatten(2, x.shape[2:])
+
+    check_rule(
+        run, batch, lambda: {"op": Attention(), "text": nn.Linear(12, 8)}, extra=[CONTEXT], local=False, sparse=False,
+        tolerance=4e-6,
+    )  # fmt: skip
+
+
 def test_keys_of_groups_are_kept_once():
     made = around(lambda m, x: m.op(x), lambda: {"op": Grouped(4, 1)})
     kept = compile_all(made, (noise(1, 3, 16, 12),), Policy(crossover=1.0))[0].plan.keys_values
@@ -245,7 +272,6 @@ def _softmax_over_queries(m, x):
 
 DENSE = {
     "masked": _sdpa(attn_mask=torch.ones(192, 192).tril().bool()),
-    "causal": _sdpa(is_causal=True),
     "biased": _sdpa(attn_mask=noise(192, 192, seed=5)),
 }
 

@@ -54,6 +54,7 @@ def sheet(page: Any, real: Real) -> Iterator[Sheet]:
 def plain(page: Any, double: Double) -> Iterator[Sheet]:
     """The page in front of the server without a model."""
     double.delay, double.fail, double.uploads, double.drafts, double.sent = 0.2, "", [], [], 0
+    double.hold = False
     made = Sheet(page)
     page.goto(double.address)
     yield made

@@ -55,7 +55,7 @@ def test_how_long_work_takes_yet_is_told(plain, double):
     double.delay = 16
     plain.stroke((40, 40), (50, 40))
     status = plain.page.locator(".status")
-    status.get_by_text("Denoising 25 %, ").wait_for()
+    status.get_by_text("Denoising: 25 %, ").wait_for()
     first = int(status.inner_text().split(", ")[1].split()[0])
     assert 8 <= first <= 13
     plain.page.wait_for_timeout(1500)
@@ -206,12 +206,53 @@ def test_a_failed_edit_loses_no_paint(plain, double):
     plain.open(noise(128))
     double.fail = "the device is out of memory"
     plain.stroke((20, 20), (40, 20))
-    plain.page.get_by_text("the device is out of memory").wait_for()
+    plain.page.get_by_text("the device is out of memory. The paint stays: Run sends it again.").wait_for()
     plain.until("live.held.length === 1")
     plain.page.get_by_role("button", name="Run", exact=True).click()
     plain.until("live.head === 1")
     plain.idle()
     assert plain.ask("live.sent.length") == 0
+
+
+def test_what_an_edit_failed_with_while_the_page_was_away_is_said_and_what_was_lost_is_sent_again(plain, double):
+    double.delay = 30
+    session = double.sessions[plain.open(noise(128))]
+    plain.stroke((20, 20), (40, 20))
+    plain.until("live.sent[0].state === 'running'")
+    double.failed[session.count] = "the disk is full"
+    double.lose(session)
+    plain.ask("live.socket.renew()")
+    plain.page.get_by_text("the disk is full").wait_for()
+    plain.until("live.held.length === 1 && !live.work")
+    plain.page.keyboard.press("Control+Enter")
+    plain.until("live.sent[0].state === 'running'")
+    double.lose(session)
+    double.delay = 0.1
+    plain.ask("live.socket.renew()")
+    plain.until("live.head === 1")
+    plain.idle()
+    assert len(double.uploads) == 3
+    assert len({upload["key"] for upload in double.uploads}) == 1  # on a server that knows keys it counts once
+    plain.errors.clear()  # of what was asked for in vain
+
+
+def test_the_page_says_that_an_edit_waits_for_its_session(plain, double):
+    double.hold = True
+    session = double.sessions[plain.open(noise(128))]
+    opening = {"job": 90, "kind": "open", "state": "running"}
+    double.tell(session, event="job", **opening)
+    double.tell(session, event="progress", job=90, done=1, total=4, text="preparing the networks")
+    status = plain.page.locator(".status")
+    status.get_by_text("Preparing the networks: 25 %").wait_for()
+    plain.stroke((20, 20), (40, 20))
+    plain.until("live.jobs.size === 2")
+    double.tell(session, event="progress", job=90, done=2, total=4, text="preparing the networks")
+    status.get_by_text("your edit waits").wait_for()
+    assert status.inner_text().startswith("Preparing the networks: 50 %")
+    plain.page.keyboard.press("Escape")
+    plain.until("live.jobs.size === 1 && live.held.length === 1")
+    double.tell(session, event="job", **{**opening, "state": "done"})
+    status.get_by_text("Not run").wait_for()
 
 
 def test_undo_takes_unsent_paint_first_then_edits(plain):
@@ -356,3 +397,28 @@ def test_two_pages_see_the_same_and_a_stale_one_rebases(plain, double, context):
     assert other.hash() == plain.hash()
     other.errors = [error for error in other.errors if "409" not in error]
     assert not other.errors
+
+
+def test_before_there_is_a_picture_the_page_says_so_and_takes_no_paint(plain, double):
+    session = double.sessions[plain.open(noise(128))]
+    plain.ask("(live.seen = null)")
+    double.tell(session, event="job", job=90, kind="generate", state="running")
+    double.tell(session, event="progress", job=90, done=1, total=4, text="step 2 of 4")
+    plain.page.locator("#coming").get_by_text("The picture comes here. Step 2 of 4: 25 %").wait_for()
+    plain.stroke((20, 20), (40, 20))
+    assert plain.ask("live.paint.isEmpty && !live.sent.length")
+    double.tell(session, event="job", job=90, kind="generate", state="done")
+    plain.ask("live.socket.renew()")
+    plain.idle()
+    assert plain.page.locator("#coming").inner_text() == ""
+
+
+def test_a_section_that_is_opened_is_in_sight(plain):
+    plain.page.set_viewport_size({"width": 1280, "height": 600})
+    plain.open(noise(128))
+    plain.page.locator(".sections").evaluate("(all) => all.scrollTo(0, 0)")
+    plain.page.locator("summary").get_by_text("Session").evaluate("(title) => title.click()")
+    plain.page.wait_for_timeout(300)
+    bottom = "(one) => one.getBoundingClientRect().bottom"
+    body = plain.page.locator("details", has_text="Session").locator(".body")
+    assert body.evaluate(bottom) <= plain.page.locator(".sections").evaluate(bottom) + 1

@@ -85,5 +85,11 @@ test('the time left follows from the parts that are done, and begins anew with o
   assert.equal(pace.left(4000), 3);
   pace.told(0, 12, 5000);
   assert.equal(pace.left(5000), null);
+  pace.told(0, 1, 100000);
+  assert.equal(pace.left(100000), null);
+  pace.expect(8);
+  assert.equal(pace.left(101000), 7);
+  pace.told(0, 10, 102000);
+  assert.equal(pace.left(102000), null, 'what is predicted is of one part');
   assert.deepEqual([null, 1.4, 12.4, 200].map(left), ['', '', ', 12 s left', ', 3 min left']);
 });

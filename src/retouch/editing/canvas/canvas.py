@@ -174,6 +174,12 @@ class Canvas(Edits):
         with self.worker.claimed():
             return None if request is None else self._planned(request)
 
+    def predicted(self, mask: ImageLike, box: Bounds | None = None, **options: Unpack[Options]) -> float:
+        """Seconds that an edit of a mask will take, as `plan` has it, without waiting for one that is being made."""
+        request = self._request(None, mask, box, None, options)
+        with self._still:
+            return 0.0 if request is None else self._plan(request).chosen.seconds
+
     def viewport(self, box: Bounds | None = None) -> Scaling:
         """The viewport that shows a box at the largest scale; `box` as in `edit`, ImageError for one outside."""
         part, canvas, size = bounded(box, self.picture), self.picture.size, self.planner.size

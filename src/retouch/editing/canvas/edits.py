@@ -123,6 +123,9 @@ class Edits(PictureSession):
 
     @locked
     def _planned(self, request: Request, alone: bool = False) -> Plan:
+        return self._plan(request, alone)
+
+    def _plan(self, request: Request, alone: bool = False) -> Plan:
         now, costs = self.now, self.planner.costs
         canvas, steps = now.picture.size, min(1.0, request.options.get("strength", 1.0) / self.settings["strength"])
 
@@ -130,9 +133,9 @@ class Edits(PictureSession):
             _, mask = view.missed(now)
             return costs.edit(view.scaling.shown_mask(mask) > 0) if mask.any() else 0.0
 
-        local = {view: now.local(view.scaling) for view in self.pool.views}
+        local = {view: now.local(view.scaling) for view in list(self.pool.views)}
         views = {view: at for view, at in local.items() if holds(whole(canvas), at.box)}
-        dense = [now.local(viewport).box for viewport in self._dense]
+        dense = [now.local(viewport).box for viewport in list(self._dense)]
         return self.planner.plan(request, canvas, steps, views, following, dense, alone)
 
     @locked

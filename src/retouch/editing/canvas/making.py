@@ -122,7 +122,8 @@ class Making:
             session, viewport = view.opened, self.now.local(view.scaling)
             (rows, columns), (down, right) = viewport.box, viewport.window
             corner = rows.start - down.start, columns.start - right.start
-            parts.append(Part(session, corner, shown(request, viewport, self.now.picture, session.pixels)))
+            drawn = shown(request, viewport, self.now.picture, session.pixels)
+            parts.append(Part(session, corner, drawn, self.frames(viewport)))
             seen = hull(seen, viewport.box)
         found, box, edited = self.sessions.together(parts, request.inpaint, options, self.progress)
         pixels = self.now.picture.seen(seen)
@@ -141,7 +142,7 @@ class Making:
         options = {**options, "areas": drawn.areas}
         with self.clock.of("edit"):
             edited, facts = self.sessions.blank.redraw(
-                pixels, drawn.image, drawn.mask, request.inpaint, options, self.progress
+                pixels, drawn.image, drawn.mask, request.inpaint, options, self.progress, self.frames(viewport)
             )
         return Made(viewport, np.asarray(edited.image), facts, edited)
 

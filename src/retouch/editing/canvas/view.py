@@ -96,13 +96,14 @@ Together = Callable[["Sequence[Part]", bool, Mapping[str, Any], Progress], tuple
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A session as a view of a larger picture, in which its corner lies at `corner` (top and left); and what it is
-    shown of an edit.
+    """A session as a view of a larger picture, in which its corner lies at `corner` (top and left); what it is shown of
+    an edit, and what its previews go to.
     """
 
     session: ViewSession
     corner: tuple[int, int]
     shown: Shown
+    frames: Frames | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +159,7 @@ class View:
 
         The mask is that of the viewport's box, [h, w].
         """
-        known = [number for number in self.versions if now.history.find(number) is not None]
+        known = [number for number in list(self.versions) if now.history.find(number) is not None]
         found = [(self._changed(now, number), number) for number in known]
         mask, number = min(found, key=lambda each: int(each[0].sum()))
         return number, mask

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from retouch.editing.diffusion.model import PipelineError, loading
 from retouch.kernels.devices import HOST, device_of
-from retouch.models.chain import Chain, OneFrame
+from retouch.models import vae
 from retouch.models.extras import diffusers
 
 AUTOENCODERS = (
@@ -43,11 +43,7 @@ class Autoencoder:
         self.factor = 2 ** (len(levels) - 1)
         self.channels = int(config.get("latent_channels") or config.z_dim)
         self.dtype: torch.dtype = module.dtype
-        before, after = (getattr(module, name, None) for name in ("post_quant_conv", "quant_conv"))
-        self.encoder: nn.Module = Chain(module.encoder, nn.Identity() if after is None else after)
-        self.decoder: nn.Module = Chain(nn.Identity() if before is None else before, module.decoder)
-        if "dim_mult" in config:
-            self.encoder, self.decoder = OneFrame(self.encoder), OneFrame(self.decoder)
+        self.encoder, self.decoder = vae.encoder_of(module), vae.decoder_of(module)
 
     def latent(self, encoded: Tensor) -> Tensor:
         """The mean of what the encoder returned, float32, as the denoiser was trained on it."""

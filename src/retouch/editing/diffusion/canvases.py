@@ -88,10 +88,10 @@ class Canvases(BaseEditor[Canvas]):
     ) -> Canvas:
         return Canvas(self.editor.sharing(store), _together, blank, store, settings, self.editor.model.factor, disk)
 
-    def _restored(self, archive: Archive, manifest: Manifest) -> Canvas:
+    def _restored(self, archive: Archive, manifest: Manifest, progress: Progress) -> Canvas:
         settings, facts = manifest.settings, manifest.versions[0].facts
         given = {name: settings[name] for name in RECORDED} | {name: facts[name] for name in TEXTS}
-        blank = self.editor.unrecorded(tuple(settings["viewport"]), **given)
+        blank = self.editor.unrecorded(tuple(settings["viewport"]), **given, progress=progress)
         return self._canvas(blank, self._store(manifest.storage), settings)
 
 
@@ -105,7 +105,7 @@ def _together(
         top, left = part.corner
         shown = part.shown
         asked = Asked(shown.image, shown.mask, inpaint=inpaint, areas=shown.areas, **options)
-        views.append(View(part.session, left, top, asked))
+        views.append(View(part.session, left, top, asked, part.frames))
     found = redrawn_together(views, progress)
     pixels, changed = np.asarray(found.image), max(found.edits, key=lambda each: each.region.fraction)
     height, width = pixels.shape[:2]

@@ -273,7 +273,7 @@ class Editor(BaseEditor[DiffusionSession]):
         settings |= {"strength": strength, "steps": steps, "seed": seed}
         return Canvases(self).open(picture, folder, size, floor, disk, enlarger, progress, **settings)
 
-    def _restored(self, archive: Archive, manifest: Manifest) -> DiffusionSession:
+    def _restored(self, archive: Archive, manifest: Manifest, progress: Progress) -> DiffusionSession:
         settings, facts = manifest.settings, manifest.version.facts
         if self.blend is not None:
             settings["blend"] = self.blend
@@ -291,7 +291,7 @@ class Editor(BaseEditor[DiffusionSession]):
         sampler = self._sampler(size, settings["steps"], settings["seed"])
         if settings["first"] >= len(sampler):
             raise ArchiveError(f"the manifest in {archive.path} is damaged: its first step is {settings['first']}")
-        return DiffusionSession(self.model, sampler, conditioning, self._store(manifest.storage), settings)
+        return DiffusionSession(self.model, sampler, conditioning, self._store(manifest.storage), settings, progress)
 
     def unrecorded(
         self,

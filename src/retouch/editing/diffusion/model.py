@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import retouch.incremental as incremental
 from retouch.editing.archive import Progress, silent
+from retouch.editing.compiling import Compiling
 from retouch.editing.diffusion.adapters import Adapters, Features
 from retouch.editing.diffusion.guides import UNGUIDED, Guides
 from retouch.editing.images import MAX_PIXELS
@@ -96,24 +98,6 @@ class Networks:
         """The networks there are, by name."""
         found = {"denoiser": self.denoiser, "encoder": self.encoder, "decoder": self.decoder, **self.controls}
         return {name: net for name, net in found.items() if net is not None}
-
-
-@dataclass
-class Compiling:
-    """Networks that are compiled, `total` modules in all; `progress` is told how many of them are done."""
-
-    progress: Progress = silent
-    total: int = 0
-    done: int = 0
-
-    def begin(self, module: nn.Module) -> None:
-        """Those before are done."""
-        self.progress(self.done, self.total, "preparing the networks")
-        self.done += _count(module)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(1 for _ in module.modules())
 
 
 class Model(ABC):
@@ -195,13 +179,13 @@ class Model(ABC):
     def networks(self, size: tuple[int, int], conditioning: Conditioning, progress: Progress = silent) -> Networks:
         """The compiled networks for pixels (H, W); those of the last sizes are kept. PipelineError for other sizes.
 
-        progress: told before each one that is compiled, which takes seconds, in modules.
+        progress: told of those that are compiled, which takes seconds, in modules.
         """
         self.check_size(size)
         key = (*size, conditioning.guided, *self.adapters.key, *self.layouts(conditioning).items())
 
         def make() -> Networks:
-            self._compiling = Compiling(progress, sum(map(_count, self.modules)))
+            self._compiling = Compiling(self.modules, progress)
             try:
                 return self.compiled(size, conditioning)
             finally:
@@ -238,20 +222,23 @@ class Model(ABC):
     def compile(
         self, module: nn.Module, *args: Any, layouts: Mapping[str, Layout] | None = None, **kwargs: Any
     ) -> Incremental:
-        """A module compiled with the editor's policy and backend."""
-        self._compiling.begin(module)
-        args, kwargs = moved((args, kwargs), device_of(module))
-        return incremental.compile(
-            module.eval(),
-            args,
-            kwargs,
-            layouts=layouts,
-            policy=self.policy,
-            backend=self.backend,
-            arithmetic=self.arithmetic,
-            keep_module=self.keep_module,
-            map_weights=self.map_weights,
-        )
+        """A module compiled with the editor's policy and backend.
+
+        For all sessions alike: what int8 costs its layers is measured on noise, not on what the first one shows.
+        """
+        args, kwargs = moved(pytree.tree_map(_noise, (args, kwargs)), device_of(module))
+        with self._compiling.of(module):
+            return incremental.compile(
+                module.eval(),
+                args,
+                kwargs,
+                layouts=layouts,
+                policy=self.policy,
+                backend=self.backend,
+                arithmetic=self.arithmetic,
+                keep_module=self.keep_module,
+                map_weights=self.map_weights,
+            )
 
     def steered(
         self, controls: Mapping[str, Incremental], conditioning: Conditioning, call: Callable[..., Any]
@@ -348,3 +335,10 @@ class Model(ABC):
         if not 0 <= label < self.classes:
             raise PipelineError(f"{name} has no class {label}; classes are numbered from {known}")
         return operator.index(label)
+
+
+def _noise(example: Any) -> Any:
+    """Noise like maps and texts, always the same; anything else as it is."""
+    if not isinstance(example, Tensor) or example.dim() < 2 or not example.is_floating_point():
+        return example
+    return torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)

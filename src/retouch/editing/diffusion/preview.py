@@ -55,7 +55,7 @@ def _with_one(latent: Tensor) -> Tensor:
 class Previews:
     """Shows every step of an edit of the picture `current` `[H, W, 3]` as a frame of its job.
 
-    box: the rectangle of the edit. version: the number of the version that is being made of `calls`.
+    box: the rectangle of the edit. version: the number of the version that is being made of `calls` (None: densely).
     """
 
     job: Frames
@@ -65,7 +65,7 @@ class Previews:
     current: Pixels
     box: Box
     version: int
-    calls: Calls
+    calls: Calls | None = None
 
     def __call__(self, i: int, x: Tensor, output: Tensor) -> None:
         """Show step i of the sampler: what the denoiser predicts for `x`."""

@@ -57,7 +57,7 @@ class Refinement:
     """An edit to be made again: `version` is what came of it, `check` is for the estimate of its error.
 
     stages: what is still to be computed; bound: grey levels, see `stages_of`. calls: new ones from where the edit
-    began; redraw: computes the edit; replace, is_last: those of the session.
+    began; redraw: computes the edit; replace, is_last, settle: those of the session.
     """
 
     version: Version
@@ -68,6 +68,7 @@ class Refinement:
     redraw: Callable[[Evaluations, Growth], Redrawn]
     replace: Replace
     is_last: Callable[[Version], bool]
+    settle: Callable[[], None]
 
     @property
     def stale(self) -> bool:
@@ -75,7 +76,8 @@ class Refinement:
         return not self.is_last(self.version)
 
     def run(self, job: Frames, putting: Callable[[Replace], Replace] = lambda put: put) -> None:
-        """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed.
+        """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed. Then
+        the session settles.
 
         putting: what replaces versions instead of the session's own way, given that.
         """
@@ -87,6 +89,7 @@ class Refinement:
             self.version = putting(self.replace)(old, calls, found.tensors(), {**old.facts, "refined": stage})
             self.check, self.stages = found.check, self.stages[1:]
             self._show(job, old.tensors["image"], calls)
+        self.settle()
 
     def _is_close(self) -> bool:
         return self.bound is not None and (self.check is None or self.check.error <= self.bound)

@@ -323,10 +323,11 @@ class DiffusionSession(Session):
         inpaint: bool,
         options: Mapping[str, Any],
         progress: Progress = silent,
+        frames: Frames | None = None,
     ) -> tuple[Edited, dict[str, Any]]:
         """What the dense networks make of an edit of a photograph of the session's size, and facts of that.
 
-        Nothing of it is recorded, nor must anything be; all else as in `draw`.
+        Nothing of it is recorded, nor must anything be; all else as in `draw`, but that `frames` are previews alone.
         """
         clock, calls, given = Clock(), Whole(), dict(options)
         given.pop("max_error", None)  # there is no error
@@ -336,8 +337,12 @@ class DiffusionSession(Session):
         asked, strength = Asked(image, mask, inpaint=inpaint, **given), float(self.settings["strength"])
         how = self.conditioning, self._condition, strength, self.blend, False
         change = Current(self.process, photograph, None, *how).change(asked)
+        redraw = Redraw(self.process, tensors, tensors, change, calls, self.calibration, clock, progress)
+        if frames is not None:
+            colours, box = LinearMap.fitted(tensors["latents"][-1:], photograph), box_of(change.mask, self.border)
+            redraw.after_step = Previews(frames, self.process, colours, change, photograph, box, self._next)
         with self.worker.claimed():
-            found = Redraw(self.process, tensors, tensors, change, calls, self.calibration, clock, progress).result()
+            found = redraw.result()
         edited = Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
         macs = sum(net.macs for net in self.networks().values())
         return edited, {**self._edit_facts(change, clock), "bytes_read": 0, "macs": macs, "dense_macs": macs}
@@ -460,7 +465,7 @@ class DiffusionSession(Session):
 
         anew = partial(Calls, self.store, before.snapshots, None)
         return edited, Refinement(
-            self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last
+            self.version, edited.estimate, stages, bound, anew, redrawn, self.replace, self.is_last, self.settle
         )
 
     @locked

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import retouch.incremental as incremental
-from retouch.editing.archive import Archive
+from retouch.editing.archive import Archive, Progress
+from retouch.editing.compiling import Compiling
 from retouch.editing.editor import BaseEditor
 from retouch.editing.gan.session import GeneratorSession
 from retouch.editing.manifest import Manifest
@@ -70,7 +71,7 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
     def check_size(self, size: tuple[int, int]) -> None:
         """ImageError for a size (H, W) that the network does not take."""
 
-    def _session(self, size: tuple[int, int], **facts: Any) -> G:
+    def _session(self, size: tuple[int, int], progress: Progress, **facts: Any) -> G:
         """A session without versions; `facts` are settings of its kind."""
         editor = {
             "policy": asdict(self.policy),
@@ -80,32 +81,32 @@ class GeneratorEditor(BaseEditor[G], Generic[G, N]):
             **self._options(),
         }
         settings = {"model": self.name, "height": size[0], "width": size[1], **facts, "editor": editor}
-        return self.sessions(self._net(size), self._store(), settings)
+        return self.sessions(self._net(size, progress), self._store(), settings)
 
     def _options(self) -> dict[str, Any]:
         """Further arguments that `from_pretrained` needs to make the same editor."""
         return {}
 
-    def _restored(self, archive: Archive, manifest: Manifest) -> G:
+    def _restored(self, archive: Archive, manifest: Manifest, progress: Progress) -> G:
         settings = manifest.settings
-        return self.sessions(
-            self._net((settings["height"], settings["width"])), self._store(manifest.storage), settings
-        )
+        net = self._net((settings["height"], settings["width"]), progress)
+        return self.sessions(net, self._store(manifest.storage), settings)
 
-    def _net(self, size: tuple[int, int]) -> incremental.Incremental:
-        """The network compiled for a size (H, W); those of the last sizes are kept."""
+    def _net(self, size: tuple[int, int], progress: Progress) -> incremental.Incremental:
+        """The network compiled for a size (H, W), of which `progress` is told; those of the last sizes are kept."""
         self.check_size(size)
 
         def compiled() -> incremental.Incremental:
             example = torch.zeros(1, self.channels, *size, dtype=self.dtype, device=self.device)
-            return incremental.compile(
-                self.module,
-                example,
-                policy=self.policy,
-                backend=self.backend,
-                arithmetic=self.arithmetic,
-                keep_module=self.keep_module,
-                map_weights=self.map_weights,
-            )
+            with Compiling([self.module], progress).of(self.module):
+                return incremental.compile(
+                    self.module,
+                    example,
+                    policy=self.policy,
+                    backend=self.backend,
+                    arithmetic=self.arithmetic,
+                    keep_module=self.keep_module,
+                    map_weights=self.map_weights,
+                )
 
         return self._compiled.get(size, compiled)

@@ -250,7 +250,7 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
         ids = checked_labels(labels, self.count)
         size = (ids.shape[0], ids.shape[1])
         planes = [ids] if instances is None else [ids, as_integers(instances, size)]
-        session = self._session(size, labels=self.count, instances=instances is not None)
+        session = self._session(size, progress, labels=self.count, instances=instances is not None)
         source = torch.from_numpy(np.stack(planes))
         return self._recorded(session, folder, lambda: session.record(source, progress), wait, {"source": source})
 
@@ -263,8 +263,8 @@ class LabelEditor(GeneratorEditor[LabelSession, SpadeGenerator]):
     def _options(self) -> dict[str, Any]:
         return {"upsamplings": self.module.upsamplings}
 
-    def _restored(self, archive: Archive, manifest: Manifest) -> LabelSession:
-        session = super()._restored(archive, manifest)
+    def _restored(self, archive: Archive, manifest: Manifest, progress: Progress) -> LabelSession:
+        session = super()._restored(archive, manifest, progress)
         if session.count != self.count:
             raise ArchiveError(f"the session in {archive.path} was recorded with another network (its labels differ)")
         return session

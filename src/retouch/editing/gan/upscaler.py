@@ -185,7 +185,7 @@ class Upscaler(GeneratorEditor[UpscaleSession, nn.Module]):
         there is no room.
         """
         pixels = as_pixels(image)
-        session = self._session((pixels.shape[0], pixels.shape[1]))
+        session = self._session((pixels.shape[0], pixels.shape[1]), progress)
         source = torch.from_numpy(pixels)
         return self._recorded(session, folder, lambda: session.record(source, progress), wait, {"source": source})
 

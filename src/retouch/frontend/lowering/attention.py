@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def attend(
     values: Sequence[Ref | Value],
     scale: float,
     bias: Matrix | None = None,
+    before: int | None = None,
 ) -> Ref:
     """The attention operation over one or several runs of keys and values, in the layout of q or dense."""
     heads = heads_of(q)
@@ -70,7 +72,7 @@ def attend(
     width = values[0].shape[-1]
     out = context.value(node, q.value.grid, q.value.batch, heads * width)
     k, v = tuple(run(x) for x in keys), tuple(run(x) for x in values)
-    context.add(Attention(out, q.value, k, v, heads, scale, bias))
+    context.add(Attention(out, q.value, k, v, heads, scale, bias, before))
     return of_width(q, out, width)
 
 
@@ -82,6 +84,7 @@ def attend_in_groups(
     values: Sequence[Ref | Value],
     scale: float,
     bias: Matrix | None,
+    before: int | None,
 ) -> Ref:
     """Attention in which every head of the keys is that of a group of queries' heads, side by side in q.
 
@@ -92,12 +95,12 @@ def attend_in_groups(
     if heads % shared:
         raise NoRule(f"{heads} heads of queries for {shared} of keys")
     if shared == heads:
-        return attend(context, node, q, keys, values, scale, bias)
+        return attend(context, node, q, keys, values, scale, bias, before)
     if bias is not None and bias.shape[1] != sum(item.shape[2] for item in keys):
         raise NoRule("grouped heads with a mask for each")
     parts = []
     for taken in _picked(context, node, q, heads // shared):
-        found = attend(context, node, taken, keys, values, scale, bias)
+        found = attend(context, node, taken, keys, values, scale, bias, before)
         parts.append(context.slices(node, found.value, shared))
     width = values[0].shape[-1]
     out = context.value(node, q.value.grid, batch, heads * width)
@@ -135,8 +138,8 @@ def operand(context: Context, item: Item) -> Ref | Value:
 def sdpa(context: Context, node: Node) -> Item:
     mask, dropout = context.arg(node, 3, "attn_mask"), context.arg(node, 4, "dropout_p", 0.0)
     causal, grouped = context.arg(node, 5, "is_causal", False), context.option(node, "enable_gqa", False)
-    if dropout or causal:
-        raise NoRule("causal attention, or with dropout")
+    if dropout:
+        raise NoRule("attention with dropout")
     items = [context.item(context.arg(node, i)) for i in range(3)]
     width = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
     scale = float(context.option(node, "scale") or context.arg(node, 6) or width**-0.5)
@@ -146,7 +149,11 @@ def sdpa(context: Context, node: Node) -> Item:
     bias = None if mask is None else _bias(context, context.item(mask), node)
     rows = [q if isinstance(q, Ref) else joint.rows(context, q) for q in queries]
     run = attend_in_groups if grouped else attend
-    found = [run(context, node, q, keys, values, scale, bias) for q in rows]
+    befores = accumulate((q.value.rows // q.value.batch for q in rows), initial=0)
+    found = [
+        run(context, node, q, keys, values, scale, bias, before if causal else None)
+        for q, before in zip(rows, befores, strict=False)
+    ]
     return Joint(tuple(found), 2) if isinstance(items[0], Joint) else found[0]
 
 

@@ -79,6 +79,7 @@ class Head {
       for (int64_t i = 0; i < found; ++i) {
         multiply_keys(panels[i], key, n);
         if (g.bias.data) add_bias(panels[i], key, n);
+        if (g.limits) hide_later(panels[i], key, n);
         if (i == 0) prefetch(k, g.k.ld, g.head_dim, key + n);
         update_softmax(panels[i], n, key == 0);
         if (i == 0) prefetch(v, g.v.ld, g.value_dim, key + n);
@@ -176,6 +177,20 @@ class Head {
       for (int64_t j = 0; j < width; j += lanes) {
         float* at = scores + r * width + j;
         store(at, load(at) + term);
+      }
+    }
+  }
+
+  // Keys from a query's limit on weigh nothing beside the first one, which every query reads.
+  void hide_later(const Panel& p, int64_t key, int64_t n) const {
+    const int64_t width = p.vectors * lanes;
+    for (int64_t j = 0; j < width; j += lanes) {
+      vi limit{};
+      int64_t queries = min_of(lanes, p.count - j);
+      if (queries > 0) memcpy(&limit, g.limits + p.first + j, size_t(queries) * 4);
+      for (int64_t r = 0; r < n; ++r) {
+        float* at = scores + r * width + j;
+        store(at, vi{} + int32_t(key + r) < limit ? load(at) : set1(-1e30f));
       }
     }
   }
@@ -371,9 +386,16 @@ void check_bias(const Rows& bias, const AttentionArgs& args) {
   if (args.scale == 0) bad_value("attention: a bias needs a scale other than 0");
 }
 
+const int32_t* check_limits(const Index* limits, int64_t m) {
+  if (!limits) return nullptr;
+  check_same(limits->table.count * limits->table.taps, m, "length of limits");
+  if (m && limits->min < 1) bad_value("attention: limits must be at least 1");
+  return limits->table.data;
+}
+
 void call_attention(const Rows& out, const Index* out_index, const Rows& q, const Index* q_index,
                     const Rows& k, const Rows& v, int64_t heads, double scale, const Index& bounds,
-                    const Rows* bias) {
+                    const Rows* bias, const Index* limits) {
   for (const Rows* r : {&out, &q, &k, &v}) check_float(*r, "attention");
   if (k.m.dtype != q.m.dtype || v.m.dtype != q.m.dtype)
     bad_type("attention: q, k and v must have one dtype");
@@ -404,7 +426,8 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
                      k.m.rows / samples,
                      b,
                      float(scale),
-                     bias ? bias->m : Matrix{}};
+                     bias ? bias->m : Matrix{},
+                     check_limits(limits, m)};
   if (bias) check_bias(*bias, args);
   if (!m || !q.m.channels || !v.m.channels) return;
   launch(kernels().attention, args);
@@ -414,7 +437,8 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
 
 void bind_attention(nb::module_& m) {
   bind(m, "attention", call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
-       "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none());
+       "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none(),
+       "limits"_a.none() = nb::none());
 }
 
 } // namespace retouch

@@ -23,7 +23,7 @@ _DTYPES = {
 }
 
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of how `pack.cpp` lays weights out."""
 
 _NAMES: tuple[str, ...] = cpu.KERNELS

@@ -92,7 +92,7 @@ PackedWeights checked_shape(int64_t n, int64_t taps, int64_t c, int64_t groups, 
     throw nb::value_error(("pack: " + std::to_string(n) + " outputs do not divide into " +
                            std::to_string(groups) + " groups")
                               .c_str());
-  return {nullptr, nullptr, n, taps, c, groups, dtype, kernels().lanes, kernels().max_vectors};
+  return {nullptr, n, taps, c, groups, dtype, kernels().lanes, kernels().max_vectors};
 }
 
 PackedWeights shape_of(const Tensor& t, int64_t groups, DType dtype) {
@@ -105,8 +105,7 @@ Packed packed(const PackedWeights& w, const Tensor& t, const float* scales) {
   auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
   char* data = pages->data;
   nb::gil_scoped_release release;
-  pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, data, threads());
-  if (scales) pack_scales(w, scales, reinterpret_cast<float*>(data + scales_offset(w)));
+  pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, scales, data, threads());
   return {w, data, std::move(pages)};
 }
 
@@ -123,8 +122,9 @@ Packed pack_levels(nb::handle levels, nb::handle scales, int64_t groups) {
   if (t.dtype() != nb::dtype<int8_t>() || s.dtype() != nb::dtype<float>())
     throw nb::type_error("pack_levels: levels are int8, scales float32");
   PackedWeights w = shape_of(t, groups, DType::i8);
-  if (s.ndim() != 1 || int64_t(s.shape(0)) != w.outputs || (w.outputs > 1 && s.stride(0) != 1))
-    throw nb::value_error("pack_levels: expected one scale for each output, in order");
+  bool fits = s.ndim() == 2 && int64_t(s.shape(0)) == w.outputs && int64_t(s.shape(1)) == w.taps;
+  if (!fits || (w.taps > 1 && s.stride(1) != 1) || (w.outputs > 1 && s.stride(0) != w.taps))
+    throw nb::value_error("pack_levels: expected one scale for each output and tap, in order");
   return packed(w, t, static_cast<const float*>(s.data()));
 }
 

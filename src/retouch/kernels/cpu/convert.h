@@ -133,6 +133,17 @@ static float largest(const From* from, int64_t channels) {
 }
 
 constexpr float smallest = 0x1p-100f; // rows below it are zeros
+constexpr int64_t scale_bytes = sizeof(float);
+constexpr int64_t product_bytes = scale_bytes + 1; // that rows which products read end in
+constexpr float level_steps = 254; // one less than there are, for what rounding adds
+
+// The nearest integer to a small number, ties to even.
+RETOUCH_INLINE int32_t level_of(float x) {
+  float sum = x + 0x1.8p23f;
+  int32_t found;
+  memcpy(&found, &sum, sizeof(found));
+  return found - 0x4b400000;
+}
 
 template <class From>
 static void quantize_line(char* dst, const char* src, int64_t channels) {
@@ -148,6 +159,38 @@ static void quantize_line(char* dst, const char* src, int64_t channels) {
       memcpy(dst + c, &levels, size_t(n));
   });
   memcpy(dst + channels, &scale, sizeof(scale));
+}
+
+// The same of products: levels of -128 to 127 from the smallest number of the row, or zero, to the
+// largest, or zero; after the scale comes the level of zero, as one more of them.
+template <class From>
+static void spread_line(char* dst, const char* src, int64_t channels) {
+  const From* from = reinterpret_cast<const From*>(src);
+  vf low = {}, high = {}, none = {};
+  for_vectors(from, channels, [&](vf x, int64_t, int64_t) __attribute__((always_inline)) {
+    low = x < low ? x : low;
+    high = x > high ? x : high;
+    none += x - x; // 0, or NaN of what is no number
+  });
+  float least = 0, most = 0;
+  for (int i = 0; i < lanes; ++i) {
+    least = low[i] < least ? low[i] : least;
+    most = high[i] > most ? high[i] : most;
+    most += none[i];
+  }
+  float width = most - least, scale = width / level_steps;
+  float factor = width >= smallest ? level_steps / width : 0.0f;
+  vf factors = set1(factor), half = set1(0x1.8p23f);
+  int32_t zero = width >= smallest ? -128 - level_of(least * factor) : 0;
+  for_vectors(from, channels, [&](vf x, int64_t c, int64_t n) __attribute__((always_inline)) {
+    vb levels = narrow_levels(((vi)bits(x * factors + half) + zero) << 24 >> 24);
+    if (n == lanes)
+      memcpy(dst + c, &levels, sizeof(levels));
+    else
+      memcpy(dst + c, &levels, size_t(n));
+  });
+  memcpy(dst + channels, &scale, sizeof(scale));
+  dst[channels + scale_bytes] = char(zero);
 }
 
 template <class To>
@@ -167,7 +210,11 @@ static void restore_line(char* dst, const char* src, int64_t channels) {
 
 using Line = void (*)(char* dst, const char* src, int64_t channels);
 
-static Line line_converter(DType to, DType from) {
+static Line line_converter(DType to, DType from, bool spread) {
+  if (to == DType::i8 && spread)
+    return from == DType::f32    ? spread_line<float>
+           : from == DType::bf16 ? spread_line<bf16>
+                                 : spread_line<f16>;
   if (to == DType::i8)
     return from == DType::f32    ? quantize_line<float>
            : from == DType::bf16 ? quantize_line<bf16>
@@ -188,12 +235,18 @@ static int64_t item_size(const Matrix& m) {
   return sizes[int(m.dtype)];
 }
 
-// dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros.
+// dst[dst_index[m]] = src[src_index[m]]; -1 in src_index gives zeros. Rows of i8 are parts with a
+// scale each.
 static void convert_rows(const CopyArgs& c, int threads) {
   int64_t channels = min_of(c.dst.channels, c.src.channels),
-          chunk = ceil_div(65536, max_of(channels, 1));
-  int64_t dst_item = item_size(c.dst), src_stride = c.src.ld * item_size(c.src);
-  Line convert = line_converter(c.dst.dtype, c.src.dtype);
+          chunk = ceil_div(65536, max_of(channels, 1)),
+          scales = max_of(c.dst.channels, c.src.channels) - channels,
+          parts = max_of(scales / scale_bytes, 1);
+  int64_t dst_item = item_size(c.dst), src_item = item_size(c.src),
+          src_stride = c.src.ld * src_item;
+  int64_t dst_part = c.dst.channels / parts * dst_item,
+          src_part = c.src.channels / parts * src_item;
+  Line convert = line_converter(c.dst.dtype, c.src.dtype, scales == product_bytes);
   if (c.m * channels < 16384) threads = 1;
   parallel(threads, ceil_div(c.m, chunk), [&](int64_t task) {
     for (int64_t m = task * chunk; m < min_of(c.m, (task + 1) * chunk); ++m) {
@@ -202,7 +255,9 @@ static void convert_rows(const CopyArgs& c, int threads) {
       if (line < 0)
         memset(dst, 0, size_t(c.dst.channels * dst_item));
       else
-        convert(dst, c.src.data + line * src_stride, channels);
+        for (int64_t i = 0; i < parts; ++i)
+          convert(dst + i * dst_part, c.src.data + line * src_stride + i * src_part,
+                  channels / parts);
     }
   });
 }

@@ -75,9 +75,14 @@ CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
   bool same = dst.m.dtype == src.m.dtype;
   if (!same && (dst.m.dtype == DType::f64 || src.m.dtype == DType::f64))
     bad_type("copy_rows: the dtypes differ, and float64 is not converted");
-  int64_t scale =
-      same ? 0 : (dst.m.dtype == DType::i8 ? 4 : 0) - (src.m.dtype == DType::i8 ? 4 : 0);
-  check_same(src.m.channels + scale, dst.m.channels, "channels of src");
+  const Rows &levels = dst.m.dtype == DType::i8 ? dst : src, &plain = &levels == &dst ? src : dst;
+  int64_t scales = levels.m.channels - plain.m.channels, parts = scales / 4;
+  bool read_by_products = dst.m.dtype == DType::i8 && scales == 5;
+  if (same || levels.m.dtype != DType::i8)
+    check_same(src.m.channels, dst.m.channels, "channels of src");
+  else if (!read_by_products && (parts < 1 || scales % 4 || plain.m.channels % parts))
+    bad_value("copy_rows: " + str(levels.m.channels) + " columns of int8 for " +
+              str(plain.m.channels) + " channels");
   int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
   if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
   return {dst.m, src.m, check_target(dst, dst_index, "dst_index"),

@@ -133,12 +133,6 @@ class Gemm {
   }
 
   void finish(const Panel& p, int64_t row, int64_t rows, float* c, float* scratch) const {
-    const float* scales = w.scales + p.offset / (4 * words * w.taps);
-    for (int64_t r = 0; levels && r < rows; ++r)
-      for (int64_t v = 0; v < p.vectors; ++v) {
-        float* x = c + (r * p.vectors + v) * lanes;
-        store(x, load(x) * load(scales + v * lanes));
-      }
     run_tile(g.program, {row, rows, p.column, p.columns}, c, p.vectors * lanes, scratch);
   }
 
@@ -227,7 +221,7 @@ void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Ind
   if ((w.dtype == DType::i8) != Levels)
     bad_type(std::string(Levels ? "int8_gemm" : "gemm") + " does not take weights of " +
              dtype_name(w.dtype));
-  check_same(a.m.channels, w.channels * w.groups + 4 * Levels, "channels of a");
+  check_same(a.m.channels, w.channels * w.groups + 5 * Levels, "channels of a");
   if (a.m.dtype != w.dtype)
     bad_type("a is " + dtype_name(a.m.dtype) + ", the packed weights are " + dtype_name(w.dtype));
   if (w.lanes != kernels().lanes || w.max_vectors != kernels().max_vectors)

@@ -89,11 +89,18 @@ __attribute__((noinline)) void levels_block(const BlockArgs& g) {
   }
   vi acc[MR][NV] = {};
   if (any) {
-    const char* b = g.b;
+    const char* b = g.b + step;
     const char* ahead = g.prefetch;
-    for (int v = 0; levels_moved && v < NV; ++v) {
-      vi first = (vi)bits(load(reinterpret_cast<const float*>(b) + v * lanes));
-      for (int m = 0; m < MR; ++m) acc[m][v] = first;
+    vi sums[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v)
+      sums[v] = (vi)bits(load(reinterpret_cast<const float*>(g.b) + v * lanes));
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; ++m) {
+      vi zero =
+          vi{} + (int32_t(*reinterpret_cast<const int8_t*>(a[m] + g.scale + 4)) + level_offset);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[m][v] = -zero * sums[v];
     }
     const int64_t words = ceil_div(g.channels, 4);
     for (int64_t k = 0; k < words; ++k) {
@@ -118,13 +125,17 @@ __attribute__((noinline)) void levels_block(const BlockArgs& g) {
       }
     }
   }
+  vf scales[NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v)
+    scales[v] = load(reinterpret_cast<const float*>(g.b + step) + v * lanes);
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m) {
     vf scale = set1(float_at(a[m] + g.scale));
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
       float* c = g.c + (m * NV + v) * lanes;
-      vf x = __builtin_convertvector(acc[m][v], vf) * scale;
+      vf x = __builtin_convertvector(acc[m][v], vf) * scale * scales[v];
       store(c, g.add ? load(c) + x : x);
     }
   }

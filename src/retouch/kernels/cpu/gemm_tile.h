@@ -4,7 +4,8 @@
 //
 // Every output is one chain of multiply-adds over t, then k, from zero: the same chain in a block
 // of any height and width, so that a row's value does not depend on its neighbours. Of int8 a block
-// has one tap: its sum of integers is exact, then multiplied by the scale that row of A ends in.
+// has one tap: its sum of integers is exact, then multiplied by the scale that row of A ends in,
+// which the level of zero follows, and by that of the column.
 #pragma once
 #include "simd.h"
 #include "types.h"

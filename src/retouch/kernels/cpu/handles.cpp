@@ -218,8 +218,6 @@ TorchTensor Index::tensor() const {
 Packed::Packed(const PackedWeights& shape, const char* data, std::shared_ptr<void> memory)
     : weights(shape), memory(std::move(memory)) {
   weights.data = data;
-  if (shape.dtype == DType::i8)
-    weights.scales = reinterpret_cast<const float*>(data + scales_offset(shape));
 }
 
 TorchTensor Packed::tensor() const {

@@ -10,20 +10,16 @@ int64_t tap_words(const PackedWeights& shape);
 // Columns of all panels, with those that pad them.
 int64_t packed_columns(const PackedWeights& shape);
 
-// Bytes of the packed form of weights [outputs, taps, channels]; scales of int8 come last, at an
-// offset.
+// Bytes of the packed form of weights [outputs, taps, channels].
 int64_t packed_bytes(const PackedWeights& shape);
-int64_t scales_offset(const PackedWeights& shape);
 
 struct WeightStrides {
   int64_t output, tap, channel; // in elements
 };
 
-// weight: [outputs, taps, channels] of shape.dtype; data: packed_bytes() of memory.
+// weight: [outputs, taps, channels] of shape.dtype; scales [outputs, taps] of int8, else nullptr;
+// data: packed_bytes() of memory.
 void pack_weights(const PackedWeights& shape, const void* weight, const WeightStrides& strides,
-                  char* data, int threads);
-
-// scales [outputs] as kernels read them: packed_columns() numbers.
-void pack_scales(const PackedWeights& shape, const float* scales, float* data);
+                  const float* scales, char* data, int threads);
 
 } // namespace retouch

@@ -234,13 +234,12 @@ RETOUCH_INLINE vf dot_pairs(vf acc, vu a, vu b) {
 }
 
 // Sums of products of int8: four of a row in a 32-bit word, four of each column in a lane. Where
-// the instruction takes one operand without sign, that of the row is moved by 128, and sums begin
-// at what this adds (`levels_moved`). Elsewhere products of 16 bits take two passes, of even and
-// odd bytes.
+// the instruction takes one operand without sign, that of the row is moved by `level_offset`.
+// Elsewhere products of 16 bits take two passes, of even and odd bytes.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr bool levels_moved = true;
+constexpr int32_t level_offset = 128;
 #else
-constexpr bool levels_moved = false;
+constexpr int32_t level_offset = 0;
 #endif
 #if !defined(__AVX512VNNI__) && !defined(__AVXVNNI__) && defined(__x86_64__)
 constexpr int level_passes = 2;
@@ -263,7 +262,7 @@ RETOUCH_INLINE vu row_levels(const char* p, [[maybe_unused]] int pass) {
   uint32_t word;
   memcpy(&word, p, 4);
   vu x = vu{} + word;
-  return levels_moved ? x ^ 0x80808080u : pass_of(x, pass);
+  return level_offset ? x ^ 0x80808080u : pass_of(x, pass);
 }
 
 RETOUCH_INLINE vi dot_levels(vi acc, vu row, vu columns) {

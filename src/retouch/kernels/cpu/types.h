@@ -9,7 +9,9 @@
 
 namespace retouch {
 
-// Rows of i8 end in the float32 by which their levels are multiplied, as four more of them.
+// Levels of i8 end in the float32 by which they are multiplied, as four more of them; in rows that
+// are copied there are several such parts, one after the other. Rows that products read end in the
+// level of zero besides, one more.
 enum class DType : int32_t { f32, bf16, f16, f64, i8 };
 
 // Row-major [rows, channels]; the row stride ld is in elements.
@@ -82,10 +84,9 @@ struct ProgramArgs {
 
 // Weights of a matrix product: panels of `lanes * vectors` columns, each [tap][channel][column].
 // bf16 keeps two consecutive channels of a column beside each other, i8 four, and before the
-// channels of a tap it has -128 times their sum. The scales are those of the columns of i8.
+// channels of a tap it has their sum, and the float32 by which they are multiplied.
 struct PackedWeights {
   const char* data;
-  const float* scales;                     // [group][column], padded as the panels are
   int64_t outputs, taps, channels, groups; // channels: of one group
   DType dtype;
   int32_t lanes, max_vectors;
@@ -127,7 +128,8 @@ struct AttentionArgs {
   int64_t heads, head_dim, value_dim, samples, keys; // keys of one sample
   const int32_t* bounds;
   float scale;
-  Matrix bias; // of keys, [samples, keys or heads * keys]; data == nullptr: none
+  Matrix bias;           // of keys, [samples, keys or heads * keys]; data == nullptr: none
+  const int32_t* limits; // of every query the first keys, which it reads; nullptr: all
 };
 
 struct ChannelSumsArgs {

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from retouch.ir.value import Value
-from retouch.runtime.state.layers import Form, Layer, memories, name_of
+import torch
+from torch import Tensor
+
+from retouch.kernels.tensors import Index
+from retouch.runtime.state.form import Folding, Stack, name_of
+from retouch.runtime.state.layers import Layer, carved, laid
 from retouch.runtime.state.workspace import LayeredOwner
 from retouch.runtime.store import Store
 
@@ -21,7 +25,7 @@ GROWTH = 2
 """A layer is folded with those above it while it is not larger than so many times all of them."""
 
 
-def few(net: LayeredOwner, store: Store, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+def few(net: LayeredOwner, store: Store, layers: tuple[Layer, ...], stack: Stack) -> tuple[Layer, ...]:
     """The same rows in a base and at most `MOST` layers; StoreError when there is no room for a folded one."""
     if len(layers) <= MOST + 1:
         return layers
@@ -29,25 +33,32 @@ def few(net: LayeredOwner, store: Store, layers: tuple[Layer, ...]) -> tuple[Lay
     while start > 1 and (len(layers) - start < MOST or layers[start - 1].nbytes <= GROWTH * above):
         start -= 1
         above += layers[start].nbytes
-    return (*layers[:start], folded(net, store, layers[start:]))
+    return (*layers[:start], folded(net, store, layers[start:], net.workspace.folding(stack, start)))
 
 
-def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer]) -> Layer:
+def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer], folding: Folding) -> Layer:
     """One layer with what is to be seen of several, which are in the order of their age."""
-    holders: dict[Value, list[Layer]] = {}
-    for layer in layers:
-        for value in layer.tables:
-            holders.setdefault(value, []).append(layer)
-    merged = {v: net.workspace.merged(tuple(layer.tables[v] for layer in found)) for v, found in holders.items()}
-    types = {value: found[0].rows(value).dtype for value, found in holders.items()}
-    states = {slot: layer.state(slot) for layer in layers for slot in layer.slots}
-    form = Form({value: table for value, (table, _) in merged.items()}, states, types)
-    block = store.block(form.layout, {}, memories=memories(net.backend))
-    for value, (_, places) in merged.items():
-        for place, layer in zip(places, holders[value], strict=True):
-            target = block.tensors[name_of(value)]
-            target.index_copy_(0, place.to(target.device), layer.rows(value).to(target.device))
-    dense = {value: content for layer in layers for value, content in layer.dense.items()}
-    for slot, tensor in states.items():
-        block.tensors[name_of(slot)].copy_(tensor)
-    return Layer(form.tables, dense, form.slots, block)
+    backend, form = net.backend, folding.form
+    newest = {slot: layer for layer in layers for slot in layer.form.states}
+    made = laid(backend, store, form, {value: content for layer in layers for value, content in layer.dense.items()})
+    if all(layer.on_device(backend) for layer in (made, *layers)):
+        carved(made, backend)
+        copies = [
+            (made.handles[value], rows, layers[number].handle(value, backend), places)
+            for value, picks in folding.picks.items()
+            for number, rows, places in picks
+        ]
+        copies += [(made.handles[slot], None, layer.handle(slot, backend), None) for slot, layer in newest.items()]
+        backend.kernel("copy_many")(copies)
+        return made
+    for value, picks in folding.picks.items():
+        for number, rows, places in picks:
+            part, target = layers[number].rows(value), made.rows(value)
+            target[_host(rows)] = part[_host(places)].to(target.device)
+    for slot, layer in newest.items():
+        made.block.tensors[name_of(slot)].copy_(layer.state(slot))
+    return made
+
+
+def _host(index: Index | None) -> Tensor | slice:
+    return slice(None) if index is None else torch.from_numpy(index.host).long()

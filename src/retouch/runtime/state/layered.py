@@ -23,11 +23,12 @@ from retouch.kernels.transfers import Sent
 from retouch.ops.copy import converted, restored
 from retouch.runtime.base import Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.schedule import Schedule
-from retouch.runtime.state.folding import few
+from retouch.runtime.state.folding import few, folded
+from retouch.runtime.state.form import Form, Stack, specs_of
 from retouch.runtime.state.in_place import Recording
-from retouch.runtime.state.layers import Form, Layer, Source, adopted, written
+from retouch.runtime.state.layers import Layer, Source, adopted, written
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import Store, columns_of
+from retouch.runtime.store import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +52,14 @@ class Snapshot:
         narrow = net.plan.keys_values if net.plan.narrow and net.backend.narrow_rows else ()
         types = {v: store.stored(v.dtype, buffer, v in narrow) for v, buffer in recording.buffers.items()}
         same = all(dtype == v.dtype for v, dtype in types.items())
+        form = net.workspace.form(tables, specs_of(recording.states), types, recording.values)
         if (
             file is None
             and same
             and store.fits(recording.nbytes, base=True, on_device=net.backend.transfers is not None)
         ):
-            layer = adopted(recording, store, tables)
+            layer = adopted(recording, store, form)
         else:
-            form = Form(tables, recording.states, types)
             sources = [(net.backend.rows(x), None) for x in (*recording.buffers.values(), *recording.states.values())]
             layer = written(net.backend, store, form, sources, dict(recording.values), file, base=True)
         recording.buffers = {}
@@ -66,51 +67,45 @@ class Snapshot:
 
     def grown(self, layer: Layer) -> Snapshot:
         """The state with one more layer; StoreError when older ones are to be folded and there is no room."""
-        return replace(self, layers=(*few(self.net, self.store, self.layers), layer))
+        return replace(self, layers=(*few(self.net, self.store, self.layers, self.stack), layer))
+
+    def above(self, count: int) -> Layer | None:
+        """One layer with all that those after the first `count` hold; None where there are none. StoreError when there
+        is no room for it.
+        """
+        if len(self.layers) <= count + 1:
+            return self.layers[-1] if len(self.layers) > count else None
+        return folded(self.net, self.store, self.layers[count:], self.net.workspace.folding(self.stack, count))
 
     def recording(self) -> Restored:
         """A recording in this state that can be updated once; see `Restored.snapshot`."""
         return Restored(self)
 
     @cached_property
+    def stack(self) -> Stack:
+        """The forms of the layers."""
+        return self.net.workspace.stack(tuple([layer.form for layer in self.layers]))
+
+    @property
     def dense(self) -> dict[Value, Any]:
         """Dense values."""
-        return {v: content for layer in self.layers for v, content in layer.dense.items()}
+        newest = self.stack.newest.items()
+        return {v: self.layers[number].dense[v] for v, number in newest if not isinstance(v, Slot)}
 
-    @cached_property
+    @property
     def states(self) -> dict[Slot, Tensor]:
         """Statistics."""
-        return {slot: layer.state(slot) for slot, layer in self.newest.items() if isinstance(slot, Slot)}
+        newest = self.stack.newest.items()
+        return {slot: self.layers[number].state(slot) for slot, number in newest if isinstance(slot, Slot)}
 
-    @cached_property
-    def newest(self) -> dict[Slot | Value, Layer]:
-        """The layers that statistics and dense values are seen of."""
-        found: dict[Slot | Value, Layer] = {}
-        for layer in self.layers:
-            found.update(dict.fromkeys((*layer.slots, *layer.dense), layer))
-        return found
-
-    @cached_property
+    @property
     def types(self) -> dict[Value, torch.dtype]:
         """The types that rows are stored in."""
-        base = self.layers[0]
-        return {value: base.rows(value).dtype for value in base.tables}
-
-    def row_bytes(self, value: Value) -> int:
-        """Bytes of a stored row."""
-        dtype = self.types[value]
-        return columns_of(value.channels, dtype) * dtype.itemsize
+        return self.layers[0].form.types
 
     def holders(self, value: Value) -> list[Layer]:
         """The layers with rows of `value` that can still be seen, newest first."""
-        found = []
-        for layer in reversed(self.layers):
-            table = layer.tables.get(value)
-            if table is not None:
-                found.append(layer)
-                if table.full:
-                    break
-        return found
+        return [self.layers[number] for number in self.stack.holders(value)]
 
     def rows(self, value: Value) -> Tensor:
         """All rows `[B * H * W, C]` of a kept value in this state, as they are stored; float32 for int8."""
@@ -119,7 +114,7 @@ class Snapshot:
         for layer in oldest_first[1:]:
             part = layer.rows(value)
             rows[torch.from_numpy(layer.tables[value].array).long().to(rows.device)] = part.to(rows.device)
-        return restored(rows) if rows.dtype == torch.int8 else rows
+        return restored(rows, value.channels) if rows.dtype == torch.int8 else rows
 
     @property
     def nbytes(self) -> int:
@@ -159,18 +154,17 @@ class Restored(State):
         transfers = self.backend.transfers
         if transfers is not None:
             parts = [
-                (layer.rows(value), None if source is None else source.host)
-                for value, layer, _, source in self._picks(schedule)
-                if not layer.on_device(self.backend)
+                (self.snapshot.layers[number].rows(value), None if source is None else source.host)
+                for value, number, _, source in self.snapshot.stack.reads(schedule).picks
+                if not self.snapshot.layers[number].on_device(self.backend)
             ]
             self._fetched = schedule, transfers.send(parts)
 
     def begin(self, schedule: Schedule) -> None:
         """Read the rows that `schedule` reads and does not compute."""
         self._claim(schedule)
-        copy, kept = self.backend.kernel("copy_many"), self.workspace.kept
-        copy([*self.lend(schedule, lambda value: self.resolve(kept[value])), *self._given()])
-        binding = self.workspace.binding(schedule)
+        copy, binding = self.backend.kernel("copy_many"), self.workspace.binding(schedule)
+        copy([*self.lend(schedule, self.workspace.places.__getitem__), *self._given()])
         if binding.saving is None:
             binding.saving = self._saving(binding.saves, binding.memory)
         copies, rows = binding.saving
@@ -179,13 +173,13 @@ class Restored(State):
 
     def _given(self) -> Iterator[Copy]:
         """The copies that bring statistics, and dense values that kernels read."""
-        newest, backend, matrices = self.snapshot.newest, self.backend, self.workspace.matrices
-        for key, layer in newest.items():
+        layers, backend, matrices = self.snapshot.layers, self.backend, self.workspace.matrices
+        for key, number in self.snapshot.stack.newest.items():
             if isinstance(key, Slot):
-                yield self.resolve(key), None, layer.handle(key, backend), None
+                yield self.resolve(key), None, layers[number].handle(key, backend), None
             else:
                 for matrix, target in matrices.get(key, {}).items():
-                    yield target, None, layer.handle(matrix, backend), None
+                    yield target, None, layers[number].handle(matrix, backend), None
 
     def _claim(self, schedule: Schedule) -> None:
         if self.schedule is not None:
@@ -231,18 +225,11 @@ class Restored(State):
             known[whole] = self.backend.rows(self.matrix(whole).clone())
         return known[whole]
 
-    def _picks(self, schedule: Schedule) -> Iterator[tuple[Value, Layer, Any, Any]]:
-        """Value, layer, and indices into workspace and layer (None: all rows), for all rows that are needed."""
-        for value, wanted in schedule.needs.items():
-            layers = self.snapshot.holders(value)
-            tables = tuple([x.tables[value] for x in layers])
-            for number, where, source in self.workspace.picks(wanted, tables):
-                yield value, layers[number], where, source
-
     def holds(self, value: Value, rows: Tensor) -> bool:
         """Whether all rows of a kept value are these in the snapshot; buffers are of whichever update was last."""
-        given = converted(rows, self.snapshot.types[value])
-        return torch.equal(self.snapshot.rows(value), restored(given) if given.dtype == torch.int8 else given)
+        dtype, channels = self.snapshot.types[value], value.channels
+        given = converted(rows, dtype, self.snapshot.layers[0].form.columns(value))
+        return torch.equal(self.snapshot.rows(value), converted(given, value.dtype, channels))
 
     @property
     def origin(self) -> object:
@@ -258,16 +245,17 @@ class Restored(State):
         """The copies that bring the rows which `schedule` reads to the handles of whole maps."""
         if self._fetched is None or self._fetched[0] is not schedule:
             self.fetch(schedule)
-        backend, copies = self.backend, []
+        backend, layers, copies = self.backend, self.snapshot.layers, []
         arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
-        for value, layer, where, source in self._picks(schedule):
-            if layer.on_device(backend):
-                copies.append((target(value), where, layer.handle(value, backend), source))
+        near = [layer.on_device(backend) for layer in layers]
+        reads = self.snapshot.stack.reads(schedule)
+        for value, number, where, source in reads.picks:
+            if near[number]:
+                copies.append((target(value), where, layers[number].handle(value, backend), source))
             else:
                 copies.append((target(value), where, backend.rows(next(arrived)), None))
         self._fetched = None
-        for value, wanted in schedule.needs.items():
-            self.bytes_read += len(wanted) * self.snapshot.row_bytes(value)
+        self.bytes_read += reads.nbytes
         return copies
 
     def receive(self, schedule: Schedule, found: Computed) -> None:
@@ -277,33 +265,34 @@ class Restored(State):
         tables = {v: whole(v.rows) if table.full else table for v, (table, _) in found.rows.items()}
         sources = [(resolve(self.workspace.kept[v]), places) for v, (_, places) in found.rows.items()]
         sources += [(self.backend.rows(tensor), None) for tensor in found.states.values()]
-        form = Form(tables, found.states, self.snapshot.types)
+        form = self.workspace.form(tables, specs_of(found.states), self.snapshot.types, found.dense)
         self._written(form, sources, dict(found.dense))
 
     def commit(self) -> None:
         """Put what the update computed, if anything, into a new layer."""
         assert self.schedule is not None
         if self.pending is not None:
-            form, places = self._form(self.schedule, tuple(self.pending.buffers))
+            form, places = self._form(self.schedule, self.pending)
             sources = [(self.resolve(slot), index) for slot, index in places]
             self._written(form, sources, {value: self.values[value] for value in self.pending.dense})
         if self._layer is not None:
             self.snapshot = self.snapshot.grown(self._layer)
         self.pending = self._layer = None
 
-    def _form(self, schedule: Schedule, renewed: tuple[Value, ...]) -> tuple[Form, list[tuple[Slot, Any]]]:
-        """The form of layers that updates with a schedule add, which renewed all rows of some values, and where in the
+    def _form(self, schedule: Schedule, pending: Delta) -> tuple[Form, list[tuple[Slot, Any]]]:
+        """The form of layers that updates with a schedule add which replaced what `pending` says, and where in the
         workspace their rows and statistics are.
         """
-        forms, types = self.workspace.binding(schedule).forms, self.snapshot.types
-        key = renewed, tuple(types.values())
+        forms, base = self.workspace.binding(schedule).forms, self.snapshot.layers[0].form
+        key = base, tuple(pending.buffers), tuple(pending.dense)
         if key not in forms:
             whole, active = self.workspace.whole, schedule.active
-            stays = {**schedule.stays, **dict.fromkeys(renewed)}
+            stays = {**schedule.stays, **dict.fromkeys(pending.buffers)}
             tables = {v: whole(v.rows) if rows is None else active[v].edited for v, rows in stays.items()}
-            states = {slot: self.states[slot] for slot in schedule.states}
+            states = specs_of({slot: self.states[slot] for slot in schedule.states})
             places: list[tuple[Slot, Any]] = [(self.workspace.kept[v], schedule.handle(t)) for v, t in stays.items()]
-            forms[key] = Form(tables, states, types), [*places, *((slot, None) for slot in states)]
+            places += [(slot, None) for slot in states]
+            forms[key] = self.workspace.form(tables, states, base.types, pending.dense), places
         found: tuple[Form, list[tuple[Slot, Any]]] = forms[key]
         return found
 

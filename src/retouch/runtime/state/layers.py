@@ -16,8 +16,9 @@ from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.kernels.transfers import Transfers
 from retouch.runtime.base import State
+from retouch.runtime.state.form import Form, name_of, specs_of
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import Block, Layout, Memory, Spec, Store, StoreError, columns_of
+from retouch.runtime.store import UNNAMED, Block, Memory, Store, StoreError, columns_of
 
 PORTION = 64 << 20
 """Bytes of the device's memory that rows on their way to the host may take, about."""
@@ -31,15 +32,14 @@ Source = tuple[Any, Any]
 
 @dataclass(eq=False)
 class Layer:
-    """What a recording or one update computed: rows of the values in `tables`, dense values, statistics `slots`.
+    """What a recording or one update computed: rows, statistics and dense values of a form.
 
     Rows are `[len(table), C]` in the type that they are stored in; as int8 with their scale. `near` are statistics that
     the device has beside a block which is elsewhere.
     """
 
-    tables: dict[Value, Table]
+    form: Form
     dense: dict[Value, Any]
-    slots: tuple[Slot, ...]
     block: Block
     near: Mapping[Slot, Tensor] = field(default_factory=dict)
     handles: dict[Key, Any] = field(default_factory=dict)
@@ -81,31 +81,27 @@ class Layer:
         return all(value in self.tables and self.tables[value].full for value in kept)
 
     @property
+    def in_memory(self) -> bool:
+        """False where it lies in a file that somebody keeps."""
+        return self.block.file in (None, UNNAMED)
+
+    @property
+    def tables(self) -> Mapping[Value, Table]:
+        """The rows of every value that are here."""
+        return self.form.tables
+
+    @property
     def nbytes(self) -> int:
         return self.block.nbytes
 
 
-def name_of(key: Value | Slot) -> str:
-    """The name of rows or statistics in a block."""
-    return f"{key.kind}/{key.key.name}" if isinstance(key, Slot) else f"rows/{key.name}"
-
-
-class Form:
-    """What layers have in common that hold the same rows and statistics: how they lie in a block."""
-
-    def __init__(
-        self, tables: Mapping[Value, Table], states: Mapping[Slot, Tensor], types: Mapping[Value, torch.dtype]
-    ) -> None:
-        """`types`: those that rows are stored in."""
-        self.tables, self.slots = dict(tables), tuple(states)
-        shapes = {v: (len(table), columns_of(v.channels, types[v])) for v, table in tables.items()}
-        specs = [Spec(name_of(v), shape, types[v]) for v, shape in shapes.items()]
-        self.layout = Layout([*specs, *(Spec.of(name_of(slot), tensor) for slot, tensor in states.items())])
-        self.keys: tuple[Value | Slot, ...] = (*self.tables, *self.slots)
-        distinct = list({id(t): t for t in tables.values() if not t.full}.values())
-        self.indices = {f"index/{i}": torch.from_numpy(t.array) for i, t in enumerate(distinct)}
-        numbers = {id(t): i for i, t in enumerate(distinct)}
-        self.numbers = {v.name: numbers.get(id(t)) for v, t in tables.items()}
+def laid(
+    backend: Backend, store: Store, form: Form, dense: dict[Value, Any], file: Path | None = None, base: bool = False
+) -> Layer:
+    """A layer of a form with dense values, of which rows and statistics are to be filled."""
+    beside = {**form.indices, **_tensors(dense)}
+    block = store.block(form.layout, _notes(form.numbers, dense), file, base, memories(backend), beside)
+    return Layer(form, dense, block)
 
 
 def written(
@@ -118,27 +114,25 @@ def written(
     base: bool = False,
 ) -> Layer:
     """A layer of a form with copies of `sources`, its rows and statistics in their order, and with dense values."""
-    beside = {**form.indices, **_tensors(dense)}
-    block = store.block(form.layout, _notes(form.numbers, dense), file, base, memories(backend), beside)
-    layer = Layer(form.tables, dense, form.slots, block)
+    layer = laid(backend, store, form, dense, file, base)
     if layer.on_device(backend):
-        _copy_out(backend, _carved(layer, form, backend), sources)
+        copy_out(backend, carved(layer, backend), sources)
     else:
         assert backend.transfers is not None
         layer.near = _receive(backend, layer, form, sources, backend.transfers)
     return layer
 
 
-def _carved(layer: Layer, form: Form, backend: Backend) -> list[Any]:
+def carved(layer: Layer, backend: Backend) -> list[Any]:
     """The handles of all rows and statistics in the layer's block."""
     place, layout = backend.carved(layer.block.memory), layer.block.layout
-    for key, spec, offset in zip(form.keys, layout.specs, layout.offsets, strict=False):  # in files more follow
+    for key, spec, offset in zip(layer.form.keys, layout.specs, layout.offsets, strict=False):  # in files more follow
         rows, channels = spec.shape
         layer.handles[key] = place(offset, rows, channels, spec.dtype)
     return list(layer.handles.values())
 
 
-def _copy_out(backend: Backend, targets: Iterable[Any], sources: Iterable[Source]) -> None:
+def copy_out(backend: Backend, targets: Iterable[Any], sources: Iterable[Source]) -> None:
     """Copy rows to memory that kernels write."""
     copies = [(target, None, *source) for target, source in zip(targets, sources, strict=True)]
     backend.kernel("copy_many")(copies)
@@ -155,7 +149,7 @@ def _receive(
     waiting: list[Source] = []
 
     def send() -> None:
-        _copy_out(backend, [backend.rows(near) for _, near in staged], waiting)
+        copy_out(backend, [backend.rows(near) for _, near in staged], waiting)
         for far, near in staged:
             transfers.receive(far, near)
         staged.clear()
@@ -185,14 +179,13 @@ def memories(backend: Backend) -> list[Memory]:
     return [on_device] if transfers is None else [on_device, Memory(False, transfers.empty, transfers.taken)]
 
 
-def adopted(state: State, store: Store, tables: Mapping[Value, Table]) -> Layer:
+def adopted(state: State, store: Store, form: Form) -> Layer:
     """A layer that takes the recording's tensors as they are."""
-    form = Form(tables, state.states, {v: v.dtype for v in tables})
-    tensors = {name_of(value): state.buffers[value] for value in tables}
+    tensors = {name_of(value): state.buffers[value] for value in form.tables}
     tensors.update({name_of(slot): tensor for slot, tensor in state.states.items()})
     tensors.update({**form.indices, **_tensors(state.values)})
     block = store.adopt(tensors, _notes(form.numbers, state.values), state.backend.transfers is not None)
-    return Layer(form.tables, dict(state.values), form.slots, block)
+    return Layer(form, dict(state.values), block)
 
 
 def _tensors(dense: Mapping[Value, Any]) -> dict[str, Tensor]:
@@ -247,4 +240,5 @@ def _layer_of(net: LayeredOwner, block: Block) -> Layer:
             if kind == SlotKind.SUMS and tensor.dtype != sums_dtype:
                 raise ValueError(f"channel sums are {tensor.dtype}, those of the backend {sums_dtype}")
             states[Slot(SlotKind(kind), values[rest])] = tensor.to(device)
-    return Layer(tables, dense, tuple(states), block, states)
+    types = {value: tensors[name_of(value)].dtype for value in tables}
+    return Layer(net.workspace.form(tables, specs_of(states), types, dense), dense, block, states)

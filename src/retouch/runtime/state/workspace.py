@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from retouch.ir.geometry import IntArray
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
@@ -19,18 +21,14 @@ from retouch.runtime.executor import Direct, Executor
 from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
+from retouch.runtime.state.form import Folding, Form, Pick, Stack
+from retouch.runtime.store import Spec
 
 PICKS = 1024
 """Remembered choices of the layer that a row is read from."""
 
-MERGED = 64
-"""Remembered unions of tables."""
-
 TEMPLATES = 8
 """Remembered graph templates: regions of as many sizes keep their CUDA graphs."""
-
-Pick = tuple[int, Any, Any]
-"""Number of a table, index into the target, index into what the table lists (None: all rows)."""
 
 
 @dataclass(eq=False)
@@ -61,12 +59,14 @@ class Workspace:
         self.matrices: dict[Value, dict[Matrix, Any]] = {}
         self._buffers: dict[Value, Tensor] = {}
         self._handles: dict[Slot, Any] = {}
+        self._places: dict[Value, Any] = {}
         self._saved: Scratch | None = None
         self._bindings: WeakKeyDictionary[Schedule, Binding] = WeakKeyDictionary()
         self.templates: list[GraphTemplate] = []
         self._generation = net.weights.generation
         self._picks: dict[tuple[Table, ...], list[Pick]] = {}
-        self._merged: dict[tuple[Table, ...], tuple[Table, list[Tensor]]] = {}
+        self._forms: WeakValueDictionary[Any, Form] = WeakValueDictionary()
+        self._stacks: WeakValueDictionary[tuple[Form, ...], Stack] = WeakValueDictionary()
         self._tables: dict[bytes, Table] = {}
         self._whole: dict[int, Table] = {}
 
@@ -80,6 +80,13 @@ class Workspace:
     def kept(self) -> dict[Value, Slot]:
         """The slots of kept values."""
         return {value: Slot.kept(value) for value in self.net.plan.kept}
+
+    @property
+    def places(self) -> dict[Value, Any]:
+        """The handles of kept values in this memory."""
+        if not self._places:
+            self._places = {value: self.backend.rows(rows) for value, rows in self.buffers.items()}
+        return self._places
 
     @property
     def buffers(self) -> dict[Value, Tensor]:
@@ -153,33 +160,62 @@ class Workspace:
         return self._picks[key]
 
     def _pick(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
-        missing = wanted.array
-        found: list[Pick] = []
-        for number, table in enumerate(tables):
-            if table.full and len(missing) == table.total:
-                return [(number, None, None)]
-            index = self.backend.index
-            if table.full:
-                return [*found, (number, index(missing), index(missing))]
-            position = np.minimum(np.searchsorted(table.array, missing), len(table) - 1)
-            hit = table.array[position] == missing
-            if hit.any():
-                found.append((number, index(missing[hit]), index(position[hit].astype(np.int32))))
-                missing = missing[~hit]
-            if not len(missing):
-                return found
-        raise AssertionError("rows are read that no layer holds")
+        index = self.backend.index
+        return [
+            (number, None, None) if rows is None else (number, index(rows), index(places))
+            for number, rows, places in found_in(wanted, tables)
+        ]
 
-    def merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Tensor]]:
-        """The table of the rows that any of `tables` lists, and the places of each in it, int64."""
-        if tables not in self._merged:
-            if len(self._merged) >= MERGED:
-                self._merged.clear()
-            rows, total = np.unique(np.concatenate([table.array for table in tables])), tables[0].total
-            table = self.whole(total) if len(rows) == total else Table(rows, total, ascending=True)
-            places = [torch.from_numpy(np.searchsorted(rows, each.array)) for each in tables]
-            self._merged[tables] = table, places
-        return self._merged[tables]
+    def form(
+        self,
+        tables: Mapping[Value, Table],
+        states: Mapping[Slot, Spec],
+        types: Mapping[Value, torch.dtype],
+        dense: Iterable[Value],
+    ) -> Form:
+        """The form of layers with these, one object for all that there are."""
+        key = (*tables.items(), *states, *(types[value] for value in tables), *dense)
+        found = self._forms.get(key)
+        if found is None:
+            found = self._forms[key] = Form(tables, states, types, dense)
+        return found
+
+    def stack(self, forms: tuple[Form, ...]) -> Stack:
+        """The stack of layers of these forms, one object for all that there are."""
+        found = self._stacks.get(forms)
+        if found is None:
+            found = self._stacks[forms] = Stack(forms, self.picks)
+        return found
+
+    def folding(self, stack: Stack, start: int) -> Folding:
+        """How the layers of a stack from `start` on become one."""
+        if start not in stack.foldings:
+            stack.foldings[start] = self._folding(Stack(stack.forms[start:], self.picks))
+        return stack.foldings[start]
+
+    def _folding(self, stack: Stack) -> Folding:
+        tables, picks = {}, {}
+        known: dict[tuple[Table, ...], tuple[Table, list[Pick]]] = {}
+        for value in dict.fromkeys(value for form in stack.forms for value in form.tables):
+            numbers = stack.holders(value)
+            held = tuple(stack.forms[number].tables[value] for number in numbers)
+            if held not in known:
+                known[held] = self._merged(held)
+            tables[value], found = known[held]
+            picks[value] = [(numbers[i], rows, places) for i, rows, places in found]
+        states = {slot: spec for form in stack.forms for slot, spec in form.states.items()}
+        types = {value: dtype for form in stack.forms for value, dtype in form.types.items()}
+        return Folding(self.form(tables, states, types, dict.fromkeys(v for f in stack.forms for v in f.dense)), picks)
+
+    def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Pick]]:
+        """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
+        rows, total = np.unique(np.concatenate([table.array for table in tables])), tables[0].total
+        merged = self.whole(total) if len(rows) == total else Table(rows, total, ascending=True)
+        index = self.backend.index
+        return merged, [
+            (number, None, None) if found is None else (number, index(places_in(rows, found)), index(places))
+            for number, found, places in found_in(merged, tables)
+        ]
 
     # Picks are remembered by tables, so the same rows are the same object.
 
@@ -196,6 +232,31 @@ class Workspace:
             raise ValueError("an index names rows that are not there")
         key = rows.tobytes() + total.to_bytes(8, "little")
         return self._tables.setdefault(key, Table(rows.copy(), total, ascending=True))
+
+
+def places_in(rows: IntArray, wanted: IntArray) -> IntArray:
+    """Where ascending `rows` have others, or where these would come."""
+    return np.searchsorted(rows, wanted).astype(np.int32)
+
+
+def found_in(wanted: Table, tables: tuple[Table, ...]) -> Iterator[tuple[int, IntArray | None, IntArray]]:
+    """Which of `tables`, newest first, hold the rows of `wanted`: number, these rows (None: all) and where it has
+    them.
+    """
+    missing = wanted.array
+    for number, table in enumerate(tables):
+        if not len(missing):
+            return
+        if table.full:
+            yield number, None if len(missing) == table.total else missing, missing
+            return
+        places = np.minimum(places_in(table.array, missing), len(table) - 1)
+        hit = table.array[places] == missing
+        if hit.any():
+            yield number, missing[hit], places[hit]
+            missing = missing[~hit]
+    if len(missing):
+        raise AssertionError("rows are read that no layer holds")
 
 
 class LayeredOwner(Compiled, Protocol):

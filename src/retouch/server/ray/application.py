@@ -15,12 +15,20 @@ from retouch.server.ray.ingress import Ingress
 from retouch.server.ray.placement import routed, scaled
 from retouch.server.ray.replica import Replica
 from retouch.server.ray.settings import ClusterSettings, ModelSettings
+from retouch.server.serve import listening
 
 NAME = "retouch"
 QUIET = {"enable_access_log": False}
 """Serve's own lines say nothing that figures do not, and take time of every request."""
-FAST = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
-"""Variables of Serve that save time of every request; they count where a cluster is started."""
+FAST = {
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Variables of Ray that save time of every request: threads on its way, and processes that give way to all others (a
+niceness of 15). They count where nodes are started.
+"""
 ONGOING = 10_000
 """Requests of one replica at once: every open page is one, so memory and admission bound them, not this."""
 
@@ -34,7 +42,7 @@ def application(args: ClusterSettings) -> Application:
     handles = {model.label: _deployed(settings, model) for model in settings.models}
     front = serve.deployment(Ingress, name="ingress").options(
         num_replicas=settings.ingresses,
-        max_ongoing_requests=ONGOING,
+        graceful_shutdown_timeout_s=settings.drain,
         ray_actor_options={"num_cpus": 0},
         logging_config=QUIET,
     )
@@ -63,10 +71,12 @@ def started(settings: ClusterSettings, address: str | None) -> Callable[[], None
     for name, value in FAST.items():
         os.environ.setdefault(name, value)
     made = application(settings)
+    if address is None:
+        listening(settings.host, settings.port).close()  # ingresses share it among themselves, and with nobody else
     ray.init(address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": settings.port})
-        serve.run(made, name=NAME, route_prefix="/")
+        serve.start(proxy_location="Disabled")
+        serve.run(made, name=NAME, route_prefix=None)
     except RuntimeError as error:
         why = serve.status().applications[NAME]
         told = "; ".join(each.message for each in why.deployments.values() if each.message)

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
-from ray import serve
+from grpc import RpcError
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle as Handle
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn import Server
 
 from retouch.editing.manifest import ArchiveError, Manifest
 from retouch.server.idempotency import digest
@@ -33,6 +34,7 @@ from retouch.server.ray.exchange import Messages, plain
 from retouch.server.ray.placement import DRAWN, of_session
 from retouch.server.ray.settings import PREFIX, ClusterSettings
 from retouch.server.security import ARCHIVES, Guard
+from retouch.server.serve import configured, listening
 
 SESSION = re.compile(r"/api/sessions/([0-9a-f]{32})(?:/.*)?")
 GATHERED = {"/api/sessions": "modified", "/api/models": None}
@@ -45,23 +47,42 @@ REPEATED = re.compile(r"/api/sessions/[0-9a-f]{32}/(head|versions/\d+/name)")
 """Posts that do the same when they are sent twice."""
 PATIENCE, PAUSE = 30.0, 0.2
 """Seconds in which a request that may be sent twice is, when its replica has ended; and between."""
+ENDED = (RayActorError, RayServeException, RpcError)
+"""What a call raises whose replica has ended, or is ending."""
 
 
-@serve.ingress()
 class Ingress:
-    """What Serve runs behind its proxies; `handles`: of the models by their labels."""
+    """What Serve runs instead of its proxies: it listens itself, as each of them is one more process between.
+
+    handles: of the models by their labels.
+    """
 
     def __init__(self, settings: ClusterSettings, handles: Mapping[str, Handle]) -> None:
         settings.check_shared()
-        self._settings, self._access, self._limits = settings, settings.access(), settings.limits_of(None)
-        self._passing = Passing(settings, handles)
+        app = guarded(settings, Passing(settings, handles))
+        bound = listening(settings.host, settings.port, shared=True)
+        self._server = Server(configured(app, settings.drain))
+        self._serving = asyncio.ensure_future(self._server.serve([bound]))
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        app = FastAPI(title="Retouch ingress", docs_url=None, redoc_url=None, openapi_url=None)
-        app.get("/healthz")(health)
-        app.get("/readyz")(self._passing.ready)
-        app.router.default = self._passing
-        return Guard(app, self._access, self._limits, Allowance(self._limits.upload_rate, self._limits.upload_burst))
+    def check_health(self) -> None:
+        """Raises where it does not listen any more."""
+        if self._serving.done():
+            raise RuntimeError("the ingress has ended")
+
+    async def __del__(self) -> None:
+        """Take no more connections, and end what is asked."""
+        self._server.should_exit = True
+        await self._serving
+
+
+def guarded(settings: ClusterSettings, passing: Passing) -> ASGIApp:
+    """The ASGI application of an ingress."""
+    limits = settings.limits_of(None)
+    app = FastAPI(title="Retouch ingress", docs_url=None, redoc_url=None, openapi_url=None)
+    app.get("/healthz")(health)
+    app.get("/readyz")(passing.ready)
+    app.router.default = passing
+    return Guard(app, settings.access(), limits, Allowance(limits.upload_rate, limits.upload_burst))
 
 
 async def health() -> dict[str, str]:
@@ -84,7 +105,7 @@ class Passing:
             try:
                 await asyncio.wait_for(of_session(handle, None, False).ready.remote(), 5)
                 found[label] = True
-            except (RayError, RayServeException, TimeoutError):
+            except (*ENDED, RayError, TimeoutError):
                 found[label] = False
         return Response(json.dumps(found), 200 if all(found.values()) else 503, media_type="application/json")
 
@@ -197,7 +218,7 @@ class Passing:
                 return
             except BackPressureError as error:
                 raise Problem(503, "all replicas are busy; come again", retry_after=2) from error
-            except (RayActorError, RayServeException) as error:
+            except ENDED as error:
                 if begun or not again or asyncio.get_running_loop().time() > end:
                     raise Problem(503, "the replica has ended; send the request again", retry_after=1) from error
             await asyncio.sleep(PAUSE)
@@ -247,7 +268,7 @@ class Passing:
             async for messages in stream:
                 for message in messages:
                     await send(message)
-        except (RayError, RayServeException, asyncio.CancelledError):
+        except (*ENDED, RayError, asyncio.CancelledError):
             if not until_gone.done():  # the replica has ended: the page comes again, and is sent what it missed
                 await send({"type": "websocket.close", "code": BEHIND, "reason": "connect again"})
         finally:

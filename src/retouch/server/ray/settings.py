@@ -15,8 +15,8 @@ from retouch.errors import OptionError
 from retouch.server.idempotency import digest
 from retouch.server.limits import Limits
 from retouch.server.models import Models, label
-from retouch.server.security import LOOPBACK, Access
-from retouch.server.serve import tokens_of
+from retouch.server.security import Access
+from retouch.server.serve import access_to, tokens_of
 
 PROOF = "_cluster.json"
 """The file by which replicas see that they share a folder."""
@@ -71,17 +71,18 @@ class ClusterSettings(Settings):
     """A cluster.
 
     home: a folder on storage that all nodes share, as `--home` of `retouch studio`. users: who gets a token; none with
-    `no_token`, on loopback. port, hosts: where it is reached, as the proxies of Serve have it. ingresses: replicas of
-    the ingress. drain: seconds that a replica gets to end what it computes.
+    `no_token`, on loopback. host, port: what ingresses listen on; hosts: further names under which they are reached.
+    ingresses: how many there are; several on a node share the port. drain: seconds that a replica gets to end what it
+    computes, and an ingress to answer.
     """
 
     home: Path
     models: Annotated[list[ModelSettings], Field(min_length=1)]
     users: list[str] = ["me"]
     no_token: bool = False
+    host: str = "127.0.0.1"
     port: int = 8000
     hosts: list[str] = []
-    any_address: bool = False
     limits: dict[str, float] = {}
     ingresses: Count = 1
     drain: Seconds = 60
@@ -89,10 +90,8 @@ class ClusterSettings(Settings):
 
     def access(self) -> Access:
         """Who may ask."""
-        if self.no_token and (self.any_address or self.hosts):
-            raise OptionError("no_token is for this machine alone; leave it or hosts away")
         tokens = {} if self.no_token else tokens_of(self.home, self.users)
-        return Access(self.port, LOOPBACK | set(self.hosts), self.any_address, tokens)
+        return access_to(self.port, self.host, tokens, self.hosts)
 
     def limits_of(self, model: ModelSettings | None) -> Limits:
         """Bounds of one replica, or of the ingress."""

@@ -27,7 +27,7 @@ export class Api {
   }
 
   /**
-   * Asks, and asks again where the server says when (429), or where it was not reached and asking twice does no harm.
+   * Asks, and asks again where the server says when, or where it was not reached and asking twice does no harm.
    * @param {string} method @param {string} path @param {BodyInit | object | null} body @param {Record<string, string>} headers
    * @returns {Promise<Response>} @throws {ApiError}
    */
@@ -42,7 +42,7 @@ export class Api {
     for (let left = PATIENCE; ; left--) {
       const response = await this.fetch(this.url(path), init).catch(() => null);
       if (response?.ok) return response;
-      const pause = response ? (response.status === 429 ? Number(response.headers.get('Retry-After') ?? 1) : NaN) : repeatable ? 1 : NaN;
+      const pause = response ? Number(response.headers.get('Retry-After') ?? (response.status === 429 ? 1 : NaN)) : repeatable ? 1 : NaN;
       if (!(pause <= LONGEST_WAIT) || left <= 0) throw new ApiError(await problemOf(response));
       await this.wait(pause);
     }
@@ -84,10 +84,16 @@ export class Api {
 
   /**
    * @param {string} id @param {'edits' | 'variants'} what @param {object} settings @param {import('./packed.js').Files} files
+   * @param {string} [key] two requests of one key count once
    * @returns {Promise<{job: number}>}
    */
-  edit(id, what, settings, files) {
-    return this.json('POST', `api/sessions/${id}/${what}`, form({ settings, ...files }), once());
+  edit(id, what, settings, files, key) {
+    return this.json('POST', `api/sessions/${id}/${what}`, form({ settings, ...files }), once(key));
+  }
+
+  /** What a job does, or how it ended; fails as the job did. @param {string} id @param {number} job @returns {Promise<{state: string}>} */
+  job(id, job) {
+    return this.json('GET', `api/sessions/${id}/jobs/${job}`);
   }
 
   /** Goes to a version. The pixels come over the socket, in their order, so the reply's are thrown away. @param {string} id @param {number} version */
@@ -156,7 +162,7 @@ export class Api {
 }
 
 /** So that a request that is repeated counts once. */
-const once = () => ({ 'Idempotency-Key': crypto.randomUUID() });
+const once = (/** @type {string} */ key = crypto.randomUUID()) => ({ 'Idempotency-Key': key });
 
 /** @param {{settings: object, [files: string]: object | Blob | Blob[] | null}} parts */
 function form({ settings, ...files }) {

@@ -54,7 +54,11 @@ export function words(options, name, text, placeholder = '') {
 }
 
 /** A part of the panel that folds. @param {string} title @param {boolean} open @param {...Node} children */
-export const section = (title, open, ...children) => el('details', { className: 'section', open }, el('summary', {}, title), el('div', { className: 'body' }, ...children));
+export function section(title, open, ...children) {
+  const made = el('details', { className: 'section', open }, el('summary', {}, title), el('div', { className: 'body' }, ...children));
+  made.firstElementChild?.addEventListener('click', () => requestAnimationFrame(() => made.scrollIntoView({ block: 'nearest' })));
+  return made;
+}
 
 /** The size of a brush runs in powers, so that small ones can be set finely. */
 export const SIZES = { to: (/** @type {number} */ x) => Math.round(10 * 2 ** (x / 12)) / 10, from: (/** @type {number} */ value) => 12 * Math.log2(Math.max(value, 1)) };

@@ -45,9 +45,14 @@ export class Drafts {
     return job !== null && this.#current?.job === job ? this.#current.stencil : null;
   }
 
-  /** Whether a job is a draft; the first one that is heard of while a draft is asked for is that. @param {number} job @param {boolean} known whether it was heard of before */
-  owns(job, known) {
-    if (this.#current && this.#current.job === null && !known) this.#is(job);
+  /** A job is a draft; while one is asked for it is that. @param {number} job */
+  heard(job) {
+    if (this.#current && this.#current.job === null && !this.#jobs.has(job)) this.#is(job);
+    else this.#jobs.add(job);
+  }
+
+  /** Whether a job is a draft. @param {number} job */
+  owns(job) {
     return this.#jobs.has(job);
   }
 

@@ -44,7 +44,7 @@ export function inspect(studio) {
     const none = found ? 'The edit left no recording to read it from.' : 'Shown after an edit.';
     body.replaceChildren(...(found?.networks.length ? drawn(found, shown, () => show(true)) : [el('p', { className: 'quiet' }, none)]));
   };
-  part.addEventListener('toggle', () => show());
+  part.addEventListener('toggle', () => show().then(() => part.scrollIntoView({ block: 'nearest' })));
   studio.on('edited', () => show());
   return part;
 }

@@ -23,9 +23,9 @@ const REBASES = 4;
 
 /**
  * @typedef {Partial<EditSettings> & {n?: number}} Wanted
- * @typedef {{paint: Tiles, mask: Tiles, areas: import('./areas.js').Area[], rect: Rect, wanted: Wanted, job: number | null, state: 'sending' | 'running' | 'held'}} Sent
- *   Paint of one edit. Held: it failed or was cancelled; it stays until it is sent again or discarded.
- * @typedef {{job: number, state: string, done: number, total: number, text: string, pace: Pace}} Work
+ * @typedef {{paint: Tiles, mask: Tiles, areas: import('./areas.js').Area[], rect: Rect, wanted: Wanted, key: string, job: number | null, state: 'sending' | 'running' | 'held'}} Sent
+ *   Paint of one edit. Held: it failed or was cancelled; it stays until it is sent again or discarded. Sent twice under one key it counts once.
+ * @typedef {{job: number, kind: string, state: string, done: number, total: number, text: string, seconds: number, pace: Pace}} Work
  * @typedef {{
  *   picture: Rect, input: null, paint: Rect, tree: null, work: null, preview: {frame: Frame, layers: Sent[]},
  *   draft: {frame: Frame, stencil: import('./drafts.js').Stencil}, instances: null,
@@ -35,7 +35,10 @@ const REBASES = 4;
  */
 
 /** @param {number} job @returns {Work} */
-const waiting = (job) => ({ job, state: 'queued', done: 0, total: 0, text: '', pace: new Pace() });
+const waiting = (job) => ({ job, kind: 'edit', state: 'queued', done: 0, total: 0, text: '', seconds: 0, pace: new Pace() });
+
+/** Whether a job makes a session, or opens it again. @param {Work} work */
+const opens = ({ kind }) => kind === 'open' || kind === 'generate';
 
 /** @extends {Emitter<Events>} */
 export class Live extends Emitter {
@@ -129,11 +132,18 @@ export class Live extends Emitter {
     return this.sent.filter(({ state }) => state === 'held');
   }
 
-  /** What the server is doing: the newest job that is not done, null when it is idle. @returns {Work | null} */
+  /** What the server is doing: the newest job that runs, else that waits; null when it is idle. @returns {Work | null} */
   get work() {
-    const newest = [...this.jobs.values()].at(-1);
+    const jobs = [...this.jobs.values()];
+    const newest = jobs.filter(({ state }) => state === 'running').at(-1) ?? jobs.at(-1);
     if (newest) return newest;
     return this.sent.some(({ state }) => state !== 'held') ? waiting(-1) : null;
+  }
+
+  /** Whether edits wait until the session is opened. */
+  get waits() {
+    const jobs = [...this.jobs.values()];
+    return jobs.some(opens) && (this.sent.some(({ state }) => state !== 'held') || !jobs.every(opens));
   }
 
   close() {
@@ -168,7 +178,7 @@ export class Live extends Emitter {
     const rect = wanted.n ? own : union(own, this.areas.bounds());
     if (!rect && this.sent.length) return;
     /** @type {Sent} */
-    const sent = { paint: this.paint, mask: this.mask, areas: wanted.n ? [] : this.areas.taken(), rect: rect ?? this.paint.whole, wanted, job: null, state: 'sending' };
+    const sent = { paint: this.paint, mask: this.mask, areas: wanted.n ? [] : this.areas.taken(), rect: rect ?? this.paint.whole, wanted, key: crypto.randomUUID(), job: null, state: 'sending' };
     this.paint = this.#layer(4);
     this.mask = this.#layer(1);
     this.sent.push(sent);
@@ -194,7 +204,7 @@ export class Live extends Emitter {
   async #post(sent) {
     const { rect, wanted } = sent;
     const { settings, files } = await packed(sent);
-    const { job } = await this.#rebased((base) => this.api.edit(this.id, wanted.n ? 'variants' : 'edits', { ...settings, base }, files));
+    const { job } = await this.#rebased((base) => this.api.edit(this.id, wanted.n ? 'variants' : 'edits', { ...settings, base }, files, sent.key));
     sent.job = job;
     sent.state = 'running';
     if (job <= this.#finished) this.#settle(job, rect);
@@ -220,14 +230,21 @@ export class Live extends Emitter {
   /** @param {Sent} sent @param {unknown} error */
   #refused(sent, error) {
     sent.state = 'held';
-    this.emit('problem', error instanceof Error ? error.message : String(error));
+    this.emit('problem', this.#kept(error instanceof Error ? error.message : String(error)));
     this.emit('work', null);
   }
 
-  /** Cancels what is being computed. The paint stays, as held. */
+  /** What is wrong, and what can be done where paint was kept. @param {string} text */
+  #kept(text) {
+    return this.held.length ? `${text.replace(/\.?$/, '.')} The paint stays: Run sends it again.` : text;
+  }
+
+  /** Cancels what is being computed, edits before the opening that they wait for. The paint stays, as held. */
   async cancel() {
     await this.#posts;
-    const running = [...this.jobs.keys()];
+    const all = [...this.jobs.values()];
+    const edits = all.filter((work) => !opens(work));
+    const running = (edits.length ? edits : all).map(({ job }) => job);
     for (const job of running) this.#cancelled.add(job);
     for (const job of running.reverse()) {
       await this.api.cancel(this.id, job).catch((error) => {
@@ -370,7 +387,7 @@ export class Live extends Emitter {
   #event(event) {
     if (event.event === 'hello') this.#hello(event.session);
     else if (event.event === 'tree') this.#grown(event.head, event.tree);
-    else if (event.event === 'progress') this.#isDraft(event.job) || this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
+    else if (event.event === 'progress') this.drafts.owns(event.job) || this.#note(event.job, { state: 'running', done: event.done, total: event.total, text: event.text ?? '' });
     else if (event.event === 'job') this.#job(event);
     else if (event.event === 'viewport') this.#looks(event);
     else if (event.event === 'problem') this.emit('problem', explain(event.error));
@@ -380,12 +397,32 @@ export class Live extends Emitter {
   #hello(facts) {
     this.facts = facts;
     this.jobs.clear();
-    for (const work of facts.jobs ?? []) this.#note(work.job, work);
+    for (const work of facts.jobs ?? []) if (work.kind !== 'draft') this.#note(work.job, work);
     const known = new Set((facts.jobs ?? []).map(({ job }) => job));
     const away = this.sent.filter(({ job, state }) => state === 'running' && job !== null && !known.has(job));
-    for (const { job, rect } of away) this.#settle(/** @type {number} */ (job), rect);
+    this.#missed(away);
     this.#grown(facts.head, facts.tree);
     this.emit('work', null);
+  }
+
+  /** What became of edits that ended while the page was away; those that the server lost are sent again. @param {Sent[]} away */
+  async #missed(away) {
+    for (const sent of away) {
+      const job = /** @type {number} */ (sent.job);
+      await this.api.job(this.id, job).then(
+        () => this.#settle(job, sent.rect),
+        (error) => (error.status === 404 ? this.#send(sent) : this.#refused(sent, error)),
+      );
+    }
+  }
+
+  /** Why one of the jobs that go on here has failed, as far as this page knows; null: none has. @returns {Promise<ApiError | null>} */
+  async failure() {
+    for (const job of this.jobs.keys()) {
+      const failed = await this.api.job(this.id, job).then(() => null, (error) => (error.status === 404 ? null : error));
+      if (failed) return failed;
+    }
+    return null;
   }
 
   /** @param {number} head @param {Version[]} tree */
@@ -398,26 +435,23 @@ export class Live extends Emitter {
     if (moved) this.#refreshInput();
   }
 
-  /** @param {{job: number, state: string, error?: import('./types.js').Problem, step?: number, steps?: number}} event */
-  #job({ job, state, error, step, steps }) {
-    if (this.#isDraft(job)) return this.drafts.told(job, state);
-    if (state === 'queued' || state === 'running') return this.#note(job, { state, ...(steps ? { done: step ?? 0, total: steps } : {}) });
+  /** @param {{job: number, state: string, kind?: string, seconds?: number, error?: import('./types.js').Problem}} event */
+  #job({ job, state, kind = 'edit', seconds = 0, error }) {
+    if (kind === 'draft') this.drafts.heard(job);
+    if (this.drafts.owns(job)) return this.drafts.told(job, state);
+    if (state === 'queued' || state === 'running') return this.#note(job, { state, kind, ...(seconds ? { seconds } : {}) });
     this.jobs.delete(job);
     if (state === 'failed' || (state === 'cancelled' && this.#cancelled.delete(job))) {
       for (const sent of this.sent) if (sent.job !== null && sent.job <= job && sent.state === 'running') sent.state = 'held';
-      if (error) this.emit('problem', explain(error));
+      if (error) this.emit('problem', this.#kept(explain(error)));
     } else if (state === 'done') this.#settle(job, this.changed ?? [0, 0, 0, 0]);
     this.emit('work', null);
-  }
-
-  /** @param {number} job */
-  #isDraft(job) {
-    return this.drafts.owns(job, this.jobs.has(job) || job <= this.#finished || this.sent.some((sent) => sent.job === job));
   }
 
   /** @param {number} job @param {Partial<Work>} news */
   #note(job, news) {
     const work = { ...(this.jobs.get(job) ?? waiting(job)), ...news };
+    if (news.seconds) work.pace.expect(news.seconds);
     if (news.total) work.pace.told(work.done, work.total, performance.now());
     this.jobs.set(job, work);
     this.emit('work', null);
@@ -427,7 +461,7 @@ export class Live extends Emitter {
   #preview(frame, number) {
     if (number !== this.#previews) return;
     const { job } = frame.header;
-    if (job !== null && this.#isDraft(job)) {
+    if (job !== null && this.drafts.owns(job)) {
       const stencil = this.drafts.stencil(job);
       if (stencil && !this.sent.length) this.emit('draft', { frame, stencil });
       return;

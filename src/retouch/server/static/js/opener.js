@@ -41,8 +41,8 @@ export class Opener {
       const settings = { model: model?.name, ...words, seed, ...more, generate: !source };
       const picture = source instanceof Blob ? source : source && (await encode({ width: source.width, height: source.height, channels: 3, data: source.data }));
       const made = this.studio.api.create(settings, picture);
-      const { id } = await this.studio.during(picture ? 'Opening the picture' : 'Generating a picture', made);
-      await this.studio.open(id);
+      const { id, job } = await this.studio.during(picture ? 'Opening the picture' : 'Generating a picture', made);
+      await this.studio.open(id, job);
     } catch (error) {
       this.studio.fail(error);
     }

@@ -33,7 +33,7 @@ function edit(studio, prompt, inpaint) {
   if (prompt) {
     const field = words(options, 'prompt', 'Prompt', 'What the picture shows');
     field.id = 'prompt';
-    parts.push(field, ...planned(studio), words(options, 'negative', 'Negative prompt', 'What it should not show'));
+    parts.push(field, words(options, 'negative', 'Negative prompt', 'What it should not show'), ...planned(studio));
   } else parts.push(...planned(studio));
   const [seeds, another] = seed(studio);
   parts.push(...strength(studio), seeds);

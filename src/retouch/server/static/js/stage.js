@@ -65,6 +65,7 @@ export class Stage extends Emitter {
     this.result = new Sheet(live.picture.width, live.picture.height);
     this.input = live.hasInput ? new Sheet(live.input.width, live.input.height) : this.result;
     this.panes = [...new Set([this.input, this.result])].map((sheet) => el('div', { className: 'pane' }, sheet.element));
+    if (live.hasInput) this.panes.forEach((pane, i) => (pane.dataset.label = ['Paint here', 'What the model makes of it'][i]));
     this.element.replaceChildren(...this.panes);
     this.element.classList.toggle('two', this.panes.length > 1);
     this.result.element.append(this.divider);

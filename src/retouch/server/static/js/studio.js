@@ -60,6 +60,7 @@ export class Studio extends Emitter {
     });
     for (const part of [bars.tools, bars.bar, panels, timeline, start, sight]) part(this);
     this.options.on('change', (news) => this.#optionsChanged(news));
+    this.on('state', () => this.#coming());
     this.stage.on('view', () => this.#aim());
     this.#theme();
     inputs(this);
@@ -88,10 +89,13 @@ export class Studio extends Emitter {
     }
   }
 
-  /** @param {string} id */
-  async open(id) {
+  /** @param {string} id @param {number} [job] the one that makes the session: where there is none, it says why */
+  async open(id, job) {
     try {
-      const facts = await this.api.session(id);
+      const facts = await this.api.session(id).catch(async (error) => {
+        if (job !== undefined) await this.api.job(id, job);
+        throw error;
+      });
       history.replaceState(null, '', `#session=${id}`);
       adopt(this.options, { ...facts.settings, strength: this.options.values.strength });
       this.#show(new Live(this.api, facts, (address, handlers) => new Socket(address, handlers)));
@@ -139,7 +143,7 @@ export class Studio extends Emitter {
     live.on('refined', (version) => this.emit('refined', version));
     live.on('problem', (text) => this.say(text));
     live.on('connection', (state) => {
-      if (state === 'refused') this.#refused();
+      if (state === 'refused') this.#refused(live);
       this.#state();
     });
   }
@@ -153,9 +157,11 @@ export class Studio extends Emitter {
     if (followed) this.options.set({ prompt });
   }
 
-  #refused() {
-    this.say('The server has closed this session, or does not know this page any more.');
-    this.api.session(this.live?.id ?? '').then(() => this.live?.socket.renew(), (error) => error instanceof ApiError && error.status === 404 && this.leave());
+  /** @param {Live} live */
+  async #refused(live) {
+    const failed = await live.failure();
+    this.say(failed?.message ?? 'The server has closed this session, or does not know this page any more.');
+    this.api.session(live.id).then(() => live.socket.renew(), (error) => error instanceof ApiError && error.status === 404 && live === this.live && this.leave());
   }
 
   async remove() {
@@ -168,7 +174,7 @@ export class Studio extends Emitter {
 
   /** @param {import('./types.js').Sample} pen @param {import('./tools.js').Held} held */
   #down(pen, held) {
-    if (!this.live) return;
+    if (!this.live || this.live.seen === null) return;
     if (held.alt && this.options.values.tool !== 'clone') pick({ live: this.live, options: this.options }, pen);
     else this.tool?.down(pen, held);
   }
@@ -363,9 +369,9 @@ export class Studio extends Emitter {
     if (live.connection !== 'open') return { text: live.connection === 'lost' ? 'Connecting' : 'Closed', busy: false, level: 'bad' };
     const { work } = live;
     if (!work) return live.held.length ? { text: 'Not run', busy: false, level: 'bad' } : { text: 'Ready', busy: false, level: 'idle' };
-    const part = work.total ? ` ${Math.round((100 * work.done) / work.total)} %` : '';
+    const part = work.total > 1 ? `: ${Math.round((100 * work.done) / work.total)} %` : '';
     const does = work.text ? work.text[0].toUpperCase() + work.text.slice(1) : work.state === 'queued' ? 'Waiting' : 'Computing';
-    return { text: does + part + left(work.pace.left(performance.now())), busy: true, level: 'busy' };
+    return { text: does + part + left(work.pace.left(performance.now())) + (live.waits ? '; your edit waits' : ''), busy: true, level: 'busy' };
   }
 
   #state() {
@@ -373,6 +379,13 @@ export class Studio extends Emitter {
     this.cursor.progress(work ? (work.total ? work.done / work.total : -1) : null);
     document.title = work ? '● Retouch Studio' : 'Retouch Studio';
     this.emit('state', null);
+  }
+
+  /** What is shown where there is no picture yet. */
+  #coming() {
+    const coming = this.live?.seen === null && this.live.work !== null;
+    document.body.classList.toggle('coming', coming);
+    byId('coming').textContent = coming ? `The picture comes here. ${this.status().text}` : '';
   }
 
   /** Says what went wrong. @param {unknown} error */

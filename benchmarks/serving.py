@@ -1,0 +1,175 @@
+"""What serving is held to.
+
+    python benchmarks/serving.py dense ddpm-256 --steps 4      # four people on one replica, against dense edits
+    python benchmarks/serving.py overhead builtin/emoji        # a stroke through a cluster, against a studio
+
+dense: four people paint at once on a studio, as fast as it answers; in turn with that the same edits are computed
+densely (`session.reference`, channels-last), one after the other and without any server, which is more than a dense one
+could serve. overhead: one person on each, strokes in turn. Times are medians of what took turns in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import requests
+import torch
+import typer
+
+from retouch import Editor
+from retouch.bench.dense import to_channels_last
+from retouch.bench.serve import Load, Person, Server, Tally
+from retouch.editing.kinds import load
+from retouch.models import pipelines
+from retouch.server import serve
+from retouch.server.limits import Limits
+from retouch.server.models import Models
+from retouch.server.security import Access
+from retouch.server.studio import Studio
+
+PEOPLE = 4
+app = typer.Typer()
+Strokes = Annotated[int, typer.Option("--strokes", help="Of each person in a round.")]
+Rounds = Annotated[int, typer.Option("--rounds", help="Turns.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Of the model (its own).")]
+
+
+@contextmanager
+def served(editor: Any, home: Path) -> Iterator[Server]:
+    """A studio in this process."""
+    bound = serve.listening("127.0.0.1", 0)
+    port = bound.getsockname()[1]
+    studio = Studio(Models({"it": editor}), home, Access(port), Limits(memory=64 << 30))
+    server = serve.Server(serve.configured(serve.application(studio)), lambda: None)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    yield Server("studio", f"http://127.0.0.1:{port}")
+    server.should_exit = True
+    thread.join()
+
+
+def person(server: Server, load: Load, number: int = 0) -> Person:
+    found = Person(server, load, number, Tally())
+    found.begin()
+    return found
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def editor_of(model: str, policy: str) -> Any:
+    known = model in pipelines.PIPELINES
+    editor = Editor(pipelines.get(model).build(), policy=policy) if known else load(model, policy=policy)
+    for part in editor.model.pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            to_channels_last(part)
+    return editor
+
+
+@app.command()
+def dense(
+    model: str,
+    policy: str = "fast",
+    share: float = 0.01,
+    size: int = 256,
+    steps: Steps = None,
+    strokes: Strokes = 5,
+    rounds: Rounds = 5,
+) -> None:
+    """Seconds of the server for a stroke when four people paint, and of a dense edit."""
+    editor = editor_of(model, policy)
+    side = round(size * share**0.5)
+    load = Load(people=PEOPLE, size=size, stroke=side, steps=steps, think=0)
+    picture = np.full((size, size, 3), 90, np.uint8)
+    with (
+        tempfile.TemporaryDirectory() as home,
+        served(editor, Path(home)) as server,
+        ThreadPoolExecutor(PEOPLE) as pool,
+    ):
+        people = [person(server, load, number) for number in range(PEOPLE)]
+        given = {} if steps is None else {"steps": steps}
+        session = editor.open(picture, seed=1, **given)
+        painted = picture.copy()
+        painted[:side, :side] = 200
+
+        def paint(each: Person) -> None:
+            for _ in range(strokes):
+                each.paint()
+
+        list(pool.map(Person.paint, people))
+        session.reference(painted)
+        strokes_s, edits_s = [], []
+        for _ in range(rounds):
+            strokes_s.append(seconds(lambda: list(pool.map(paint, people))) / (PEOPLE * strokes))
+            edits_s.append(seconds(lambda: session.reference(painted)))
+        stroke_s, dense_s = statistics.median(strokes_s), statistics.median(edits_s)
+        print(json.dumps({"stroke_s": stroke_s, "dense_s": dense_s, "times": dense_s / stroke_s}))
+
+
+@app.command()
+def overhead(
+    model: str, policy: str = "fast", size: int = 64, stroke: int = 8, steps: Steps = None, strokes: Strokes = 100
+) -> None:
+    """Seconds of a stroke to its result, of one person at a studio and at a cluster of one replica."""
+    load = Load(people=1, size=size, stroke=stroke, steps=steps)
+    ways = {"studio": ["studio", "--no-browser", "--threads", "1"], "cluster": ["serve", "--ray", "--cpus", "1"]}
+    with ExitStack() as running:
+        people = {}
+        for name, words in ways.items():
+            home = Path(running.enter_context(tempfile.TemporaryDirectory()))
+            server = running.enter_context(begun(name, home, [*words, "--model", model, "--policy", policy]))
+            people[name] = person(server, load)
+        for each in people.values():
+            for _ in range(5):
+                each.paint()
+            each.tally.seconds.clear()
+        for _ in range(strokes):
+            for each in people.values():
+                each.paint()
+        found = {name: statistics.median(each.tally.seconds) for name, each in people.items()}
+        print(json.dumps({**found, "over_ms": (found["cluster"] - found["studio"]) * 1e3}))
+
+
+@contextmanager
+def begun(name: str, home: Path, words: list[str]) -> Iterator[Server]:
+    """A server in a process of its own."""
+    with closing(serve.listening("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address, tokens = f"http://127.0.0.1:{port}", home / "tokens.json"
+    process = subprocess.Popen([sys.executable, "-m", "retouch.cli", *words, "--port", str(port), "--home", str(home)])
+    try:
+        while not answers(address):
+            if process.poll() is not None:
+                raise RuntimeError(f"the {name} did not start")
+            time.sleep(0.1)
+        yield Server(name, address, json.loads(tokens.read_text())["me"])
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/healthz", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+if __name__ == "__main__":
+    app()

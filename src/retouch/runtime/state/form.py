@@ -1,0 +1,130 @@
+"""What layers have in common, and stacks of them: where rows, statistics and dense values are to be found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from retouch.ir.operands import Slot
+from retouch.ir.tables import Table
+from retouch.ir.value import Value
+from retouch.runtime.schedule import Schedule
+from retouch.runtime.store import Layout, Spec, columns_of
+
+Pick = tuple[int, Any, Any]
+"""Number of a table, rows of the target, rows of what the table lists (None: all)."""
+
+
+def name_of(key: Value | Slot) -> str:
+    """The name of rows or statistics in a block."""
+    return f"{key.kind}/{key.key.name}" if isinstance(key, Slot) else f"rows/{key.name}"
+
+
+def specs_of(states: Mapping[Slot, Tensor]) -> dict[Slot, Spec]:
+    """What statistics are in a block."""
+    return {slot: Spec.of(name_of(slot), tensor) for slot, tensor in states.items()}
+
+
+class Form:
+    """What layers have in common that hold the same rows, statistics and dense values: how they lie in a block.
+
+    `types` are those that rows are stored in.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[Value, Table],
+        states: Mapping[Slot, Spec],
+        types: Mapping[Value, torch.dtype],
+        dense: Iterable[Value],
+    ) -> None:
+        self.tables, self.states, self.dense = dict(tables), dict(states), tuple(dense)
+        self.types = {value: types[value] for value in tables}
+        specs = [Spec(name_of(v), (len(table), self.columns(v)), types[v]) for v, table in tables.items()]
+        self.layout = Layout([*specs, *states.values()])
+        self.keys: tuple[Value | Slot, ...] = (*self.tables, *self.states)
+        distinct = list({id(t): t for t in tables.values() if not t.full}.values())
+        self.indices = {f"index/{i}": torch.from_numpy(t.array) for i, t in enumerate(distinct)}
+        numbers = {id(t): i for i, t in enumerate(distinct)}
+        self.numbers = {v.name: numbers.get(id(t)) for v, t in tables.items()}
+
+    def columns(self, value: Value) -> int:
+        """Columns of a stored row."""
+        return columns_of(value.channels, self.types[value])
+
+    def row_bytes(self, value: Value) -> int:
+        """Bytes of a stored row."""
+        return self.columns(value) * self.types[value].itemsize
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a schedule reads of a stack: value, number of the layer, rows of the workspace and of the layer (None: all
+    of them), for all rows; bytes as they are stored.
+    """
+
+    picks: tuple[tuple[Value, int, Any, Any], ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How layers become one: its form, and what each value has of which layer."""
+
+    form: Form
+    picks: Mapping[Value, Sequence[Pick]]
+
+
+class Stack:
+    """Layers of these forms on top of each other, the oldest first."""
+
+    def __init__(self, forms: tuple[Form, ...], picks: Callable[[Table, tuple[Table, ...]], list[Pick]]) -> None:
+        """`picks` as `Workspace.picks`."""
+        self.forms, self._pick = forms, picks
+        self.foldings: dict[int, Folding] = {}
+        self._holders: dict[Value, list[int]] = {}
+        self._reads: WeakKeyDictionary[Schedule, Reads] = WeakKeyDictionary()
+
+    @cached_property
+    def newest(self) -> dict[Slot | Value, int]:
+        """The number of the layer that statistics and dense values are seen of."""
+        found: dict[Slot | Value, int] = {}
+        for number, form in enumerate(self.forms):
+            found.update(dict.fromkeys((*form.states, *form.dense), number))
+        return found
+
+    def holders(self, value: Value) -> list[int]:
+        """The numbers of the layers with rows of `value` that can still be seen, newest first."""
+        found = self._holders.get(value)
+        if found is None:
+            found = self._holders[value] = []
+            for number in reversed(range(len(self.forms))):
+                table = self.forms[number].tables.get(value)
+                if table is not None:
+                    found.append(number)
+                    if table.full:
+                        break
+        return found
+
+    def reads(self, schedule: Schedule) -> Reads:
+        """What a schedule reads; the first layer holds all rows."""
+        found = self._reads.get(schedule)
+        if found is None:
+            found = self._reads[schedule] = self._read(schedule)
+        return found
+
+    def _read(self, schedule: Schedule) -> Reads:
+        base = self.forms[0]
+        picks, nbytes = [], 0
+        for value, wanted in schedule.needs.items():
+            numbers = self.holders(value)
+            tables = tuple([self.forms[number].tables[value] for number in numbers])
+            picks += [(value, numbers[i], where, source) for i, where, source in self._pick(wanted, tables)]
+            nbytes += len(wanted) * base.row_bytes(value)
+        return Reads(tuple(picks), nbytes)
