@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from shared import seconds
 
 from retouch.cli.demo import stroke
 from retouch.editing.diffusion import Editor
@@ -35,12 +36,9 @@ def beside(count: int) -> Iterator[None]:
             other.wait()
 
 
-def seconds(session: DiffusionSession) -> float:
-    """Of one edit, which is undone."""
-    drawn = stroke(session.pixels)
-    begin = time.perf_counter()
-    session.edit(drawn)
-    took = time.perf_counter() - begin
+def edited(session: DiffusionSession) -> float:
+    """Seconds of one edit, which is undone."""
+    took = seconds(session.edit, stroke(session.pixels))
     session.undo()
     return took
 
@@ -53,10 +51,10 @@ def main(
     """Median, least and most seconds of an edit beside busy processes, and the median against that beside none."""
     editor = Editor.from_pretrained(model, device="cpu")
     session = editor.open(editor.generate("crying face", seed=7).pixels, prompt="crying face")
-    alone = statistics.median([seconds(session) for _ in range(runs + 2)][2:])
+    alone = statistics.median([edited(session) for _ in range(runs + 2)][2:])
     for count in range(most + 1):
         with beside(count):
-            took = [seconds(session) for _ in range(runs)]
+            took = [edited(session) for _ in range(runs)]
         middle = statistics.median(took)
         print(f"{count} busy: {middle:.3f} s ({min(took):.3f} to {max(took):.3f}), {middle / alone:.2f}x")
 

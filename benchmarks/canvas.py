@@ -34,6 +34,7 @@ import torch
 import typer
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
+from shared import RED, Json, built, seconds, told
 
 from retouch import Editor
 from retouch.bench.difference import seam
@@ -51,15 +52,8 @@ from retouch.models import pipelines
 from retouch.models.lpips import Lpips, trained
 from retouch.plan.region import Mask
 
-STROKE = np.array((214, 40, 57), np.uint8)
 PER_PIXEL = 12
 """Bytes that a canvas may take for each of its pixels."""
-
-
-def seconds(call: Callable[..., Any], *values: Any, **options: Any) -> float:
-    start = time.perf_counter()
-    call(*values, **options)
-    return time.perf_counter() - start
 
 
 def photograph(width: int, height: int) -> Pixels:
@@ -79,7 +73,7 @@ def placed(size: tuple[int, int], sides: tuple[int, int], random: np.random.Gene
 def stroke(canvas: Canvas, box: Box) -> dict[str, Any]:
     """Arguments of an edit that fills a box."""
     sides = tuple(span.stop - span.start for span in box)
-    return {"image": np.broadcast_to(STROKE, (*sides, 3)).copy(), "mask": np.ones(sides, bool), "box": box}
+    return {"image": np.full((*sides, 3), RED, np.uint8), "mask": np.ones(sides, bool), "box": box}
 
 
 class Bench:
@@ -87,12 +81,10 @@ class Bench:
 
     def __init__(self, name: str, dtype: str, policy: str, width: int, height: int, tiny: bool) -> None:
         known = pipelines.get(name)
-        self.pipe = known.build(tiny).to(getattr(torch, dtype))
-        for part in (self.pipe.unet, self.pipe.vae):
-            part.to(memory_format=torch.channels_last)
+        self.pipe = built(name, dtype, tiny)
         size = known.image_size(tiny)
         self.editor = Editor(self.pipe, policy=policy)
-        self.settings = {"prompt": known.prompt, "guidance": known.guidance, "steps": known.steps[0], "strength": 1.0}
+        self.settings = known.settings(known.steps[0])
         self.inpaint = StableDiffusionInpaintPipeline(**self.pipe.components, requires_safety_checker=False)
         self.inpaint.set_progress_bar_config(disable=True)
         self.picture, self.size = photograph(width, height), size
@@ -103,7 +95,7 @@ class Bench:
     def crop_and_stitch(self, box: Box, side: int) -> None:
         """Fill a box with the stroke and redraw it in a square crop of a side, as diffusers does."""
         edited, mask = self.picture.copy(), np.zeros(self.picture.shape[:2], np.uint8)
-        edited[box], mask[box] = STROKE, 255
+        edited[box], mask[box] = RED, 255
         longest = max(span.stop - span.start for span in box)
         self.inpaint(
             prompt=self.settings["prompt"], image=Image.fromarray(edited), mask_image=Image.fromarray(mask),
@@ -412,7 +404,7 @@ def figure(path: Path) -> None:
     faces = [editor.generate(name, steps=12, seed=seed).image.resize((200, 200)) for seed, name in enumerate(names)]
     sheet: Pixels = np.vstack([np.hstack(faces[:2]), np.hstack(faces[2:])])
     drawn, box, close = sheet.copy(), (slice(112, 142), slice(80, 125)), (slice(60, 180), slice(40, 160))
-    drawn[box] = STROKE
+    drawn[box] = RED
     tiles = []
     for title, scale in (("in the viewport", 1.0), ("in the whole, reduced", 0.32)):
         canvas = editor.canvas(sheet, prompt=names[0], steps=12, strength=0.7, enlarger="lanczos")
@@ -457,16 +449,8 @@ def peak(width: int, height: int, deep: bool) -> None:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 Model = Annotated[str, typer.Option(help="A pipeline of retouch.models.pipelines.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as well.")]
 Processor = Annotated[bool, typer.Option(help="Count seconds of the processor, of all threads.")]
 Sides = Annotated[tuple[int, int], typer.Option(help="Width and height of the picture.")]
-
-
-def told(found: dict[str, Any], file: Path | None = None) -> None:
-    for name, value in found.items():
-        print(f"{name:26} {value:.4g}" if isinstance(value, float) else f"{name:26} {value}")
-    if file:
-        file.write_text(json.dumps(found, indent=1))
 
 
 def clocked(processor: bool, minima: bool) -> Callable[..., float]:

@@ -9,34 +9,21 @@ ratio is of runs that took turns; medians, or minima with `--minima` on a busy m
 
 from __future__ import annotations
 
-import json
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import torch
 import typer
-from PIL import Image
+from shared import RED, Json, built, seconds, told
 
 from retouch import Editor, Region
-from retouch.bench.edits import square
+from retouch.bench.difference import psnr
+from retouch.bench.edits import painted, soft_picture, square
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.editing.images import Pixels
 from retouch.editing.jobs import Frame, Job
 from retouch.models import pipelines
-from retouch.plan.region import Mask
 
-STROKE = np.array((214, 40, 57), np.uint8)
 VARIANTS = 4
-
-
-def milliseconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
 
 
 class Live:
@@ -45,15 +32,10 @@ class Live:
     def __init__(self, name: str, dtype: str, policy: str, share: float, tiny: bool) -> None:
         known = pipelines.get(name)
         size = known.image_size(tiny)
-        pipe = known.build(tiny).to(getattr(torch, dtype))
-        for part in (pipe.unet, pipe.vae):
-            part.to(memory_format=torch.channels_last)
-        colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-        self.picture: Pixels = np.array(Image.fromarray(colours).resize(size[::-1], Image.Resampling.BICUBIC))
-        self.mask: Mask = square(share, size).mask.numpy()
-        self.edited: Pixels = np.where(self.mask[..., None], STROKE, self.picture)
-        settings = {"prompt": known.prompt, "guidance": known.guidance, "steps": known.steps[0], "strength": 1.0}
-        self.session: DiffusionSession = Editor(pipe, policy=policy).open(self.picture, **settings)
+        self.picture, self.mask = soft_picture(size), square(share, size).mask.numpy()
+        self.edited = painted(self.picture, self.mask, RED)
+        editor = Editor(built(name, dtype, tiny), policy=policy)
+        self.session: DiffusionSession = editor.open(self.picture, **known.settings(known.steps[0]))
 
     def edit(self) -> None:
         self.session.edit(self.edited, mask=self.mask)
@@ -80,10 +62,8 @@ class Live:
         """Milliseconds from cancelling after the first step to the end of the job."""
         job = self.submitted()
         next(iter(job))
-        start = time.perf_counter()
         job.cancel()
-        list_of_frames(job)
-        took = (time.perf_counter() - start) * 1e3
+        took = 1e3 * seconds(list_of_frames, job)
         if not job.cancelled():
             self.session.undo()
         return took
@@ -107,10 +87,9 @@ class Live:
         list_of_frames(self.submitted(refine="dense"))
         found = self.session.pixels
         self.session.undo()
-        error = np.square(found[self.mask] - truth[self.mask]).mean()
         outside = ~Region.from_mask(self.mask).dilated(self.session.border).mask[0]
         return {
-            "refined_db": float(10 * np.log10(255**2 / error)) if error else None,
+            "refined_db": psnr(np.abs(found[self.mask] - truth[self.mask])),
             "outside_unchanged": bool((found[outside] == self.picture[outside]).all()),
         }
 
@@ -135,7 +114,7 @@ def main(
     dense_rounds: int = 2,
     tiny: bool = False,
     minima: bool = False,
-    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+    json_file: Json = None,
 ) -> None:
     """Measure and print one line for each figure."""
     of = min if minima else statistics.median
@@ -143,15 +122,15 @@ def main(
     live.edit()
     edits, firsts, results, cancels, many, dense = [], [], [], [], [], []
     for _ in range(rounds):
-        edits.append(milliseconds(live.edit))
+        edits.append(1e3 * seconds(live.edit))
         first, result = live.previews()
         firsts.append(first)
         results.append(result)
         cancels.append(live.cancelling())
-        many.append(milliseconds(live.variants))
+        many.append(1e3 * seconds(live.variants))
     for _ in range(dense_rounds):
-        dense.append(milliseconds(live.dense))
-        edits.append(milliseconds(live.edit))
+        dense.append(1e3 * seconds(live.dense))
+        edits.append(1e3 * seconds(live.edit))
     steps = len(live.session.sampler)
     found = {
         "model": model, "dtype": dtype, "policy": policy, "share": share, "steps": steps,
@@ -163,10 +142,7 @@ def main(
         "soft_over_hard": live.soft(),
         **live.refined(),
     }  # fmt: skip
-    for name, value in found.items():
-        print(f"{name:22} {value:.4g}" if isinstance(value, float) else f"{name:22} {value}")
-    if json_file:
-        json_file.write_text(json.dumps(found, indent=1))
+    told(found, json_file)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from PIL import Image
 
 import retouch
 from retouch import Editor
 from retouch.bench.difference import psnr
+from retouch.bench.edits import soft_picture
 from retouch.bench.machine import PeakMemory, give_back
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
@@ -46,12 +46,8 @@ def recorded(model: str | None, steps: int | None, dtype: str, tiny: bool, **opt
     if model is None:
         return retouch.load("builtin/emoji", **options).generate("cat", seed=1, strength=1.0)
     known = pipelines.get(model)
-    size = known.image_size(tiny)
-    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    picture = np.array(Image.fromarray(colours).resize(size[::-1], Image.Resampling.BICUBIC))
     editor = Editor(known.build(tiny).to(getattr(torch, dtype)), policy="fast", **options)
-    settings = {"prompt": known.prompt, "guidance": known.guidance, "steps": steps or known.steps[0]}
-    return editor.open(picture, strength=1.0, **settings)
+    return editor.open(soft_picture(known.image_size(tiny)), **known.settings(steps or known.steps[0]))
 
 
 class Painter:

@@ -62,7 +62,7 @@ def served(editor: Any, home: Path) -> Iterator[Server]:
 
 
 def person(server: Server, load: Load, number: int = 0) -> Person:
-    found = Person(server, load, number, Tally(), threading.Lock())
+    found = Person(server, load, number, Tally())
     found.begin()
     return found
 

@@ -10,10 +10,10 @@ those beside it, where a view ends, and in the middle of the overlap. Content th
 
 from __future__ import annotations
 
-import argparse
 from statistics import median
 
 import numpy as np
+import typer
 
 import retouch
 from retouch.bench.difference import seam
@@ -65,14 +65,10 @@ def measured(editor: retouch.Editor, number: int, steps: int) -> dict[str, tuple
     }
 
 
-def main() -> None:
+def main(count: int = 8, steps: int = 8) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=8)
-    options = parser.parse_args()
     editor = retouch.load("builtin/emoji")
-    results = [measured(editor, number, options.steps) for number in range(options.count)]
+    results = [measured(editor, number, steps) for number in range(count)]
     print(f"{'':14}{'seam':>8}{'ends':>8}{'middle':>8}")
     for name in results[0]:
         columns = zip(*(result[name] for result in results), strict=True)
@@ -80,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

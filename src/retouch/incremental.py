@@ -627,8 +627,7 @@ class Incremental:
         seen = self._seen(region)
         if self.planner.is_whole(active, seen.uses if seen else 1):
             active = activity.everything(self.program)
-        assert output.grid is not None
-        return torch.from_numpy(active[output].edited.mask(output.grid))
+        return torch.from_numpy(active[output].edited.mask(output.map))
 
     @property
     def packed_bytes(self) -> int:

@@ -14,7 +14,8 @@ import retouch
 from commands import run
 from models.test_super_resolution import written
 from retouch.bench.edits import photograph
-from retouch.bench.halo import HALOS, Halo, drawn_edits, errors
+from retouch.bench.halo import Halo, drawn_edits, errors
+from retouch.bench.options import HALOS
 from retouch.bench.plots import save_plots
 from retouch.bench.trial import UPDATES_PER_ROUND
 from retouch.editing.gan import upscaler

@@ -232,7 +232,7 @@ def test_sessions_are_measured_and_reported(tmp_path):
 def test_predictions_are_made_for_every_device_and_nothing_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("retouch.compile", None)
     monkeypatch.chdir(tmp_path)
-    options = ["--device", "h100", "--device", "m1pro", "--model", "resnet-generator", "--edit", "0.05", "--tiny"]
+    options = ["--model", "resnet-generator", "--device", "h100", "--device", "m1pro", "--edit", "0.05", "--tiny"]
     result = run("bench", "predict", *options, "--json", "out.json", "--report", "out.md")
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out.json").read_text())

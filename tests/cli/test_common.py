@@ -55,12 +55,12 @@ def test_a_fallback_is_noted_and_other_warnings_are_left_alone(monkeypatch):
     shown, before = [], warnings.showwarning
     monkeypatch.setattr(warnings, "showwarning", lambda *args, **options: shown.append(args[1]))
 
-    def warned():
+    def warned(_):
         warnings.warn("the GPU cannot be used", FallbackWarning, stacklevel=1)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         return "1"
 
-    monkeypatch.setattr("retouch.bench.machine.package_version", warned)
+    monkeypatch.setattr("importlib.metadata.version", warned)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         result = run("--version")

@@ -36,7 +36,7 @@ def test_tiny_network_reacts_to_an_edit(name):
 
 @pytest.mark.parametrize("name", models.names())
 def test_no_weight_is_zero_and_a_seed_fixes_them(name):
-    one, other = (models.build(name, tiny=True) for _ in range(2))
+    one, other = (models.get(name).build(tiny=True) for _ in range(2))
     for (key, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
         assert a.any(), f"{key} is zero"
         assert torch.equal(a, b)
@@ -46,7 +46,7 @@ def test_no_weight_is_zero_and_a_seed_fixes_them(name):
 
 @pytest.mark.parametrize("name", models.names())
 def test_inputs_are_the_same_every_time_and_in_the_dtype(name):
-    one, other = (models.inputs(name, tiny=True, dtype=torch.bfloat16) for _ in range(2))
+    one, other = (models.get(name).inputs(tiny=True, dtype=torch.bfloat16) for _ in range(2))
     assert one.args[0].dtype == torch.bfloat16
     assert all(torch.equal(a, b) for a, b in zip(one.args, other.args, strict=True))
 
@@ -106,7 +106,7 @@ def test_importing_models_leaves_diffusers_alone():
 def test_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ImportError, match=r"pip install 'retouch\[diffusers\]'"):
-        models.build("ddpm-256", tiny=True)
+        models.get("ddpm-256").build(tiny=True)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_second_start_captures_nothing_and_computes_the_same_bits(name, captur
         build, (args, kwargs) = control_net, of_control_net()
     else:
         made = networks.case(name)
-        build, args, kwargs = (lambda: models.build(name, True)), made.args, made.kwargs
+        build, args, kwargs = (lambda: models.get(name).build(True)), made.args, made.kwargs
     other = (args[0].clone(), *args[1:])
     other[0][..., 3:7, 4:8] += 1
     region = Region.from_mask(spot(*other[0].shape[2:], 3, 4, 4))

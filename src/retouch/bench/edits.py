@@ -15,6 +15,7 @@ from torch import Tensor
 from retouch.editing.images import Pixels, as_mask
 from retouch.errors import OptionError
 from retouch.models.extras import require
+from retouch.plan.region import Mask
 
 EDIT = 0.012
 """Share of the image that is edited unless another one is asked for."""
@@ -90,6 +91,17 @@ def photograph(side: int) -> Pixels:
     pixels: Pixels = require("skimage.data", "bench").astronaut()
     top, left = max(0, 120 - side // 2), min(MOST - side, max(0, 224 - side // 2))
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def soft_picture(size: tuple[int, int], seed: int = 0) -> Pixels:
+    """A picture of `size` (H, W) of soft colours, the same for the same seed."""
+    colours = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return np.array(Image.fromarray(colours).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def painted(pixels: Pixels, mask: Mask, colour: tuple[int, int, int]) -> Pixels:
+    """The picture with one colour on `mask` [H, W]."""
+    return np.where(mask[..., None], np.array(colour, np.uint8), pixels)
 
 
 def brushed(

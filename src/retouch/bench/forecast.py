@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from retouch import kernels, models
+from retouch.bench import options
 from retouch.bench.edits import Edit, edits_of, square
-from retouch.bench.harness import Progress, Suite
-from retouch.bench.options import chosen
+from retouch.bench.harness import Progress, Suite, chosen
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
 from retouch.bench.report import Column, Result, column_table, figure, grouped, times, write_text
 from retouch.frontend.capture import capture
@@ -75,19 +74,11 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Forecast(Suite):
-    """What to predict, for devices by name. Without `edit` and `mask`: the edits that SIGE's authors measured."""
-
-    model: Sequence[str] = ("ddpm-256",)
-    device: Sequence[str] = ("rtx3090",)
-    edit: Sequence[float] = ()
-    mask: Sequence[Path] = ()
-    policy: Sequence[str] = ("paper",)
-    dtype: str = "float32"
-    dilate: int | None = None
-    tiny: bool = False
+class Forecast(options.Forecast, Suite):
+    """Predicts for devices by name, edits of SIGE's authors where none are named."""
 
     columns: ClassVar[Sequence[Column]] = COLUMNS
+    by: ClassVar[str] = "device"
 
     def check(self) -> None:
         """Look everything up by its name, and read every mask. ValueError for a device or type without figures."""
@@ -179,10 +170,6 @@ class Forecast(Suite):
         """Of the first device."""
         first = results[0]
         return f"PREDICTED, not measured: {device(first['device']).title}, {first['dtype']} (ms)", ""
-
-    def tables(self, results: Sequence[Result]) -> list[Table]:
-        """One for each device."""
-        return [table for part in grouped(results, "device").values() for table in Suite.tables(self, part)]
 
     def notes(self, results: Sequence[Result]) -> list[str]:
         """What the predictions rest on."""

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retouch.bench import options
 from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.difference import inside_and_image
 from retouch.bench.edits import MOST, Edit, brushed, pasted, photograph
-from retouch.bench.harness import Progress, Suite
-from retouch.bench.options import backend_of, chosen
+from retouch.bench.harness import Progress, Suite, backend_of, chosen
 from retouch.bench.plots import Plot, Point
 from retouch.bench.report import Column, Result, times
 from retouch.bench.trial import Case, Trial
@@ -31,7 +31,6 @@ from retouch.models.super_resolution import SCALE
 from retouch.plan.policy import PRESETS
 from retouch.plan.region import Mask
 
-HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
 SHARE = 0.012
 """Share of the picture that the pasted patch covers; the stroke covers about as much."""
 
@@ -70,16 +69,8 @@ def drawn_edits(photo: Pixels) -> dict[str, Pixels]:
 
 
 @dataclass(frozen=True)
-class Halo(Suite):
-    """What to measure. `model`: a key of PRETRAINED; `dilate`: the halos; `side`: of the photograph in pixels."""
-
-    model: str = "builtin/realesrgan-x4"
-    dilate: Sequence[int] = HALOS
-    policy: str = "balanced"
-    side: int = 256
-    backend: str = "auto"
-    no_compile: bool = False
-    repeat: int = 3
+class Halo(options.Halo, Suite):
+    """`model`: a key of PRETRAINED; `dilate`: the halos; `side`: of the photograph in pixels."""
 
     columns: ClassVar[Sequence[Column]] = COLUMNS
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,24 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.table import Table
 
+from retouch import kernels
 from retouch.bench.machine import PeakMemory
 from retouch.bench.plots import Plot, save_plots
-from retouch.bench.report import Column, Result, column_table, row_of, terminal_table, write_text
+from retouch.bench.report import Column, Result, column_table, grouped, row_of, terminal_table, write_text
+from retouch.errors import OptionError
+from retouch.kernels import Backend
+from retouch.kernels.devices import selected
 
 C = TypeVar("C", bound=Hashable)
 T = TypeVar("T")
+
+
+def timed(call: Callable[[], T], wait: Callable[[], None] = lambda: None) -> tuple[T, float]:
+    """What a call gives, and its milliseconds until `wait` returns."""
+    start = time.perf_counter()
+    result = call()
+    wait()
+    return result, (time.perf_counter() - start) * 1e3
 
 
 @dataclass(frozen=True)
@@ -95,10 +107,7 @@ class Experiment(Generic[C]):
 
     def _time(self, case: C, variant: Variant, counted: bool) -> None:
         variant.before()
-        start = time.perf_counter()
-        result = variant.run()
-        self._wait()
-        elapsed = (time.perf_counter() - start) * 1e3
+        result, elapsed = timed(variant.run, self._wait)
         self._first.setdefault((case, variant.name), elapsed)
         if counted:
             self._samples[case, variant.name].append(elapsed)
@@ -123,10 +132,11 @@ class Experiment(Generic[C]):
 class Suite(ABC):
     """What to measure, and how it is shown: what every sub-command of `retouch bench` runs.
 
-    columns: what its results hold.
+    columns: what its results hold. by: the key of which every value has a table of its own; empty: all in one.
     """
 
     columns: ClassVar[Sequence[Column]]
+    by: ClassVar[str] = ""
 
     @abstractmethod
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
@@ -147,12 +157,20 @@ class Suite(ABC):
 
     def tables(self, results: Sequence[Result]) -> list[Table]:
         """For a terminal 80 columns wide."""
-        title, caption = self.heading(results)
-        return [terminal_table(title, self.columns, results, caption)]
+        parts = grouped(results, self.by).values() if self.by else [results]
+        return [
+            terminal_table(title, self.columns, part, caption)
+            for part in parts
+            for title, caption in [self.heading(part)]
+        ]
 
     def notes(self, results: Sequence[Result]) -> list[str]:
         """What else is to be said of the results, a sentence or two each."""
         return []
+
+    def lines(self) -> str:
+        """What follows the tables, where something has been written or found that is no result."""
+        return ""
 
     def markdown_table(self, results: Sequence[Result]) -> str:
         """The table of a report."""
@@ -180,6 +198,23 @@ class Suite(ABC):
             *(text.replace("\n", "; ") for text in [caption, *self.notes(results)] if text),
         ]
         write_text(path, "\n\n".join(parts) + "\n")
+
+
+def chosen(names: Iterable[str], choices: Iterable[str], what: str) -> list[str]:
+    """The names; OptionError listing the choices if one is none of them."""
+    found, known = list(names), list(choices)
+    for name in found:
+        if name not in known:
+            raise OptionError(f"unknown {what} {name!r}; choose from: {', '.join(known)}")
+    return found
+
+
+def backend_of(name: str, device: str = "cpu") -> Backend:
+    """The backend of that name on a device; OptionError where it cannot compute."""
+    try:
+        return kernels.backend(name, str(selected(device, name)))
+    except (ValueError, ImportError) as error:
+        raise OptionError(str(error)) from error
 
 
 def busy(spreads: Sequence[Mapping[str, float]]) -> float:

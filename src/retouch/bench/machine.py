@@ -6,17 +6,18 @@ import ctypes
 import gc
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache, partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import torch
 
+import retouch
 from retouch.models.extras import require
 
 INTERVAL = 0.02
@@ -33,27 +34,16 @@ def facts(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "torch": torch.__version__,
-        "retouch": package_version(),
+        "retouch": retouch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "commit": _commit(),
     }
 
 
-def package_version() -> str:
-    """Version of the installed package."""
-    try:
-        return version("retouch")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def waiting(device: str) -> Callable[[], None]:
     """A function that waits until all work given to the device is done."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return torch.mps.synchronize if kind == "mps" else lambda: None
+    return (lambda: None) if torch.device(device).type == "cpu" else partial(torch.accelerator.synchronize, device)
 
 
 def _gpu_name(device: str) -> str | None:
@@ -72,12 +62,9 @@ def _kernel_isa() -> str:
 
 def _cpu_name() -> str:
     """As the kernel says; Python knows no more than the architecture on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)", file.read_text(), re.MULTILINE) if file.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 @cache

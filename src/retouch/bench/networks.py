@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from retouch import models
+from retouch.bench import options
 from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.edits import Edit, edits_of
-from retouch.bench.harness import RESTLESS, Progress, Suite, busy
-from retouch.bench.options import backend_of, chosen
+from retouch.bench.harness import RESTLESS, Progress, Suite, backend_of, busy, chosen
 from retouch.bench.peers import PEERS, peer_runs
 from retouch.bench.published import REFERENCE, SIGE, measured
 from retouch.bench.report import Column, Result, figure, giga, size_text, times
@@ -92,22 +91,8 @@ def _policy(row: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Networks(Suite):
-    """What to measure; dtype: names of types. Raises OptionError for what there is not, or not together."""
-
-    model: Sequence[str] = ("ddpm-256",)
-    edit: Sequence[float] = ()
-    mask: Sequence[Path] = ()
-    policy: Sequence[str] = ("balanced",)
-    dtype: Sequence[str] = ("float32",)
-    device: str = "cpu"
-    backend: str = "auto"
-    dilate: int | None = None
-    text: Sequence[str] = ()
-    no_compile: bool = False
-    peer: Sequence[str] = ()
-    repeat: int = 5
-    tiny: bool = False
+class Networks(options.Networks, Suite):
+    """Raises OptionError for what there is not, or not together."""
 
     columns: ClassVar[Sequence[Column]] = COLUMNS
 

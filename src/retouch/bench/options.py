@@ -1,27 +1,179 @@
-"""What suites are asked for, looked up before they run."""
+"""What suites are asked for: each class holds the fields of a suite, which are the options of its command, too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from retouch import kernels
-from retouch.errors import OptionError
-from retouch.kernels import Backend
-from retouch.kernels.devices import selected
+from typer import Option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+else:
+    Sequence = list  # as help names it
+
+Backend = Literal["auto", "cpu", "triton", "reference"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Products = Literal[Dtype, "tf32"]
+Storage = Literal["fp32", "bf16", "fp16", "int8", "auto"]
+
+POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
+
+BackendName = Annotated[Backend, Option(help="Kernels to use.")]
+DeviceName = Annotated[
+    str, Option(help="Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu.")
+]
+Dilate = Annotated[int | None, Option(min=0, help="Dilation of the mask in its own pixels.")]
+DtypeName = Annotated[Dtype, Option(help="Type of weights and activations.")]
+Masks = Annotated[Sequence[Path], Option(help="Image file, white where edited; may be repeated.")]
+Names = Annotated[Sequence[str], Option(help="Network or pipeline; may be repeated.")]
+NoCompile = Annotated[bool, Option("--no-compile", help="Leave torch.compile out of the dense baselines.")]
+Policies = Annotated[Sequence[str], Option(help=f"{POLICY_HELP}; may be repeated.")]
+PolicyName = Annotated[str, Option(help=f"{POLICY_HELP}.")]
+Rounds = Annotated[int, Option(min=1, help="Rounds that are counted.")]
+Shares = Annotated[Sequence[float], Option(help="Share of the image edited, (0, 1] (0.012); may be repeated.")]
+Tiny = Annotated[bool, Option("--tiny", help="Few channels and a small image: to try things out.")]
+
+HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
 
 
-def chosen(names: Iterable[str], choices: Iterable[str], what: str) -> list[str]:
-    """The names; OptionError listing the choices if one is none of them."""
-    found, known = list(names), list(choices)
-    for name in found:
-        if name not in known:
-            raise OptionError(f"unknown {what} {name!r}; choose from: {', '.join(known)}")
-    return found
+@dataclass(frozen=True)
+class Networks:
+    """Time dense, record and update of named networks, interleaved in one process.
+
+    The speed-up is against the best dense run of eager NCHW, eager channels-last,
+    torch.compile and the peers. Weights are random, so read the error columns as a check of
+    the arithmetic, not as image quality.
+    """
+
+    model: Names = ("ddpm-256",)
+    edit: Shares = ()
+    mask: Masks = ()
+    policy: Policies = ("balanced",)
+    dtype: Annotated[Sequence[str], Option(help="Type of weights and activations, or int8; may be repeated.")] = (
+        "float32",
+    )
+    device: DeviceName = "cpu"
+    backend: BackendName = "auto"
+    dilate: Dilate = None
+    text: Annotated[
+        Sequence[str], Option(help="What becomes of texts in joint attention: recomputed or recorded; may be repeated.")
+    ] = ()
+    no_compile: NoCompile = False
+    peer: Annotated[Sequence[str], Option(help="openvino or onnxruntime as a further dense run; may be repeated.")] = ()
+    repeat: Rounds = 5
+    tiny: Tiny = False
 
 
-def backend_of(name: str, device: str = "cpu") -> Backend:
-    """The backend of that name on a device; OptionError where it cannot compute."""
-    try:
-        return kernels.backend(name, str(selected(device, name)))
-    except (ValueError, ImportError) as error:
-        raise OptionError(str(error)) from error
+@dataclass(frozen=True)
+class Sessions:
+    """Time whole edits of diffusion pipelines, from picture to picture: record once, then edits.
+
+    They are held against the dense pipeline with the same replacement outside the
+    region, plain image to image, and crop and stitch. Weights are random.
+    """
+
+    model: Names = ("ddpm-256",)
+    edit: Shares = ()
+    mask: Masks = ()
+    policy: PolicyName = "fast"
+    steps: Annotated[Sequence[int], Option(min=1, max=1000, help="Steps (the pipeline's); may be repeated.")] = ()
+    dtype: DtypeName = "float32"
+    storage: Annotated[Storage, Option(help="How recorded float32 rows are kept.")] = "fp32"
+    memory: Annotated[
+        int | None,
+        Option(
+            parser=str,
+            metavar="SIZE",
+            help="Memory for recordings before they go to files, such as 4GB (40 % of what is free).",
+        ),
+    ] = None
+    backend: BackendName = "auto"
+    repeat: Rounds = 1
+    tiny: Tiny = False
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measure how close edits of a trained model come to dense ones, with several methods.
+
+    A fixed set of edits is made on pictures that the built-in model draws or on those
+    of --images; each is held against the dense model. A report has a plot and a sheet
+    of pictures beside it.
+    """
+
+    model: Annotated[str, Option(help="A trained diffusion model.")] = "builtin/emoji-256"
+    images: Annotated[Path | None, Option(help="Folder of PNG files named after their prompts (drawn anew).")] = None
+    count: Annotated[int, Option(min=1, help="Number of edits.")] = 100
+    method: Annotated[Sequence[str], Option(help="Policy or variant; may be repeated (all).")] = ()
+    backend: BackendName = "auto"
+
+
+@dataclass(frozen=True)
+class Halo:
+    """Measure error and time of updates against their halo, on a photograph.
+
+    The halo is what is computed around an edit, in pixels. Where a network sees
+    further, an update is an approximation; its error is that to the dense result,
+    with trained weights, for a brush stroke and a pasted patch.
+    """
+
+    model: Annotated[str, Option(help="Built-in super-resolution network (see docs/guide/models.md).")] = (
+        "builtin/realesrgan-x4"
+    )
+    dilate: Annotated[Sequence[int], Option(min=0, help="Halo in pixels; may be repeated.")] = HALOS
+    policy: Annotated[str, Option(help=f"{POLICY_HELP}, with other halos.")] = "balanced"
+    side: Annotated[int, Option(help="Width and height of the photograph in pixels.")] = 256
+    backend: BackendName = "auto"
+    no_compile: NoCompile = False
+    repeat: Rounds = 3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predict dense runs and updates on a device, beside SIGE's published measurements.
+
+    Nothing is run: a cost model says what they would take. Without --edit and --mask the
+    edits are those that SIGE's authors measured.
+    """
+
+    model: Names = ("ddpm-256",)
+    device: Annotated[Sequence[str], Option(help="rtx3090, a100, h100 or m1pro; may be repeated.")] = ("rtx3090",)
+    edit: Shares = ()
+    mask: Masks = ()
+    policy: Policies = ("paper",)
+    dtype: Annotated[Products, Option(help="Type of the products.")] = "float32"
+    dilate: Dilate = None
+    tiny: Tiny = False
+
+
+@dataclass(frozen=True)
+class Load:
+    """Put simulated people on a running server, and time their strokes."""
+
+    people: Annotated[int, Option(min=1, help="How many come.")] = 8
+    rate: Annotated[float, Option(min=0.001, help="How many come in a second in the mean.")] = 1.0
+    strokes: Annotated[int, Option(min=1, help="What each of them paints.")] = 10
+    think: Annotated[float, Option(min=0, help="Seconds between strokes in the mean.")] = 2.0
+    undo: Annotated[float, Option(min=0, max=1, help="Share of strokes before which one undoes.")] = 0.1
+    reopen: Annotated[float, Option(min=0, max=1, help="And opens the page anew.")] = 0.05
+    size: Annotated[int, Option(min=8, help="Side of pictures in pixels.")] = 64
+    stroke: Annotated[int, Option(min=1, help="Side of a stroke's square in pixels.")] = 8
+    steps: Annotated[int | None, Option(min=1, help="Steps of the model (its own).")] = None
+    seed: Annotated[int, Option(help="Of everything that is random.")] = 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Edit a photograph that is enlarged and a generated emoji, densely and incrementally.
+
+    Three edits each, one on top of the other, with trained networks; prints a table
+    and writes the pictures. --policy is for the emoji: the enlargement is exact.
+    """
+
+    output: Annotated[Path, Option(help="Folder for the pictures; made if missing.")] = Path("demo")
+    policy: PolicyName = "balanced"
+    device: DeviceName = "auto"
+    backend: BackendName = "auto"
+    tiny: Tiny = False

@@ -7,7 +7,6 @@ costs is the time of `session.edit`, index tables of its new region included.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,11 +17,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from retouch.bench import machine
+from retouch.bench import machine, options
 from retouch.bench.crop import of_session
 from retouch.bench.difference import compare, seam
-from retouch.bench.harness import Experiment, Progress, Suite, Variant
-from retouch.bench.options import backend_of, chosen
+from retouch.bench.harness import Experiment, Progress, Suite, Variant, backend_of, chosen, timed
 from retouch.bench.plots import Plot, Point
 from retouch.bench.report import Column, Result, column_table, grouped, terminal_table
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
@@ -93,21 +91,14 @@ SHOWN = ("balanced", *BLENDED, "paper", CROP)
 
 
 @dataclass(frozen=True)
-class Quality(Suite):
-    """What to measure.
-
-    images: a folder of PNG files named after their prompts, or None: what the model draws of PROMPTS. count: number
-    of edits, spread over the pictures. method: names of METHODS. steps, strength, guidance: of every edit.
+class Quality(options.Quality, Suite):
+    """Without `images`: what the model draws of PROMPTS. method: names of METHODS. steps, strength, guidance: of every
+    edit. `tiles` and `references`: pictures that are shown, and dense results with their seconds.
     """
 
-    model: str = "builtin/emoji-256"
-    images: Path | None = None
-    count: int = 100
-    method: Sequence[str] = tuple(METHODS)
     steps: int = 20
     strength: float = 0.6
     guidance: float = 3.0
-    backend: str = "auto"
     lpips: bool = True
     tiles: dict[tuple[int, str], tuple[str, Pixels]] = field(default_factory=dict)
     references: dict[Key, tuple[Pixels, float]] = field(default_factory=dict)
@@ -127,7 +118,7 @@ class Quality(Suite):
         progress.say("drawing pictures")
         pictures, lpips = read_pictures(self.images) if self.images else self._draw(), self._weights()
         edits = sample_edits([pixels for _, pixels in pictures], self.count)
-        for name, part in progress.over(self.method):
+        for name, part in progress.over(self.method or list(METHODS)):
             policy = METHODS[name] or BALANCED
             options: dict[str, Any] = {"policy": policy, "blend": BLENDED.get(name), "backend": self.backend}
             options |= {"arithmetic": "int8"} if name == INT8 else {}
@@ -291,9 +282,9 @@ def _key(session: DiffusionSession, index: int, edit: SampleEdit) -> Key:
 def _estimate(edited: Edited) -> Result:
     """The estimated error, and the seconds it took."""
     assert isinstance(edited.estimate, StepCheck)
-    start = time.perf_counter()
-    found = {"disagreement": edited.estimate.disagreement, "estimate": edited.error}
-    return {"estimate_seconds": time.perf_counter() - start, **found}
+    check = edited.estimate
+    found, ms = timed(lambda: {"disagreement": check.disagreement, "estimate": edited.error})
+    return {"estimate_seconds": ms / 1e3, **found}
 
 
 # Summaries

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,6 +26,9 @@ import requests
 from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+
+from retouch.bench.edits import soft_picture
+from retouch.bench.options import Load
 
 REPLICA = "retouch-replica"
 """Header in which a cluster says which replica answered."""
@@ -44,43 +47,42 @@ class Server:
     token: str | None = None
     model: str | None = None
 
-
-@dataclass(frozen=True)
-class Load:
-    """What people do.
-
-    people: how many come, `rate` a second in the mean. strokes: of each. think: seconds between strokes in the mean.
-    undo, reopen: how often one is undone, and the page opened anew, as shares of strokes. size: of pictures in pixels.
-    stroke: side of a stroke's square in pixels.
-    """
-
-    people: int = 8
-    rate: float = 1.0
-    strokes: int = 10
-    think: float = 2.0
-    undo: float = 0.1
-    reopen: float = 0.05
-    size: int = 64
-    stroke: int = 8
-    steps: int | None = None
-    seed: int = 0
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every request."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
 @dataclass
 class Tally:
-    """What happened at one server. seconds: of strokes to their results; recording: of pictures until the first stroke
-    could be painted. again: requests that were sent again, by status (0: no answer).
+    """What happened at one server, as people note it, each thread for itself. seconds: of strokes to their results;
+    recording: of pictures until the first stroke could be painted. refusals: statuses of requests that were sent again
+    (0: no answer). surplus: by session the versions that it has beyond those that were painted.
     """
 
     seconds: list[float] = field(default_factory=list)
     recording: list[float] = field(default_factory=list)
-    again: Counter[int] = field(default_factory=Counter)
+    refusals: list[int] = field(default_factory=list)
     replicas: list[Counter[str]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    lost: int = 0
-    twice: int = 0
+    surplus: list[int] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
     elapsed: float = 0.0
+
+    @property
+    def again(self) -> Counter[int]:
+        """Requests that were sent again, by status."""
+        return Counter(sorted(self.refusals))
+
+    @property
+    def lost(self) -> int:
+        """Strokes that are in no version."""
+        return -sum(each for each in self.surplus if each < 0)
+
+    @property
+    def twice(self) -> int:
+        """Versions more than there were strokes."""
+        return sum(each for each in self.surplus if each > 0)
 
     def report(self) -> dict[str, Any]:
         """The figures as plain data."""
@@ -92,7 +94,7 @@ class Tally:
             **{f"p{p}": float(np.percentile(self.seconds, p)) if self.seconds else None for p in PERCENTILES},
             "recording_p50": float(np.median(self.recording)) if self.recording else None,
             "affinity": at_home / total if total else None,
-            "sent_again": {str(status): count for status, count in sorted(self.again.items())},
+            "sent_again": {str(status): count for status, count in self.again.items()},
             "lost": self.lost,
             "twice": self.twice,
             "failed": self.failed,
@@ -104,67 +106,71 @@ class Refused(Exception):
     """A person gave up."""
 
 
+def patiently(what: str, pause: float = 0.0) -> Iterator[float]:
+    """Again and again, with a pause between, the moment at which Refused says `what`."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        yield end
+        time.sleep(pause)
+    raise Refused(what)
+
+
 class Person:
     """One session at one server."""
 
-    def __init__(self, server: Server, load: Load, number: int, tally: Tally, lock: threading.Lock) -> None:
-        self.server, self.load, self.tally, self._lock = server, load, tally, lock
+    def __init__(self, server: Server, load: Load, number: int, tally: Tally) -> None:
+        self.server, self.load, self.tally = server, load, tally
         self._random = random.Random(f"{load.seed} {number}")
         self._http = requests.Session()
-        if server.token:
-            self._http.headers["Authorization"] = f"Bearer {server.token}"
+        self._http.headers.update(server.headers)
         self._replicas: Counter[str] = Counter()
         self._id, self._head = "", 0
-        self._page, self._socket = ExitStack(), None
+        self._page = ExitStack()
+        self._socket: ClientConnection | None = None
         self._seen: int | None = None
-
-    _socket: ClientConnection | None
 
     # Requests
 
-    def _ask(self, method: str, path: str, **what: Any) -> requests.Response:
-        """An answer that is none to come again; the same request until then."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
+    def _ask(self, method: str, path: str, *statuses: int, **what: Any) -> requests.Response:
+        """An answer that is none to come again, with one of the statuses; the same request until then."""
+        for _ in patiently(f"{method} {path.rsplit('/', 1)[-1]}: no answer in {PATIENCE:.0f} s"):
             status, wait = 0, 0.5
-            try:
+            with suppress(requests.RequestException):
                 reply = self._http.request(method, self.server.url + path, timeout=PATIENCE, **what)
                 status, wait = reply.status_code, float(reply.headers.get("Retry-After", wait))
-            except requests.RequestException:
-                reply = None
-            if reply is not None and status < 500 and status != 429:
+            if status in statuses:
                 if REPLICA in reply.headers and self._id:
                     self._replicas[reply.headers[REPLICA]] += 1
                 return reply
-            with self._lock:
-                self.tally.again[status] += 1
+            if status and status < 500 and status != 429:
+                raise Refused(f"{status}: {reply.text[:200]}")
+            self.tally.refusals.append(status)
             time.sleep(wait)
-        raise Refused(f"{method} {path.rsplit('/', 1)[-1]}: no answer in {PATIENCE:.0f} s")
+        raise AssertionError
 
-    def _expect(self, reply: requests.Response, *statuses: int) -> requests.Response:
-        if reply.status_code not in statuses:
-            raise Refused(f"{reply.status_code}: {reply.text[:200]}")
-        return reply
+    def _post(self, path: str, settings: Mapping[str, Any], key: str, **pictures: Image.Image) -> dict[str, Any]:
+        """What a form that is accepted is answered with."""
+        files = {name: ("picture.png", _png(picture)) for name, picture in pictures.items()}
+        data, headers = {"settings": json.dumps(settings)}, {"Idempotency-Key": key}
+        found: dict[str, Any] = self._ask("POST", path, 202, data=data, files=files, headers=headers).json()
+        return found
+
+    def _facts(self) -> dict[str, Any]:
+        reply = self._ask("GET", f"/api/sessions/{self._id}", 200, 404, 409)
+        found: dict[str, Any] = reply.json() if reply.status_code == 200 else {}
+        return found
 
     # The page
 
     def _open_page(self) -> None:
         self._close_page()
-        parts = urlsplit(self.server.url)
         path = f"/api/sessions/{self._id}/live" + ("" if self._seen is None else f"?seen={self._seen}")
-        headers = {"Authorization": f"Bearer {self.server.token}"} if self.server.token else {}
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                page = connect(
-                    f"ws://{parts.netloc}{path}", additional_headers=headers, max_size=None, compression=None
-                )
+        url, headers = f"ws://{urlsplit(self.server.url).netloc}{path}", self.server.headers
+        for _ in patiently("the page cannot be opened", 0.2):
+            with suppress(Exception):  # of a server that is just not there, any
+                page = connect(url, additional_headers=headers, max_size=None, compression=None)
                 self._socket = self._page.enter_context(page)
                 return
-            except Exception as error:  # of a server that is just not there, any
-                if time.monotonic() > end:
-                    raise Refused("the page cannot be opened") from error
-                time.sleep(0.2)
 
     def _close_page(self) -> None:
         with suppress(Exception):
@@ -181,13 +187,12 @@ class Person:
         except ConnectionClosed:
             self._open_page()
             return None
-        if isinstance(message, str):
-            found: dict[str, Any] = json.loads(message)
-            return found
-        header: dict[str, Any] = json.loads(message[4 : 4 + int.from_bytes(message[:4], "little")])
-        if header.get("version") is not None and header.get("kind") in ("result", "refined", "head", "picture"):
-            self._seen = header["version"]
-        return header
+        if isinstance(message, bytes):
+            message = message[4 : 4 + int.from_bytes(message[:4], "little")].decode()
+        found: dict[str, Any] = json.loads(message)
+        if found.get("version") is not None and found.get("kind") in ("result", "refined", "head", "picture"):
+            self._seen = found["version"]
+        return found
 
     # What a person does
 
@@ -195,7 +200,6 @@ class Person:
         """All of it; what goes wrong for good is written down."""
         try:
             self.begin()
-            painted = 1
             for _ in range(self.load.strokes):
                 time.sleep(self._random.expovariate(1 / self.load.think) if self.load.think else 0)
                 if self._random.random() < self.load.reopen:
@@ -203,77 +207,50 @@ class Person:
                 if self._random.random() < self.load.undo and self._head > 0:
                     self._undo()
                 self.paint()
-                painted += 1
-            self._compare(painted)
+            self._compare(1 + self.load.strokes)
         except Exception as error:  # whatever it is, it is one more that was not served
-            with self._lock:
-                self.tally.failed.append(str(error) if isinstance(error, Refused) else repr(error))
+            self.tally.failed.append(str(error) if isinstance(error, Refused) else repr(error))
         finally:
             self._close_page()
-            with self._lock:
-                self.tally.replicas.append(self._replicas)
+            self.tally.replicas.append(self._replicas)
             with suppress(Exception):
                 self._http.delete(f"{self.server.url}/api/sessions/{self._id}", timeout=10)
 
     def begin(self) -> None:
-        pixels = np.random.default_rng(self._random.randrange(2**31)).integers(0, 255, (8, 8, 3), np.uint8)
-        picture = Image.fromarray(pixels).resize((self.load.size, self.load.size), Image.Resampling.BICUBIC)
+        """Open a session on a picture, and its page."""
+        picture = Image.fromarray(soft_picture((self.load.size, self.load.size), self._random.randrange(2**31)))
         settings = {"model": self.server.model, "steps": self.load.steps, "seed": 1}
         start, key = time.monotonic(), uuid.uuid4().hex
         given = {name: value for name, value in settings.items() if value is not None}
-        while not self._id or not self._facts().get("tree"):
-            reply = self._ask(  # again and again: what was being recorded is lost when a server ends
-                "POST",
-                "/api/sessions",
-                data={"settings": json.dumps(given)},
-                files={"picture": ("p.png", _png(picture))},
-                headers={"Idempotency-Key": key},
-            )
-            self._id = self._expect(reply, 202).json()["id"]
-            if time.monotonic() - start > PATIENCE:
-                raise Refused("the picture was not recorded")
-            time.sleep(0.2)
-        with self._lock:
-            self.tally.recording.append(time.monotonic() - start)
+        for _ in patiently("the picture was not recorded", 0.2):
+            if self._id and self._facts().get("tree"):
+                break
+            # Again and again: what was being recorded is lost when a server ends.
+            self._id = self._post("/api/sessions", given, key, picture=picture)["id"]
+        self.tally.recording.append(time.monotonic() - start)
         self._open_page()
 
-    def _facts(self) -> dict[str, Any]:
-        reply = self._expect(self._ask("GET", f"/api/sessions/{self._id}"), 200, 404, 409)
-        found: dict[str, Any] = reply.json() if reply.status_code == 200 else {}
-        return found
-
     def _undo(self) -> None:
-        facts = self._facts()
-        parent = next((each["parent"] for each in facts["tree"] if each["version"] == self._head), None)
+        tree = self._facts()["tree"]
+        parent = next((each["parent"] for each in tree if each["version"] == self._head), None)
         if parent is not None:
-            self._expect(self._ask("POST", f"/api/sessions/{self._id}/head", json={"version": parent}), 200)
+            self._ask("POST", f"/api/sessions/{self._id}/head", 200, json={"version": parent})
             self._head = parent
 
     def paint(self) -> None:
+        """A stroke, until its result is there."""
         side, room = self.load.stroke, self.load.size - self.load.stroke
         rect = [self._random.randint(0, room), self._random.randint(0, room), side, side]
         colour = tuple(self._random.randrange(256) for _ in range(3))
-        overlay = _png(Image.new("RGBA", (side, side), (*colour, 255)))
+        overlay = Image.new("RGBA", (side, side), (*colour, 255))
         start, key = time.monotonic(), uuid.uuid4().hex
-        end = start + PATIENCE
-        while time.monotonic() < end:
-            settings = {"base": self._head, "rect": rect, "refine": False}
-            reply = self._ask(
-                "POST",
-                f"/api/sessions/{self._id}/edits",
-                data={"settings": json.dumps(settings)},
-                files={"overlay": ("o.png", overlay)},
-                headers={"Idempotency-Key": key},
-            )
-            job = self._expect(reply, 202).json()["job"]
-            if self._arrived(job, end):
-                with self._lock:
-                    self.tally.seconds.append(time.monotonic() - start)
+        settings = {"base": self._head, "rect": rect, "refine": False}
+        for end in patiently("a stroke was not computed"):
+            if self._arrived(self._post(f"/api/sessions/{self._id}/edits", settings, key, overlay=overlay)["job"], end):
+                self.tally.seconds.append(time.monotonic() - start)
                 self._head = self._facts()["head"]
                 return
-            with self._lock:
-                self.tally.again[0] += 1
-        raise Refused("a stroke was not computed")
+            self.tally.refusals.append(0)
 
     def _arrived(self, job: int, end: float) -> bool:
         """Whether the result of a job came; False when it is to be asked for again, with the same key."""
@@ -288,10 +265,7 @@ class Person:
         return False
 
     def _compare(self, painted: int) -> None:
-        versions = len(self._facts()["tree"])
-        with self._lock:
-            self.tally.lost += max(0, painted - versions)
-            self.tally.twice += max(0, versions - painted)
+        self.tally.surplus.append(len(self._facts()["tree"]) - painted)
 
 
 def _png(image: Image.Image) -> bytes:
@@ -304,14 +278,13 @@ def drive(
     servers: Sequence[Server], load: Load, told: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Tally]:
     """Put the same load on all servers at once, person by person in turn; what happened at each by its name."""
-    tallies = {server.name: Tally() for server in servers}
-    lock, arrivals = threading.Lock(), random.Random(load.seed)
+    tallies, arrivals = {server.name: Tally() for server in servers}, random.Random(load.seed)
     before = {server.name: _figures(server) for server in servers}
     threads: list[threading.Thread] = []
     start = time.monotonic()
     for number in range(load.people):
         for server in servers:
-            person = Person(server, load, number, tallies[server.name], lock)
+            person = Person(server, load, number, tallies[server.name])
             threads.append(threading.Thread(target=person.live, daemon=True))
             threads[-1].start()
         told(number + 1, load.people)
@@ -328,9 +301,8 @@ def drive(
 
 def _figures(server: Server) -> dict[str, float]:
     """Counters of a server, of a cluster those of one replica."""
-    headers = {"Authorization": f"Bearer {server.token}"} if server.token else {}
     with suppress(requests.RequestException, ValueError):
-        text = requests.get(f"{server.url}/metrics", headers=headers, timeout=30).text
+        text = requests.get(f"{server.url}/metrics", headers=server.headers, timeout=30).text
         pairs = (line.split() for line in text.splitlines() if line.startswith(FIGURES))
         return {name: float(value) for name, value in pairs}
     return {}

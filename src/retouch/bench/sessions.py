@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 
-from retouch.bench import machine
+from retouch.bench import machine, options
 from retouch.bench.crop import of_session, redrawn
 from retouch.bench.dense import CHANNELS_LAST, dense_runs, to_channels_last
 from retouch.bench.difference import inside_and_image
-from retouch.bench.edits import Edit, edits_of
-from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant, busy
-from retouch.bench.options import backend_of, chosen
+from retouch.bench.edits import Edit, edits_of, painted, soft_picture
+from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant, backend_of, busy, chosen, timed
 from retouch.bench.report import Column, Result, decibels, size_text, times
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.images import Pixels
@@ -85,23 +81,8 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Sessions(Suite):
-    """What to measure. steps: those of each pipeline if none are named. memory: bytes that recordings may take before
-    they go to files; None: what `Editor` takes by itself. repeat: rounds of dense runs and edits; each session is
-    recorded once.
-    """
-
-    model: Sequence[str] = ("ddpm-256",)
-    edit: Sequence[float] = ()
-    mask: Sequence[Path] = ()
-    policy: str = "fast"
-    steps: Sequence[int] = ()
-    dtype: str = "float32"
-    storage: str = "fp32"
-    memory: int | None = None
-    backend: str = "auto"
-    repeat: int = 1
-    tiny: bool = False
+class Sessions(options.Sessions, Suite):
+    """memory: in bytes. repeat: rounds of dense runs and edits; each session is recorded once."""
 
     columns: ClassVar[Sequence[Column]] = COLUMNS
 
@@ -147,19 +128,18 @@ class Bench:
 
     def __init__(self, options: Sessions, pipeline: Pipeline) -> None:
         self.options, self.pipeline = options, pipeline
-        size = pipeline.image_size(options.tiny)
+        self.picture = soft_picture(pipeline.image_size(options.tiny))
         pipe = pipeline.build(options.tiny).to(getattr(torch, options.dtype))
         self.editor = Editor(
             pipe, policy=options.policy, backend=options.backend, memory=options.memory, storage=options.storage
         )
-        start = time.perf_counter()
-        conditioning = self.editor.model.condition(pipeline.prompt, None, pipeline.guidance, size)
-        nets = self.editor.model.networks(size, conditioning).named()
-        self.compile_s = time.perf_counter() - start
+        nets, self._compile_ms = timed(self._networks)
         self.layouts = {name: _best_layout(net) for name, net in nets.items()}
-        # A smooth picture, always the same.
-        colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-        self.picture: Pixels = np.array(Image.fromarray(colours).resize(size[::-1], Image.Resampling.BICUBIC))
+
+    def _networks(self) -> Mapping[str, Incremental]:
+        size = self.picture.shape[0], self.picture.shape[1]
+        conditioning = self.editor.model.condition(self.pipeline.prompt, None, self.pipeline.guidance, size)
+        return self.editor.model.networks(size, conditioning).named()
 
     def facts(self) -> Result:
         """What is measured and where, compiling, and the dense layouts."""
@@ -170,10 +150,10 @@ class Bench:
             "image": list(self.picture.shape[:2]),
             "dtype": str(self.editor.model.dtype).removeprefix("torch."),
             "machine": machine.facts(),
-            "dense_kinds": {name: _best(layout) for name, layout in self.layouts.items()},
+            "dense_kinds": {name: min(layout, key=layout.__getitem__) for name, layout in self.layouts.items()},
             "dense_layouts_ms": self.layouts,
             "dense_compiled_ms": None,
-            "compile_s": self.compile_s,
+            "compile_s": self._compile_ms / 1e3,
         }
 
 
@@ -182,22 +162,13 @@ def _best_layout(net: Incremental) -> dict[str, float]:
     named = dict(net.signature.example[1])
     image = named.pop(next(iter(named)))
     runs = dense_runs(net.module, Inputs((image,), named), compiled=False)
-    experiment = Experiment(["dense"], lambda case: [Variant(kind, run) for kind, run in runs.items()], 1)
-    experiment.run(Progress(), "layouts")
-    found = {kind: experiment.median("dense", kind) for kind in runs}
-    if _best(found) == CHANNELS_LAST:
+    for run in runs.values():
+        run()  # warms up
+    found = {kind: timed(run)[1] for kind, run in runs.items()}
+    if found.get(CHANNELS_LAST) == min(found.values()):
         to_channels_last(net.module)
         net.weights.refresh()
     return found
-
-
-def _best(layouts: Mapping[str, float]) -> str:
-    return min(layouts, key=lambda kind: layouts[kind])
-
-
-def painted(pixels: Pixels, mask: Mask, colour: tuple[int, int, int]) -> Pixels:
-    """A copy with a stroke of one colour on `mask`."""
-    return np.where(mask[..., None], np.array(colour, np.uint8), pixels)
 
 
 def moved(mask: Mask) -> Mask:
@@ -231,18 +202,15 @@ class Recorded:
     def __init__(self, bench: Bench, steps: int) -> None:
         self._bench, self._rounds = bench, bench.options.repeat
         self._memory = machine.PeakMemory()
-        opened = partial(
-            bench.editor.open, bench.picture, prompt=bench.pipeline.prompt, guidance=bench.pipeline.guidance
-        )
-        self.session, self._ms = self._watched(lambda: opened(strength=1.0, steps=steps))
+        settings = bench.pipeline.settings(steps)
+        self.session, self._ms = self._watched(lambda: bench.editor.open(bench.picture, **settings))
         self._info = self.session.info()
         self.cases = [self._first(edit) for edit in bench.options.edits(bench.pipeline)]
 
     def _watched(self, call: Callable[[], T]) -> tuple[T, float]:
         """What a call gives, its milliseconds, and its memory."""
         with self._memory:
-            start = time.perf_counter()
-            return call(), (time.perf_counter() - start) * 1e3
+            return timed(call)
 
     def _first(self, edit: Edit) -> Case:
         """An edit for the first time, before dense runs add their memory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 import retouch
 from retouch.bench import machine
 from retouch.bench.edits import Edit
-from retouch.bench.harness import Experiment, Progress, Variant
+from retouch.bench.harness import Experiment, Progress, Variant, timed
 from retouch.bench.report import Result
 from retouch.kernels.devices import moved
 from retouch.models import Inputs, tensor_of
@@ -68,11 +67,10 @@ class Trial:
     ) -> None:
         self.name, self.module, self.cases, self._inputs, self._dense = name, module, cases, inputs, dense
         self._asked = {"model": name, "policy": policy.name, "backend": backend}
-        start = time.perf_counter()
-        self.net: Any = retouch.compile(
-            module, inputs.args, dict(inputs.kwargs) or None, policy=policy, backend=backend, arithmetic=arithmetic
-        )
-        self.compile_s = time.perf_counter() - start
+        settings: dict[str, Any] = {"policy": policy, "backend": backend, "arithmetic": arithmetic}
+        compiled = partial(retouch.compile, module, inputs.args, dict(inputs.kwargs) or None, **settings)
+        self.net: Any
+        self.net, self._compile_ms = timed(compiled)
         self._title = f"{name}, {policy.name}"
         self._recording: Any = None
         self._snapshot: Snapshot | None = None
@@ -165,6 +163,6 @@ class Trial:
             "fallbacks": [str(each) for each in info.fallbacks],
             "kept_bytes": int(info.kept_bytes),
             "packed_bytes": getattr(self.net, "packed_bytes", None),
-            "compile_s": self.compile_s,
+            "compile_s": self._compile_ms / 1e3,
             "peak_rss_bytes": self._memory.rss,
         }

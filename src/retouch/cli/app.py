@@ -8,9 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 from retouch.cli.common import failures, note
@@ -38,14 +40,12 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def main(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     """Record a run once, then compute only what an edit touches."""
     context.with_resource(_noted_fallbacks())
     if version:
-        from retouch.bench.machine import package_version
-
-        typer.echo(f"retouch {package_version()}")
+        typer.echo(f"retouch {metadata.version('retouch')}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -1,236 +1,115 @@
-"""`retouch bench`: the suites of measurements, one sub-command each."""
+"""`retouch bench`: the suites of measurements, one sub-command each, whose options are the fields of the suite."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from importlib import import_module
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import TaskProgressColumn
 from rich.table import Table
+from typer import Argument, Option
 
+from retouch.bench import options
 from retouch.cli.app import app
-from retouch.cli.common import (
-    DEVICE_HELP,
-    POLICY_HELP,
-    BackendName,
-    Dilate,
-    Dtype,
-    DtypeName,
-    Memory,
-    StorageName,
-    Threads,
-    Tiny,
-    bar,
-    byte_count,
-    note,
-    quiet_libraries,
-    set_threads,
-    usage_errors,
-)
+from retouch.cli.common import Threads, bar, byte_count, note, quiet_libraries, set_threads, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
     from retouch.bench.harness import Progress, Suite
     from retouch.bench.report import Result
 
-Products = Literal[Dtype, "tf32"]
-"""Types of products that peaks are published for."""
-
 WRITE_EVERY_S = 10.0
 
 bench = typer.Typer(no_args_is_help=True, help="Measure networks, sessions, quality, halos and tiles; predict times.")
 app.add_typer(bench, name="bench")
 
-Json = Annotated[Path | None, typer.Option("--json", help="File to write the results to.")]
-List = Annotated[bool, typer.Option("--list", help="List what --model takes, and exit.")]
-Masks = Annotated[list[Path] | None, typer.Option("--mask", help="Image file, white where edited; may be repeated.")]
-Names = Annotated[list[str] | None, typer.Option("--model", help="Network or pipeline (ddpm-256); may be repeated.")]
-NoCompile = Annotated[bool, typer.Option("--no-compile", help="Leave torch.compile out of the dense baselines.")]
-Peers = Annotated[
-    list[str] | None, typer.Option("--peer", help="openvino or onnxruntime as a further dense run; may be repeated.")
-]
-Policies = Annotated[list[str] | None, typer.Option("--policy", help=f"{POLICY_HELP}; may be repeated.")]
-Report = Annotated[Path | None, typer.Option("--report", help="Markdown file to write, pictures beside it.")]
-Rounds = Annotated[int, typer.Option("--repeat", min=1, help="Rounds that are counted.")]
-Shares = Annotated[
-    list[float] | None, typer.Option("--edit", help="Share of the image edited, (0, 1] (0.012); may be repeated.")
-]
-Texts = Annotated[
-    list[str] | None,
-    typer.Option("--text", help="What becomes of texts in joint attention: recomputed or recorded; may be repeated."),
-]
+Json = Annotated[Path | None, Option(help="File to write the results to.")]
+Plot = Annotated[Path | None, Option(help="Picture to draw the curves to.")]
+Report = Annotated[Path | None, Option(help="Markdown file to write, pictures beside it.")]
 
 
-# The parameters of a command are named as the fields of its suite.
+def asking(function: Callable[..., None], asked: type, **others: Any) -> Callable[..., None]:
+    """The function, whose keywords are the fields of `asked` and others by name, for typer to make a command of."""
+    own = signature(function, eval_str=True).parameters.values()
+    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in others.items()]
+    named = [each for each in own if each.kind is not Parameter.VAR_KEYWORD]
+    found = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature(asked, eval_str=True).parameters.values()]
+    function.__signature__ = Signature([*named, *found, *more])  # type: ignore[attr-defined]
+    function.__doc__ = asked.__doc__
+    return function
 
 
-@bench.command()
-def networks(
-    context: typer.Context,
-    model: Names = None,
-    edit: Shares = None,
-    mask: Masks = None,
-    policy: Policies = None,
-    dtype: Annotated[
-        list[str] | None,
-        typer.Option("--dtype", help="Type of weights and activations (float32), or int8; repeatable."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")] = "cpu",
-    backend: BackendName = "auto",
-    dilate: Dilate = None,
-    text: Texts = None,
-    no_compile: NoCompile = False,
-    peer: Peers = None,
-    repeat: Rounds = 5,
-    tiny: Tiny = False,
-    threads: Threads = None,
-    json: Json = None,
-    report: Report = None,
-    list_models: List = False,
-) -> None:
-    """Time dense, record and update of named networks, interleaved in one process.
+def suite(asked: type, module: str, quiet: bool = False, **others: Any) -> Callable[..., None]:
+    """A command that runs the suite of the same name in a module. quiet: it loads models of other libraries."""
 
-    The speed-up is against the best dense run of eager NCHW, eager channels-last,
-    torch.compile and the peers. Weights are random, so read the error columns as a check of
-    the arithmetic, not as image quality.
-    """
-    if not list_models:
-        _run(context, "networks", "Networks")
-        return
+    def run(context: typer.Context, **given: Any) -> None:
+        files = {name: given.pop(name, None) for name in ("threads", "json", "report", "plot")}
+        given.pop("list", None)
+        with usage_errors():
+            given |= {name: byte_count(text) for name, text in given.items() if name == "memory"}
+        if quiet:
+            quiet_libraries()
+        made = getattr(import_module(module), asked.__name__)(**given)
+        run_suite(made, **files, command=command_line(context))
+
+    return asking(run, asked, **others)
+
+
+def listed(show: Callable[[], tuple[str, list[str], list[list[str]]]]) -> Any:
+    """The option --list, which shows a table and ends the command."""
+
+    def shown(wanted: bool) -> None:
+        if wanted:
+            title, titles, rows = show()
+            Console().print(_table(titles, rows, title=title, caption="Policies: paper, balanced, fast, exact"))
+            raise typer.Exit
+
+    return Annotated[bool, Option("--list", help="List what --model takes, and exit.", callback=shown, is_eager=True)]
+
+
+def _table(titles: list[str], rows: list[list[str]], **texts: str) -> Table:
+    made = Table(*titles, **texts)  # type: ignore[arg-type]
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def _networks() -> tuple[str, list[str], list[list[str]]]:
     from retouch import models
 
     known = [models.get(name) for name in models.names()]
     rows = [[x.name, f"{x.image[0]}x{x.image[1]}", f"{x.gmacs:g}" if x.gmacs else "", x.summary] for x in known]
-    _list("Networks (random weights)", ["name", "image", "GMAC", "what it is"], rows)
+    return "Networks (random weights)", ["name", "image", "GMAC", "what it is"], rows
 
 
-@bench.command()
-def sessions(
-    context: typer.Context,
-    model: Names = None,
-    edit: Shares = None,
-    mask: Masks = None,
-    policy: Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}.")] = "fast",
-    steps: Annotated[
-        list[int] | None, typer.Option("--steps", min=1, max=1000, help="Steps (the pipeline's); may be repeated.")
-    ] = None,
-    dtype: DtypeName = "float32",
-    storage: StorageName = None,
-    memory: Memory = None,
-    backend: BackendName = "auto",
-    repeat: Rounds = 1,
-    tiny: Tiny = False,
-    threads: Threads = None,
-    json: Json = None,
-    report: Report = None,
-    list_models: List = False,
-) -> None:
-    """Time whole edits of diffusion pipelines, from picture to picture: record once, then edits.
-
-    They are held against the dense pipeline with the same replacement outside the
-    region, plain image to image, and crop and stitch. Weights are random.
-    """
-    if not list_models:
-        with usage_errors():
-            size = byte_count(memory)
-        quiet_libraries()
-        _run(context, "sessions", "Sessions", memory=size)
-        return
+def _pipelines() -> tuple[str, list[str], list[list[str]]]:
     from retouch.models.pipelines import PIPELINES
 
-    _list("Pipelines (random weights)", ["name", "what it is"], [list(item) for item in PIPELINES.items()])
+    return "Pipelines (random weights)", ["name", "what it is"], [list(item) for item in PIPELINES.items()]
 
 
-@bench.command()
-def quality(
-    context: typer.Context,
-    model: Annotated[str, typer.Option("--model", help="A trained diffusion model.")] = "builtin/emoji-256",
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of PNG files named after their prompts (drawn anew).")
-    ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Number of edits.")] = 100,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="Policy or variant; may be repeated (all).")
-    ] = None,
-    backend: BackendName = "auto",
-    threads: Threads = None,
-    json: Json = None,
-    report: Report = None,
-) -> None:
-    """Measure how close edits of a trained model come to dense ones, with several methods.
+FILES: Mapping[str, Any] = {"json": Json, "report": Report}
+TIMED: Mapping[str, Any] = {"threads": Threads, **FILES}
 
-    A fixed set of edits is made on pictures that the built-in model draws or on those
-    of --images; each is held against the dense model. A report has a plot and a sheet
-    of pictures beside it.
-    """
-    quiet_libraries()
-    _run(context, "quality", "Quality")
-
-
-@bench.command()
-def halo(
-    context: typer.Context,
-    model: Annotated[
-        str, typer.Option("--model", help="Built-in super-resolution network (see docs/guide/models.md).")
-    ] = "builtin/realesrgan-x4",
-    dilate: Annotated[
-        list[int] | None,
-        typer.Option("--dilate", min=0, help="Halo in pixels; may be repeated (0 to 48 in eleven steps)."),
-    ] = None,
-    policy: Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}, with other halos.")] = "balanced",
-    side: Annotated[int, typer.Option("--side", help="Width and height of the photograph in pixels.")] = 256,
-    backend: BackendName = "auto",
-    no_compile: NoCompile = False,
-    repeat: Rounds = 3,
-    threads: Threads = None,
-    json: Json = None,
-    report: Report = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Picture to draw the curves to.")] = None,
-) -> None:
-    """Measure error and time of updates against their halo, on a photograph.
-
-    The halo is what is computed around an edit, in pixels. Where a network sees
-    further, an update is an approximation; its error is that to the dense result,
-    with trained weights, for a brush stroke and a pasted patch.
-    """
-    _run(context, "halo", "Halo")
-
-
-@bench.command()
-def predict(
-    context: typer.Context,
-    device: Annotated[
-        list[str] | None, typer.Option("--device", help="rtx3090 (the default), a100, h100 or m1pro; may be repeated.")
-    ] = None,
-    model: Names = None,
-    edit: Shares = None,
-    mask: Masks = None,
-    policy: Policies = None,
-    dtype: Annotated[Products, typer.Option("--dtype", help="Type of the products.")] = "float32",
-    dilate: Dilate = None,
-    tiny: Tiny = False,
-    json: Json = None,
-    report: Report = None,
-) -> None:
-    """Predict dense runs and updates on a device, beside SIGE's published measurements.
-
-    Nothing is run: a cost model says what they would take.
-    """
-    _run(context, "forecast", "Forecast")
+bench.command("networks")(suite(options.Networks, "retouch.bench.networks", **TIMED, list=listed(_networks)))
+bench.command("sessions")(suite(options.Sessions, "retouch.bench.sessions", True, **TIMED, list=listed(_pipelines)))
+bench.command("quality")(suite(options.Quality, "retouch.bench.quality", True, **TIMED))
+bench.command("halo")(suite(options.Halo, "retouch.bench.halo", **TIMED, plot=Plot))
+bench.command("predict")(suite(options.Forecast, "retouch.bench.forecast", **FILES))
 
 
 @bench.command()
 def tiles(
     architecture: Annotated[
-        str | None, typer.Option("--list", help="Print the candidates for sm_80, sm_90 ..., and exit; needs no GPU.")
+        str | None, Option("--list", help="Print the candidates for sm_80, sm_90 ..., and exit; needs no GPU.")
     ] = None,
     json: Json = None,
 ) -> None:
@@ -247,62 +126,40 @@ def tiles(
 
     if architecture is not None:
         typer.echo(candidates(architecture))
-        return
-    suite = Tiles(tune.present())
-    run_suite(suite, json=json)
-    typer.echo(suite.lines())
+    else:
+        run_suite(Tiles(tune.present()), json=json)
 
 
-# Running a suite
-
-
-@bench.command()
-def serve(
-    url: Annotated[str, typer.Argument(help="Address of a running server, as http://127.0.0.1:8188.")],
-    token: Annotated[str | None, typer.Option("--token", envvar="RETOUCH_TOKEN", help="What opens it.")] = None,
+def _serve(
+    url: Annotated[str, Argument(help="Address of a running server, as http://127.0.0.1:8188.")],
+    token: Annotated[str | None, Option(envvar="RETOUCH_TOKEN", help="What opens it.")] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="Address of another server to put the same load on, a dense one.")
+        str | None, Option(help="Address of another server to put the same load on, a dense one.")
     ] = None,
-    against_token: Annotated[
-        str | None, typer.Option("--against-token", envvar="RETOUCH_AGAINST_TOKEN", help="What opens that one.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Of those of the server (its first).")] = None,
-    people: Annotated[int, typer.Option("--people", min=1, help="How many come.")] = 8,
-    rate: Annotated[float, typer.Option("--rate", min=0.001, help="How many come in a second in the mean.")] = 1.0,
-    strokes: Annotated[int, typer.Option("--strokes", min=1, help="What each of them paints.")] = 10,
-    think: Annotated[float, typer.Option("--think", min=0, help="Seconds between strokes in the mean.")] = 2.0,
-    undo: Annotated[
-        float, typer.Option("--undo", min=0, max=1, help="Share of strokes before which one undoes.")
-    ] = 0.1,
-    reopen: Annotated[float, typer.Option("--reopen", min=0, max=1, help="And opens the page anew.")] = 0.05,
-    size: Annotated[int, typer.Option("--size", min=8, help="Side of pictures in pixels.")] = 64,
-    stroke: Annotated[int, typer.Option("--stroke", min=1, help="Side of a stroke's square in pixels.")] = 8,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the model (its own).")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
+    against_token: Annotated[str | None, Option(envvar="RETOUCH_AGAINST_TOKEN", help="What opens that one.")] = None,
+    model: Annotated[str | None, Option(help="Of those of the server (its first).")] = None,
     json: Json = None,
+    **asked: Any,
 ) -> None:
-    """Put simulated people on a running server, and time their strokes."""
     from json import dumps
 
-    from retouch.bench.serve import Load, Server, document, drive
+    from retouch.bench.serve import Server, document, drive
 
+    load = options.Load(**asked)
     with usage_errors(OptionError):
-        if stroke > size:
-            raise OptionError(f"a stroke of {stroke} pixels does not fit a picture of {size}")
+        if load.stroke > load.size:
+            raise OptionError(f"a stroke of {load.stroke} pixels does not fit a picture of {load.size}")
         _check_files(json, None, None)
     servers = [Server("server", url.rstrip("/"), token, model)]
     servers += [Server("against", against.rstrip("/"), against_token, model)] if against else []
-    load = Load(people, rate, strokes, think, undo, reopen, size, stroke, steps, seed)
     tallies = drive(servers, load, lambda done, total: note(f"{done} of {total} people came"))
     found = document(load, tallies)
     if json is not None:
         json.write_text(dumps(found, indent=1), "utf-8")
-    names = [name for name in next(iter(found["servers"].values())) if name != "seconds"]
-    rows = [[name, *(_shown(each.get(name)) for each in found["servers"].values())] for name in names]
-    table = Table("", *found["servers"], title="Strokes to their results, in seconds")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    columns = found["servers"]
+    names = [name for name in next(iter(columns.values())) if name != "seconds"]
+    rows = [[name, *(_shown(each.get(name)) for each in columns.values())] for name in names]
+    Console().print(_table(["", *columns], rows, title="Strokes to their results, in seconds"))
     if any(tally.failed or tally.lost or tally.twice for tally in tallies.values()):
         raise typer.Exit(1)
 
@@ -311,14 +168,10 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _run(context: typer.Context, module: str, name: str, **others: Any) -> None:
-    """Run a suite with the options of the command; those that were not given are the suite's own."""
-    kind = getattr(import_module(f"retouch.bench.{module}"), name)
-    given = {key: value for key, value in {**context.params, **others}.items() if value not in (None, (), [])}
-    suite = kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
-    run_suite(
-        suite, **{key: given.get(key) for key in ("threads", "json", "report", "plot")}, command=command_line(context)
-    )
+bench.command("serve")(asking(_serve, options.Load))
+
+
+# Running a suite
 
 
 def run_suite(
@@ -339,6 +192,8 @@ def run_suite(
         Console().print(table)
     for text in suite.notes(results):
         Console(stderr=True).print(text, style="dim", markup=False, highlight=False)
+    if lines := suite.lines():
+        typer.echo(lines)
     if report is not None:
         suite.write_report(report, results, command)
     if plot is not None:
@@ -402,10 +257,3 @@ def command_line(context: typer.Context) -> str:
             for each in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0]] if each is True else [parameter.opts[0], str(each)]
     return shlex.join(["retouch", *words])
-
-
-def _list(title: str, titles: list[str], rows: list[list[str]]) -> None:
-    made = Table(*titles, title=title, caption="Policies: paper, balanced, fast, exact")
-    for row in rows:
-        made.add_row(*row)
-    Console().print(made)

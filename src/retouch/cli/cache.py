@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from retouch.cli.app import app
 
 
 @app.command()
-def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove the files.")] = False) -> None:
+def cache(clear: Annotated[bool, Option("--clear", help="Remove the files.")] = False) -> None:
     """Show the files in the cache folder, or remove them: lowered programs, errors of int8, and packed weights
     (`map_weights=True`).
 

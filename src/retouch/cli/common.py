@@ -12,13 +12,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from typer import Option
 
+from retouch.bench.options import Storage
 from retouch.errors import OptionError, RetouchError
 
 if TYPE_CHECKING:
@@ -26,39 +28,15 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
-Backend = Literal["auto", "cpu", "triton", "reference"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-Storage = Literal["fp32", "bf16", "fp16", "int8", "auto"]
-
-POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
-DEVICE_HELP = "Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu"
-
-AutomaticDevice = Annotated[str, typer.Option("--device", help=f"{DEVICE_HELP}.")]
-BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels to use.")]
+AnyStorage = Annotated[Storage | None, Option(help="How recorded float32 rows are kept (fp32).")]
 DeviceMemory = Annotated[
     str | None,
-    typer.Option(
-        "--device-memory",
-        help="Memory of an accelerator for recordings before they go to the host's (40 % of what is free there).",
-    ),
-]
-Dilate = Annotated[int | None, typer.Option("--dilate", min=0, help="Dilation of the mask in its own pixels.")]
-Arithmetic = Literal[Dtype, "int8"]
-DtypeName = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
-ArithmeticName = Annotated[
-    Arithmetic,
-    typer.Option(
-        "--dtype", help="Type of weights and activations; int8: products in int8, the rest in the fastest type here."
-    ),
+    Option(help="Memory of an accelerator for recordings before they go to the host's (40 % of what is free there)."),
 ]
 Memory = Annotated[
-    str | None,
-    typer.Option("--memory", help="Memory for recordings before they go to files, such as 4GB (40 % of what is free)."),
+    str | None, Option(help="Memory for recordings before they go to files, such as 4GB (40 % of what is free).")
 ]
-PolicyName = Annotated[str, typer.Option("--policy", help=f"{POLICY_HELP}.")]
-StorageName = Annotated[Storage | None, typer.Option("--storage", help="How recorded float32 rows are kept (fp32).")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of PyTorch and the kernels.")]
-Tiny = Annotated[bool, typer.Option("--tiny", help="Few channels and a small image: to try things out.")]
+Threads = Annotated[int | None, Option(min=1, help="Threads of PyTorch and the kernels.")]
 
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.table import Table
 
+from retouch.bench import options
 from retouch.bench.edits import brushed, pasted, photograph
-from retouch.bench.harness import Experiment, Progress, Suite, Variant
-from retouch.bench.options import backend_of, chosen
-from retouch.bench.report import Column, Result, grouped, times
+from retouch.bench.harness import Progress, Suite, backend_of, chosen, timed
+from retouch.bench.report import Column, Result, times
 from retouch.editing.diffusion import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan import Upscaler
@@ -91,20 +89,14 @@ def _seconds(ms: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class Demo(Suite):
-    """The demo. folder: for its pictures. policy: of the generated one. `pictures`, `tiles` and `kernels`: what is
-    shown.
-    """
+class Demo(options.Demo, Suite):
+    """`pictures`, `tiles` and `kernels`: what is shown."""
 
-    folder: Path
-    policy: str = "balanced"
-    device: str = "auto"
-    backend: str = "auto"
-    tiny: bool = False
     pictures: dict[str, Pixels] = field(default_factory=dict)
     tiles: list[tuple[str, Pixels]] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
 
+    by: ClassVar[str] = "session"
     columns: ClassVar[Sequence[Column]] = (
         Column("run", "run"),
         Column("share", "edited", lambda share: "" if share is None else f"{share:.1%}"),
@@ -120,9 +112,9 @@ class Demo(Suite):
         chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend, self.device)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OptionError(f"cannot make the folder {self.folder}: {error.strerror or error}") from error
+            raise OptionError(f"cannot make the folder {self.output}: {error.strerror or error}") from error
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
         """Both sessions: recording, the edits one on top of the other, undo."""
@@ -148,26 +140,24 @@ class Demo(Suite):
     ) -> Iterator[Result]:
         parts = progress.over(range(2 + 2 * len(EDITS)))
 
-        def timed(run: str, call: Callable[[], T]) -> tuple[T, float]:
-            made: list[T] = []
-            experiment = Experiment([title], lambda _: [Variant(run, call, made.append)], 1, warm_up=False)
-            experiment.run(next(parts)[1], title)
-            return made[0], experiment.median(title, run)
+        def run(what: str, call: Callable[[], T]) -> tuple[T, float]:
+            next(parts)[1].say(f"{title}: {what}")
+            return timed(call)
 
         empty = {"session": title, "share": None, "dense_ms": None, "speedup": None, "most": None}
-        session, ms = timed("record", partial(opened, progress=progress.steps))
+        session, ms = run("record", partial(opened, progress=progress.steps))
         yield {**empty, "run": "record", "update_ms": ms}
-        for run, draw in EDITS.items():
+        for edit, draw in EDITS.items():
             before = session.source if isinstance(session, UpscaleSession) else session.pixels
             drawn = draw(before)
-            dense, dense_ms = timed("dense", partial(session.reference, drawn))
-            update, ms = timed("update", partial(session.edit, drawn))
+            dense, dense_ms = run("dense", partial(session.reference, drawn))
+            update, ms = run("update", partial(session.edit, drawn))
             truth, picture = np.array(dense.image), np.array(update.image)
-            self.tiles.extend(shown(run, before, drawn, (picture, ms), (truth, dense_ms)))
+            self.tiles.extend(shown(edit, before, drawn, (picture, ms), (truth, dense_ms)))
             share = float(difference(before, drawn, 0).mean())
             facts = {"share": share, "dense_ms": dense_ms, "update_ms": ms, "speedup": dense_ms / ms}
-            yield {**empty, **facts, "run": run, "most": int(np.abs(picture.astype(int) - truth).max())}
-        _, ms = timed("undo", session.undo)
+            yield {**empty, **facts, "run": edit, "most": int(np.abs(picture.astype(int) - truth).max())}
+        _, ms = run("undo", session.undo)
         yield {**empty, "run": "undo", "update_ms": ms}
         self.pictures[name] = picture
 
@@ -175,11 +165,11 @@ class Demo(Suite):
         """Which session."""
         return f"{results[0]['session']} (one run each, seconds)", "most different: in levels of 0 to 255"
 
-    def tables(self, results: Sequence[Result]) -> list[Table]:
-        """A table of each session."""
-        return [table for part in grouped(results, "session").values() for table in Suite.tables(self, part)]
-
-    def write_sheet(self) -> list[Path]:
-        """The pictures of both sessions, and one sheet of all edits."""
-        paths = [save_png(pixels, self.folder / f"{name}.png") for name, pixels in self.pictures.items()]
-        return [*paths, save_png(side_by_side(self.tiles, COLUMNS), self.folder / "sheet.png")]
+    def lines(self) -> str:
+        """Where the pictures of both sessions are, and a sheet of all edits."""
+        paths = [save_png(pixels, self.output / f"{name}.png") for name, pixels in self.pictures.items()]
+        paths.append(save_png(side_by_side(self.tiles, COLUMNS), self.output / "sheet.png"))
+        names = ", ".join(path.name for path in paths)
+        return "\n".join(
+            [*(f"Computed with {text}" for text in self.kernels), f"Pictures in {self.output}/: {names}", NEXT]
+        )

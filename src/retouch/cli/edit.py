@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
+from retouch.bench.options import POLICY_HELP, DeviceName
 from retouch.cli.app import app
 from retouch.cli.common import (
-    POLICY_HELP,
-    AutomaticDevice,
+    AnyStorage,
     DeviceMemory,
     Memory,
-    StorageName,
     Threads,
     byte_count,
     check_picture_file,
@@ -56,109 +56,80 @@ OWN = {"original", "edited", "output", "model", "session", "preview", "threads",
 @app.command()
 def edit(
     context: typer.Context,
-    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The picture before the edit.")],
+    original: Annotated[Path, Argument(metavar="ORIGINAL", help="The picture before the edit.")],
     edited: Annotated[
-        Path, typer.Argument(metavar="EDITED", help="The same picture with strokes, patches or erasures on it.")
+        Path, Argument(metavar="EDITED", help="The same picture with strokes, patches or erasures on it.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the result.")],
+    output: Annotated[Path, Option("--output", "-o", help="File for the result.")],
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            help="Folder or hub name of a diffusers pipeline, file of weights, or built-in (docs/guide/models.md).",
-        ),
+        Option(help="Folder or hub name of a diffusers pipeline, file of weights, or built-in (docs/guide/models.md)."),
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", help="What the picture shows, for models that read words.")
-    ] = None,
-    negative: Annotated[str | None, typer.Option("--negative", help="What it should not show.")] = None,
-    class_label: Annotated[
-        int | None, typer.Option("--class-label", min=0, help="Number of a class, for models that read one.")
-    ] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help=f"Scale of guidance ({GUIDANCE:g}).")] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, max=1000, help=f"Steps of the scheduler ({STEPS}).")
-    ] = None,
+    prompt: Annotated[str | None, Option(help="What the picture shows, for models that read words.")] = None,
+    negative: Annotated[str | None, Option(help="What it should not show.")] = None,
+    class_label: Annotated[int | None, Option(min=0, help="Number of a class, for models that read one.")] = None,
+    guidance: Annotated[float | None, Option(help=f"Scale of guidance ({GUIDANCE:g}).")] = None,
+    steps: Annotated[int | None, Option(min=1, max=1000, help=f"Steps of the scheduler ({STEPS}).")] = None,
     strength: Annotated[
-        float | None,
-        typer.Option("--strength", help=f"How much is redrawn, (0, 1]: the share of steps run ({STRENGTH:g})."),
+        float | None, Option(help=f"How much is redrawn, (0, 1]: the share of steps run ({STRENGTH:g}).")
     ] = None,
     max_error: Annotated[
-        float | None,
-        typer.Option("--max-error", min=0, help="Grey levels; compute more when the estimated error is above it."),
+        float | None, Option(min=0, help="Grey levels; compute more when the estimated error is above it.")
     ] = None,
     threshold: Annotated[
-        int | None,
-        typer.Option(
-            "--threshold", min=0, help=f"Grey levels; smaller differences are no edits ({THRESHOLD}; exact: 0)."
-        ),
+        int | None, Option(min=0, help=f"Grey levels; smaller differences are no edits ({THRESHOLD}; exact: 0).")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help=f"Seed of all noise ({SEED}).")] = None,
-    scheduler: Annotated[
-        SchedulerName | None, typer.Option("--scheduler", help="Scheduler (the pipeline's own).")
-    ] = None,
+    seed: Annotated[int | None, Option(min=0, help=f"Seed of all noise ({SEED}).")] = None,
+    scheduler: Annotated[SchedulerName | None, Option(help="Scheduler (the pipeline's own).")] = None,
     vae: Annotated[
-        str | None,
-        typer.Option("--vae", metavar="FOLDER", help="Folder or hub name of another autoencoder (the pipeline's own)."),
+        str | None, Option(metavar="FOLDER", help="Folder or hub name of another autoencoder (the pipeline's own).")
     ] = None,
     lora: Annotated[
-        list[str] | None,
-        typer.Option("--lora", metavar="NAME=FILE", help="LoRA of the pipeline, and a name for it; may be repeated."),
+        list[str] | None, Option(metavar="NAME=FILE", help="LoRA of the pipeline, and a name for it; may be repeated.")
     ] = None,
     scale: Annotated[
-        list[str] | None,
-        typer.Option("--scale", metavar="NAME=NUMBER", help="Scale of a LoRA, or of control-1, ...; may be repeated."),
+        list[str] | None, Option(metavar="NAME=NUMBER", help="Scale of a LoRA, or of control-1, ...; may be repeated.")
     ] = None,
     control: Annotated[
-        list[Path] | None,
-        typer.Option("--control", metavar="FILE", help="Control image of the pipeline's ControlNet or T2I-Adapter."),
+        list[Path] | None, Option(metavar="FILE", help="Control image of the pipeline's ControlNet or T2I-Adapter.")
     ] = None,
     image_prompt: Annotated[
-        list[Path] | None, typer.Option("--image-prompt", metavar="FILE", help="Picture for the pipeline's IP-Adapter.")
+        list[Path] | None, Option(metavar="FILE", help="Picture for the pipeline's IP-Adapter.")
     ] = None,
     instances: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--instances",
+        Option(
             metavar="FILE",
             help="Ids of instances in labels (PNG, .npy); areas: every area of one label. Given twice: EDITED's, too.",
         ),
     ] = None,
     mask: Annotated[
-        Path | None,
-        typer.Option("--mask", help="Picture, white where edited, grey: with less strength (where the two differ)."),
+        Path | None, Option(help="Picture, white where edited, grey: with less strength (where the two differ).")
     ] = None,
     area: Annotated[
         list[str] | None,
-        typer.Option(
-            "--area",
+        Option(
             metavar="MASK=PROMPT",
             help="Other words for the part that is not black in a picture; may be repeated, the later one wins.",
         ),
     ] = None,
     blend: Annotated[
-        BlendName | None,
-        typer.Option("--blend", help=f"How the result is set into the picture ({BLEND}; a session's own)."),
+        BlendName | None, Option(help=f"How the result is set into the picture ({BLEND}; a session's own).")
     ] = None,
     enlarger: Annotated[
-        str | None,
-        typer.Option(
-            "--enlarger", help="What enlarges results of pictures that were seen reduced, lanczos for example."
-        ),
+        str | None, Option(help="What enlarges results of pictures that were seen reduced, lanczos for example.")
     ] = None,
-    policy: Annotated[str | None, typer.Option("--policy", help=f"{POLICY_HELP} ({POLICY}).")] = None,
-    storage: StorageName = None,
+    policy: Annotated[str | None, Option(help=f"{POLICY_HELP} ({POLICY}).")] = None,
+    storage: AnyStorage = None,
     memory: Memory = None,
     device_memory: DeviceMemory = None,
-    device: AutomaticDevice = "auto",
+    device: DeviceName = "auto",
     session: Annotated[
-        Path | None, typer.Option("--session", help="Folder that keeps the recording and every edit; made if missing.")
+        Path | None, Option(help="Folder that keeps the recording and every edit; made if missing.")
     ] = None,
-    preview: Annotated[
-        Path | None, typer.Option("--preview", help="Picture of original, edited region and result, side by side.")
-    ] = None,
+    preview: Annotated[Path | None, Option(help="Picture of original, edited region and result, side by side.")] = None,
     threads: Threads = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite even the files that were read.")] = False,
+    force: Annotated[bool, Option("--force", help="Overwrite even the files that were read.")] = False,
 ) -> None:
     """Redraw the edited part of a picture: with a diffusion model, enlarged, or from labels.
 

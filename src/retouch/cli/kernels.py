@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from retouch.bench.options import DeviceName
 from retouch.cli.app import app
-from retouch.cli.common import AutomaticDevice, usage_errors
+from retouch.cli.common import usage_errors
 
 if TYPE_CHECKING:
     from retouch.kernels.registry import Coverage
 
 
 @app.command()
-def kernels(device: AutomaticDevice = "auto") -> None:
+def kernels(device: DeviceName = "auto") -> None:
     """List the kernels: what each computes, which backends have it here, and why others have not."""
     with usage_errors():
         from retouch.kernels.devices import selected

@@ -8,32 +8,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
+from retouch.bench.options import PolicyName
 from retouch.cli.app import app
-from retouch.cli.common import PolicyName, byte_count, note, usage_errors
+from retouch.cli.common import byte_count, note, usage_errors
 from retouch.errors import OptionError, RetouchError
 
 
 @app.command()
 def serve(
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="What pages may use; may be given several times.")
-    ] = None,
-    ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve, the only way so far.")] = False,
-    address: Annotated[
-        str | None, typer.Option("--address", help="A running cluster, as `auto`; without it one is started here.")
-    ] = None,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Processes of each model.")] = 1,
-    cpus: Annotated[float, typer.Option("--cpus", min=0, help="Cores of each.")] = 1,
-    gpus: Annotated[float, typer.Option("--gpus", min=0, help="GPUs of each.")] = 0,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8000,
-    home: Annotated[
-        Path | None, typer.Option("--home", help="Folder of the sessions, on storage of all nodes.")
-    ] = None,
-    user: Annotated[list[str] | None, typer.Option("--user", help="Somebody with a token and sessions.")] = None,
+    model: Annotated[list[str] | None, Option(help="What pages may use; may be given several times.")] = None,
+    ray: Annotated[bool, Option("--ray", help="On Ray Serve, the only way so far.")] = False,
+    address: Annotated[str | None, Option(help="A running cluster, as `auto`; without it one is started here.")] = None,
+    replicas: Annotated[int, Option(min=1, help="Processes of each model.")] = 1,
+    cpus: Annotated[float, Option(min=0, help="Cores of each.")] = 1,
+    gpus: Annotated[float, Option(min=0, help="GPUs of each.")] = 0,
+    port: Annotated[int, Option(min=1, max=65535, help="Port.")] = 8000,
+    home: Annotated[Path | None, Option(help="Folder of the sessions, on storage of all nodes.")] = None,
+    user: Annotated[list[str] | None, Option(help="Somebody with a token and sessions.")] = None,
     policy: PolicyName = "balanced",
     memory: Annotated[
-        str | None, typer.Option("--memory", help="Memory for the open sessions of each process, such as 8GB (4GB).")
+        str | None, Option(help="Memory for the open sessions of each process, such as 8GB (4GB).")
     ] = None,
 ) -> None:
     """Serve many people: the studio's page and API with several processes, which take over from one another.

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, Option
 
 from retouch.cli.app import app
 from retouch.cli.common import check_picture_file, usage_errors
@@ -23,14 +24,12 @@ if TYPE_CHECKING:
     from retouch.editing.kinds import Saved
     from retouch.editing.manifest import Entry
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Session folder.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="File for the picture.")]
+Folder = Annotated[Path, Argument(metavar="FOLDER", help="Session folder.")]
+Output = Annotated[Path | None, Option("--output", "-o", help="File for the picture.")]
 
 
 @app.command()
-def info(
-    folder: Folder, json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False
-) -> None:
+def info(folder: Folder, json: Annotated[bool, Option("--json", help="Print everything as JSON.")] = False) -> None:
     """Show what a session folder holds: settings, versions, bytes.
 
     Only the manifest is read: no model is loaded, and no checksum compared.
@@ -89,7 +88,7 @@ def redo(folder: Folder, output: Output = None) -> None:
 @app.command()
 def go(
     folder: Folder,
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number, as `retouch info` shows it.", min=0)],
+    version: Annotated[int, Argument(metavar="VERSION", help="Its number, as `retouch info` shows it.", min=0)],
     output: Output = None,
 ) -> None:
     """Go to any version of a session, on any branch; no model is loaded."""

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
+from retouch.bench.options import DeviceName, PolicyName
 from retouch.cli.app import app
-from retouch.cli.common import (
-    AutomaticDevice,
-    PolicyName,
-    StorageName,
-    Threads,
-    byte_count,
-    note,
-    quiet_libraries,
-    set_threads,
-    usage_errors,
-)
+from retouch.cli.common import AnyStorage, Threads, byte_count, note, quiet_libraries, set_threads, usage_errors
 from retouch.errors import OptionError, RetouchError
 
 if TYPE_CHECKING:
@@ -34,26 +26,21 @@ PORT, HOST, USER = 8188, "127.0.0.1", "me"
 
 @app.command()
 def studio(
-    picture: Annotated[Path | None, typer.Argument(metavar="[PICTURE]", help="A picture to open at once.")] = None,
+    picture: Annotated[Path | None, Argument(metavar="[PICTURE]", help="A picture to open at once.")] = None,
     model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="What pages may use, as for `retouch edit`; may be given several times."),
+        list[str] | None, Option(help="What pages may use, as for `retouch edit`; may be given several times.")
     ] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")] = PORT,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = HOST,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
-    no_token: Annotated[bool, typer.Option("--no-token", help="Ask nobody for a token.")] = False,
-    user: Annotated[
-        list[str] | None, typer.Option("--user", help="Somebody with a token and sessions of their own.")
-    ] = None,
-    home: Annotated[Path | None, typer.Option("--home", help="Folder of the sessions (in your data folder).")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help=f"With {DEMO} and a picture to paint on.")] = False,
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0: any that is free.")] = PORT,
+    host: Annotated[str, Option(help="Address to listen on.")] = HOST,
+    browser: Annotated[bool, Option("--browser/--no-browser", help="Open the page.")] = True,
+    no_token: Annotated[bool, Option("--no-token", help="Ask nobody for a token.")] = False,
+    user: Annotated[list[str] | None, Option(help="Somebody with a token and sessions of their own.")] = None,
+    home: Annotated[Path | None, Option(help="Folder of the sessions (in your data folder).")] = None,
+    demo: Annotated[bool, Option("--demo", help=f"With {DEMO} and a picture to paint on.")] = False,
     policy: PolicyName = "balanced",
-    storage: StorageName = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="Memory for all open sessions together, such as 8GB (4GB).")
-    ] = None,
-    device: AutomaticDevice = "auto",
+    storage: AnyStorage = None,
+    memory: Annotated[str | None, Option(help="Memory for all open sessions together, such as 8GB (4GB).")] = None,
+    device: DeviceName = "auto",
     threads: Threads = None,
 ) -> None:
     """Paint in the browser: the page and its API, on this machine.

@@ -40,6 +40,11 @@ def axis(name: str, size: int) -> tuple[Atom, ...]:
     return (Atom(name, 1, size),) if size > 1 else ()
 
 
+def positions(value: Value) -> tuple[Atom, ...]:
+    """All positions of a map, one after the other."""
+    return axis("h", value.map.height) + axis("w", value.map.width)
+
+
 def merge(atoms: Sequence[Atom]) -> tuple[Atom, ...]:
     """Join neighbouring atoms that together are one run of their axis."""
     joined: list[Atom] = []
@@ -101,8 +106,7 @@ class Ref:
 
     def tensor(self, rows: Tensor) -> Tensor:
         """The graph's tensor from rows `[B*H*W, C]` (a view where strides allow)."""
-        grid = self.value.grid
-        assert grid is not None
+        grid = self.value.map
         row = rows.stride(0)
         step = {"b": row * grid.size, "h": row * grid.width, "w": row, "c": 1}
         atoms = [a for dim in self.dims for a in dim]
@@ -115,8 +119,7 @@ class Ref:
 
     def _by_axis(self, tensor: Tensor) -> Tensor:
         """The graph's tensor as `[B, H, W, C]`, a view where strides allow."""
-        value, grid = self.value, self.value.grid
-        assert grid is not None
+        value, grid = self.value, self.value.map
         atoms = [a for dim in self.dims for a in dim]
         rank = {"b": 0, "h": 1, "w": 2, "c": 3}
         order = sorted(range(len(atoms)), key=lambda i: (rank[atoms[i].axis], -atoms[i].stride))
@@ -125,8 +128,7 @@ class Ref:
 
     def taken(self, tensor: Tensor, index: Tensor) -> Tensor:
         """Rows `index`, int64 `[M]`, of `rows(tensor)`, without making the others."""
-        grid = self.value.grid
-        assert grid is not None
+        grid = self.value.map
         position = index % grid.size
         return self._by_axis(tensor)[index // grid.size, position // grid.width, position % grid.width]
 
@@ -207,10 +209,15 @@ def tokens(height: int, width: int, *references: tuple[int, int]) -> Layout:
     )
 
 
+def of_width(heads: Ref, value: Value, width: int) -> Ref:
+    """The layout of another value whose heads, of `width` channels in the last dimension, lie as those of `heads`."""
+    dims = [tuple(Atom("c", width, a.size) if a.axis == "c" else a for a in d) for d in heads.dims[:-1]]
+    return Ref(value, (*dims, axis("c", width)))
+
+
 def image(value: Value) -> Ref:
     """The layout (B, C, H, W)."""
-    grid = value.grid
-    assert grid is not None
+    grid = value.map
     return Ref(
         value, (axis("b", value.batch), axis("c", value.channels), axis("h", grid.height), axis("w", grid.width))
     )

@@ -27,6 +27,12 @@ class Value:
     channels: int = 0
 
     @property
+    def map(self) -> Grid:
+        """The grid of a value that is a map."""
+        assert self.grid is not None
+        return self.grid
+
+    @property
     def rows(self) -> int:
         """Rows of the whole map; a value without a grid has none."""
         return self.batch * self.grid.size if self.grid else 0

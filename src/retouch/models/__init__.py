@@ -4,6 +4,6 @@ Weights are random, from a fixed seed: timings and arithmetic are those of the
 real networks, pictures and error figures are not.
 """
 
-from retouch.models.registry import Inputs, Network, build, get, inputs, names, tensor_of
+from retouch.models.registry import Inputs, Network, get, names, tensor_of
 
-__all__ = ["Inputs", "Network", "build", "get", "inputs", "names", "tensor_of"]
+__all__ = ["Inputs", "Network", "get", "names", "tensor_of"]

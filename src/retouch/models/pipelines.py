@@ -41,6 +41,10 @@ class Pipeline:
         """Pixels (H, W) of its pictures."""
         return self.tiny_image if tiny else self.image
 
+    def settings(self, steps: int) -> dict[str, Any]:
+        """What a session of it is opened with, of strength 1, so that all steps run."""
+        return {"prompt": self.prompt, "guidance": self.guidance, "steps": steps, "strength": 1.0}
+
     def build(self, tiny: bool = False) -> Any:
         """The diffusers pipeline, float32, on the CPU.
 

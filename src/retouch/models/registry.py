@@ -113,16 +113,6 @@ def get(name: str) -> Network:
     return _NETWORKS[name]
 
 
-def build(name: str, tiny: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Short for `get(name).build(tiny, dtype)`."""
-    return get(name).build(tiny, dtype)
-
-
-def inputs(name: str, tiny: bool = False, dtype: torch.dtype = torch.float32) -> Inputs:
-    """Short for `get(name).inputs(tiny, dtype)`."""
-    return get(name).inputs(tiny, dtype)
-
-
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Mapping):
         return {key: _cast(item, dtype) for key, item in value.items()}

@@ -184,8 +184,7 @@ class Lift(Op):
         return (self.source.value,)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
-        grid = self.out.grid
-        assert grid is not None
+        grid = self.out.map
         return np.full((self.out.batch, grid.height, grid.width), bool(masks[self.source.value]))
 
     def work(self, meter: Meter) -> None:

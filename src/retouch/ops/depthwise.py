@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retouch.ir.expr import Expr
 from retouch.ir.operands import Slot, SlotKind
 from retouch.ops.gemm import Accumulate
-from retouch.ops.row_map import RowOperands, fetch, finish
+from retouch.ops.row_map import accumulating
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 
@@ -31,22 +30,10 @@ class Depthwise(Accumulate):
         return self.out.channels * (self.geometry.taps if self.geometry else 1)
 
 
-def reference(
-    out: Tensor,
-    out_index: Tensor | None,
-    a: Tensor,
-    index: Tensor | None,
-    weight: Tensor,
-    program: Expr | None,
-    rows: RowOperands,
-    vectors: list[Tensor],
-    sample: Tensor | None,
-) -> None:
+@accumulating
+def reference(taken: Tensor, weight: Tensor) -> Tensor:
     """`acc[m, c] = sum over t of a[index[m, t], c] * weight[t, c]`; weight float32 `[T, C]`."""
-    taken = fetch(a, index).float()
-    if taken.dim() == 2:
-        taken = taken[:, None, :]
-    finish(out, out_index, (taken * weight).sum(1), program, rows, vectors, sample)
+    return (taken.float() * weight).sum(1)
 
 
 def _arguments(draw: Draw, dtype: torch.dtype) -> Arguments:

@@ -21,7 +21,7 @@ from retouch.ir.program import Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value, Weight
 from retouch.ir.work import Rows
-from retouch.ops.row_map import Map, Remap, RowOperands, fetch, finish
+from retouch.ops.row_map import Map, Remap, accumulating
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 
@@ -142,33 +142,18 @@ class Packed:
         return self.weight.numel() * self.weight.element_size()
 
 
-def reference(
-    out: Tensor,
-    out_index: Tensor | None,
-    a: Tensor,
-    index: Tensor | None,
-    packed: Packed,
-    program: Expr | None,
-    rows: RowOperands,
-    vectors: list[Tensor],
-    sample: Tensor | None,
-) -> None:
-    """`acc[m, n] = sum over t, c of a[index[m, t], c] * weight[n, t, c]`, then `program`, then the store.
+@accumulating
+def reference(taken: Tensor, packed: Packed) -> Tensor:
+    """`acc[m, n] = sum over t, c of a[index[m, t], c] * weight[n, t, c]`.
 
-    a `[rows, C]`, index int32 `[M, T]` or None (T = 1, row m), weight `[N, T, C / groups]` where output
-    channels of group g read the input channels of group g.
+    weight `[N, T, C / groups]`, where output channels of group g read the input channels of group g.
     """
     weight, groups = packed.weight, packed.groups
-    taken = fetch(a, index).float()
-    if taken.dim() == 2:
-        taken = taken[:, None, :]
-    taken = taken[: len(out) if out_index is None else len(out_index)]
     count, taps, channels = taken.shape
-    grouped = taken.reshape(count, taps, groups, channels // groups).transpose(0, 2).transpose(1, 2)
+    grouped = taken.float().reshape(count, taps, groups, channels // groups).transpose(0, 2).transpose(1, 2)
     by_group = weight.float().reshape(groups, -1, taps * (channels // groups))
     flat = grouped.reshape(groups, count, -1)
-    acc = torch.bmm(flat, by_group.transpose(1, 2)).transpose(0, 1).reshape(count, -1)
-    finish(out, out_index, acc, program, rows, vectors, sample)
+    return torch.bmm(flat, by_group.transpose(1, 2)).transpose(0, 1).reshape(count, -1)
 
 
 def _arguments(draw: Draw, dtype: torch.dtype, taps: int, groups: int = 1) -> Arguments:

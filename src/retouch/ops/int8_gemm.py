@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from retouch.ir.emitter import Emitter
-from retouch.ir.expr import Expr
 from retouch.ir.meter import Meter
 from retouch.ir.operands import Indexed, Slot, SlotKind
 from retouch.ir.tables import Table
 from retouch.ir.work import Rows
 from retouch.ops.copy import ENDS, spread
 from retouch.ops.gemm import Gemm
-from retouch.ops.row_map import RowOperands, fetch, finish
+from retouch.ops.row_map import accumulating
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
 TOP = 127
@@ -75,26 +74,14 @@ class Int8Gemm(Gemm):
         return self.weight.value.content_bytes // self.weight.value.dtype.itemsize
 
 
-def reference(
-    out: Tensor,
-    out_index: Tensor | None,
-    a: Tensor,
-    index: Tensor | None,
-    packed: Levels,
-    program: Expr | None,
-    rows: RowOperands,
-    vectors: list[Tensor],
-    sample: Tensor | None,
-) -> None:
+@accumulating
+def reference(taken: Tensor, packed: Levels) -> Tensor:
     """`acc[m, n] = sum over t of (sum over c of (a[i, c] - zero[i]) * weight[n, t, c]) * scale[i] * scales[n, t]` with
-    `i = index[m, t]`, then `program`, then the store.
+    `i = index[m, t]`.
 
-    a: rows as `spread` makes them, int8 `[rows, C + ENDS]`; the rest as for `gemm`. Sums over c are exact, and
-    rounded to float32; each product with a scale is, and each sum over t, from the first tap on. Bit for bit.
+    a: rows as `spread` makes them, int8 `[rows, C + ENDS]`. Sums over c are exact, and rounded to float32; each product
+    with a scale is, and each sum over t, from the first tap on. Bit for bit.
     """
-    taken = fetch(a, index)
-    taken = taken[:, None, :] if taken.dim() == 2 else taken
-    taken = taken[: len(out) if out_index is None else len(out_index)]
     count, taps, _ = taken.shape
     scales = taken[..., -ENDS:-1].clone(memory_format=torch.contiguous_format).view(torch.float32)
     levels = (taken[..., :-ENDS].double() - taken[..., -1:]).reshape(count, taps, packed.groups, -1)
@@ -104,7 +91,7 @@ def reference(
     acc = products[:, 0]
     for tap in range(1, taps):
         acc = acc + products[:, tap]
-    finish(out, out_index, acc, program, rows, vectors, sample)
+    return acc
 
 
 def _arguments(draw: Draw, dtype: torch.dtype, taps: int, groups: int = 1) -> Arguments:

@@ -48,9 +48,7 @@ class Mean(Op):
         if found is None:
             return
         ((sums, shift),) = found
-        grid = self.src.grid
-        assert grid is not None
-        emitter.call("fold_mean", emitter.state(Slot(SlotKind.FOLDED, self.out)), sums, shift, grid.size)
+        emitter.call("fold_mean", emitter.state(Slot(SlotKind.FOLDED, self.out)), sums, shift, self.src.map.size)
 
 
 def reference(out: Tensor, sums: Tensor, shift: Tensor | None, count: int) -> None:

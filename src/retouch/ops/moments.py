@@ -50,12 +50,10 @@ class Moments(Op):
         sums = emitter.sums(self.parts)
         if sums is None:
             return
-        grid = self.parts[0].grid
-        assert grid is not None
-        folded = emitter.state(Slot(SlotKind.FOLDED, self.out))
+        folded, size = emitter.state(Slot(SlotKind.FOLDED, self.out)), self.parts[0].map.size
         shifts = [shift for _, shift in sums if shift is not None]
         affine = [None if v is None else _row(v) for v in (self.weight, self.bias)]
-        emitter.call("fold_norm", folded, [s for s, _ in sums], shifts, self.groups, grid.size, self.eps, *affine)
+        emitter.call("fold_norm", folded, [s for s, _ in sums], shifts, self.groups, size, self.eps, *affine)
 
     def work(self, meter: Meter) -> None:
         if meter.refresh(self.parts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -110,33 +111,20 @@ def reference(
     heads: int,
     bounds: Tensor,
     sign: int,
+    dtype: torch.dtype = torch.float64,
 ) -> None:
     """`sums[s, (h, d, e)] += sign * sum of a[m, (h, d)] * b[m, (h, e)]` over rows m from bounds[s] to bounds[s + 1].
 
     sums float64 `[B, 2K]`, of which the first K = heads * da * db are used; a `[rows, heads * da]` and b
-    `[rows, heads * db]` through indices int32 `[M]` or None; bounds int32 `[B + 1]`.
+    `[rows, heads * db]` through indices int32 `[M]` or None; bounds int32 `[B + 1]`. As float32 sums are `[B, 4K]`: K
+    sums, then what rounding them lost (Knuth's exact addition).
     """
-    for s, part in enumerate(_products(fetch(a, a_index).double(), fetch(b, b_index).double(), heads, bounds)):
-        sums[s, : len(part)] += sign * part
-
-
-def single(
-    sums: Tensor,
-    a: Tensor,
-    a_index: Tensor | None,
-    b: Tensor,
-    b_index: Tensor | None,
-    heads: int,
-    bounds: Tensor,
-    sign: int,
-) -> None:
-    """The reference with sums float32 `[B, 4K]`: K sums, then what rounding them lost (Knuth's exact addition)."""
-    for s, part in enumerate(_products(fetch(a, a_index).float(), fetch(b, b_index).float(), heads, bounds)):
-        total, lost = sums[s, : len(part)], sums[s, len(part) : 2 * len(part)]
-        added = sign * part
+    for s, part in enumerate(_products(fetch(a, a_index).to(dtype), fetch(b, b_index).to(dtype), heads, bounds)):
+        total, added = sums[s, : len(part)], sign * part
         found = total + added
-        virtual = found - total
-        lost += (total - (found - virtual)) + (added - virtual)
+        if dtype == torch.float32:
+            virtual = found - total
+            sums[s, len(part) : 2 * len(part)] += (total - (found - virtual)) + (added - virtual)
         total.copy_(found)
 
 
@@ -160,6 +148,6 @@ SPEC = KernelSpec(
     reference,
     {"heads": _arguments},
     within(1e-12, *FLOATS),
-    single=single,
+    single=partial(reference, dtype=torch.float32),
     like="channel_sums",
 )

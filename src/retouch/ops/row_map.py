@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -307,19 +308,32 @@ def reference(
         store(of_head(out), out_index, result.expand(count, width))
 
 
-def finish(
-    out: Tensor,
-    out_index: Tensor | None,
-    acc: Tensor,
-    program: Expr | None,
-    rows: RowOperands,
-    vectors: list[Tensor],
-    sample: Tensor | None,
-) -> None:
-    """The epilogue shared by the accumulating kernels: `program` on float32 `acc`, then the store."""
-    if program is not None:
-        acc = evaluate(program, len(acc), rows, vectors, sample, acc, acc.device).expand_as(acc)
-    store(out, out_index, acc)
+def accumulating(sums: Callable[[Tensor, Any], Tensor]) -> Callable[..., None]:
+    """The reference of a kernel with taps: `sums` gives float32 `[M, N]` of the rows that it reads, `[M, T, C]`, and of
+    its weights; then comes `program`, then the store.
+
+    It reads a `[rows, C]` through index int32 `[M, T]`, or None (T = 1, row m).
+    """
+
+    @wraps(sums)
+    def reference(
+        out: Tensor,
+        out_index: Tensor | None,
+        a: Tensor,
+        index: Tensor | None,
+        weights: Any,
+        program: Expr | None,
+        rows: RowOperands,
+        vectors: list[Tensor],
+        sample: Tensor | None,
+    ) -> None:
+        taken = fetch(a, index)[: len(out) if out_index is None else len(out_index)]
+        acc = sums(taken[:, None] if taken.dim() == 2 else taken, weights)
+        if program is not None:
+            acc = evaluate(program, len(acc), rows, vectors, sample, acc, acc.device).expand_as(acc)
+        store(out, out_index, acc)
+
+    return reference
 
 
 def _by_head(draw: Draw, dtype: torch.dtype) -> Arguments:

@@ -20,7 +20,33 @@ from retouch.ops.spec import FLOATS, Arguments, Draw, KernelSpec, within
 
 
 @dataclass(frozen=True, eq=False)
-class Shuffle(Op):
+class Move(Op):
+    """Base of both: rows of `src` in blocks of `factor` (height, width)."""
+
+    src: Value
+    factor: tuple[int, int]
+
+    @property
+    def geometry(self) -> Geometry:
+        raise NotImplementedError
+
+    def operands(self) -> tuple[tuple[Value, Read], ...]:
+        return ((self.src, Read.HALO),)
+
+    def changed(self, masks: dict[Value, Any]) -> Any:
+        return self.geometry.reach(masks[self.src])
+
+    def work(self, meter: Meter) -> None:
+        rows = meter.active(self.out)
+        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
+        meter.add(self.kernels[0], self.out.dtype, nbytes, rows=len(rows))
+
+    def describe(self) -> str:
+        return f"{self.kernels[0]}[{self.factor[0]}x{self.factor[1]}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffle(Move):
     """Depth to space: output position (y*fy + i, x*fx + j) takes channels `phase*phase_stride + c*channel_stride`.
 
     `phase` is `i * fx + j`.
@@ -28,29 +54,18 @@ class Shuffle(Op):
 
     kernels = ("shuffle",)
 
-    src: Value
-    factor: tuple[int, int]
     phase_stride: int
     channel_stride: int
 
-    def operands(self) -> tuple[tuple[Value, Read], ...]:
-        return ((self.src, Read.HALO),)
-
     @property
     def geometry(self) -> Geometry:
-        grid = self.out.grid
-        assert grid is not None
-        fy, fx = self.factor
+        grid, (fy, fx) = self.out.map, self.factor
         return Geometry(AxisMap.nearest(grid.height // fy, grid.height, None),
                         AxisMap.nearest(grid.width // fx, grid.width, None))  # fmt: skip
 
-    def changed(self, masks: dict[Value, Any]) -> Any:
-        return self.geometry.reach(masks[self.src])
-
     def phases(self, rows: Any) -> Any:
         """Phase int32 `[M]` of output rows `[M]`."""
-        grid = self.out.grid
-        assert grid is not None
+        grid = self.out.map
         y, x = np.divmod(rows % grid.size, grid.width)
         return (y % self.factor[0] * self.factor[1] + x % self.factor[1]).astype(np.int32)
 
@@ -61,52 +76,26 @@ class Shuffle(Op):
         target = emitter.target(self.out)
         emitter.call("shuffle", *target, source, index, phase, self.phase_stride, self.channel_stride)
 
-    def work(self, meter: Meter) -> None:
-        rows = meter.active(self.out)
-        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
-        meter.add("shuffle", self.out.dtype, nbytes, rows=len(rows))
-
-    def describe(self) -> str:
-        return f"shuffle[{self.factor[0]}x{self.factor[1]}]"
-
 
 @dataclass(frozen=True, eq=False)
-class Unshuffle(Op):
+class Unshuffle(Move):
     """Space to depth: channel `t*tap_stride + c*channel_stride` takes channel c of tap t of a factor window."""
 
     kernels = ("unshuffle",)
 
-    src: Value
-    factor: tuple[int, int]
     tap_stride: int
     channel_stride: int
 
-    def operands(self) -> tuple[tuple[Value, Read], ...]:
-        return ((self.src, Read.HALO),)
-
     @property
     def geometry(self) -> Geometry:
-        grid = self.src.grid
-        assert grid is not None
-        (fy, fx) = self.factor
+        grid, (fy, fx) = self.src.map, self.factor
         return Geometry(AxisMap.conv(grid.height, fy, fy, 0, 0, 1), AxisMap.conv(grid.width, fx, fx, 0, 0, 1))
-
-    def changed(self, masks: dict[Value, Any]) -> Any:
-        return self.geometry.reach(masks[self.src])
 
     def emit(self, emitter: Emitter) -> None:
         active = emitter.active(self.out)
         source, index = emitter.access(self.src, emitter.taps(self.geometry, active))
         target = emitter.target(self.out)
         emitter.call("unshuffle", *target, source, index, self.tap_stride, self.channel_stride)
-
-    def work(self, meter: Meter) -> None:
-        rows = meter.active(self.out)
-        nbytes = meter.read(self.src, meter.taps(self.geometry, rows)) + meter.write(self.out, rows)
-        meter.add("unshuffle", self.out.dtype, nbytes, rows=len(rows))
-
-    def describe(self) -> str:
-        return f"unshuffle[{self.factor[0]}x{self.factor[1]}]"
 
 
 def reference(

@@ -71,10 +71,9 @@ class ActiveMeter:
         return self._of(value, self.tables[value])
 
     def _of(self, value: Value, table: Table) -> Rows:
-        assert value.grid is not None
-        key = table, value.grid
+        key = table, value.map
         if key not in self._rows:
-            self._rows[key] = Rows(table.mask(value.grid), direct=table.full)
+            self._rows[key] = Rows(table.mask(value.map), direct=table.full)
         return self._rows[key]
 
     def taps(self, geometry: Geometry, rows: Rows) -> Rows:
@@ -110,10 +109,9 @@ class ActiveMeter:
         return self.read(value, self._every(value))
 
     def _every(self, value: Value) -> Rows:
-        assert value.grid is not None
         if self.tables[value].full:
             return self.active(value)
-        shape = value.batch, value.grid.height, value.grid.width
+        shape = value.batch, value.map.height, value.map.width
         if shape not in self._all:
             self._all[shape] = Rows(np.ones(shape, np.bool_), direct=True)
         return self._all[shape]

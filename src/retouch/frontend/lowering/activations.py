@@ -161,8 +161,7 @@ def glu(context: Context, node: Node) -> Item:
 
 @rule("prelu.default")
 def prelu(context: Context, node: Node) -> Item:
-    ref, slope = context.ref(context.arg(node, 0)), context.parameter(context.arg(node, 1))
-    assert slope is not None
+    ref, slope = context.ref(context.arg(node, 0)), context.weight(context.arg(node, 1))
     if slope.shape[0] > 1 and (len(ref.dims) < 2 or not ref.channels_at(1)):
         raise NoRule("prelu on another dimension")
     operand = Matrix(slope, slope.shape, (0,), (1, slope.shape[0]))

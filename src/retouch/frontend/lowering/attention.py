@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from retouch.frontend.lowering import joint, reductions
 from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
-from retouch.ir.layout import Atom, Ref, axis, merge
+from retouch.ir.layout import Atom, Ref, axis, merge, of_width, positions
 from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import HIDDEN, Attention
 from retouch.ops.dense import named
@@ -23,10 +23,9 @@ from retouch.ops.row_map import Concat
 
 def heads_of(ref: Ref) -> int:
     """Number of heads of a layout [(b) (heads), (h w), (c)]; NoRule when it is none."""
-    grid, channels = ref.value.grid, ref.value.channels
-    assert grid is not None
-    *outer, positions, inner = ref.dims
-    if positions != axis("h", grid.height) + axis("w", grid.width):
+    channels = ref.value.channels
+    *outer, along, inner = ref.dims
+    if along != positions(ref.value):
         raise NoRule("attention over other than the positions of a map")
     width = math.prod(a.size for a in inner)
     if merge(inner) != axis("c", width) or channels % width:
@@ -74,8 +73,7 @@ def attend(
     out = context.value(node, q.value.grid, q.value.batch, heads * width)
     k, v = tuple(run(x) for x in keys), tuple(run(x) for x in values)
     context.add(Attention(out, q.value, k, v, heads, scale, bias, before))
-    dims = [tuple(Atom("c", width, a.size) if a.axis == "c" else a for a in d) for d in q.dims[:-1]]
-    return Ref(out, (*dims, axis("c", width)))
+    return of_width(q, out, width)
 
 
 def attend_in_groups(
@@ -123,10 +121,8 @@ def _picked(context: Context, node: Node, q: Ref, groups: int) -> Iterator[Ref]:
 
 def _dims(like: Ref, width: int, heads: int) -> tuple[tuple[Atom, ...], ...]:
     """Those of a layout `[B, heads, h * w, width]` on the grid of another one."""
-    grid = like.value.grid
-    assert grid is not None
     of_heads = (Atom("c", width, heads),) if heads > 1 else ()
-    return axis("b", like.value.batch), of_heads, axis("h", grid.height) + axis("w", grid.width), axis("c", width)
+    return axis("b", like.value.batch), of_heads, positions(like.value), axis("c", width)
 
 
 def operand(context: Context, item: Item) -> Ref | Value:

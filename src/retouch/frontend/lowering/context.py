@@ -183,6 +183,20 @@ class Context:
             raise NoRule("a weight is computed from the inputs")
         return item
 
+    def weight(self, argument: Any) -> Value:
+        """A parameter that must be there."""
+        found = self.parameter(argument)
+        if found is None:
+            raise NoRule("a weight is missing")
+        return found
+
+    def image(self, argument: Any) -> Ref:
+        """The argument as rows of an image."""
+        ref = self.ref(argument)
+        if not ref.is_image:
+            raise NoRule("the input is not an image (B, C, H, W)")
+        return ref
+
     # New values and operations
 
     def value(
@@ -231,14 +245,17 @@ class Context:
             self.constant.add(op.out)
         return self.add(op)
 
+    def permuted(self, value: Value, order: Sequence[int]) -> Value:
+        """A dense value with its dimensions in another order."""
+        shape = [value.shape[i] for i in order]
+        return self.dense_call(value.name, shape, value.dtype, torch.ops.aten.permute.default, (value, list(order)))
+
     def dense_value(self, node: Node) -> Value:
         return self.value(node, None, 1, 0)
 
     def constant_call(self, name: str, shape: Sequence[int], function: Callable[..., Any], *args: Any) -> Value:
         """A float32 constant `function(*args)`, computed once."""
-        out = Value(self.unique(name), tuple(shape), torch.float32)
-        self.constant.add(out)
-        return self.add(Dense(out, function, args, {}, (), None))
+        return self.dense_call(name, shape, torch.float32, function, args)
 
     def map(
         self,
@@ -312,16 +329,14 @@ class Context:
         mixed = [d for d in ref.dims if {a.axis for a in d} & set("hw") and any(a.axis == "c" for a in d)]
         if not mixed:
             return ref
-        grid = ref.value.grid
-        assert grid is not None
+        grid = ref.value.map
         whole = {"h": grid.height, "w": grid.width}
         if any(a.size < whole[a.axis] for d in ref.dims for a in d if a.axis in "hw"):
             return self._space_to_depth(ref)
         return self._depth_to_space(ref)
 
     def _depth_to_space(self, ref: Ref) -> Ref:
-        value, grid = ref.value, ref.value.grid
-        assert grid is not None
+        value, grid = ref.value, ref.value.map
         factor = {"h": 1, "w": 1}
         stride = {"h": 0, "w": 0}
         dims, rest = [], []
@@ -360,8 +375,7 @@ class Context:
         return Ref(out, tuple(tuple(d) for d in moved))
 
     def _space_to_depth(self, ref: Ref) -> Ref:
-        value, grid = ref.value, ref.value.grid
-        assert grid is not None
+        value, grid = ref.value, ref.value.map
         inner = {a.axis: a for d in ref.dims for a in d if a.axis in "hw" and a.stride == 1}
         outer = {a.axis: a for d in ref.dims for a in d if a.axis in "hw" and a.stride > 1}
         if set(inner) != {"h", "w"} or any(outer[x].stride != inner[x].size for x in outer):

@@ -31,13 +31,6 @@ def epilogue(context: Context, bias: Any, channels: int) -> tuple[Expr | None, t
     return (BIAS, (context.channel_vector(value, channels),)) if value else (None, ())
 
 
-def _image(context: Context, argument: Any) -> Ref:
-    ref = context.ref(argument)
-    if not ref.is_image:
-        raise NoRule("the input is not an image (B, C, H, W)")
-    return ref
-
-
 def convolve(
     context: Context,
     node: Node,
@@ -63,15 +56,13 @@ def convolve(
 
 @rule("conv2d.default", "conv2d.padding")
 def conv2d(context: Context, node: Node) -> Item:
-    src, weight = _image(context, context.arg(node, 0)), context.parameter(context.arg(node, 1))
-    assert weight is not None
-    assert src.value.grid is not None
+    src, weight = context.image(context.arg(node, 0)), context.weight(context.arg(node, 1))
     kernel = weight.shape[2:]
     stride = pair(context.arg(node, 3, "stride", 1))
     padding, dilation = (context.arg(node, 4, "padding", 0), pair(context.arg(node, 5, "dilation", 1)))
     groups = int(context.arg(node, 6, "groups", 1))
     if padding == "same":
-        axes = (src.value.grid.height, src.value.grid.width)
+        axes = (src.value.map.height, src.value.map.width)
         total = [dilation[i] * (kernel[i] - 1) for i in range(2)]
         y, x = (
             AxisMap.conv(axes[i], kernel[i], 1, total[i] // 2, total[i] - total[i] // 2, dilation[i]) for i in range(2)
@@ -79,19 +70,17 @@ def conv2d(context: Context, node: Node) -> Item:
         geometry = Geometry(y, x)
     else:
         sizes = (0, 0) if padding == "valid" else pair(padding)
-        geometry = conv_geometry(src.value.grid, kernel, stride, sizes, dilation)
+        geometry = conv_geometry(src.value.map, kernel, stride, sizes, dilation)
     return convolve(context, node, src, weight, context.arg(node, 2, "bias"), geometry, groups)
 
 
 @rule("conv3d.default")
 def conv3d(context: Context, node: Node) -> Item:
     """Over a clip of one frame, which one slice of the kernel reads; the others read zeros."""
-    item, weight = context.item(context.arg(node, 0)), context.parameter(context.arg(node, 1))
+    item, weight = context.item(context.arg(node, 0)), context.weight(context.arg(node, 1))
     frames = item if isinstance(item, Frames) else Frames(context.ref(context.arg(node, 0)))
     batch, channels, count, *size = frames.ref.shape
     src, shape = frames.ref.view((batch, channels, *size)), node.meta["val"].shape
-    assert weight is not None
-    assert src.value.grid is not None
     if count != 1 or shape[2] != 1 or not src.is_image:
         raise NoRule("a clip of several frames")
     (_, *stride), (before, *padding), (step, *dilation) = (
@@ -103,7 +92,7 @@ def conv3d(context: Context, node: Node) -> Item:
         raise NoRule("a kernel that reads none but zeros")
     flat = (*weight.shape[:2], *weight.shape[3:])
     kernel = context.dense_call(node.name + ".frame", flat, weight.dtype, torch.select, (weight, 2, index))
-    geometry = conv_geometry(src.value.grid, flat[2:], stride, padding, dilation)
+    geometry = conv_geometry(src.value.map, flat[2:], stride, padding, dilation)
     groups = int(context.arg(node, 6, "groups", 1))
     return convolve(context, node, src, kernel, context.arg(node, 2, "bias"), geometry, groups).view(shape)
 
@@ -121,28 +110,23 @@ def transposed_geometry(
 @rule("convolution.default")
 def convolution(context: Context, node: Node) -> Item:
     src, weight, bias, stride, padding, dilation, transposed, extra, groups = tuple[Any, ...](node.args)
-    ref, value = _image(context, src), context.parameter(weight)
-    grid = ref.value.grid
-    assert value is not None
-    assert grid is not None
+    ref, value = context.image(src), context.weight(weight)
     if len(value.shape) != 4:
         raise NoRule("not a 2-D convolution")
     kernel = value.shape[2:]
     if transposed:
-        geometry = transposed_geometry(grid, kernel, stride, padding, extra, dilation)
+        geometry = transposed_geometry(ref.value.map, kernel, stride, padding, extra, dilation)
         return convolve(context, node, ref, value, bias, geometry, int(groups), "conv_transpose")
-    geometry = conv_geometry(grid, kernel, pair(stride), pair(padding), pair(dilation))
+    geometry = conv_geometry(ref.value.map, kernel, pair(stride), pair(padding), pair(dilation))
     return convolve(context, node, ref, value, bias, geometry, int(groups))
 
 
 @rule("conv_transpose2d.input")
 def conv_transpose2d(context: Context, node: Node) -> Item:
-    ref, weight = _image(context, context.arg(node, 0)), context.parameter(context.arg(node, 1))
-    assert weight is not None
-    assert ref.value.grid is not None
+    ref, weight = context.image(context.arg(node, 0)), context.weight(context.arg(node, 1))
     sizes = (context.arg(node, 3, "stride", 1), context.arg(node, 4, "padding", 0))
     extra, dilation = context.arg(node, 5, "output_padding", 0), context.arg(node, 7, "dilation", 1)
-    geometry = transposed_geometry(ref.value.grid, weight.shape[2:], *sizes, extra, dilation)
+    geometry = transposed_geometry(ref.value.map, weight.shape[2:], *sizes, extra, dilation)
     groups = int(context.arg(node, 6, "groups", 1))
     return convolve(context, node, ref, weight, context.arg(node, 2, "bias"), geometry, groups, "conv_transpose")
 
@@ -152,7 +136,7 @@ def project(context: Context, node: Node, ref: Ref, weight: Value, bias: Any, la
     if not ref.channels_at(-1):
         raise NoRule("the last dimension is not the channels")
     outputs = weight.shape[0] if layout == "linear" else weight.shape[1]
-    out = context.value(node, ref.value.grid, ref.value.batch, outputs)
+    out = context.value(node, ref.value.map, ref.value.batch, outputs)
     expr, vectors = epilogue(context, bias, outputs)
     context.add(Gemm(out, ref.value, Weight(weight, layout), None, expr, (), vectors))
     return like(ref, out)
@@ -160,15 +144,13 @@ def project(context: Context, node: Node, ref: Ref, weight: Value, bias: Any, la
 
 @rule("linear.default")
 def linear(context: Context, node: Node) -> Item:
-    weight = context.parameter(context.arg(node, 1))
-    assert weight is not None
+    weight = context.weight(context.arg(node, 1))
     return project(context, node, context.ref(context.arg(node, 0)), weight, context.arg(node, 2, "bias"), "linear")
 
 
 @rule("addmm.default")
 def addmm(context: Context, node: Node) -> Item:
-    weight = context.parameter(context.arg(node, 2))
-    assert weight is not None
+    weight = context.weight(context.arg(node, 2))
     if node.kwargs.get("beta", 1) != 1 or node.kwargs.get("alpha", 1) != 1:
         raise NoRule("addmm with alpha or beta")
     return project(context, node, context.ref(context.arg(node, 1)), weight, context.arg(node, 0), "matmul")

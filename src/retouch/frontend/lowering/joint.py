@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from retouch.frontend.lowering.context import RULES, Context, Item, Joint, NoRule
 from retouch.ir.geometry import Grid
-from retouch.ir.layout import Ref, axis
+from retouch.ir.layout import Ref, axis, positions
 from retouch.ir.value import Matrix, Value
 from retouch.ops.dense import Lift
 
@@ -41,9 +41,7 @@ def join(context: Context, items: Sequence[Item], dim: int) -> Joint:
     for item in items:
         if isinstance(item, Ref):
             item = context.regular(item)
-            grid = item.value.grid
-            assert grid is not None
-            if item.dims[dim] != axis("h", grid.height) + axis("w", grid.width):
+            if item.dims[dim] != positions(item.value):
                 raise NoRule("a concatenation of positions, not of whole maps")
         parts += item.parts if isinstance(item, Joint) and item.dim == dim else [item]
     if not all(isinstance(p, Ref | Value) for p in parts):
@@ -54,14 +52,7 @@ def join(context: Context, items: Sequence[Item], dim: int) -> Joint:
 def permute(context: Context, joint: Joint, order: Sequence[int]) -> Joint:
     """Reorder the dimensions of all parts."""
     order = [i % len(order) for i in order]
-    parts = tuple(
-        p.permute(order)
-        if isinstance(p, Ref)
-        else context.dense_call(
-            p.name, [p.shape[i] for i in order], p.dtype, torch.ops.aten.permute.default, (p, list(order))
-        )
-        for p in joint.parts
-    )
+    parts = tuple(p.permute(order) if isinstance(p, Ref) else context.permuted(p, order) for p in joint.parts)
     return Joint(parts, order.index(joint.dim))
 
 

@@ -14,7 +14,7 @@ from retouch.frontend.lowering.attention import heads_of
 from retouch.frontend.lowering.context import Context, NoRule
 from retouch.frontend.lowering.pooled import shaped
 from retouch.frontend.lowering.views import swap
-from retouch.ir.layout import Atom, Ref, axis
+from retouch.ir.layout import Ref, of_width, positions
 from retouch.ir.value import Matrix, Value
 from retouch.ops.head_product import HeadProduct
 from retouch.ops.outer import Outer
@@ -22,9 +22,7 @@ from retouch.ops.outer import Outer
 
 def is_over_positions(context: Context, left: Ref) -> bool:
     """Whether a product with `left` on its left side sums over all positions."""
-    grid = left.value.grid
-    assert grid is not None
-    return context.regular(left).dims[-1] == axis("h", grid.height) + axis("w", grid.width)
+    return context.regular(left).dims[-1] == positions(left.value)
 
 
 def outer(context: Context, node: Node, left: Ref, right: Ref) -> Value:
@@ -50,5 +48,4 @@ def per_head(context: Context, node: Node, rows: Ref, matrices: Value) -> Ref:
     matrix = Matrix(matrices, matrices.shape, (0, 2, 1, 3), (batch * depth, heads * width), split=split)
     out = context.value(node, rows.value.grid, batch, heads * width, rows.value.dtype)
     context.add(HeadProduct(out, rows.value, matrix, heads))
-    dims = [tuple(Atom("c", width, a.size) if a.axis == "c" else a for a in d) for d in rows.dims[:-1]]
-    return Ref(out, (*dims, axis("c", width)))
+    return of_width(rows, out, width)

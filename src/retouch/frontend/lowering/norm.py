@@ -12,7 +12,7 @@ from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.heads import heads_over
 from retouch.ir.layout import Ref
 from retouch.ir.value import Matrix, Value
-from retouch.ops.dense import Arg, Dense, named
+from retouch.ops.dense import named
 from retouch.ops.moments import Moments
 
 AFFINE = instr(("rows", 0), ("vector", 0), ("mul", 0, 1), ("vector", 1), ("add", 2, 3))
@@ -76,15 +76,9 @@ def _batch_affine(
     context: Context, node: Node, ref: Ref, weight: Any, bias: Any, mean: Any, var: Any, eps: float
 ) -> Ref:
     _channels_second(ref)
-    sources: list[Value | Ref] = []
-    args: list[Any] = []
-    for argument in (mean, var, weight, bias):
-        value = context.parameter(argument)
-        args.append(None if value is None else Arg(len(sources)))
-        sources += [value] if value is not None else []
-    out = Value(context.unique(node.name + ".affine"), (1, 2 * ref.value.channels), torch.float32)
-    context.add(Dense(out, batch_norm_affine, (*args, eps), {}, tuple(sources), None))
-    context.constant.add(out)
+    parameters = [context.parameter(argument) for argument in (mean, var, weight, bias)]
+    shape = (1, 2 * ref.value.channels)
+    out = context.dense_call(node.name + ".affine", shape, torch.float32, batch_norm_affine, (*parameters, eps))
     return _affine(context, node, ref, out, 1)
 
 

@@ -23,8 +23,7 @@ def shaped(mean: Tensor, shape: Sequence[int], dtype: torch.dtype, count: int) -
 
 def pooled(context: Context, node: Node, ref: Ref, dims: Sequence[int], total: bool = False) -> Value:
     """The mean, or the `total`, over `dims`, which are all positions and nothing else."""
-    value, grid = ref.value, ref.value.grid
-    assert grid is not None
+    value, grid = ref.value, ref.value.map
     if [d for d in dims if ref.dims[d]] != ref.spatial_dims():
         raise NoRule("a reduction over other than all channels or all positions")
     rest = merge([a for i, d in enumerate(ref.dims) if i not in dims for a in d])

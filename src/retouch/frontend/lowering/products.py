@@ -11,7 +11,7 @@ from retouch.frontend.lowering.attention import operand, scores, weighted
 from retouch.frontend.lowering.context import Context, Item, NoRule, Scores, rule
 from retouch.frontend.lowering.conv import project
 from retouch.frontend.lowering.linear_attention import is_over_positions, outer, per_head
-from retouch.frontend.lowering.views import reorder, swap
+from retouch.frontend.lowering.views import reorder, swap, swapped
 from retouch.ir.layout import Ref
 from retouch.ir.value import Value
 
@@ -63,8 +63,7 @@ def _transposed(context: Context, item: Ref | Value) -> Ref | Value:
 def _turned(context: Context, item: Value) -> Value:
     if len(item.shape) < 2:
         raise NoRule("a product with a vector")
-    shape = (*item.shape[:-2], item.shape[-1], item.shape[-2])
-    return context.dense_call(item.name, shape, item.dtype, torch.ops.aten.transpose.int, (item, -1, -2))
+    return context.permuted(item, swapped(len(item.shape), -1, -2))
 
 
 @rule("matmul.default", "bmm.default", "mm.default")
@@ -129,7 +128,4 @@ def _arranged(context: Context, item: Any, indices: str, target: str) -> Any:
     if sorted(indices) != sorted(target):
         raise NoRule("an einsum whose result lacks an index")
     order = [indices.index(c) for c in target]
-    if not isinstance(item, Value):
-        return reorder(context, item, order)
-    shape = [item.shape[i] for i in order]
-    return context.dense_call(item.name, shape, item.dtype, torch.ops.aten.permute.default, (item, order))
+    return context.permuted(item, order) if isinstance(item, Value) else reorder(context, item, order)

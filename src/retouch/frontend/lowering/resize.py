@@ -26,13 +26,6 @@ from retouch.ops.pool import Pool
 Taps = tuple[AxisMap, npt.NDArray[np.float32]]
 
 
-def _image(context: Context, node: Node) -> Ref:
-    ref = context.ref(context.arg(node, 0))
-    if not ref.is_image:
-        raise NoRule("the input is not an image (B, C, H, W)")
-    return ref
-
-
 def _pad(context: Context, node: Node, sizes: Sequence[int], mode: str, fill: float = 0.0) -> Item:
     """Padding of height and width, or of the channels of every head; of a clip of one frame, with frames of zeros, too.
 
@@ -106,7 +99,7 @@ def _scales(context: Context, node: Node, position: int) -> tuple[float | None, 
 
 @rule("upsample_nearest2d.vec", "_upsample_nearest_exact2d.vec")
 def nearest(context: Context, node: Node) -> Item:
-    ref = _image(context, node)
+    ref = context.image(context.arg(node, 0))
     height, width = node.meta["val"].shape[2:]
     sy, sx = _scales(context, node, 2)
     exact = "exact" in str(node.target)
@@ -146,7 +139,7 @@ def cubic_taps(size: int, outputs: int, align: bool, scale: float | None) -> Tap
 
 
 def _resize(context: Context, node: Node, taps: Callable[[int, int, bool, float | None], Taps]) -> Item:
-    ref = _image(context, node)
+    ref = context.image(context.arg(node, 0))
     height, width = node.meta["val"].shape[2:]
     align = bool(context.arg(node, 2, "align_corners", False))
     sy, sx = _scales(context, node, 3)
@@ -174,15 +167,14 @@ def _pooled(context: Context, node: Node, ref: Ref, geometry: Geometry, weights:
 
 @rule("avg_pool2d.default")
 def avg_pool(context: Context, node: Node) -> Item:
-    ref = _image(context, node)
+    ref = context.image(context.arg(node, 0))
     kernel = pair(context.arg(node, 1))
     stride = pair(context.arg(node, 2, "stride") or kernel)
     padding = pair(context.arg(node, 3, "padding", 0))
     counted, divisor = (context.arg(node, 5, "count_include_pad", True), context.arg(node, 6, "divisor_override"))
     if divisor is not None:
         raise NoRule("average pooling with its own divisor")
-    assert ref.value.grid is not None
-    geometry = conv_geometry(ref.value.grid, kernel, stride, padding, (1, 1))
+    geometry = conv_geometry(ref.value.map, kernel, stride, padding, (1, 1))
     return _pooled(context, node, ref, geometry, tuple(_average(a, bool(counted)) for a in (geometry.y, geometry.x)))
 
 
@@ -194,17 +186,16 @@ def _average(axis: AxisMap, counted: bool) -> npt.NDArray[np.float32]:
 
 @rule("max_pool2d.default")
 def max_pool(context: Context, node: Node) -> Item:
-    ref = _image(context, node)
+    ref = context.image(context.arg(node, 0))
     kernel = pair(context.arg(node, 1))
     stride, padding = (pair(context.arg(node, 2, "stride") or kernel), pair(context.arg(node, 3, "padding", 0)))
     dilation = pair(context.arg(node, 4, "dilation", 1))
-    assert ref.value.grid is not None
-    return _pooled(context, node, ref, conv_geometry(ref.value.grid, kernel, stride, padding, dilation), None)
+    return _pooled(context, node, ref, conv_geometry(ref.value.map, kernel, stride, padding, dilation), None)
 
 
 @rule("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
 def adaptive_avg_pool(context: Context, node: Node) -> Item:
-    ref = _image(context, node)
+    ref = context.image(context.arg(node, 0))
     height, width = node.meta["val"].shape[2:]
     if height * width == 1:
         return pooled(context, node, ref, [2, 3])

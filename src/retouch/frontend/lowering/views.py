@@ -39,7 +39,7 @@ def reorder(context: Context, item: Item, order: Sequence[int]) -> Item:
         return item.permute(order)
     if isinstance(item, Scores) and order == list(range(len(order))):
         return item
-    if isinstance(item, Scores) and order == _swapped(len(order), -1, -2):
+    if isinstance(item, Scores) and order == swapped(len(order), -1, -2):
         return replace(item, transposed=not item.transposed)
     raise NoRule("scores or joined tokens are read")
 
@@ -66,7 +66,8 @@ def expand(context: Context, node: Node) -> Item:
     return Ref(out, tuple(axis("c", value.channels) if i == wider[0] else d for i, d in enumerate(ref.dims)))
 
 
-def _swapped(dims: int, a: int, b: int) -> list[int]:
+def swapped(dims: int, a: int, b: int) -> list[int]:
+    """The order of so many dimensions of which two are exchanged."""
     order = list(range(dims))
     order[a], order[b] = order[b], order[a]
     return order
@@ -74,7 +75,7 @@ def _swapped(dims: int, a: int, b: int) -> list[int]:
 
 def swap(ref: Ref, a: int, b: int) -> Ref:
     """`tensor.transpose(a, b)`."""
-    return ref.permute(_swapped(len(ref.dims), a, b))
+    return ref.permute(swapped(len(ref.dims), a, b))
 
 
 @rule("permute.default")
@@ -87,9 +88,7 @@ def permute(context: Context, node: Node) -> Item:
 def transpose(context: Context, node: Node) -> Item:
     dims = len(node.meta["val"].shape)
     return reorder(
-        context,
-        context.item(context.arg(node, 0)),
-        _swapped(dims, int(context.arg(node, 1)), int(context.arg(node, 2))),
+        context, context.item(context.arg(node, 0)), swapped(dims, int(context.arg(node, 1)), int(context.arg(node, 2)))
     )
 
 
@@ -101,11 +100,9 @@ def t(context: Context, node: Node) -> Item:
 
 def axis_at(ref: Ref, dim: int) -> str:
     """The axis, "h" or "w", that is dimension `dim`, whole; NoRule when none is."""
-    grid = ref.value.grid
-    assert grid is not None
     if ref.is_image and dim in (2, 3):
         return "hw"[dim - 2]
-    for name, size in (("h", grid.height), ("w", grid.width)):
+    for name, size in (("h", ref.value.map.height), ("w", ref.value.map.width)):
         if size > 1 and ref.dims[dim] == axis(name, size):
             return name
     raise NoRule(f"dimension {dim} is neither height nor width")
@@ -113,9 +110,7 @@ def axis_at(ref: Ref, dim: int) -> str:
 
 def move(context: Context, node: Node, ref: Ref, maps: dict[int, AxisMap]) -> Ref:
     """Rows moved along dimensions that are height or width."""
-    grid = ref.value.grid
-    assert grid is not None
-    found = {"h": AxisMap.identity(grid.height), "w": AxisMap.identity(grid.width)}
+    found = {"h": AxisMap.identity(ref.value.map.height), "w": AxisMap.identity(ref.value.map.width)}
     found.update((axis_at(ref, dim), moved) for dim, moved in maps.items())
     return context.remap(node, ref, Geometry(found["h"], found["w"]))
 

@@ -31,27 +31,13 @@ from retouch.kernels.triton import (
     shuffle,
 )
 from retouch.kernels.triton.handles import Code, code_of
+from retouch.ops.specs import SPECS
 
+FILES = attention, copy, depthwise, gemm, head_product, mean, moments, outer, pool, row_map, shuffle
 KERNELS: dict[str, Callable[..., Any]] = {
-    "row_map": row_map.row_map,
-    "gemm": gemm.gemm,
-    "depthwise": depthwise.depthwise,
-    "pool": pool.pool,
-    "attention": attention.attention,
-    "outer_sums": outer.outer_sums,
-    "head_product": head_product.head_product,
-    "copy_rows": copy.copy_rows,
-    "copy_many": copy.copy_many,
-    "swap_rows": copy.swap_rows,
-    "channel_sums": moments.channel_sums,
-    "fold_norm": moments.fold_norm,
-    "fold_mean": mean.fold_mean,
-    "fit_probes": moments.fit_probes,
-    "move_sums": moments.move_sums,
-    "shuffle": shuffle.shuffle,
-    "unshuffle": shuffle.unshuffle,
+    name: kernel for file in FILES for name, kernel in vars(file).items() if name in SPECS
 }
-
+"""Functions of these files by the names of their specifications."""
 
 _CAPTURE = Lock()
 """A process captures one graph at a time."""

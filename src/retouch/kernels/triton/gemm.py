@@ -17,10 +17,10 @@ from retouch.kernels.triton.handles import (
     IDENTITY,
     Code,
     RowOperand,
+    check_index,
     check_widths,
     count_of,
     row_arguments,
-    taps_of,
     vector_arguments,
 )
 
@@ -118,9 +118,7 @@ def _check(out: Tensor, a: Tensor, index: Index | None, packed: Packed, count: i
         raise ValueError(
             f"the weights take {groups * inputs} channels to {groups * outputs}; a has {a.shape[1]}, out {out.shape[1]}"
         )
-    if taps_of(index) != taps or (index is not None and len(index) != count):
-        shape = None if index is None else list(index.shape)
-        raise ValueError(f"index of shape {shape}, expected {[count, taps]}")
+    check_index(index, count, taps)
 
 
 def gemm(

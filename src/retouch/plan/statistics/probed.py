@@ -43,10 +43,9 @@ class Probed(Refreshed):
 
     def _shift(self, emitter: Emitter, value: Value, kept: Slot, sums: Slot, bounds: Table) -> Temp:
         """By how much the sums of the rows that are not computed change as those rows move."""
-        assert value.grid is not None
         scale, shift = (columns(v, kept.start, value.channels) for v in self._fit(emitter, kept.key))
         moved = Temp(len(bounds) - 1, sums_width(value.channels, emitter.sums_dtype), emitter.sums_dtype)
-        emitter.call("move_sums", moved, sums, scale, shift, value.grid.size, bounds)
+        emitter.call("move_sums", moved, sums, scale, shift, value.map.size, bounds)
         return moved
 
     def moves(self, emitter: Emitter, value: Value, rows: Table) -> bool:
