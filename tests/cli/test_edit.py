@@ -324,7 +324,7 @@ def test_the_original_must_be_the_current_picture(folder, no_model):
     assert "`retouch go house 0`" in said(earlier)
     other = edit("--session", "house", original="b.png", edited="a.png")
     assert other.exit_code == 2
-    for word in ("is not the current picture", "house/versions/0001/image.png", "retouch info house"):
+    for word in ("is not the current picture", "house/versions/0001-1/image.png", "retouch info house"):
         assert word in said(other)
     assert not Path("out.png").exists()
 
@@ -582,7 +582,7 @@ def test_ctrl_c_during_an_edit_keeps_the_last_state(folder, model):
     assert errors.splitlines()[-1] == "retouch: interrupted; the session new keeps its last state"
     assert not Path("next.png").exists()
     assert Path("new/manifest.json").read_bytes() == manifest
-    assert sorted(path.name for path in Path("new/versions").iterdir()) == ["0000", "0001"]
+    assert sorted(path.name for path in Path("new/versions").iterdir()) == ["0000", "0001-1"]
 
 
 # The table

@@ -484,8 +484,7 @@ class Session(ABC):
         layers = {name: snapshot.above(self._settled(name)) for name, snapshot in version.snapshots.items()}
         added = tuple((name, layer) for name, layer in layers.items() if layer is not None)
         made = replace(version, files={}, revision=max(version.revision + 1, archive.revision))
-        made = self._sealed(archive, self._in_files(archive, made, added))
-        self._commit(self._history.replaced(made))
+        self._commit(self._history.replaced(self._in_folder(archive, made, added)))
 
     def _settled(self, name: str) -> int:
         """How many layers of a snapshot of the current version its nearest ancestor with layers in the folder has."""
@@ -509,7 +508,7 @@ class Session(ABC):
 
     def _written(self, archive: Archive, version: Version) -> Version:
         """A version in the folder, with its layers where that is to hold any."""
-        return self._sealed(archive, self._in_files(archive, version, version.added))
+        return self._in_folder(archive, version, version.added)
 
     def _kept(self, archive: Archive, version: Version, folder: Path | None = None) -> Version:
         """A version that was just made in the folder; without its layers where they can be made again.
@@ -518,15 +517,19 @@ class Session(ABC):
         """
         if folder is not None:
             return self._sealed(archive, replace(version, saved=_files(version.added)))
-        return self._sealed(archive, self._in_files(archive, version, version.added if version.drawn is None else ()))
+        return self._in_folder(archive, version, version.added if version.drawn is None else ())
 
-    def _in_files(self, archive: Archive, version: Version, layers: Sequence[tuple[str, Layer]]) -> Version:
-        """A version that is being written to the folder, with layers in files unless that holds none."""
+    def _in_folder(self, archive: Archive, version: Version, layers: Sequence[tuple[str, Layer]]) -> Version:
+        """A version in the folder, with layers unless that holds none; nothing is left of it when that fails."""
         folder, files = archive.staging(version.folder), _files(() if archive.light else layers)
-        for (_, layer), (_, file) in zip(layers, files, strict=False):
-            go_on()
-            blocks.write(folder / file, layer.block)
-        return replace(version, saved=files)
+        try:
+            for (_, layer), (_, file) in zip(layers, files, strict=False):
+                go_on()
+                blocks.write(folder / file, layer.block)
+            return self._sealed(archive, replace(version, saved=files))
+        except BaseException:
+            archive.discard(version.folder)
+            raise
 
     def _sealed(self, archive: Archive, version: Version) -> Version:
         """A version whose layers are in files already, with the rest written too."""

@@ -228,9 +228,9 @@ def test_a_folder_holds_the_refined_version_in_place_of_the_other(tmp_path):
         expected = live.reference(drawn)
         list(live.submit(drawn, refine="dense"))
         refined = live.pixels
-    assert sorted(f.name for f in (folder / "versions").iterdir()) == ["0000", "0001-2"]
+    assert sorted(f.name for f in (folder / "versions").iterdir()) == ["0000", "0001-3"]
     entry = Manifest.read(folder).version
-    assert (entry.number, entry.revision, entry.facts["refined"]) == (1, 2, "dense")
+    assert (entry.number, entry.revision, entry.facts["refined"]) == (1, 3, "dense")
     with retouch.open(folder, editor=editor("ddpm", SPARSE)) as again:
         assert np.array_equal(again.pixels, refined)
         inside = expected.region.mask[0]
@@ -253,4 +253,4 @@ def test_a_process_that_stops_while_it_replaces_leaves_the_version_as_it_was(tmp
         assert live.version is before
     with retouch.open(folder, editor=editor("ddpm", SPARSE)) as again:
         assert np.array_equal(again.pixels, np.asarray(first.image))
-        assert sorted(f.name for f in (folder / "versions").iterdir()) == ["0000", "0001"]
+        assert sorted(f.name for f in (folder / "versions").iterdir()) == ["0000", "0001-1"]
