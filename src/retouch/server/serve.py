@@ -97,6 +97,7 @@ def configured(app: ASGIApp, grace: float = GRACE) -> uvicorn.Config:
     """How applications of this package are served; answers may take `grace` seconds when that ends."""
     return uvicorn.Config(
         app,
+        interface="asgi3",  # of a method uvicorn cannot tell
         log_level="warning",
         access_log=False,
         proxy_headers=False,
