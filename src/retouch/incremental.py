@@ -311,7 +311,7 @@ class Incremental:
             if not idle:
                 recording.run(planned.schedule)
             result = self._result(recording)
-            recording.told(result)
+            recording.told(recording, result)
         except BaseException:
             recording.abort()
             raise

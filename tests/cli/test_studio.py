@@ -42,8 +42,8 @@ def test_it_serves_a_picture_and_prints_a_link_for_every_user(folder, model, mon
         served.append(studio)
         ready()
         entry = studio.pool.of("anna")[0]
-        (job,) = entry.jobs.values()
-        assert job.result(60) is entry.session
+        (found,) = entry.jobs.values()
+        assert found.job.result(60) is entry.session
         studio.close()
         bound.close()
 

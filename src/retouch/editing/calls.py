@@ -138,7 +138,7 @@ class Calls:
             recording.uses, recording.call = self._steps(net), self._number(name, net)
             recording.trusted = net in self._checked
             recording.meanwhile = partial(self._fetch_following, name)
-            recording.told = partial(self._told, net, recording, told)
+            recording.told = partial(self._told, net, told)
             if areas is None:
                 result = net.update(recording, region, *args, **kwargs)
             else:
@@ -149,7 +149,7 @@ class Calls:
         self._updated(name, recording)
         return result
 
-    def _told(self, net: Incremental, recording: Restored, told: Told, result: Any) -> None:
+    def _told(self, net: Incremental, told: Told, recording: Restored, result: Any) -> None:
         assert recording.schedule is not None
         self.count(net, net.macs_of(recording.schedule))
         told(moved(result, HOST))

@@ -232,8 +232,8 @@ class State(Contents, Operands):
     of the weights that computed them. `uses`: how many updates are to come for the region of the next one, itself
     included; what a new region takes to prepare is spread over them when it is decided what they compute. `call`:
     which of the calls of its network in an edit the next update is. `trusted`: the module's weights were compared just
-    before, so the next update does not. `told` is given the result of an update before that is kept, which takes a
-    while where rows are copied into a layer.
+    before, so the next update does not. `told` is given the state and the result of an update before that is kept,
+    which takes a while where rows are copied into a layer.
     """
 
     uses = 1
@@ -245,7 +245,7 @@ class State(Contents, Operands):
         Operands.__init__(self, owner)
         self.hashes = list(self.weights.hashes)
         self.pending: Delta | None = None
-        self.told: Callable[[Any], None] = lambda result: None
+        self.told: Callable[[Any, Any], None] = lambda state, result: None
 
     # An update
 
