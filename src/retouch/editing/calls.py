@@ -138,21 +138,22 @@ class Calls:
             recording.uses, recording.call = self._steps(net), self._number(name, net)
             recording.trusted = net in self._checked
             recording.meanwhile = partial(self._fetch_following, name)
-            recording.told = partial(self._told, net, told)
+            there: list[Any] = []
+            recording.told = partial(self._told, net, told, there)
             if areas is None:
-                result = net.update(recording, region, *args, **kwargs)
+                net.update(recording, region, *args, **kwargs)
             else:
                 areas = replace(areas, values=moved(areas.values, net.backend.device))
-                result = net.update_areas(recording, region, areas, *args, **kwargs)
-            result = moved(result, HOST)
+                net.update_areas(recording, region, areas, *args, **kwargs)
         self._checked.add(net)
         self._updated(name, recording)
-        return result
+        return there.pop()
 
-    def _told(self, net: Incremental, told: Told, recording: Restored, result: Any) -> None:
+    def _told(self, net: Incremental, told: Told, there: list[Any], recording: Restored, result: Any) -> None:
         assert recording.schedule is not None
         self.count(net, net.macs_of(recording.schedule))
-        told(moved(result, HOST))
+        there.append(moved(result, HOST))
+        told(there[0])
 
     def _updated(self, name: str, recording: Restored) -> None:
         self.bytes_read += recording.bytes_read

@@ -481,18 +481,12 @@ class Session(ABC):
         archive, version = self.archive, self.version if self.versions else None
         if archive is None or archive.light or archive.is_lost or not version or version.saved or not version.snapshots:
             return
-        layers = {name: snapshot.above(self._settled(name)) for name, snapshot in version.snapshots.items()}
+        path = self._history.path(version.number)
+        below = next(each for each in reversed(path[:-1]) if each.saved).snapshots
+        layers = {name: each.above(_settled(below.get(name), each)) for name, each in version.snapshots.items()}
         added = tuple((name, layer) for name, layer in layers.items() if layer is not None)
         made = replace(version, files={}, revision=max(version.revision + 1, archive.revision))
         self._commit(self._history.replaced(self._in_folder(archive, made, added)))
-
-    def _settled(self, name: str) -> int:
-        """How many layers of a snapshot of the current version its nearest ancestor with layers in the folder has."""
-        path = self._history.path(self._history.current)
-        below = next(version for version in reversed(path[:-1]) if version.saved)
-        known, layers = below.snapshots.get(name), self.version.snapshots[name].layers
-        held = known.layers if known else ()
-        return len(held) if held == layers[: len(held)] and held else 1
 
     @locked
     def _leave(self) -> None:
@@ -701,6 +695,14 @@ def _version(
     """The version of an entry of a manifest."""
     facts = entry.number, snapshots, tensors, entry.facts, added, entry.files, entry.parent, entry.name, entry.revision
     return Version(*facts, drawn, entry.layers)
+
+
+def _settled(below: Snapshot | None, snapshot: Snapshot) -> int:
+    """How many layers of a snapshot need not be written: those of one that lies in the folder, where they are below it,
+    else the recording.
+    """
+    held = below.layers if below else ()
+    return len(held) if held and held == snapshot.layers[: len(held)] else 1
 
 
 def _files(layers: Sequence[tuple[str, Layer]]) -> tuple[tuple[str, str], ...]:

@@ -34,7 +34,7 @@ def specs_of(states: Mapping[Slot, Tensor]) -> dict[Slot, Spec]:
 class Form:
     """What layers have in common that hold the same rows, statistics and dense values: how they lie in a block.
 
-    `types` are those that rows are stored in.
+    `types` are those that rows are stored in. `key` is equal for forms that are the same, of one compiled module.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Form:
         specs = [Spec(name_of(v), (len(table), self.columns(v)), types[v]) for v, table in tables.items()]
         self.layout = Layout([*specs, *states.values()])
         self.keys: tuple[Value | Slot, ...] = (*self.tables, *self.states)
+        self.key = (*self.tables.items(), *self.states, *self.types.values(), *self.dense)
         distinct = list({id(t): t for t in tables.values() if not t.full}.values())
         self.indices = {f"index/{i}": torch.from_numpy(t.array) for i, t in enumerate(distinct)}
         numbers = {id(t): i for i, t in enumerate(distinct)}

@@ -52,7 +52,7 @@ class Snapshot:
         narrow = net.plan.keys_values if net.plan.narrow and net.backend.narrow_rows else ()
         types = {v: store.stored(v.dtype, buffer, v in narrow) for v, buffer in recording.buffers.items()}
         same = all(dtype == v.dtype for v, dtype in types.items())
-        form = net.workspace.form(tables, specs_of(recording.states), types, recording.values)
+        form = net.workspace.known(Form(tables, specs_of(recording.states), types, recording.values))
         if (
             file is None
             and same
@@ -265,7 +265,7 @@ class Restored(State):
         tables = {v: whole(v.rows) if table.full else table for v, (table, _) in found.rows.items()}
         sources = [(resolve(self.workspace.kept[v]), places) for v, (_, places) in found.rows.items()]
         sources += [(self.backend.rows(tensor), None) for tensor in found.states.values()]
-        form = self.workspace.form(tables, specs_of(found.states), self.snapshot.types, found.dense)
+        form = self.workspace.known(Form(tables, specs_of(found.states), self.snapshot.types, found.dense))
         self._written(form, sources, dict(found.dense))
 
     def commit(self) -> None:
@@ -292,7 +292,7 @@ class Restored(State):
             states = specs_of({slot: self.states[slot] for slot in schedule.states})
             places: list[tuple[Slot, Any]] = [(self.workspace.kept[v], schedule.handle(t)) for v, t in stays.items()]
             places += [(slot, None) for slot in states]
-            forms[key] = self.workspace.form(tables, states, base.types, pending.dense), places
+            forms[key] = self.workspace.known(Form(tables, states, base.types, pending.dense)), places
         found: tuple[Form, list[tuple[Slot, Any]]] = forms[key]
         return found
 

@@ -241,4 +241,5 @@ def _layer_of(net: LayeredOwner, block: Block) -> Layer:
                 raise ValueError(f"channel sums are {tensor.dtype}, those of the backend {sums_dtype}")
             states[Slot(SlotKind(kind), values[rest])] = tensor.to(device)
     types = {value: tensors[name_of(value)].dtype for value in tables}
-    return Layer(net.workspace.form(tables, specs_of(states), types, dense), dense, block, states)
+    form = net.workspace.known(Form(tables, specs_of(states), types, dense))
+    return Layer(form, dense, block, states)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from retouch.ir.geometry import IntArray
@@ -22,7 +21,6 @@ from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
 from retouch.runtime.state.form import Folding, Form, Pick, Stack
-from retouch.runtime.store import Spec
 
 PICKS = 1024
 """Remembered choices of the layer that a row is read from."""
@@ -166,19 +164,9 @@ class Workspace:
             for number, rows, places in found_in(wanted, tables)
         ]
 
-    def form(
-        self,
-        tables: Mapping[Value, Table],
-        states: Mapping[Slot, Spec],
-        types: Mapping[Value, torch.dtype],
-        dense: Iterable[Value],
-    ) -> Form:
-        """The form of layers with these, one object for all that there are."""
-        key = (*tables.items(), *states, *(types[value] for value in tables), *dense)
-        found = self._forms.get(key)
-        if found is None:
-            found = self._forms[key] = Form(tables, states, types, dense)
-        return found
+    def known(self, form: Form) -> Form:
+        """The form that is the same as this one, if any layer has it; else this one."""
+        return self._forms.setdefault(form.key, form)
 
     def stack(self, forms: tuple[Form, ...]) -> Stack:
         """The stack of layers of these forms, one object for all that there are."""
@@ -205,7 +193,8 @@ class Workspace:
             picks[value] = [(numbers[i], rows, places) for i, rows, places in found]
         states = {slot: spec for form in stack.forms for slot, spec in form.states.items()}
         types = {value: dtype for form in stack.forms for value, dtype in form.types.items()}
-        return Folding(self.form(tables, states, types, dict.fromkeys(v for f in stack.forms for v in f.dense)), picks)
+        dense = dict.fromkeys(value for form in stack.forms for value in form.dense)
+        return Folding(self.known(Form(tables, states, types, dense)), picks)
 
     def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Pick]]:
         """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
