@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from retouch import kernels as kernel_table
 from retouch.errors import OptionError, RetouchError
-from retouch.frontend.capture import capture
+from retouch.frontend.capture import capture, in_use
 from retouch.frontend.lowering import lower
 from retouch.frontend.signature import InputError, Signature, same_tensor
 from retouch.ir.layout import Layout, LayoutError
@@ -137,7 +137,8 @@ class Incremental:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module densely; its result."""
-        return self.module(*args, **kwargs)
+        with in_use(self.module):
+            return self.module(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "module":

@@ -1,5 +1,9 @@
 """From modules to graphs."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,3 +101,34 @@ def test_literals_and_shared_parameters(backend):
     torch.testing.assert_close(net.record(X)[0], module(X))
     module.a.weight.data.mul_(2)
     torch.testing.assert_close(net.record(X)[0], module(X))
+
+
+class Slow(nn.Module):
+    """Waits while it is captured, when another thread asks for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = fill(nn.Conv2d(3, 3, 3, padding=1), 0)
+        self.captured, self.go_on, self.waits = Event(), Event(), False
+
+    def forward(self, x):
+        if self.waits and torch.compiler.is_exporting():
+            self.captured.set()
+            self.go_on.wait(0.3)
+        return self.conv(x)
+
+
+def test_a_module_that_is_captured_again_is_run_and_updated_meanwhile():
+    """By another thread: it waits, and finds the module's own tensors."""
+    module = Slow().eval()
+    net = retouch.compile(module, (X,))
+    expected, recording = net.record(X)
+    other, module.waits = noise(1, 3, 16, 16), True
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(retouch.compile, module, (other,))
+        assert module.captured.wait(60)
+        with torch.no_grad():
+            assert torch.equal(net(X), module.conv(X))
+        region = retouch.Region.from_mask(np.eye(8, dtype=bool))
+        torch.testing.assert_close(net.update(recording, region, X), expected)
+        assert again.result(60).record(other)[0].shape == other.shape

@@ -250,4 +250,4 @@ def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
     go_on()
     args, kwargs = moved((args, kwargs), net.backend.device)
     with torch.no_grad():
-        return moved(net.module(*args, **kwargs), HOST)
+        return moved(net(*args, **kwargs), HOST)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.utils._pytree as pytree
@@ -36,12 +38,22 @@ class Captured:
     out_spec: pytree.TreeSpec
 
 
+_in_use: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_making = Lock()
+
+
+def in_use(module: nn.Module) -> RLock:
+    """Held by whoever runs a module or looks at its tensors: while it is captured, others are in their place."""
+    with _making:
+        return _in_use.setdefault(module, RLock())
+
+
 def capture(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Captured:
     """Export `module` for the example arguments; raises CaptureError when it cannot be expressed as a graph."""
     if module.training:
         raise CaptureError("the module is in training mode; call .eval() first")
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with in_use(module), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, tuple(args), kwargs, strict=False).run_decompositions({})
     except Exception as error:

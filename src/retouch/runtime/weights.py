@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from retouch.errors import RetouchError
+from retouch.frontend.capture import in_use
 from retouch.ir.operands import Slot, SlotKind
 from retouch.ir.program import Program
 from retouch.ir.value import Matrix, Value, Weight
@@ -71,6 +72,10 @@ class Weights:
         return [tensor.detach() for tensor in self._tensors()]
 
     def _tensors(self) -> list[Tensor]:
+        with in_use(self.module):
+            return self._read()
+
+    def _read(self) -> list[Tensor]:
         found = []
         for read, name in zip(self.readers, self.names.values(), strict=True):
             try:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress
 from retouch.editing.blend import blend
-from retouch.editing.calls import Clock
+from retouch.editing.calls import Clock, untold
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.contents import Behind, Redrawn, behind, masked
 from retouch.editing.diffusion.denoiser import snapshot_name
@@ -72,7 +72,7 @@ class Redraw:
     clock: Clock
     progress: Progress
     grow: Growth = GROWTHS[0]
-    after_step: AfterStep = lambda *_: None
+    after_step: AfterStep | None = None
     fresh: bool = False
 
     def __post_init__(self) -> None:
@@ -180,8 +180,9 @@ class Redraw:
             predict = self._prediction(i, x, joined.inside, hidden)
             region = self._computed(joined.region, i)
             update = partial(self.run.update, snapshot_name(i), process.nets.denoiser, region, areas=areas)
+            told = untold if self.after_step is None else partial(self._told, self.after_step, i, x)
             with self.clock.of("denoise"):
-                output = predict(partial(update, told=partial(self._told, i, x)))
+                output = predict(partial(update, told=told))
             if i == start + checked_step(self.count):
                 check = self._check(i, output, partial(predict, partial(process.dense, areas)))
             output = yield Shared((i, 1), output, joined.inside, mean=True)
@@ -193,9 +194,9 @@ class Redraw:
         latents[-1] = x[0]
         return latents, check
 
-    def _told(self, i: int, x: Tensor, result: Any) -> None:
+    def _told(self, after_step: AfterStep, i: int, x: Tensor, result: Any) -> None:
         """Tell of a step what the network returned."""
-        self.after_step(i, x, self.process.model.output(result, self.conditioning))
+        after_step(i, x, self.process.model.output(result, self.conditioning))
 
     def _prediction(
         self, i: int, x: Tensor, inside: Tensor, hidden: Tensor | None

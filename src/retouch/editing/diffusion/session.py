@@ -658,7 +658,7 @@ class DiffusionSession(Session):
         clock: Clock,
         progress: Progress = silent,
         grow: Growth = GROWTHS[0],
-        after_step: AfterStep = lambda *_: None,
+        after_step: AfterStep | None = None,
     ) -> Redraw:
         original = self.versions[0].tensors
         return Redraw(
