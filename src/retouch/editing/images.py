@@ -34,6 +34,8 @@ Box = tuple[slice, slice]
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
+HURRIED = {"compress_level": 2}
+"""Options of PNG files that somebody waits for: a quarter larger, and five times as fast."""
 MAX_PIXELS = 100 * 10**6
 """Files and Pillow images with more pixels are refused before they are decoded."""
 
@@ -189,15 +191,15 @@ def from_tensor(picture: Tensor) -> Pixels:
     return np.rint((planes.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5).astype(np.uint8, order="C")
 
 
-def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str]) -> Path:
-    """Write the picture in the format that the suffix of `path` names; returns the path.
+def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str], **options: Any) -> Path:
+    """Write the picture in the format that the suffix of `path` names; returns the path. options: of Pillow's writer.
 
     The file appears complete or not at all: it is written beside its place and then moved there.
 
     Raises ImageError for a suffix that Pillow does not write, and when writing fails.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(as_pixels(image))
-    return saved(Path(path), lambda file, kind: picture.save(file, format=kind))
+    return saved(Path(path), lambda file, kind: picture.save(file, format=kind, **options))
 
 
 def saved(path: Path, write: Callable[[IO[bytes], str], None]) -> Path:

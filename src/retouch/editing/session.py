@@ -31,7 +31,7 @@ from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled, go_on
 from retouch.editing.collection import COLLECTION
 from retouch.editing.history import History
-from retouch.editing.images import Pixels, as_pixels, save_png
+from retouch.editing.images import HURRIED, Pixels, as_pixels, save_png
 from retouch.editing.jobs import Job, SessionError, Task, origin_now
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
 from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
@@ -533,7 +533,7 @@ class Session(ABC):
             blocks.write(folder / TENSORS, blocks.Block.of({name: version.tensors[name] for name in names}, {}))
         pictures = self.pictures(version) | ({PICTURE: self._patch(version)} if archive.light else {})
         for name, pixels in pictures.items():
-            save_png(Image.fromarray(pixels), folder / name)
+            save_png(Image.fromarray(pixels), folder / name, **HURRIED)
         archive.write(folder, version.drawn or {})
         return replace(version, files=archive.seal(version.folder))
 

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from retouch.editing.calls import Cancelled, asking
+from retouch.editing.collection import COLLECTION
 from retouch.editing.jobs import Job, SessionError, Task, asked_by
 from retouch.editing.turns import Turns
 
 MOST = 64
 """Jobs that wait for one device; more are refused."""
+IDLE = 1.0
+"""Seconds without a job after which garbage is collected, if that is due."""
 
 
 class Worker:
@@ -148,7 +151,8 @@ class Worker:
                     self._running = self._turns.next(urgent=False)
                 if self._running is not None:
                     return self._running
-                self._changed.wait()
+                if not self._changed.wait(IDLE if COLLECTION.is_due else None):
+                    COLLECTION.collect()
 
     def _run(self, job: Job[Any]) -> None:
         older = job.replaces

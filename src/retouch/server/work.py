@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from concurrent.futures import Future
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from retouch.server.studio import Studio
 Kind = Literal["open", "generate", "edit", "inpaint", "variants", "draft", "expand"]
 KEPT = 32
 """Ended jobs that can still be asked for."""
+PACE = 0.15
+"""Seconds between what pages are told on the way; encoding and drawing more would hold up what is computed."""
 
 log = logging.getLogger("retouch.server")
 
@@ -38,6 +41,7 @@ class Work:
         self.number = entry.count
         self._begun = time.perf_counter()
         self._running = False
+        self._told_at: dict[str, float] = {}
 
     def follow(self, job: Job[Any], seconds: float) -> int:
         """Tell those who watch what becomes of a job that is predicted to take so long; its number. The session stays
@@ -98,10 +102,20 @@ class Work:
             self._running = True
             self._event("running")
 
+    def _is_early(self, what: str) -> bool:
+        """Whether pages were told of that a moment ago; else they are now."""
+        now = time.perf_counter()
+        early = now - self._told_at.get(what, -math.inf) < PACE
+        if not early:
+            self._told_at[what] = now
+        return early
+
     def _progress(self, done: int, total: int, text: str) -> None:
         self._run()
         if self.number in self.entry.jobs:
             self.entry.jobs[self.number].progress = done, total, text
+        if done < total and self._is_early(text):
+            return
         self._send(event="progress", job=self.number, done=done, total=total, text=text)
 
     def _frame(self, frame: Frame) -> None:
@@ -110,6 +124,8 @@ class Work:
         facts = frame_facts(frame)
         if frame.kind == "preview":
             self._run()
+            if self._is_early("preview"):
+                return
             made = frames.message("preview", frame.version, rect, frame.pixels, self.number, **facts)
             self._count("preview", made)
             self.entry.hub.send(Message(made, preview=True))

@@ -18,7 +18,7 @@ from retouch.runtime.state.layers import Layer, carved, laid
 from retouch.runtime.state.workspace import LayeredOwner
 from retouch.runtime.store import Store
 
-MOST = 6
+MOST = 12
 """Layers that a snapshot may have above its recording."""
 
 GROWTH = 2

@@ -5,12 +5,18 @@
 import { svg } from './dom.js';
 
 const SMALLEST = 9;
+/** Milliseconds between turns: an animation would draw sixty times a second what is then missing to the edit. */
+const TURN = 100;
+const STEP = 40;
 
 export class Cursor {
+  #turning = 0;
+  #angle = -90;
+
   constructor() {
     this.brush = [svg('circle', { class: 'dark' }), svg('circle', { class: 'light' })];
     this.track = svg('circle', { class: 'track' });
-    this.ring = svg('circle', { class: 'progress', pathLength: 100, transform: 'rotate(-90)' });
+    this.ring = svg('circle', { class: 'progress', pathLength: 100 });
     this.element = /** @type {SVGElement} */ (svg('svg', { class: 'cursor', 'aria-hidden': 'true' }, ...this.brush, this.track, this.ring));
     this.radius = 0;
     this.show(null);
@@ -36,7 +42,15 @@ export class Cursor {
   progress(share) {
     const busy = share !== null;
     for (const circle of [this.track, this.ring]) circle.toggleAttribute('hidden', !busy);
-    this.element.classList.toggle('spinning', busy && share < 0);
+    clearInterval(this.#turning);
+    this.#turn(-90);
+    if (busy && share < 0) this.#turning = setInterval(() => this.#turn(this.#angle + STEP), TURN);
     if (busy) this.ring.setAttribute('stroke-dasharray', share < 0 ? '25 75' : `${Math.max(100 * share, 2)} 100`);
+  }
+
+  /** @param {number} angle in degrees */
+  #turn(angle) {
+    this.#angle = angle % 360;
+    this.ring.setAttribute('transform', `rotate(${this.#angle})`);
   }
 }
