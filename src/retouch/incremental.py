@@ -132,7 +132,7 @@ class Incremental:
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
         self._like: dict[frozenset[Value], list[Schedule]] = {}
-        self._programs: dict[tuple[str, int], ByArea] = {}
+        self._programs: dict[tuple[tuple[str, ...], int], ByArea] = {}
         self._last: Together | None = None
         self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
 

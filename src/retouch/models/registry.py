@@ -204,7 +204,7 @@ def _chroma_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     channels, size, tokens, width = (4, 16, 8, 24) if tiny else (16, 128, 512, 4096)
     latent, text = _noise(generator, 1, channels, size, size), _noise(generator, 1, tokens, width)
     words = (torch.arange(tokens)[None] < tokens // 2).float()
-    return Inputs((latent, text, words), {"timestep": torch.tensor([0.5])})
+    return Inputs((latent, text), {"timestep": torch.tensor([0.5]), "words": words})
 
 
 def _crossed_inputs(channels: int, size: int, width: int) -> Callable[..., Inputs]:

@@ -52,7 +52,7 @@ def flux(tiny: bool = False) -> nn.Module:
 def chroma(tiny: bool = False) -> nn.Module:
     """One double and two single blocks of Chroma, of its 19 and 38.
 
-    (latent [1,16,128,128], text [1,512,4096], words [1,512], timestep [1] from 0 to 1) -> (latent,).
+    (latent [1,16,128,128], text [1,512,4096], timestep [1] from 0 to 1, words [1,512]) -> (latent,).
     """
     return PackedChroma(transformers.chroma(tiny, num_layers=1, num_single_layers=2))
 

@@ -130,15 +130,14 @@ def sana(tiny: bool, **options: Any) -> Any:
 
 def dc_vae(tiny: bool, **options: Any) -> Any:
     """`AutoencoderDC` of Sana, 32 pixels to a position, or with other `options`; tiny, 4 pixels."""
-    blocks, scales = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3, ((),) * 3 + ((5,),) * 3
+    blocks: tuple[str, ...] = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
     sizes: dict[str, Any] = {"downsample_block_type": "conv", "upsample_block_type": "interpolate"}
     sizes |= {"scaling_factor": 0.41407, "encoder_block_types": blocks, "decoder_block_types": blocks}
     if tiny:
-        width, depth, blocks, scales = (16, 16, 32), (1, 1, 1), blocks[1:4], scales[1:4]
         sizes |= {"latent_channels": 4, "attention_head_dim": 8}
         for half in ("encoder", "decoder"):
-            sizes |= {f"{half}_block_types": blocks, f"{half}_block_out_channels": width}
-            sizes |= {f"{half}_layers_per_block": depth, f"{half}_qkv_multiscales": scales}
+            sizes |= {f"{half}_block_types": blocks[1:4], f"{half}_block_out_channels": (16, 16, 32)}
+            sizes |= {f"{half}_layers_per_block": (1, 1, 1), f"{half}_qkv_multiscales": ((), (), (5,))}
     return diffusers().AutoencoderDC(**(sizes | options))
 
 
