@@ -326,7 +326,10 @@ TRANSFORMERS = {
     "z-image-inpaint": partial(z_image, "ZImageInpaintPipeline"),
     "chroma": chroma, "chroma-inpaint": partial(chroma, "ChromaInpaintPipeline"),
     "pixart": partial(pixart, "PixArtSigmaPipeline"),
-    "pixart-alpha": partial(pixart, "PixArtAlphaPipeline", use_additional_conditions=True, sample_size=128),
+    "pixart-alpha": partial(
+        pixart, "PixArtAlphaPipeline", use_additional_conditions=True, sample_size=128, num_attention_heads=3,
+        cross_attention_dim=48,
+    ),
     "sana": sana, "sprint": partial(sana, "SanaSprintPipeline"),
 }  # fmt: skip
 
