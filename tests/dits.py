@@ -93,7 +93,8 @@ def chroma() -> Transformer:
         joint_attention_dim=24, axes_dims_rope=(4, 6, 6), approximator_num_channels=16, approximator_hidden_dim=32,
         approximator_layers=1,
     )  # fmt: skip
-    return Transformer(fill(module), _flux_like(), TOKENS)
+    words = torch.tensor([[1.0] * (TEXT - 2) + [0.0] * 2 + [1.0] * (GRID[0] * GRID[1])])
+    return Transformer(fill(module), _flux_like() | {"attention_mask": words}, TOKENS)
 
 
 def qwen() -> Transformer:

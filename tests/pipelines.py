@@ -37,6 +37,7 @@ PIXEL_SCHEDULERS = {
     "classes": diffusers.DDPMScheduler,
     "numbers": diffusers.DDPMScheduler,
     "flow": partial(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0),
+    "angle": diffusers.SCMScheduler,
 }
 """Pipelines on pixels, whose networks read no words."""
 
@@ -88,6 +89,42 @@ def _t5(width: int = 24) -> tuple[Any, Any]:
     return built.t5_tokenizer(16), fill(built.t5(True, width))
 
 
+def _weighted(module: Any) -> Any:
+    """With random weights, and buffers as they were: files do not hold all of them."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    for name, buffer in fill(module).named_buffers():
+        buffer.copy_(buffers[name])
+    return module
+
+
+def chroma(kind: str = "ChromaPipeline") -> Any:
+    """Chroma as one of its pipelines."""
+    tokenizer, encoder = _t5()
+    transformer = _weighted(built.chroma(True))
+    if "Inpaint" in kind:
+        transformer.register_to_config(guidance_embeds=False)  # the pipeline asks for it
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return getattr(diffusers, kind)(scheduler, fill(built.flux_vae(True)), encoder, tokenizer, transformer)
+
+
+def pixart(kind: str, **options: Any) -> Any:
+    """PixArt as one of its pipelines."""
+    tokenizer, encoder = _t5()
+    scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="linear")
+    transformer = _weighted(built.pixart(True, **options))
+    return getattr(diffusers, kind)(tokenizer, encoder, _vae(), transformer, scheduler)
+
+
+def sana(kind: str = "SanaPipeline") -> Any:
+    """Sana, or Sana-Sprint."""
+    sprint, encoder = "Sprint" in kind, _weighted(built.gemma(True))
+    options = {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"} if sprint else {"timestep_scale": 1.5}
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    scheduler = diffusers.SCMScheduler() if sprint else diffusers.DPMSolverMultistepScheduler(**flow)
+    transformer, vae = fill(built.sana(True, **options)), fill(built.dc_vae(True))
+    return getattr(diffusers, kind)(built.gemma_tokenizer(16), encoder, vae, transformer, scheduler)
+
+
 FLUX = {"flux": "Flux", "flux-dev": "Flux", "fill": "FluxFill", "kontext": "FluxKontext"}
 
 
@@ -105,11 +142,7 @@ def _flux(name: str) -> Any:
 
 def _qwen_words() -> tuple[Any, Any]:
     """Tokenizer, of single bytes, and language model."""
-    model = built.qwen_words(True)
-    computed = {name: buffer.clone() for name, buffer in model.named_buffers()}  # files do not hold them
-    for name, buffer in fill(model).named_buffers():
-        buffer.copy_(computed[name])
-    return built.byte_tokenizer(), model
+    return built.byte_tokenizer(), _weighted(built.qwen_words(True))
 
 
 def qwen_vae() -> Any:
@@ -166,18 +199,13 @@ def _sd3() -> Any:
 
 def _qwen3(layers: int, width: int) -> tuple[Any, Any]:
     """Tokenizer and language model of letters, with a chat around them; 64 tokens at most."""
-    encoder = fill(built.qwen3(layers, width, True))
-    encoder.model.rotary_emb = type(encoder.model.rotary_emb)(encoder.config)  # its buffers are not saved
-    return built.chat_tokenizer(True), encoder
+    return built.chat_tokenizer(True), _weighted(built.qwen3(layers, width, True))
 
 
 def klein(kind: str = "Flux2KleinPipeline", **options: Any) -> Any:
     """FLUX.2 klein as one of its pipelines."""
     tokenizer, encoder = _qwen3(27, 8)
-    vae, transformer = built.flux2_vae(True), fill(built.flux2_klein(True))
-    normalised = {name: buffer.clone() for name, buffer in vae.bn.named_buffers()}
-    for name, buffer in fill(vae).bn.named_buffers():
-        buffer.copy_(normalised[name])
+    vae, transformer = _weighted(built.flux2_vae(True)), fill(built.flux2_klein(True))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
     return getattr(diffusers, kind)(scheduler, vae, encoder, tokenizer, transformer, **options)
 
@@ -296,16 +324,24 @@ TRANSFORMERS = {
     "klein-kv": partial(klein, "Flux2KleinKVPipeline"),
     "klein-inpaint": partial(klein, "Flux2KleinInpaintPipeline", is_distilled=True),
     "z-image-inpaint": partial(z_image, "ZImageInpaintPipeline"),
+    "chroma": chroma, "chroma-inpaint": partial(chroma, "ChromaInpaintPipeline"),
+    "pixart": partial(pixart, "PixArtSigmaPipeline"),
+    "pixart-alpha": partial(
+        pixart, "PixArtAlphaPipeline", use_additional_conditions=True, sample_size=128, num_attention_heads=3,
+        cross_attention_dim=48,
+    ),
+    "sana": sana, "sprint": partial(sana, "SanaSprintPipeline"),
 }  # fmt: skip
 
 
 @cache
 def pipeline(name: str) -> Any:
-    """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "sd",
-    "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral), "taesd" (small
-    autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "flux-dev", "fill", "kontext",
-    "qwen", "qwen-edit", "qwen-plus", "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv",
-    "klein-inpaint" (reads the picture), "z-image", "z-image-inpaint".
+    """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "angle"
+    (trigflow), "sd", "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral),
+    "taesd" (small autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "flux-dev", "fill",
+    "kontext", "qwen", "qwen-edit", "qwen-plus", "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv",
+    "klein-inpaint" (reads the picture), "z-image", "z-image-inpaint", "chroma", "chroma-inpaint", "pixart" (-Sigma),
+    "pixart-alpha" (reads the size), "sana", "sprint".
     """
     if name in PIXEL_SCHEDULERS:
         classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}

@@ -197,6 +197,37 @@ def test_an_update_that_fails_leaves_nothing_behind(monkeypatch):
     assert set(recording.values) == held
 
 
+class Words(Reader):
+    """Reads what are words of texts, of which each is two tensors."""
+
+    def forward(self, x, text, words):
+        return self.dense(x, [(text, words)])
+
+    def read(self, x, texts, labels=None):
+        read = [self.words(text) for text, _ in texts]
+        k, v = (torch.cat([layer(part) for part in read], 1) for layer in (self.k, self.v))
+        mask = torch.cat([words for _, words in texts], 1)[:, None]
+        if labels is not None:
+            mask = mask & (labels.flatten()[:, None] == torch.arange(len(texts)).repeat_interleave(TEXT.shape[1]))
+        return x + F.scaled_dot_product_attention(self.q(x.flatten(2).mT), k, v, mask).mT.view_as(x)
+
+
+WORDS = torch.arange(5) < torch.tensor([[3], [4]])
+
+
+def test_areas_have_masks_of_their_own():
+    net = retouch.compile(fill(Words()), (X, TEXT, WORDS), policy=EXACT, backend="cpu")
+    assert net.explain().fallbacks == []
+    masks = WORDS.flip(0), WORDS.flip(1)
+    areas = Areas("text", AREAS.regions, OTHERS, {"words": masks})
+    found = net.update_areas(net.record(X, TEXT, WORDS)[1], TWO, areas, X, TEXT, WORDS)
+    with torch.no_grad():
+        expected = net.module.dense(X, list(zip((TEXT, *OTHERS), (WORDS, *masks), strict=True)), areas)
+    assert error(found, expected) < 1e-5
+    with pytest.raises(AreaError, match="mask that is not computed of text"):
+        net.update_areas(net.record(X, TEXT, WORDS)[1], TWO, AREAS, X, TEXT, WORDS)
+
+
 # What is refused
 
 

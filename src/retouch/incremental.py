@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from threading import RLock
 from time import perf_counter
 from typing import Any, NoReturn
@@ -131,7 +132,7 @@ class Incremental:
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
         self._like: dict[frozenset[Value], list[Schedule]] = {}
-        self._programs: dict[tuple[str, int], ByArea] = {}
+        self._programs: dict[tuple[tuple[str, ...], int], ByArea] = {}
         self._last: Together | None = None
         self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
 
@@ -409,10 +410,10 @@ class Incremental:
 
     def _feed_areas(self, recording: State, areas: Areas, by_area: ByArea) -> None:
         """Put what areas read of their own into the recording, and what is computed of that."""
-        for value, content in zip(by_area.inputs, areas.values, strict=True):
+        for value, content in zip(by_area.inputs, chain.from_iterable(areas.given.values()), strict=True):
             recording.put(value, _own(content))
-        for chain in by_area.chains:
-            recording.follow(chain)
+        for each in by_area.chains:
+            recording.follow(each)
 
     def _result(self, recording: Contents) -> Any:
         leaves = []
@@ -459,14 +460,15 @@ class Incremental:
         return replace(self._whole(), saves={}, stays={})
 
     def _by_area(self, areas: Areas) -> ByArea:
-        """The program for as many areas; AreaError when the module has no such argument, and as `by_area`."""
-        key = (areas.argument, len(areas.regions))
+        """The program for as many areas; AreaError when the module has no such arguments, and as `by_area`."""
+        key = (tuple(areas.given), len(areas.regions))
         if key not in self._programs:
             inputs = dict(zip(self.signature.inputs, self.program.inputs, strict=True))
-            source = inputs.get(f"[1][{areas.argument!r}]")
-            if source is None or source.grid:
-                raise AreaError(f"the module reads no argument {areas.argument!r} that is without a grid")
-            self._programs[key] = by_area(self.plan, source, len(areas.regions))
+            sources = {name: inputs.get(f"[1][{name!r}]") for name in areas.given}
+            for name, source in sources.items():
+                if source is None or source.grid:
+                    raise AreaError(f"the module reads no argument {name!r} that is without a grid")
+            self._programs[key] = by_area(self.plan, [s for s in sources.values() if s], len(areas.regions))
         return self._programs[key]
 
     def _idle(self) -> Schedule:

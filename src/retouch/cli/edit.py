@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 BlendName = Literal["fade", "multiband", "harmonise"]
 SchedulerName = Literal[
     "ddim", "ddpm", "deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "euler-a", "flow-euler", "heun",
-    "lcm", "pndm", "tcd", "unipc",
+    "lcm", "pndm", "scm", "tcd", "unipc",
 ]  # fmt: skip
 
 # Those of the library, which is not loaded for a help text.

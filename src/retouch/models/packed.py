@@ -56,6 +56,21 @@ class PackedFlux(nn.Module):
         return (unpacked(found[:, : parts[0].shape[1]], height, width),)
 
 
+class PackedChroma(PackedFlux):
+    """`ChromaTransformer2DModel` on a latent `[B, C, h, w]`, of which 2x2 positions are a token; (prediction,)."""
+
+    def forward(self, sample: Tensor, encoder_hidden_states: Tensor, **others: Tensor) -> tuple[Tensor]:
+        """The prediction. Of the others `words` `[B, S]` are 1 for tokens of the text that are read, and 0.
+
+        As its pipeline has it, the mask is numbers that are added to the scores, not one that hides: texts weigh e
+        times as much where they are read.
+        """
+        words, (height, width) = others.pop("words"), sample.shape[2:]
+        picture = torch.ones(len(words), height // 2 * (width // 2), dtype=words.dtype, device=words.device)
+        mask = torch.cat([words, picture], 1)
+        return super().forward(sample, encoder_hidden_states, attention_mask=mask, **others)
+
+
 class PackedQwen(nn.Module):
     """`QwenImageTransformer2DModel` on a latent `[B, n * C, h, w]`, of which 2x2 positions are a token; (prediction,).
 

@@ -199,6 +199,27 @@ def _flux_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     return Inputs((latent, text), others)
 
 
+def _chroma_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
+    """A text as sessions pad it, half of it words."""
+    channels, size, tokens, width = (4, 16, 8, 24) if tiny else (16, 128, 512, 4096)
+    latent, text = _noise(generator, 1, channels, size, size), _noise(generator, 1, tokens, width)
+    words = (torch.arange(tokens)[None] < tokens // 2).float()
+    return Inputs((latent, text), {"timestep": torch.tensor([0.5]), "words": words})
+
+
+def _crossed_inputs(channels: int, size: int, width: int) -> Callable[..., Inputs]:
+    """Latents of transformers with cross-attention, and a text that is padded, half of it words."""
+
+    def make(tiny: bool, generator: torch.Generator) -> Inputs:
+        latent = (4, 16, 16) if tiny else (channels, size, size)
+        tokens, depth = (8, 24) if tiny else (300, width)
+        words = {"encoder_attention_mask": (torch.arange(tokens)[None] < tokens // 2).long()}
+        text = _noise(generator, 1, tokens, depth)
+        return Inputs((_noise(generator, 1, *latent), text, torch.tensor([500.0])), words)
+
+    return make
+
+
 def _qwen_inputs(tiny: bool, generator: torch.Generator) -> Inputs:
     """A text as sessions pad it, half of it words."""
     channels, size, tokens, width = (4, 16, 8, 32) if tiny else (16, 128, 512, 3584)
@@ -227,12 +248,12 @@ def _square(side: int) -> tuple[int, int]:
 
 
 def _halves(
-    name: str, family: str, kind: str, make: Callable[[bool], nn.Module], latent: tuple[int, int, int]
+    name: str, family: str, kind: str, make: Callable[[bool], nn.Module], latent: tuple[int, int, int], side: int = 128
 ) -> Iterator[Network]:
     """Decoder and encoder of an autoencoder. latent: its channels, side where it is tiny, and channels there."""
     channels, tiny_side, tiny_channels = latent
     sizes, of = (_square(1024), _square(64)), f"of {family}, 1024x1024 (diffusers {kind})"
-    latents = _image_inputs(channels, 128, tiny_side, tiny_channels)
+    latents = _image_inputs(channels, side, tiny_side, tiny_channels)
     yield Network(f"{name}-decoder", f"VAE decoder {of}", *sizes, lambda tiny: vae.decoder_of(make(tiny)), latents)
     yield Network(
         f"{name}-encoder",
@@ -316,6 +337,7 @@ _NETWORKS = {
         ),
         *_halves("flux-vae", "FLUX.1, SD 3 and Z-Image", "AutoencoderKL", transformers.flux_vae, (16, 16, 4)),
         *_halves("flux2-vae", "FLUX.2", "AutoencoderKLFlux2", transformers.flux2_vae, (32, 32, 4)),
+        *_halves("dc-vae", "Sana", "AutoencoderDC", transformers.dc_vae, (32, 16, 4), 32),
         *_halves("qwen-vae", "Qwen-Image", "AutoencoderKLQwenImage", transformers.qwen_vae, (16, 16, 4)),
         Network(
             "resnet-generator",
@@ -383,6 +405,30 @@ _NETWORKS = {
             _square(128),
             transformer.flux,
             _flux_inputs,
+        ),
+        Network(
+            "chroma-block",
+            "Chroma, one double and two single blocks, 1024x1024 (diffusers ChromaTransformer2DModel)",
+            _square(1024),
+            _square(128),
+            transformer.chroma,
+            _chroma_inputs,
+        ),
+        Network(
+            "pixart-block",
+            "PixArt-Sigma, four blocks, 1024x1024 (diffusers PixArtTransformer2DModel)",
+            _square(1024),
+            _square(128),
+            transformer.pixart,
+            _crossed_inputs(4, 128, 4096),
+        ),
+        Network(
+            "sana-block",
+            "Sana, four blocks, 1024x1024 (diffusers SanaTransformer2DModel)",
+            _square(1024),
+            _square(64),
+            transformer.sana,
+            _crossed_inputs(32, 32, 2304),
         ),
         Network(
             "flux2-klein-block",

@@ -6,7 +6,7 @@ from torch import nn
 
 from retouch.models import transformers
 from retouch.models.extras import diffusers
-from retouch.models.packed import PackedFlux, PackedFlux2, PackedQwen, PackedZImage
+from retouch.models.packed import PackedChroma, PackedFlux, PackedFlux2, PackedQwen, PackedZImage
 
 
 def dit(tiny: bool = False) -> nn.Module:
@@ -47,6 +47,32 @@ def flux(tiny: bool = False) -> nn.Module:
     (latent [1,16,128,128], text [1,512,4096], timestep [1] from 0 to 1, pooled_projections [1,768]) -> (latent,).
     """
     return PackedFlux(transformers.flux(tiny, num_layers=1, num_single_layers=2))
+
+
+def chroma(tiny: bool = False) -> nn.Module:
+    """One double and two single blocks of Chroma, of its 19 and 38.
+
+    (latent [1,16,128,128], text [1,512,4096], timestep [1] from 0 to 1, words [1,512]) -> (latent,).
+    """
+    return PackedChroma(transformers.chroma(tiny, num_layers=1, num_single_layers=2))
+
+
+def pixart(tiny: bool = False) -> nn.Module:
+    """Four blocks of PixArt-Sigma, of its 28.
+
+    (latent [1,4,128,128], text [1,300,4096], timestep [1], encoder_attention_mask [1,300]) -> .sample [1,8,128,128].
+    """
+    module: nn.Module = transformers.pixart(tiny, num_layers=2 if tiny else 4)
+    return module
+
+
+def sana(tiny: bool = False) -> nn.Module:
+    """Four blocks of Sana, of its 20.
+
+    (latent [1,32,32,32], text [1,300,2304], timestep [1], encoder_attention_mask [1,300]) -> .sample like the latent.
+    """
+    module: nn.Module = transformers.sana(tiny, num_layers=2 if tiny else 4)
+    return module
 
 
 def flux2_klein(tiny: bool = False) -> nn.Module:

@@ -16,6 +16,7 @@ T5_WORDS = 512
 """Tokens that T5 reads."""
 
 _PIECES = ["<pad>", "</s>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz"]
+_GEMMA = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *_PIECES[3:]]
 _LETTERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "Ġ", *"abcdefghijklmnopqrstuvwxyz"]
 _CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
@@ -85,6 +86,75 @@ def t5(tiny: bool, width: int = 24) -> Any:
 def t5_tokenizer(words: int = T5_WORDS) -> Any:
     """Single letters, so many at most."""
     made = _library().T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(_PIECES)], extra_ids=0)
+    made.model_max_length = words
+    return made
+
+
+# Chroma (Lodestone Rock, 2025)
+
+
+def chroma(tiny: bool, **depth: int) -> Any:
+    """`ChromaTransformer2DModel`, or one of another `depth`."""
+    sizes: dict[str, Any] = {}
+    if tiny:
+        sizes = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16}
+        sizes |= {"num_attention_heads": 2, "joint_attention_dim": 24, "axes_dims_rope": (4, 6, 6)}
+        sizes |= {"approximator_num_channels": 16, "approximator_hidden_dim": 32, "approximator_layers": 1}
+    return diffusers().ChromaTransformer2DModel(**(sizes | depth))
+
+
+# PixArt-Sigma (Chen et al., arXiv 2403.04692)
+
+
+def pixart(tiny: bool, **options: Any) -> Any:
+    """`PixArtTransformer2DModel` of PixArt-Sigma XL at 1024x1024, or with other `options`."""
+    sizes: dict[str, Any] = {"caption_channels": 4096, "interpolation_scale": 2, "use_additional_conditions": False}
+    if tiny:
+        sizes |= {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "cross_attention_dim": 32}
+        sizes |= {"sample_size": 16, "caption_channels": 24, "interpolation_scale": 1}
+    return diffusers().PixArtTransformer2DModel(**(sizes | options))
+
+
+# Sana (Xie et al., arXiv 2410.10629), 1.6B, and its autoencoder (Chen et al., arXiv 2410.10733)
+
+
+def sana(tiny: bool, **options: Any) -> Any:
+    """`SanaTransformer2DModel` at 1024x1024, or with other `options`."""
+    sizes: dict[str, Any] = {}
+    if tiny:
+        sizes = {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16}
+        sizes |= {"num_layers": 2, "num_cross_attention_heads": 2, "cross_attention_head_dim": 16}
+        sizes |= {"cross_attention_dim": 32, "caption_channels": 24, "sample_size": 16}
+    return diffusers().SanaTransformer2DModel(**(sizes | options))
+
+
+def dc_vae(tiny: bool, **options: Any) -> Any:
+    """`AutoencoderDC` of Sana, 32 pixels to a position, or with other `options`; tiny, 4 pixels."""
+    blocks: tuple[str, ...] = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+    sizes: dict[str, Any] = {"downsample_block_type": "conv", "upsample_block_type": "interpolate"}
+    sizes |= {"scaling_factor": 0.41407, "encoder_block_types": blocks, "decoder_block_types": blocks}
+    if tiny:
+        sizes |= {"latent_channels": 4, "attention_head_dim": 8}
+        for half in ("encoder", "decoder"):
+            sizes |= {f"{half}_block_types": blocks[1:4], f"{half}_block_out_channels": (16, 16, 32)}
+            sizes |= {f"{half}_layers_per_block": (1, 1, 1), f"{half}_qkv_multiscales": ((), (), (5,))}
+    return diffusers().AutoencoderDC(**(sizes | options))
+
+
+def gemma(tiny: bool) -> Any:
+    """The language model Gemma 2, of one layer."""
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"head_dim": 8}
+    if not tiny:
+        sizes = {"hidden_size": 2304, "intermediate_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4}
+        sizes |= {"head_dim": 256}
+    config = _library().Gemma2Config(vocab_size=len(_GEMMA), num_hidden_layers=1, **sizes)
+    return _library().Gemma2Model(config)
+
+
+def gemma_tokenizer(words: int) -> Any:
+    """A `GemmaTokenizer` of single letters, so many at most."""
+    made = _library().GemmaTokenizer(vocab={piece: i for i, piece in enumerate(_GEMMA)}, merges=[])
     made.model_max_length = words
     return made
 

@@ -28,7 +28,8 @@ class Attention(Op):
     """softmax(scale * q k^T) v with `heads` heads side by side in the channels.
 
     Keys and values are one or several runs: rows of a grid, all of which are read, or matrices `[B * S, C]`
-    of dense values. A `bias` of keys, float32 `[B, S]` or `[B, heads * S]`, is added before the softmax: a mask.
+    of dense values. A `bias` of keys, float32 `[B, S]` or `[B, heads * S]`, is added before the softmax: a mask; for
+    every query times its `gates`, float32 rows of one channel, where there are some.
     `before`: causal attention, of every row to the keys up to its own place, with so many before those of its grid.
     """
 
@@ -39,12 +40,15 @@ class Attention(Op):
     scale: float
     bias: Matrix | None = None
     before: int | None = None
+    gates: Value | None = None
 
     kernels = ("attention",)
     whole_map = True
 
     def operands(self) -> tuple[tuple[Value, Read], ...]:
-        return ((self.q, Read.ACTIVE), *((x, Read.ALL) for x in (*self.k, *self.v) if isinstance(x, Value)))
+        queries = (self.q, self.gates) if self.gates else (self.q,)
+        whole = (x for x in (*self.k, *self.v) if isinstance(x, Value))
+        return (*((x, Read.ACTIVE) for x in queries), *((x, Read.ALL) for x in whole))
 
     def dense_operands(self) -> tuple[Value, ...]:
         return tuple(x.value for x in (*self.k, *self.v, self.bias) if isinstance(x, Matrix))
@@ -59,7 +63,7 @@ class Attention(Op):
         return self.length * (self.q.channels + self.out.channels)
 
     def changed(self, masks: dict[Value, Any]) -> Any:
-        mask = masks[self.q]
+        mask = masks[self.q] if self.gates is None else masks[self.q] | masks[self.gates]
         for keys in (*self.k, *self.v):
             if isinstance(keys, Value):
                 touched = masks[keys].reshape(self.out.batch, -1).any(1)
@@ -76,11 +80,15 @@ class Attention(Op):
         bounds = emitter.bounds(self.out, rows)
         bias = Slot(SlotKind.MATRIX, self.bias) if self.bias else None
         limits = None if self.before is None else emitter.limits(self.out, rows, self.before)
-        emitter.call("attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds, bias, limits)
+        gates = emitter.access(self.gates, rows) if self.gates else ()
+        emitter.call(
+            "attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds, bias, limits, *gates
+        )
 
     def work(self, meter: Meter) -> None:
         rows = meter.active(self.out)
-        nbytes = meter.read(self.q, rows) + meter.write(self.out, rows)
+        nbytes = sum(meter.read(x, rows) for x, read in self.operands() if read is Read.ACTIVE)
+        nbytes += meter.write(self.out, rows)
         for runs in (self.k, self.v):
             sizes = [meter.whole(x) if isinstance(x, Value) else x.nbytes for x in runs]
             for size in sizes if len(sizes) > 1 else ():
@@ -107,23 +115,27 @@ def reference(
     bounds: Tensor,
     bias: Tensor | None = None,
     limits: Tensor | None = None,
+    gates: Tensor | None = None,
+    gate_index: Tensor | None = None,
 ) -> None:
     """Queries bounds[b] to bounds[b + 1] attend to the keys of sample b.
 
     q `[rows, heads * dk]` through q_index, k `[B * S, heads * dk]`, v `[B * S, heads * dv]`, bounds int32
     `[B + 1]`, out `[rows, heads * dv]`, bias float32 `[B, S]`, or `[B, heads * S]`; limits int32 `[M]`: how many keys
-    each query reads, from the first on, at least one. Computed in float32.
+    each query reads, from the first on, at least one; gates float32 `[rows, 1]` through gate_index: what the bias is
+    multiplied by for each query. Computed in float32.
     """
     queries = fetch(q, q_index).float()
     samples = len(bounds) - 1
     keys = k.float().reshape(samples, -1, heads, k.shape[1] // heads).transpose(1, 2)
     values = v.float().reshape(samples, -1, heads, v.shape[1] // heads).transpose(1, 2)
     terms = None if bias is None else bias.reshape(samples, -1, 1, keys.shape[2])
+    shares = torch.ones(len(queries), 1, device=q.device) if gates is None else fetch(gates, gate_index)
     parts = []
     for b, (first, last) in enumerate(pairwise(bounds.tolist())):
         part = queries[first:last].reshape(last - first, heads, q.shape[1] // heads).transpose(0, 1)
         scores = part @ keys[b].transpose(1, 2) * scale
-        scores = scores if terms is None else scores + terms[b]
+        scores = scores if terms is None else scores + terms[b] * shares[first:last]
         if limits is not None:
             later = torch.arange(keys.shape[2], device=q.device) >= limits[first:last, None]
             scores = scores.masked_fill(later, HIDDEN)
@@ -142,6 +154,15 @@ def _masked(draw: Draw, dtype: torch.dtype) -> Arguments:
     hidden = draw.index(0, 3, *bias.shape) == 0
     hidden[:, 0] = False
     return *given, bias.masked_fill(hidden, HIDDEN)
+
+
+def _gated(draw: Draw, dtype: torch.dtype) -> Arguments:
+    """With a bias that differs between queries."""
+    given = _arguments(draw, dtype, 64, (17, 64))
+    k, bounds = given[4], given[8]
+    count = int(bounds[-1])
+    bias = draw.rows(len(bounds) - 1, len(k) // (len(bounds) - 1))
+    return *given, bias, None, draw.rows(count + 3, 1), draw.index(0, count + 3, count)
 
 
 def _causal(draw: Draw, dtype: torch.dtype) -> Arguments:
@@ -168,12 +189,12 @@ def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ..
 
 SPEC = KernelSpec(
     "attention",
-    "out[m] = sum of softmax over keys s < limits[m] of the sample of (scale * q[m] . k[s] + bias[s]) * v[s], "
-    "for each head",
+    "out[m] = sum of softmax over keys s < limits[m] of the sample of (scale * q[m] . k[s] + gates[m] * bias[s]) "
+    "* v[s], for each head",
     reference,
     {"heads of 40": partial(_arguments, usual=40, others=(1, 8, 9, 40)),
      "heads of 64": partial(_arguments, usual=64, others=(17, 64)),
-     "masked": _masked, "causal": _causal, "heads of 160": partial(_arguments, usual=160),
+     "masked": _masked, "gated": _gated, "causal": _causal, "heads of 160": partial(_arguments, usual=160),
      "heads of 512": partial(_arguments, usual=512)},
     # In 16 bits the weights of the values are rounded as well.
     {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 4e-3},

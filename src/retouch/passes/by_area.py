@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from retouch.errors import RetouchError
@@ -42,18 +43,18 @@ class ByArea:
         return (*self.inputs, *(value for chain in self.chains for value in chain.results))
 
 
-def by_area(plan: Plan, source: Value, count: int) -> ByArea:
-    """The planned program with `count` more versions of an input without a grid, for as many areas.
+def by_area(plan: Plan, sources: Sequence[Value], count: int) -> ByArea:
+    """The planned program with `count` more versions of inputs without a grid, for as many areas.
 
-    Keys and values of attention that are computed of the input are computed of every version, and attention over them
-    becomes attention by area. What else reads the input, a pooled text in a time embedding for example, reads the one
-    of all other rows; rows, and all values that there were, are the same.
+    Keys, values and masks of attention that are computed of the inputs are computed of every version, and attention
+    over them becomes attention by area. What else reads the inputs, a pooled text in a time embedding for example,
+    reads the ones of all other rows; rows, and all values that there were, are the same.
 
-    Raises AreaError when nothing attends to the input, and when keys are not computed of it alone.
+    Raises AreaError when nothing attends to the inputs, and when keys and their masks are not computed of them alone.
     """
     program = plan.program
-    keys = _keys(program, source)
-    twins: list[dict[Value, Value]] = [{source: _twin(source, area)} for area in range(1, count + 1)]
+    keys = _keys(program, sources)
+    twins: list[dict[Value, Value]] = [{x: _twin(x, area) for x in sources} for area in range(1, count + 1)]
     ops: list[Op] = []
     for op in program.ops:
         if isinstance(op, Attention) and keys.intersection(op.dense_operands()):
@@ -63,28 +64,30 @@ def by_area(plan: Plan, source: Value, count: int) -> ByArea:
         if op.out in keys:
             assert isinstance(op, Dense)
             ops += [_copied(op, area, twin) for area, twin in enumerate(twins, 1)]
-    inputs = tuple(twin[source] for twin in twins)
+    inputs = tuple(twin[source] for source in sources for twin in twins)
     found = replace(program, inputs=(*program.inputs, *inputs), ops=tuple(ops))
     return ByArea(replace(plan, program=verify(found, "areas")), inputs)
 
 
-def _keys(program: Program, source: Value) -> set[Value]:
-    """The values between the input and the attentions that read it."""
-    depends, read = {source}, set[Value]()
+def _keys(program: Program, sources: Sequence[Value]) -> set[Value]:
+    """The values between the inputs and the attentions that read them."""
+    depends, read, names = set(sources), set[Value](), " and ".join(source.name for source in sources)
     for op in program.ops:
         reads = depends.intersection(op.dense_operands())
         if reads and isinstance(op, Dense) and not op.operands():
             depends.add(op.out)
-        elif isinstance(op, Attention):
+        elif reads and isinstance(op, Attention):
             read |= reads
+            if op.bias and op.bias.value not in depends:
+                raise AreaError(f"{op.out.name} ({op.describe()}) has a mask that is not computed of {names}")
     if not read:
-        raise AreaError(f"nothing attends to {source.name}, so areas cannot have it in versions of their own")
+        raise AreaError(f"nothing attends to {names}, so areas cannot have it in versions of their own")
     others = {*program.producers(), *program.inputs} - depends
     for op in reversed(program.ops):
         if op.out in read:
             read |= depends.intersection(op.dense_operands())
             if others.intersection(op.dense_operands()):
-                raise AreaError(f"{op.out.name} ({op.describe()}) is not computed of {source.name} alone")
+                raise AreaError(f"{op.out.name} ({op.describe()}) is not computed of {names} alone")
     return read
 
 
@@ -100,6 +103,9 @@ def _copied(op: Dense, area: int, twin: dict[Value, Value]) -> Dense:
 
 def _reading(op: Attention, twin: dict[Value, Value]) -> Attention:
     def run(keys: Value | Matrix) -> Value | Matrix:
-        return replace(keys, value=twin.get(keys.value, keys.value)) if isinstance(keys, Matrix) else keys
+        return of(keys) if isinstance(keys, Matrix) else keys
 
-    return replace(op, k=tuple(map(run, op.k)), v=tuple(map(run, op.v)))
+    def of(matrix: Matrix) -> Matrix:
+        return replace(matrix, value=twin.get(matrix.value, matrix.value))
+
+    return replace(op, k=tuple(map(run, op.k)), v=tuple(map(run, op.v)), bias=of(op.bias) if op.bias else None)

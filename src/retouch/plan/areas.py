@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,23 @@ class Areas:
 
     argument: the input by its name, as of `forward`; rows attend to it.
     regions: on one grid, `[1, H, W]`; where they overlap the later wins. values: tensors like the argument, one for
-    each region.
+    each region. others: the same for further arguments by their names, such as the mask of a text.
     """
 
     argument: str
     regions: tuple[Region, ...]
     values: tuple[Tensor, ...]
+    others: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, tuple[Region, ...]]:
+    def given(self) -> dict[str, tuple[Tensor, ...]]:
+        """The versions of every argument."""
+        return {self.argument: self.values, **self.others}
+
+    @property
+    def key(self) -> tuple[tuple[str, ...], tuple[Region, ...]]:
         """What a schedule depends on."""
-        return self.argument, self.regions
+        return tuple(self.given), self.regions
 
     def labels(self, grid: Grid) -> npt.NDArray[np.int32]:
         """The area of every position of a grid `[H, W]`: 1 for the first one, 0 for none.

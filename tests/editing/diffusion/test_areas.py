@@ -34,7 +34,9 @@ AREAS = [(LEFT, "c d e"), Area(RIGHT, "f g h", "a")]
 # The dense model is the yardstick.
 
 
-@pytest.mark.parametrize(("name", "guidance"), [("sd", 1.0), ("sd", 5.0), ("inpaint", 5.0), ("sdxl", 5.0)])
+@pytest.mark.parametrize(
+    ("name", "guidance"), [("sd", 1.0), ("sd", 5.0), ("inpaint", 5.0), ("sdxl", 5.0), ("pixart", 5.0), ("sana", 1.0)]
+)
 def test_exact_edits_equal_the_dense_reference(name, guidance):
     session = opened(name, "exact", guidance=guidance)
     expected = session.reference(areas=AREAS)

@@ -10,11 +10,16 @@ from editing.diffusion.test_session import distance
 from pipelines import asymmetric_vae, painted, picture, pipeline, tiny_vae
 from retouch import ArchiveError, Editor, PipelineError
 from retouch.editing.diffusion.autoencoder import Autoencoder
+from retouch.models.transformers import dc_vae
 from support import fill
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-MAKERS = {"tiny": tiny_vae, "asymmetric": asymmetric_vae}
+SHUFFLED = {"downsample_block_type": "pixel_unshuffle", "upsample_block_type": "pixel_shuffle"}
+MAKERS = {
+    "tiny": tiny_vae, "asymmetric": asymmetric_vae, "deep": lambda: fill(dc_vae(True)),
+    "deep, shuffled": lambda: fill(dc_vae(True, **SHUFFLED)),
+}  # fmt: skip
 OPTIONS = {"prompt": "a b", "steps": 2, "strength": 0.5, "guidance": 1.0}
 
 
@@ -31,7 +36,9 @@ def test_latents_and_pixels_are_those_of_the_autoencoder(kind):
     pixels = torch.from_numpy(picture("sd")).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         encoded = module.encode(pixels)
-        expected = encoded.latents if kind == "tiny" else encoded.latent_dist.mode() * module.config.scaling_factor
+        found = {"tiny": "latents", "deep": "latent"}.get(kind.partition(",")[0])
+        mean = getattr(encoded, found) if found else encoded.latent_dist.mode()
+        expected = mean * module.config.scaling_factor
         decoded = module.decode(expected / module.config.scaling_factor).sample
     latent = session.version.tensors["latents"][-1:]
     assert torch.allclose(latent, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

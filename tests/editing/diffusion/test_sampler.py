@@ -1,5 +1,7 @@
 """Time steps and trajectories against diffusers' own loops."""
 
+from functools import partial
+
 import diffusers
 import pytest
 import torch
@@ -19,8 +21,10 @@ BASES = {
     "few steps": {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
 }
 SIGMAS = {"karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential_sigmas": True}}
-FLOW = "flow"
-ON_DATA = tuple(name for name in SCHEDULERS if name != "flow-euler")
+FLOW, ANGLE = "flow", "angle"
+OWN = {"flow-euler": FLOW, "scm": ANGLE}
+"""Schedulers of models that no other base is for."""
+ON_DATA = tuple(name for name in SCHEDULERS if name not in OWN)
 BY_SIGMAS = ("deis", "dpm++", "dpm++2m-sde", "dpm++2s", "dpm++sde", "euler", "heun", "unipc")
 FROM_PURE_NOISE = ("ddim", "ddpm", "dpm++", "dpm++2m-sde", "euler", "euler-a", "lcm", "tcd", "unipc")
 FLOWING = ("deis", "dpm++", "dpm++2m-sde", "flow-euler", "unipc")
@@ -28,6 +32,7 @@ PAIRS = [
     *((name, base) for name in ON_DATA for base in BASES if base != "few steps" or name in FROM_PURE_NOISE),
     *((name, sigmas) for name in BY_SIGMAS for sigmas in SIGMAS),
     *((name, FLOW) for name in FLOWING),
+    ("scm", ANGLE),
 ]
 
 
@@ -35,14 +40,15 @@ def base_of(name, base):
     """The scheduler of a pipeline that another one takes the place of."""
     if base == FLOW:
         return diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    if base == ANGLE:
+        return diffusers.SCMScheduler()
     if base in SIGMAS:
         return diffusers.EulerDiscreteScheduler(**SIGMAS[base])
     return diffusers.DDIMScheduler(**BASES[base])
 
 
 def scheduler(name, base="epsilon"):
-    base = FLOW if name == "flow-euler" else base
-    return chosen(name, base_of(name, base))
+    return chosen(name, base_of(name, OWN.get(name, base)))
 
 
 def predicted(x, time):
@@ -71,6 +77,20 @@ def generator(i, seed=3):
     return torch.Generator().manual_seed(_mix(seed, i))
 
 
+def along_an_angle(steps, strength, image, noise):
+    """Image to image as in `SanaSprintImg2ImgPipeline`, whose latents are half as long."""
+    theirs = scheduler("scm")
+    theirs.set_timesteps(steps, intermediate_timesteps=1.3 if steps == 2 else None)
+    first = max(steps - min(int(steps * strength), steps), 0)
+    theirs.set_begin_index(first)
+    time = theirs.timesteps[first]
+    x = (torch.cos(time) * image + torch.sin(time) * noise) * 0.5
+    for i, time in enumerate(theirs.timesteps[first:-1], first):
+        output = predicted(x / 0.5, time) * 0.5
+        x, clean = theirs.step(output, time, x, return_dict=False, generator=generator(i))
+    return clean / 0.5
+
+
 @pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (2, 0.5), (4, 0.6), (10, 0.1), (13, 1.0), (30, 0.77)])
 @pytest.mark.parametrize(("name", "base"), PAIRS)
 def test_a_trajectory_is_that_of_diffusers(name, base, steps, strength):
@@ -81,7 +101,8 @@ def test_a_trajectory_is_that_of_diffusers(name, base, steps, strength):
     trajectory, x = sampler.trajectory(start), sampler.noised(image, noise, start)
     for i in range(start, len(sampler)):
         x = trajectory.advance(predicted(sampler.model_input(x, i), sampler.times[i]), x)
-    expected = by_diffusers(name, base, steps, strength, image, noise)
+    run = along_an_angle if base == ANGLE else partial(by_diffusers, name, base)
+    expected = run(steps, strength, image, noise)
     assert torch.allclose(x, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -167,6 +188,8 @@ def test_unknown_and_unsupported_schedulers():
         ("pndm", diffusers.DDIMScheduler(prediction_type="sample"), "prediction_type given as sample"),
         ("euler-a", diffusers.DDIMScheduler(prediction_type="sample"), "not implemented yet: sample"),
         ("heun", diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "trained down to zero signal"),
+        ("ddim", diffusers.SCMScheduler(), "prediction_type given as trigflow"),
+        ("scm", diffusers.DDIMScheduler(), "Unsupported parameterization: epsilon"),
         ("ddim", diffusers.EDMEulerScheduler(), "levels of noise of EDMEulerScheduler are its own"),
         ("pndm", diffusers.EulerDiscreteScheduler(beta_schedule="squaredcos_cap_v2"), None),
         ("heun", diffusers.HeunDiscreteScheduler(beta_schedule="exp"), None),

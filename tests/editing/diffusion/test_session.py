@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 PIPELINES = (
     "ddpm", "v", "sd", "inpaint", "sdxl", "flux", "flux-dev", "fill", "kontext", "qwen", "qwen-plus", "sd3", "klein",
-    "klein-inpaint", "z-image",
+    "klein-inpaint", "z-image", "chroma", "pixart", "sana", "sprint",
 )  # fmt: skip
 
 
@@ -39,8 +39,8 @@ def opened(name, policy="balanced", steps=4, strength=0.7, editor_options=None, 
 
 
 def fitting(name, scheduler):
-    """That pipeline, or one that a scheduler for flow matching fits."""
-    return "flow" if scheduler == "flow-euler" else name
+    """That pipeline, or one that a scheduler of another kind of model fits."""
+    return {"flow-euler": "flow", "scm": "angle"}.get(scheduler, name)
 
 
 def distance(a, b):

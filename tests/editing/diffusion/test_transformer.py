@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.schedulers import scheduling_scm
 from PIL import Image
 
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
@@ -19,11 +20,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 
 
-PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus")
+PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus", "chroma")
 """Those that take their noise as tokens."""
 QWEN3 = ("klein", "klein-base", "klein-kv", "klein-inpaint", "z-image", "z-image-inpaint")
 LONGEST = {"qwen": 8, "qwen-edit": 8, "qwen-plus": 8, **dict.fromkeys(QWEN3, 64)}
 """Tokens that the text encoder reads, where they are not 16."""
+CROSSED = {"use_resolution_binning": False}
 GENERATED = {
     "schnell": ("flux", {}, {}),
     "dev": ("flux-dev", {"guidance": 3.5}, {"guidance_scale": 3.5}),
@@ -45,7 +47,17 @@ GENERATED = {
         {"guidance": 4.0, "negative": "c d" * 11},
         {"guidance_scale": 4.0, "negative_prompt": "c d" * 11},
     ),
-}
+    "chroma": ("chroma", {"guidance": 5.0, "negative": "c"}, {"guidance_scale": 5.0, "negative_prompt": "c"}),
+    "chroma without guidance": ("chroma", {"guidance": 1.0}, {"guidance_scale": 1.0}),
+    "pixart": (
+        "pixart", {"guidance": 4.5, "negative": "c"}, {"guidance_scale": 4.5, "negative_prompt": "c", **CROSSED},
+    ),
+    "pixart without guidance": ("pixart", {"guidance": 1.0}, {"guidance_scale": 1.0, **CROSSED}),
+    "pixart-alpha": ("pixart-alpha", {"guidance": 4.5}, {"guidance_scale": 4.5, **CROSSED}),
+    "sana": ("sana", {"guidance": 4.5, "negative": "c"}, {"guidance_scale": 4.5, "negative_prompt": "c", **CROSSED}),
+    "sana without guidance": ("sana", {"guidance": 1.0}, {"guidance_scale": 1.0, **CROSSED}),
+    "sprint": ("sprint", {"guidance": 4.5}, {"guidance_scale": 4.5, "intermediate_timesteps": None, **CROSSED}),
+}  # fmt: skip
 
 
 def made(name, session, noise, steps=3, **options):
@@ -63,7 +75,8 @@ def made(name, session, noise, steps=3, **options):
 
 
 @pytest.mark.parametrize("case", GENERATED)
-def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(case):
+def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(case, monkeypatch):
+    monkeypatch.setattr(scheduling_scm, "randn_tensor", lambda shape, **_: torch.full(shape, 0.3))
     name, options, given = GENERATED[case]
     session = editor(name).generate("a b", size=SIZE, steps=3, seed=5, **options)
     noise = session.sampler.noise(session.model.latent_shape(SIZE))
@@ -72,8 +85,9 @@ def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(cas
         assert net.explain().fallbacks == []
 
 
-@pytest.mark.parametrize("name", ["klein-inpaint", "z-image-inpaint"])
+@pytest.mark.parametrize("name", ["klein-inpaint", "z-image-inpaint", "chroma-inpaint"])
 def test_repainting_shows_what_the_pipeline_makes_of_the_same_noise(name, monkeypatch):
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda found, generator=None: found.mean)
     session = opened(name, "exact", steps=3, strength=1.0, prompt="c", guidance=0.0)
     mask, before, clean = np.zeros(SIZE, bool), session.pixels, session.version.tensors["latents"][-1:]
     mask[16:32, 24:40] = True
@@ -203,7 +217,10 @@ def test_the_shift_of_the_schedule_follows_the_size():
     assert small["mu"] < large["mu"]
 
 
-@pytest.mark.parametrize("name", ["flux", "fill", "kontext", "qwen", "klein", "klein-inpaint", "z-image"])
+ALL = ("flux", "fill", "kontext", "qwen", "klein", "klein-inpaint", "z-image", "chroma", "pixart", "sana", "sprint")
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_sessions_are_saved_and_opened_again(name, tmp_path):
     session = opened(name, folder=tmp_path / "s")
     session.edit(painted(session.pixels))
@@ -245,7 +262,7 @@ def test_what_models_of_chats_do_not_take():
         made.generate("a", size=(512, 8 * 8), steps=2)
 
 
-@pytest.mark.parametrize("name", ["kontext", "qwen", "klein", "z-image"])
+@pytest.mark.parametrize("name", ["kontext", "qwen", "klein", "z-image", "chroma", "pixart", "sana", "sprint"])
 def test_folders_as_diffusers_saves_them(name, tmp_path):
     pipe = pipeline(name)
     pipe.save_pretrained(tmp_path / name)
@@ -259,19 +276,19 @@ def test_folders_as_diffusers_saves_them(name, tmp_path):
     assert np.array_equal(*found)
 
 
-@pytest.mark.parametrize("name", ["flux", "qwen", "sd3"])
+@pytest.mark.parametrize("name", ["flux", "qwen", "sd3", "chroma", "pixart", "sana", "sprint"])
 def test_what_these_models_do_not_take(name):
     made = editor(name)
-    if name == "flux":
+    if name in ("flux", "sprint"):
         with pytest.raises(PipelineError, match="takes no negative prompt"):
             made.generate("a", size=SIZE, negative="b", steps=2)
     else:
         with pytest.raises(PipelineError, match=r"the negative prompt has .* tokens"):
-            made.generate("a", size=SIZE, negative="a b c d e f g h", steps=2)
+            made.generate("a", size=SIZE, negative="a b c d e f g h i j", steps=2)
     with pytest.raises(PipelineError, match=r"the prompt has .* tokens, and the text encoder reads .* at most"):
-        made.generate("a b c d e f g h", size=SIZE, steps=2)
-    with pytest.raises(PipelineError, match="multiples of 8"):
-        made.generate("a", size=(60, 64), steps=2)
+        made.generate("a b c d e f g h i j", size=SIZE, steps=2)
+    with pytest.raises(PipelineError, match=f"multiples of {made.model.multiple}"):
+        made.generate("a", size=(62, 64), steps=2)
 
 
 def test_a_family_that_is_not_there_is_named_with_those_that_are():

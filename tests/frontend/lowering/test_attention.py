@@ -270,7 +270,37 @@ def _softmax_over_queries(m, x):
     return m.op.merge(m.op.split((q @ k.mT).softmax(1) @ v), x)
 
 
+GATES = noise(2, 192, seed=9).abs()
+
+
+def _gated(m, x, gates):
+    return _sdpa(attn_mask=gates[:, None, None] * gates[:, None, :, None])(m, x)
+
+
+def test_masks_that_are_numbers_of_keys_times_numbers_of_queries(batch):
+    check_rule(_gated, batch, lambda: {"op": Attention()}, extra=[GATES], local=False, sparse=False, tolerance=4e-6)
+
+
+@pytest.mark.parametrize("first", ["text", "map"])
+def test_such_masks_of_joined_tokens(first, batch):
+    def run(m, x, context, gates):
+        text, tokens = m.text(context), x.flatten(2).mT
+        joined = torch.cat([text, tokens] if first == "text" else [tokens, text], 1)
+        q, k, v = (m.op.split(part(joined)) for part in (m.op.q, m.op.k, m.op.v))
+        mask = gates[:, None, :, None] * gates[:, None, None]
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        start = text.shape[1] if first == "text" else 0
+        return m.op.out(found[:, start : start + tokens.shape[1]]).mT.unflatten(2, x.shape[2:])
+
+    gates = torch.cat([GATES, noise(2, 5, seed=3)], 1)
+    check_rule(
+        run, batch, lambda: {"op": Attention(), "text": nn.Linear(12, 8)}, extra=[CONTEXT, gates], local=False,
+        sparse=False, tolerance=4e-6,
+    )  # fmt: skip
+
+
 DENSE = {
+    "masked of both": lambda m, x: _sdpa(attn_mask=(GATES[:1, None] > 0.5) * (GATES[:1, :, None] > 0.2))(m, x),
     "masked": _sdpa(attn_mask=torch.ones(192, 192).tril().bool()),
     "biased": _sdpa(attn_mask=noise(192, 192, seed=5)),
 }

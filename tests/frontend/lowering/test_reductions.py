@@ -10,6 +10,8 @@ from support import check_rule
 CASES = {
     "sum": lambda m, x: x * x.sum(1, keepdim=True),
     "sum without the dimension": lambda m, x: x * x.sum(1)[:, None],
+    "means of groups": lambda m, x: x.unflatten(1, (-1, 2)).mean(2) + x[:, :4],
+    "means of groups, with the dimension": lambda m, x: x.unflatten(1, (2, -1)).mean(2, keepdim=True).flatten(1, 2) * 2,
     "mean without the dimension": lambda m, x: x.mean(1).unsqueeze(1) + x,
     "largest": lambda m, x: x - x.amax(1, keepdim=True),
     "smallest": lambda m, x: x - x.amin(dim=-3, keepdim=True),

@@ -103,6 +103,7 @@ CASES = {
     "repeated positions, convolved": lambda m, x: m.op(F.silu(x).repeat_interleave(2, -1)),
     "repeated channels": lambda m, x: x[:, :4].repeat_interleave(2, 1) + x,
     "repeated channel": lambda m, x: x[:, :1].repeat_interleave(8, 1) + x,
+    "many channels repeated": lambda m, x: torch.cat([x, m.op(x), x], 1).repeat_interleave(5, 1) * 2,
     "tiled": lambda m, x: x.repeat(1, 2, 1, 3),
     "tiled, another name": lambda m, x: x[:, :1].tile(8, 1, 1) * m.op(x),
     "rolled": lambda m, x: m.op(x.roll((2, -3), (2, 3))),
@@ -180,7 +181,6 @@ DENSE = {
     "samples rolled": lambda m, x: x.roll(1, 0),
     "everything rolled": lambda m, x: x.roll(5),
     "everything repeated": lambda m, x: x.repeat_interleave(2)[: x.numel()].view(x.shape),
-    "many channels repeated": lambda m, x: torch.cat([x, x], 1).repeat_interleave(2, 1),
     "windows": lambda m, x: x.view(x.shape[0], 8, 4, 4, 3, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 4),
 }
 

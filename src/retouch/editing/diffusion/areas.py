@@ -20,14 +20,17 @@ from retouch.editing.calls import run_whole
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.models.extras import diffusers
+from retouch.ops.attention import Attention
 from retouch.plan.areas import Areas
 
-WORDS = "encoder_hidden_states"
-"""The argument of a U-Net with what it reads of texts `[B, S, C]`."""
+WORDS, MASK = "encoder_hidden_states", "encoder_attention_mask"
+"""The arguments of a network with what it reads of texts `[B, S, C]`, and which of it are words `[B, S]`."""
 
 
 def run_dense(net: Incremental, *args: Any, areas: Areas | None = None, **kwargs: Any) -> Any:
-    """The own result of a module, which reads the texts of areas if it is a U-Net of diffusers and there are some."""
+    """The own result of a module, which reads the texts of areas, if there are some and it attends to them apart."""
+    if areas is not None and MASK in areas.others:
+        return run_whole(net, *args, **{**kwargs, **_of_all(net, areas, kwargs)})
     with ExitStack() as hooks:
         if areas is not None:
             masked = _Masked(areas, {grid.size: grid for grid in net.program.grids()}, get_ident())
@@ -35,6 +38,16 @@ def run_dense(net: Incremental, *args: Any, areas: Areas | None = None, **kwargs
                 if isinstance(module, diffusers().models.attention_processor.Attention):
                     hooks.callback(module.register_forward_pre_hook(masked, with_kwargs=True).remove)
         return run_whole(net, *args, **kwargs)
+
+
+def _of_all(net: Incremental, areas: Areas, given: dict[str, Any]) -> dict[str, Tensor]:
+    """The texts of all areas, one after the other, and a mask of which position reads what."""
+    grid = next(op.out.map for op in net.program.ops if isinstance(op, Attention))
+    texts, words = (torch.cat([given[name], *areas.given[name]], 1) for name in (WORDS, MASK))
+    owners = torch.arange(1 + len(areas.values)).repeat_interleave(given[WORDS].shape[1])
+    labels = torch.from_numpy(areas.labels(grid)).flatten()
+    hidden = (labels[:, None] != owners) | (words == 0)[:, None]
+    return {WORDS: texts, MASK: torch.zeros(hidden.shape).masked_fill(hidden, -10000.0).to(texts)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from retouch.editing.area import Area, AreasLike
 from retouch.editing.blend import checked
 from retouch.editing.calls import run_whole
-from retouch.editing.diffusion.areas import WORDS
+from retouch.editing.diffusion.areas import MASK, WORDS
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
 from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Steering
 from retouch.editing.diffusion.model import Conditioning, PipelineError
@@ -163,8 +163,11 @@ class Current:
         if not areas and self.process.policy.exact and self.had_areas:
             # An empty area, so that rows which read the texts of others are computed again.
             regions, found = [Region.from_mask(np.zeros(size, np.bool_))], [conditioning]
-        texts = (dict(each.inputs)[WORDS] for each in found)
-        return Areas(WORDS, tuple(regions), tuple(texts)) if found else None
+        if not found:
+            return None
+        names = [name for name in (WORDS, MASK) if name in dict(found[0].inputs)]
+        texts = {name: tuple(dict(each.inputs)[name] for each in found) for name in names}
+        return Areas(WORDS, tuple(regions), texts.pop(WORDS), texts)
 
     def _where_words_differ(self, conditioning: Conditioning) -> Mask:
         """Where the predictions for the version's texts and for others differ by more than half the most."""

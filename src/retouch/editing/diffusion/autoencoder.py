@@ -16,7 +16,8 @@ from retouch.models import vae
 from retouch.models.extras import diffusers
 
 AUTOENCODERS = (
-    "AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
+    "AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC", "AutoencoderKLFlux2",
+    "AutoencoderKLQwenImage",
 )  # fmt: skip
 """Classes of diffusers that are supported. The asymmetric decoder is run without its mask and picture; the last one is
 for video, and encodes a picture as a clip of one frame.

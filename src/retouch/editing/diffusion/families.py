@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from retouch.editing.diffusion.chroma import ChromaModel
+from retouch.editing.diffusion.crossed import PixArtModel, SanaModel, SanaSprintModel
 from retouch.editing.diffusion.flux import FluxFillModel, FluxKontextModel, FluxModel
 from retouch.editing.diffusion.flux2 import Flux2InpaintModel, Flux2Model
 from retouch.editing.diffusion.model import Model, PipelineError
@@ -15,6 +17,9 @@ from retouch.editing.diffusion.zimage import ZImageModel
 from retouch.plan.policy import Policy
 
 FAMILIES: dict[str, type[TransformerModel]] = {
+    "ChromaPipeline": ChromaModel,
+    "ChromaImg2ImgPipeline": ChromaModel,
+    "ChromaInpaintPipeline": ChromaModel,
     "FluxPipeline": FluxModel,
     "FluxImg2ImgPipeline": FluxModel,
     "FluxInpaintPipeline": FluxModel,
@@ -24,12 +29,17 @@ FAMILIES: dict[str, type[TransformerModel]] = {
     "Flux2KleinPipeline": Flux2Model,
     "Flux2KleinKVPipeline": Flux2Model,
     "Flux2KleinInpaintPipeline": Flux2InpaintModel,
+    "PixArtAlphaPipeline": PixArtModel,
+    "PixArtSigmaPipeline": PixArtModel,
     "QwenImagePipeline": QwenImageModel,
     "QwenImageImg2ImgPipeline": QwenImageModel,
     "QwenImageInpaintPipeline": QwenImageModel,
     "QwenImageEditPipeline": QwenImageEditModel,
     "QwenImageEditPlusPipeline": QwenImageEditModel,
     "QwenImageEditInpaintPipeline": QwenImageEditModel,
+    "SanaPipeline": SanaModel,
+    "SanaSprintPipeline": SanaSprintModel,
+    "SanaSprintImg2ImgPipeline": SanaSprintModel,
     "StableDiffusion3Pipeline": StableDiffusion3Model,
     "StableDiffusion3Img2ImgPipeline": StableDiffusion3Model,
     "StableDiffusion3InpaintPipeline": StableDiffusion3Model,

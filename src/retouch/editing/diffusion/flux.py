@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from retouch.editing.diffusion.model import Conditioning, PipelineError
+from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.packed import PackedModel
 from retouch.editing.diffusion.transformer import check_length
 from retouch.kernels.devices import device_of
@@ -21,6 +20,8 @@ WORDS = 512
 class FluxModel(PackedModel):
     """FLUX.1 schnell and dev: guidance is none, or an input of the network."""
 
+    distilled = "guidance is in its network"
+
     @staticmethod
     def on_latents(pipe: Any) -> nn.Module:
         """The transformer, on a noised latent."""
@@ -31,14 +32,8 @@ class FluxModel(PackedModel):
         """Channels of a latent; the transformer predicts four positions at once."""
         return int(self.pipe.transformer.out_channels) // self.side**2
 
-    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none). PipelineError for something to avoid."""
-        if negative:
-            raise PipelineError(f"{type(self.pipe).__name__} takes no negative prompt: guidance is in its network")
-        texts = Conditioning(prompt or "", "", guidance, distilled=True)
-        return replace(texts, inputs=tuple({**self.embeddings(texts), **self._scale(guidance)}.items()))
-
-    def _scale(self, guidance: float) -> dict[str, Tensor]:
+    def guidance_inputs(self, guidance: float) -> dict[str, Tensor]:
+        """The scale as it is, where the network reads it."""
         embeds = self.pipe.transformer.config.guidance_embeds
         return {"guidance": torch.tensor([guidance])} if embeds else {}
 

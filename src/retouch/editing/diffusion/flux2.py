@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retouch.editing.diffusion.adapters import Adapters
 from retouch.editing.diffusion.chat import WORDS, chat
 from retouch.editing.diffusion.guides import Picture
-from retouch.editing.diffusion.model import Conditioning, PipelineError
+from retouch.editing.diffusion.model import Conditioning
 from retouch.editing.diffusion.packed import PackedModel
 from retouch.editing.diffusion.references import References
 from retouch.editing.diffusion.transformer import check_length
@@ -19,6 +19,7 @@ from retouch.editing.images import ImageError
 from retouch.kernels.devices import device_of
 from retouch.models.extras import diffusers
 from retouch.models.packed import PackedFlux2
+from retouch.plan.policy import Policy
 
 SEVERAL = 10
 """References of FLUX.2 at most."""
@@ -31,6 +32,10 @@ class Flux2Model(PackedModel):
     """FLUX.2 klein, distilled or base: guidance is none, or a second run without the words."""
 
     side = 1
+
+    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
+        super().__init__(pipe, policy, backend, vae)
+        self.distilled = "its network is distilled" if pipe.config.get("is_distilled", True) else ""
 
     @property
     def adapters(self) -> Adapters:
@@ -77,17 +82,6 @@ class Flux2Model(PackedModel):
         height, width = (n // self.multiple * self.multiple for n in (found.height, found.width))
         scaled: Image.Image = processor.resize(found, height, width, "crop")
         return scaled
-
-    def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none) and of what to avoid.
-
-        PipelineError for something to avoid where the model is distilled, which is run without that.
-        """
-        distilled = bool(self.pipe.config.get("is_distilled", True))
-        if distilled and negative:
-            raise PipelineError(f"{type(self.pipe).__name__} takes no negative prompt: its network is distilled")
-        texts = Conditioning(prompt or "", negative or "", guidance, distilled=distilled)
-        return replace(texts, inputs=tuple(self.embeddings(texts).items()))
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Three layers of Qwen3 side by side; where texts guide without and with them."""

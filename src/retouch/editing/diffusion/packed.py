@@ -18,25 +18,15 @@ from retouch.ir.geometry import Grid
 from retouch.ir.layout import Layout
 from retouch.kernels.devices import HOST, device_of
 from retouch.models.packed import packed
-from retouch.plan.policy import Policy
 
 
 class PackedModel(TransformerModel):
     """A transformer of packed latents, which is compiled on latents."""
 
-    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
-        self._denoiser = self.on_latents(pipe)
-        super().__init__(pipe, policy, backend, vae)
-
     @staticmethod
     @abstractmethod
     def on_latents(pipe: Any) -> nn.Module:
         """The transformer of a pipeline as a network on latents."""
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer, on latents."""
-        return self._denoiser
 
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Latents, time from 0 to 1 and texts; guidance runs a batch of two, without and with the words."""

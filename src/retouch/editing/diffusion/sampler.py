@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retouch.editing.diffusion.schedulers import FLOW, SchedulerError, prediction, set_steps
+from retouch.editing.diffusion.schedulers import FLOW, TRIGFLOW, SchedulerError, of_unit, prediction, set_steps
+
+ANGULAR = "v_prediction", TRIGFLOW
+"""Predictions of `scale * noise - spread * image`."""
 
 
 class Sampler:
@@ -28,7 +31,7 @@ class Sampler:
         """options: for the scheduler's `set_timesteps` (`Model.schedule`), where it knows them."""
         if steps < 1:
             raise SchedulerError(f"{steps} steps are too few; take at least 1")
-        self.scheduler = copy.deepcopy(scheduler)
+        self.scheduler = of_unit(copy.deepcopy(scheduler))
         self.steps, self.seed = steps, seed
         try:
             set_steps(self.scheduler, steps, options or {})
@@ -37,7 +40,8 @@ class Sampler:
             raise SchedulerError(f"{type(scheduler).__name__} cannot take {steps} steps: {error}") from error
 
     def _tabulate(self) -> None:
-        self.times: Tensor = self.scheduler.timesteps
+        times: Tensor = self.scheduler.timesteps
+        self.times = times[:-1] if prediction(self.scheduler) == TRIGFLOW else times  # the last is the end
         one, zero = torch.ones(1), torch.zeros(1)
         self.scale = [*(self._mixed(one, zero, i) for i in range(len(self))), 1.0]
         self.spread = [*(self._mixed(zero, one, i) for i in range(len(self))), 0.0]
@@ -58,6 +62,8 @@ class Sampler:
 
     def _mixed(self, image: Tensor, noise: Tensor, i: int) -> float:
         scheduler, time = self._before(i), self.times[i : i + 1]
+        if prediction(scheduler) == TRIGFLOW:
+            return float(time.cos() * image + time.sin() * noise)
         if hasattr(scheduler, "scale_noise"):  # flow matching
             return float(scheduler.scale_noise(image, time, noise))
         return float(scheduler.add_noise(image, noise, time))
@@ -112,7 +118,7 @@ class Sampler:
             return spread
         if kind == "epsilon":
             return spread / max(scale, 1e-3)
-        return spread / math.hypot(scale, spread) if kind == "v_prediction" else 1.0
+        return spread / math.hypot(scale, spread) if kind in ANGULAR else 1.0
 
     def clean(self, output: Tensor, x: Tensor, i: int) -> Tensor:
         """The clean image that a prediction at step i for `x` stands for."""
@@ -121,7 +127,7 @@ class Sampler:
             return x - spread * output
         if kind == "epsilon":
             return (x - spread * output) / max(scale, 1e-3)
-        if kind == "v_prediction":
+        if kind in ANGULAR:
             length = math.hypot(scale, spread)
             return (scale / length * x - spread * output) / length
         return output

@@ -26,6 +26,7 @@ SCHEDULERS = {
     "heun": "HeunDiscreteScheduler",
     "lcm": "LCMScheduler",
     "pndm": "PNDMScheduler",
+    "scm": "SCMScheduler",
     "tcd": "TCDScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
@@ -44,7 +45,7 @@ TRAINED = (
 )  # fmt: skip
 """Settings that are the model's: diffusers would replace those that a pipeline left at their defaults by others."""
 
-FLOW = "flow_prediction"
+FLOW, TRIGFLOW = "flow_prediction", "trigflow"
 
 REFUSALS = ValueError, NotImplementedError, AssertionError
 """What diffusers raises for settings that a scheduler does not take."""
@@ -85,8 +86,15 @@ def name_of(scheduler: Any) -> str:
 
 
 def prediction(scheduler: Any) -> str:
-    """What the network predicts: "epsilon", "sample", "v_prediction" or "flow_prediction"."""
+    """What the network predicts: "epsilon", "sample", "v_prediction", "flow_prediction" or "trigflow"."""
     return str(scheduler.config.get("prediction_type", FLOW))
+
+
+def of_unit(scheduler: Any) -> Any:
+    """A scheduler, which is changed, for latents as models have them; those of consistency models scale them."""
+    if prediction(scheduler) == TRIGFLOW:
+        scheduler.register_to_config(sigma_data=1.0)
+    return scheduler
 
 
 def set_steps(scheduler: Any, steps: int, options: Mapping[str, Any]) -> None:
@@ -94,7 +102,10 @@ def set_steps(scheduler: Any, steps: int, options: Mapping[str, Any]) -> None:
     known = set(inspect.signature(scheduler.set_timesteps).parameters)
     if not scheduler.config.get("use_dynamic_shifting"):
         known -= {"mu"}
-    scheduler.set_timesteps(steps, **{name: value for name, value in options.items() if name in known})
+    given = {name: value for name, value in options.items() if name in known}
+    if steps != 2 and "intermediate_timesteps" in known:  # where two steps meet
+        given["intermediate_timesteps"] = None
+    scheduler.set_timesteps(steps, **given)
 
 
 def _made(name: str, current: Any) -> Any:
@@ -119,7 +130,7 @@ def _trained(current: Any) -> dict[str, Any]:
     if found["prediction_type"] == FLOW:  # its shift has two names
         shift = config.get("shift", config.get("flow_shift", 1.0))
         return {**found, "use_flow_sigmas": True, "shift": shift, "flow_shift": shift}
-    if "beta_schedule" not in config:
+    if "beta_schedule" not in config and found["prediction_type"] != TRIGFLOW:
         raise ValueError(f"the levels of noise of {type(current).__name__} are its own")
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
@@ -27,17 +28,33 @@ def check_length(tokenizer: Any, most: int, texts: Conditioning, template: str =
             raise PipelineError(f"the {name} has {count} tokens, and the text encoder reads {most} at most; shorten it")
 
 
+def default(pipe: Any, name: str) -> Any:
+    """What the call of a pipeline takes for an argument that is not given."""
+    return inspect.signature(type(pipe).__call__).parameters[name].default
+
+
 class TransformerModel(LatentModel):
     """A transformer of which a token is a square of positions of a latent."""
 
     side = 2
     """Positions of a token, in height and in width."""
+    distilled = ""
+    """Why there is nothing to avoid, where guidance is not a second run."""
+
+    def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
+        self._denoiser = self.on_latents(pipe)
+        super().__init__(pipe, policy, backend, vae)
+
+    @staticmethod
+    def on_latents(pipe: Any) -> nn.Module:
+        """The transformer of a pipeline as a network on latents."""
+        found: nn.Module = pipe.transformer
+        return found
 
     @property
     def denoiser(self) -> nn.Module:
-        """The transformer."""
-        found: nn.Module = self.pipe.transformer
-        return found
+        """The transformer, on latents."""
+        return self._denoiser
 
     @property
     def channels(self) -> int:
@@ -63,10 +80,25 @@ class TransformerModel(LatentModel):
         given = {name: config[key] for name, key in names.items() if key in config}
         return {"mu": diffusers().pipelines.flux.pipeline_flux.calculate_shift(count, **given)}
 
+    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Latents, time and texts; guidance runs a batch of two, without and with the texts."""
+        batch = torch.cat([x, x]) if conditioning.guided else x
+        found = {"hidden_states": batch.to(self.dtype), "timestep": time.float().expand(len(batch)).contiguous()}
+        return {**found, **dict(conditioning.inputs), "return_dict": False}
+
     def read(self, prompt: str | None, negative: str | None, guidance: float, size: tuple[int, int]) -> Conditioning:
-        """With the embeddings of a prompt ("" when there is none) and of what to avoid."""
-        texts = Conditioning(prompt or "", negative or "", guidance)
-        return replace(texts, inputs=tuple(self.embeddings(texts).items()))
+        """With the embeddings of a prompt ("" when there is none) and of what to avoid.
+
+        PipelineError for something to avoid where a model is `distilled`, which is run without that.
+        """
+        if self.distilled and negative:
+            raise PipelineError(f"{type(self.pipe).__name__} takes no negative prompt: {self.distilled}")
+        texts = Conditioning(prompt or "", negative or "", guidance, distilled=bool(self.distilled))
+        return replace(texts, inputs=tuple({**self.embeddings(texts), **self.guidance_inputs(guidance)}.items()))
+
+    def guidance_inputs(self, guidance: float) -> dict[str, Tensor]:
+        """What the network reads of the scale of guidance."""
+        return {}
 
     @torch.no_grad()
     def embeddings(self, texts: Conditioning) -> dict[str, Tensor]:
@@ -88,12 +120,6 @@ class StableDiffusion3Model(TransformerModel):
     def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
         super().__init__(pipe, policy, backend, vae)
         self.side = int(pipe.transformer.config.patch_size)
-
-    def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """Latents, time and texts; guidance runs a batch of two, without and with the texts."""
-        batch = torch.cat([x, x]) if conditioning.guided else x
-        found = {"hidden_states": batch.to(self.dtype), "timestep": time.float().expand(len(batch)).contiguous()}
-        return {**found, **dict(conditioning.inputs), "return_dict": False}
 
     def encoded(self, texts: Conditioning) -> dict[str, Tensor]:
         """Tokens of both CLIP encoders and of T5, the vectors of CLIP; where texts guide without and with them."""

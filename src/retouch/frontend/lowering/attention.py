@@ -17,7 +17,7 @@ from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scor
 from retouch.ir.layout import Atom, Ref, axis, merge, of_width, positions
 from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import HIDDEN, Attention
-from retouch.ops.dense import named
+from retouch.ops.dense import Lift, named
 from retouch.ops.row_map import Concat
 
 
@@ -58,6 +58,7 @@ def attend(
     scale: float,
     bias: Matrix | None = None,
     before: int | None = None,
+    gates: Value | None = None,
 ) -> Ref:
     """The attention operation over one or several runs of keys and values, in the layout of q or dense."""
     heads = heads_of(q)
@@ -72,7 +73,7 @@ def attend(
     width = values[0].shape[-1]
     out = context.value(node, q.value.grid, q.value.batch, heads * width)
     k, v = tuple(run(x) for x in keys), tuple(run(x) for x in values)
-    context.add(Attention(out, q.value, k, v, heads, scale, bias, before))
+    context.add(Attention(out, q.value, k, v, heads, scale, bias, before, gates))
     return of_width(q, out, width)
 
 
@@ -85,6 +86,7 @@ def attend_in_groups(
     scale: float,
     bias: Matrix | None,
     before: int | None,
+    gates: Value | None,
 ) -> Ref:
     """Attention in which every head of the keys is that of a group of queries' heads, side by side in q.
 
@@ -95,12 +97,12 @@ def attend_in_groups(
     if heads % shared:
         raise NoRule(f"{heads} heads of queries for {shared} of keys")
     if shared == heads:
-        return attend(context, node, q, keys, values, scale, bias, before)
+        return attend(context, node, q, keys, values, scale, bias, before, gates)
     if bias is not None and bias.shape[1] != sum(item.shape[2] for item in keys):
         raise NoRule("grouped heads with a mask for each")
     parts = []
     for taken in _picked(context, node, q, heads // shared):
-        found = attend(context, node, taken, keys, values, scale, bias, before)
+        found = attend(context, node, taken, keys, values, scale, bias, before, gates)
         parts.append(context.slices(node, found.value, shared))
     width = values[0].shape[-1]
     out = context.value(node, q.value.grid, batch, heads * width)
@@ -146,23 +148,57 @@ def sdpa(context: Context, node: Node) -> Item:
     queries, keys, values = ([operand(context, part) for part in _parts(item)] for item in items)
     if not isinstance(items[0], Joint) and not isinstance(queries[0], Ref):
         raise NoRule("queries without a grid")
-    bias = None if mask is None else _bias(context, context.item(mask), node)
+    of_keys, of_queries = _factors(context, mask)
+    bias = None if of_keys is None else _bias(context, of_keys, node)
     rows = [q if isinstance(q, Ref) else joint.rows(context, q) for q in queries]
     run = attend_in_groups if grouped else attend
     befores = accumulate((q.value.rows // q.value.batch for q in rows), initial=0)
-    found = [
-        run(context, node, q, keys, values, scale, bias, before if causal else None)
-        for q, before in zip(rows, befores, strict=False)
-    ]
+    found = []
+    for q, before in zip(rows, befores, strict=False):
+        own = None if of_queries is None else _gates(context, of_queries, q.value, before)
+        found.append(run(context, node, q, keys, values, scale, bias, before if causal else None, own))
     return Joint(tuple(found), 2) if isinstance(items[0], Joint) else found[0]
+
+
+def _factors(context: Context, mask: Any) -> tuple[Item, Value | None]:
+    """The mask of keys, and what every query multiplies it by where a mask is the product of both."""
+    if str(getattr(mask, "target", "")) == "aten.mul.Tensor":
+        items = [context.item(a) for a in mask.args[:2]]
+        for keys, queries in (items, items[::-1]):
+            if _is_outer(keys, queries):
+                return keys, queries
+    return context.item(mask), None
+
+
+def _is_outer(keys: Item, queries: Item) -> bool:
+    """Whether these are numbers `[.., 1, S]` and `[B or 1, .., L, 1]`, the latter for all heads."""
+    if not all(isinstance(x, Value) and x.dtype.is_floating_point and len(x.shape) > 1 for x in (keys, queries)):
+        return False
+    return bool(keys.shape[-2] == 1 < queries.shape[-2] == math.prod(queries.shape[1:]))
+
+
+def _gates(context: Context, queries: Value, like: Value, before: int) -> Value:
+    """What the rows of `like` multiply a mask by: numbers of queries, of which so many are before those."""
+    batch, length = like.batch, like.rows // like.batch
+    part = context.dense_call(queries.name, (batch, length), torch.float32, stretch, (queries, batch, before, length))
+    out = Value(context.unique(queries.name + ".rows"), (), torch.float32, like.grid, batch, 1)
+    return context.add(Lift(out, Matrix(part, part.shape, (0, 1), (batch * length, 1))))
+
+
+@named
+def stretch(queries: Tensor, batch: int, before: int, length: int) -> Tensor:
+    """float32 `[batch, length]`: numbers `before` to `before + length` of each sample."""
+    found = queries.float().reshape(len(queries), -1)
+    return found[:, before : before + length].expand(batch, -1).contiguous()
 
 
 def _bias(context: Context, mask: Item, node: Node) -> Matrix:
     """A mask `[B or 1, heads or 1, 1, S]` as what is added to the scores of every key."""
     if not isinstance(mask, Value) or math.prod(mask.shape[-2:-1]) > 1:
         raise NoRule("attention with a mask that differs between queries")
-    batch, shape = node.meta["val"].shape[0], ((1,) * (4 - len(mask.shape)) + mask.shape)
-    columns = shape[1] * shape[3]
+    result = node.meta["val"]
+    shape = (1,) * (result.dim() - len(mask.shape)) + mask.shape
+    batch, columns = result.shape[0], math.prod(shape[1:])
     value = context.dense_call(mask.name, (batch, columns), torch.float32, additive, (mask, batch, columns))
     return Matrix(value, value.shape, (0, 1), (batch, columns))
 

@@ -68,17 +68,36 @@ def outside(width: int, start: int, count: int, fill: float) -> Tensor:
 
 def within_heads(context: Context, node: Node, ref: Ref, dim: int, start: int, count: int, fill: float = 0.0) -> Ref:
     """Channels `start` to `start + count` of each head, in dimension `dim`; `fill` where there are none."""
-    value, width, sizes = ref.value, ref.shape[dim], (ref.shape[dim], start, count)
-    heads = value.channels // width
+    width, sizes = ref.shape[dim], (ref.shape[dim], start, count)
+    heads = ref.value.channels // width
     taken = context.constant_call(node.name + ".window", (1, width, 1, count), window, *sizes)
-    shape = (value.batch * width, heads * count)
-    matrix = Matrix(taken, (value.batch, width, heads, count), (0, 1, 2, 3), shape)
-    out = Value(context.unique(node.name), (), value.dtype, value.grid, value.batch, heads * count)
-    context.add(HeadProduct(out, value, matrix, heads))
-    wider = [tuple(Atom("c", a.stride // width * count, a.size) if a.axis == "c" else a for a in d) for d in ref.dims]
-    found = Ref(out, tuple(axis("c", count) if i == dim else d for i, d in enumerate(wider)))
+    found = _times(context, node, ref, dim, taken)
     if not fill or (start >= 0 and start + count <= width):
         return found
     constant = context.constant_call(node.name + ".fill", (1, count), outside, *sizes, fill)
     vector = Matrix(constant, (heads, count), (0, 1), (1, heads * count))
-    return context.map(node, found, instr(("rows", 0), ("vector", 0), ("add", 0, 1)), [out], [vector])
+    return context.map(node, found, instr(("rows", 0), ("vector", 0), ("add", 0, 1)), [found.value], [vector])
+
+
+@named
+def mean_of(width: int) -> Tensor:
+    """`[1, width, 1, 1]`, a matrix that takes the mean."""
+    return torch.full((1, width, 1, 1), 1 / width)
+
+
+def mean_within(context: Context, node: Node, ref: Ref, dim: int) -> Ref:
+    """The mean of the channels of each head, in dimension `dim`, which stays: one channel for each head."""
+    width = ref.shape[dim]
+    return _times(context, node, ref, dim, context.constant_call(node.name + ".mean", (1, width, 1, 1), mean_of, width))
+
+
+def _times(context: Context, node: Node, ref: Ref, dim: int, matrix: Value) -> Ref:
+    """The channels of each head, in dimension `dim`, times a matrix `[1, width, 1, count]`."""
+    value, (_, width, _, count) = ref.value, matrix.shape
+    heads = value.channels // width
+    shape = (value.batch * width, heads * count)
+    matrices = Matrix(matrix, (value.batch, width, heads, count), (0, 1, 2, 3), shape)
+    out = Value(context.unique(node.name), (), value.dtype, value.grid, value.batch, heads * count)
+    context.add(HeadProduct(out, value, matrices, heads))
+    dims = [tuple(Atom("c", a.stride // width * count, a.size) if a.axis == "c" else a for a in d) for d in ref.dims]
+    return Ref(out, tuple(axis("c", count) if i == dim else d for i, d in enumerate(dims)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch.fx import Node
 
 from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
-from retouch.frontend.lowering.heads import heads_over
+from retouch.frontend.lowering.heads import heads_over, mean_within, splits_heads
 from retouch.frontend.lowering.pooled import pooled
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref
@@ -58,6 +59,9 @@ def mean(context: Context, node: Node) -> Item:
     heads = heads_over(ref, dims)
     if heads:
         return reduce_heads(context, node, ref, MEAN, keep, heads)
+    if len(dims) == 1 and splits_heads(ref, dims[0]):
+        found = mean_within(context, node, ref, dims[0])
+        return found if keep else replace(found, dims=tuple(d for i, d in enumerate(found.dims) if i != dims[0]))
     if not _over_channels(ref, axes):
         return pooled(context, node, ref, dims)
     return reduce(context, node, ref, MEAN, keep)

@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from retouch.frontend.lowering import joint
 from retouch.frontend.lowering.context import Complex, Context, Item, Joint, NoRule, Scores, Strand, instr, rule
-from retouch.frontend.lowering.heads import splits_heads, within_heads
+from retouch.frontend.lowering.heads import splits_heads, spread, within_heads
 from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.layout import Atom, Ref, axis
@@ -320,8 +320,8 @@ def repeat_interleave(context: Context, node: Node) -> Item:
         raise NoRule("a repetition of everything in one dimension")
     dim %= len(ref.dims)
     if ref.channels_at(dim):
-        runs = [(c, 1) for c in range(ref.value.channels) for _ in range(count)]
-        return _rearranged(context, node, ref, dim, runs)
+        value = spread(context, node, ref.value, ref.value.channels * count)
+        return Ref(value, tuple(axis("c", value.channels) if i == dim else d for i, d in enumerate(ref.dims)))
     return move(context, node, ref, {dim: AxisMap.repeat(ref.shape[dim], count)})
 
 

@@ -47,6 +47,7 @@ struct Panel {
   int64_t first, count, vectors; // queries first .. first + count - 1 of the call
   char* q;                       // packed, [head_dim words][lanes]
   float *o, *top, *sum;          // [value_dim][lanes], running maximum, running sum
+  float* gates;                  // [lanes], nullptr: all 1
 };
 
 template <bool Bf16>
@@ -112,8 +113,10 @@ class Head {
            take(words * width),
            reinterpret_cast<float*>(take(g.value_dim * width)),
            reinterpret_cast<float*>(take(width)),
-           reinterpret_cast<float*>(take(width))};
+           reinterpret_cast<float*>(take(width)),
+           g.gates.data ? reinterpret_cast<float*>(take(width)) : nullptr};
       pack_queries(p);
+      if (p.gates) pack_gates(p);
     }
     return found;
   }
@@ -132,6 +135,14 @@ class Head {
           store(reinterpret_cast<float*>(p.q) + (w + l) * width + i,
                 from_bits(bits(square[l]) ^ flip));
       }
+  }
+
+  void pack_gates(const Panel& p) const {
+    const float* from = reinterpret_cast<const float*>(g.gates.data);
+    for (int64_t i = 0; i < p.vectors * lanes; ++i) {
+      int64_t m = p.first + min_of(i, p.count - 1), line = g.gate_index ? g.gate_index[m] : m;
+      p.gates[i] = line < 0 ? 0.f : from[line * g.gates.ld];
+    }
   }
 
   // Words w .. w + lanes - 1 of a query, zero past its end.
@@ -176,7 +187,7 @@ class Head {
       vf term = set1(bias[key + r] * over);
       for (int64_t j = 0; j < width; j += lanes) {
         float* at = scores + r * width + j;
-        store(at, load(at) + term);
+        store(at, load(at) + (p.gates ? load(p.gates + j) * term : term));
       }
     }
   }
@@ -386,6 +397,12 @@ void check_bias(const Rows& bias, const AttentionArgs& args) {
   if (args.scale == 0) bad_value("attention: a bias needs a scale other than 0");
 }
 
+void check_gates(const Rows& gates, const Rows* bias) {
+  check_dtype(gates, {DType::f32}, "attention: gates");
+  check_same(gates.m.channels, 1, "channels of gates");
+  if (!bias) bad_value("attention: gates need a bias");
+}
+
 const int32_t* check_limits(const Index* limits, int64_t m) {
   if (!limits) return nullptr;
   check_same(limits->table.count * limits->table.taps, m, "length of limits");
@@ -395,7 +412,8 @@ const int32_t* check_limits(const Index* limits, int64_t m) {
 
 void call_attention(const Rows& out, const Index* out_index, const Rows& q, const Index* q_index,
                     const Rows& k, const Rows& v, int64_t heads, double scale, const Index& bounds,
-                    const Rows* bias, const Index* limits) {
+                    const Rows* bias, const Index* limits, const Rows* gates,
+                    const Index* gate_index) {
   for (const Rows* r : {&out, &q, &k, &v}) check_float(*r, "attention");
   if (k.m.dtype != q.m.dtype || v.m.dtype != q.m.dtype)
     bad_type("attention: q, k and v must have one dtype");
@@ -427,8 +445,11 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
                      b,
                      float(scale),
                      bias ? bias->m : Matrix{},
-                     check_limits(limits, m)};
+                     check_limits(limits, m),
+                     gates ? gates->m : Matrix{},
+                     gates ? check_gather(*gates, gate_index, m, 1, "gate_index") : nullptr};
   if (bias) check_bias(*bias, args);
+  if (gates) check_gates(*gates, bias);
   if (!m || !q.m.channels || !v.m.channels) return;
   launch(kernels().attention, args);
 }
@@ -438,7 +459,8 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
 void bind_attention(nb::module_& m) {
   bind(m, "attention", call_attention, "out"_a, "out_index"_a.none(), "q"_a, "q_index"_a.none(),
        "k"_a, "v"_a, "heads"_a, "scale"_a, "bounds"_a, "bias"_a.none() = nb::none(),
-       "limits"_a.none() = nb::none());
+       "limits"_a.none() = nb::none(), "gates"_a.none() = nb::none(),
+       "gate_index"_a.none() = nb::none());
 }
 
 } // namespace retouch

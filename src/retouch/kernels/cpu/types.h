@@ -130,6 +130,8 @@ struct AttentionArgs {
   float scale;
   Matrix bias;           // of keys, [samples, keys or heads * keys]; data == nullptr: none
   const int32_t* limits; // of every query the first keys, which it reads; nullptr: all
+  Matrix gates; // [rows, 1], what the bias is multiplied by for a query; data == nullptr: 1
+  const int32_t* gate_index;
 };
 
 struct ChannelSumsArgs {

@@ -19,7 +19,7 @@ from retouch.kernels.triton.expression import for_any_rows, look_up, store
 @for_any_rows
 def attention_kernel(
     out, out_stride, out_index, partial, q, q_stride, q_index, k, k_stride, v, v_stride, bounds, M, keys, scale,
-    bias, bias_stride, by_head, limits,
+    bias, bias_stride, by_head, limits, gates, gate_stride, gate_index,
     DK: tl.constexpr, DV: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
@@ -48,6 +48,9 @@ def attention_kernel(
     acc = tl.zeros((BM, BV), tl.float32)
     if limits is not None:
         limit = tl.load(limits + m, mask=here, other=1)
+    if gates is not None:
+        own = look_up(gate_index, m, here)
+        gate = tl.load(gates + own.to(tl.int64) * gate_stride, mask=here & (own >= 0), other=0.0)
     share = tl.cdiv(tl.cdiv(keys, BS), SPLIT) * BS
     begin = stretch * share
     for start in range(begin, tl.minimum(begin + share, keys), BS):
@@ -65,7 +68,8 @@ def attention_kernel(
         score = score * scale
         if bias is not None:
             terms = bias + sample.to(tl.int64) * bias_stride + head * by_head
-            score += tl.load(terms + s, mask=known, other=0.0)[None, :] * 1.4426950408889634
+            term = tl.load(terms + s, mask=known, other=0.0)[None, :] * 1.4426950408889634
+            score += term if gates is None else term * gate[:, None]
         if limits is not None:  # as a bias: a stretch may hold nothing that a query reads
             score = tl.where(s[None, :] < limit[:, None], score, -1e30)
         score = tl.where(known[None, :], score, float("-inf"))
@@ -128,6 +132,8 @@ def attention(
     bounds: Index,
     bias: Tensor | None = None,
     limits: Index | None = None,
+    gates: Tensor | None = None,
+    gate_index: Index | None = None,
 ) -> None:
     """See `retouch.ops.attention.reference`."""
     samples = len(bounds) - 1
@@ -157,6 +163,7 @@ def attention(
     attention_kernel[(triton.cdiv(most, tile.queries), heads * panels, samples * parts)](
         *target, q, q.stride(0), q_index, k, k.stride(0), v, v.stride(0), bounds, most, keys,
         scale * 1.4426950408889634, bias, 0 if bias is None else bias.stride(0), by_head, limits,
+        gates, 0 if gates is None else gates.stride(0), gate_index,
         DK=dk, DV=dv, PRECISION=tiles.precision(), SPLIT=parts, BM=tile.queries, BS=tile.keys, BK=tile.depth,
         BV=tile.columns, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
