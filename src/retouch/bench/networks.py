@@ -94,14 +94,13 @@ class Networks(options.Networks, Suite):
     def check(self) -> None:
         """Look everything up by its name, and read every mask."""
         chosen(self.policy, PRESETS, "policy")
-        self.ways  # noqa: B018 - what policies refuse
+        self.ways()
         chosen(self.peer, PEERS, "peer")
         for name in chosen(self.model, models.names(), "model"):
             self.edits(models.get(name))
         for name in chosen(self.dtype, TYPES, "type"):
             self.checked_type(name)
 
-    @property
     def ways(self) -> list[tuple[Policy, str | None]]:
         """Policies with what becomes of texts: None where that is the policy's. PolicyError for what they cannot be."""
         texts: Sequence[str | None] = self.text or (None,)
@@ -142,7 +141,7 @@ class Networks(options.Networks, Suite):
             part.say(f"{name}: building")
             module, inputs, cases = self.built(name, dtype)
             dense = {**dense_runs(module, inputs, not self.no_compile), **peer_runs(self.peer, module, inputs)}
-            for (policy, text), of_policy in part.over(self.ways):
+            for (policy, text), of_policy in part.over(self.ways()):
                 of_policy.say(f"{name}, {policy.name}: compiling")
                 trial = Trial(name, module, inputs, policy, self.backend, list(map(replace, cases)), dense, dtype)
                 trial.run(self.repeat, of_policy)
@@ -167,7 +166,7 @@ class Networks(options.Networks, Suite):
     def explanation(self) -> Explanation:
         """`explain` of the first model, type, policy and edit; nothing is timed."""
         module, inputs, cases = self.built(self.model[0], self.dtype[0])
-        trial = Trial(self.model[0], module, inputs, self.ways[0][0], self.backend, cases, {}, self.dtype[0])
+        trial = Trial(self.model[0], module, inputs, self.ways()[0][0], self.backend, cases, {}, self.dtype[0])
         found: Explanation = trial.net.explain(cases[0].region)
         return found
 

@@ -120,9 +120,12 @@ class Quality(options.Quality, Suite):
             for (number, (prompt, pixels)), of_picture in part.over(list(enumerate(pictures))):
                 of_picture.say(f"{name}: {prompt}")
                 session = editor.open(pixels, prompt=prompt, **settings)
-                for (index, edit), of_edit in of_picture.over([each for each in edits if each[1].image == number]):
+                mine, made = [each for each in edits if each[1].image == number], []
+                for (index, edit), of_edit in of_picture.over(mine):
                     of_edit.say(f"{name}: {prompt}, edit {index}")
-                    yield self._measured(session, name, prompt, index, edit, lpips)
+                    facts = {"model": self.model, "method": name, "prompt": prompt, "edit": index}
+                    made.append((edit, *self._made(session, edit, facts)))
+                yield from (self._found(session, *each, lpips) for each in made)
 
     def _editor(self, method: str) -> Editor:
         options: dict[str, Any] = {"blend": BLENDED.get(method), "backend": self.backend}
@@ -130,27 +133,27 @@ class Quality(options.Quality, Suite):
         policy = METHODS[method] or BALANCED
         return Editor.from_pretrained(self.model, device="cpu", memory=8 << 30, policy=policy, **options)
 
-    def _measured(
-        self, session: DiffusionSession, method: str, prompt: str, index: int, edit: SampleEdit, lpips: Lpips | None
-    ) -> Result:
-        """A method on an edit."""
-        run: Callable[..., Edited | Pixels] = session.edit if METHODS[method] else partial(of_session, session)
+    def _made(self, session: DiffusionSession, edit: SampleEdit, facts: Result) -> tuple[Pixels, Result]:
+        """What a method makes of an edit, and what it took; then the dense model's turn, unless that is known."""
+        crops = METHODS[facts["method"]] is None
+        run: Callable[..., Edited | Pixels] = partial(of_session, session) if crops else session.edit
         made, ms = timed(lambda: run(edit.pixels, mask=edit.mask))
-        estimate: Result = {}
+        taken = {**facts, "kind": edit.kind, "share": edit.fraction, "seconds": ms / 1e3}
         if isinstance(made, Edited):
             session.undo()
-            estimate, made = _estimate(made), np.array(made.image)
+            taken, made = {**taken, **_estimate(made)}, np.array(made.image)
+        self._reference(session, facts["edit"], edit)
+        return made, taken
+
+    def _found(
+        self, session: DiffusionSession, edit: SampleEdit, made: Pixels, taken: Result, lpips: Lpips | None
+    ) -> Result:
+        """How a method did on an edit; pictures of some are kept to be shown."""
+        index, method = taken["edit"], taken["method"]
         truth, dense_s = self._reference(session, index, edit)
         work = session.nets.denoiser.explain(session.process.around(Region.from_mask(edit.mask)))
         found = {
-            "model": self.model,
-            "method": method,
-            "prompt": prompt,
-            "edit": index,
-            "kind": edit.kind,
-            "share": edit.fraction,
-            "seconds": ms / 1e3,
-            **estimate,
+            **taken,
             "dense_seconds": dense_s,
             "macs": work.macs_active / work.macs_dense,
             **asdict(compare(made, truth, edit.mask, lpips)),
@@ -158,9 +161,9 @@ class Quality(options.Quality, Suite):
             "machine": machine.facts(),
         }
         if index < len(KINDS) and method in SHOWN:
-            caption = f"{found['psnr_inside']:.0f} dB, {ms:.0f} ms"
-            self.tiles[index, method] = f"{method}, {caption}", made
-            self.tiles[index, "before"] = prompt, session.pixels
+            caption = f"{method}, {found['psnr_inside']:.0f} dB, {found['seconds'] * 1e3:.0f} ms"
+            self.tiles[index, method] = caption, made
+            self.tiles[index, "before"] = taken["prompt"], session.pixels
             self.tiles[index, "edited"] = f"{edit.kind}, {edit.fraction:.1%}", edit.pixels
             self.tiles.setdefault((index, "dense"), (f"dense, {dense_s * 1e3:.0f} ms", truth))
         return found
