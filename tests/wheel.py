@@ -7,7 +7,7 @@ import torch
 import retouch
 from retouch.kernels import cpu
 
-NEEDED = ("_cpu", ".safetensors", "index.html", "studio.js")
+NEEDED = ("_cpu", ".safetensors", "index.html", "studio.js", "published.json", "assumptions.txt")
 
 net = torch.nn.Sequential(
     torch.nn.Conv2d(3, 16, 3, padding=1),

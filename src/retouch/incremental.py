@@ -114,13 +114,13 @@ class Incremental:
         self.module, self.policy, self.backend = module, policy, kernels
         self.signature = Signature(module, args, kwargs, layouts)
         asked = {"dtypes": sorted(map(str, kernels.dtypes))}
-        make = partial(_lowered, module, self.signature, kernels)
-        lowered = kept(module, self.signature, asked, kernels.device, make)
-        self.out_spec = lowered.out_spec
+        make = partial(lowered, module, self.signature, kernels)
+        found = kept(module, self.signature, asked, kernels.device, make)
+        self.out_spec = found.out_spec
         errors = partial(int8_errors, module=module, example=self.signature.example, backend=kernels)
-        self.products = in_arithmetic(lowered.program, arithmetic, errors)
+        self.products = in_arithmetic(found.program, arithmetic, errors)
         files = PackedFiles(kernels) if map_weights else None
-        self.weights = Weights(module, lowered.literals, self.products.program, kernels, files)
+        self.weights = Weights(module, found.literals, self.products.program, kernels, files)
         self.program = self.weights.without_folded(self.products.program)
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
@@ -648,7 +648,7 @@ def _own(leaf: Any) -> Any:
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _lowered(module: nn.Module, signature: Signature, kernels: Backend) -> Lowered:
+def lowered(module: nn.Module, signature: Signature, kernels: Backend) -> Lowered:
     """A module captured for its example inputs, as rows."""
     captured = capture(module, *signature.example)
     try:

@@ -28,15 +28,16 @@ def test_psnr_of_known_errors():
 
 
 def test_measures_are_taken_in_the_mask_and_over_the_image():
-    error, mask = np.zeros((2, 2, 3)), np.eye(2, dtype=np.bool_)
-    error[0, 0] = 255
-    found = inside_and_image("x", error, mask, mean_abs_err=lambda part: float(part.mean()))
+    picture, truth, mask = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2, 3), np.uint8), np.eye(2, dtype=np.bool_)
+    truth[0, 0] = 255
+    found = inside_and_image("x", picture, truth, mask, mean_abs_err=np.mean)
     assert found == {
         "x_psnr_db": pytest.approx(10 * math.log10(2)),
         "x_mean_abs_err": 127.5,
         "x_psnr_image_db": pytest.approx(10 * math.log10(4)),
         "x_mean_abs_err_image": 63.75,
     }
+    assert inside_and_image("x", truth, truth, mask)["x_psnr_db"] is None
 
 
 def test_equal_pictures():

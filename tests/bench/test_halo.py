@@ -16,7 +16,7 @@ from models.test_super_resolution import written
 from retouch.bench.edits import photograph
 from retouch.bench.halo import Halo, drawn_edits, errors
 from retouch.bench.options import HALOS
-from retouch.bench.plots import save_plots
+from retouch.bench.report import save_plots
 from retouch.bench.trial import UPDATES_PER_ROUND
 from retouch.editing.gan import upscaler
 from retouch.editing.gan.upscaler import Pretrained

@@ -9,7 +9,7 @@ import torch
 import retouch
 from retouch import models
 from retouch.bench.edits import square
-from retouch.bench.forecast import Forecast, assumptions, lowered, planner
+from retouch.bench.forecast import Forecast, assumptions, planner, program_of
 from retouch.bench.published import SIGE
 from retouch.plan import activity
 from retouch.plan.peaks import DEVICES, Peaks, device
@@ -27,7 +27,7 @@ EVERY_DEVICE = pytest.mark.parametrize("on", DEVICES.values(), ids=DEVICES)
 @cache
 def program(name, tiny=True):
     network = models.get(name)
-    return lowered(network, network.image_size(tiny), tiny, torch.float32)
+    return program_of(network, network.image_size(tiny), tiny, torch.float32)
 
 
 def region(name, edit, tiny=True):

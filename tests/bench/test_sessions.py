@@ -9,7 +9,7 @@ from rich.console import Console
 
 from retouch.bench.edits import square
 from retouch.bench.harness import Progress
-from retouch.bench.sessions import Sessions, break_even, compare, moved, outside_networks
+from retouch.bench.sessions import Sessions, break_even, moved, outside_networks
 from retouch.errors import OptionError
 from retouch.models.pipelines import PIPELINES
 
@@ -144,20 +144,6 @@ def test_second_edit_is_elsewhere_and_as_large():
     assert other[-1].sum() == other[:, -1].sum() == 0
     full = np.ones((8, 8), np.bool_)
     assert moved(full).all()
-
-
-def test_compare_counts_the_mask_and_the_image():
-    truth = np.zeros((4, 4, 3), np.uint8)
-    pixels = truth.copy()
-    pixels[0, 0] = 255
-    mask = np.zeros((4, 4), np.bool_)
-    mask[0, 0] = True
-    found = compare("x", pixels, truth, mask)
-    assert found["x_psnr_db"] == 0
-    assert found["x_psnr_image_db"] == pytest.approx(10 * np.log10(16))
-    assert found["x_mean_abs_err"] == 255
-    assert found["x_mean_abs_err_image"] == pytest.approx(255 / 16)
-    assert compare("x", truth, truth, mask)["x_psnr_db"] is None
 
 
 def test_share_outside_networks():

@@ -156,8 +156,8 @@ def test_networks_writes_results_and_a_report_that_names_its_command(tmp_path, m
     ]
     text = (tmp_path / "r.md").read_text()
     assert (
-        "`retouch bench networks --model resnet-generator --mask mask.png --dtype float32 --dtype bfloat16 "
-        "--no-compile --repeat 1 --tiny" in text
+        "`retouch bench networks --model resnet-generator --tiny --no-compile --repeat 1 --mask mask.png "
+        "--dtype float32 --dtype bfloat16 --report r.md" in text
     )
     assert text.count("| resnet-generator |") == 2
     assert "resnet-generator" in result.stdout

@@ -10,7 +10,7 @@ import torch
 
 from retouch import models
 from retouch.bench.edits import square
-from retouch.bench.forecast import lowered
+from retouch.bench.forecast import program_of
 from retouch.incremental import planned
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.work import Work
@@ -34,7 +34,7 @@ FULL = Rates({f"{name} float32": Rate(1e-6, 1e-12, 1e-11, 1e-11) for name in KER
 @cache
 def program(name, dtype=torch.float32):
     network = models.get(name)
-    return lowered(network, network.image_size(True), True, dtype)
+    return program_of(network, network.image_size(True), True, dtype)
 
 
 def region(name, edit):
@@ -85,7 +85,7 @@ def test_a_linear_layer_moves_its_rows_and_weights_once():
         make_module=lambda tiny: torch.nn.Conv2d(8, 16, 1, bias=False),
         make_inputs=lambda tiny, generator: models.Inputs((torch.zeros(1, 8, 10, 10),)),
     )
-    plan = planned(lowered(network, (64, 64), True, torch.float32), Policy.named("paper"))
+    plan = planned(program_of(network, (64, 64), True, torch.float32), Policy.named("paper"))
     (work,) = meter.of_everything(plan, set()).launches
     assert work == Work("gemm", torch.float32, 4 * (100 * 8 + 100 * 16 + 8 * 16), rows=100, columns=16, depth=8)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retouch.bench.forecast import bounds
 from retouch.ir.work import Work
 from retouch.plan.meter import Run
 from retouch.plan.peaks import DEVICES, Peaks, device, fitted_efficiency
@@ -68,10 +67,10 @@ def test_shares_say_what_bounds_a_run():
         (Work("row_map", torch.float32, 10**10), "bandwidth"),
         (Work("clear", torch.float32, 0), "launches"),
     ):
-        shares = bounds(Run((work,)), model)
+        shares = model.bounds(Run((work,)))
         assert max(shares, key=shares.get) == bound
         assert sum(shares.values()) == pytest.approx(1)
-    assert not any(bounds(Run(()), model).values())
+    assert not any(model.bounds(Run(())).values())
 
 
 def test_no_efficiency_is_above_one():

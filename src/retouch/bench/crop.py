@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -27,8 +26,9 @@ def redrawn(session: DiffusionSession, pixels: Pixels) -> Pixels:
 
 def of_session(session: DiffusionSession, edited: Pixels, mask: Mask) -> Pixels:
     """Crop and stitch in place of an edit of a session, from its picture and noise."""
-    redraw = partial(redrawn, session)
-    return crop_and_stitch(edited, session.pixels, mask, session.size, session.border, redraw)
+    return crop_and_stitch(
+        edited, session.pixels, mask, session.size, session.border, lambda crop: redrawn(session, crop)
+    )
 
 
 def crop_and_stitch(
@@ -55,22 +55,12 @@ def crop_box(mask: Mask, size: tuple[int, int]) -> Box:
 
     A box that would leave the image is moved; one that is larger than the image is cut.
     """
-    rows, cols = _span(np.asarray(mask.any(1))), _span(np.asarray(mask.any(0)))
-    scale = max(GROWTH * (rows[1] - rows[0]) / size[0], GROWTH * (cols[1] - cols[0]) / size[1])
-    top, bottom = _placed(rows, round(scale * size[0]), mask.shape[0])
-    left, right = _placed(cols, round(scale * size[1]), mask.shape[1])
+    spans = [np.flatnonzero(mask.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]
+    scale = max(GROWTH * (end - start) / side for (start, end), side in zip(spans, size, strict=True))
+    found = []
+    for (start, end), side, limit in zip(spans, size, mask.shape, strict=True):
+        length = min(max(round(scale * side), end - start), limit)
+        first = min(max((start + end - length) // 2, 0), limit - length)
+        found.append((int(first), int(first + length)))
+    (top, bottom), (left, right) = found
     return left, top, right, bottom
-
-
-def _span(line: Mask) -> tuple[int, int]:
-    """First and last set position of a line that is not empty, the end exclusive."""
-    found = np.flatnonzero(line)
-    return int(found[0]), int(found[-1]) + 1
-
-
-def _placed(span: tuple[int, int], length: int, limit: int) -> tuple[int, int]:
-    """An interval of `length` around the middle of `span`, moved or cut to lie in 0 to `limit`."""
-    length = min(max(length, span[1] - span[0]), limit)
-    start = (span[0] + span[1] - length) // 2
-    start = min(max(start, 0), limit - length)
-    return start, start + length

@@ -30,15 +30,17 @@ def psnr(error: Errors) -> float | None:
     return 10 * math.log10(255**2 / square) if square else None
 
 
-def inside_and_image(name: str, error: Errors, mask: Mask, **measures: Callable[[Errors], Any]) -> Result:
-    """Measures of an error [H, W, C] in `mask` [H, W] and over the image, under `{name}_{measure}[_image]`."""
-    found = {"psnr_db": lambda part: psnr(part), **measures}
-    parts = {"": error[mask], "_image": error}
-    return {
-        f"{name}_{measure.removesuffix('_db')}{where}{'_db' if measure.endswith('_db') else ''}": take(part)
-        for where, part in parts.items()
-        for measure, take in found.items()
-    }
+def inside_and_image(
+    name: str, picture: npt.NDArray[Any], truth: npt.NDArray[Any], mask: Mask, **measures: Callable[[Errors], Any]
+) -> Result:
+    """How far a picture [H, W, C] is from another one, in `mask` [H, W] and over the image: PSNR, under
+    `{name}_psnr[_image]_db`, and other measures of absolute differences, under `{name}_{measure}[_image]`.
+    """
+    found, error = {}, np.abs(picture.astype(np.float64) - truth)
+    for where, part in (("", error[mask]), ("_image", error)):
+        found[f"{name}_psnr{where}_db"] = psnr(part)
+        found |= {f"{name}_{measure}{where}": float(take(part)) for measure, take in measures.items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,24 @@ def compare(a: Pixels, b: Pixels, mask: Mask, lpips: Lpips | None) -> Difference
     Raises ImageError for different sizes, sides below 7 (with `lpips`: SMALLEST) and an empty mask, ExtraError
     naming the extra to install if scikit-image is missing.
     """
-    _check(a, b, SMALLEST if lpips else 7)
+    for each in (a, b):
+        if each.dtype != np.uint8 or each.ndim != 3 or each.shape[2] != 3:
+            raise ImageError(f"a picture is uint8 [H, W, 3], not {each.dtype} {list(each.shape)}")
+    check_same(a, b, "pictures")
     check_same(a, mask, "picture and mask")
+    smallest = SMALLEST if lpips else 7
+    if min(mask.shape) < smallest:
+        raise ImageError(f"pictures of {a.shape[1]}x{a.shape[0]} are too small: {smallest} pixels a side are needed")
     if not mask.any():
         raise ImageError("the mask is empty: nothing is inside")
     metrics = require("skimage.metrics", "bench")
     similar, similarity = metrics.structural_similarity(a, b, channel_axis=-1, data_range=255, full=True)
-    distance = np.full(mask.shape, math.nan) if lpips is None else lpips.distance_map(a, b)
+    perceived = np.full(mask.shape, math.nan) if lpips is None else lpips.distance_map(a, b)
     error = np.abs(a.astype(np.float64) - b)
-    everywhere, inside = (
-        min(MAX_PSNR, MAX_PSNR if found is None else found) for found in map(psnr, (error, error[mask]))
-    )
-    return Difference(
-        everywhere, float(similar), _mean(distance), inside, _mean(similarity[mask]), _mean(distance[mask])
-    )
+    decibels = [min(MAX_PSNR, MAX_PSNR if found is None else found) for found in map(psnr, (error, error[mask]))]
+    everywhere = decibels[0], float(similar), float(perceived.mean(dtype=float))
+    inside = decibels[1], float(similarity[mask].mean(dtype=float)), float(perceived[mask].mean(dtype=float))
+    return Difference(*everywhere, *inside)
 
 
 def seam(result: Pixels, before: Pixels, mask: Mask, border: int) -> float:
@@ -97,16 +103,3 @@ def seam(result: Pixels, before: Pixels, mask: Mask, border: int) -> float:
         steps.append((after - earlier)[np.diff(away, axis=axis) != 0])
     found = np.concatenate(steps)
     return float(found.mean()) if len(found) else math.nan
-
-
-def _mean(values: npt.NDArray[np.floating[Any]]) -> float:
-    return float(values.mean(dtype=np.float64))
-
-
-def _check(a: Pixels, b: Pixels, smallest: int) -> None:
-    for each in (a, b):
-        if each.dtype != np.uint8 or each.ndim != 3 or each.shape[2] != 3:
-            raise ImageError(f"a picture is uint8 [H, W, 3], not {each.dtype} {list(each.shape)}")
-    check_same(a, b, "pictures")
-    if min(a.shape[:2]) < smallest:
-        raise ImageError(f"pictures of {a.shape[1]}x{a.shape[0]} are too small: {smallest} pixels a side are needed")

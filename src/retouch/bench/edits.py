@@ -57,7 +57,9 @@ def square(fraction: float, size: tuple[int, int]) -> Edit:
     rows = min(height, max(1, round(math.sqrt(area))))
     cols = min(width, max(1, round(area / rows)))
     rows = min(height, max(1, round(area / cols)))
-    top, left = _off_grid(height - rows, 3), _off_grid(width - cols, 5)
+    # The corner near the middle that is congruent to 3 and 5 modulo 8, if that fits.
+    middles = (((height - rows) // 2, height - rows, 3), ((width - cols) // 2, width - cols, 5))
+    top, left = (min(slack, middle + (rest - middle) % 8) for middle, slack, rest in middles)
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top : top + rows, left : left + cols] = True
     return Edit(f"{fraction:g}", mask)
@@ -69,12 +71,6 @@ def read_mask(path: Path, size: tuple[int, int]) -> Edit:
     Raises ImageError if the file is no image, has another size than `size` (H, W) or holds no edited pixel.
     """
     return Edit(path.name, torch.from_numpy(as_mask(path, size)))
-
-
-def _off_grid(slack: int, remainder: int) -> int:
-    """A corner near the middle of `slack`, congruent to `remainder` modulo 8 if it fits."""
-    middle = slack // 2
-    return min(slack, middle + (remainder - middle) % 8)
 
 
 # Edits of pictures

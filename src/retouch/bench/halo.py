@@ -20,8 +20,7 @@ from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.difference import inside_and_image
 from retouch.bench.edits import MOST, Edit, brushed, pasted, photograph
 from retouch.bench.harness import Progress, Suite, backend_of, chosen
-from retouch.bench.plots import Plot, Point
-from retouch.bench.report import Column, Result, times
+from retouch.bench.report import Column, Plot, Point, Result, times
 from retouch.bench.trial import Case, Trial
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler
 from retouch.editing.images import Pixels
@@ -33,28 +32,10 @@ from retouch.plan.region import Mask
 
 SHARE = 0.012
 """Share of the picture that the pasted patch covers; the stroke covers about as much."""
-
 LEAST = 32
 """Smallest side of the photograph in pixels."""
-
 STROKE = (30, 96, 210)
-
-
-def _three(value: float | None) -> str:
-    return "equal" if value is None else f"{value:.3g}"
-
-
-COLUMNS = [
-    Column("", "edit", value=lambda row: f"{row['edit_label']}, {row['edit']:.1%}"),
-    Column("halo", "halo"),
-    Column("update_ms", "update", lambda ms: f"{ms:.0f} ms"),
-    Column("speedup", "speed-\nup", times, lambda row: row["dense_ms"] / row["update_ms"]),
-    Column("macs_active", "GMAC", lambda macs: f"{macs / 1e9:.1f}"),
-    Column("update_psnr_db", "edit\ndB", _three),
-    Column("update_max_err", "edit\nmost", _three),
-    Column("update_psnr_image_db", "image\ndB", _three),
-    Column("update_max_err_image", "image\nmost", _three),
-]
+THREE = "{:.3g}".format
 
 
 def drawn_edits(photo: Pixels) -> dict[str, Pixels]:
@@ -72,7 +53,17 @@ def drawn_edits(photo: Pixels) -> dict[str, Pixels]:
 class Halo(options.Halo, Suite):
     """`model`: a key of PRETRAINED; `dilate`: the halos; `side`: of the photograph in pixels."""
 
-    columns: ClassVar[Sequence[Column]] = COLUMNS
+    columns: ClassVar[Sequence[Column]] = (
+        Column("", "edit", value=lambda row: f"{row['edit_label']}, {row['edit']:.1%}"),
+        Column("halo", "halo"),
+        Column("update_ms", "update", "{:.0f} ms".format),
+        Column("speedup", "speed-\nup", times, lambda row: row["dense_ms"] / row["update_ms"]),
+        Column("macs_active", "GMAC", lambda macs: f"{macs / 1e9:.1f}"),
+        Column("update_psnr_db", "edit\ndB", THREE, none="equal"),
+        Column("update_max_err", "edit\nmost", THREE),
+        Column("update_psnr_image_db", "image\ndB", THREE, none="equal"),
+        Column("update_max_err_image", "image\nmost", THREE),
+    )
 
     def check(self) -> None:
         """OptionError for a model without trained weights, a policy without a halo and a side that is too long."""
@@ -91,18 +82,18 @@ class Halo(options.Halo, Suite):
         progress.say(f"{self.model}: building")
         module = Upscaler.from_pretrained(self.model, device="cpu").module
         photo = photograph(self.side)
-        inputs, halos = _inputs(photo), sorted(set(self.dilate))
+        inputs = _inputs(photo)
         # The halos are drawn into the masks, so that one recording serves them all.
         policy = replace(PRESETS[self.policy], dilate=0)
         cases = [
             Case(Edit(name, torch.from_numpy((pixels != photo).any(2))), _inputs(pixels), halo)
             for name, pixels in drawn_edits(photo).items()
-            for halo in halos
+            for halo in sorted(set(self.dilate))
         ]
         dense = dense_runs(module, inputs, not self.no_compile)
         trial = Trial(self.model, module, inputs, policy, self.backend, cases, dense)
         trial.run(self.repeat, progress)
-        truths = {case.edit.label: run_dense(module, case.edited) for case in cases[:: len(halos)]}
+        truths = {case.edit.label: run_dense(module, case.edited) for case in cases if case.halo == cases[0].halo}
         for case in cases:
             (before, after), truth, mask = trial.outputs(case), truths[case.edit.label], case.edit.mask.numpy()
             yield {
@@ -142,8 +133,7 @@ def errors(name: str, picture: Tensor, truth: Tensor, mask: Mask) -> Result:
     Both are clamped to [0, 1], not rounded. PSNR is None where they are equal.
     """
     found, wanted = (each[0].double().clamp(0, 1).permute(1, 2, 0).numpy() * 255 for each in (picture, truth))
-    large = mask.repeat(SCALE, 0).repeat(SCALE, 1)
-    return inside_and_image(name, np.abs(found - wanted), large, max_err=lambda error: float(error.max()))
+    return inside_and_image(name, found, wanted, mask.repeat(SCALE, 0).repeat(SCALE, 1), max_err=np.max)
 
 
 def _curves(results: Sequence[Result], x: str) -> dict[str, list[Point]]:

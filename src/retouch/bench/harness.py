@@ -16,8 +16,7 @@ from rich.table import Table
 
 from retouch import kernels
 from retouch.bench.machine import PeakMemory
-from retouch.bench.plots import Plot, save_plots
-from retouch.bench.report import Column, Result, column_table, grouped, row_of, terminal_table, write_text
+from retouch.bench.report import Column, Plot, Result, grouped, markdown, row_of, save_plots, terminal_table, write_text
 from retouch.errors import OptionError
 from retouch.kernels import Backend
 from retouch.kernels.devices import selected
@@ -70,6 +69,7 @@ class Variant:
     before: Callable[[], object] = lambda: None
 
 
+@dataclass
 class Experiment(Generic[C]):
     """Rounds that run every variant of every case once, so that a slow moment of the machine meets all of them.
 
@@ -78,36 +78,32 @@ class Experiment(Generic[C]):
     watches it. wait: returns when a run is done: a GPU's goes on after its call has returned. done: ends a round.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[C],
-        variants: Callable[[C], Sequence[Variant]],
-        rounds: int,
-        *,
-        warm_up: bool = True,
-        wait: Callable[[], None] = lambda: None,
-        done: Callable[[], None] = lambda: None,
-        memory: PeakMemory | None = None,
-    ) -> None:
-        self._cases, self._variants, self._rounds, self._warm_up = cases, variants, rounds, warm_up
-        self._wait, self._done, self._memory = wait, done, memory
+    cases: Sequence[C]
+    variants: Callable[[C], Sequence[Variant]]
+    rounds: int
+    warm_up: bool = True
+    wait: Callable[[], None] = lambda: None
+    done: Callable[[], None] = lambda: None
+    memory: PeakMemory | None = None
+
+    def __post_init__(self) -> None:
         self._samples: dict[tuple[C, str], list[float]] = defaultdict(list)
         self._first: dict[tuple[C, str], float] = {}
 
     def run(self, progress: Progress, title: str) -> None:
         """Run all rounds; KeyboardInterrupt and errors of a variant end them."""
-        for number, part in progress.over(range(0 if self._warm_up else 1, self._rounds + 1)):
-            words = f"round {number} of {self._rounds}" if number else "warming up"
-            with self._memory if self._memory and not number else nullcontext():
-                for case, of_case in part.over(self._cases):
-                    for variant, of_variant in of_case.over(self._variants(case)):
+        for number, part in progress.over(range(0 if self.warm_up else 1, self.rounds + 1)):
+            words = f"round {number} of {self.rounds}" if number else "warming up"
+            with self.memory if self.memory and not number else nullcontext():
+                for case, of_case in part.over(self.cases):
+                    for variant, of_variant in of_case.over(self.variants(case)):
                         of_variant.say(f"{title}: {words}, {variant.name}")
                         self._time(case, variant, counted=number > 0)
-            self._done()
+            self.done()
 
     def _time(self, case: C, variant: Variant, counted: bool) -> None:
         variant.before()
-        result, elapsed = timed(variant.run, self._wait)
+        result, elapsed = timed(variant.run, self.wait)
         self._first.setdefault((case, variant.name), elapsed)
         if counted:
             self._samples[case, variant.name].append(elapsed)
@@ -146,23 +142,26 @@ class Suite(ABC):
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
         """What was found, one by one, before columns made results of it."""
 
-    @abstractmethod
-    def check(self) -> None:
-        """Read what the suite reads, so that bad input is known before long work starts."""
+    def check(self) -> None:  # noqa: B027
+        """Read what the suite reads, so that bad input is known before long work starts; here nothing."""
 
     def results(self, progress: Progress | None = None) -> Iterator[Result]:
         """The results one by one, ready for JSON."""
         for found in self.measure(progress or Progress()):
             yield row_of(self.columns, found)
 
+    def rows(self, results: Sequence[Result]) -> Sequence[Result]:
+        """What the rows of a table are of: every result has one, unless a suite sums them up."""
+        return results
+
+    def parts(self, results: Sequence[Result]) -> list[Sequence[Result]]:
+        """The results of each table."""
+        return list(grouped(results, self.by).values()) if self.by else [results]
+
     def tables(self, results: Sequence[Result]) -> list[Table]:
         """For a terminal 80 columns wide."""
-        parts = grouped(results, self.by).values() if self.by else [results]
-        return [
-            terminal_table(title, self.columns, part, caption)
-            for part in parts
-            for title, caption in [self.heading(part)]
-        ]
+        parts = self.parts(results)
+        return [terminal_table(*self.heading(part), self.columns, self.rows(part)) for part in parts]
 
     def notes(self, results: Sequence[Result]) -> list[str]:
         """What else is to be said of the results, a sentence or two each."""
@@ -174,7 +173,7 @@ class Suite(ABC):
 
     def markdown_table(self, results: Sequence[Result]) -> str:
         """The table of a report."""
-        return column_table(self.columns, results)
+        return markdown(self.columns, self.rows(results))
 
     def plots(self, results: Sequence[Result]) -> list[Plot]:
         """What is drawn of the results, beside each other."""
@@ -187,17 +186,16 @@ class Suite(ABC):
 
     def write_report(self, path: Path, results: Sequence[Result], command: str) -> None:
         """Write a run of `command` as Markdown, with its pictures beside it. Raises FileError."""
-        title, caption = self.heading(results)
-        machine = results[0]["machine"]
-        where = f"; {machine['gpu'] or machine['cpu']}, {machine['threads']} threads, PyTorch {machine['torch']}"
-        parts = [
-            f"# {title}",
-            f"`{command}`, commit {machine['commit']}{where}.",
-            self.markdown_table(results),
-            *self.write_pictures(path, results),
-            *(text.replace("\n", "; ") for text in [caption, *self.notes(results)] if text),
-        ]
-        write_text(path, "\n\n".join(parts) + "\n")
+        ran, machine = f"`{command}`", results[0].get("machine")
+        if machine is not None:
+            ran += f", commit {machine['commit']}; {machine['gpu'] or machine['cpu']}, {machine['threads']} threads, "
+            ran += f"PyTorch {machine['torch']}"
+        lines = []
+        for part in self.parts(results):
+            title, caption = self.heading(part)
+            lines += [f"# {title}", f"{ran}.", self.markdown_table(part), *self.write_pictures(path, part)]
+            lines += [caption.replace("\n", "; ")]
+        write_text(path, "\n\n".join(filter(None, [*lines, *self.notes(results)])) + "\n")
 
 
 def chosen(names: Iterable[str], choices: Iterable[str], what: str) -> list[str]:

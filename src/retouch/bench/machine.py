@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from threading import Event, Thread
@@ -26,9 +27,10 @@ INTERVAL = 0.02
 
 def facts(device: str = "cpu") -> dict[str, Any]:
     """Processor, GPU (None for "cpu"), instruction set, threads, versions and commit, ready for JSON."""
+    kind = torch.device(device).type
     return {
         "cpu": _cpu_name(),
-        "gpu": _gpu_name(device),
+        "gpu": torch.cuda.get_device_name(device) if kind == "cuda" else None if kind == "cpu" else kind,
         "isa": _kernel_isa(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -46,18 +48,13 @@ def waiting(device: str) -> Callable[[], None]:
     return (lambda: None) if torch.device(device).type == "cpu" else partial(torch.accelerator.synchronize, device)
 
 
-def _gpu_name(device: str) -> str | None:
-    kind = torch.device(device).type
-    return torch.cuda.get_device_name(device) if kind == "cuda" else None if kind == "cpu" else kind
-
-
 def _kernel_isa() -> str:
     """The instruction set that the cpu backend runs with."""
-    try:
+    with suppress(ImportError):
         from retouch.kernels.cpu import isa
-    except ImportError:
-        return "not built"
-    return str(isa())
+
+        return str(isa())
+    return "not built"
 
 
 def _cpu_name() -> str:
@@ -70,11 +67,9 @@ def _cpu_name() -> str:
 @cache
 def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
 
 
 class PeakMemory:
@@ -87,11 +82,11 @@ class PeakMemory:
     def __init__(self) -> None:
         self.rss, self.anon, self.file = 0, 0, 0
         self._process = require("psutil", "bench").Process()
-        self._stop, self._thread = Event(), Thread()
+        self._stop = Event()
 
     def __enter__(self) -> PeakMemory:
         give_back()
-        self._stop = Event()
+        self._stop.clear()
         self._thread = Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from retouch import models
 from retouch.bench import options
-from retouch.bench.dense import dense_runs, run_dense
+from retouch.bench.dense import PEERS, dense_runs, peer_runs, run_dense
 from retouch.bench.edits import Edit, edits_of
 from retouch.bench.harness import RESTLESS, Progress, Suite, backend_of, busy, chosen
-from retouch.bench.peers import PEERS, peer_runs
 from retouch.bench.published import REFERENCE, SIGE, measured
-from retouch.bench.report import Column, Result, figure, giga, size_text, times
+from retouch.bench.report import Column, Result, figure, giga, times
 from retouch.bench.trial import Case, Trial, on
 from retouch.errors import OptionError
-from retouch.models import Network
+from retouch.models import Inputs, Network
 from retouch.plan.explain import Explanation
 from retouch.plan.peaks import device as published_device
 from retouch.plan.policy import PRESETS, Policy
@@ -30,12 +29,10 @@ ALLOCATOR = (
     "Eager PyTorch loses time to page faults under stock malloc. For a dense baseline without them, run again with "
     "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 in the environment."
 )
-
 BESIDE = (
     "Dense is the best of eager NCHW, eager channels-last, torch.compile and the peers that were asked for; graphs: "
-    "as sessions update, replayed from "
-    f"a CUDA graph. SIGE's figures are of the {published_device(REFERENCE).title} (arXiv 2211.02048) for "
-    "the edit nearest in size, for Stable Diffusion of twice the pixels."
+    f"as sessions update, replayed from a CUDA graph. SIGE's figures are of the {published_device(REFERENCE).title} "
+    "(arXiv 2211.02048) for the edit nearest in size, for Stable Diffusion of twice the pixels."
 )
 
 
@@ -50,6 +47,16 @@ def _sige(key: str) -> Callable[[Mapping[str, Any]], float | None]:
     return found
 
 
+def _policy(row: Mapping[str, Any]) -> str:
+    """The policy of a row, and what became of texts where it was said."""
+    return f"{row['policy']}, text {row['text']}" if row.get("text") else str(row["policy"])
+
+
+def _faster(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    """By how much a time of a row is less than that of a dense run."""
+    return lambda row: row["dense_ms"] / row[key] if row[key] else None
+
+
 COLUMNS = [
     Column("model", "network"),
     Column("", "policy, edit", value=lambda row: f"{_policy(row)}, {row['edit_label']}", below=True),
@@ -59,35 +66,23 @@ COLUMNS = [
     Column("record_ms", "record", figure),
     Column("record_over_dense", "/ dense", times, lambda row: row["record_ms"] / row["dense_ms"], below=True),
     Column("update_ms", "update", figure),
-    Column("predicted_ms", "predicted", lambda ms: "" if ms is None else figure(ms), below=True),
-    Column("update_replayed_ms", "graphs", lambda ms: "" if ms is None else figure(ms), below=True),
-    Column("speedup", "speed-\nup", times, lambda row: row["dense_ms"] / row["update_ms"]),
-    Column(
-        "speedup_replayed",
-        "graphs",
-        lambda factor: "" if factor is None else times(factor),
-        lambda row: row["dense_ms"] / row["update_replayed_ms"] if row["update_replayed_ms"] else None,
-        below=True,
-    ),
+    Column("predicted_ms", "predicted", figure, below=True, none=""),
+    Column("update_replayed_ms", "graphs", figure, below=True, none=""),
+    Column("speedup", "speed-\nup", times, _faster("update_ms")),
+    Column("speedup_replayed", "graphs", times, _faster("update_replayed_ms"), below=True, none=""),
     Column("macs_active", "GMAC", giga),
     Column("macs_dense", "of all", giga, below=True),
-    Column("kept_bytes", "kept", size_text),
-    Column("rel_err", "error", lambda error: f"{error:.2g}"),
+    Column("kept_bytes", "kept", options.size_text),
+    Column("rel_err", "error", "{:.2g}".format),
     Column("outside_unchanged", "outside", lambda same: "" if same else "changed!", below=True),
-    Column("", "SIGE: edit", lambda edit: f"{edit:g}" if edit else "-", _sige("edit"), wide=True),
+    Column("", "SIGE: edit", "{:g}".format, _sige("edit"), wide=True),
     Column("", "SIGE: dense", figure, _sige("dense_ms"), wide=True),
     Column("", "SIGE: update", figure, _sige("update_ms"), wide=True),
     Column("", "SIGE: speed-up", times, _sige("speedup"), wide=True),
 ]
 
-
 TYPES = ("float32", "bfloat16", "float16", "int8")
 """Of weights and products; "int8": weights of the fastest type of the processor, products of both in int8."""
-
-
-def _policy(row: Mapping[str, Any]) -> str:
-    """The policy of a row, and what became of texts where it was said."""
-    return f"{row['policy']}, text {row['text']}" if row.get("text") else str(row["policy"])
 
 
 @dataclass(frozen=True)
@@ -99,24 +94,21 @@ class Networks(options.Networks, Suite):
     def check(self) -> None:
         """Look everything up by its name, and read every mask."""
         chosen(self.policy, PRESETS, "policy")
-        for policy, text in self.ways:
-            self.settings(policy, text)
+        self.ways()
         chosen(self.peer, PEERS, "peer")
         for name in chosen(self.model, models.names(), "model"):
             self.edits(models.get(name))
         for name in chosen(self.dtype, TYPES, "type"):
             self.checked_type(name)
 
-    @property
-    def ways(self) -> list[tuple[str, str | None]]:
-        """Policies with what becomes of texts: None where that is the policy's."""
+    def ways(self) -> list[tuple[Policy, str | None]]:
+        """Policies with what becomes of texts: None where that is the policy's. PolicyError for what they cannot be."""
         texts: Sequence[str | None] = self.text or (None,)
-        return list(product(self.policy, texts))
-
-    def settings(self, policy: str, text: str | None) -> Policy:
-        """The policy with what was asked for; PolicyError for texts that it cannot have."""
-        changes: dict[str, Any] = {"dilate": self.dilate, "text": text}
-        return replace(PRESETS[policy], **{key: value for key, value in changes.items() if value is not None})
+        found = []
+        for name, text in product(self.policy, texts):
+            changes: dict[str, Any] = {"dilate": self.dilate, "text": text}
+            found.append((replace(PRESETS[name], **{k: x for k, x in changes.items() if x is not None}), text))
+        return found
 
     def edits(self, network: Network) -> list[Edit]:
         """The edits of a network."""
@@ -136,47 +128,47 @@ class Networks(options.Networks, Suite):
             raise OptionError(f"--dtype {name}: the {backend.name} backend computes in {types} on {backend.device}")
         return found
 
+    def built(self, name: str, dtype: str) -> tuple[nn.Module, Inputs, list[Case]]:
+        """A network of a type on the device, its inputs and its edits."""
+        network, weights = models.get(name), self.checked_type(dtype)
+        inputs, edits = network.inputs(self.tiny, weights), self.edits(network)
+        cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in edits]
+        return network.build(self.tiny, weights).to(self.place), on(inputs, self.place), cases
+
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
         """Every model in every type under every policy with every edit."""
         for (name, dtype), part in progress.over(list(product(self.model, self.dtype))):
             part.say(f"{name}: building")
-            network = models.get(name)
-            module = network.build(self.tiny, self.checked_type(dtype)).to(self.place)
-            inputs = on(network.inputs(self.tiny, self.checked_type(dtype)), self.place)
+            module, inputs, cases = self.built(name, dtype)
             dense = {**dense_runs(module, inputs, not self.no_compile), **peer_runs(self.peer, module, inputs)}
-            for (policy, text), of_policy in part.over(self.ways):
-                of_policy.say(f"{name}, {policy}: compiling")
-                made = self.trial(network, module, dtype, self.settings(policy, text), dense)
-                yield from self._measured(made, dtype, text, of_policy)
-                del made
+            for (policy, text), of_policy in part.over(self.ways()):
+                of_policy.say(f"{name}, {policy.name}: compiling")
+                trial = Trial(name, module, inputs, policy, self.backend, list(map(replace, cases)), dense, dtype)
+                trial.run(self.repeat, of_policy)
+                for case in trial.cases:
+                    before, after = trial.outputs(case)
+                    active = trial.net.active_mask(case.region).unsqueeze(1).expand_as(after)
+                    yield {
+                        "tiny": self.tiny,
+                        "dilate": self.dilate,
+                        "text": text,
+                        "dtype": dtype,
+                        "device": self.place,
+                        "dense_channels_last_ms": None,
+                        "dense_compiled_ms": None,
+                        **trial.found(case),
+                        **compare(before, after, run_dense(module, case.edited).cpu(), active),
+                    }
+                del trial
             del module, dense
             torch._dynamo.reset()
 
-    def trial(
-        self, network: Network, module: nn.Module, dtype: str, policy: Policy, dense: Mapping[str, Callable[[], Tensor]]
-    ) -> Trial:
-        """The network compiled under a policy, with its edits."""
-        inputs = network.inputs(self.tiny, self.checked_type(dtype))
-        cases = [Case(edit, on(network.edited(inputs, edit.mask), self.place)) for edit in self.edits(network)]
-        arithmetic = "int8" if dtype == "int8" else "float"
-        return Trial(network.name, module, on(inputs, self.place), policy, self.backend, cases, dense, arithmetic)
-
-    def _measured(self, trial: Trial, dtype: str, text: str | None, progress: Progress) -> Iterator[Mapping[str, Any]]:
-        trial.run(self.repeat, progress)
-        for case in trial.cases:
-            before, after = trial.outputs(case)
-            active = trial.net.active_mask(case.region).unsqueeze(1).expand_as(after)
-            yield {
-                "tiny": self.tiny,
-                "dilate": self.dilate,
-                "text": text,
-                "dtype": dtype,
-                "device": self.place,
-                "dense_channels_last_ms": None,
-                "dense_compiled_ms": None,
-                **trial.found(case),
-                **compare(before, after, run_dense(trial.module, case.edited).cpu(), active),
-            }
+    def explanation(self) -> Explanation:
+        """`explain` of the first model, type, policy and edit; nothing is timed."""
+        module, inputs, cases = self.built(self.model[0], self.dtype[0])
+        trial = Trial(self.model[0], module, inputs, self.ways()[0][0], self.backend, cases, {}, self.dtype[0])
+        found: Explanation = trial.net.explain(cases[0].region)
+        return found
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """The errors are a check of the arithmetic."""
@@ -190,15 +182,6 @@ class Networks(options.Networks, Suite):
     def markdown_table(self, results: Sequence[Result]) -> str:
         """Says whose the figures beside these are."""
         return f"{super().markdown_table(results)}\n\n{BESIDE}"
-
-    def explanation(self) -> Explanation:
-        """`explain` of the first model, type, policy and edit; nothing is timed."""
-        network, dtype = models.get(self.model[0]), self.dtype[0]
-        trial = self.trial(
-            network, network.build(self.tiny, self.checked_type(dtype)), dtype, self.settings(*self.ways[0]), {}
-        )
-        found: Explanation = trial.net.explain(trial.cases[0].region)
-        return found
 
 
 def compare(before: Tensor, after: Tensor, truth: Tensor, active: Tensor) -> Result:

@@ -1,12 +1,13 @@
-"""What suites are asked for: each class holds the fields of a suite, which are the options of its command, too."""
+"""What commands are asked for: options that several have, and for each suite a class whose fields are its options."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Option
+from typer import BadParameter, Option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,21 +19,53 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Products = Literal[Dtype, "tf32"]
 Storage = Literal["fp32", "bf16", "fp16", "int8", "auto"]
 
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
+
+
+def byte_count(text: str) -> int:
+    """A size such as "4GB", "512 MB" or "2GiB" in bytes, 0 as it is; BadParameter for other text."""
+    found = _SIZE.fullmatch(text.strip())
+    if found:
+        number, unit, binary = found.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
+    if text.strip() == "0":
+        return 0
+    raise BadParameter(f"{text!r} is no size; write 4GB or 512MB, for example")
+
+
+def size_text(count: int, digits: int = 0) -> str:
+    """Bytes as MB, with so many digits after the point, or GB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.{digits}f} MB"
+
+
+def size(help: str) -> Any:
+    """An option that is a size in bytes."""
+    return Option(parser=byte_count, metavar="SIZE", help=help)
+
+
 POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
 
+AnyStorage = Annotated[Storage | None, Option(help="How recorded float32 rows are kept (fp32).")]
 BackendName = Annotated[Backend, Option(help="Kernels to use.")]
+DeviceMemory = Annotated[
+    int | None, size("Memory of an accelerator for recordings before they go to the host's (40 % of what is free).")
+]
 DeviceName = Annotated[
     str, Option(help="Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu.")
 ]
 Dilate = Annotated[int | None, Option(min=0, help="Dilation of the mask in its own pixels.")]
 DtypeName = Annotated[Dtype, Option(help="Type of weights and activations.")]
 Masks = Annotated[Sequence[Path], Option(help="Image file, white where edited; may be repeated.")]
+Memory = Annotated[
+    int | None, size("Memory for recordings before they go to files, such as 4GB (40 % of what is free).")
+]
 Names = Annotated[Sequence[str], Option(help="Network or pipeline; may be repeated.")]
 NoCompile = Annotated[bool, Option("--no-compile", help="Leave torch.compile out of the dense baselines.")]
 Policies = Annotated[Sequence[str], Option(help=f"{POLICY_HELP}; may be repeated.")]
 PolicyName = Annotated[str, Option(help=f"{POLICY_HELP}.")]
 Rounds = Annotated[int, Option(min=1, help="Rounds that are counted.")]
 Shares = Annotated[Sequence[float], Option(help="Share of the image edited, (0, 1] (0.012); may be repeated.")]
+Threads = Annotated[int | None, Option(min=1, help="Threads of PyTorch and the kernels.")]
 Tiny = Annotated[bool, Option("--tiny", help="Few channels and a small image: to try things out.")]
 
 HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
@@ -81,14 +114,7 @@ class Sessions:
     steps: Annotated[Sequence[int], Option(min=1, max=1000, help="Steps (the pipeline's); may be repeated.")] = ()
     dtype: DtypeName = "float32"
     storage: Annotated[Storage, Option(help="How recorded float32 rows are kept.")] = "fp32"
-    memory: Annotated[
-        int | None,
-        Option(
-            parser=str,
-            metavar="SIZE",
-            help="Memory for recordings before they go to files, such as 4GB (40 % of what is free).",
-        ),
-    ] = None
+    memory: Memory = None
     backend: BackendName = "auto"
     repeat: Rounds = 1
     tiny: Tiny = False

@@ -6,33 +6,34 @@ and its repository lmxyy/sige. Each is one forward pass in float32, without the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Update:
+class Update(NamedTuple):
     """An edit of a share of the image: arithmetic in GMAC, milliseconds by device."""
 
     edit: float
     gmacs: float
-    ms: Mapping[str, float] = field(default_factory=dict)
+    ms: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Published:
     """One network: arithmetic in GMAC and milliseconds by device of a dense run, and updates.
 
-    image: pixels (H, W) that the arithmetic is of. policy: settings in which SIGE's for this network differ
-    from the `paper` policy.
+    image: pixels (H, W) that the arithmetic is of; for Stable Diffusion 1.4 twice the usual 512x512. policy: settings
+    in which SIGE's for this network differ from the `paper` policy.
     """
 
     image: tuple[int, int]
     gmacs: float
     dense_ms: Mapping[str, float]
     updates: Sequence[Update]
-    policy: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, Any]
 
     def update(self, edit: float) -> Update | None:
         """The update of about that share of the image, within 5 %."""
@@ -44,46 +45,12 @@ class Published:
         return min(timed, key=lambda each: max(each.edit / edit, edit / each.edit))
 
 
-def _sd(gmacs: float, ms: float, *updates: tuple[float, float, float], dilate: int = 5) -> Published:
-    """Stable Diffusion 1.4. The arithmetic is that of 512x1024 pixels, twice the usual 512x512."""
-    return Published(
-        (512, 1024),
-        gmacs,
-        {"rtx3090": ms},
-        [Update(edit, part, {"rtx3090": time}) for edit, part, time in updates],
-        {"dilate": dilate, "dense_below": 0.0},
-    )
+def _published(image: tuple[int, int], updates: Sequence[Mapping[str, Any]], **others: Any) -> Published:
+    return Published((image[0], image[1]), updates=[Update(**each) for each in updates], **others)
 
 
 SIGE = {
-    "ddpm-256": Published(
-        (256, 256),
-        248,
-        {"rtx3090": 37.5, "m1pro": 183},
-        [
-            Update(0.012, 33.4, {"rtx3090": 12.6, "m1pro": 39.5}),
-            Update(0.0378, 40.6, {"rtx3090": 13.5}),
-            Update(0.0719, 51.8),
-            Update(0.115, 61.3, {"rtx3090": 16.3}),
-            Update(0.155, 78.9),
-        ],
-    ),
-    "gaugan": Published(
-        (256, 512),
-        281,
-        {"rtx3090": 45.4, "m1pro": 151},
-        [
-            Update(0.0118, 15.3, {"rtx3090": 8.1, "m1pro": 29.1}),
-            Update(0.0202, 19.3, {"rtx3090": 8.68}),
-            Update(0.135, 69.8),
-        ],
-        {"dilate": 1, "dilate_grid": 2, "dense_below": 0.0},
-    ),
-    "sd15-unet": _sd(1854.8, 368.6, (0.017, 224.9, 51.2), (0.029, 352.6, 76.4), (0.116, 514.5, 95.0)),
-    "sd-vae-encoder": _sd(1152.1, 115.2, (0.017, 39.2, 10.1), (0.029, 76.3, 14.5)),
-    "sd-vae-decoder": _sd(
-        2550.8, 235.0, (0.017, 154.2, 30.7), (0.029, 318.3, 45.6), (0.116, 343.5, 48.0), dilate=5 + 40
-    ),
+    name: _published(**found) for name, found in json.loads(Path(__file__).with_suffix(".json").read_text()).items()
 }
 """By network of `retouch bench`."""
 

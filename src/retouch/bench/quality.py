@@ -7,7 +7,7 @@ costs is the time of `session.edit`, index tables of its new region included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,12 @@ from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from retouch.bench import machine, options
 from retouch.bench.crop import of_session
 from retouch.bench.difference import compare, seam
-from retouch.bench.harness import Experiment, Progress, Suite, Variant, backend_of, chosen, timed
-from retouch.bench.plots import Plot, Point
-from retouch.bench.report import Column, Result, column_table, grouped, terminal_table
+from retouch.bench.harness import Progress, Suite, backend_of, chosen, timed
+from retouch.bench.report import Column, Plot, Point, Result, grouped, markdown
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
 from retouch.editing.blend import BLENDS, DEFAULT
 from retouch.editing.diffusion.editor import Editor
@@ -62,6 +60,7 @@ METHODS: dict[str, Policy | None] = {
 """Policies by the name of the method; None: crop and stitch, held against the dense reference of `balanced`."""
 
 Key = tuple[int, bytes, int, str]
+"""What a dense result depends on: the edit, what is replaced around it, and how it is set in."""
 
 PICTURES = 20
 PROMPTS = (
@@ -71,7 +70,7 @@ PROMPTS = (
 )  # fmt: skip
 """What the model draws when no pictures are given."""
 
-SUMMARY = [
+SUMMARY = (
     Column("method", "method"),
     Column("psnr_inside", "dB", "{:.1f}".format),
     Column("worst_tenth_db", "worst\ntenth", "{:.1f}".format, below=True),
@@ -82,10 +81,7 @@ SUMMARY = [
     Column("seam", "seam", "{:.2f}".format),
     Column("seconds", "ms", lambda seconds: f"{seconds * 1e3:.0f}"),
     Column("macs", "GMAC\nshare", "{:.1%}".format),
-]
-MEDIANS = (
-    "psnr_inside", "ssim_inside", "lpips_inside", "psnr", "ssim", "lpips", "seam", "seconds", "dense_seconds", "macs",
-)  # fmt: skip
+)
 SHOWN = ("balanced", *BLENDED, "paper", CROP)
 """Methods whose pictures are shown."""
 
@@ -103,7 +99,7 @@ class Quality(options.Quality, Suite):
     tiles: dict[tuple[int, str], tuple[str, Pixels]] = field(default_factory=dict)
     references: dict[Key, tuple[Pixels, float]] = field(default_factory=dict)
 
-    columns: ClassVar[Sequence[Column]] = ()
+    columns: ClassVar[Sequence[Column]] = SUMMARY
 
     def check(self) -> None:
         """Look methods up, and read the pictures and the weights of LPIPS."""
@@ -117,86 +113,69 @@ class Quality(options.Quality, Suite):
         """Every method on every edit. Dense results are shared by the methods that replace the same."""
         progress.say("drawing pictures")
         pictures, lpips = read_pictures(self.images) if self.images else self._draw(), self._weights()
-        edits = sample_edits([pixels for _, pixels in pictures], self.count)
+        edits = list(enumerate(sample_edits([pixels for _, pixels in pictures], self.count)))
+        settings: dict[str, Any] = {"steps": self.steps, "strength": self.strength, "guidance": self.guidance}
         for name, part in progress.over(self.method or list(METHODS)):
-            policy = METHODS[name] or BALANCED
-            options: dict[str, Any] = {"policy": policy, "blend": BLENDED.get(name), "backend": self.backend}
-            options |= {"arithmetic": "int8"} if name == INT8 else {}
-            editor = Editor.from_pretrained(self.model, device="cpu", memory=8 << 30, **options)
+            editor = self._editor(name)
             for (number, (prompt, pixels)), of_picture in part.over(list(enumerate(pictures))):
                 of_picture.say(f"{name}: {prompt}")
-                session = editor.open(
-                    pixels, prompt=prompt, steps=self.steps, strength=self.strength, guidance=self.guidance
-                )
-                mine = {index: edit for index, edit in enumerate(edits) if edit.image == number}
-                yield from self._measured(session, name, prompt, mine, lpips, of_picture)
+                session = editor.open(pixels, prompt=prompt, **settings)
+                mine, made = [each for each in edits if each[1].image == number], []
+                for (index, edit), of_edit in of_picture.over(mine):
+                    of_edit.say(f"{name}: {prompt}, edit {index}")
+                    facts = {"model": self.model, "method": name, "prompt": prompt, "edit": index}
+                    made.append((edit, *self._made(session, edit, facts)))
+                yield from (self._found(session, *each, lpips) for each in made)
 
-    def _measured(
-        self,
-        session: DiffusionSession,
-        method: str,
-        prompt: str,
-        edits: Mapping[int, SampleEdit],
-        lpips: Lpips | None,
-        progress: Progress,
-    ) -> Iterator[Result]:
-        """One method on the edits of one picture."""
-        pictures: dict[int, Pixels] = {}
-        estimates: dict[int, Result] = {}
+    def _editor(self, method: str) -> Editor:
+        options: dict[str, Any] = {"blend": BLENDED.get(method), "backend": self.backend}
+        options |= {"arithmetic": "int8"} if method == INT8 else {}
+        policy = METHODS[method] or BALANCED
+        return Editor.from_pretrained(self.model, device="cpu", memory=8 << 30, policy=policy, **options)
 
-        def keep(index: int, made: Edited | Pixels) -> None:
-            if isinstance(made, Edited):
-                session.undo()
-                estimates[index] = _estimate(made)
-            pictures[index] = np.array(made.image if isinstance(made, Edited) else made)
+    def _made(self, session: DiffusionSession, edit: SampleEdit, facts: Result) -> tuple[Pixels, Result]:
+        """What a method makes of an edit, and what it took; then the dense model's turn, unless that is known."""
+        crops = METHODS[facts["method"]] is None
+        run: Callable[..., Edited | Pixels] = partial(of_session, session) if crops else session.edit
+        made, ms = timed(lambda: run(edit.pixels, mask=edit.mask))
+        taken = {**facts, "kind": edit.kind, "share": edit.fraction, "seconds": ms / 1e3}
+        if isinstance(made, Edited):
+            session.undo()
+            taken, made = {**taken, **_estimate(made)}, np.array(made.image)
+        self._reference(session, facts["edit"], edit)
+        return made, taken
 
-        def variants(index: int) -> list[Variant]:
-            run, edit = partial(of_session, session) if METHODS[method] is None else session.edit, edits[index]
-            one = Variant("edit", lambda: run(edit.pixels, mask=edit.mask), partial(keep, index))
-            return [one, *self._reference(session, index, edit)]
+    def _found(
+        self, session: DiffusionSession, edit: SampleEdit, made: Pixels, taken: Result, lpips: Lpips | None
+    ) -> Result:
+        """How a method did on an edit; pictures of some are kept to be shown."""
+        index, method = taken["edit"], taken["method"]
+        truth, dense_s = self._reference(session, index, edit)
+        work = session.nets.denoiser.explain(session.process.around(Region.from_mask(edit.mask)))
+        found = {
+            **taken,
+            "dense_seconds": dense_s,
+            "macs": work.macs_active / work.macs_dense,
+            **asdict(compare(made, truth, edit.mask, lpips)),
+            "seam": seam(made, session.pixels, edit.mask, session.border),
+            "machine": machine.facts(),
+        }
+        if index < len(KINDS) and method in SHOWN:
+            caption = f"{method}, {found['psnr_inside']:.0f} dB, {found['seconds'] * 1e3:.0f} ms"
+            self.tiles[index, method] = caption, made
+            self.tiles[index, "before"] = taken["prompt"], session.pixels
+            self.tiles[index, "edited"] = f"{edit.kind}, {edit.fraction:.1%}", edit.pixels
+            self.tiles.setdefault((index, "dense"), (f"dense, {dense_s * 1e3:.0f} ms", truth))
+        return found
 
-        experiment = Experiment(list(edits), variants, 1, warm_up=False)
-        experiment.run(progress, f"{method}: {prompt}")
-        for index, edit in edits.items():
-            truth, dense_s = self.references[_key(session, index, edit)]
-            work = session.nets.denoiser.explain(session.process.around(Region.from_mask(edit.mask)))
-            result = {
-                "model": self.model,
-                "method": method,
-                "prompt": prompt,
-                "edit": index,
-                "kind": edit.kind,
-                "share": edit.fraction,
-                "seconds": experiment.median(index, "edit") / 1e3,
-                **estimates.get(index, {}),
-                "dense_seconds": dense_s,
-                "macs": work.macs_active / work.macs_dense,
-                **asdict(compare(pictures[index], truth, edit.mask, lpips)),
-                "seam": seam(pictures[index], session.pixels, edit.mask, session.border),
-                "machine": machine.facts(),
-            }
-            if index < len(KINDS) and method in SHOWN:
-                self._show(result, edit, session.pixels, truth, pictures[index])
-            yield result
-
-    def _reference(self, session: DiffusionSession, index: int, edit: SampleEdit) -> list[Variant]:
-        """The dense model on an edit, unless it is known."""
-        key = _key(session, index, edit)
-
-        def keep(dense: Edited) -> None:
+    def _reference(self, session: DiffusionSession, index: int, edit: SampleEdit) -> tuple[Pixels, float]:
+        """What the dense model makes of an edit, and its seconds."""
+        inside = session.latent_mask(Region.from_mask(edit.mask)).numpy().tobytes()
+        key = index, inside, session.border, session.blend
+        if key not in self.references:
+            dense = session.reference(edit.pixels, mask=edit.mask)
             self.references[key] = np.array(dense.image), dense.seconds["total"]
-
-        reference = Variant("dense", lambda: session.reference(edit.pixels, mask=edit.mask), keep)
-        return [] if key in self.references else [reference]
-
-    def _show(self, result: Result, edit: SampleEdit, before: Pixels, truth: Pixels, picture: Pixels) -> None:
-        """Take the pictures of an edit: as it was, edited, the dense result, and what the method made of it."""
-        index, method = result["edit"], result["method"]
-        self.tiles.setdefault((index, "before"), (result["prompt"], before))
-        self.tiles.setdefault((index, "edited"), (f"{edit.kind}, {result['share']:.1%}", edit.pixels))
-        self.tiles.setdefault((index, "dense"), (f"dense, {result['dense_seconds'] * 1e3:.0f} ms", truth))
-        caption = f"{method}, {result['psnr_inside']:.0f} dB, {result['seconds'] * 1e3:.0f} ms"
-        self.tiles[index, method] = caption, picture
+        return self.references[key]
 
     def _weights(self) -> Lpips | None:
         return trained() if self.lpips else None
@@ -211,20 +190,17 @@ class Quality(options.Quality, Suite):
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """What a dense edit takes."""
-        dense = median(each["dense_seconds"] for each in results)
-        return (
-            "Edits against the dense model (medians)",
-            f"dense edit: {dense * 1e3:.0f} ms; dB, SSIM and LPIPS inside the region, then over the image",
-        )
+        dense = 1e3 * median(each["dense_seconds"] for each in results)
+        caption = f"dense edit: {dense:.0f} ms; dB, SSIM and LPIPS inside the region, then over the image"
+        return "Edits against the dense model (medians)", caption
 
-    def tables(self, results: Sequence[Result]) -> list[Table]:
-        """One row for each method."""
-        title, caption = self.heading(results)
-        return [terminal_table(title, SUMMARY, summaries(results), caption)]
+    def rows(self, results: Sequence[Result]) -> Sequence[Result]:
+        """One for each method."""
+        return summaries(results)
 
     def markdown_table(self, results: Sequence[Result]) -> str:
         """One row for each method, and dB by kind of edit."""
-        return f"{column_table(SUMMARY, summaries(results))}\n\n{_by_kind(results)}"
+        return f"{super().markdown_table(results)}\n\n{_by_kind(results)}"
 
     def plots(self, results: Sequence[Result]) -> list[Plot]:
         """Error against time, from the fifth of the edits that is smallest to the largest; `exact` has time only."""
@@ -238,8 +214,7 @@ class Quality(options.Quality, Suite):
         if self.tiles:
             names = ("before", "edited", "dense", *SHOWN)
             shown = [name for name in names if any(tile == name for _, tile in self.tiles)]
-            edits = sorted({index for index, _ in self.tiles})
-            tiles = [self.tiles[index, name] for index in edits for name in shown]
+            tiles = [self.tiles[index, name] for index in sorted({index for index, _ in self.tiles}) for name in shown]
             sheet = save_png(side_by_side(tiles, len(shown)), report.with_name(f"{report.stem}-edits.png"))
             lines.append(f"![one edit of each kind: before, edited, dense, and what methods make of it]({sheet.name})")
         return lines
@@ -273,12 +248,6 @@ def read_pictures(folder: Path) -> list[tuple[str, Pixels]]:
     return [(file.stem.replace("-", " "), as_pixels(file)) for file in files]
 
 
-def _key(session: DiffusionSession, index: int, edit: SampleEdit) -> Key:
-    """What a dense result depends on: the edit, what is replaced around it, and how it is set in."""
-    inside = session.latent_mask(Region.from_mask(edit.mask)).numpy().tobytes()
-    return index, inside, session.border, session.blend
-
-
 def _estimate(edited: Edited) -> Result:
     """The estimated error, and the seconds it took."""
     assert isinstance(edited.estimate, StepCheck)
@@ -294,15 +263,14 @@ SIZES = 5
 
 
 def summaries(results: Sequence[Result]) -> list[Result]:
-    """Of each method: medians over its edits, and its worst tenth in dB inside the region."""
-    return [
-        {
-            "method": name,
-            **{key: float(np.median([each[key] for each in part])) for key in MEDIANS},
-            "worst_tenth_db": float(np.quantile([each["psnr_inside"] for each in part], 0.1)),
-        }
-        for name, part in grouped(results, "method").items()
-    ]
+    """Of each method: medians of figures over its edits, and its worst tenth in dB inside the region."""
+    found = []
+    for name, part in grouped(results, "method").items():
+        keys = [column.key for column in SUMMARY[1:] if column.key in part[0]]
+        medians = {key: float(np.median([each[key] for each in part])) for key in keys}
+        worst = float(np.quantile([each["psnr_inside"] for each in part], 0.1))
+        found.append({"method": name, **medians, "worst_tenth_db": worst})
+    return found
 
 
 def gain_of_probes(results: Sequence[Result], limit: float = 40.0) -> tuple[float, int]:
@@ -376,4 +344,4 @@ def _by_kind(results: Sequence[Result]) -> str:
         for name, part in grouped(results, "method").items()
     ]
     columns = [Column("method", "dB by kind"), *(Column(kind, kind, "{:.1f}".format) for kind in kinds)]
-    return column_table(columns, rows)
+    return markdown(columns, rows)

@@ -1,24 +1,23 @@
-"""Results as tables for people and as JSON for scripts, both made of one list of columns."""
+"""Results as tables and plots for people and as JSON for scripts; tables and JSON are made of one list of columns."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
 from retouch.errors import RetouchError
+from retouch.models.extras import require
 
 Result = dict[str, Any]
 """One result as it is in JSON, by the keys of the columns."""
-
-
-class FileError(RetouchError, OSError):
-    """A file of results that cannot be written."""
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Column:
     """One figure of a result.
 
     key: in JSON; empty for what is only shown. value: from what was found and the columns before; None: it was found
-    under the key. title: in tables; empty for what is only in JSON. text: how a value is shown. below: in the
-    terminal it stands under the column before. wide: too much for a terminal.
+    under the key. title: in tables; empty for what is only in JSON. text: how a value is shown; none: what None is
+    shown as. below: in the terminal it stands under the column before. wide: too much for a terminal.
     """
 
     key: str = ""
@@ -36,6 +35,7 @@ class Column:
     value: Callable[[Mapping[str, Any]], Any] | None = None
     below: bool = False
     wide: bool = False
+    none: str = "-"
 
     def of(self, row: Mapping[str, Any]) -> Any:
         """The value in what was found, or in a result."""
@@ -43,14 +43,15 @@ class Column:
 
     def cell(self, row: Mapping[str, Any]) -> str:
         """How it is shown."""
-        return self.text(self.of(row))
+        value = self.of(row)
+        return self.none if value is None else self.text(value)
 
 
 def row_of(columns: Sequence[Column], found: Mapping[str, Any]) -> Result:
     """What was found, with what the columns derive from it."""
     row = dict(found)
     for column in columns:
-        if column.key:
+        if column.key and column.value:
             row[column.key] = column.of(row)
     return row
 
@@ -66,21 +67,18 @@ def grouped(results: Sequence[Result], key: str) -> dict[Any, list[Result]]:
 # Tables
 
 
-def terminal_table(
-    title: str, columns: Sequence[Column], results: Sequence[Mapping[str, Any]], caption: str = ""
-) -> Table:
+def terminal_table(title: str, caption: str, columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> Table:
     """A row of one or more lines for each result: names in the first column, figures in the others."""
     groups: list[list[Column]] = []
     for column in _shown(columns, results):
         if not column.wide:
             groups[-1].append(column) if column.below else groups.append([column])
-    titles = ["\n".join(column.title for column in group) for group in groups]
-    rows = (["\n".join(filter(None, (column.cell(row) for column in group))) for group in groups] for row in results)
     made = Table(title=title, caption=caption or None, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for place, name in enumerate(titles):
-        made.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*row)
+    for place, group in enumerate(groups):
+        names = "\n".join(column.title for column in group)
+        made.add_column(names, justify="right" if place else "left", no_wrap=True)
+    for row in results:
+        made.add_row(*("\n".join(filter(None, (column.cell(row) for column in group))) for group in groups))
     return made
 
 
@@ -89,7 +87,7 @@ def _shown(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> l
     return [column for column in columns if column.title and any(column.cell(row) for row in results)]
 
 
-def column_table(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> str:
+def markdown(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]) -> str:
     """A table in Markdown, all columns beside each other."""
     shown = _shown(columns, results)
     titles = [column.title.replace("-\n", "-").replace("\n", " ") for column in shown]
@@ -100,16 +98,13 @@ def column_table(columns: Sequence[Column], results: Sequence[Mapping[str, Any]]
 # Figures
 
 
-def figure(value: float | None, unit: str = "") -> str:
-    """Three figures; a dash where there is none."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"
+def figure(value: float) -> str:
+    """Three figures."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def times(value: float | None) -> str:
-    """A factor; a dash where there is none."""
-    return "-" if value is None else f"{value:.1f}x"
+times = "{:.1f}x".format
+"""A factor."""
 
 
 def giga(count: float) -> str:
@@ -117,39 +112,81 @@ def giga(count: float) -> str:
     return f"{count / 1e9:.2f}" if count < 99.5e9 else f"{count / 1e9:.0f}"
 
 
-def size_text(count: int) -> str:
-    """Bytes as MB or GB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+# Plots
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Told apart by colour-blind people, too (Okabe and Ito)."""
+MARKERS = "os^Dv*P"
+LOGARITHMIC = {True: "log", False: "linear"}
 
 
-def decibels(value: float | None) -> str:
-    """A ratio in dB; None: nothing differs."""
-    return "equal" if value is None else f"{value:.1f}"
+@dataclass(frozen=True)
+class Plot:
+    """Curves by their names in the legend, each a line through its points (x, y) in the given order."""
+
+    curves: Mapping[str, Sequence[Point]]
+    x: str
+    y: str
+    log_x: bool = False
+    log_y: bool = False
+
+
+def check_plot(path: Path) -> None:
+    """FileError for a suffix that no plot is written in, ExtraError naming the extra if matplotlib is missing."""
+    backend = require("matplotlib.backends.backend_agg", "bench")
+    if path.suffix[1:].lower() not in backend.FigureCanvasAgg.get_supported_filetypes():
+        raise FileError(f"cannot write {path}: no plot format has the suffix {path.suffix!r}; use .png")
+
+
+def save_plots(path: Path, plots: Sequence[Plot], title: str = "") -> Path:
+    """Write plots beside each other; the path itself. Raises what `check_plot` raises, and FileError."""
+    check_plot(path)
+    ticker = require("matplotlib.ticker", "bench")
+    figure = require("matplotlib.figure", "bench").Figure((7.6 * len(plots), 4.6), layout="constrained")
+    figure.suptitle(title)
+    for plot, axes in zip(plots, figure.subplots(1, len(plots), squeeze=False)[0], strict=True):
+        axes.set(xlabel=plot.x, ylabel=plot.y, xscale=LOGARITHMIC[plot.log_x], yscale=LOGARITHMIC[plot.log_y])
+        axes.set_prop_cycle(color=COLOURS, marker=list(MARKERS))
+        for name, points in plot.curves.items():
+            axes.plot(*np.reshape(points, (-1, 2)).T, label=name)
+        for axis, logarithmic in ((axes.xaxis, plot.log_x), (axes.yaxis, plot.log_y)):
+            if logarithmic:
+                axis.set(major_locator=ticker.LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+                axis.set(minor_formatter=ticker.NullFormatter())
+        axes.grid(True, which="major", color="#dddddd")
+        axes.set_axisbelow(True)
+        if plot.curves:
+            axes.legend(fontsize="small")
+    with _writing(path):
+        figure.savefig(path, dpi=100)
+    return path
 
 
 # Files
 
 
+class FileError(RetouchError, OSError):
+    """A file of results that cannot be written."""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def check_writable(path: Path) -> None:
     """FileError unless a file can be written at `path`; nothing is left behind."""
     existed = path.exists()
-    try:
-        with path.open("a"):
-            pass
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    with _writing(path), path.open("a"):
+        pass
     if not existed:
         path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file; FileError if that is impossible."""
-    try:
+    with _writing(path):
         path.write_text(text)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def write_json(path: Path, results: Sequence[Result]) -> None:
-    """Write the list of results; FileError if the file cannot be written."""
-    write_text(path, json.dumps(list(results), indent=2) + "\n")

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,24 +69,9 @@ class Tally:
     figures: dict[str, float] = field(default_factory=dict)
     elapsed: float = 0.0
 
-    @property
-    def again(self) -> Counter[int]:
-        """Requests that were sent again, by status."""
-        return Counter(sorted(self.refusals))
-
-    @property
-    def lost(self) -> int:
-        """Strokes that are in no version."""
-        return -sum(each for each in self.surplus if each < 0)
-
-    @property
-    def twice(self) -> int:
-        """Versions more than there were strokes."""
-        return sum(each for each in self.surplus if each > 0)
-
     def report(self) -> dict[str, Any]:
         """The figures as plain data."""
-        total = sum(sum(each.values()) for each in self.replicas)
+        total = sum(each.total() for each in self.replicas)
         at_home = sum(max(each.values()) for each in self.replicas if each)
         return {
             "strokes": len(self.seconds),
@@ -94,9 +79,9 @@ class Tally:
             **{f"p{p}": float(np.percentile(self.seconds, p)) if self.seconds else None for p in PERCENTILES},
             "recording_p50": float(np.median(self.recording)) if self.recording else None,
             "affinity": at_home / total if total else None,
-            "sent_again": {str(status): count for status, count in self.again.items()},
-            "lost": self.lost,
-            "twice": self.twice,
+            "sent_again": dict(Counter(map(str, sorted(self.refusals)))),
+            "lost": -sum(each for each in self.surplus if each < 0),
+            "twice": sum(each for each in self.surplus if each > 0),
             "failed": self.failed,
             **self.figures,
         }
@@ -125,8 +110,7 @@ class Person:
         self._http.headers.update(server.headers)
         self._replicas: Counter[str] = Counter()
         self._id, self._head = "", 0
-        self._page = ExitStack()
-        self._socket: ClientConnection | None = None
+        self._page: ClientConnection | None = None
         self._seen: int | None = None
 
     # Requests
@@ -168,20 +152,19 @@ class Person:
         url, headers = f"ws://{urlsplit(self.server.url).netloc}{path}", self.server.headers
         for _ in patiently("the page cannot be opened", 0.2):
             with suppress(Exception):  # of a server that is just not there, any
-                page = connect(url, additional_headers=headers, max_size=None, compression=None)
-                self._socket = self._page.enter_context(page)
+                self._page = connect(url, additional_headers=headers, max_size=None, compression=None)
                 return
 
     def _close_page(self) -> None:
         with suppress(Exception):
-            self._page.close()
-        self._socket = None
+            if self._page is not None:
+                self._page.close()
 
     def _hear(self, until: float) -> dict[str, Any] | None:
         """The next event or header; None when the page had to be opened again, or nothing came."""
         try:
-            assert self._socket is not None
-            message = self._socket.recv(timeout=max(0.0, min(5.0, until - time.monotonic())))
+            assert self._page is not None
+            message = self._page.recv(timeout=max(0.0, min(5.0, until - time.monotonic())))
         except TimeoutError:
             return None
         except ConnectionClosed:
@@ -257,11 +240,11 @@ class Person:
         while time.monotonic() < end:
             found = self._hear(end)
             if found is None:
-                return False  # the page was opened anew, maybe elsewhere: what was asked is asked again
+                break  # the page was opened anew, maybe elsewhere: what was asked is asked again
             if found.get("job") == job and (found.get("kind") == "result" or found.get("state") == "done"):
                 return True
             if found.get("job") == job and found.get("state") in ("failed", "cancelled"):
-                return False
+                break
         return False
 
     def _compare(self, painted: int) -> None:

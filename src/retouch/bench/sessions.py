@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from retouch.bench.dense import CHANNELS_LAST, dense_runs, to_channels_last
 from retouch.bench.difference import inside_and_image
 from retouch.bench.edits import Edit, edits_of, painted, soft_picture
 from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant, backend_of, busy, chosen, timed
-from retouch.bench.report import Column, Result, decibels, size_text, times
+from retouch.bench.report import Column, Result, times
 from retouch.editing.diffusion.editor import Editor
+from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
 from retouch.editing.session import Edited
 from retouch.incremental import Incremental
@@ -39,7 +40,6 @@ FIRST_STROKE, SECOND_STROKE = (214, 40, 57), (32, 92, 190)
 SAME_WORK = ("dense", "img2img", "crop")
 NETWORK_PARTS = ("encode", "denoise", "decode")
 METHODS = ("update", "crop", "img2img", "nothing")
-T = TypeVar("T")
 
 
 def _seconds(milliseconds: float) -> str:
@@ -54,37 +54,33 @@ def break_even(record: float, update: float, dense: float) -> int | None:
     return math.floor(record / (dense - update)) + 1 if update < dense else None
 
 
-COLUMNS = [
-    Column("model", "pipeline"),
-    Column("", "steps, edit", value=lambda row: f"{row['steps']}, {row['edit_label']}", below=True),
-    Column("dense_ms", "dense", _seconds),
-    Column("dense_kinds", "kind", lambda kinds: kinds["denoiser"].removeprefix("channels_"), below=True),
-    Column("img2img_ms", "img2img", _seconds),
-    Column("crop_ms", "crop", _seconds, below=True),
-    Column("record_ms", "record", _seconds),
-    Column("record_over_dense", "/ dense", times, lambda row: row["record_ms"] / row["dense_ms"], below=True),
-    Column("update_ms", "update", _seconds),
-    Column("next_update_ms", "next", _seconds, below=True),
-    Column("speedup", "speed-\nup", times, lambda row: row["dense_ms"] / row["update_ms"]),
-    Column(
-        "break_even",
-        "pays\nafter",
-        lambda edits: "never" if edits is None else str(edits),
-        lambda row: break_even(row["record_ms"], row["update_ms"], row["dense_ms"]),
-    ),
-    Column("unevenness", value=lambda row: busy([row["spread"][name] for name in SAME_WORK])),
-    Column("session_bytes", "kept", size_text),
-    Column("update_psnr_db", "dB update", decibels),
-    Column("crop_psnr_db", "dB crop", decibels, below=True),
-    Column("update_outside_unchanged", "outside", lambda same: "" if same else "changed!", below=True),
-]
+def _pays(row: Mapping[str, Any]) -> int | None:
+    return break_even(row["record_ms"], row["update_ms"], row["dense_ms"])
 
 
 @dataclass(frozen=True)
 class Sessions(options.Sessions, Suite):
     """memory: in bytes. repeat: rounds of dense runs and edits; each session is recorded once."""
 
-    columns: ClassVar[Sequence[Column]] = COLUMNS
+    columns: ClassVar[Sequence[Column]] = (
+        Column("model", "pipeline"),
+        Column("", "steps, edit", value=lambda row: f"{row['steps']}, {row['edit_label']}", below=True),
+        Column("dense_ms", "dense", _seconds),
+        Column("dense_kinds", "kind", lambda kinds: kinds["denoiser"].removeprefix("channels_"), below=True),
+        Column("img2img_ms", "img2img", _seconds),
+        Column("crop_ms", "crop", _seconds, below=True),
+        Column("record_ms", "record", _seconds),
+        Column("record_over_dense", "/ dense", times, lambda row: row["record_ms"] / row["dense_ms"], below=True),
+        Column("update_ms", "update", _seconds),
+        Column("next_update_ms", "next", _seconds, below=True),
+        Column("speedup", "speed-\nup", times, lambda row: row["dense_ms"] / row["update_ms"]),
+        Column("break_even", "pays\nafter", str, _pays, none="never"),
+        Column("unevenness", value=lambda row: busy([row["spread"][name] for name in SAME_WORK])),
+        Column("session_bytes", "kept", options.size_text),
+        Column("update_psnr_db", "dB update", "{:.1f}".format, none="equal"),
+        Column("crop_psnr_db", "dB crop", "{:.1f}".format, below=True, none="equal"),
+        Column("update_outside_unchanged", "outside", lambda same: "" if same else "changed!", below=True),
+    )
 
     def check(self) -> None:
         """Look everything up by its name, and read every mask."""
@@ -101,14 +97,34 @@ class Sessions(options.Sessions, Suite):
         """Every pipeline with every number of steps and every edit, of strength 1, so that all steps run."""
         for name, of_pipeline in progress.over(self.model):
             of_pipeline.say(f"{name}: building, compiling, choosing the dense layout")
-            bench = Bench(self, pipelines.get(name))
-            for steps, part in of_pipeline.over(self.steps or bench.pipeline.steps):
-                part.say(f"{name}, {steps} steps: recording")
-                recorded = Recorded(bench, steps)
-                recorded.run(part)
+            pipeline = pipelines.get(name)
+            editor = self._editor(pipeline)
+            size = pipeline.image_size(self.tiny)
+            nets, compile_ms = timed(lambda: _networks(editor, pipeline, size))  # noqa: B023 - called at once
+            layouts = {net: _best_layout(module) for net, module in nets.items()}
+            facts = {
+                "model": name,
+                **{asked: getattr(self, asked) for asked in ("tiny", "policy", "storage", "backend", "repeat")},
+                "image": list(size),
+                "dtype": str(editor.model.dtype).removeprefix("torch."),
+                "machine": machine.facts(),
+                "dense_kinds": {net: min(layout, key=layout.__getitem__) for net, layout in layouts.items()},
+                "dense_layouts_ms": layouts,
+                "dense_compiled_ms": None,
+                "compile_s": compile_ms / 1e3,
+            }
+            for steps, part in of_pipeline.over(self.steps or pipeline.steps):
+                title = f"{name}, {steps} steps"
+                part.say(f"{title}: recording")
+                recorded = Recorded(editor, soft_picture(size), pipeline.settings(steps), self.edits(pipeline))
+                recorded.run(self.repeat, part, title)
                 for case in recorded.cases:
-                    yield {**bench.facts(), "steps": steps, **recorded.facts(case)}
+                    yield {**facts, "steps": steps, **recorded.facts(case)}
                 del recorded, case
+
+    def _editor(self, pipeline: Pipeline) -> Editor:
+        pipe = pipeline.build(self.tiny).to(getattr(torch, self.dtype))
+        return Editor(pipe, policy=self.policy, backend=self.backend, memory=self.memory, storage=self.storage)
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """The yardstick."""
@@ -123,38 +139,9 @@ class Sessions(options.Sessions, Suite):
         return ["Dense, img2img and crop do the same work and differ: a busy machine, measure again"] * uneven
 
 
-class Bench:
-    """One pipeline with its networks compiled, the picture, and how long the dense layouts of each network took."""
-
-    def __init__(self, options: Sessions, pipeline: Pipeline) -> None:
-        self.options, self.pipeline = options, pipeline
-        self.picture = soft_picture(pipeline.image_size(options.tiny))
-        pipe = pipeline.build(options.tiny).to(getattr(torch, options.dtype))
-        self.editor = Editor(
-            pipe, policy=options.policy, backend=options.backend, memory=options.memory, storage=options.storage
-        )
-        nets, self._compile_ms = timed(self._networks)
-        self.layouts = {name: _best_layout(net) for name, net in nets.items()}
-
-    def _networks(self) -> Mapping[str, Incremental]:
-        size = self.picture.shape[0], self.picture.shape[1]
-        conditioning = self.editor.model.condition(self.pipeline.prompt, None, self.pipeline.guidance, size)
-        return self.editor.model.networks(size, conditioning).named()
-
-    def facts(self) -> Result:
-        """What is measured and where, compiling, and the dense layouts."""
-        asked = ("tiny", "policy", "storage", "backend", "repeat")
-        return {
-            "model": self.pipeline.name,
-            **{name: getattr(self.options, name) for name in asked},
-            "image": list(self.picture.shape[:2]),
-            "dtype": str(self.editor.model.dtype).removeprefix("torch."),
-            "machine": machine.facts(),
-            "dense_kinds": {name: min(layout, key=layout.__getitem__) for name, layout in self.layouts.items()},
-            "dense_layouts_ms": self.layouts,
-            "dense_compiled_ms": None,
-            "compile_s": self._compile_ms / 1e3,
-        }
+def _networks(editor: Editor, pipeline: Pipeline, size: tuple[int, int]) -> Mapping[str, Incremental]:
+    conditioning = editor.model.condition(pipeline.prompt, None, pipeline.guidance, size)
+    return editor.model.networks(size, conditioning).named()
 
 
 def _best_layout(net: Incremental) -> dict[str, float]:
@@ -178,93 +165,81 @@ def moved(mask: Mask) -> Mask:
     return np.roll(mask, (down // 2, right // 2), (0, 1))
 
 
-@dataclass(eq=False)
 class Case:
-    """One edit in a session: the edited picture, seconds by part, pictures that came of it, facts of its version."""
+    """One edit in a session: what is painted, pictures and seconds by part that come of it, and facts of its version.
 
-    edit: Edit
-    edited: Pixels
-    first_ms: float
-    parts: dict[str, list[Mapping[str, float]]]
-    pictures: dict[str, Pixels]
-    version: Mapping[str, Any]
+    Made by editing for the first time, before dense runs add their memory.
+    """
 
-    @property
-    def mask(self) -> Mask:
-        """bool [H, W]."""
-        found: Mask = self.edit.mask.numpy()
-        return found
+    def __init__(self, session: DiffusionSession, edit: Edit, memory: machine.PeakMemory) -> None:
+        self.edit, self.mask = edit, edit.mask.numpy()
+        self.edited = painted(session.pixels, self.mask, FIRST_STROKE)
+        self.parts: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+        self.pictures: dict[str, Pixels] = {}
+        self.version: Mapping[str, Any] = {}
+        with memory:
+            _, self.first_ms = timed(lambda: session.edit(self.edited, mask=self.mask))
+        session.undo()
+
+    def keep(self, name: str, made: Edited | Pixels) -> None:
+        """A picture, and what it took."""
+        self.pictures[name] = np.array(made.image if isinstance(made, Edited) else made)
+        if isinstance(made, Edited):
+            self.parts[name].append(made.seconds)
 
 
 class Recorded:
     """A session as it was recorded, and what its edits take."""
 
-    def __init__(self, bench: Bench, steps: int) -> None:
-        self._bench, self._rounds = bench, bench.options.repeat
+    def __init__(self, editor: Editor, picture: Pixels, settings: Mapping[str, Any], edits: Sequence[Edit]) -> None:
         self._memory = machine.PeakMemory()
-        settings = bench.pipeline.settings(steps)
-        self.session, self._ms = self._watched(lambda: bench.editor.open(bench.picture, **settings))
-        self._info = self.session.info()
-        self.cases = [self._first(edit) for edit in bench.options.edits(bench.pipeline)]
-
-    def _watched(self, call: Callable[[], T]) -> tuple[T, float]:
-        """What a call gives, its milliseconds, and its memory."""
         with self._memory:
-            return timed(call)
+            self.session, self._ms = timed(lambda: editor.open(picture, **settings))
+        self._bytes = self.session.info()["bytes"]
+        self.cases = [Case(self.session, edit, self._memory) for edit in edits]
 
-    def _first(self, edit: Edit) -> Case:
-        """An edit for the first time, before dense runs add their memory."""
-        mask = edit.mask.numpy()
-        edited = painted(self._bench.picture, mask, FIRST_STROKE)
-        _, ms = self._watched(lambda: self.session.edit(edited, mask=mask))
-        self.session.undo()
-        return Case(edit, edited, ms, defaultdict(list), {}, {})
-
-    def run(self, progress: Progress) -> None:
+    def run(self, rounds: int, progress: Progress, title: str) -> None:
         """All rounds; comparing the layouts warmed the dense modules up."""
-        self._experiment = Experiment(self.cases, self._variants, self._rounds, warm_up=False)
-        steps = self.session.settings["steps"]
-        self._experiment.run(progress, f"{self._bench.pipeline.name}, {steps} steps")
+        self._updates = math.ceil(max(MIN_UPDATES, rounds) / rounds)
+        self._experiment = Experiment(self.cases, self._variants, rounds, warm_up=False)
+        self._experiment.run(progress, title)
 
     def _variants(self, case: Case) -> list[Variant]:
         """Dense runs; the edit, undone and made again several times; then another one on top; all undone."""
-        session, mask = self.session, case.mask
+        session, edited, mask = self.session, case.edited, case.mask
 
-        def keep(name: str, edited: Edited) -> None:
-            case.pictures[name] = np.array(edited.image)
-            case.parts[name].append(edited.seconds)
-
-        def keep_update(edited: Edited) -> None:
-            keep("update", edited)
+        def keep_update(made: Edited) -> None:
+            case.keep("update", made)
             case.version = session.info()["versions"][session.position]
             session.undo()
 
-        update = Variant("update", lambda: session.edit(case.edited, mask=mask), keep_update)
+        update = Variant("update", lambda: session.edit(edited, mask=mask), keep_update)
         return [
-            Variant("dense", lambda: session.reference(case.edited, mask=mask), partial(keep, "dense")),
-            Variant("img2img", lambda: redrawn(session, case.edited), partial(case.pictures.__setitem__, "img2img")),
-            Variant("crop", lambda: of_session(session, case.edited, mask), partial(case.pictures.__setitem__, "crop")),
-            *[update] * math.ceil(max(MIN_UPDATES, self._rounds) / self._rounds),
+            Variant("dense", lambda: session.reference(edited, mask=mask), partial(case.keep, "dense")),
+            Variant("img2img", lambda: redrawn(session, edited), partial(case.keep, "img2img")),
+            Variant("crop", lambda: of_session(session, edited, mask), partial(case.keep, "crop")),
+            *[update] * self._updates,
             self._on_top(moved(mask)),
         ]
 
     def _on_top(self, mask: Mask) -> Variant:
         """Another edit on the redone one, both undone."""
-        session, drawn = self.session, [self._bench.picture]
+        session, drawn = self.session, list[Pixels]()
 
         def redo() -> None:
             session.redo()
-            drawn[0] = painted(session.pixels, mask, SECOND_STROKE)
+            drawn.append(painted(session.pixels, mask, SECOND_STROKE))
 
         def undo(_: Edited) -> None:
             session.undo()
             session.undo()
 
-        return Variant("next_update", lambda: session.edit(drawn[0], mask=mask), undo, redo)
+        return Variant("next_update", lambda: session.edit(drawn[-1], mask=mask), undo, redo)
 
     def facts(self, case: Case) -> Result:
         """Times, sizes and errors of an edit."""
-        names = (*SAME_WORK, "update", "next_update")
+        names, stored = (*SAME_WORK, "update", "next_update"), self._bytes
+        step = next(name for name in stored["calls"] if name.startswith("step-"))
         return {
             "edit": case.edit.fraction,
             "edit_label": case.edit.label,
@@ -274,14 +249,6 @@ class Recorded:
             **{f"{name}_parts_ms": _parts(case.parts[name]) for name in ("dense", "update")},
             "outside_networks": statistics.median(outside_networks(run) for run in case.parts["update"]),
             "spread": self._experiment.spread(case, *names),
-            **self._sizes(case),
-            **self._errors(case),
-        }
-
-    def _sizes(self, case: Case) -> Result:
-        stored = self._info["bytes"]
-        step = next(name for name in stored["calls"] if name.startswith("step-"))
-        return {
             "session_bytes": stored["total"],
             "session_memory_bytes": stored["memory"],
             "session_file_bytes": stored["temporary_files"],
@@ -292,6 +259,7 @@ class Recorded:
             "packed_bytes": sum(net.packed_bytes for net in self.session.networks().values()),
             "peak_anon_bytes": self._memory.anon,
             "peak_file_bytes": self._memory.file,
+            **self._errors(case),
         }
 
     def _errors(self, case: Case) -> Result:
@@ -301,7 +269,7 @@ class Recorded:
         pictures = {"nothing": original, **case.pictures}
         found: Result = {}
         for name in METHODS:
-            found |= compare(name, pictures[name], pictures["dense"], case.mask)
+            found |= inside_and_image(name, pictures[name], pictures["dense"], case.mask, mean_abs_err=np.mean)
         for name, pixels in case.pictures.items():
             found[f"{name}_outside_unchanged"] = bool((pixels[~grown] == original[~grown]).all())
         return found
@@ -315,12 +283,3 @@ def _parts(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def outside_networks(seconds: Mapping[str, float]) -> float:
     """Share of an edit that no network call took. Those read rows from snapshots and write layers, too."""
     return 1 - sum(seconds.get(name, 0.0) for name in NETWORK_PARTS) / seconds["total"]
-
-
-def compare(name: str, pixels: Pixels, truth: Pixels, mask: Mask) -> Result:
-    """PSNR and mean absolute difference in levels of 0 to 255, in `mask` and over the image.
-
-    PSNR is None for equal pixels.
-    """
-    error = np.abs(pixels.astype(np.float64) - truth)
-    return inside_and_image(name, error, mask, mean_abs_err=lambda part: float(part.mean()))

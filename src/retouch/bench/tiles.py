@@ -14,18 +14,17 @@ from retouch.bench import machine
 from retouch.bench.harness import Progress, Suite
 from retouch.bench.report import Column, Result, terminal_table
 from retouch.kernels.triton import tune
-from retouch.kernels.triton.tune import Case, Gpu, Tile, Tuned, line, source
+from retouch.kernels.triton.tune import Gpu, Tuned, line, source
 
 SHOWN = 5
 """Candidates in a table, the best ones."""
 
-RANKING = (
-    Column("tile", "tile"),
-    Column("score", "time over best", lambda score: "left out" if score is None else f"{score:.3f}"),
-)
+RANKING = Column("tile", "tile"), Column("score", "time over best", "{:.3f}".format, none="left out")
 LIBRARY = (
     Column("dtype", "dtype"),
-    *(Column(key, title) for key, title in (("size", "head"), ("queries", "queries"), ("keys", "keys"))),
+    Column("size", "head"),
+    Column("queries", "queries"),
+    Column("keys", "keys"),
     Column("ms", "kernel", "{:.3f}".format),
     Column("sdpa", "SDPA", "{:.3f}".format),
 )
@@ -46,9 +45,6 @@ class Tiles(Suite):
 
     columns: ClassVar[Sequence[Column]] = ()
 
-    def check(self) -> None:
-        """Nothing is read."""
-
     def measure(self, progress: Progress) -> Iterator[Result]:
         """Every shape and type with every candidate, and with PyTorch's attention."""
         here = machine.facts("cuda")
@@ -60,9 +56,11 @@ class Tiles(Suite):
 
             found = tune.tune(kind, size, self.gpu, self.timer, report)
             self.tuned.append(found)
-            for tile, times in found.times.items():
-                yield from ({**_entry(kind.kernel, *item, tile), "machine": here} for item in times.items())
-            yield from ({**_entry("sdpa", *item), "machine": here} for item in found.sdpa.items())
+            kernels = [(kind.kernel, tile, times) for tile, times in found.times.items()]
+            for kernel, tile, times in [*kernels, ("sdpa", None, found.sdpa)]:
+                for (shape, dtype), ms in times.items():
+                    facts = {"dtype": str(dtype), "tile": tile and tile._asdict(), "ms": ms, "machine": here}
+                    yield {"kernel": kernel, **asdict(shape), **facts}
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """Which GPU."""
@@ -72,10 +70,9 @@ class Tiles(Suite):
         """The best candidates of each table and the tile in use; attention beside PyTorch's."""
         found = []
         for each in self.tuned:
-            found.append(terminal_table(f"{each.kind.table}, {each.size} bytes", RANKING, _ranking(each)))
+            found.append(terminal_table(f"{each.kind.table}, {each.size} bytes", "", RANKING, _ranking(each)))
             if each.sdpa:
-                title = "Attention, and PyTorch's (medians, ms)"
-                found.append(terminal_table(title, LIBRARY, _beside(each)))
+                found.append(terminal_table("Attention, and PyTorch's (medians, ms)", "", LIBRARY, _beside(each)))
         return found
 
     def lines(self) -> str:
@@ -111,8 +108,3 @@ def _beside(found: Tuned) -> list[Result]:
         {**asdict(case[0]), "dtype": str(case[1]).removeprefix("torch."), "ms": ms, "sdpa": found.sdpa[case]}
         for case, ms in best.items()
     ]
-
-
-def _entry(kernel: str, case: Case, ms: float, tile: Tile | None = None) -> Result:
-    shape, dtype = case
-    return {"kernel": kernel, **asdict(shape), "dtype": str(dtype), "tile": tile and tile._asdict(), "ms": ms}

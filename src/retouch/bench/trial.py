@@ -48,53 +48,48 @@ class Case:
         return retouch.Region.from_mask(self.edit.mask).dilated(self.halo)
 
 
+@dataclass(eq=False)
 class Trial:
     """One network under one policy, its dense runs by kind, and edits to update it with.
 
-    On backends that repeat calls in one launch updates are made as sessions make them, too.
+    dtype: of the weights, or "int8" for products in that. On backends that repeat calls in one launch updates are made
+    as sessions make them, too.
     """
 
-    def __init__(
-        self,
-        name: str,
-        module: nn.Module,
-        inputs: Inputs,
-        policy: retouch.Policy,
-        backend: str,
-        cases: Sequence[Case],
-        dense: Mapping[str, Callable[[], Tensor]],
-        arithmetic: str = "float",
-    ) -> None:
-        self.name, self.module, self.cases, self._inputs, self._dense = name, module, cases, inputs, dense
-        self._asked = {"model": name, "policy": policy.name, "backend": backend}
-        settings: dict[str, Any] = {"policy": policy, "backend": backend, "arithmetic": arithmetic}
-        compiled = partial(retouch.compile, module, inputs.args, dict(inputs.kwargs) or None, **settings)
+    name: str
+    module: nn.Module
+    inputs: Inputs
+    policy: retouch.Policy
+    backend: str
+    cases: Sequence[Case]
+    dense: Mapping[str, Callable[[], Tensor]]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        settings: dict[str, Any] = {"policy": self.policy, "backend": self.backend}
+        settings["arithmetic"] = "int8" if self.dtype == "int8" else "float"
+        given = self.inputs.args, dict(self.inputs.kwargs) or None
         self.net: Any
-        self.net, self._compile_ms = timed(compiled)
-        self._title = f"{name}, {policy.name}"
+        self.net, self._compile_ms = timed(lambda: retouch.compile(self.module, *given, **settings))
         self._recording: Any = None
         self._snapshot: Snapshot | None = None
 
     def run(self, rounds: int, progress: Progress) -> None:
         """Run everything once in each round, and once before, to warm up."""
+        device = self.net.backend.device
         if self.net.backend.graphs:
             self.record()
-            self._snapshot = Snapshot.of(self._recording, Store(device=self.net.backend.device))
+            self._snapshot = Snapshot.of(self._recording, Store(device=device))
             self._drop()
         self._memory = machine.PeakMemory()
-        self._experiment: Experiment[Case | str] = Experiment(
-            [WHOLE, *self.cases],
-            self._variants,
-            rounds,
-            wait=machine.waiting(str(self.net.backend.device)),
-            done=self._drop,
-            memory=self._memory,
-        )
-        self._experiment.run(progress, self._title)
+        cases: list[Case | str] = [WHOLE, *self.cases]
+        wait = machine.waiting(str(device))
+        self._ran = Experiment(cases, self._variants, rounds, wait=wait, done=self._drop, memory=self._memory)
+        self._ran.run(progress, f"{self.name}, {self.policy.name}")
 
     def record(self) -> Tensor:
         """Record the inputs anew; the output's first tensor."""
-        output, self._recording = self.net.record(*self._inputs.args, **self._inputs.kwargs)
+        output, self._recording = self.net.record(*self.inputs.args, **self.inputs.kwargs)
         return tensor_of(output)
 
     def outputs(self, case: Case) -> tuple[Tensor, Tensor]:
@@ -124,7 +119,7 @@ class Trial:
     def _variants(self, case: Case | str) -> list[Variant]:
         """An update with a new region, undone, and with one that comes again and again; and as sessions make it."""
         if not isinstance(case, Case):
-            return [*(Variant(kind, run) for kind, run in self._dense.items()), Variant("record", self.record)]
+            return [*(Variant(kind, run) for kind, run in self.dense.items()), Variant("record", self.record)]
         update = partial(self._update, case)
         variants = [
             Variant("update", update, before=self.net.forget),
@@ -138,13 +133,14 @@ class Trial:
 
     def found(self, case: Case) -> Result:
         """What was measured, and where; times of the rounds, arithmetic and memory of an edit."""
-        ran, info = self._experiment, self.net.explain(case.region)
-        dense = {kind: ran.median(WHOLE, kind) for kind in self._dense}
-        best = min(dense, key=lambda kind: dense[kind])
-        decision = self.net.planner.choose(self.net.active(case.region))
+        ran, info = self._ran, self.net.explain(case.region)
+        dense = {kind: ran.median(WHOLE, kind) for kind in self.dense}
+        best = min(dense, key=dense.__getitem__)
         steps = ("update", "update_cached", "undo")
         return {
-            **self._asked,
+            "model": self.name,
+            "policy": self.policy.name,
+            "backend": self.backend,
             "edit": case.edit.fraction,
             "edit_label": case.edit.label,
             "machine": machine.facts(str(self.net.backend.device)),
@@ -155,7 +151,7 @@ class Trial:
             "first_record_ms": ran.first(WHOLE, "record"),
             "first_update_ms": ran.first(case, "update"),
             **{f"{step}_ms": ran.median(case, step) for step in steps},
-            "predicted_ms": decision.predicted_new_ms,
+            "predicted_ms": self.net.planner.choose(self.net.active(case.region)).predicted_new_ms,
             "update_replayed_ms": ran.median(case, "update_replayed") if self._snapshot else None,
             "spread": ran.spread(WHOLE, *dense, "record") | ran.spread(case, *steps),
             "macs_dense": int(info.macs_dense),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
+import json as jsonlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -18,12 +17,13 @@ from rich.table import Table
 from typer import Argument, Option
 
 from retouch.bench import options
+from retouch.bench.options import Threads
 from retouch.cli.app import app
-from retouch.cli.common import Threads, bar, byte_count, note, quiet_libraries, set_threads, usage_errors
+from retouch.cli.common import note, quiet_libraries, set_threads, steps_bar, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
-    from retouch.bench.harness import Progress, Suite
+    from retouch.bench.harness import Suite
     from retouch.bench.report import Result
 
 WRITE_EVERY_S = 10.0
@@ -34,6 +34,8 @@ app.add_typer(bench, name="bench")
 Json = Annotated[Path | None, Option(help="File to write the results to.")]
 Plot = Annotated[Path | None, Option(help="Picture to draw the curves to.")]
 Report = Annotated[Path | None, Option(help="Markdown file to write, pictures beside it.")]
+FILES: Mapping[str, Any] = {"json": Json, "report": Report}
+TIMED: Mapping[str, Any] = {"threads": Threads, **FILES}
 
 
 def asking(function: Callable[..., None], asked: type, **others: Any) -> Callable[..., None]:
@@ -53,54 +55,51 @@ def suite(asked: type, module: str, quiet: bool = False, **others: Any) -> Calla
     def run(context: typer.Context, **given: Any) -> None:
         files = {name: given.pop(name, None) for name in ("threads", "json", "report", "plot")}
         given.pop("list", None)
-        with usage_errors():
-            given |= {name: byte_count(text) for name, text in given.items() if name == "memory"}
         if quiet:
             quiet_libraries()
         made = getattr(import_module(module), asked.__name__)(**given)
-        run_suite(made, **files, command=command_line(context))
+        run_suite(made, **files, command=context.meta["command"])
 
     return asking(run, asked, **others)
 
 
-def listed(show: Callable[[], tuple[str, list[str], list[list[str]]]]) -> Any:
+def listed(title: str, titles: list[str], rows: Callable[[], list[list[str]]]) -> Any:
     """The option --list, which shows a table and ends the command."""
 
     def shown(wanted: bool) -> None:
         if wanted:
-            title, titles, rows = show()
-            Console().print(_table(titles, rows, title=title, caption="Policies: paper, balanced, fast, exact"))
+            print_table(titles, rows(), title=title, caption="Policies: paper, balanced, fast, exact")
             raise typer.Exit
 
     return Annotated[bool, Option("--list", help="List what --model takes, and exit.", callback=shown, is_eager=True)]
 
 
-def _table(titles: list[str], rows: list[list[str]], **texts: str) -> Table:
+def print_table(titles: list[str], rows: list[list[str]], **texts: str) -> None:
+    """Show a table of words."""
     made = Table(*titles, **texts)  # type: ignore[arg-type]
     for row in rows:
         made.add_row(*row)
-    return made
+    Console().print(made)
 
 
-def _networks() -> tuple[str, list[str], list[list[str]]]:
+def _networks() -> list[list[str]]:
     from retouch import models
 
-    known = [models.get(name) for name in models.names()]
-    rows = [[x.name, f"{x.image[0]}x{x.image[1]}", f"{x.gmacs:g}" if x.gmacs else "", x.summary] for x in known]
-    return "Networks (random weights)", ["name", "image", "GMAC", "what it is"], rows
+    known = map(models.get, models.names())
+    return [[x.name, f"{x.image[0]}x{x.image[1]}", f"{x.gmacs:g}" if x.gmacs else "", x.summary] for x in known]
 
 
-def _pipelines() -> tuple[str, list[str], list[list[str]]]:
+def _pipelines() -> list[list[str]]:
     from retouch.models.pipelines import PIPELINES
 
-    return "Pipelines (random weights)", ["name", "what it is"], [list(item) for item in PIPELINES.items()]
+    return [list(item) for item in PIPELINES.items()]
 
 
-FILES: Mapping[str, Any] = {"json": Json, "report": Report}
-TIMED: Mapping[str, Any] = {"threads": Threads, **FILES}
+NETWORKS = listed("Networks (random weights)", ["name", "image", "GMAC", "what it is"], _networks)
+PIPELINES = listed("Pipelines (random weights)", ["name", "what it is"], _pipelines)
 
-bench.command("networks")(suite(options.Networks, "retouch.bench.networks", **TIMED, list=listed(_networks)))
-bench.command("sessions")(suite(options.Sessions, "retouch.bench.sessions", True, **TIMED, list=listed(_pipelines)))
+bench.command("networks")(suite(options.Networks, "retouch.bench.networks", **TIMED, list=NETWORKS))
+bench.command("sessions")(suite(options.Sessions, "retouch.bench.sessions", True, **TIMED, list=PIPELINES))
 bench.command("quality")(suite(options.Quality, "retouch.bench.quality", True, **TIMED))
 bench.command("halo")(suite(options.Halo, "retouch.bench.halo", **TIMED, plot=Plot))
 bench.command("predict")(suite(options.Forecast, "retouch.bench.forecast", **FILES))
@@ -141,8 +140,6 @@ def _serve(
     json: Json = None,
     **asked: Any,
 ) -> None:
-    from json import dumps
-
     from retouch.bench.serve import Server, document, drive
 
     load = options.Load(**asked)
@@ -152,15 +149,14 @@ def _serve(
         _check_files(json, None, None)
     servers = [Server("server", url.rstrip("/"), token, model)]
     servers += [Server("against", against.rstrip("/"), against_token, model)] if against else []
-    tallies = drive(servers, load, lambda done, total: note(f"{done} of {total} people came"))
-    found = document(load, tallies)
+    found = document(load, drive(servers, load, lambda done, total: note(f"{done} of {total} people came")))
     if json is not None:
-        json.write_text(dumps(found, indent=1), "utf-8")
+        json.write_text(jsonlib.dumps(found, indent=1), "utf-8")
     columns = found["servers"]
     names = [name for name in next(iter(columns.values())) if name != "seconds"]
     rows = [[name, *(_shown(each.get(name)) for each in columns.values())] for name in names]
-    Console().print(_table(["", *columns], rows, title="Strokes to their results, in seconds"))
-    if any(tally.failed or tally.lost or tally.twice for tally in tallies.values()):
+    print_table(["", *columns], rows, title="Strokes to their results, in seconds")
+    if any(each["failed"] or each["lost"] or each["twice"] for each in columns.values()):
         raise typer.Exit(1)
 
 
@@ -197,63 +193,45 @@ def run_suite(
     if report is not None:
         suite.write_report(report, results, command)
     if plot is not None:
-        from retouch.bench.plots import save_plots
+        from retouch.bench.report import save_plots
 
         save_plots(plot, suite.plots(results), suite.heading(results)[0])
 
 
 def _check_files(json: Path | None, report: Path | None, plot: Path | None) -> None:
-    from retouch.bench.plots import check_plot
-    from retouch.bench.report import check_writable
+    from retouch.bench.report import check_plot, check_writable
 
     if report is not None and report.suffix != ".md":
         raise OptionError(f"cannot write {report}: a report is Markdown, with pictures beside it; name it .md")
     if plot is not None:
         check_plot(plot)
-    for path in (json, report, plot):
-        if path is not None:
-            check_writable(path)
+    for path in filter(None, (json, report, plot)):
+        check_writable(path)
 
 
 def _collected(suite: Suite, json: Path | None) -> list[Result]:
     """All results. Those that are there are in the file soon, and when the run ends early."""
-    from retouch.bench.report import write_json
+    from retouch.bench.harness import Progress
+    from retouch.bench.report import write_text
 
     results: list[Result] = []
+
+    def write() -> float:
+        if json is not None and results:
+            write_text(json, jsonlib.dumps(results, indent=2) + "\n")
+        return time.monotonic()
+
     written = time.monotonic()
     try:
-        with _progress() as progress:
-            for result in suite.results(progress):
+        with steps_bar("starting", TaskProgressColumn()) as show:
+            for result in suite.results(Progress(lambda text, done: show(done, 1, text))):
                 results.append(result)
-                if json is not None and time.monotonic() - written > WRITE_EVERY_S:
-                    write_json(json, results)
-                    written = time.monotonic()
+                if time.monotonic() - written > WRITE_EVERY_S:
+                    written = write()
+            show(1, 1, "done")
     except KeyboardInterrupt as error:
         note(f"interrupted; {json} holds the results so far: {len(results)}" if json and results else "interrupted")
         raise typer.Exit(130) from error
     finally:
-        if json is not None and results:
-            write_json(json, results)
+        write()
     return results
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """What suites tell how much is done, shown as a bar."""
-    from retouch.bench.harness import Progress
-
-    with bar(TaskProgressColumn()) as shown:
-        task = shown.add_task("starting", total=1.0)
-        yield Progress(lambda text, done: shown.update(task, description=text, completed=done))
-        shown.update(task, description="done", completed=1.0)
-
-
-def command_line(context: typer.Context) -> str:
-    """The command that runs, with the options that were given."""
-    words = [str(context.parent and context.parent.info_name), str(context.info_name)]
-    for parameter in context.command.params:
-        source, value = context.get_parameter_source(str(parameter.name)), context.params.get(str(parameter.name))
-        if source is not None and source.name == "COMMANDLINE":
-            for each in value if isinstance(value, list | tuple) else [value]:
-                words += [parameter.opts[0]] if each is True else [parameter.opts[0], str(each)]
-    return shlex.join(["retouch", *words])

@@ -7,39 +7,20 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from typer import Option
 
-from retouch.bench.options import Storage
 from retouch.errors import OptionError, RetouchError
 
-if TYPE_CHECKING:
-    from retouch.editing.archive import Progress
-
 V = TypeVar("V")
-
-AnyStorage = Annotated[Storage | None, Option(help="How recorded float32 rows are kept (fp32).")]
-DeviceMemory = Annotated[
-    str | None,
-    Option(help="Memory of an accelerator for recordings before they go to the host's (40 % of what is free there)."),
-]
-Memory = Annotated[
-    str | None, Option(help="Memory for recordings before they go to files, such as 4GB (40 % of what is free).")
-]
-Threads = Annotated[int | None, Option(min=1, help="Threads of PyTorch and the kernels.")]
-
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
-
 
 # Errors
 
@@ -74,13 +55,13 @@ def failures() -> Iterator[None]:
     except Exception as error:
         from retouch.kernels.devices import lacks_memory
 
-        if isinstance(error, RetouchError | OSError):
-            note(str(error) or type(error).__name__)
-        elif lacks_memory(error):
-            note(_MEMORY.format((str(error) or type(error).__name__).splitlines()[0]))
-        else:
+        said = str(error) or type(error).__name__
+        if lacks_memory(error) and not isinstance(error, RetouchError | OSError):
+            said = _MEMORY.format(said.splitlines()[0])
+        elif not isinstance(error, RetouchError | OSError):
             traceback.print_exc()
-            note(_DEFECT)
+            said = _DEFECT
+        note(said)
         raise typer.Exit(1) from error
 
 
@@ -92,26 +73,19 @@ def note(text: str) -> None:
 # Progress
 
 
-def bar(done: ProgressColumn) -> Bar:
-    """A bar on stderr, with how much is done and the time left."""
-    return Bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        done,
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
 @contextmanager
-def steps_bar(first: str) -> Iterator[Progress]:
-    """A bar for several long tasks, one after the other; `first` is said until the first one reports."""
-    with bar(MofNCompleteColumn()) as shown:
+def steps_bar(first: str, counted: ProgressColumn | None = None) -> Iterator[Callable[[float, float, str], None]]:
+    """A bar on stderr for several long tasks, one after the other; `first` is said until the first one reports.
+
+    counted: how it is shown what is done; None: by steps.
+    """
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), counted or MofNCompleteColumn()
+    left = TextColumn("time left"), TimeRemainingColumn()
+    with Bar(*columns, *left, console=Console(stderr=True)) as shown:
         task = shown.add_task(first, total=None)
         last = math.inf
 
-        def show(done: int, total: int, what: str) -> None:
+        def show(done: float, total: float, what: str) -> None:
             nonlocal last
             if done < last:
                 shown.reset(task)
@@ -140,19 +114,6 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def byte_count(text: str | None) -> int | None:
-    """A size such as "4GB", "512 MB" or "2GiB" in bytes, 0 as it is; None stays None. OptionError for other text."""
-    if text is None:
-        return None
-    found = _SIZE.fullmatch(text.strip())
-    if found:
-        number, unit, binary = found.groups()
-        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
-    if text.strip() == "0":
-        return 0
-    raise OptionError(f"{text!r} is no size; write 4GB or 512MB, for example")
 
 
 def pairs(option: str, given: Sequence[str] | None, of: Callable[[str], V]) -> dict[str, V] | None:

@@ -68,24 +68,8 @@ def erased(pixels: Pixels) -> Pixels:
 EDITS: dict[str, Callable[[Pixels], Pixels]] = {"stroke": stroke, "patch": patched, "erasure": erased}
 
 
-def shown(
-    run: str, before: Pixels, drawn: Pixels, update: tuple[Pixels, float], dense: tuple[Pixels, float]
-) -> list[tuple[str, Pixels]]:
-    """An edit under its captions; update and dense run with their milliseconds."""
-    mask = difference(before, drawn, 0)
-    error = np.abs(update[0].astype(int) - dense[0]) * GAIN
-    return [
-        ("before", before),
-        (f"edit: {run}, {mask.mean():.1%}", drawn),
-        ("its region", outlined(drawn, mask)),
-        (f"update, {update[1] / 1e3:.2f} s", update[0]),
-        (f"dense, {dense[1] / 1e3:.2f} s", dense[0]),
-        (f"|update - dense| x{GAIN}", error.clip(0, 255).astype(np.uint8)),
-    ]
-
-
-def _seconds(ms: float | None) -> str:
-    return "" if ms is None else f"{ms / 1e3:.4f}" if ms < 10 else f"{ms / 1e3:.3g}"
+def _seconds(ms: float) -> str:
+    return f"{ms / 1e3:.4f}" if ms < 10 else f"{ms / 1e3:.3g}"
 
 
 @dataclass(frozen=True)
@@ -99,11 +83,11 @@ class Demo(options.Demo, Suite):
     by: ClassVar[str] = "session"
     columns: ClassVar[Sequence[Column]] = (
         Column("run", "run"),
-        Column("share", "edited", lambda share: "" if share is None else f"{share:.1%}"),
-        Column("dense_ms", "dense", _seconds),
+        Column("share", "edited", "{:.1%}".format, none=""),
+        Column("dense_ms", "dense", _seconds, none=""),
         Column("update_ms", "update", _seconds),
-        Column("speedup", "faster", lambda factor: "" if factor is None else times(factor)),
-        Column("most", "most different", lambda most: "" if most is None else str(most)),
+        Column("speedup", "faster", times, none=""),
+        Column("most", "most different", none=""),
     )
 
     def check(self) -> None:
@@ -133,7 +117,7 @@ class Demo(options.Demo, Suite):
             "edited": (f"{PROMPT}, {steps} steps", record),
         }
         for (name, (title, opened)), part in progress.over(list(runs.items())):
-            yield from self._session(name, title, opened, part)
+            yield from ({"session": title, **found} for found in self._session(name, title, opened, part))
 
     def _session(
         self, name: str, title: str, opened: Callable[..., AnySession], progress: Progress
@@ -144,21 +128,31 @@ class Demo(options.Demo, Suite):
             next(parts)[1].say(f"{title}: {what}")
             return timed(call)
 
-        empty = {"session": title, "share": None, "dense_ms": None, "speedup": None, "most": None}
+        unknown = dict.fromkeys(("share", "dense_ms", "speedup", "most"))
         session, ms = run("record", partial(opened, progress=progress.steps))
-        yield {**empty, "run": "record", "update_ms": ms}
+        yield {"run": "record", "update_ms": ms, **unknown}
         for edit, draw in EDITS.items():
             before = session.source if isinstance(session, UpscaleSession) else session.pixels
             drawn = draw(before)
+            mask = difference(before, drawn, 0)
             dense, dense_ms = run("dense", partial(session.reference, drawn))
             update, ms = run("update", partial(session.edit, drawn))
             truth, picture = np.array(dense.image), np.array(update.image)
-            self.tiles.extend(shown(edit, before, drawn, (picture, ms), (truth, dense_ms)))
-            share = float(difference(before, drawn, 0).mean())
-            facts = {"share": share, "dense_ms": dense_ms, "update_ms": ms, "speedup": dense_ms / ms}
-            yield {**empty, **facts, "run": edit, "most": int(np.abs(picture.astype(int) - truth).max())}
+            error = np.abs(picture.astype(int) - truth)
+            self.tiles.extend(
+                [
+                    ("before", before),
+                    (f"edit: {edit}, {mask.mean():.1%}", drawn),
+                    ("its region", outlined(drawn, mask)),
+                    (f"update, {ms / 1e3:.2f} s", picture),
+                    (f"dense, {dense_ms / 1e3:.2f} s", truth),
+                    (f"|update - dense| x{GAIN}", (GAIN * error).clip(0, 255).astype(np.uint8)),
+                ]
+            )
+            facts = {"share": float(mask.mean()), "dense_ms": dense_ms, "update_ms": ms, "speedup": dense_ms / ms}
+            yield {"run": edit, **facts, "most": int(error.max())}
         _, ms = run("undo", session.undo)
-        yield {**empty, "run": "undo", "update_ms": ms}
+        yield {"run": "undo", "update_ms": ms, **unknown}
         self.pictures[name] = picture
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:

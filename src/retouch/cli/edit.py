@@ -12,32 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from retouch.bench.options import POLICY_HELP, DeviceName
+from retouch.bench.options import POLICY_HELP, AnyStorage, DeviceMemory, DeviceName, Memory, Threads
 from retouch.cli.app import app
-from retouch.cli.common import (
-    AnyStorage,
-    DeviceMemory,
-    Memory,
-    Threads,
-    byte_count,
-    check_picture_file,
-    note,
-    pairs,
-    quiet_libraries,
-    set_threads,
-    steps_bar,
-    usage_errors,
-)
+from retouch.cli.common import check_picture_file, note, pairs, quiet_libraries, set_threads, steps_bar, usage_errors
 from retouch.cli.sessions import check_outside
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
-    from retouch.editing.canvas.canvas import Canvas
     from retouch.editing.canvas.drawing import Composed
     from retouch.editing.images import Pixels
-    from retouch.editing.kinds import AnySession
     from retouch.editing.request import Request
-    from retouch.editing.session import Edited
     from retouch.plan.region import Mask
 
 BlendName = Literal["fade", "multiband", "harmonise"]
@@ -150,21 +134,21 @@ def edit(
     """
     with _interruptible(session):
         with usage_errors():
-            options = {name: value for name, value in context.params.items() if name not in OWN}
-            options |= {"mask": mask, "instances": instances or None, "area": area or None}
-            options |= {"control": control or None, "image_prompt": image_prompt or None}
+            asked = context.params.items()
+            options = {name: value for name, value in asked if name not in OWN and value not in ((), [])}
             options |= {"lora": pairs("--lora", lora, str), "scale": pairs("--scale", scale, float)}
-            options |= {"memory": byte_count(memory), "device_memory": byte_count(device_memory)}
-            read = [original, edited, mask, *(instances or []), *(Path(each.partition("=")[0]) for each in area or [])]
-            read += [*(control or []), *(image_prompt or [])]
+            read = [original, edited, mask, *(instances or []), *(control or []), *(image_prompt or [])]
+            read += [Path(each.partition("=")[0]) for each in area or []]
             _check_outputs([output, preview], read, session, force)
+            from retouch.editing.canvas.picture import Picture
             from retouch.editing.request import Request
 
             request = Request.checked(original, edited, model, session, options)
         for warning in request.warnings():
             note(warning)
         if request.idle:
-            _copy(request, output, preview)
+            Picture.read(request.files[0]).write(output)
+            _preview(request, request.before, preview)
             typer.echo(f"nothing differs: {output} is the original")
             return
         set_threads(threads)
@@ -172,9 +156,11 @@ def edit(
 
 
 def _run(request: Request, output: Path, preview: Path | None) -> None:
+    """Make the edit, write its picture and tell what it took."""
     from retouch.editing.canvas.canvas import Canvas
     from retouch.editing.canvas.drawing import Composed
     from retouch.editing.diffusion import PipelineError, SchedulerError
+    from retouch.editing.images import as_pixels, save_png
     from retouch.kernels import described
 
     quiet_libraries()
@@ -185,16 +171,21 @@ def _run(request: Request, output: Path, preview: Path | None) -> None:
         kernels = described(next(iter(session.networks().values())).backend)
     if isinstance(result, Composed):
         assert isinstance(session, Canvas)
-        _composed(request, session, result, output, preview)
+        session.write(output)
+        _preview(request, session.pixels if preview else request.before, preview, request.region)
+        _tell_plan(result, session.version.facts)
     else:
-        assert not isinstance(session, Canvas)
-        _redrawn(request, session, result, output, preview)
-    if result.changed:
+        save_png(result.image, output)
+        _preview(request, as_pixels(result.image), preview, result.region.mask[0])
+        if result.changed:
+            facts = session.versions[0].facts, session.version.facts
+            Console().print(_table(*facts, result.seconds["total"], request.saved is not None))
+    if not result.changed:
+        typer.echo(f"nothing differs: {output} is the picture as it was")
+    else:
         if "max_error" in request.given and result.error is not None:
             typer.echo(f"estimated difference from the dense result: {result.error:.1f} of 255 levels")
         typer.echo(f"written to {output}")
-    else:
-        typer.echo(f"nothing differs: {output} is the picture as it was")
     typer.echo(f"computed with {kernels}")
     if request.session:
         typer.echo(f"the session {request.session} is at version {number}")
@@ -221,34 +212,13 @@ def _table(recorded: Mapping[str, Any], version: Mapping[str, Any], update: floa
     return made
 
 
-def _redrawn(request: Request, session: AnySession, result: Edited, output: Path, preview: Path | None) -> None:
-    """Write and tell what a session came to."""
-    from retouch.editing.images import as_pixels, save_png
-
-    save_png(result.image, output)
-    _preview(request, as_pixels(result.image), preview, result.region.mask[0])
-    if result.changed:
-        first, last, earlier = session.versions[0].facts, session.version.facts, request.saved is not None
-        Console().print(_table(first, last, result.seconds["total"], earlier))
-
-
-def _composed(request: Request, canvas: Canvas, result: Composed, output: Path, preview: Path | None) -> None:
-    """Write and tell what a canvas came to."""
-    canvas.write(output)
-    _preview(request, canvas.pixels if preview else request.before, preview, request.region)
+def _tell_plan(result: Composed, facts: Mapping[str, Any]) -> None:
+    """How an edit of a canvas was made."""
     if result.plan is not None:
-        facts = canvas.version.facts
         typer.echo(f"planner: {result.plan.chosen}\n         {result.plan.reason}")
         if facts["enlarger"]:
             typer.echo(f"the result was enlarged with {facts['enlarger']}")
         typer.echo(f"edit, {facts['region']:.2%} of the picture: {result.seconds['total']:.2f} s")
-
-
-def _copy(request: Request, output: Path, preview: Path | None) -> None:
-    from retouch.editing.canvas.picture import Picture
-
-    Picture.read(request.files[0]).write(output)
-    _preview(request, request.before, preview)
 
 
 def _preview(request: Request, result: Pixels, preview: Path | None, region: Mask | None = None) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
+from retouch.bench.options import size_text
 from retouch.cli.app import app
 from retouch.cli.common import check_picture_file, usage_errors
 from retouch.errors import OptionError
@@ -44,7 +45,7 @@ def info(folder: Folder, json: Annotated[bool, Option("--json", help="Print ever
         typer.echo(f"{name + ':':10}{printable(text)}")
     Console().print(_table(saved))
     manifest = saved.manifest
-    typer.echo(f"in all:   {megabytes(sum(entry.nbytes for entry in manifest.versions))}")
+    typer.echo(f"in all:   {size_text(sum(entry.nbytes for entry in manifest.versions), 1)}")
     typer.echo(f"current:  {saved.picture(manifest.version)}")
 
 
@@ -62,8 +63,8 @@ def _table(saved: Saved) -> Table:
             Text(printable(_words(entry.facts))),
             f"{entry.facts['region']:.2%}",
             f"{entry.facts['seconds'].get('total', 0.0):.2f}",
-            megabytes(entry.nbytes),
-            megabytes(entry.facts["bytes_read"]),
+            size_text(entry.nbytes, 1),
+            size_text(entry.facts["bytes_read"], 1),
         )
     return made
 
@@ -126,8 +127,3 @@ def check_outside(path: Path, folder: Path) -> None:
 def printable(text: str) -> str:
     """Without the control characters that a manifest from elsewhere could send to the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def megabytes(count: int) -> str:
-    """A number of bytes as people read it."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

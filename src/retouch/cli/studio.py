@@ -1,7 +1,9 @@
-"""`retouch studio`: the editor in the browser, and its API."""
+"""`retouch studio | serve`: the editor in the browser and its API, on this machine or on a cluster of Ray."""
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -11,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from retouch.bench.options import DeviceName, PolicyName
+from retouch.bench.options import AnyStorage, DeviceName, PolicyName, Threads, size
 from retouch.cli.app import app
-from retouch.cli.common import AnyStorage, Threads, byte_count, note, quiet_libraries, set_threads, usage_errors
+from retouch.cli.common import note, quiet_libraries, set_threads, usage_errors
 from retouch.errors import OptionError, RetouchError
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def studio(
     demo: Annotated[bool, Option("--demo", help=f"With {DEMO} and a picture to paint on.")] = False,
     policy: PolicyName = "balanced",
     storage: AnyStorage = None,
-    memory: Annotated[str | None, Option(help="Memory for all open sessions together, such as 8GB (4GB).")] = None,
+    memory: Annotated[int | None, size("Memory for all open sessions together, such as 8GB (4GB).")] = None,
     device: DeviceName = "auto",
     threads: Threads = None,
 ) -> None:
@@ -68,7 +70,7 @@ def studio(
         unless_served.callback(bound.close)
         access = serve.access_to(bound.getsockname()[1], host, tokens)
         options = {"policy": policy, "device": device, **({} if storage is None else {"storage": storage})}
-        limits = Limits() if memory is None else Limits(memory=byte_count(memory) or 0)
+        limits = Limits() if memory is None else Limits(memory=memory)
         made = Studio(Models(_loaded(names, options)), folder / "sessions", access, limits)
         first = _first(made, picture, demo, next(iter(tokens), "local"))
         unless_served.pop_all()
@@ -77,8 +79,7 @@ def studio(
     links = {name: serve.link(host, access.port, tokens.get(name), first) for name in tokens or {"local": ""}}
 
     def ready() -> None:
-        for name, address in links.items():
-            typer.echo(address if len(links) == 1 else f"{name}: {address}")
+        _tell(links)
         if browser:
             serve.show(next(iter(links.values())))
 
@@ -102,6 +103,12 @@ def _loaded(names: Sequence[str], options: dict[str, Any]) -> dict[str, AnyEdito
             raise OptionError(f"two models are called {shown}; rename the folder of one")
         found[shown] = editor
     return found
+
+
+def _tell(links: dict[str, str]) -> None:
+    """What opens the page for everybody."""
+    for name, address in links.items():
+        typer.echo(address if len(links) == 1 else f"{name}: {address}")
 
 
 def _first(studio: Studio, picture: Path | None, demo: bool, owner: str) -> str | None:
@@ -129,3 +136,51 @@ def _first(studio: Studio, picture: Path | None, demo: bool, owner: str) -> str 
 def _tell_failed(job: Future[Any]) -> None:
     if not job.cancelled() and (error := job.exception()) is not None:
         note(f"the picture cannot be opened: {error}")
+
+
+@app.command()
+def serve(
+    model: Annotated[list[str] | None, Option(help="What pages may use; may be given several times.")] = None,
+    ray: Annotated[bool, Option("--ray", help="On Ray Serve, the only way so far.")] = False,
+    address: Annotated[str | None, Option(help="A running cluster, as `auto`; without it one is started here.")] = None,
+    replicas: Annotated[int, Option(min=1, help="Processes of each model.")] = 1,
+    cpus: Annotated[float, Option(min=0, help="Cores of each.")] = 1,
+    gpus: Annotated[float, Option(min=0, help="GPUs of each.")] = 0,
+    port: Annotated[int, Option(min=1, max=65535, help="Port.")] = 8000,
+    home: Annotated[Path | None, Option(help="Folder of the sessions, on storage of all nodes.")] = None,
+    user: Annotated[list[str] | None, Option(help="Somebody with a token and sessions.")] = None,
+    policy: PolicyName = "balanced",
+    memory: Annotated[int | None, size("Memory for the open sessions of each process, such as 8GB (4GB).")] = None,
+) -> None:
+    """Serve many people: the studio's page and API with several processes, which take over from one another.
+
+    For clusters write a file and start it with `serve run`; see the guide on serving.
+    """
+    from retouch.models.extras import require
+
+    with usage_errors(RetouchError, ValueError):
+        if not ray:
+            raise OptionError("say --ray, or use `retouch studio` for one process")
+        if not model:
+            raise OptionError("no model: name one with --model")
+        require("ray", "ray")
+        from retouch.server import serve as pages
+        from retouch.server.limits import Limits
+        from retouch.server.ray.application import started
+        from retouch.server.ray.settings import ClusterSettings, ModelSettings
+
+        limit = Limits.memory if memory is None else memory
+        models = [
+            ModelSettings(name=name, policy=policy, replicas=replicas, cpus=cpus, gpus=gpus, memory=limit)
+            for name in model
+        ]
+        settings = ClusterSettings(home=home or pages.default_home(), models=models, users=user or ["me"], port=port)
+        tokens = settings.access().tokens
+        stop = started(settings, address)
+    _tell({name: pages.link("127.0.0.1", port, token, None) for name, token in tokens.items()})
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    over.wait()
+    note("ending what is computed")
+    stop()

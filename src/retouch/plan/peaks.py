@@ -178,6 +178,16 @@ class Peaks:
         arithmetic = min(self._tilings(work)) if work.macs else 0.0
         return Cost(arithmetic, work.nbytes / self.bandwidth, self.launch)
 
+    def bounds(self, run: Run) -> dict[str, float]:
+        """What bounds a run: shares of its time. A kernel counts under what takes it longer."""
+        costs = [self.cost(work) for work in run.launches]
+        total = sum(cost.seconds for cost in costs) or 1.0
+        return {
+            "arithmetic": sum(c.arithmetic for c in costs if c.arithmetic > c.traffic) / total,
+            "bandwidth": sum(c.traffic for c in costs if c.arithmetic <= c.traffic) / total,
+            "launches": sum(c.launch for c in costs) / total,
+        }
+
     def _tilings(self, work: Work) -> Iterator[float]:
         """Seconds of the arithmetic with each tile and split; kernels take the best one."""
         dtype = self.dtype or str(work.dtype).removeprefix("torch.")

@@ -1,12 +1,12 @@
-"""Other engines as dense runs."""
+"""Other engines as dense baselines."""
 
 import pytest
 import torch
 
 from retouch import OptionError, models
-from retouch.bench import peers
+from retouch.bench import dense
+from retouch.bench.dense import PEERS, peer_runs
 from retouch.bench.networks import Networks
-from retouch.bench.peers import PEERS, peer_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -38,7 +38,7 @@ def test_bfloat16():
 
 def test_a_peer_that_is_not_installed_or_wrong(monkeypatch):
     module, inputs = tiny("ddpm-256")
-    monkeypatch.setattr(peers, "import_module", lambda name: __import__("no_such_engine"))
+    monkeypatch.setattr(dense, "import_module", lambda name: __import__("no_such_engine"))
     with pytest.raises(OptionError, match=r"no_such_engine is not installed; pip install 'retouch\[peers\]'"):
         peer_runs(["openvino"], module, inputs)
     monkeypatch.setitem(PEERS, "openvino", lambda *_: lambda tensors: tensors[0] + 1)
