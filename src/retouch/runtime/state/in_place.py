@@ -12,7 +12,7 @@ from retouch.ir.operands import Slot
 from retouch.ir.value import Value
 from retouch.runtime.base import Compiled, Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.executor import Direct
-from retouch.runtime.schedule import Schedule
+from retouch.runtime.schedule import Needs, Schedule
 from retouch.runtime.shared import Scratch
 
 UNDO_LIMIT = 64
@@ -86,10 +86,10 @@ class Recording(State):
     def statistics(self) -> Mapping[Slot, Tensor]:
         return self.states
 
-    def lend(self, schedule: Schedule, target: Callable[[Value], Any]) -> Iterable[Copy]:
-        for value, rows in schedule.needs.items():
-            index = schedule.handle(rows)
-            yield target(value), index, self.resolve(Slot.kept(value)), index
+    def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
+        for value, rows in wanted.needs.items():
+            index = wanted.handle(rows)
+            yield target(value), None if wanted.packed else index, self.resolve(Slot.kept(value)), index
 
     def receive(self, schedule: Schedule, found: Computed) -> None:
         self.begin(schedule)
