@@ -37,6 +37,8 @@ class Together(Operands):
         self.schedule, self.count, self.generation = schedule, len(schedule.bases), self.weights.generation
         self._maps: dict[tuple[Value, int], Any] = {}
         self._known: list[dict[Any, Any]] = [{} for _ in schedule.bases]
+        self._rows: dict[int, dict[Value, tuple[Table, Any]]] = {}
+        self._shares: dict[tuple[Slot, int], Tensor] = {}
         for value, start, nbytes in _places(schedule):
             rows = memory[start : start + nbytes].view(value.dtype)
             self.buffers[value] = rows.view(schedule.layouts[value].rows, value.channels)
@@ -69,10 +71,17 @@ class Together(Operands):
         targets, sources = [], []
         for part in self.parts:
             for slot, tensor in part.recording.statistics.items():
-                targets.append(part.share(self.state(slot)))
+                targets.append(self._share(slot, part))
                 sources.append(tensor)
         if targets:
             torch._foreach_copy_(targets, sources)
+
+    def _share(self, slot: Slot, part: Part) -> Tensor:
+        """The statistics of one recording."""
+        key = slot, part.number
+        if key not in self._shares:
+            self._shares[key] = part.share(self.state(slot))
+        return self._shares[key]
 
     def run(self) -> None:
         """Execute the schedule."""
@@ -80,10 +89,12 @@ class Together(Operands):
 
     def computed(self, part: Part) -> Computed:
         """What the run computed for one recording."""
-        values = (*self.schedule.saves, *self.schedule.hosted)
-        rows = {value: self.schedule.computed(value, part.number) for value in values}
-        states = {slot: part.share(self.state(slot)) for slot in self.schedule.states}
-        return Computed(self, rows, part.changed, states, self._known[part.number])
+        number = part.number
+        if number not in self._rows:
+            values = (*self.schedule.saves, *self.schedule.hosted)
+            self._rows[number] = {value: self.schedule.computed(value, number) for value in values}
+        states = {slot: self._share(slot, part) for slot in self.schedule.states}
+        return Computed(self, self._rows[number], part.changed, states, self._known[number])
 
     # What slots stand for
 
