@@ -230,6 +230,7 @@ class Incremental:
         leaves = self.signature.flatten(args, kwargs)
         with self.lock:
             self._check(recording, region)
+            self._check_weights(recording)
             recording.abort()  # of an update that failed and could not be taken back
             return self._update(recording, leaves, region, areas)
 
@@ -265,6 +266,8 @@ class Incremental:
         with self.lock:
             for recording, region in zip(recordings, drawn, strict=True):
                 self._check(recording, region)
+            self._check_weights(*recordings)
+            for recording in recordings:
                 recording.abort()
             return self._update_many(recordings, drawn, leaves)
 
@@ -384,12 +387,11 @@ class Incremental:
         if not isinstance(region, Region):
             raise RegionError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
         self._check_region(region)
-        self._check_weights(recording)
 
-    def _check_weights(self, recording: State) -> None:
-        if not recording.trusted:
+    def _check_weights(self, *recordings: State) -> None:
+        if not all(recording.trusted for recording in recordings):
             self.weights.check()
-        if recording.hashes != self.weights.hashes:
+        if any(recording.hashes != self.weights.hashes for recording in recordings):
             raise WeightsChangedError("the recording was made with other weights; record again")
 
     def _check_region(self, region: Region) -> None:

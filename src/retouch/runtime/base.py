@@ -286,8 +286,12 @@ class State(Contents, Operands):
 
     @property
     @abstractmethod
-    def statistics(self) -> Mapping[Slot, Tensor]:
-        """The statistics before an update."""
+    def statistics(self) -> Iterable[Slot]:
+        """The statistics that there are."""
+
+    @abstractmethod
+    def source(self, key: Slot | Matrix) -> Any:
+        """The handle of statistics, or of a dense value as a matrix, before an update."""
 
     @abstractmethod
     def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:

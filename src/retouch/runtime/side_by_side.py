@@ -58,12 +58,11 @@ class Layout:
         return self.news[-1]
 
     @cached_property
-    def _plain(self) -> bool:
+    def plain(self) -> bool:
         """Every row is where it would be if whole maps lay one after the other."""
         return not self.olds[-1] and all(table.complete for table in self.computed)
 
-    @cached_property
-    def _places(self) -> IntArray:
+    def places(self) -> IntArray:
         """For every row of the maps of all recordings its place; the last one is that of -1."""
         places = np.full((len(self.bases), self.size), NOWHERE, np.int32)
         for own, base, computed, new in zip(places, self.bases, self.computed, self.news, strict=False):
@@ -71,17 +70,6 @@ class Layout:
             own[read.array] = np.arange(self.olds[base], self.olds[base] + len(read), dtype=np.int32)
             own[computed.array] = np.arange(new, new + len(computed), dtype=np.int32)
         return np.append(places.reshape(-1), np.int32(-1))
-
-    def place(self, rows: Table | None) -> Table | None:
-        """A table of rows of all maps as one of this memory; None: all rows of all maps. ValueError for rows that are
-        not there.
-        """
-        if self._plain:
-            return rows
-        array = self._places[:-1] if rows is None else self._places[rows.array]
-        if array.min(initial=0) == NOWHERE:
-            raise ValueError("rows are read that are not there")
-        return Table(array, self.rows, fixed=rows is None or rows.fixed, fill=-1 if rows is None else rows.fill)
 
     def old(self, places: Table | None) -> Table:
         """The rows as they were at some places among all that are computed (None: at all)."""
@@ -151,12 +139,15 @@ class SideBySide(Schedule):
 
     def computed(self, value: Value, number: int) -> tuple[Table, Any]:
         """The rows of a map that the update of one recording leaves, and the handle of their places."""
-        layout = self.layouts[value]
-        rows = layout.computed[number].edited
-        key = (layout, number, rows)
+        rows = self.layouts[value].computed[number].edited
+        return rows, self.places(value, number, rows)
+
+    def places(self, value: Value, number: int, rows: Table) -> Any:
+        """The handle of the places of computed `rows` of one recording."""
+        key = self.layouts[value], number, rows
         if key not in self._places:
-            self._places[key] = self.shared.handle(layout.of(number, rows))
-        return rows, self._places[key]
+            self._places[key] = self.shared.handle(key[0].of(number, rows))
+        return self._places[key]
 
 
 def side_by_side(
@@ -210,8 +201,7 @@ class _Move:
 
     def __init__(self, layouts: Mapping[Value, Layout], count: int, constants: set[Value]) -> None:
         self.layouts, self.count, self.constants = layouts, count, constants
-        self.place = cache(Layout.place)
-        self.old = cache(Layout.old)
+        self.places, self.place, self.old = cache(Layout.places), cache(self._place), cache(Layout.old)
 
     def call(self, call: Call) -> Call:
         """A call of several runs on memory that is laid out."""
@@ -237,6 +227,18 @@ class _Move:
         if slot.kind is SlotKind.KEPT:
             return slot, self.place(layout, rows)
         return Slot(SlotKind.KEPT, slot.key, slot.start, slot.channels), self.old(layout, rows)
+
+    def _place(self, layout: Layout, rows: Table | None) -> Table | None:
+        """A table of rows of all maps as one of the memory; None: all rows of all maps. ValueError for rows that are
+        not there.
+        """
+        if layout.plain:
+            return rows
+        places = self.places(layout)
+        array = places[:-1] if rows is None else places[rows.array]
+        if array.min(initial=0) == NOWHERE:
+            raise ValueError("rows are read that are not there")
+        return Table(array, layout.rows, fixed=rows is None or rows.fixed, fill=-1 if rows is None else rows.fill)
 
     def _stacked(self, slot: Slot, samples: Table | None) -> Slot:
         matrix: Matrix = slot.key

@@ -100,6 +100,11 @@ class Stack:
             found.update(dict.fromkeys((*form.states, *form.dense), number))
         return found
 
+    @cached_property
+    def statistics(self) -> list[Slot]:
+        """The statistics that the layers have."""
+        return [key for key in self.newest if isinstance(key, Slot)]
+
     def holders(self, value: Value) -> list[int]:
         """The numbers of the layers with rows of `value` that can still be seen, newest first."""
         found = self._holders.get(value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
 
 from retouch.errors import RetouchError
 from retouch.ir.operands import Slot
-from retouch.ir.value import Value
+from retouch.ir.value import Matrix, Value
 from retouch.runtime.base import Compiled, Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.executor import Direct
 from retouch.runtime.schedule import Needs, Schedule
@@ -83,8 +83,11 @@ class Recording(State):
         return self
 
     @property
-    def statistics(self) -> Mapping[Slot, Tensor]:
+    def statistics(self) -> Iterable[Slot]:
         return self.states
+
+    def source(self, key: Slot | Matrix) -> Any:
+        return self.resolve(key) if isinstance(key, Slot) else self.backend.rows(self.matrix(key))
 
     def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
         for value, rows in wanted.needs.items():

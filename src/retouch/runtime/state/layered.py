@@ -8,7 +8,7 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -237,9 +237,14 @@ class Restored(State):
         return self.snapshot
 
     @property
-    def statistics(self) -> Mapping[Slot, Tensor]:
+    def statistics(self) -> Iterable[Slot]:
         """Those of the snapshot."""
-        return self.snapshot.states
+        return self.snapshot.stack.statistics
+
+    def source(self, key: Slot | Matrix) -> Any:
+        """As the snapshot has it."""
+        newest = self.snapshot.stack.newest[key if isinstance(key, Slot) else key.value]
+        return self.snapshot.layers[newest].handle(key, self.backend)
 
     def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
         """The copies that bring the rows which `wanted` needs to these handles."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,8 @@ class Together(Operands):
         self._maps: dict[tuple[Value, int], Any] = {}
         self._known: list[dict[Any, Any]] = [{} for _ in schedule.bases]
         self._rows: dict[int, dict[Value, tuple[Table, Any]]] = {}
-        self._shares: dict[tuple[Slot, int], Tensor] = {}
+        self._owned: dict[tuple[Slot | Stacked, int], Any] = {}
+        self._repeats: dict[Stacked, Any] = {}
         for value, start, nbytes in _places(schedule):
             rows = memory[start : start + nbytes].view(value.dtype)
             self.buffers[value] = rows.view(schedule.layouts[value].rows, value.channels)
@@ -53,35 +55,36 @@ class Together(Operands):
         self.parts = [Part(self, number, recording) for number, recording in enumerate(recordings)]
         copies: list[Copy] = []
         for part in {part.base: part for part in reversed(self.parts)}.values():
-            copies += part.recording.lend(self.schedule.lent[part.base], partial(self._map, part))
+            copies += part.recording.lend(self.schedule.lent[part.base], partial(self.map, part))
+        for part in self.parts:
+            source, number = part.recording.source, part.number
+            copies += [(self._place(slot, number), None, source(slot), None) for slot in part.recording.statistics]
+            copies += [(self._place(x, number), None, source(x.matrix), self._repeated(x)) for x in self.matrices]
         self.backend.kernel("copy_many")(copies)
-        self._load_statistics()
-        for stacked, tensor in self.matrices.items():
-            for part in self.parts:
-                part.fill(stacked, tensor)
 
-    def _map(self, part: Part, value: Value) -> Any:
+    def map(self, part: Part, value: Value) -> Any:
         """The handle of what is read of the map that a part starts from."""
         key = value, part.base
         if key not in self._maps:
             self._maps[key] = self.backend.rows(part.old(value))
         return self._maps[key]
 
-    def _load_statistics(self) -> None:
-        targets, sources = [], []
-        for part in self.parts:
-            for slot, tensor in part.recording.statistics.items():
-                targets.append(self._share(slot, part))
-                sources.append(tensor)
-        if targets:
-            torch._foreach_copy_(targets, sources)
+    def _place(self, key: Slot | Stacked, number: int) -> Any:
+        """The handle of the statistics of one recording, or of a matrix of its own."""
+        found = self._owned.get((key, number))
+        if found is None:
+            whole = self.state(key) if isinstance(key, Slot) else self.matrices[key]
+            found = self._owned[key, number] = self.backend.rows(self.parts[number].share(whole))
+        return found
 
-    def _share(self, slot: Slot, part: Part) -> Tensor:
-        """The statistics of one recording."""
-        key = slot, part.number
-        if key not in self._shares:
-            self._shares[key] = part.share(self.state(slot))
-        return self._shares[key]
+    def _repeated(self, stacked: Stacked) -> Any:
+        """The handle of the rows of a matrix, each as often as it is there; None where that is once."""
+        if stacked.times == 1:
+            return None
+        if stacked not in self._repeats:
+            rows = np.arange(stacked.matrix.shape[0], dtype=np.int32).repeat(stacked.times)
+            self._repeats[stacked] = self.backend.index(rows)
+        return self._repeats[stacked]
 
     def run(self) -> None:
         """Execute the schedule."""
@@ -93,7 +96,7 @@ class Together(Operands):
         if number not in self._rows:
             values = (*self.schedule.saves, *self.schedule.hosted)
             self._rows[number] = {value: self.schedule.computed(value, number) for value in values}
-        states = {slot: self._share(slot, part) for slot in self.schedule.states}
+        states = {slot: part.share(self.state(slot)) for slot in self.schedule.states}
         return Computed(self, self._rows[number], part.changed, states, self._known[number])
 
     # What slots stand for
@@ -200,15 +203,16 @@ class Part(Contents):
 
     def _assembled(self, value: Value, rows: Table) -> Tensor:
         """All rows of a value: those that are read as they were, and `rows` of those that are computed."""
-        layout, new = self._layout(value), self._new(value)
         if rows.complete:
-            return new
-        found = new.new_empty(value.rows, value.channels)
-        index, places = (
-            torch.from_numpy(table.array).long().to(new.device) for table in (rows, layout.of(self.number, rows))
-        )
-        found[torch.from_numpy(layout.read[self.base].array).long().to(new.device)] = self.old(value)
-        found[index] = self.memory.buffers[value][places]
+            return self._new(value)
+        memory, lent = self.memory, self.memory.schedule.lent[self.base]
+        found = self._new(value).new_empty(value.rows, value.channels)
+        target = self.backend.rows(found)
+        copy = self.backend.kernel("copy_rows")
+        if value in lent.needs:
+            copy(target, lent.handle(lent.needs[value]), memory.map(self, value), None)
+        places = memory.schedule.places(value, self.number, rows)
+        copy(target, self.schedule.handle(rows), memory.resolve(Slot.kept(value)), places)
         return found
 
     def folded(self, value: Value) -> Tensor | None:
