@@ -4,6 +4,7 @@ They are emitted as if the maps of all recordings lay one after the other. But o
 others are read, and recordings may have these in common (variants of one edit have all of them). So of every kept value
 the memory holds the rows that are read of the maps that updates start from, each once, and then the rows that each
 recording computes. Reading and writing go through index tables anyway; here they are moved to where the rows are.
+Maps of which every row is there, keys and values for example, stay whole.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from retouch.ir.geometry import IntArray
-from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.operands import Columns, Slot, SlotKind, Temp
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.passes.storage import Plan
@@ -34,13 +35,15 @@ class Layout:
     """Where the rows of a kept value are: those that are read of each map, then what each recording computes.
 
     size: rows of a map. computed: of every recording, rows of a map. bases: for each recording the number of the map
-    that it starts from. read: of each of these the rows that are read as they were, ascending.
+    that it starts from. read: of each of these the rows that are read as they were, ascending. whole: the maps of all
+    recordings, one after the other.
     """
 
     size: int
     computed: tuple[Table, ...]
     bases: tuple[int, ...]
     read: tuple[Table, ...]
+    whole: bool = False
 
     @cached_property
     def olds(self) -> list[int]:
@@ -55,12 +58,12 @@ class Layout:
     @property
     def rows(self) -> int:
         """Rows of all."""
-        return self.news[-1]
+        return self.news[-1]  # also of whole maps
 
     @cached_property
     def plain(self) -> bool:
         """Every row is where it would be if whole maps lay one after the other."""
-        return not self.olds[-1] and all(table.complete for table in self.computed)
+        return self.whole or (not self.olds[-1] and all(table.complete for table in self.computed))
 
     def places(self) -> IntArray:
         """For every row of the maps of all recordings its place; the last one is that of -1."""
@@ -84,6 +87,8 @@ class Layout:
 
     def of(self, number: int, rows: Table) -> Table:
         """The places of ascending computed `rows` of one recording."""
+        if self.whole:
+            return Table(np.int32(number * self.size) + rows.array, self.rows, ascending=True)
         places = np.searchsorted(self.computed[number].array, rows.array).astype(np.int32)
         return Table(np.int32(self.news[number]) + places, self.rows, ascending=True)
 
@@ -103,9 +108,9 @@ class Stacked:
 
 @dataclass(frozen=True, eq=False)
 class Lent:
-    """The rows of kept values that are read of one map that updates start from; where they go they lie in order."""
+    """The rows of kept values that are read of one map that updates start from."""
 
-    packed: ClassVar[bool] = True
+    packed: bool
     shared: Shared
     needs: Mapping[Value, Table]
     _handles: dict[Table, Any] = field(default_factory=dict)
@@ -121,15 +126,15 @@ class Lent:
 class SideBySide(Schedule):
     """A schedule of several recordings.
 
-    `singles` say of each what it computes, `lent` what is read of each map that they start from; `hosted` are the maps
-    that PyTorch computes.
+    `singles` say of each what it computes, `lent` what is read of each map that they start from, packed and where the
+    maps stay whole; `hosted` are the maps that PyTorch computes.
     """
 
     bases: tuple[int, ...]
     layouts: Mapping[Value, Layout]
     hosted: frozenset[Value]
     singles: tuple[Schedule, ...]
-    lent: tuple[Lent, ...]
+    lent: tuple[tuple[Lent, Lent], ...]
     _places: dict[tuple[Layout, int, Table], Any] = field(default_factory=dict)
 
     @property
@@ -157,19 +162,27 @@ def side_by_side(
     count = 1 + max(bases)
     none = cache(lambda size: Table(np.empty(0, np.int32), size, ascending=True))
     read = cache(lambda needed: _of_bases(needed, bases))
-    layout = cache(lambda size, computed, needed: Layout(size, computed, bases, needed))
+    layout = cache(lambda size, computed, needed, whole: Layout(size, computed, bases, needed, whole))
+    elsewhere = {*schedule.replaced, *hosted, *plan.program.inputs}
     layouts = {}
     for value in plan.kept:
         empty = none(value.rows)
         written = value in schedule.saves or value in hosted
         computed = tuple([active[value] if written else empty for active in actives])
         needed = schedule.needs.get(value)
-        layouts[value] = layout(value.rows, computed, (empty,) * count if needed is None else read(needed))
-    move = _Move(layouts, len(bases), set(plan.program.constants))
+        reads = (empty,) * count if needed is None else read(needed)
+        whole = count == len(bases) and value not in elsewhere and _all(value.rows, computed, reads)
+        layouts[value] = layout(value.rows, computed, reads, whole)
+    move = _Move(layouts, len(bases), set(plan.program.constants), schedule.shared.backend.kernel("copy_rows"))
+    moved = [(move.call(call), name) for call, name in zip(schedule.steps, schedule.names, strict=True)]
+    steps, names = zip(*((call, name) for call, name in moved if call is not None), strict=True) if moved else ((), ())
     given = {f.name: getattr(schedule, f.name) for f in fields(schedule) if f.init and not f.name.startswith("_")}
-    given |= {"steps": tuple(map(move.call, schedule.steps)), "log": None}
-    needs = [{v: x.read[base] for v, x in layouts.items() if len(x.read[base])} for base in range(count)]
-    lent = tuple([Lent(schedule.shared, each) for each in needs])
+    given |= {"steps": steps, "names": names, "log": None}
+
+    def lent(base: int, packed: bool) -> Lent:
+        found = {v: x.read[base] for v, x in layouts.items() if len(x.read[base]) and x.whole != packed}
+        return Lent(packed, schedule.shared, found)
+
     singles = {id(active): _single(schedule, active) for active in actives}
     return SideBySide(
         **given,
@@ -177,8 +190,13 @@ def side_by_side(
         layouts=layouts,
         hosted=frozenset(hosted),
         singles=tuple([singles[id(active)] for active in actives]),
-        lent=lent,
+        lent=tuple([(lent(base, True), lent(base, False)) for base in range(count)]),
     )
+
+
+def _all(size: int, computed: Sequence[Table], reads: Sequence[Table]) -> bool:
+    """Whether every row of the maps of recordings is computed or read; each has its own."""
+    return all(len(new) + len(old) == size for new, old in zip(computed, reads, strict=True))
 
 
 def _single(schedule: Schedule, active: Mapping[Value, Table]) -> Schedule:
@@ -197,15 +215,27 @@ def _of_bases(needed: Table, bases: tuple[int, ...]) -> tuple[Table, ...]:
 
 
 class _Move:
-    """Calls with the tables of kept operands moved, and matrices of dense values stacked."""
+    """Calls with the tables of kept operands moved, and matrices of dense values stacked. Copies of whole maps are left
+    out: these are in one piece anyway.
+    """
 
-    def __init__(self, layouts: Mapping[Value, Layout], count: int, constants: set[Value]) -> None:
-        self.layouts, self.count, self.constants = layouts, count, constants
+    def __init__(self, layouts: Mapping[Value, Layout], count: int, constants: set[Value], copy: Any) -> None:
+        """copy: the kernel that copies rows."""
+        self.layouts, self.count, self.constants, self.copy = layouts, count, constants, copy
+        self.copied: dict[Temp, Slot] = {}
         self.places, self.place, self.old = cache(Layout.places), cache(self._place), cache(Layout.old)
 
-    def call(self, call: Call) -> Call:
-        """A call of several runs on memory that is laid out."""
-        return call if call.host else Call(call.function, tuple(self._moved(call.args)))
+    def call(self, call: Call) -> Call | None:
+        """A call of several runs on memory that is laid out; None where none is needed."""
+        if call.host:
+            return call
+        if call.function is self.copy:
+            out, out_index, source, index = call.args
+            whole = type(source) is Slot and source.kind is SlotKind.KEPT and self.layouts[source.key].plain
+            if whole and type(out) is Temp and out_index is index is None:
+                self.copied[out] = source
+                return None
+        return Call(call.function, tuple(self._moved(call.args)))
 
     def _moved(self, args: Iterable[Any], samples: Table | None = None) -> list[Any]:
         """Arguments: an operand is followed by its table, vectors by `samples`."""
@@ -216,6 +246,10 @@ class _Move:
                 found[i] = self._moved(leaf, following if isinstance(following, Table) else None)
             elif type(leaf) is tuple:
                 found[i] = tuple(self._moved(leaf))
+            elif type(leaf) is Temp and leaf in self.copied:
+                found[i] = self.copied[leaf]
+            elif type(leaf) is Columns and leaf.base in self.copied:
+                found[i] = self.copied[leaf.base].columns(leaf.start, leaf.channels)
             elif type(leaf) is Slot and leaf.kind is SlotKind.MATRIX:
                 found[i] = self._stacked(leaf, samples)
             elif type(leaf) is Slot and leaf.kind in (SlotKind.KEPT, SlotKind.SAVED):

@@ -55,7 +55,8 @@ class Together(Operands):
         self.parts = [Part(self, number, recording) for number, recording in enumerate(recordings)]
         copies: list[Copy] = []
         for part in {part.base: part for part in reversed(self.parts)}.values():
-            copies += part.recording.lend(self.schedule.lent[part.base], partial(self.map, part))
+            for lent in self.schedule.lent[part.base]:
+                copies += part.recording.lend(lent, partial(self.map, part))
         for part in self.parts:
             source, number = part.recording.source, part.number
             copies += [(self._place(slot, number), None, source(slot), None) for slot in part.recording.statistics]
@@ -184,8 +185,11 @@ class Part(Contents):
         return self.memory.schedule.layouts[value]
 
     def old(self, value: Value) -> Tensor:
-        """The rows that are read of the map that it starts from."""
-        ends = self._layout(value).olds
+        """The rows that are read of the map that it starts from; where they go, of a map that stays whole."""
+        layout = self._layout(value)
+        if layout.whole:
+            return self.memory.buffers[value][self.number * value.rows : (self.number + 1) * value.rows]
+        ends = layout.olds
         return self.memory.buffers[value][ends[self.base] : ends[self.base + 1]]
 
     def _new(self, value: Value) -> Tensor:
@@ -203,9 +207,11 @@ class Part(Contents):
 
     def _assembled(self, value: Value, rows: Table) -> Tensor:
         """All rows of a value: those that are read as they were, and `rows` of those that are computed."""
+        if self._layout(value).whole:
+            return self.old(value)
         if rows.complete:
             return self._new(value)
-        memory, lent = self.memory, self.memory.schedule.lent[self.base]
+        memory, lent = self.memory, self.memory.schedule.lent[self.base][0]
         found = self._new(value).new_empty(value.rows, value.channels)
         target = self.backend.rows(found)
         copy = self.backend.kernel("copy_rows")
