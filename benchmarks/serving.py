@@ -2,10 +2,14 @@
 
     python benchmarks/serving.py dense ddpm-256 --steps 4      # four people on one replica, against dense edits
     python benchmarks/serving.py overhead builtin/emoji        # a stroke through a cluster, against a studio
+    python benchmarks/serving.py together builtin/emoji        # eight people's strokes together, against one by one
+    python benchmarks/serving.py updates sd15-unet             # updates of a network together, against one by one
 
 dense: four people paint at once on a studio, as fast as it answers; in turn with that the same edits are computed
 densely (`session.reference`, channels-last), one after the other and without any server, which is more than a dense one
-could serve. overhead: one person on each, strokes in turn. Times are medians of what took turns in one process.
+could serve. overhead: one person on each, strokes in turn. together: people paint at once, as fast as a studio answers,
+which computes up to so many strokes together in one round and one after the other in the next. updates: of recordings
+of their own for regions of their own, new ones and the same again. Times are medians of what took turns in one process.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +34,14 @@ import requests
 import torch
 import typer
 
-from retouch import Editor
+from retouch import Editor, Region, compile, models
 from retouch.bench.dense import to_channels_last
 from retouch.bench.serve import Load, Person, Server, Tally
 from retouch.editing.kinds import load
+from retouch.editing.worker import worker_of
 from retouch.models import pipelines
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.store import Store
 from retouch.server import serve
 from retouch.server.limits import Limits
 from retouch.server.models import Models
@@ -144,6 +152,105 @@ def overhead(
                 each.paint()
         found = {name: statistics.median(each.tally.seconds) for name, each in people.items()}
         print(json.dumps({**found, "over_ms": (found["cluster"] - found["studio"]) * 1e3}))
+
+
+@app.command()
+def together(
+    model: str,
+    policy: str = "fast",
+    people: int = 8,
+    share: float = 0.005,
+    size: int = 64,
+    steps: Steps = None,
+    strokes: Strokes = 3,
+    rounds: Rounds = 5,
+) -> None:
+    """Seconds of the server for a stroke when people paint at once, with strokes together and one by one."""
+    editor = editor_of(model, policy)
+    worker = worker_of(editor.device)
+    load = Load(people=people, size=size, stroke=max(1, round(size * share**0.5)), steps=steps, think=0)
+    ways: dict[str, list[tuple[float, float]]] = {"together": [], "one_by_one": []}
+    with (
+        tempfile.TemporaryDirectory() as home,
+        served(editor, Path(home)) as server,
+        ThreadPoolExecutor(people) as pool,
+    ):
+        painters = [person(server, load, number) for number in range(people)]
+
+        def paint(each: Person) -> None:
+            for _ in range(strokes):
+                each.paint()
+
+        for turn in range(-1, rounds):
+            for name, found in ways.items():
+                worker.together = people if name == "together" else 1
+                cpu = time.process_time()
+                taken = seconds(lambda: list(pool.map(paint, painters)))
+                if turn >= 0:  # the first round warms up
+                    found.append((taken / (people * strokes), (time.process_time() - cpu) / (people * strokes)))
+    told(ways)
+
+
+@app.command()
+def updates(
+    network: str,
+    policy: str = "fast",
+    count: int = 4,
+    share: float = 0.005,
+    dtype: str = "float32",
+    tiny: bool = False,
+    rounds: Rounds = 7,
+) -> None:
+    """Seconds of an update of a network, of several recordings and regions together and one by one."""
+    made = models.get(network)
+    inputs, sizes = made.inputs(tiny, getattr(torch, dtype)), made.image_size(tiny)
+    module = made.build(tiny, getattr(torch, dtype))
+    net = compile(module, inputs.args, dict(inputs.kwargs), policy=policy, keep_module=False)
+    starts = [Snapshot.of(net.record(*inputs.args, **inputs.kwargs)[1], Store()) for _ in range(count)]
+    side, random = max(1, round((share * sizes[0] * sizes[1]) ** 0.5)), np.random.default_rng(1)
+
+    def drawn() -> tuple[list[Region], list[Any]]:
+        regions, given = [], []
+        for number in range(count):
+            mask = torch.zeros(sizes, dtype=torch.bool)
+            top, left = (int(random.integers(0, each - side)) for each in sizes)
+            mask[top : top + side, left : left + side] = True
+            edited = made.edited(inputs, mask, number)
+            regions.append(Region.from_mask(mask))
+            given.append((edited.args, dict(edited.kwargs)))
+        return regions, given
+
+    def one_by_one(regions: list[Region], given: list[Any]) -> None:
+        for start, region, (args, kwargs) in zip(starts, regions, given, strict=True):
+            net.update(start.recording(), region, *args, **kwargs)
+
+    def all_together(regions: list[Region], given: list[Any]) -> None:
+        net.update_many([start.recording() for start in starts], regions, given)
+
+    ways = {"together": all_together, "one_by_one": one_by_one}
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    new: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        regions, given = drawn()
+        for found in (new, seen, seen):
+            for name, way in ways.items():
+                cpu = time.process_time()
+                taken = seconds(partial(way, regions, given))
+                found[name].append((taken / count, (time.process_time() - cpu) / count))
+    decision = net.explain(regions[0]).decision
+    assert decision is not None
+    print(json.dumps({"predicted": net.gain(regions[0], count), "share": decision.share}))
+    told(new, "new ")
+    told(seen, "seen ")
+
+
+def told(ways: dict[str, list[tuple[float, float]]], what: str = "") -> None:
+    """Print the medians of seconds and of seconds of the processors, and how many times fewer they are together."""
+    found = {name: [statistics.median(each) for each in zip(*taken, strict=True)] for name, taken in ways.items()}
+    wall, cpu = (b / a for a, b in zip(found["together"], found["one_by_one"], strict=True))
+    rounds = zip(*([wall for wall, _ in taken] for taken in ways.values()), strict=True)
+    pairs = statistics.median(b / a for a, b in rounds)
+    print(what + json.dumps({**found, "times": wall, "times_of_pairs": pairs, "times_cpu": cpu}))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +48,7 @@ from retouch.runtime.shared import Shared
 from retouch.runtime.side_by_side import SideBySide
 from retouch.runtime.spare import spare_memory
 from retouch.runtime.state.in_place import Recording
-from retouch.runtime.state.together import Together
+from retouch.runtime.state.together import Together, nbytes_of
 from retouch.runtime.state.workspace import Workspace
 from retouch.runtime.store import spill_folder
 from retouch.runtime.trial import int8_errors
@@ -58,6 +59,12 @@ _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float"
 
 REMEMBERED, FEWEST = 64 << 20, 4
 """Schedules are kept for the next update of their region as long as all take fewer bytes; so many always are."""
+
+OUTLOOKS = 32
+"""Outlooks that are kept: of as many updates that wait for each other."""
+
+PLENTY = 4
+"""Updates that are often together."""
 
 ALIKE = 2
 """Schedules whose steps are taken for other regions, where the same inputs changed."""
@@ -78,6 +85,17 @@ class Planned:
     break_even: float = 0
     uses: int = 1
     measured_ms: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """What an update for a region would do: the rows that it computes; `break_even` as in `Planned`; `kinds` of their
+    tables, which are equal for updates that make the same calls.
+    """
+
+    active: dict[Value, Table]
+    break_even: float
+    kinds: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -133,7 +151,9 @@ class Incremental:
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
         self._like: dict[frozenset[Value], list[Schedule]] = {}
         self._programs: dict[tuple[tuple[str, ...], int], ByArea] = {}
-        self._last: Together | None = None
+        self._outlooks: OrderedDict[Any, Outlook] = OrderedDict()
+        self._joined: WeakKeyDictionary[SideBySide, Together] = WeakKeyDictionary()
+        self._memory: Tensor | None = None
         self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -212,50 +232,83 @@ class Incremental:
         leaves = self.signature.flatten(args, kwargs)
         with self.lock:
             self._check(recording, region)
+            self._check_weights(recording)
             recording.abort()  # of an update that failed and could not be taken back
             return self._update(recording, leaves, region, areas)
 
     @plain_tensors
     def update_many(
-        self, recordings: Sequence[State], region: Region, inputs: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]
+        self,
+        recordings: Sequence[State],
+        regions: Region | Sequence[Region],
+        inputs: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
     ) -> list[Any]:
-        """The results of `update` for several recordings and one region, computed together.
+        """The results of `update` for several recordings, computed together.
 
-        Weights are read once for the active rows of all, and index tables derived once; rows outside that recordings
-        have in common (those of one snapshot) are there once. Every result is that of `update`, bit for bit on the
-        compiled backends, and every recording can be undone by itself.
+        Weights are read once for the active rows of all, and calls are made once; rows outside that recordings have in
+        common (those of one snapshot) are there once. Every result is that of `update`, bit for bit on the compiled
+        backends, and every recording can be undone by itself.
 
-        inputs: for each recording its arguments, positional and named ones: `((x, t), {})`.
+        regions: one for all, or for each recording its own. inputs: for each recording its arguments, positional and
+        named ones: `((x, t), {})`; time steps may differ.
 
-        When everything is computed, or nothing, the recordings are updated one after the other. Raises InputError for
-        none, for as many inputs as there are no recordings, or for one recording twice. When anything fails, a
-        recording is left as it was; of those updated one after the other, those before it keep their update.
+        Those that compute everything, or nothing, are updated one after the other, and so are those whose regions need
+        other calls than any other's: where they cover a small grid, or leave no room for probes. Raises InputError for
+        none, for as many inputs or regions as there are no recordings, or for one recording twice. When anything fails,
+        a recording is left as it was; those that were computed before it keep their update.
         """
         if len(recordings) != len(inputs) or not recordings:
             raise InputError(f"{len(recordings)} recordings and {len(inputs)} inputs; give one for each, at least one")
         if len({id(recording) for recording in recordings}) < len(recordings):
             raise InputError("one recording is named twice; an update changes it, so the second would start from that")
+        drawn = [regions] * len(recordings) if isinstance(regions, Region) else list(regions)
+        if len(drawn) != len(recordings):
+            raise InputError(f"{len(recordings)} recordings and {len(drawn)} regions; give one, or one for each")
         leaves = [self.signature.flatten(args, dict(kwargs)) for args, kwargs in inputs]
         with self.lock:
-            for recording in recordings:
+            for recording, region in zip(recordings, drawn, strict=True):
                 self._check(recording, region)
+            self._check_weights(*recordings)
+            for recording in recordings:
                 recording.abort()
-            return self._update_many(recordings, region, leaves)
+            return self._update_many(recordings, drawn, leaves)
 
-    def _update_many(self, recordings: Sequence[State], region: Region, leaves: list[list[Any]]) -> list[Any]:
-        changed = [self._changed(*each) for each in zip(recordings, leaves, strict=True)]
-        together = self._together(recordings, region, frozenset().union(*changed))
-        if together is None:
-            return [self._update(*each, region) for each in zip(recordings, leaves, strict=True)]
+    def _update_many(
+        self, recordings: Sequence[State], regions: Sequence[Region], leaves: Sequence[list[Any]]
+    ) -> list[Any]:
+        changes = [self._changed(*each) for each in zip(recordings, leaves, strict=True)]
+        groups: dict[Any, list[int]] = {}
+        for number, each in enumerate(zip(recordings, regions, changes, strict=True)):
+            groups.setdefault(self._alike(*each) or number, []).append(number)
+        results: dict[int, Any] = {}
+        for numbers in groups.values():
+            given = [(recordings[n], regions[n], leaves[n], changes[n]) for n in numbers]
+            found = [self._update(r, x, where) for r, where, x, _ in given] if len(given) == 1 else self._joint(given)
+            results.update(zip(numbers, found, strict=True))
+        return [results[number] for number in range(len(recordings))]
+
+    def _alike(self, recording: State, region: Region, changed: frozenset[Value]) -> Any:
+        """Equal for updates that make the same calls; None for one that computes everything or nothing."""
+        policy = self.policy.of_call(recording.call)
+        if not (region.mask.any() or changed):
+            return None
+        outlook, key = self._outlook(region, changed, policy), (region, changed, None, policy.text)
+        known = self._planned.get(key)
+        uses = recording.uses if known is None else max(recording.uses, known.uses + self.policy.exact)
+        return (policy.text, outlook.kinds) if uses > outlook.break_even else None
+
+    def _joint(self, given: Sequence[tuple[State, Region, list[Any], frozenset[Value]]]) -> list[Any]:
+        recordings, regions, leaves, changes = zip(*given, strict=True)
+        together = self._together(recordings, regions, changes)
         self.backend.set_threads(torch.get_num_threads())
         together.load(recordings)
-        for part, new, given in zip(together.parts, changed, self._owned_by_all(leaves), strict=True):
-            self._feed_active(part, together.schedule.active, given, new)
+        for part, changed, own in zip(together.parts, changes, self._owned_by_all(leaves), strict=True):
+            self._feed_active(part, part.schedule.active, own, changed)
         together.run()
         results = [self._result(part) for part in together.parts]
         try:
             for part in together.parts:
-                part.recording.receive(together.schedule, together.computed(part))
+                part.recording.receive(part.schedule, together.computed(part))
         except BaseException:
             for recording in recordings:
                 recording.abort()
@@ -264,32 +317,36 @@ class Incremental:
             recording.commit()
         return results
 
-    def _together(self, recordings: Sequence[State], region: Region, changed: frozenset[Value]) -> Together | None:
-        """What recordings are updated in together; None when they are one, nothing or everything is computed, or not
-        the same of them.
-        """
-        alike = len({self.policy.of_call(recording.call).text for recording in recordings}) == 1
-        if len(recordings) == 1 or not alike or not (region.mask.any() or changed):
-            return None
+    def _together(
+        self, recordings: Sequence[State], regions: Sequence[Region], changes: Sequence[frozenset[Value]]
+    ) -> Together:
+        """What recordings are updated in together."""
         origins = [id(recording.origin) for recording in recordings]
         number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
-        uses = sum(recording.uses for recording in recordings)
-        bases, call = tuple(number[origin] for origin in origins), recordings[0].call
-        planned = self._plan_of(region, changed, bases=bases, uses=uses, call=call)
-        if planned.whole:
-            return None
-        schedule = planned.schedule
-        assert isinstance(schedule, SideBySide)
-        last = self._last
-        if last is None or last.schedule is not schedule or last.generation != self.weights.generation:
-            self._last = None  # its memory is free before more is taken
-            self._last = Together(self, schedule, len(recordings))
-        return self._last
+        bases = tuple(number[origin] for origin in origins)
+        schedule = self._joint_schedule(tuple(regions), tuple(changes), bases, self.policy.of_call(recordings[0].call))
+        found = self._joined.get(schedule)
+        if found is None or found.generation != self.weights.generation:
+            nbytes = nbytes_of(schedule)
+            if self._memory is None or len(self._memory) < nbytes:
+                self.release()
+                self._memory = self.backend.empty(nbytes, 1, torch.uint8).view(-1)
+            found = self._joined[schedule] = Together(self, schedule, self._memory)
+        return found
+
+    def gain(self, region: Region, count: int = PLENTY) -> float:
+        """How many times faster `update_many` is predicted to be for `count` recordings and regions like this one than
+        updates one by one; 1 for those that compute everything.
+        """
+        self._check_region(region)
+        outlook = self._outlook(region, frozenset(), self.policy.of_call(0))
+        return 1.0 if math.isinf(outlook.break_even) else self.planner.gain(outlook.active, count)
 
     def release(self) -> None:
         """Give up the memory that `update_many` keeps for its next call."""
         with self.lock:
-            self._last = None
+            self._joined.clear()
+            self._memory = None
 
     def _update(self, recording: State, leaves: list[Any], region: Region, areas: Areas | None = None) -> Any:
         begun = perf_counter()
@@ -332,12 +389,11 @@ class Incremental:
         if not isinstance(region, Region):
             raise RegionError(f"update needs a Region, not a {type(region).__name__}; see Region.from_mask")
         self._check_region(region)
-        self._check_weights(recording)
 
-    def _check_weights(self, recording: State) -> None:
-        if not recording.trusted:
+    def _check_weights(self, *recordings: State) -> None:
+        if not all(recording.trusted for recording in recordings):
             self.weights.check()
-        if recording.hashes != self.weights.hashes:
+        if any(recording.hashes != self.weights.hashes for recording in recordings):
             raise WeightsChangedError("the recording was made with other weights; record again")
 
     def _check_region(self, region: Region) -> None:
@@ -436,10 +492,8 @@ class Incremental:
             self._full = self._built(activity.everything(self.program), set(self.program.inputs))
         return self._full
 
-    def _built(
-        self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None, bases: tuple[int, ...] = ()
-    ) -> Schedule:
-        like = self._like.setdefault(frozenset(changed), []) if not (areas or bases or self.backend.graphs) else []
+    def _built(self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None) -> Schedule:
+        like = self._like.setdefault(frozenset(changed), []) if not (areas or self.backend.graphs) else []
         for schedule in like:
             found = schedule.of_rows(active)
             if found is not None:
@@ -447,8 +501,6 @@ class Incremental:
         plan = self._by_area(areas).plan if areas else self.plan
         statistics = activity.statistics_of(self.program, self.policy)
         dirty = dirty_values(self.program, changed, active)
-        if bases:
-            return build_many(plan, active, self.shared, statistics, dirty, bases)
         made = build(plan, active, self.shared, statistics, dirty, areas=areas)
         like.append(made)
         del like[:-ALIKE]
@@ -483,30 +535,57 @@ class Incremental:
         return activity.of_update(self.program, region, self.policy.of_call(call), changed)
 
     def _plan_of(
-        self,
-        region: Region,
-        changed: frozenset[Value],
-        areas: Areas | None = None,
-        bases: tuple[int, ...] = (),
-        uses: int = 1,
-        call: int = 0,
+        self, region: Region, changed: frozenset[Value], areas: Areas | None = None, uses: int = 1, call: int = 0
     ) -> Planned:
-        """The schedule of an update, made once for a region; of several recordings that start from `bases`.
+        """The schedule of an update, made once for a region.
 
         So many updates use it. Those that were count as well under `exact`, where both ways give the same result.
         """
         policy = self.policy.of_call(call)
-        key = (region, changed, areas.key if areas else None, bases, policy.text)
+        key = (region, changed, areas.key if areas else None, policy.text)
         known = self._planned.get(key)
         if known is not None:
             uses = max(uses, known.uses + self.policy.exact)
         if known is None or (known.whole and uses > known.break_even):
-            self._planned[key] = known = self._made(region, changed, areas, bases, uses, policy)
+            self._planned[key] = known = self._made(region, changed, areas, uses, policy)
         known.uses = uses
+        self._remember(key)
+        return known
+
+    def _remember(self, key: Any) -> None:
+        """Keep what was planned last; what was long ago, as long as it is little."""
         self._planned.move_to_end(key)
         while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
             self._planned.popitem(last=False)
-        return known
+
+    def _joint_schedule(
+        self, regions: tuple[Region, ...], changes: tuple[frozenset[Value], ...], bases: tuple[int, ...], policy: Policy
+    ) -> SideBySide:
+        """The schedule of updates of several recordings, which start from `bases`."""
+        key = (regions, changes, bases, policy.text)
+        if key not in self._planned:
+            actives = [self._outlook(*each, policy).active for each in zip(regions, changes, strict=True)]
+            changed = set(frozenset().union(*changes))
+            dirty = dirty_values(self.program, changed, actives[0])  # as of the others, which are alike
+            statistics = activity.statistics_of(self.program, self.policy)
+            self._planned[key] = Planned(build_many(self.plan, actives, self.shared, statistics, dirty, bases))
+        self._remember(key)
+        schedule = self._planned[key].schedule
+        assert isinstance(schedule, SideBySide)
+        return schedule
+
+    def _outlook(self, region: Region, changed: frozenset[Value], policy: Policy) -> Outlook:
+        """What an update for a region would do."""
+        key = region, changed, policy.text
+        if key not in self._outlooks:
+            active = activity.of_update(self.program, region, policy, changed)
+            tables = {id(table): table for table in active.values()}.values()
+            kinds = tuple([(*table.kind, table.probes is None) for table in tables])
+            self._outlooks[key] = Outlook(active, self.planner.break_even(active), kinds)
+            if len(self._outlooks) > OUTLOOKS:
+                self._outlooks.popitem(last=False)
+        self._outlooks.move_to_end(key)
+        return self._outlooks[key]
 
     @property
     def _remembered(self) -> int:
@@ -514,22 +593,17 @@ class Incremental:
         return sum({id(each.schedule): each.schedule.nbytes for each in self._planned.values()}.values())
 
     def _made(
-        self,
-        region: Region,
-        changed: frozenset[Value],
-        areas: Areas | None,
-        bases: tuple[int, ...],
-        uses: int,
-        policy: Policy,
+        self, region: Region, changed: frozenset[Value], areas: Areas | None, uses: int, policy: Policy
     ) -> Planned:
-        program = self._by_area(areas) if areas else None
-        if program:
+        if areas:
+            program = self._by_area(areas)
             active = activity.of_update(program.program, region, policy, changed.union(program.inputs))
+            break_even = self.planner.break_even(active)
         else:
-            active = activity.of_update(self.program, region, policy, changed)
-        break_even = self.planner.break_even(active)
+            outlook = self._outlook(region, changed, policy)
+            active, break_even = outlook.active, outlook.break_even
         if uses > break_even:
-            return Planned(self._built(active, set(changed), areas, bases), False, break_even)
+            return Planned(self._built(active, set(changed), areas), False, break_even)
         if not areas:
             return Planned(self._again, True, break_even)
         everything = self._built(activity.everything(self.program), set(self.program.inputs), areas)

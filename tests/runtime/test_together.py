@@ -25,12 +25,17 @@ POLICIES = (FAST, SHARED, PROBED, PART, EXACT)
 NAMES = ("ddpm-256", "sd15-unet", "sdxl-unet", "dit", "sd3", "taesd", "resnet-generator", "gaugan")
 
 
-def update_many(net, recordings, mask, cases) -> list[Tensor]:
-    if net._last is not None:
-        for rows in net._last.buffers.values():
-            rows.fill_(float("nan"))  # what is read without being there shows
-    results = net.update_many(recordings, Region.from_mask(mask), [(made.args, made.kwargs) for made in cases])
+def update_many(net, recordings, masks, cases) -> list[Tensor]:
+    if net._memory is not None:
+        net._memory.fill_(255)  # not a number: what is read without being there shows
+    regions = list(map(Region.from_mask, masks)) if isinstance(masks, list) else Region.from_mask(masks)
+    results = net.update_many(recordings, regions, [(made.args, made.kwargs) for made in cases])
     return [models.tensor_of(result) for result in results]
+
+
+def bases(net) -> list[tuple[int, ...]]:
+    """Those of what was updated together."""
+    return [schedule.bases for schedule in net._joined]
 
 
 def same_snapshots(a: Snapshot, b: Snapshot) -> bool:
@@ -38,17 +43,18 @@ def same_snapshots(a: Snapshot, b: Snapshot) -> bool:
     return rows and a.states.keys() == b.states.keys() and all(torch.equal(a.states[s], t) for s, t in b.states.items())
 
 
-def alone(net, snapshots, mask, cases) -> tuple[list[Tensor], list[Snapshot]]:
+def alone(net, snapshots, masks, cases) -> tuple[list[Tensor], list[Snapshot]]:
     recordings = [snapshot.recording() for snapshot in snapshots]
-    results = [update(net, *each) for each in zip(recordings, [mask] * len(cases), cases, strict=True)]
+    masks = masks if isinstance(masks, list) else [masks] * len(cases)
+    results = [update(net, *each) for each in zip(recordings, masks, cases, strict=True)]
     return results, [recording.snapshot for recording in recordings]
 
 
-def check(net, snapshots, mask, cases) -> list[Snapshot]:
+def check(net, snapshots, masks, cases) -> list[Snapshot]:
     """Results and layers of an update together are those of updates alone; what follows from the former."""
-    expected, after = alone(net, snapshots, mask, cases)
+    expected, after = alone(net, snapshots, masks, cases)
     recordings = [snapshot.recording() for snapshot in snapshots]
-    results = update_many(net, recordings, mask, cases)
+    results = update_many(net, recordings, masks, cases)
     assert all(map(torch.equal, results, expected))
     found = [recording.snapshot for recording in recordings]
     assert all(map(same_snapshots, found, after))
@@ -64,7 +70,35 @@ def test_variants_equal_updates_of_their_own_bit_for_bit(name, policy):
     for mask, edited in edits(made, 2, seed=3):
         cases = [edited, edited.edited(mask, seed=21), edited.edited(mask, seed=22)]
         snapshot = check(net, [snapshot] * 3, mask, cases)[1]
-    assert net._last is not None
+    assert set(bases(net)) == {(0, 0, 0)}
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.name)
+@pytest.mark.parametrize("name", NAMES)
+def test_regions_and_recordings_of_their_own(name, policy):
+    net, made = compiled(name, policy), case(name)
+    net.release()
+    starts = [made, made.edited(made.spot(), seed=5), made]
+    snapshots = [Snapshot.of(record(net, start)[1], Store()) for start in starts[:2]]
+    snapshots.append(snapshots[0])
+    for turn in range(2):
+        masks = [made.spot(0.2 + 0.1 * turn, 0.15), made.spot(0.4, 0.2), made.spot(0.5 + 0.1 * turn, 0.15)]
+        cases = [start.edited(mask, seed=60 + turn) for start, mask in zip(starts, masks, strict=True)]
+        snapshots = check(net, snapshots, masks, cases)
+    assert any(len(found) > 1 for found in bases(net)) or policy.exact
+
+
+@pytest.mark.parametrize("policy", [FAST, SHARED, PROBED], ids=lambda p: p.name)
+def test_steps_of_their_own(policy):
+    net, made = compiled("ddpm-256", policy), case("ddpm-256")
+    net.release()
+    starts = [replace(made, args=(made.args[0], made.args[1] - 7 * k)) for k in range(3)]
+    snapshots = [Snapshot.of(record(net, start)[1], Store()) for start in starts]
+    masks = [made.spot(0.2 + 0.15 * k, 0.2) for k in range(3)]
+    cases = [start.edited(mask, seed=70) for start, mask in zip(starts, masks, strict=True)]
+    cases[2] = replace(cases[2], args=(cases[2].args[0], cases[0].args[1]))
+    check(net, snapshots, masks, cases)
+    assert bases(net) == [(0, 1, 2)]
 
 
 @pytest.mark.parametrize("policy", [SHARED, PROBED], ids=lambda p: p.name)
@@ -78,9 +112,9 @@ def test_recordings_of_their_own_with_words_of_their_own(name, policy):
     cases = [start.edited(mask, seed=30 + k) for k, start in enumerate(starts)]
     cases.append(replace(cases[0], args=(cases[0].args[0], cases[0].args[1] - 100, *cases[0].args[2:])))
     after = check(net, [*snapshots, snapshots[0]], mask, cases)
-    assert net._last.schedule.bases == (0, 1, 0)
+    assert (0, 1, 0) in bases(net)
     check(net, after, mask, [each.edited(mask, seed=50) for each in cases])
-    assert net._last.schedule.bases == (0, 1, 2)
+    assert (0, 1, 2) in bases(net)
 
 
 class Linear(nn.Module):
@@ -109,7 +143,7 @@ def test_linear_attention(policy, batch):
     snapshot = Snapshot.of(net.record(x)[1], Store())
     cases = [Case(net.module, (torch.where(mask, noise(batch, 3, 16, 16, seed=k), x),), {}, (16, 16)) for k in (1, 2)]
     check(net, [snapshot] * 2, mask, cases)
-    assert net._last is not None
+    assert bases(net) == [(0, 0)]
 
 
 @pytest.mark.parametrize("name", ["ddpm-256", "sd15-unet", "sd3"])
@@ -148,16 +182,17 @@ def test_recordings_in_place_with_undo_and_redo(name, policy):
 
 def test_bases_are_copied_in_once():
     net, made = compiled("sd15-unet", PROBED), case("sd15-unet")
+    net.release()
     snapshot, mask = Snapshot.of(record(net, made)[1], Store()), made.spot()
     cases = [made.edited(mask, seed=seed) for seed in range(4)]
     recordings = [snapshot.recording() for _ in cases]
     update_many(net, recordings, mask, cases)
     assert [recording.bytes_read > 0 for recording in recordings] == [True, False, False, False]
-    once, many = net.plan.kept_bytes, sum(rows.nbytes for rows in net._last.buffers.values())
+    once, many = net.plan.kept_bytes, len(net._memory)
     added = net.demand(Region.from_mask(mask)).added
     assert many <= once + 4 * (added + 16 * 64 * len(net.plan.kept))  # and probes
     net.release()
-    assert net._last is None
+    assert net._memory is None
 
 
 def test_what_is_the_same_for_all_is_computed_once():
@@ -187,7 +222,7 @@ def test_nothing_and_everything_are_done_one_by_one(mask):
     area = torch.full(made.size, mask == "everything")
     cases = [made.edited(area, seed=seed) for seed in (1, 2)]
     check(net, [snapshot] * 2, area, cases)
-    assert net._last is None
+    assert net._memory is None
 
 
 def test_what_cannot_be():
@@ -198,6 +233,8 @@ def test_what_cannot_be():
         net.update_many([], region, [])
     with pytest.raises(InputError, match="1 recordings and 2 inputs"):
         net.update_many([recording], region, [inputs, inputs])
+    with pytest.raises(InputError, match="1 recordings and 2 regions"):
+        net.update_many([recording], [region] * 2, [inputs])
     with pytest.raises(InputError, match="named twice"):
         net.update_many([recording, recording], region, [inputs, inputs])
 

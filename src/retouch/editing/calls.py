@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.utils._pytree as pytree
@@ -48,6 +48,36 @@ def go_on() -> None:
     _go_on.get()()
 
 
+class Meets(Protocol):
+    """Where network calls of several edits wait for each other, to be computed together."""
+
+    def call(self, request: Request) -> Any:
+        """The result of a call."""
+
+    def leave(self) -> None:
+        """Whoever makes the calls of this thread makes none for a while."""
+
+
+_meeting: ContextVar[Meets | None] = ContextVar("meeting", default=None)
+
+
+@contextmanager
+def meeting(place: Meets) -> Iterator[None]:
+    """Updates that this thread makes in a block wait there for others."""
+    token = _meeting.set(place)
+    try:
+        yield
+    finally:
+        _meeting.reset(token)
+
+
+def no_more_calls() -> None:
+    """Nobody need wait for the next network call of this thread: there is none, or not soon."""
+    place = _meeting.get()
+    if place is not None:
+        place.leave()
+
+
 class Clock:
     """Seconds by name."""
 
@@ -84,6 +114,23 @@ def equal(a: Any, b: Any) -> bool:
     """Equality of arguments, tensors by their content."""
     (x, spec), (y, other) = pytree.tree_flatten(a), pytree.tree_flatten(b)
     return bool(spec == other) and all(map(same_tensor, x, y))
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One update: whose, the call's name, network, region, arguments; `go_on` raises Cancelled where it is to stop."""
+
+    calls: Calls
+    name: str
+    net: Incremental
+    region: Region
+    inputs: Inputs
+    go_on: Callable[[], None]
+
+    def is_like(self, other: Request) -> bool:
+        """Whether it starts from the same recording and reads the same."""
+        same = self.calls.snapshots[self.name] is other.calls.snapshots[other.name]
+        return same and self.region == other.region and equal(self.inputs, other.inputs)
 
 
 class Calls:
@@ -128,15 +175,24 @@ class Calls:
     ) -> Any:
         """Run a network for a region, from the snapshot `name`; its result. `areas` as for `update_areas`.
 
-        told: is given the result when that is there, before what the network computed is kept.
+        In a `meeting` it is computed with the updates of others, unless there are areas.
+
+        told: is given the result when that is there; of one that is computed alone before what it computed is kept.
         """
         go_on()
-        args, kwargs = moved((args, kwargs), net.backend.device)
+        place = _meeting.get()
+        if place is None or areas is not None:
+            return self._update(name, net, region, (args, kwargs), areas, told)
+        result = place.call(Request(self, name, net, region, (args, kwargs), _go_on.get()))
+        told(result)
+        return result
+
+    def _update(
+        self, name: str, net: Incremental, region: Region, inputs: Inputs, areas: Areas | None, told: Told
+    ) -> Any:
+        args, kwargs = moved(inputs, net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
-            recording = self._opened(name)
-            recording.file = self._file(name)
-            recording.uses, recording.call = self._steps(net), self._number(name, net)
-            recording.trusted = net in self._checked
+            recording = self._begun(name, net)
             recording.meanwhile = partial(self._fetch_following, name)
             there: list[Any] = []
             recording.told = partial(self._told, net, told, there)
@@ -161,34 +217,34 @@ class Calls:
             self._put(name, recording.snapshot)
 
     @staticmethod
-    def update_many(
-        all_calls: Sequence[Calls], name: str, net: Incremental, region: Region, inputs: Sequence[Inputs]
-    ) -> list[Any]:
-        """The results of `update` of several, computed together; where all start from the same and read the same,
-        once.
-        """
-        first = all_calls[0]
-        snapshots = [calls.snapshots[name] for calls in all_calls]
-        if all(s is snapshots[0] for s in snapshots) and all(equal(each, inputs[0]) for each in inputs[1:]):
-            result = first.update(name, net, region, *inputs[0][0], **inputs[0][1])
-            for calls in all_calls[1:]:
-                calls._share(first, name)
-            return [result] * len(all_calls)
-        go_on()
+    def update_many(requests: Sequence[Request]) -> list[Any]:
+        """The results of updates of one network, computed together; where all are the same, once."""
+        first, *others = requests
+        calls, net = first.calls, first.net
+        if all(each.name == first.name and each.is_like(first) for each in others):
+            result = calls._update(first.name, net, first.region, first.inputs, None, untold)
+            for each in others:
+                each.calls._share(calls, first.name)
+            return [result] * len(requests)
         with net.lock:
-            recordings = [snapshot.recording() for snapshot in snapshots]
-            for calls, recording in zip(all_calls, recordings, strict=True):
-                recording.file = calls._file(name)
-                recording.uses, recording.call = first._steps(net), first._number(name, net)
-            results = net.update_many(recordings, region, moved(list(inputs), net.backend.device))
-        read = sum(recording.bytes_read for recording in recordings)
-        for calls, recording in zip(all_calls, recordings, strict=True):
-            recording.bytes_read = read  # once for all, so for whichever stays
+            recordings = [each.calls._begun(each.name, net) for each in requests]
+            inputs = moved([each.inputs for each in requests], net.backend.device)
+            results = net.update_many(recordings, [each.region for each in requests], inputs)
+        for each, recording in zip(requests, recordings, strict=True):
             assert recording.schedule is not None
-            calls.count(net, net.macs_of(recording.schedule))
-            calls._updated(name, recording)
+            each.calls._checked.add(net)
+            each.calls.count(net, net.macs_of(recording.schedule))
+            each.calls._updated(each.name, recording)
         found: list[Any] = moved(results, HOST)
         return found
+
+    def _begun(self, name: str, net: Incremental) -> Restored:
+        """A recording that is to be updated."""
+        recording = self._opened(name)
+        recording.file = self._file(name)
+        recording.uses, recording.call = self._steps(net), self._number(name, net)
+        recording.trusted = net in self._checked
+        return recording
 
     def take(self, other: Calls) -> None:
         """Go on after the calls of another version, which are in memory."""

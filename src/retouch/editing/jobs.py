@@ -114,6 +114,10 @@ class Task(ABC, Generic[R]):
     def run(self, job: Job[R]) -> R:
         """Do it; the job's result."""
 
+    def meets(self) -> Hashable:
+        """Equal for what gains by being computed together, whichever sessions it is of; None: it is computed alone."""
+        return None
+
     def joined(self, older: Task[R]) -> Task[R] | None:
         """This with what `older` was to do done first, as one; None: they stay two."""
         return None
@@ -143,6 +147,8 @@ class Job(Future[R]):
     for frames and ends when none will come any more; then it raises what the edit or its refinement raised, if that
     was not cancelled. Every iterator sees the result and its refinements, and of the previews the newest when it looks:
     those that nobody reads take no memory. Several threads may iterate.
+
+    together: how many jobs were computed at once with it, itself included.
     """
 
     def __init__(self, session: Hashable, task: Task[R], queue: Queue) -> None:
@@ -150,6 +156,7 @@ class Job(Future[R]):
         self.session, self.task, self.origin = session, task, origin_now()
         self.replaces: Job[R] | None = None  # what ran when this was submitted, to be done with this if it was stopped
         self.stopping = False
+        self.together = 1
         self._queue = queue
         self._submitted = time.perf_counter()
         self._frames: list[tuple[int, Frame]] = []

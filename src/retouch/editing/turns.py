@@ -61,12 +61,17 @@ class Turns:
         """Whether something waits that others give way to."""
         return any(map(_is_urgent, self._waiting.values()))
 
+    def heads(self, urgent: bool) -> list[Job[Any]]:
+        """The first job of every session, or of those where something is urgent, in the order of their turns."""
+        found = [jobs[0] for jobs in self._waiting.values() if not urgent or _is_urgent(jobs)]
+        return sorted(found, key=lambda job: self._used.get(job.origin.caller, 0.0))
+
     def next(self, urgent: bool) -> Job[Any] | None:
         """The next of all jobs, or of the urgent ones; it waits no more."""
-        found = [session for session, jobs in self._waiting.items() if not urgent or _is_urgent(jobs)]
-        if not found:
+        heads = self.heads(urgent)
+        if not heads:
             return None
-        session = min(found, key=lambda each: self._used.get(self._waiting[each][0].origin.caller, 0.0))
+        session = heads[0].session
         waiting = self._waiting.pop(session)
         job = waiting.popleft()
         if waiting:

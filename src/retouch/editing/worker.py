@@ -1,4 +1,8 @@
-"""One thread per device that computes the jobs of all sessions there, and refines their results when nothing waits."""
+"""One thread per device that computes the jobs of all sessions there, and refines their results when nothing waits.
+
+Edits of several sessions that gain by it are computed together: each runs in a thread of its own, and the device's
+thread computes the network calls of all (`retouch.editing.meeting`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import threading
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +18,16 @@ import torch
 from retouch.editing.calls import Cancelled, asking
 from retouch.editing.collection import COLLECTION
 from retouch.editing.jobs import Job, SessionError, Task, asked_by
+from retouch.editing.meeting import Meeting
 from retouch.editing.turns import Turns
 
 MOST = 64
 """Jobs that wait for one device; more are refused."""
 IDLE = 1.0
 """Seconds without a job after which garbage is collected, if that is due."""
+
+TOGETHER = 8
+"""Jobs of as many sessions are computed together."""
 
 
 class Worker:
@@ -27,15 +36,20 @@ class Worker:
     A session has one refinement that waits of each kind of task, that of its last one. It is begun when no job waits
     that is urgent and no session edits without a job (`claimed`), and left before its next network call when that
     changes, to begin anew later. A job that nobody waits for any more when its turn comes ends with a SessionError.
+
+    together: up to so many jobs are computed at once, of sessions of their own, where their tasks `meets`. With the one
+    whose turn it is go those that wait then; later ones join when it is their turn.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, together: int = TOGETHER) -> None:
+        self.together = together
         self._changed = threading.Condition()
         self._turns = Turns()
         self._unrefined: dict[tuple[Hashable, type], Job[Any]] = {}
-        self._running: Job[Any] | None = None
+        self._running: list[Job[Any]] = []
         self._claims = 0
         self._thread = threading.Thread(target=self._work, name=f"retouch {device}", daemon=True)
+        self._threads = {self._thread}
 
     # What sessions ask for
 
@@ -67,19 +81,19 @@ class Worker:
                 return replaced
             job.task, job.replaces, job.origin = joined, older.replaces, job.origin.after(older.origin)
             replaced.append(older)
-        running = self._running
-        if running is not None and running.session is job.session and not (running.done() or running.stopping):
-            running.stopping = job.task.joined(running.task) is not None
-            job.replaces = running if running.stopping else None
+        for running in self._running:
+            if running.session is job.session and not (running.done() or running.stopping):
+                running.stopping = job.task.joined(running.task) is not None
+                job.replaces = running if running.stopping else None
         return replaced
 
     def cancel(self, job: Job[Any]) -> bool:
         """Stop a job wherever it is; False when it has ended."""
         with self._changed:
-            waits, runs = self._turns.remove(job), job is self._running and not job.over
-            unrefined = self._unrefined.get(_place(job)) is job
+            waits, runs = self._turns.remove(job), job in self._running and not job.over
+            unrefined = self._unrefined.get(_kind(job)) is job
             if unrefined:
-                del self._unrefined[_place(job)]
+                del self._unrefined[_kind(job)]
             job.stopping = job.stopping or waits or runs or unrefined
         if waits:
             job.end()
@@ -90,26 +104,26 @@ class Worker:
     def cancel_all(self, session: Hashable) -> None:
         """Stop all jobs of a session."""
         with self._changed:
-            known = [*self._turns.of(session), *self._unrefined.values(), self._running]
+            known = [*self._turns.of(session), *self._unrefined.values(), *self._running]
         for job in known:
-            if job is not None and job.session is session:
+            if job.session is session:
                 self.cancel(job)
 
     def stop_refining(self, session: Hashable) -> None:
         """Leave the session's last edit as it is."""
         with self._changed:
-            known = [*self._unrefined.values(), self._running]
+            known = [*self._unrefined.values(), *self._running]
         for job in known:
-            if job is not None and job.session is session and job.done():
+            if job.session is session and job.done():
                 self.cancel(job)
 
     def runs(self, job: Job[Any]) -> bool:
         """True while a job is computed."""
-        return job is self._running
+        return job in self._running
 
     def is_here(self) -> bool:
-        """True in the thread of this worker."""
-        return threading.current_thread() is self._thread
+        """True in the threads of this worker."""
+        return threading.current_thread() in self._threads
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -131,28 +145,91 @@ class Worker:
     def _work(self) -> None:
         while True:
             job = self._next()
-            start = time.monotonic()
-            if job.done():
-                self._refine(job)
+            place = None if job.done() else self._place(job)
+            others = [] if place is None else self._beside(place, waiting=True)
+            if others:
+                self._run_together(place, [job, *others])
             else:
-                self._run(job)
-            with self._changed:
-                self._running = None
-                self._turns.used(job, time.monotonic() - start)
-            del job  # with its session, which would live until there is another
+                with self._turn(job):
+                    self._refine(job) if job.done() else self._run(job)
+            del job, others  # with their sessions, which would live until there is another
 
     def _next(self) -> Job[Any]:
         with self._changed:
             while True:
-                self._running = self._turns.next(urgent=True)
-                if self._running is None and self._unrefined and not self._claims:
-                    self._running = self._unrefined.pop(next(reversed(self._unrefined)))
-                if self._running is None:
-                    self._running = self._turns.next(urgent=False)
-                if self._running is not None:
-                    return self._running
+                job = self._turns.next(urgent=True)
+                if job is None and self._unrefined and not self._claims:
+                    job = self._unrefined.pop(next(reversed(self._unrefined)))
+                if job is None:
+                    job = self._turns.next(urgent=False)
+                if job is not None:
+                    self._running.append(job)
+                    return job
                 if not self._changed.wait(IDLE if COLLECTION.is_due else None):
                     COLLECTION.collect()
+
+    @contextmanager
+    def _turn(self, job: Job[Any]) -> Iterator[None]:
+        """A job runs in a block: its part of the time that it took counts as its caller's."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running.remove(job)
+                self._turns.used(job, (time.monotonic() - start) / job.together)
+
+    # Jobs together
+
+    def _place(self, job: Job[Any]) -> Hashable:
+        """Where a job meets others, if any wait; None: it is computed alone."""
+        with self._changed:
+            waits = self.together > 1 and bool(self._turns.heads(urgent=True))
+        return _meets(job) if waits else None
+
+    def _beside(self, place: Hashable, waiting: bool) -> list[Job[Any]]:
+        """Jobs that are computed with those that run, taken out of the queue: all of those `waiting` that meet there,
+        or those whose turn it is.
+        """
+        with self._changed:
+            busy = {job.session for job in self._running}
+            heads = [job for job in self._turns.heads(urgent=True) if not job.task.can_wait]
+        found: list[Job[Any]] = []
+        for job in heads:
+            if len(busy) >= self.together:
+                break
+            if job.session in busy or _meets(job) != place:
+                if waiting:
+                    continue
+                break
+            with self._changed:
+                if self._turns.remove(job):
+                    self._running.append(job)
+                    found.append(job)
+                    busy.add(job.session)
+        return found
+
+    def _run_together(self, place: Hashable, jobs: list[Job[Any]]) -> None:
+        meeting = Meeting()
+
+        def begin(jobs: list[Job[Any]]) -> None:
+            with self._changed:
+                for job in self._running if jobs else ():
+                    job.together = max(job.together, len(self._running))
+            for job in jobs:
+                meeting.begin(partial(self._attend, job))
+
+        begin(jobs)
+        meeting.serve(lambda: begin(self._beside(place, waiting=False)))
+
+    def _attend(self, job: Job[Any]) -> None:
+        thread = threading.current_thread()
+        self._threads.add(thread)
+        try:
+            with self._turn(job):
+                self._run(job)
+        finally:
+            self._threads.discard(thread)
 
     def _run(self, job: Job[Any]) -> None:
         older = job.replaces
@@ -180,8 +257,8 @@ class Worker:
 
     def _await_refinement(self, job: Job[Any]) -> None:
         with self._changed:
-            older = self._unrefined.pop(_place(job), None)
-            self._unrefined[_place(job)] = job
+            older = self._unrefined.pop(_kind(job), None)
+            self._unrefined[_kind(job)] = job
         if older is not None:
             older.close()
 
@@ -204,7 +281,15 @@ class Worker:
         job.close()
 
 
-def _place(job: Job[Any]) -> tuple[Hashable, type]:
+def _meets(job: Job[Any]) -> Hashable:
+    """Where a job meets others; what is wrong with it, it says when it is run."""
+    try:
+        return job.task.meets()
+    except Exception:
+        return None
+
+
+def _kind(job: Job[Any]) -> tuple[Hashable, type]:
     """Where its refinement waits."""
     return job.session, type(job.task)
 

@@ -73,15 +73,20 @@ class Table:
         whole = np.broadcast_to(mask, (batch, *mask.shape[1:]))
         return Table(np.flatnonzero(whole).astype(np.int32), whole.size, ascending=True)
 
-    def repeated(self, count: int) -> Table:
-        """These ascending rows of `count` maps that lie one after the other."""
-        if self.full:
-            return Table.all(count * self.total)
-        starts = np.arange(count, dtype=np.int32)[:, None] * np.int32(self.total)
-        table = Table((starts + self.array).reshape(-1), count * self.total, ascending=True, fixed=self.fixed)
-        if self.probes is not None:
-            table._edited, table.probes = self.edited.repeated(count), self.probes.repeated(count)
-        return table
+    @staticmethod
+    def joined(tables: Sequence[Table]) -> Table:
+        """Ascending rows of several maps of one size, as rows of these maps one after the other."""
+        size, count = tables[0].total, len(tables)
+        if all(table.full for table in tables):
+            return Table.all(count * size)
+        rows = [table.array + np.int32(number * size) for number, table in enumerate(tables)]
+        fixed = all(table.fixed for table in tables)
+        found = Table(np.concatenate(rows), count * size, ascending=True, fixed=fixed)
+        if any(table.probes is not None for table in tables):
+            none = Table(np.empty(0, np.int32), size, ascending=True)
+            found._edited = Table.joined([table.edited for table in tables])
+            found.probes = Table.joined([table.probes or none for table in tables])
+        return found
 
     @staticmethod
     def with_probes(edited: npt.NDArray[np.bool_], probes: npt.NDArray[np.bool_], batch: int) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 class Work:
     """One kernel launch: `count` products of `[rows, depth]` and `[depth, columns]`, and the bytes it moves.
 
-    Every distinct row is read or written once. `steps` are the instructions of a pointwise expression.
+    Every distinct row is read or written once. `steps` are the instructions of a pointwise expression; `weights` those
+    of the bytes that weights are.
     """
 
     kernel: str
@@ -25,11 +26,19 @@ class Work:
     depth: int = 0
     count: int = 1
     steps: int = 0
+    weights: int = 0
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
         return self.count * self.rows * self.columns * self.depth
+
+    def times(self, runs: int) -> Work:
+        """The launch that does it for so many runs at once, which read weights once."""
+        nbytes = runs * (self.nbytes - self.weights) + self.weights
+        if self.kernel in ("attention", "copy_many"):
+            return replace(self, nbytes=nbytes, count=runs * self.count)
+        return replace(self, nbytes=nbytes, rows=runs * self.rows)
 
 
 class Rows:

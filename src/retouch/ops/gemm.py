@@ -73,7 +73,7 @@ class Accumulate(Op):
         nbytes += self.weight_bytes + meter.write(self.out, rows)
         depth, steps = self.macs_per_row() // self.out.channels, len(self.epilogue or ())
         shape = {"rows": len(rows), "columns": self.out.channels, "depth": depth, "steps": steps}
-        meter.add(self.kernel, self.out.dtype, nbytes, **shape)
+        meter.add(self.kernel, self.out.dtype, nbytes, weights=self.weight_bytes, **shape)
 
     def read_source(self, meter: Meter, rows: Rows) -> int:
         """Bytes to read the rows that it multiplies."""

@@ -22,6 +22,10 @@ Dirty = Callable[[set[Value], dict[Value, Table]], set[Value]]
 UNKNOWN = 0.7
 """Share of the arithmetic from which everything is computed where no costs are known."""
 
+SMALL = 0.05
+"""Share of the arithmetic below which updates are taken to gain by being computed together, where no costs are known.
+"""
+
 CLEAR = 0.5
 """A rough estimate below this share of a run of everything settles it, without a closer look at the work."""
 
@@ -108,6 +112,14 @@ class Planner:
         run = self.update(active)
         saved = self._whole - self.costs.update(run)
         return self.costs.preparing(run) / saved if saved > 0 else math.inf
+
+    def gain(self, active: dict[Value, Table], count: int) -> float:
+        """How many times faster so many updates like this one are predicted to be together than one by one."""
+        if self.costs is None:
+            return float(count) if activity.share(self.plan, active) < SMALL else 1.0
+        launches = self.update(active).launches
+        alone, together = (sum(self.costs.seconds(work.times(k)) for work in launches) for k in (1, count))
+        return count * alone / together
 
     def is_whole(self, active: dict[Value, Table], uses: int = 1) -> bool:
         """Whether everything is computed, by each of `uses` updates."""

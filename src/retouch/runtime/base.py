@@ -22,7 +22,7 @@ from retouch.ops.dense import Dense
 from retouch.ops.sums import sums_width
 from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan
-from retouch.runtime.schedule import SavedPlace, Schedule
+from retouch.runtime.schedule import Needs, SavedPlace, Schedule
 from retouch.runtime.shared import Scratch, Shared
 from retouch.runtime.weights import Weights
 
@@ -216,13 +216,14 @@ class Operands(ABC):
 @dataclass(frozen=True, eq=False)
 class Computed:
     """What the update of one recording computed in some memory: rows of kept values with the handle of their places
-    there, dense values, statistics.
+    there, dense values, statistics. `known` is for whatever follows from where they are, which stays.
     """
 
     memory: Operands
     rows: Mapping[Value, tuple[Table, Any]]
     dense: Mapping[Value, Any]
     states: Mapping[Slot, Tensor]
+    known: dict[Any, Any]
 
 
 class State(Contents, Operands):
@@ -285,12 +286,16 @@ class State(Contents, Operands):
 
     @property
     @abstractmethod
-    def statistics(self) -> Mapping[Slot, Tensor]:
-        """The statistics before an update."""
+    def statistics(self) -> Iterable[Slot]:
+        """The statistics that there are."""
 
     @abstractmethod
-    def lend(self, schedule: Schedule, target: Callable[[Value], Any]) -> Iterable[Copy]:
-        """The copies that bring the rows which `schedule` reads to the handles of whole maps."""
+    def source(self, key: Slot | Matrix) -> Any:
+        """The handle of statistics, or of a dense value as a matrix, before an update."""
+
+    @abstractmethod
+    def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
+        """The copies that bring the rows which `wanted` needs to these handles."""
 
     @abstractmethod
     def receive(self, schedule: Schedule, found: Computed) -> None:

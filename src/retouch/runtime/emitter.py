@@ -335,18 +335,18 @@ def build(
 
 def build_many(
     plan: Plan,
-    active: dict[Value, Table],
+    actives: Sequence[dict[Value, Table]],
     shared: Shared,
     statistics: Statistics,
     dirty: set[Value],
     bases: tuple[int, ...],
 ) -> SideBySide:
-    """The schedule that computes the `active` rows for several recordings at once; `bases` as for `Layout`."""
-    count = len(bases)
-    repeat = cache(lambda rows: rows.repeated(count))
-    repeated = {value: repeat(rows) for value, rows in active.items()}
+    """The schedule that computes the active rows of several recordings at once; `bases` as for `Layout`."""
+    join = cache(lambda tables: Table.joined(tables))
+    joined = {value: join(tuple([active[value] for active in actives])) for value in actives[0]}
     hosted = {op.out for op in plan.program.ops if op.host and op.out.grid and op.out in dirty}
-    return side_by_side(build(plan, repeated, shared, statistics, dirty, count), active, hosted, bases, plan)
+    schedule = build(plan, joined, shared, statistics, dirty, len(bases))
+    return side_by_side(schedule, actives, hosted, bases, plan)
 
 
 def dirty_values(program: Program, changed: set[Value], active: dict[Value, Table]) -> set[Value]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -26,6 +26,21 @@ SavedPlace = tuple[Value, Any, int, int]
 """A value, the index handle of rows to be saved, room for that many rows, the byte offset of the place for them."""
 
 
+class Needs(Protocol):
+    """Rows of kept values that somebody reads as they were; whether they lie in order where they go (`packed`), or
+    where they are in whole maps.
+    """
+
+    @property
+    def packed(self) -> bool: ...
+
+    @property
+    def needs(self) -> Mapping[Value, Table]: ...
+
+    def handle(self, table: Any) -> Any:
+        """The handle of a table."""
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """What a run does, before it has memory.
@@ -39,6 +54,7 @@ class Schedule:
     steps, which were made for another region.
     """
 
+    packed: ClassVar[bool] = False
     shared: Shared
     steps: tuple[Call, ...]
     saves: dict[Value, Table | None]
@@ -70,7 +86,7 @@ class Schedule:
             computed = None if value in self.replaced else self.active[value]
             key = (computed, frozenset(tables))
             if key not in made:
-                made[key] = _union(value.rows, tables, computed)
+                made[key] = _union(tables, computed)
             if len(made[key]):
                 found[value] = made[key]
         return found
@@ -157,8 +173,9 @@ def _table_of(argument: Any) -> Any:
     return argument if isinstance(argument, Table | Factors) else argument.table if isinstance(argument, Temp) else None
 
 
-def _union(total: int, tables: Iterable[Table], without: Table | None) -> Table:
+def _union(tables: Sequence[Table], without: Table | None) -> Table:
     """The rows that any of the tables names, except those of `without`."""
+    total = tables[0].total
     used = np.zeros(total + 1, dtype=np.bool_)  # the last one takes the -1 of rows of zeros
     for table in tables:
         used[slice(None) if table.full else table.array] = True

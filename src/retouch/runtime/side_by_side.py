@@ -1,80 +1,96 @@
-"""Schedules of several recordings of one module that are updated for the same region at once.
+"""Schedules of several recordings of one module that are updated at once, each for a region of its own.
 
-They are emitted as if the maps of all recordings lay one after the other. But a map is computed in few rows, and
-recordings may have the others in common (variants of one edit have all of them). So of every kept value the memory
-holds the maps that updates start from, each once, and then the rows that each recording computes. Reading and writing
-go through index tables anyway; here they are moved to where the rows are.
+They are emitted as if the maps of all recordings lay one after the other. But of a map few rows are computed, few
+others are read, and recordings may have these in common (variants of one edit have all of them). So of every kept value
+the memory holds the rows that are read of the maps that updates start from, each once, and then the rows that each
+recording computes. Reading and writing go through index tables anyway; here they are moved to where the rows are.
+Maps of which every row is there, keys and values for example, stay whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from retouch.ir.geometry import IntArray
-from retouch.ir.operands import Slot, SlotKind
+from retouch.ir.operands import Columns, Slot, SlotKind, Temp
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.passes.storage import Plan
 from retouch.runtime.calls import Call
 from retouch.runtime.schedule import Schedule
+from retouch.runtime.shared import Shared
+
+NOWHERE = -2
+"""The place of a row that is neither read nor computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the rows of a kept value are: the maps of `size` rows that are read, then what each recording computes.
+    """Where the rows of a kept value are: those that are read of each map, then what each recording computes.
 
-    `computed` are those rows of a map; `bases` is for each recording the number of the map that it starts from.
-    Where no old row is read, there are no such maps (`based`).
+    size: rows of a map. computed: of every recording, rows of a map. bases: for each recording the number of the map
+    that it starts from. read: of each of these the rows that are read as they were, ascending. whole: the maps of all
+    recordings, one after the other.
     """
 
     size: int
-    computed: Table
+    computed: tuple[Table, ...]
     bases: tuple[int, ...]
-    based: bool
+    read: tuple[Table, ...]
+    whole: bool = False
 
     @cached_property
-    def start(self) -> int:
-        """Where the computed rows begin."""
-        return (max(self.bases) + 1) * self.size if self.based else 0
+    def olds(self) -> list[int]:
+        """Where what is read of each map begins, and where all that ends."""
+        return list(accumulate(map(len, self.read), initial=0))
+
+    @cached_property
+    def news(self) -> list[int]:
+        """Where what each recording computes begins, and the rows of all."""
+        return list(accumulate(map(len, self.computed), initial=self.olds[-1]))
 
     @property
     def rows(self) -> int:
         """Rows of all."""
-        return self.start + len(self.bases) * len(self.computed)
+        return self.news[-1]  # also of whole maps
 
     @cached_property
-    def _places(self) -> IntArray:
-        """For every row of the maps of all recordings its place; the last one is that of -1."""
-        size, count = self.size, len(self.bases)
-        places = np.add.outer(np.array(self.bases, np.int32) * np.int32(size), np.arange(size, dtype=np.int32))
-        computed = self.start + np.arange(count * len(self.computed), dtype=np.int32).reshape(count, -1)
-        places[:, self.computed.array] = computed
-        return np.append(places.reshape(-1), np.int32(-1))
+    def plain(self) -> bool:
+        """Every row is where it would be if whole maps lay one after the other."""
+        return self.whole or (not self.olds[-1] and all(table.complete for table in self.computed))
 
-    def place(self, rows: Table | None) -> Table | None:
-        """A table of rows of all maps as one of this memory; None: all rows of all maps."""
-        if not self.based:
-            return rows
-        array = self._places[:-1] if rows is None else self._places[rows.array]
-        return Table(array, self.rows, fixed=rows is None or rows.fixed, fill=-1 if rows is None else rows.fill)
+    def places(self) -> IntArray:
+        """For every row of the maps of all recordings its place; the last one is that of -1."""
+        places = np.full((len(self.bases), self.size), NOWHERE, np.int32)
+        for own, base, computed, new in zip(places, self.bases, self.computed, self.news, strict=False):
+            read = self.read[base]
+            own[read.array] = np.arange(self.olds[base], self.olds[base] + len(read), dtype=np.int32)
+            own[computed.array] = np.arange(new, new + len(computed), dtype=np.int32)
+        return np.append(places.reshape(-1), np.int32(-1))
 
     def old(self, places: Table | None) -> Table:
         """The rows as they were at some places among all that are computed (None: at all)."""
-        starts = np.array(self.bases, np.int32)[:, None] * np.int32(self.size)
-        rows = (starts + self.computed.array).reshape(-1)
-        fixed, fill = (self.computed.fixed, -1) if places is None else (places.fixed, places.fill)
+        found = [
+            np.int32(self.olds[base]) + np.searchsorted(self.read[base].array, computed.array).astype(np.int32)
+            for base, computed in zip(self.bases, self.computed, strict=True)
+        ]
+        rows = np.concatenate(found)
+        fixed = all(table.fixed for table in self.computed) if places is None else places.fixed
+        fill = -1 if places is None else places.fill
         return Table(rows if places is None else rows[places.array], self.rows, fixed=fixed, fill=fill)
 
     def of(self, number: int, rows: Table) -> Table:
         """The places of ascending computed `rows` of one recording."""
-        first = np.int32(self.start + number * len(self.computed))
-        places = np.searchsorted(self.computed.array, rows.array).astype(np.int32)
-        return Table(first + places, self.rows, ascending=True)
+        if self.whole:
+            return Table(np.int32(number * self.size) + rows.array, self.rows, ascending=True)
+        places = np.searchsorted(self.computed[number].array, rows.array).astype(np.int32)
+        return Table(np.int32(self.news[number]) + places, self.rows, ascending=True)
 
 
 @dataclass(frozen=True)
@@ -90,16 +106,35 @@ class Stacked:
         return self.matrix.value
 
 
+@dataclass(frozen=True, eq=False)
+class Lent:
+    """The rows of kept values that are read of one map that updates start from."""
+
+    packed: bool
+    shared: Shared
+    needs: Mapping[Value, Table]
+    _handles: dict[Table, Any] = field(default_factory=dict)
+
+    def handle(self, table: Table) -> Any:
+        """The handle of a table."""
+        if table not in self._handles:
+            self._handles[table] = self.shared.handle(table)
+        return self._handles[table]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SideBySide(Schedule):
-    """A schedule of several recordings. All but its `steps` is that of a schedule of one.
+    """A schedule of several recordings.
 
-    `hosted` are the maps that PyTorch computes.
+    `singles` say of each what it computes, `lent` what is read of each map that they start from, packed and where the
+    maps stay whole; `hosted` are the maps that PyTorch computes.
     """
 
     bases: tuple[int, ...]
     layouts: Mapping[Value, Layout]
     hosted: frozenset[Value]
+    singles: tuple[Schedule, ...]
+    lent: tuple[tuple[Lent, Lent], ...]
     _places: dict[tuple[Layout, int, Table], Any] = field(default_factory=dict)
 
     @property
@@ -109,55 +144,98 @@ class SideBySide(Schedule):
 
     def computed(self, value: Value, number: int) -> tuple[Table, Any]:
         """The rows of a map that the update of one recording leaves, and the handle of their places."""
-        layout = self.layouts[value]
-        rows = layout.computed.edited
-        key = (layout, number, rows)
+        rows = self.layouts[value].computed[number].edited
+        return rows, self.places(value, number, rows)
+
+    def places(self, value: Value, number: int, rows: Table) -> Any:
+        """The handle of the places of computed `rows` of one recording."""
+        key = self.layouts[value], number, rows
         if key not in self._places:
-            self._places[key] = self.shared.handle(layout.of(number, rows))
-        return rows, self._places[key]
+            self._places[key] = self.shared.handle(key[0].of(number, rows))
+        return self._places[key]
 
 
 def side_by_side(
-    schedule: Schedule, active: dict[Value, Table], hosted: Set[Value], bases: tuple[int, ...], plan: Plan
+    schedule: Schedule, actives: Sequence[Mapping[Value, Table]], hosted: Set[Value], bases: tuple[int, ...], plan: Plan
 ) -> SideBySide:
     """A schedule on the maps of all recordings, one after the other, as one on memory that is laid out as above."""
-    one = cache(lambda rows: _first(rows, len(bases)))
+    count = 1 + max(bases)
     none = cache(lambda size: Table(np.empty(0, np.int32), size, ascending=True))
-    layout = cache(lambda size, rows, old: Layout(size, rows, bases, old or not rows.complete))
-    saves = {v: None if active[v].full else active[v] for v in schedule.saves}
-    stays = {v: None if active[v].edited.full else active[v].edited for v in schedule.saves}
-    reads = {v: tuple(map(one, tables)) for v, tables in schedule.reads.items()}
-    written = {*schedule.saves, *hosted}
-    layouts = {
-        v: layout(v.rows, active[v] if v in written else none(v.rows), v in schedule.replaced) for v in plan.kept
-    }
-    move = _Move(layouts, len(bases), set(plan.program.constants))
+    read = cache(lambda needed: _of_bases(needed, bases))
+    layout = cache(lambda size, computed, needed, whole: Layout(size, computed, bases, needed, whole))
+    elsewhere = {*schedule.replaced, *hosted, *plan.program.inputs}
+    layouts = {}
+    for value in plan.kept:
+        empty = none(value.rows)
+        written = value in schedule.saves or value in hosted
+        computed = tuple([active[value] if written else empty for active in actives])
+        needed = schedule.needs.get(value)
+        reads = (empty,) * count if needed is None else read(needed)
+        whole = count == len(bases) and value not in elsewhere and _all(value.rows, computed, reads)
+        layouts[value] = layout(value.rows, computed, reads, whole)
+    move = _Move(layouts, len(bases), set(plan.program.constants), schedule.shared.backend.kernel("copy_rows"))
+    moved = [(move.call(call), name) for call, name in zip(schedule.steps, schedule.names, strict=True)]
+    steps, names = zip(*((call, name) for call, name in moved if call is not None), strict=True) if moved else ((), ())
     given = {f.name: getattr(schedule, f.name) for f in fields(schedule) if f.init and not f.name.startswith("_")}
-    given |= {"steps": tuple(map(move.call, schedule.steps)), "active": active}
-    given |= {"saves": saves, "stays": stays, "reads": reads}
-    return SideBySide(**given, bases=bases, layouts=layouts, hosted=frozenset(hosted))
+    given |= {"steps": steps, "names": names, "log": None}
+
+    def lent(base: int, packed: bool) -> Lent:
+        found = {v: x.read[base] for v, x in layouts.items() if len(x.read[base]) and x.whole != packed}
+        return Lent(packed, schedule.shared, found)
+
+    singles = {id(active): _single(schedule, active) for active in actives}
+    return SideBySide(
+        **given,
+        bases=bases,
+        layouts=layouts,
+        hosted=frozenset(hosted),
+        singles=tuple([singles[id(active)] for active in actives]),
+        lent=tuple([(lent(base, True), lent(base, False)) for base in range(count)]),
+    )
 
 
-def _first(rows: Table, count: int) -> Table:
-    """What a table names of the first of `count` maps."""
-    size = rows.total // count
-    if rows.full:
-        return Table.all(size)
-    flat = rows.array.reshape(-1)
-    return Table(flat[(flat >= 0) & (flat < size)], size)
+def _all(size: int, computed: Sequence[Table], reads: Sequence[Table]) -> bool:
+    """Whether every row of the maps of recordings is computed or read; each has its own."""
+    return all(len(new) + len(old) == size for new, old in zip(computed, reads, strict=True))
+
+
+def _single(schedule: Schedule, active: Mapping[Value, Table]) -> Schedule:
+    """What one recording computes; without calls."""
+    saves = {v: None if active[v].full else active[v] for v in schedule.saves if len(active[v])}
+    stays = {v: None if active[v].edited.full else active[v].edited for v in saves}
+    return Schedule(schedule.shared, (), saves, stays, schedule.states, dict(active), {}, schedule.replaced)
+
+
+def _of_bases(needed: Table, bases: tuple[int, ...]) -> tuple[Table, ...]:
+    """Which rows of each map recordings need that start from it, of all rows that they need of theirs."""
+    size = needed.total // len(bases)
+    used = np.zeros((1 + max(bases), size), np.bool_)
+    used[np.array(bases)[needed.array // size], needed.array % size] = True
+    return tuple([Table(np.flatnonzero(each).astype(np.int32), size, ascending=True) for each in used])
 
 
 class _Move:
-    """Calls with the tables of kept operands moved, and matrices of dense values stacked."""
+    """Calls with the tables of kept operands moved, and matrices of dense values stacked. Copies of whole maps are left
+    out: these are in one piece anyway.
+    """
 
-    def __init__(self, layouts: Mapping[Value, Layout], count: int, constants: set[Value]) -> None:
-        self.layouts, self.count, self.constants = layouts, count, constants
-        self.place = cache(Layout.place)
-        self.old = cache(Layout.old)
+    def __init__(self, layouts: Mapping[Value, Layout], count: int, constants: set[Value], copy: Any) -> None:
+        """copy: the kernel that copies rows."""
+        self.layouts, self.count, self.constants, self.copy = layouts, count, constants, copy
+        self.copied: dict[Temp, Slot] = {}
+        self.places, self.place, self.old = cache(Layout.places), cache(self._place), cache(Layout.old)
 
-    def call(self, call: Call) -> Call:
-        """A call of several runs on memory that is laid out."""
-        return call if call.host else Call(call.function, tuple(self._moved(call.args)))
+    def call(self, call: Call) -> Call | None:
+        """A call of several runs on memory that is laid out; None where none is needed."""
+        if call.host:
+            return call
+        if call.function is self.copy:
+            out, out_index, source, index = call.args
+            whole = type(source) is Slot and source.kind is SlotKind.KEPT and self.layouts[source.key].plain
+            if whole and type(out) is Temp and out_index is index is None:
+                self.copied[out] = source
+                return None
+        return Call(call.function, tuple(self._moved(call.args)))
 
     def _moved(self, args: Iterable[Any], samples: Table | None = None) -> list[Any]:
         """Arguments: an operand is followed by its table, vectors by `samples`."""
@@ -168,6 +246,10 @@ class _Move:
                 found[i] = self._moved(leaf, following if isinstance(following, Table) else None)
             elif type(leaf) is tuple:
                 found[i] = tuple(self._moved(leaf))
+            elif type(leaf) is Temp and leaf in self.copied:
+                found[i] = self.copied[leaf]
+            elif type(leaf) is Columns and leaf.base in self.copied:
+                found[i] = self.copied[leaf.base].columns(leaf.start, leaf.channels)
             elif type(leaf) is Slot and leaf.kind is SlotKind.MATRIX:
                 found[i] = self._stacked(leaf, samples)
             elif type(leaf) is Slot and leaf.kind in (SlotKind.KEPT, SlotKind.SAVED):
@@ -179,6 +261,18 @@ class _Move:
         if slot.kind is SlotKind.KEPT:
             return slot, self.place(layout, rows)
         return Slot(SlotKind.KEPT, slot.key, slot.start, slot.channels), self.old(layout, rows)
+
+    def _place(self, layout: Layout, rows: Table | None) -> Table | None:
+        """A table of rows of all maps as one of the memory; None: all rows of all maps. ValueError for rows that are
+        not there.
+        """
+        if layout.plain:
+            return rows
+        places = self.places(layout)
+        array = places[:-1] if rows is None else places[rows.array]
+        if array.min(initial=0) == NOWHERE:
+            raise ValueError("rows are read that are not there")
+        return Table(array, layout.rows, fixed=rows is None or rows.fixed, fill=-1 if rows is None else rows.fill)
 
     def _stacked(self, slot: Slot, samples: Table | None) -> Slot:
         matrix: Matrix = slot.key

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
+from retouch.editing.worker import TOGETHER
 from retouch.server.problems import Problem
 
 MB, GB = 1 << 20, 1 << 30
@@ -22,7 +23,8 @@ class Limits:
     run. upload_rate: bytes of one caller in a second, in the mean; upload_burst: at once. body, archive: bytes of one
     request, and of one with a session in it. pixels: of a picture. watchers: WebSockets of one caller. backlog: seconds
     of predicted work that may wait, of recordings half as many. read_rate: bytes a second that the storage of sessions
-    gives one server; sessions that are recorded again faster than that are kept light.
+    gives one server; sessions that are recorded again faster than that are kept light. together: edits of as many
+    sessions are computed at once, where that is predicted to be faster; 1: one after the other.
     """
 
     memory: int = 4 * GB
@@ -37,6 +39,7 @@ class Limits:
     watchers: int = 32
     backlog: float = 120
     read_rate: float = 1e9
+    together: int = TOGETHER
 
 
 class Allowance:

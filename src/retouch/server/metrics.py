@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16)
+
 
 class Metrics:
     """Counters of one server."""
@@ -25,6 +27,10 @@ class Metrics:
         self.edit_seconds = Histogram(
             "retouch_job_seconds", "Time from submission to result", ["kind"], buckets=SECONDS, registry=at
         )
+        self.together = Histogram(
+            "retouch_edits_together", "Edits computed at once with one that ended, itself included", ["kind"],
+            buckets=COUNTS, registry=at
+        )  # fmt: skip
         self.open_sessions = Gauge("retouch_open_sessions", "Sessions in memory", registry=at)
         self.open_bytes = Gauge("retouch_open_bytes", "Bytes of the sessions in memory", registry=at)
         self.backlog = Gauge("retouch_backlog_seconds", "Predicted seconds of jobs that wait or run", registry=at)

@@ -60,8 +60,10 @@ class Deferred(Generic[R]):
         elif (error := inner.exception()) is not None:
             self.fail(error)
         elif self._ends():
-            self.job.set_result(inner.result())
-            cast(Job[R], inner).when_over(self.job.close)
+            job = cast(Job[R], inner)
+            self.job.together = job.together
+            self.job.set_result(job.result())
+            job.when_over(self.job.close)
 
     def _ends(self) -> bool:
         """Whether whoever asks is the one who ends the job."""

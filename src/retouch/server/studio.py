@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from retouch.editing.kinds import AnyEditor
 from retouch.editing.recent import Recent
+from retouch.editing.worker import worker_of
 from retouch.server.cost import Recording
 from retouch.server.entry import Entry
 from retouch.server.idempotency import Answers
@@ -40,6 +41,8 @@ class Studio:
 
     def __init__(self, models: Models, home: Path, access: Access, limits: Limits | None = None) -> None:
         self.models, self.home, self.access, self.limits = models, home, access, limits or Limits()
+        for editor in models.editors.values():
+            worker_of(editor.device).together = self.limits.together
         self.metrics = Metrics()
         self.pool = Pool(home, models, self.limits, self.metrics)
         self.answers = Answers()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -39,6 +40,17 @@ class Draft(Task[None]):
     session: AnySession
     drawn: Drawn
     progress: Progress
+
+    def meets(self) -> Hashable:
+        """Where the edit would."""
+        return self._place
+
+    @cached_property
+    def _place(self) -> Hashable:
+        session, mask = self.session, self.drawn.mask
+        if not isinstance(session, DiffusionSession) or mask is None or self.drawn.areas:
+            return None
+        return session.meets(mask > 0)
 
     def run(self, job: Job[None]) -> None:
         """Compute it and show where it differs."""

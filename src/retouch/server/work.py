@@ -140,7 +140,7 @@ class Work:
     def _count(self, kind: str, made: bytes) -> None:
         self.studio.metrics.sent.labels(kind).inc(len(made))
 
-    def _done(self, job: Future[Any]) -> None:
+    def _done(self, job: Job[Any]) -> None:
         entry = self.entry
         try:
             error = None if job.cancelled() else job.exception()
@@ -162,6 +162,7 @@ class Work:
             metrics = self.studio.metrics
             metrics.jobs.labels(self.kind, state).inc()
             if state == "done":
+                metrics.together.labels(self.kind).observe(job.together)
                 metrics.edit_seconds.labels(self.kind).observe(took)
         finally:
             self.studio.pool.release(entry)

@@ -64,7 +64,7 @@ def test_every_network_is_run_once_for_all(session):
     steps = len(session.sampler) - session.first
     assert [len(call.args[1]) for call in together.call_args_list] == [4] * (steps + 1)  # and the decoder
     assert alone.call_count == 1  # the encoder, which sees one picture
-    assert all(net._last is None for net in session.networks().values())
+    assert all(net._memory is None for net in session.networks().values())
 
 
 @pytest.mark.parametrize("options", [{"inpaint": True}, {"prompt": "b"}, {"strength": 0.4}], ids=str)
@@ -206,4 +206,4 @@ def test_a_failure_leaves_the_session_and_no_thread(session):
         session.variants(3, painted(session.pixels), progress=stop)
     assert session.version is before
     assert threading.active_count() == threads
-    assert all(net._last is None for net in session.networks().values())
+    assert all(net._memory is None for net in session.networks().values())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -21,10 +22,12 @@ class Drawing(Task[Edited]):
     """An edit of a diffusion session as it was asked for, apart from the picture that it will be made on.
 
     pixels: a picture `[H, W, 3]`, of which `drawn` `[H, W]` are strokes. mask: strengths `[H, W]`; None: the words find
-    the region. asked: all else. make: computes it for a job, and says how to refine it.
+    the region. asked: all else. make: computes it for a job, and says how to refine it. place: where an edit of a mask
+    meets others.
     """
 
     make: Callable[[Drawing, Job[Edited]], tuple[Edited, Refinement | None]]
+    place: Callable[[Mask], Hashable]
     pixels: Pixels
     drawn: Mask
     mask: Strengths | None
@@ -37,6 +40,18 @@ class Drawing(Task[Edited]):
     def on(self, picture: Pixels) -> Pixels:
         """A picture with the strokes on it."""
         return pasted(self.pixels, self.drawn, picture)
+
+    def meets(self) -> Hashable:
+        """What the session says; None where words find the region, where areas have words, and where edits may be
+        computed more than once.
+        """
+        return self._place
+
+    @cached_property
+    def _place(self) -> Hashable:
+        if self.mask is None or self.asked.areas or self.max_error is not None:
+            return None
+        return self.place(self.mask > 0)
 
     def joined(self, older: Task[Edited]) -> Drawing | None:
         """These strokes over older ones, in both regions; words and options of this where they are given.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from retouch.editing.archive import Progress
 from retouch.editing.blend import blend
-from retouch.editing.calls import Clock, untold
+from retouch.editing.calls import Clock, no_more_calls, untold
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.contents import Behind, Redrawn, behind, masked
 from retouch.editing.diffusion.denoiser import snapshot_name
@@ -100,6 +100,7 @@ class Redraw:
     def result(self) -> Redrawn:
         """Compute it."""
         found = alone(self.stages())
+        no_more_calls()
         with self.clock.of("composite"):
             change, border = self.change, self.process.border
             pixels = blend(self.pixels, found.pixels, change.mask, border, change.blend)

@@ -61,11 +61,11 @@ from retouch.editing.manifest import (
 )
 from retouch.editing.recent import Recent
 from retouch.editing.replay import Cropped, Pictures
-from retouch.editing.session import Edited, Session, Version, locked
+from retouch.editing.session import GAIN, Edited, Session, Version, locked
 from retouch.editing.stages import ENOUGH, stages_of
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
-from retouch.plan.region import Region
+from retouch.plan.region import Mask, Region
 from retouch.runtime.store import Store
 
 NOWHERE: Box = (slice(0, 0), slice(0, 0))
@@ -418,7 +418,12 @@ class DiffusionSession(Session):
         pixels = current.known(replace(asked, mask=grey)).pixels
         drawn = difference(pixels, current.pixels, 0)
         asked = replace(asked, image=None, mask=None)
-        return Drawing(self._draw, pixels, drawn, grey, asked, max_error, refine, progress)
+        return Drawing(self._draw, self.meets, pixels, drawn, grey, asked, max_error, refine, progress)
+
+    def meets(self, mask: Mask) -> Incremental | None:
+        """The denoiser, where edits of several sessions with such a mask gain by being computed together."""
+        net, region = self.nets.denoiser, self.process.around(Region.from_mask(mask))
+        return net if net.gain(region) >= GAIN else None
 
     def _moved_on(self, drawn: Pixels, base: int) -> Pixels:
         """What was drawn on the version of that number, on the current picture."""
@@ -509,10 +514,10 @@ class DiffusionSession(Session):
         self._check_room(change, count)
         self.worker.stop_refining(self)  # which would replace the version that they are made from
         base, clocks, told = self.version, [Clock() for _ in chosen], [progress, *[silent] * (count - 1)]
-        redraws = [self._redraw(base, change, Whole(), *each) for each in zip(clocks, told, strict=True)]
         calls = [Calls(self.store, base.snapshots, None) for _ in chosen]
+        redraws = [self._redraw(base, change, *each) for each in zip(calls, clocks, told, strict=True)]
         with self.worker.claimed():
-            found = varied(redraws, chosen, self.settings["seed"], calls, self.networks().values())
+            found = varied(redraws, chosen, self.settings["seed"])
         region, facts = Region.from_mask(change.mask), self._edit_facts(change, clocks[0])
         drawn = pictures_of(change, base.pixels)
         made = (Variant(*each, region, facts, drawn) for each in zip(chosen, found, calls, strict=True))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -13,13 +12,11 @@ from PIL import Image
 import retouch.runtime.store as blocks
 from retouch.editing.calls import Calls
 from retouch.editing.diffusion.contents import Redrawn
-from retouch.editing.diffusion.process import Evaluations
 from retouch.editing.diffusion.redraw import Redraw
 from retouch.editing.history import History
 from retouch.editing.meeting import side_by_side
 from retouch.editing.session import Edited, Version
 from retouch.errors import RetouchError
-from retouch.incremental import Incremental
 from retouch.plan.region import Region
 
 
@@ -133,16 +130,6 @@ def seeded(redraw: Redraw, seed: int, own: int) -> Redraw:
     return replace(redraw, process=process, fresh=seed != own)
 
 
-def varied(
-    redraws: Sequence[Redraw], seeds: Sequence[int], own: int, calls: Sequence[Calls], nets: Iterable[Incremental]
-) -> list[Redrawn]:
+def varied(redraws: Sequence[Redraw], seeds: Sequence[int], own: int) -> list[Redrawn]:
     """What comes of changes that are the same but for the seed; with the session's `own`, noise is the original's."""
-
-    def result(redraw: Redraw, seed: int, run: Evaluations) -> Redrawn:
-        return seeded(replace(redraw, run=run), seed, own).result()
-
-    try:
-        return side_by_side(calls, [partial(result, *each) for each in zip(redraws, seeds, strict=True)])
-    finally:
-        for net in nets:
-            net.release()
+    return side_by_side([seeded(*each, own).result for each in zip(redraws, seeds, strict=True)])

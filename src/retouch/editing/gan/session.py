@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from retouch.editing.archive import Progress, silent
 from retouch.editing.calls import Calls, Clock, run_whole
 from retouch.editing.images import Pixels, box_of, difference
 from retouch.editing.jobs import Job, Task
-from retouch.editing.session import Edited, Session, Version, locked
+from retouch.editing.session import GAIN, Edited, Session, Version, locked
 from retouch.incremental import Incremental
 from retouch.plan.region import Region
 from retouch.runtime.store import Store
@@ -30,12 +30,22 @@ CALL = "network"
 class SourceEdit(Task[Edited]):
     """An edit of a source that waits to be made: `source` where `drawn` (both of the source's shape).
 
-    make: computes it for a job.
+    make: computes it for a job. net: what it is computed by.
     """
 
     make: Callable[[SourceEdit, Job[Edited]], Edited]
+    net: Incremental
     source: Tensor
     drawn: Tensor
+
+    def meets(self) -> Incremental | None:
+        """The network, where such edits gain."""
+        return self._place
+
+    @cached_property
+    def _place(self) -> Incremental | None:
+        region = Region.from_mask(self.drawn.reshape(-1, *self.drawn.shape[-2:]).any(0))
+        return self.net if self.net.gain(region) >= GAIN else None
 
     def joined(self, older: Task[Edited]) -> SourceEdit | None:
         """What this draws over what `older` does."""
@@ -133,7 +143,7 @@ class GeneratorSession(Session):
 
         def edit() -> SourceEdit:
             source = drawn()
-            return SourceEdit(partial(self._draw, progress), source, source != self.tensor("source"))
+            return SourceEdit(partial(self._draw, progress), self.net, source, source != self.tensor("source"))
 
         return self.start(self.at_once(edit), join)
 

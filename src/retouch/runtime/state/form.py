@@ -14,7 +14,7 @@ from torch import Tensor
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
-from retouch.runtime.schedule import Schedule
+from retouch.runtime.schedule import Needs
 from retouch.runtime.store import Layout, Spec, columns_of
 
 Pick = tuple[int, Any, Any]
@@ -66,8 +66,8 @@ class Form:
 
 @dataclass(frozen=True)
 class Reads:
-    """What a schedule reads of a stack: value, number of the layer, rows of the workspace and of the layer (None: all
-    of them), for all rows; bytes as they are stored.
+    """What is read of a stack: value, number of the layer, rows where they go and of the layer (None: all of them), for
+    all rows; bytes as they are stored.
     """
 
     picks: tuple[tuple[Value, int, Any, Any], ...]
@@ -85,12 +85,12 @@ class Folding:
 class Stack:
     """Layers of these forms on top of each other, the oldest first."""
 
-    def __init__(self, forms: tuple[Form, ...], picks: Callable[[Table, tuple[Table, ...]], list[Pick]]) -> None:
+    def __init__(self, forms: tuple[Form, ...], picks: Callable[[Table, tuple[Table, ...], bool], list[Pick]]) -> None:
         """`picks` as `Workspace.picks`."""
         self.forms, self._pick = forms, picks
         self.foldings: dict[int, Folding] = {}
         self._holders: dict[Value, list[int]] = {}
-        self._reads: WeakKeyDictionary[Schedule, Reads] = WeakKeyDictionary()
+        self._reads: WeakKeyDictionary[Needs, Reads] = WeakKeyDictionary()
 
     @cached_property
     def newest(self) -> dict[Slot | Value, int]:
@@ -99,6 +99,11 @@ class Stack:
         for number, form in enumerate(self.forms):
             found.update(dict.fromkeys((*form.states, *form.dense), number))
         return found
+
+    @cached_property
+    def statistics(self) -> list[Slot]:
+        """The statistics that the layers have."""
+        return [key for key in self.newest if isinstance(key, Slot)]
 
     def holders(self, value: Value) -> list[int]:
         """The numbers of the layers with rows of `value` that can still be seen, newest first."""
@@ -113,19 +118,20 @@ class Stack:
                         break
         return found
 
-    def reads(self, schedule: Schedule) -> Reads:
-        """What a schedule reads; the first layer holds all rows."""
-        found = self._reads.get(schedule)
+    def reads(self, wanted: Needs) -> Reads:
+        """What of it is needed; the first layer holds all rows."""
+        found = self._reads.get(wanted)
         if found is None:
-            found = self._reads[schedule] = self._read(schedule)
+            found = self._reads[wanted] = self._read(wanted)
         return found
 
-    def _read(self, schedule: Schedule) -> Reads:
+    def _read(self, wanted: Needs) -> Reads:
         base = self.forms[0]
         picks, nbytes = [], 0
-        for value, wanted in schedule.needs.items():
+        for value, rows in wanted.needs.items():
             numbers = self.holders(value)
             tables = tuple([self.forms[number].tables[value] for number in numbers])
-            picks += [(value, numbers[i], where, source) for i, where, source in self._pick(wanted, tables)]
-            nbytes += len(wanted) * base.row_bytes(value)
+            found = self._pick(rows, tables, wanted.packed)
+            picks += [(value, numbers[i], where, source) for i, where, source in found]
+            nbytes += len(rows) * base.row_bytes(value)
         return Reads(tuple(picks), nbytes)

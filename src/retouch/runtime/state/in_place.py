@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
 
 from retouch.errors import RetouchError
 from retouch.ir.operands import Slot
-from retouch.ir.value import Value
+from retouch.ir.value import Matrix, Value
 from retouch.runtime.base import Compiled, Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.executor import Direct
-from retouch.runtime.schedule import Schedule
+from retouch.runtime.schedule import Needs, Schedule
 from retouch.runtime.shared import Scratch
 
 UNDO_LIMIT = 64
@@ -83,13 +83,16 @@ class Recording(State):
         return self
 
     @property
-    def statistics(self) -> Mapping[Slot, Tensor]:
+    def statistics(self) -> Iterable[Slot]:
         return self.states
 
-    def lend(self, schedule: Schedule, target: Callable[[Value], Any]) -> Iterable[Copy]:
-        for value, rows in schedule.needs.items():
-            index = schedule.handle(rows)
-            yield target(value), index, self.resolve(Slot.kept(value)), index
+    def source(self, key: Slot | Matrix) -> Any:
+        return self.resolve(key) if isinstance(key, Slot) else self.backend.rows(self.matrix(key))
+
+    def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
+        for value, rows in wanted.needs.items():
+            index = wanted.handle(rows)
+            yield target(value), None if wanted.packed else index, self.resolve(Slot.kept(value)), index
 
     def receive(self, schedule: Schedule, found: Computed) -> None:
         self.begin(schedule)

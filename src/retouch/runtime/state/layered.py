@@ -8,7 +8,7 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
 from retouch.ops.copy import converted, restored
 from retouch.runtime.base import Computed, Copy, Delta, State, plain_tensors
-from retouch.runtime.schedule import Schedule
+from retouch.runtime.schedule import Needs, Schedule
 from retouch.runtime.state.folding import few, folded
 from retouch.runtime.state.form import Form, Stack, specs_of
 from retouch.runtime.state.in_place import Recording
@@ -143,22 +143,22 @@ class Restored(State):
         self.bytes_read = 0
         self.schedule: Schedule | None = None
         self.meanwhile: Callable[[Restored], None] | None = None
-        self._fetched: tuple[Schedule, Sent] | None = None
+        self._fetched: tuple[Needs, Sent] | None = None
         self._layer: Layer | None = None
 
-    def fetch(self, schedule: Schedule) -> None:
-        """Begin to bring rows that `schedule` will read from the host's memory, if any of them are there.
+    def fetch(self, wanted: Needs) -> None:
+        """Begin to bring rows that will be read from the host's memory, if any of them are there.
 
-        An update with another schedule brings its own.
+        An update that needs others brings its own.
         """
         transfers = self.backend.transfers
         if transfers is not None:
             parts = [
                 (self.snapshot.layers[number].rows(value), None if source is None else source.host)
-                for value, number, _, source in self.snapshot.stack.reads(schedule).picks
+                for value, number, _, source in self.snapshot.stack.reads(wanted).picks
                 if not self.snapshot.layers[number].on_device(self.backend)
             ]
-            self._fetched = schedule, transfers.send(parts)
+            self._fetched = wanted, transfers.send(parts)
 
     def begin(self, schedule: Schedule) -> None:
         """Read the rows that `schedule` reads and does not compute."""
@@ -237,18 +237,23 @@ class Restored(State):
         return self.snapshot
 
     @property
-    def statistics(self) -> Mapping[Slot, Tensor]:
+    def statistics(self) -> Iterable[Slot]:
         """Those of the snapshot."""
-        return self.snapshot.states
+        return self.snapshot.stack.statistics
 
-    def lend(self, schedule: Schedule, target: Callable[[Value], Any]) -> Iterable[Copy]:
-        """The copies that bring the rows which `schedule` reads to the handles of whole maps."""
-        if self._fetched is None or self._fetched[0] is not schedule:
-            self.fetch(schedule)
+    def source(self, key: Slot | Matrix) -> Any:
+        """As the snapshot has it."""
+        newest = self.snapshot.stack.newest[key if isinstance(key, Slot) else key.value]
+        return self.snapshot.layers[newest].handle(key, self.backend)
+
+    def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
+        """The copies that bring the rows which `wanted` needs to these handles."""
+        if self._fetched is None or self._fetched[0] is not wanted:
+            self.fetch(wanted)
         backend, layers, copies = self.backend, self.snapshot.layers, []
         arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
         near = [layer.on_device(backend) for layer in layers]
-        reads = self.snapshot.stack.reads(schedule)
+        reads = self.snapshot.stack.reads(wanted)
         for value, number, where, source in reads.picks:
             if near[number]:
                 copies.append((target(value), where, layers[number].handle(value, backend), source))
@@ -261,11 +266,16 @@ class Restored(State):
     def receive(self, schedule: Schedule, found: Computed) -> None:
         """Write a layer of what was computed; `commit` adds it."""
         self._claim(schedule)
-        whole, resolve = self.workspace.whole, found.memory.resolve
-        tables = {v: whole(v.rows) if table.full else table for v, (table, _) in found.rows.items()}
-        sources = [(resolve(self.workspace.kept[v]), places) for v, (_, places) in found.rows.items()]
-        sources += [(self.backend.rows(tensor), None) for tensor in found.states.values()]
-        form = self.workspace.known(Form(tables, specs_of(found.states), self.snapshot.types, found.dense))
+        base = self.snapshot.layers[0].form
+        key = base, tuple(found.dense)
+        if key not in found.known:
+            whole, resolve = self.workspace.whole, found.memory.resolve
+            tables = {v: whole(v.rows) if table.full else table for v, (table, _) in found.rows.items()}
+            sources = [(resolve(self.workspace.kept[v]), places) for v, (_, places) in found.rows.items()]
+            sources += [(self.backend.rows(tensor), None) for tensor in found.states.values()]
+            form = Form(tables, specs_of(found.states), base.types, found.dense)
+            found.known[key] = self.workspace.known(form), sources
+        form, sources = found.known[key]
         self._written(form, sources, dict(found.dense))
 
     def commit(self) -> None:

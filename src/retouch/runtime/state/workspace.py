@@ -62,7 +62,7 @@ class Workspace:
         self._bindings: WeakKeyDictionary[Schedule, Binding] = WeakKeyDictionary()
         self.templates: list[GraphTemplate] = []
         self._generation = net.weights.generation
-        self._picks: dict[tuple[Table, ...], list[Pick]] = {}
+        self._picks: dict[tuple[bool, tuple[Table, ...]], list[Pick]] = {}
         self._forms: WeakValueDictionary[Any, Form] = WeakValueDictionary()
         self._stacks: WeakValueDictionary[tuple[Form, ...], Stack] = WeakValueDictionary()
         self._tables: dict[bytes, Table] = {}
@@ -148,19 +148,28 @@ class Workspace:
             self._bindings.clear()
             self.templates.clear()
 
-    def picks(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
-        """Which of `tables`, newest first, hold the rows of `wanted`: number, target index, source index."""
-        key = (wanted, *tables)
+    def picks(self, wanted: Table, tables: tuple[Table, ...], packed: bool) -> list[Pick]:
+        """Which of `tables`, newest first, hold the rows of `wanted`: number, target index, source index. The target
+        is a whole map, or these rows in order (`packed`).
+        """
+        key = packed, (wanted, *tables)
         if key not in self._picks:
             if len(self._picks) >= PICKS:
                 self._picks.clear()
-            self._picks[key] = self._pick(wanted, tables)
+            self._picks[key] = self._packed(wanted, tables) if packed else self._pick(wanted, tables)
         return self._picks[key]
 
     def _pick(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
         index = self.backend.index
         return [
             (number, None, None) if rows is None else (number, index(rows), index(places))
+            for number, rows, places in found_in(wanted, tables)
+        ]
+
+    def _packed(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
+        index = self.backend.index
+        return [
+            (number, None, None) if rows is None else (number, index(places_in(wanted.array, rows)), index(places))
             for number, rows, places in found_in(wanted, tables)
         ]
 
@@ -200,11 +209,7 @@ class Workspace:
         """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
         rows, total = np.unique(np.concatenate([table.array for table in tables])), tables[0].total
         merged = self.whole(total) if len(rows) == total else Table(rows, total, ascending=True)
-        index = self.backend.index
-        return merged, [
-            (number, None, None) if found is None else (number, index(places_in(rows, found)), index(places))
-            for number, found, places in found_in(merged, tables)
-        ]
+        return merged, self._packed(merged, tables)
 
     # Picks are remembered by tables, so the same rows are the same object.
 
