@@ -11,7 +11,8 @@ from pipelines import asymmetric_vae, painted, picture, pipeline, tiny_vae
 from retouch import ArchiveError, Editor, PipelineError
 from retouch.editing.diffusion.autoencoder import Autoencoder
 from retouch.models.transformers import dc_vae
-from support import fill
+from retouch.models.vae import encoder_of
+from support import error, fill, noise
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -54,6 +55,15 @@ def test_networks_have_no_fallbacks_and_exact_edits_equal_the_dense_reference(ki
     drawn = painted(session.pixels)
     expected = session.reference(drawn)
     assert distance(session.edit(drawn).image, expected.image) <= 1
+
+
+def test_attention_of_fewer_positions_than_channels_is_right_and_runs_densely():
+    """`AutoencoderDC` computes it in another order there."""
+    module, x = encoder_of(fill(dc_vae(True))), noise(1, 3, 8, 8)
+    net = retouch.compile(module, (x,), policy="exact")
+    assert net.explain().fallbacks
+    with torch.no_grad():
+        assert error(net.record(x)[0], module(x)) < 1e-5
 
 
 def test_updates_of_a_small_autoencoder_compute_less():
