@@ -329,7 +329,7 @@ class Incremental:
             nbytes = nbytes_of(schedule)
             if self._memory is None or len(self._memory) < nbytes:
                 self.release()
-                self._memory = self.backend.empty(nbytes, 1, torch.uint8).view(-1)
+                self._memory = self.backend.empty(nbytes + nbytes // 4, 1, torch.uint8).view(-1)  # the next need more
             found = self._joined[schedule] = Together(self, schedule, self._memory)
         return found
 
