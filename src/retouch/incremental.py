@@ -150,6 +150,7 @@ class Incremental:
         self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
         self._planned: OrderedDict[Any, Planned] = OrderedDict()
         self._like: dict[frozenset[Value], list[Schedule]] = {}
+        self._joint_like: dict[tuple[frozenset[Value], tuple[int, ...]], list[SideBySide]] = {}
         self._programs: dict[tuple[tuple[str, ...], int], ByArea] = {}
         self._outlooks: OrderedDict[Any, Outlook] = OrderedDict()
         self._joined: WeakKeyDictionary[SideBySide, Together] = WeakKeyDictionary()
@@ -330,7 +331,7 @@ class Incremental:
             nbytes = nbytes_of(schedule)
             if self._memory is None or len(self._memory) < nbytes:
                 self.release()
-                self._memory = self.backend.empty(nbytes, 1, torch.uint8).view(-1)
+                self._memory = self.backend.empty(nbytes + nbytes // 4, 1, torch.uint8).view(-1)  # the next need more
             found = self._joined[schedule] = Together(self, schedule, self._memory)
         return found
 
@@ -568,7 +569,12 @@ class Incremental:
             changed = set(frozenset().union(*changes))
             dirty = dirty_values(self.program, changed, actives[0])  # as of the others, which are alike
             statistics = activity.statistics_of(self.program, self.policy)
-            self._planned[key] = Planned(build_many(self.plan, actives, self.shared, statistics, dirty, bases))
+            like = self._joint_like.setdefault((frozenset(changed), bases), []) if not self.backend.graphs else []
+            made = build_many(self.plan, actives, self.shared, statistics, dirty, bases, like)
+            if all(made.origin is not known.origin for known in like):
+                like.append(made)
+                del like[:-ALIKE]
+            self._planned[key] = Planned(made)
         self._remember(key)
         schedule = self._planned[key].schedule
         assert isinstance(schedule, SideBySide)

@@ -88,6 +88,17 @@ def test_regions_and_recordings_of_their_own(name, policy):
     assert any(len(found) > 1 for found in bases(net)) or policy.exact
 
 
+@pytest.mark.parametrize("policy", [FAST, PROBED], ids=lambda p: p.name)
+def test_new_regions_take_the_steps_of_the_last_ones(policy):
+    net, made = compiled("ddpm-256", policy), case("ddpm-256")
+    net.forget()
+    snapshots = [Snapshot.of(record(net, made)[1], Store()) for _ in range(2)]
+    for turn in range(3):
+        masks = [made.spot(0.3 + 0.05 * turn, 0.3), made.spot(0.5, 0.35 + 0.05 * turn)]
+        check(net, snapshots, masks, [made.edited(mask, seed=turn) for mask in masks])
+    assert any(schedule.instead for schedule in net._joined)
+
+
 @pytest.mark.parametrize("policy", [FAST, SHARED, PROBED], ids=lambda p: p.name)
 def test_steps_of_their_own(policy):
     net, made = compiled("ddpm-256", policy), case("ddpm-256")

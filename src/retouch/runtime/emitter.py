@@ -24,7 +24,7 @@ from retouch.plan.statistics import Statistics
 from retouch.runtime.calls import Call
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Shared
-from retouch.runtime.side_by_side import SideBySide, side_by_side
+from retouch.runtime.side_by_side import SideBySide, of_regions, side_by_side
 
 
 class ScheduleEmitter:
@@ -340,10 +340,17 @@ def build_many(
     statistics: Statistics,
     dirty: set[Value],
     bases: tuple[int, ...],
+    like: Sequence[SideBySide] = (),
 ) -> SideBySide:
-    """The schedule that computes the active rows of several recordings at once; `bases` as for `Layout`."""
+    """The schedule that computes the active rows of several recordings at once; `bases` as for `Layout`. With the steps
+    of one that is like it, of the same dirty values and bases, if that can be.
+    """
     join = cache(lambda tables: Table.joined(tables))
     joined = {value: join(tuple([active[value] for active in actives])) for value in actives[0]}
+    for known in like:
+        found = of_regions(known, joined, actives)
+        if found is not None:
+            return found
     hosted = {op.out for op in plan.program.ops if op.host and op.out.grid and op.out in dirty}
     schedule = build(plan, joined, shared, statistics, dirty, len(bases))
     return side_by_side(schedule, actives, hosted, bases, plan)

@@ -10,7 +10,7 @@ Maps of which every row is there, keys and values for example, stay whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from itertools import accumulate
 from typing import Any
@@ -122,12 +122,17 @@ class Lent:
         return self._handles[table]
 
 
+Moved = tuple[Table, Layout, "Table | None", bool]
+"""A table, the layout and the table of all maps that it was made of, whether it names old rows."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SideBySide(Schedule):
     """A schedule of several recordings.
 
     `singles` say of each what it computes, `lent` what is read of each map that they start from, packed and where the
-    maps stay whole; `hosted` are the maps that PyTorch computes.
+    maps stay whole; `hosted` are the maps that PyTorch computes. `origin` is what it was made of, `moves` how tables of
+    its calls were.
     """
 
     bases: tuple[int, ...]
@@ -135,6 +140,9 @@ class SideBySide(Schedule):
     hosted: frozenset[Value]
     singles: tuple[Schedule, ...]
     lent: tuple[tuple[Lent, Lent], ...]
+    origin: Schedule
+    moves: tuple[Moved, ...]
+    plan: Plan
     _places: dict[tuple[Layout, int, Table], Any] = field(default_factory=dict)
 
     @property
@@ -159,6 +167,64 @@ def side_by_side(
     schedule: Schedule, actives: Sequence[Mapping[Value, Table]], hosted: Set[Value], bases: tuple[int, ...], plan: Plan
 ) -> SideBySide:
     """A schedule on the maps of all recordings, one after the other, as one on memory that is laid out as above."""
+    layouts = _layouts(schedule, actives, hosted, bases, plan)
+    move = _Move(layouts, len(bases), set(plan.program.constants), schedule.shared.backend.kernel("copy_rows"))
+    moved = [(move.call(call), name) for call, name in zip(schedule.steps, schedule.names, strict=True)]
+    steps, names = zip(*((call, name) for call, name in moved if call is not None), strict=True) if moved else ((), ())
+    given = {f.name: getattr(schedule, f.name) for f in fields(schedule) if f.init and not f.name.startswith("_")}
+    given |= {"steps": steps, "names": names, "log": None}
+    return SideBySide(
+        **given,
+        bases=bases,
+        layouts=layouts,
+        hosted=frozenset(hosted),
+        singles=_singles(schedule, actives),
+        lent=_lent(schedule.shared, layouts, bases),
+        origin=schedule,
+        moves=tuple(move.log),
+        plan=plan,
+    )
+
+
+def of_regions(
+    known: SideBySide, joined: Mapping[Value, Table], actives: Sequence[Mapping[Value, Table]]
+) -> SideBySide | None:
+    """A schedule for other active rows of as many recordings, `joined` those of all, with the steps of a known one;
+    None where those would be other ones.
+    """
+    schedule = known.origin.of_rows(joined)
+    if schedule is None:
+        return None
+    layouts = _layouts(schedule, actives, known.hosted, known.bases, known.plan)
+    follow: dict[Layout, Layout] = {}
+    for value, before in known.layouts.items():
+        new = layouts[value]
+        if (before.whole, before.plain) != (new.whole, new.plain) or follow.setdefault(before, new) is not new:
+            return None
+    move = _Move(layouts, len(known.bases), set(), None)
+    instead = dict(schedule.instead)
+    for found, layout, rows, old in known.moves:
+        given = None if rows is None else schedule.instead.get(rows, rows)
+        instead[found] = move.moved(follow[layout], given, old)
+    return replace(
+        known,
+        saves=schedule.saves,
+        stays=schedule.stays,
+        active=schedule.active,
+        reads=schedule.reads,
+        instead=instead,
+        layouts=layouts,
+        singles=_singles(schedule, actives),
+        lent=_lent(schedule.shared, layouts, known.bases),
+        _handles={},
+        _places={},
+    )
+
+
+def _layouts(
+    schedule: Schedule, actives: Sequence[Mapping[Value, Table]], hosted: Set[Value], bases: tuple[int, ...], plan: Plan
+) -> dict[Value, Layout]:
+    """Where the rows of every kept value are."""
     count = 1 + max(bases)
     none = cache(lambda size: Table(np.empty(0, np.int32), size, ascending=True))
     read = cache(lambda needed: _of_bases(needed, bases))
@@ -173,25 +239,20 @@ def side_by_side(
         reads = (empty,) * count if needed is None else read(needed)
         whole = count == len(bases) and value not in elsewhere and _all(value.rows, computed, reads)
         layouts[value] = layout(value.rows, computed, reads, whole)
-    move = _Move(layouts, len(bases), set(plan.program.constants), schedule.shared.backend.kernel("copy_rows"))
-    moved = [(move.call(call), name) for call, name in zip(schedule.steps, schedule.names, strict=True)]
-    steps, names = zip(*((call, name) for call, name in moved if call is not None), strict=True) if moved else ((), ())
-    given = {f.name: getattr(schedule, f.name) for f in fields(schedule) if f.init and not f.name.startswith("_")}
-    given |= {"steps": steps, "names": names, "log": None}
+    return layouts
 
+
+def _lent(shared: Shared, layouts: Mapping[Value, Layout], bases: tuple[int, ...]) -> tuple[tuple[Lent, Lent], ...]:
     def lent(base: int, packed: bool) -> Lent:
         found = {v: x.read[base] for v, x in layouts.items() if len(x.read[base]) and x.whole != packed}
-        return Lent(packed, schedule.shared, found)
+        return Lent(packed, shared, found)
 
-    singles = {id(active): _single(schedule, active) for active in actives}
-    return SideBySide(
-        **given,
-        bases=bases,
-        layouts=layouts,
-        hosted=frozenset(hosted),
-        singles=tuple([singles[id(active)] for active in actives]),
-        lent=tuple([(lent(base, True), lent(base, False)) for base in range(count)]),
-    )
+    return tuple([(lent(base, True), lent(base, False)) for base in range(1 + max(bases))])
+
+
+def _singles(schedule: Schedule, actives: Sequence[Mapping[Value, Table]]) -> tuple[Schedule, ...]:
+    found = {id(active): _single(schedule, active) for active in actives}
+    return tuple([found[id(active)] for active in actives])
 
 
 def _all(size: int, computed: Sequence[Table], reads: Sequence[Table]) -> bool:
@@ -223,7 +284,8 @@ class _Move:
         """copy: the kernel that copies rows."""
         self.layouts, self.count, self.constants, self.copy = layouts, count, constants, copy
         self.copied: dict[Temp, Slot] = {}
-        self.places, self.place, self.old = cache(Layout.places), cache(self._place), cache(Layout.old)
+        self.places, self.moved = cache(Layout.places), cache(self._moved_table)
+        self.log: list[Moved] = []
 
     def call(self, call: Call) -> Call | None:
         """A call of several runs on memory that is laid out; None where none is needed."""
@@ -259,15 +321,18 @@ class _Move:
     def _kept(self, slot: Slot, rows: Table | None) -> tuple[Slot, Table | None]:
         layout = self.layouts[slot.key]
         if slot.kind is SlotKind.KEPT:
-            return slot, self.place(layout, rows)
-        return Slot(SlotKind.KEPT, slot.key, slot.start, slot.channels), self.old(layout, rows)
+            return slot, rows if layout.plain else self.moved(layout, rows, False)
+        return Slot(SlotKind.KEPT, slot.key, slot.start, slot.channels), self.moved(layout, rows, True)
 
-    def _place(self, layout: Layout, rows: Table | None) -> Table | None:
+    def _moved_table(self, layout: Layout, rows: Table | None, old: bool) -> Table:
         """A table of rows of all maps as one of the memory; None: all rows of all maps. ValueError for rows that are
-        not there.
+        not there. `old`: places among all that are computed, as one of the rows as they were.
         """
-        if layout.plain:
-            return rows
+        found = layout.old(rows) if old else self._placed(layout, rows)
+        self.log.append((found, layout, rows, old))
+        return found
+
+    def _placed(self, layout: Layout, rows: Table | None) -> Table:
         places = self.places(layout)
         array = places[:-1] if rows is None else places[rows.array]
         if array.min(initial=0) == NOWHERE:
