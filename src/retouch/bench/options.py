@@ -48,7 +48,8 @@ POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
 AnyStorage = Annotated[Storage | None, Option(help="How recorded float32 rows are kept (fp32).")]
 BackendName = Annotated[Backend, Option(help="Kernels to use.")]
 DeviceMemory = Annotated[
-    int | None, size("Memory of an accelerator for recordings before they go to the host's (40 % of what is free).")
+    int | None,
+    size("Memory of an accelerator for recordings before they go to the host's (40 % of what is free there)."),
 ]
 DeviceName = Annotated[
     str, Option(help="Where to run, as PyTorch names it: cpu, cuda, mps; auto: an accelerator that works, else cpu.")
