@@ -23,8 +23,8 @@ from retouch.editing.turns import Turns
 MOST = 64
 """Jobs that wait for one device; more are refused."""
 
-TOGETHER = 8
-"""Jobs of as many sessions are computed together."""
+TOGETHER = 1
+"""Jobs of as many sessions are computed together, unless a server says otherwise. On two cores strokes gained nothing."""
 
 
 class Worker:
