@@ -7,6 +7,7 @@ from threading import Event
 
 import numpy as np
 import pytest
+import torch
 
 from editing.diffusion.test_session import contents, editor, equal
 from editing.gan.test_upscaler import upscaler
@@ -14,7 +15,7 @@ from editing.live import SPARSE, WAIT, Gate, session
 from pipelines import painted, picture
 from retouch.editing import meeting
 from retouch.editing.jobs import Origin, Task, asked_by
-from retouch.editing.worker import TOGETHER
+from retouch.editing.worker import worker_of
 from retouch.incremental import Incremental
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -27,6 +28,7 @@ def gains(monkeypatch):
     """Tiny networks are taken to gain, and nobody is late, however busy the machine is."""
     monkeypatch.setattr(Incremental, "gain", lambda self, region: 4.0)
     monkeypatch.setattr(meeting, "PATIENCE", WAIT)
+    monkeypatch.setattr(worker_of(torch.device("cpu")), "together", 8)
 
 
 class Holding(Task):
@@ -124,13 +126,10 @@ def test_networks_are_called_once_for_all(monkeypatch):
 def test_as_many_as_the_worker_takes():
     found = sessions(4)
     worker = found[0].worker
-    try:
-        worker.together = 2
-        assert [job.together for job in ended(submitted(found))] == [2] * 4
-        worker.together = 1
-        assert [job.together for job in ended(submitted(found))] == [1] * 4
-    finally:
-        worker.together = TOGETHER
+    worker.together = 2
+    assert [job.together for job in ended(submitted(found))] == [2] * 4
+    worker.together = 1
+    assert [job.together for job in ended(submitted(found))] == [1] * 4
 
 
 def ended(jobs):

@@ -90,12 +90,14 @@ def test_regions_and_recordings_of_their_own(name, policy):
 
 @pytest.mark.parametrize("policy", [FAST, PROBED], ids=lambda p: p.name)
 def test_new_regions_take_the_steps_of_the_last_ones(policy):
-    net, made = compiled("ddpm-256", policy), case("ddpm-256")
-    net.forget()
-    snapshots = [Snapshot.of(record(net, made)[1], Store()) for _ in range(2)]
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1)
+    x = noise(1, 3, 48, 48)
+    net = compile(fill(nn.Sequential(*layers)), (x,), policy=policy, backend="cpu")
+    snapshots = [Snapshot.of(net.record(x)[1], Store()) for _ in range(2)]
+    whole = Case(net.module, (x,), {}, (48, 48))
     for turn in range(3):
-        masks = [made.spot(0.3 + 0.05 * turn, 0.3), made.spot(0.5, 0.35 + 0.05 * turn)]
-        check(net, snapshots, masks, [made.edited(mask, seed=turn) for mask in masks])
+        masks = [whole.spot(0.2 + 0.05 * turn, 0.3), whole.spot(0.6, 0.35 + 0.05 * turn, 0.15)]
+        snapshots = check(net, snapshots, masks, [whole.edited(mask, seed=turn) for mask in masks])
     assert any(schedule.instead for schedule in net._joined)
 
 

@@ -53,7 +53,7 @@ def counts(client, kind="edit"):
 
 
 def test_eight_sessions_whose_edits_wait(tmp_path):
-    with asking(studio(tmp_path)) as client:
+    with asking(studio(tmp_path, Limits(together=PEOPLE))) as client:
         ids = painted_by_all(client)
         for number, id_ in enumerate(ids):
             expected = editor().open(picture("ddpm", number), steps=2, strength=1.0)
@@ -63,8 +63,8 @@ def test_eight_sessions_whose_edits_wait(tmp_path):
         assert (found["6.0"], found["8.0"]) == (0, PEOPLE)
 
 
-def test_it_can_be_switched_off(tmp_path):
-    with asking(studio(tmp_path, Limits(together=1))) as client:
+def test_it_is_off_unless_it_is_asked_for(tmp_path):
+    with asking(studio(tmp_path)) as client:
         painted_by_all(client)
         assert counts(client)["1.0"] == PEOPLE
 
@@ -79,7 +79,7 @@ def test_drafts_are_computed_with_edits_and_make_no_version(tmp_path):
 
 
 def test_one_that_is_cancelled_and_one_that_is_deleted(tmp_path):
-    with asking(studio(tmp_path)) as client:
+    with asking(studio(tmp_path, Limits(together=PEOPLE))) as client:
         ids = [created(client, seed=number) for number in range(4)]
         go = Event()
         worker_of(editor().device).submit(object(), Question(lambda: go.wait(WAIT)), False)

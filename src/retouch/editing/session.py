@@ -49,9 +49,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-GAIN = 1.25
-"""How many times faster edits of several sessions are to be together than one by one, at least: they end together, so
-that of two the first one waits for the second.
+GAIN = 1.5
+"""How many times faster edits of several sessions are predicted to be together than one by one where they are computed
+so: they end together, the first with the last. Measured updates gain about two thirds of what is predicted beyond 1.
 """
 
 
