@@ -454,10 +454,11 @@ class Latents:
         chosen = [i for i, name in enumerate(self.names) if name in names]
         return Latents(self.latents[:, chosen], *([each[i] for i in chosen] for each in (self.names, self.categories)))
 
-    def sample(self, count: int, rng: random.Random) -> tuple[Tensor, list[str]]:
-        """Latents of that many, with captions."""
-        chosen = rng.sample(range(len(self.names)), count)
-        variants = [rng.randrange(len(self.latents)) if rng.random() < 0.4 else 0 for _ in chosen]
+    def sample(self, count: int, rng: random.Random, varied: float = 0.4) -> tuple[Tensor, list[str]]:
+        """Latents of that many, with captions; a share of them `varied`."""
+        each = list(range(len(self.names)))
+        chosen = rng.sample(each * -(-count // len(each)), count)
+        variants = [rng.randrange(len(self.latents)) if rng.random() < varied else 0 for _ in chosen]
         texts = [caption(self.names[i], self.categories[i], rng) for i in chosen]
         return self.latents[variants, chosen].float(), texts
 
