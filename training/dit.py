@@ -97,7 +97,7 @@ def new_transformer(text_width: int) -> SD3Transformer2DModel:
 def text_encoder_of(base: StableDiffusionPipeline) -> CLIPTextModelWithProjection:
     """The text encoder of the emoji model; its projection, which that lacks, changes nothing."""
     encoder = CLIPTextModelWithProjection(CLIPTextConfig.from_dict(base.text_encoder.config.to_dict()))
-    encoder.load_state_dict(base.text_encoder.state_dict(), strict=False)
+    encoder.text_model.load_state_dict(base.text_encoder.state_dict())
     nn.init.eye_(encoder.text_projection.weight)
     return encoder
 

@@ -52,13 +52,19 @@ KEPT: dict[str, dict[str, Any]] = {
     "text recorded": {"text": "recorded"},
     "text every 2nd": {"text": 2},
 }
-"""What may become of keys and values, and of texts: each a method in the place of what `balanced` and `fast` have."""
+"""What may become of keys and values, and of texts: each a method in the place of what `balanced` and `fast` have, which
+computes the active rows alone, however long that takes.
+"""
 
 METHODS: dict[str, Policy | None] = {
     **PRESETS,
     **dict.fromkeys(BLENDED, BALANCED),
     INT8: BALANCED,
-    **{f"{base.name}, {name}": replace(base, **change) for base in (BALANCED, FAST) for name, change in KEPT.items()},
+    **{
+        f"{base.name}, {name}": replace(base, crossover=1.0, **change)
+        for base in (BALANCED, FAST)
+        for name, change in KEPT.items()
+    },
     CROP: None,
     "refreshed": replace(BALANCED, stats="refreshed"),
     "paper, dilate 8": replace(PRESETS["paper"], dilate=8),
