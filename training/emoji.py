@@ -48,6 +48,9 @@ HARD = 0.7  # below 1, the U-Net trains more on noisy pictures, where it learns 
 
 Work = Annotated[Path, typer.Option(help="Folder of the data, checkpoints and logs.")]
 DEFAULT_WORK = Path(__file__).parent / "run"
+Base = Annotated[Path, typer.Option(help="Folder of the emoji model that is built on.")]
+DEFAULT_BASE = Path(__file__).parents[1] / "src" / "retouch" / "models" / "emoji"
+Compiled = Annotated[bool, typer.Option(help="With torch.compile: minutes to start, a third faster.")]
 
 
 # Data
@@ -396,31 +399,72 @@ def latents(work: Work = DEFAULT_WORK) -> None:
     emoji = Emoji.load(work)
     vae = autoencoder_stage(work, emoji).averaged()
     assert isinstance(vae, AutoencoderKL)
-    variants = encoded(vae, emoji)
+    variants = encoded(vae, emoji, list(range(len(emoji.names))))
     mean, std = normalise(vae, variants[0])
     print("mean", mean.tolist(), "std", std.tolist())
     vae.to(memory_format=torch.contiguous_format).save_pretrained(work / "vae")
-    keep((variants - mean[:, None, None]) / std[:, None, None], work)
+    keep((variants - mean[:, None, None]) / std[:, None, None], work / "latents.safetensors")
 
 
-def encoded(vae: AutoencoderKL, emoji: Emoji) -> Tensor:
-    """Latents of `VARIANTS` versions of every picture, [V, N, 4, 32, 32]; the first is the picture as it is."""
+def encoded(vae: AutoencoderKL, emoji: Emoji, chosen: list[int], size: int = SIZE) -> Tensor:
+    """Latents of `VARIANTS` versions of the chosen pictures, [V, N, C, H, W]; the first is the picture as it is."""
     rng = random.Random(0)
     variants = []
-    with torch.inference_mode():
+    with torch.inference_mode(), bfloat16():
         for variant in range(VARIANTS):
             parts = []
-            for some in groups(list(range(len(emoji.names))), 32):
-                pictures = emoji.crops(some, SIZE, 0.08 if variant else 0, rng)
-                parts.append(vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mean)
+            for some in groups(chosen, 8):
+                pictures = emoji.crops(some, size, 0.08 if variant else 0, rng, whole=size)
+                pictures = pictures.contiguous(memory_format=torch.channels_last)
+                parts.append(vae.encode(pictures).latent_dist.mean.float())
             variants.append(torch.cat(parts))
             print(f"variant {variant + 1} of {VARIANTS}", flush=True)
     return torch.stack(variants)
 
 
-def keep(latents: Tensor, work: Path) -> None:
-    """Store latents, the last thing that the chain of stages looks for before it trains the U-Net."""
-    save_file({"latents": latents.bfloat16().contiguous()}, work / "latents.safetensors")
+def keep(latents: Tensor, file: Path) -> None:
+    """Store latents; `latents.safetensors` is the last thing that the chain of stages looks for before the U-Net."""
+    save_file({"latents": latents.bfloat16().contiguous()}, file)
+
+
+def keep_drawn(file: Path, base: Path, size: int) -> None:
+    """Store latents of the pictures that are learnt, at `size` pixels, as the autoencoder of a model makes them."""
+    emoji = Emoji.load(file.parent)
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).to(memory_format=torch.channels_last)
+    keep(encoded(vae, emoji, emoji.drawn(), size), file)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What `keep_drawn` stored, with the names and categories of the pictures."""
+
+    latents: Tensor
+    names: list[str]
+    categories: list[str]
+
+    @classmethod
+    def load(cls, work: Path, name: str) -> "Latents":
+        known = Emoji.named(work)
+        chosen = known.drawn()
+        latents = load_file(work / name)["latents"]
+        return cls(latents, [known.names[i] for i in chosen], [known.categories[i] for i in chosen])
+
+    def only(self, names: list[str]) -> "Latents":
+        """Those of some names."""
+        chosen = [i for i, name in enumerate(self.names) if name in names]
+        return Latents(self.latents[:, chosen], *([each[i] for i in chosen] for each in (self.names, self.categories)))
+
+    def sample(self, count: int, rng: random.Random, varied: float = 0.4) -> tuple[Tensor, list[str]]:
+        """Latents of that many, with captions; a share of them `varied`."""
+        each = list(range(len(self.names)))
+        chosen = rng.sample(each * -(-count // len(each)), count)
+        variants = [rng.randrange(len(self.latents)) if rng.random() < varied else 0 for _ in chosen]
+        texts = [caption(self.names[i], self.categories[i], rng) for i in chosen]
+        return self.latents[variants, chosen].float(), texts
+
+    def first(self, count: int) -> tuple[Tensor, list[str]]:
+        """The latents and names of the first pictures."""
+        return self.latents[0, :count].float(), self.names[:count]
 
 
 # U-Net
@@ -564,7 +608,8 @@ def resume(folder: Path, work: Work = DEFAULT_WORK) -> None:
     stage.model.load_state_dict(trained.state_dict())
     stage.average = {name: value.detach().clone() for name, value in stage.model.named_parameters()}
     stage.save()
-    keep(encoded(pipe.vae, Emoji.load(work)), work)
+    emoji = Emoji.load(work)
+    keep(encoded(pipe.vae, emoji, list(range(len(emoji.names)))), work / "latents.safetensors")
 
 
 # Pictures
@@ -601,6 +646,18 @@ def grid(pictures: list[Image.Image], columns: int, captions: list[str]) -> Imag
             words = captions[i][: side // 5 + 1]
             draw.text((left + side // 2, top + side + 8), words, "#000000", font, anchor="mm")
     return sheet
+
+
+def by_lot(pipe: Any, names: list[str], count: int, seed: int, **options: Any) -> Image.Image:
+    """A sheet of what a pipeline makes of names drawn by lot, four at a time."""
+    captions = sorted(random.Random(3).sample(names, count))
+    torch.manual_seed(seed)
+    pictures = [
+        picture
+        for some in groups(list(range(count)), 4)
+        for picture in pipe([captions[i] for i in some], **options).images
+    ]
+    return grid(pictures, 8, captions)
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -673,13 +730,14 @@ def export(folder: Path, work: Work = DEFAULT_WORK) -> None:
     write(pipeline(work), folder)
 
 
-def write(pipe: StableDiffusionPipeline, folder: Path) -> None:
+def write(pipe: Any, folder: Path) -> None:
     """A pipeline in a folder, in half precision and without the paths that it was loaded from."""
     pipe = pipe.to(dtype=torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
-    pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # for releases that read vocab.json
-    settings = folder / "text_encoder" / "config.json"  # loaded, like the other parts, as float32 unless told otherwise
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "dtype": "float32"}, indent=2) + "\n")
+    for words in folder.glob("tokenizer*"):
+        pipe.tokenizer.backend_tokenizer.model.save(str(words))  # for releases that read vocab.json
+    for settings in folder.glob("text_encoder*/config.json"):  # loaded as float32 unless told otherwise, as all
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "dtype": "float32"}, indent=2) + "\n")
     for config in (folder / "model_index.json", *folder.glob("*/config.json")):  # without the path it was loaded from
         kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
         config.write_text(json.dumps(kept, indent=2) + "\n")

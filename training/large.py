@@ -13,10 +13,8 @@ import emoji as small
 import torch
 import torch.nn.functional as F
 import typer
-from diffusers import AutoencoderKL, DDIMScheduler, LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
@@ -24,6 +22,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 SIZE = 256  # pixels of a picture
 LATENT = 64
 BATCH = 8
+STORED = "large.safetensors"  # latents of the pictures that are learnt
 MATCHING = 400  # steps that make the new level feed the old ones what they know
 SOLVER = 50  # steps of the solver that distillation follows
 GUIDANCE = (2.0, 6.0)  # scales that the student learns
@@ -31,58 +30,14 @@ EMBEDDED = 128  # numbers that stand for a scale
 TIMESTEP_SCALING = 10.0  # as in LCMScheduler
 HUBER = 1e-3
 
-Work = Annotated[Path, typer.Option(help="Folder of the data, checkpoints and logs.")]
-Base = Annotated[Path, typer.Option(help="Folder of the emoji model that is grown.")]
-Compiled = Annotated[bool, typer.Option(help="With torch.compile: minutes to start, a third faster.")]
-DEFAULT_BASE = Path(__file__).parents[1] / "src" / "retouch" / "models" / "emoji"
-
 
 # Data
 
 
 @app.command()
-def encode(work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE) -> None:
+def encode(work: small.Work = small.DEFAULT_WORK, base: small.Base = small.DEFAULT_BASE) -> None:
     """Keep the latents of every picture that is learnt, as it is and slightly varied."""
-    pictures, rng = small.Emoji.load(work), random.Random(0)
-    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).to(memory_format=torch.channels_last)
-    variants = []
-    with torch.inference_mode(), small.bfloat16():
-        for variant in range(small.VARIANTS):
-            parts = []
-            for some in small.groups(pictures.drawn(), 8):
-                crops = pictures.crops(some, SIZE, 0.08 if variant else 0, rng, whole=SIZE)
-                crops = crops.contiguous(memory_format=torch.channels_last)
-                parts.append(vae.encode(crops).latent_dist.mean.bfloat16())
-            variants.append(torch.cat(parts))
-            print(f"variant {variant + 1} of {small.VARIANTS}", flush=True)
-    save_file({"latents": torch.stack(variants).contiguous()}, work / "large.safetensors")
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Latents `[V, N, 4, 64, 64]` of versions of the pictures that are learnt, their names and categories."""
-
-    latents: Tensor
-    names: list[str]
-    categories: list[str]
-
-    @classmethod
-    def load(cls, work: Path) -> "Latents":
-        known = small.Emoji.named(work)
-        chosen = known.drawn()
-        latents = load_file(work / "large.safetensors")["latents"]
-        return cls(latents, [known.names[i] for i in chosen], [known.categories[i] for i in chosen])
-
-    def sample(self, count: int, rng: random.Random) -> tuple[Tensor, list[str]]:
-        """Latents of that many, with captions."""
-        chosen = rng.sample(range(len(self.names)), count)
-        variants = [rng.randrange(len(self.latents)) if rng.random() < 0.4 else 0 for _ in chosen]
-        texts = [small.caption(self.names[i], self.categories[i], rng) for i in chosen]
-        return self.latents[variants, chosen].float(), texts
-
-    def first(self, count: int) -> tuple[Tensor, list[str]]:
-        """The latents and names of the first pictures."""
-        return self.latents[0, :count].float(), self.names[:count]
+    small.keep_drawn(work / STORED, base, SIZE)
 
 
 # Growing
@@ -127,7 +82,7 @@ def grown(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return large.to(memory_format=torch.channels_last)
 
 
-def matched(large: UNet2DConditionModel, unet: UNet2DConditionModel, latents: Latents, words: Tensor) -> None:
+def matched(large: UNet2DConditionModel, unet: UNet2DConditionModel, latents: small.Latents, words: Tensor) -> None:
     """Train the level that was added to pass on what the first layer of the old U-Net makes of the smaller latent."""
     known, rng = shifted_scheduler().alphas_cumprod, random.Random(0)
     outer = [*large.conv_in.parameters(), *large.down_blocks[0].parameters()]
@@ -163,7 +118,7 @@ def matrices_of(model: nn.Module) -> list[nn.Parameter]:
 
 
 def unet_stage(work: Path, pipe: StableDiffusionPipeline, compiled: bool = False) -> small.Stage:
-    unet, latents = grown(pipe.unet), Latents.load(work)
+    unet, latents = grown(pipe.unet), small.Latents.load(work, STORED)
     unet.set_attn_processor(AttnProcessor())
     if not (work / "large.pt").exists():
         with torch.no_grad():
@@ -188,7 +143,10 @@ def unet_stage(work: Path, pipe: StableDiffusionPipeline, compiled: bool = False
 
 @app.command()
 def unet(
-    hours: float = 2, compiled: Compiled = False, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE
+    hours: float = 2,
+    compiled: small.Compiled = False,
+    work: small.Work = small.DEFAULT_WORK,
+    base: small.Base = small.DEFAULT_BASE,
 ) -> None:
     """Train the larger U-Net until HOURS are used up over all runs."""
     unet_stage(work, opened(base), compiled).train(hours)
@@ -274,7 +232,7 @@ def distil_stage(work: Path, teacher: StableDiffusionPipeline, compiled: bool = 
     student, target = student_of(unet), student_of(unet).requires_grad_(False)
     noising = small.Noising(shifted_scheduler(), teacher.tokenizer, text_encoder)
     networks = [torch.compile(net, dynamic=False) if compiled else net for net in (unet, student, target)]
-    consistency, latents = Consistency(noising, *networks), Latents.load(work)
+    consistency, latents = Consistency(noising, *networks), small.Latents.load(work, STORED)
 
     def loss(rng: random.Random) -> Tensor:
         return consistency.loss(*latents.sample(BATCH, rng))
@@ -294,7 +252,10 @@ def distil_stage(work: Path, teacher: StableDiffusionPipeline, compiled: bool = 
 
 @app.command()
 def distil(
-    hours: float = 1, compiled: Compiled = False, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE
+    hours: float = 1,
+    compiled: small.Compiled = False,
+    work: small.Work = small.DEFAULT_WORK,
+    base: small.Base = small.DEFAULT_BASE,
 ) -> None:
     """Distil the larger model to a few steps until HOURS are used up over all runs."""
     distil_stage(work, pipeline(work, base), compiled).train(hours)
@@ -330,22 +291,19 @@ def sheet(
     guidance: float = 3.0,
     seed: int = 0,
     count: int = 32,
-    work: Work = small.DEFAULT_WORK,
-    base: Base = DEFAULT_BASE,
+    work: small.Work = small.DEFAULT_WORK,
+    base: small.Base = small.DEFAULT_BASE,
 ) -> None:
     """Write WHICH.png: COUNT names drawn by lot."""
-    pipe = MAKERS[which](work, base)
-    captions = sorted(random.Random(3).sample(small.DRAWN.read_text().splitlines(), count))
-    torch.manual_seed(seed)
-    pictures: list[Image.Image] = []
-    for some in small.groups(list(range(count)), 4):
-        texts = [captions[i] for i in some]
-        pictures += pipe(texts, num_inference_steps=steps, guidance_scale=guidance).images
-    small.grid(pictures, 8, captions).save(work / f"{which}.png")
+    options = {"num_inference_steps": steps, "guidance_scale": guidance}
+    names = small.DRAWN.read_text().splitlines()
+    small.by_lot(MAKERS[which](work, base), names, count, seed, **options).save(work / f"{which}.png")
 
 
 @app.command()
-def export(which: Which, folder: Path, work: Work = small.DEFAULT_WORK, base: Base = DEFAULT_BASE) -> None:
+def export(
+    which: Which, folder: Path, work: small.Work = small.DEFAULT_WORK, base: small.Base = small.DEFAULT_BASE
+) -> None:
     """Write a model to FOLDER in half precision, for `StableDiffusionPipeline.from_pretrained`."""
     small.write(MAKERS[which](work, base), folder)
 

@@ -121,4 +121,4 @@ def test_what_cannot_be_measured_is_named(tmp_path):
         Quality(method=("other",)).check()
     with pytest.raises(OptionError, match="fewer than two PNG"):
         Quality(images=tmp_path).check()
-    assert {"paper", "balanced", "fast", "exact"} <= set(METHODS)
+    assert {"paper", "balanced", "fast", "exact", "balanced, text recorded", "fast, keys again"} <= set(METHODS)

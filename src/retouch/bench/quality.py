@@ -36,19 +36,33 @@ from retouch.plan.policy import PRESETS, Policy
 from retouch.plan.region import Region
 
 CROP = "crop and stitch"
-BALANCED = PRESETS["balanced"]
+BALANCED, FAST = PRESETS["balanced"], PRESETS["fast"]
 
 BLENDED = {f"balanced, {name}": name for name in BLENDS if name != DEFAULT}
 """Methods that set the result into the picture in another way, and which."""
 
 INT8 = "balanced, int8"
 
+KEPT: dict[str, dict[str, Any]] = {
+    "keys recorded": {"keys_values": "recorded"},
+    "keys int8": {"keys_values": "int8"},
+    "keys again": {"keys_values": "recomputed"},
+    "text recorded": {"text": "recorded"},
+    "text every 2nd": {"text": 2},
+}
+"""What may become of keys and values, and of texts: each a method in the place of what `balanced` and `fast` have, which
+computes the active rows alone, however long that takes.
+"""
+
 METHODS: dict[str, Policy | None] = {
     **PRESETS,
     **dict.fromkeys(BLENDED, BALANCED),
     INT8: BALANCED,
-    "balanced, keys int8": replace(BALANCED, keys_values="int8"),
-    "balanced, keys again": replace(BALANCED, keys_values="recomputed"),
+    **{
+        f"{base.name}, {name}": replace(base, crossover=1.0, **change)
+        for base in (BALANCED, FAST)
+        for name, change in KEPT.items()
+    },
     CROP: None,
     "refreshed": replace(BALANCED, stats="refreshed"),
     "paper, dilate 8": replace(PRESETS["paper"], dilate=8),

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import scheduling_scm
 from PIL import Image
@@ -307,3 +308,12 @@ def test_a_family_that_is_not_there_is_named_before_weights_are_read(tmp_path):
 def test_a_model_that_makes_pictures_of_others_does_not_generate():
     with pytest.raises(PipelineError, match="FluxKontextPipeline makes pictures of others; open one"):
         editor("kontext").generate("a", size=SIZE, steps=2)
+
+
+def test_stable_diffusion_3_without_t5_loads_from_its_folder(tmp_path):
+    parts = {**pipeline("sd3").components, "text_encoder_3": None, "tokenizer_3": None}
+    StableDiffusion3Pipeline(**parts).save_pretrained(tmp_path)
+    loaded = Editor.from_pretrained(str(tmp_path))
+    assert loaded.model.pipe.text_encoder_3 is None
+    session = loaded.open(picture("sd3"), prompt="a b", steps=2, strength=0.5)
+    assert dict(session.conditioning.inputs)["encoder_hidden_states"].shape[1] == 8 + 256

@@ -138,7 +138,8 @@ class Editor(BaseEditor[DiffusionSession]):
             parts = library.DiffusionPipeline.load_config(str(folder))
             if "transformer" in parts:
                 check_family(parts["_class_name"])
-            pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True)
+            absent = {part: None for part, kind in parts.items() if kind == [None, None]}  # T5 of SD 3 must be named
+            pipe = library.DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, **absent)
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
         places = {key: located(value) for key, value in (loras or {}).items()}
