@@ -50,8 +50,8 @@ KEPT: dict[str, dict[str, Any]] = {
     "text recorded": {"text": "recorded"},
     "text every 2nd": {"text": 2},
 }
-"""What may become of keys and values, and of texts: each a method in the place of what `balanced` and `fast` have, which
-computes the active rows alone, however long that takes.
+"""What may become of keys and values, and of texts: each a method in the place of what `balanced` and `fast` have,
+which computes the active rows alone, however long that takes.
 """
 
 METHODS: dict[str, Policy | None] = {
