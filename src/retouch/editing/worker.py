@@ -27,7 +27,7 @@ IDLE = 1.0
 """Seconds without a job after which garbage is collected, if that is due."""
 
 TOGETHER = 1
-"""Jobs of as many sessions are computed together unless a server says otherwise: strokes gained nothing on two cores."""
+"""Jobs of as many sessions are computed together unless a server says otherwise; strokes gain nothing on two cores."""
 
 
 class Worker:
