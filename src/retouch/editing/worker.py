@@ -24,7 +24,7 @@ MOST = 64
 """Jobs that wait for one device; more are refused."""
 
 TOGETHER = 1
-"""Jobs of as many sessions are computed together unless a server says otherwise: on two cores strokes gained nothing."""
+"""Jobs of as many sessions are computed together unless a server says more: on two cores strokes gained nothing."""
 
 
 class Worker:
