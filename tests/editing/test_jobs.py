@@ -252,7 +252,7 @@ def test_words_and_options_are_the_newer_ones_where_they_are_given():
         drawn[at, at] = True
         mask = given.pop("mask", drawn.astype(float))
         pixels = np.full((8, 8, 3), at, np.uint8)
-        return Drawing(Mock(), pixels, drawn, mask, Asked(**given), max_error=None, refining=None, progress=print)
+        return Drawing(Mock(), Mock(), pixels, drawn, mask, Asked(**given), None, None, progress=print)
 
     older, newer = (
         drawing(1, prompt="a", negative="b", strength=0.5, areas=(1,), blend="fade"),
