@@ -1,5 +1,7 @@
 """The built-in models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,34 @@ def test_areas_are_as_in_the_dense_model():
     areas = [(left, "blue heart"), (left[:, ::-1], "a tree")]
     expected = np.asarray(session.reference(areas=areas).image).astype(int)
     assert np.abs(np.asarray(session.edit(areas=areas).image) - expected).max() <= 1
+
+
+def test_an_exact_edit_of_the_transformer_equals_the_dense_one():
+    session = retouch.load("builtin/emoji-dit", policy="exact").generate("red apple", steps=2, guidance=3)
+    assert not [fallback for net in session.networks().values() for fallback in net.explain().fallbacks]
+    stroke = painted(session.pixels, 40, 50, 12)
+    expected = np.asarray(session.reference(stroke).image).astype(int)
+    found = np.asarray(session.edit(stroke).image).astype(int)
+    assert (found != session.versions[0].pixels).any()
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def apple():
+    """What the transformer draws in two steps."""
+    return retouch.load("builtin/emoji-dit").generate("red apple", steps=2, guidance=3).pixels
+
+
+@pytest.mark.parametrize("text", ["recorded", 2])
+def test_texts_that_are_recorded_change_what_an_edit_of_the_transformer_makes_a_little(apple, text):
+    stroke = painted(apple, 40, 50, 12)
+    made = {}
+    for kept in ("recomputed", text):
+        policy = replace(retouch.Policy.named("fast"), text=kept, crossover=1.0)
+        session = retouch.load("builtin/emoji-dit", policy=policy).open(apple, prompt="red apple", steps=4)
+        made[kept] = np.asarray(session.edit(stroke).image).astype(int)
+        dense = np.asarray(session.reference(stroke).image).astype(int)
+        session.undo()
+    difference = np.abs(made[text] - made["recomputed"])
+    assert difference.max() > 0
+    assert difference.mean() < np.abs(dense - apple).mean()
