@@ -54,15 +54,10 @@ KEPT: dict[str, dict[str, Any]] = {
 which computes the active rows alone, however long that takes.
 """
 
-METHODS: dict[str, Policy | None] = {
+USUAL: dict[str, Policy | None] = {
     **PRESETS,
     **dict.fromkeys(BLENDED, BALANCED),
     INT8: BALANCED,
-    **{
-        f"{base.name}, {name}": replace(base, crossover=1.0, **change)
-        for base in (BALANCED, FAST)
-        for name, change in KEPT.items()
-    },
     CROP: None,
     "refreshed": replace(BALANCED, stats="refreshed"),
     "paper, dilate 8": replace(PRESETS["paper"], dilate=8),
@@ -72,6 +67,16 @@ METHODS: dict[str, Policy | None] = {
     "refreshed, dense below 0.6": replace(BALANCED, stats="refreshed", dense_below=0.6),
 }
 """Policies by the name of the method; None: crop and stitch, held against the dense reference of `balanced`."""
+
+METHODS: dict[str, Policy | None] = {
+    **USUAL,
+    **{
+        f"{base.name}, {name}": replace(base, crossover=1.0, **change)
+        for base in (BALANCED, FAST)
+        for name, change in KEPT.items()
+    },
+}
+"""All of them; those of attention are run where they are named."""
 
 Key = tuple[int, bytes, int, str]
 """What a dense result depends on: the edit, what is replaced around it, and how it is set in."""
@@ -129,7 +134,7 @@ class Quality(options.Quality, Suite):
         pictures, lpips = read_pictures(self.images) if self.images else self._draw(), self._weights()
         edits = list(enumerate(sample_edits([pixels for _, pixels in pictures], self.count)))
         settings: dict[str, Any] = {"steps": self.steps, "strength": self.strength, "guidance": self.guidance}
-        for name, part in progress.over(self.method or list(METHODS)):
+        for name, part in progress.over(self.method or list(USUAL)):
             editor = self._editor(name)
             for (number, (prompt, pixels)), of_picture in part.over(list(enumerate(pictures))):
                 of_picture.say(f"{name}: {prompt}")
