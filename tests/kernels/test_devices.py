@@ -51,12 +51,14 @@ def test_device_of_a_module():
 def test_a_network_is_given_tensors_on_its_device():
     seen = []
 
-    def module(x, *, scale):
-        seen.extend([x.device, scale.device])
-        return torch.zeros(1)
+    class Net:
+        backend = SimpleNamespace(device=META)
 
-    net = SimpleNamespace(backend=SimpleNamespace(device=META), module=module)
-    assert run_whole(net, torch.zeros(1), scale=torch.ones(1)).device == HOST
+        def __call__(self, x, *, scale):
+            seen.extend([x.device, scale.device])
+            return torch.zeros(1)
+
+    assert run_whole(Net(), torch.zeros(1), scale=torch.ones(1)).device == HOST
     assert seen == [META, META]
 
 

@@ -203,7 +203,8 @@ def test_bases_are_copied_in_once():
     assert [recording.bytes_read > 0 for recording in recordings] == [True, False, False, False]
     once, many = net.plan.kept_bytes, len(net._memory)
     added = net.demand(Region.from_mask(mask)).added
-    assert many <= once + 4 * (added + 16 * 64 * len(net.plan.kept))  # and probes
+    needed = once + 4 * (added + 16 * 64 * len(net.plan.kept))  # and probes
+    assert many <= needed * 5 / 4  # and room for what comes next
     net.release()
     assert net._memory is None
 
