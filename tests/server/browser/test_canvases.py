@@ -137,8 +137,8 @@ def test_areas_of_a_canvas_have_words_of_their_own(sheet, real):
     sheet.idle()
     assert np.array_equal(sheet.pixels(), real.pixels(session, 1))
     assert sheet.ask("live.tree[1].prompt") == "a"
-    sheet.ask("live.expand({ left: 8, top: 0, right: 0, bottom: 0 }, {}).then(() => null)")
     bounds = sheet.ask("live.areas.list[0].mask.bounds()")
+    sheet.ask("live.expand({ left: 8, top: 0, right: 0, bottom: 0 }, {}).then(() => null)")
     sheet.until("live.picture.width === 158")
     sheet.until(f"live.areas.list[0].mask.bounds().join() === '{bounds[0] + 8},{bounds[1]},{bounds[2]},{bounds[3]}'")
     sheet.until("live.tree.length === 4")
