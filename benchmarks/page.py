@@ -12,7 +12,6 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,14 +19,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from playwright.sync_api import Page, sync_playwright
+from serving import served
 from shared import Json, seconds, told
 
 from retouch.editing import kinds
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
-from retouch.server import serve
-from retouch.server.models import Models
-from retouch.server.studio import Studio
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -65,16 +62,6 @@ class Twin:
         """Seconds that `session.edit` takes for what the server's session was asked last."""
         assert self.session is not None
         return seconds(self.session.edit, **self.asked)
-
-
-def studio(editor: Editor, home: Path) -> str:
-    """The address of a studio in this process."""
-    bound, answers = serve.listening("127.0.0.1", 0), threading.Event()
-    access = serve.access_to(bound.getsockname()[1], "127.0.0.1", {})
-    made = Studio(Models({"model": editor}), home, access)
-    threading.Thread(target=serve.run, args=(made, bound, answers.set), daemon=True).start()
-    answers.wait()
-    return serve.link("127.0.0.1", access.port, None, None)
 
 
 def first_paints(browser: Any, address: str, count: int) -> list[float]:
@@ -121,9 +108,13 @@ def main(
 ) -> None:
     twin, editor = Twin(), kinds.load(model)
     assert isinstance(editor, Editor), "strokes are measured on diffusion models"
-    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        served(editor, Path(home) / "studio") as server,
+        sync_playwright() as playwright,
+    ):
+        address = f"{server.url}/"
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in QUIET])
-        address = studio(editor, Path(home) / "studio")
         paints = first_paints(browser, address, 7)
         page = browser.new_page(viewport=WINDOW)
         page.goto(address)

@@ -33,6 +33,7 @@ import numpy as np
 import requests
 import torch
 import typer
+from shared import seconds
 
 from retouch import Editor, Region, compile, models
 from retouch.bench.dense import to_channels_last
@@ -75,10 +76,26 @@ def person(server: Server, load: Load, number: int = 0) -> Person:
     return found
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+@contextmanager
+def painting(editor: Any, load: Load) -> Iterator[Callable[[int], None]]:
+    """People at a studio in this process, who have begun; what is given lets all of them paint so many strokes at
+    once, as fast as it answers.
+    """
+    with (
+        tempfile.TemporaryDirectory() as home,
+        served(editor, Path(home)) as server,
+        ThreadPoolExecutor(load.people) as pool,
+    ):
+        people = [person(server, load, number) for number in range(load.people)]
+
+        def paint(each: Person, strokes: int) -> None:
+            for _ in range(strokes):
+                each.paint()
+
+        def all_paint(strokes: int) -> None:
+            list(pool.map(partial(paint, strokes=strokes), people))
+
+        yield all_paint
 
 
 def editor_of(model: str, policy: str) -> Any:
@@ -105,27 +122,17 @@ def dense(
     side = round(size * share**0.5)
     load = Load(people=PEOPLE, size=size, stroke=side, steps=steps, think=0)
     picture = np.full((size, size, 3), 90, np.uint8)
-    with (
-        tempfile.TemporaryDirectory() as home,
-        served(editor, Path(home)) as server,
-        ThreadPoolExecutor(PEOPLE) as pool,
-    ):
-        people = [person(server, load, number) for number in range(PEOPLE)]
+    with painting(editor, load) as paint:
         given = {} if steps is None else {"steps": steps}
         session = editor.open(picture, seed=1, **given)
         painted = picture.copy()
         painted[:side, :side] = 200
-
-        def paint(each: Person) -> None:
-            for _ in range(strokes):
-                each.paint()
-
-        list(pool.map(Person.paint, people))
+        paint(1)
         session.reference(painted)
         strokes_s, edits_s = [], []
         for _ in range(rounds):
-            strokes_s.append(seconds(lambda: list(pool.map(paint, people))) / (PEOPLE * strokes))
-            edits_s.append(seconds(lambda: session.reference(painted)))
+            strokes_s.append(seconds(paint, strokes) / (PEOPLE * strokes))
+            edits_s.append(seconds(session.reference, painted))
         stroke_s, dense_s = statistics.median(strokes_s), statistics.median(edits_s)
         print(json.dumps({"stroke_s": stroke_s, "dense_s": dense_s, "times": dense_s / stroke_s}))
 
@@ -170,22 +177,12 @@ def together(
     worker = worker_of(editor.device)
     load = Load(people=people, size=size, stroke=max(1, round(size * share**0.5)), steps=steps, think=0)
     ways: dict[str, list[tuple[float, float]]] = {"together": [], "one_by_one": []}
-    with (
-        tempfile.TemporaryDirectory() as home,
-        served(editor, Path(home)) as server,
-        ThreadPoolExecutor(people) as pool,
-    ):
-        painters = [person(server, load, number) for number in range(people)]
-
-        def paint(each: Person) -> None:
-            for _ in range(strokes):
-                each.paint()
-
+    with painting(editor, load) as paint:
         for turn in range(-1, rounds):
             for name, found in ways.items():
                 worker.together = people if name == "together" else 1
                 cpu = time.process_time()
-                taken = seconds(lambda: list(pool.map(paint, painters)))
+                taken = seconds(paint, strokes)
                 if turn >= 0:  # the first round warms up
                     found.append((taken / (people * strokes), (time.process_time() - cpu) / (people * strokes)))
     told(ways)
@@ -235,7 +232,7 @@ def updates(
         for found in (new, seen, seen):
             for name, way in ways.items():
                 cpu = time.process_time()
-                taken = seconds(partial(way, regions, given))
+                taken = seconds(way, regions, given)
                 found[name].append((taken / count, (time.process_time() - cpu) / count))
     decision = net.explain(regions[0]).decision
     assert decision is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ import torch
 import torch.utils._pytree as pytree
 
 import retouch.runtime.store as blocks
+from retouch.editing.context import holding
 from retouch.editing.manifest import layer_file
 from retouch.frontend.signature import same_tensor
 from retouch.incremental import Incremental
@@ -33,14 +34,9 @@ class Cancelled(Exception):
 _go_on: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
 
 
-@contextmanager
-def asking(go_on: Callable[[], None]) -> Iterator[None]:
+def asking(go_on: Callable[[], None]) -> AbstractContextManager[None]:
     """Call `go_on` before every network call that this thread makes in a block; it raises Cancelled to stop there."""
-    token = _go_on.set(go_on)
-    try:
-        yield
-    finally:
-        _go_on.reset(token)
+    return holding(_go_on, go_on)
 
 
 def go_on() -> None:
@@ -61,14 +57,9 @@ class Meets(Protocol):
 _meeting: ContextVar[Meets | None] = ContextVar("meeting", default=None)
 
 
-@contextmanager
-def meeting(place: Meets) -> Iterator[None]:
+def meeting(place: Meets) -> AbstractContextManager[None]:
     """Updates that this thread makes in a block wait there for others."""
-    token = _meeting.set(place)
-    try:
-        yield
-    finally:
-        _meeting.reset(token)
+    return holding(_meeting, place)
 
 
 def no_more_calls() -> None:

@@ -34,8 +34,11 @@ class Waiting:
         finally:
             with self._lock:
                 self._count -= 1
-                if not self._count and self._enabled:
+                ended = not self._count and self._enabled
+                if ended:
                     self._end()
+            if ended and self._passed >= MOST:  # without the lock, which what is collected may ask for
+                self.collect()
 
     def _end(self) -> None:
         if not gc.get_freeze_count():  # else somebody keeps things from being collected, which this would undo
@@ -43,8 +46,6 @@ class Waiting:
             gc.unfreeze()
         gc.enable()
         self._passed += 1
-        if self._passed >= MOST:
-            self.collect()
 
     @property
     def is_due(self) -> bool:

@@ -11,13 +11,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cached_property
 from threading import Condition
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from retouch.editing.calls import Cancelled
+from retouch.editing.context import holding
 from retouch.editing.images import Box, Pixels
 from retouch.errors import RetouchError
 
@@ -42,14 +44,9 @@ class Origin:
 _origin: ContextVar[Origin] = ContextVar("origin")
 
 
-@contextmanager
-def asked_by(origin: Origin) -> Iterator[None]:
+def asked_by(origin: Origin) -> AbstractContextManager[None]:
     """Jobs that are begun in a block, and versions that are made there, have this origin."""
-    token = _origin.set(origin)
-    try:
-        yield
-    finally:
-        _origin.reset(token)
+    return holding(_origin, origin)
 
 
 def origin_now() -> Origin:
@@ -114,6 +111,7 @@ class Task(ABC, Generic[R]):
     def run(self, job: Job[R]) -> R:
         """Do it; the job's result."""
 
+    @cached_property
     def meets(self) -> Hashable:
         """Equal for what gains by being computed together, whichever sessions it is of; None: it is computed alone."""
         return None

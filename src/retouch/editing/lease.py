@@ -35,6 +35,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from retouch.editing.context import holding
 from retouch.editing.manifest import MANIFEST, ArchiveError
 
 LOCK, OWNERS, SERVERS = "lock", "owners", "_servers"
@@ -113,14 +114,12 @@ def claimed(claim: Claim) -> Iterator[None]:
     """Archives of the claim's folder that are opened in a block are written under it, and release it when closed; it is
     released if none was.
     """
-    token = _claimed.set(claim)
     try:
-        yield
+        with holding(_claimed, claim):
+            yield
     except BaseException:
         claim.release()
         raise
-    finally:
-        _claimed.reset(token)
 
 
 def claim_of(folder: Path) -> Claim | None:

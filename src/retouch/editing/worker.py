@@ -284,7 +284,7 @@ class Worker:
 def _meets(job: Job[Any]) -> Hashable:
     """Where a job meets others; what is wrong with it, it says when it is run."""
     try:
-        return job.task.meets()
+        return job.task.meets
     except Exception:
         return None
 

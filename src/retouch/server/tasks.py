@@ -41,12 +41,9 @@ class Draft(Task[None]):
     drawn: Drawn
     progress: Progress
 
+    @cached_property
     def meets(self) -> Hashable:
         """Where the edit would."""
-        return self._place
-
-    @cached_property
-    def _place(self) -> Hashable:
         session, mask = self.session, self.drawn.mask
         if not isinstance(session, DiffusionSession) or mask is None or self.drawn.areas:
             return None

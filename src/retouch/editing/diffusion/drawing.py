@@ -41,14 +41,11 @@ class Drawing(Task[Edited]):
         """A picture with the strokes on it."""
         return pasted(self.pixels, self.drawn, picture)
 
+    @cached_property
     def meets(self) -> Hashable:
         """What the session says; None where words find the region, where areas have words, and where edits may be
         computed more than once.
         """
-        return self._place
-
-    @cached_property
-    def _place(self) -> Hashable:
         if self.mask is None or self.asked.areas or self.max_error is not None:
             return None
         return self.place(self.mask > 0)

@@ -38,12 +38,9 @@ class SourceEdit(Task[Edited]):
     source: Tensor
     drawn: Tensor
 
+    @cached_property
     def meets(self) -> Incremental | None:
         """The network, where such edits gain."""
-        return self._place
-
-    @cached_property
-    def _place(self) -> Incremental | None:
         region = Region.from_mask(self.drawn.reshape(-1, *self.drawn.shape[-2:]).any(0))
         return self.net if self.net.gain(region) >= GAIN else None
 

@@ -2,7 +2,7 @@
  * The ring at the pointer: as large as the brush, and around it how far the edit is.
  * @import {Point} from './types.js'
  */
-import { svg } from './dom.js';
+import { still, svg } from './dom.js';
 
 const SMALLEST = 9;
 /** Milliseconds between turns: an animation would draw sixty times a second what is then missing to the edit. */
@@ -42,9 +42,13 @@ export class Cursor {
   progress(share) {
     const busy = share !== null;
     for (const circle of [this.track, this.ring]) circle.toggleAttribute('hidden', !busy);
-    clearInterval(this.#turning);
-    this.#turn(-90);
-    if (busy && share < 0) this.#turning = setInterval(() => this.#turn(this.#angle + STEP), TURN);
+    const turns = busy && share < 0 && !still();
+    if (turns && !this.#turning) this.#turning = setInterval(() => this.#turn(this.#angle + STEP), TURN);
+    else if (!turns) {
+      clearInterval(this.#turning);
+      this.#turning = 0;
+      this.#turn(-90);
+    }
     if (busy) this.ring.setAttribute('stroke-dasharray', share < 0 ? '25 75' : `${Math.max(100 * share, 2)} 100`);
   }
 
