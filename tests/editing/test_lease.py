@@ -173,6 +173,25 @@ def test_a_late_taker_does_not_undo_a_later_one(holders, folder, monkeypatch):
     claims[1].commit(Text("third"))
 
 
+def test_a_number_that_was_taken_and_removed_is_not_taken_again(holders, folder):
+    slow, quick, quicker = holders(), holders(), holders()
+    slow.claim(folder).release()
+    passed_over(quicker, quick)
+    numbers = []
+
+    def others_come_first(other):
+        if not numbers:
+            numbers.extend(taker.claim(folder).number for taker in (quick, quicker))
+        return False
+
+    quick.claim(folder)
+    slow.lives = others_come_first
+    passed_over(quick, quick)
+    claim = slow.claim(folder)
+    assert claim.number > max(numbers)
+    assert not claim.is_lost
+
+
 def test_many_takers_at_once_get_numbers_of_their_own(holders, folder):
     takers = [holders() for _ in range(6)]
     for taker in takers:

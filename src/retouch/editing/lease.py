@@ -2,9 +2,9 @@
 
 A server is a `Holder`. It shows that it lives by touching one file; others watch that change, by monotonic clocks of
 their own, so no clocks of two machines are compared. Whoever opens a session takes a `Claim` on its folder, whose
-number is one higher than the last: a file of that name, which only one can make. A holder that does not live any more
-is passed over, and it may be wrong about that itself (paused, or cut off), so every manifest is put in place so that a
-later claim wins whatever anybody believes:
+number is one higher than the last: a file of that name, which only one can make while it is the highest. A holder that
+does not live any more is passed over, and it may be wrong about that itself (paused, or cut off), so every manifest is
+put in place so that a later claim wins whatever anybody believes:
 
 1. the holder writes the new manifest under a name with its number, 2. looks whether its number is still the highest,
 3. renames it over the old one; who takes over 4. makes the file of the next number, 5. removes what is named by lower
@@ -257,7 +257,8 @@ class Holder:
                     os.link(mine, owners / str(number))
                 except FileExistsError:
                     continue
-                break
+                if _newest(folder)[0] == number:  # else others had taken and removed it before
+                    break
         finally:
             mine.unlink(missing_ok=True)
         flush(owners)
