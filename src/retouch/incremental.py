@@ -303,7 +303,7 @@ class Incremental:
         together = self._together(recordings, regions, changes)
         self.backend.set_threads(torch.get_num_threads())
         together.load(recordings)
-        for part, changed, own in zip(together.parts, changes, self._owned_by_all(leaves), strict=True):
+        for part, changed, own in zip(together.parts, changes, self._owned_by_all(leaves, changes), strict=True):
             self._feed_active(part, part.schedule.active, own, changed)
         together.run()
         results = [self._result(part) for part in together.parts]
@@ -365,7 +365,7 @@ class Incremental:
             else:
                 recording.begin(planned.schedule)
                 if not idle:
-                    self._feed_active(recording, planned.schedule.active, self._owned(leaves), changed)
+                    self._feed_active(recording, planned.schedule.active, self._owned(leaves, changed), changed)
             if areas and by_area:
                 self._feed_areas(recording, areas, by_area)
             if not idle:
@@ -429,13 +429,14 @@ class Incremental:
         pairs = zip(self.program.inputs, leaves, strict=True)
         return frozenset(value for value, leaf in pairs if differs(value, leaf))
 
-    def _owned(self, leaves: list[Any]) -> list[Any]:
-        """Arguments of which a recording keeps those without a grid."""
-        return [leaf if v.grid else _own(leaf) for v, leaf in zip(self.program.inputs, leaves, strict=True)]
+    def _owned(self, leaves: list[Any], changed: frozenset[Value]) -> list[Any]:
+        """Arguments of which a recording keeps those that changed and have no grid."""
+        pairs = zip(self.program.inputs, leaves, strict=True)
+        return [_own(leaf) if v in changed and not v.grid else leaf for v, leaf in pairs]
 
-    def _owned_by_all(self, leaves: list[list[Any]]) -> list[list[Any]]:
+    def _owned_by_all(self, leaves: list[list[Any]], changes: Sequence[frozenset[Value]]) -> list[list[Any]]:
         """The same for several recordings; equal arguments are one object, so that what follows is computed once."""
-        first, *others = map(self._owned, leaves)
+        first, *others = map(self._owned, leaves, changes)
         return [first, *([a if same_tensor(a, b) else b for a, b in zip(first, x, strict=True)] for x in others)]
 
     def _feed(self, recording: State, leaves: list[Any]) -> None:

@@ -195,7 +195,7 @@ def test_rows_that_were_fetched_before_the_update(transfers):
     for region, mask, sends in zip(regions, masks, (1, 2), strict=True):
         restored = snapshot.recording()
         transfers.sent.clear()
-        restored.fetch(schedule)
+        restored.fetch(schedule.around, schedule.before)
         poison(net)
         found = net.update(restored, region, *made.edited(mask).args).sample
         assert len(transfers.sent) == sends

@@ -277,7 +277,7 @@ class Calls:
         if following and recording.schedule and net.backend.transfers:
             restored = self.snapshots[following].recording()
             try:
-                restored.fetch(recording.schedule)
+                restored.fetch(recording.schedule.around, recording.schedule.before)
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise

@@ -295,7 +295,7 @@ class State(Contents, Operands):
 
     @abstractmethod
     def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
-        """The copies that bring the rows which `wanted` needs to these handles."""
+        """The copies that bring the rows of `wanted` to these handles."""
 
     @abstractmethod
     def receive(self, schedule: Schedule, found: Computed) -> None:
@@ -333,22 +333,18 @@ class State(Contents, Operands):
 
     # Saved rows
 
-    def _saving(self, saves: Sequence[SavedPlace], memory: Scratch | None) -> tuple[list[Copy], dict[Value, Any]]:
-        """The copies that bring rows which are to be saved to where `memory` has room for them, and what they are then,
-        as in a `Delta`.
-        """
-        copies: list[Copy] = []
-        rows = {}
-        for value, index, count, offset in saves:
-            assert memory is not None
-            handle = memory.place(offset, count, value.channels, value.dtype)
-            copies.append((handle, None, self.resolve(Slot.kept(value)), index))
-            rows[value] = (index, handle)
-        return copies, rows
-
-    def restore(self, value: Value, index: Any, places: Any) -> None:
-        """Put back some saved rows of a value, if they were saved: `index` here, at `places` there."""
+    def restore(self, rows: Iterable[tuple[Value, Any, Any]]) -> None:
+        """Put back saved rows of values, of those that were saved: index of a value's rows, places where they are."""
         assert self.pending is not None
-        if value in self.pending.rows:
-            kept = self.resolve(Slot.kept(value))
-            self.backend.kernel("copy_rows")(kept, index, self.pending.rows[value][1], places)
+        saved = self.pending.rows
+        found = [(self.resolve(Slot.kept(v)), index, saved[v][1], places) for v, index, places in rows if v in saved]
+        self.backend.kernel("copy_many")(found)
+
+
+def saved_rows(saves: Sequence[SavedPlace], memory: Scratch | None) -> dict[Value, tuple[Any, Any]]:
+    """Rows that are to be saved where `memory` has room for them, as in a `Delta`."""
+    found = {}
+    for value, index, count, offset in saves:
+        assert memory is not None
+        found[value] = index, memory.place(offset, count, value.channels, value.dtype)
+    return found

@@ -56,6 +56,7 @@ class ScheduleEmitter:
         self.reads: dict[Value, dict[Table, None]] = {}
         self.replaced: set[Value] = set()
         self._by_area: dict[tuple[Table, Grid], tuple[Table, ...]] = {}
+        self._restores: list[tuple[Value, Table, Table]] = []
 
     # Rows
 
@@ -229,7 +230,7 @@ class ScheduleEmitter:
 
     def restore(self, value: Value, rows: Table) -> None:
         if self.count == 1:  # of several runs results are put together without them
-            self._host(_restore, value, rows, self.tables.positions(rows, self.active(value)))
+            self._restores.append((value, rows, self.tables.positions(rows, self.active(value))))
         if value in self._results():
             self.replaced.add(value)
 
@@ -281,6 +282,8 @@ class ScheduleEmitter:
                 self._read_whole(output.ref.value)
         kept = [v for v in self.actives if self.plan.storage[v] is Storage.KEPT]
         self.statistics.put_back(self, kept)
+        if self._restores:
+            self._host(_restore, self._restores)
         self._named("")
         written = {v: self.actives[v] for v in kept if len(self.actives[v]) and not self._by_host(v)}
         saves = {v: None if rows.full else rows for v, rows in written.items()}
@@ -297,8 +300,8 @@ class ScheduleEmitter:
         return producer is not None and producer.host
 
 
-def _restore(state: Any, value: Value, index: Any, places: Any) -> None:
-    state.restore(value, index, places)
+def _restore(state: Any, rows: Any) -> None:
+    state.restore(rows)
 
 
 def _compute(state: Any, op: Op) -> None:

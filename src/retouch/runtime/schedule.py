@@ -5,10 +5,10 @@ What differs between states (kept rows, dense values) is named by slots and look
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +26,22 @@ SavedPlace = tuple[Value, Any, int, int]
 """A value, the index handle of rows to be saved, room for that many rows, the byte offset of the place for them."""
 
 
-class Needs(Protocol):
+@dataclass(frozen=True, eq=False)
+class Needs:
     """Rows of kept values that somebody reads as they were; whether they lie in order where they go (`packed`), or
     where they are in whole maps.
     """
 
-    @property
-    def packed(self) -> bool: ...
+    packed: bool
+    shared: Shared
+    tables: Mapping[Value, Table]
+    _handles: dict[Table, Any] = field(default_factory=dict)
 
-    @property
-    def needs(self) -> Mapping[Value, Table]: ...
-
-    def handle(self, table: Any) -> Any:
+    def handle(self, table: Table) -> Any:
         """The handle of a table."""
+        if table not in self._handles:
+            self._handles[table] = self.shared.handle(table)
+        return self._handles[table]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,6 @@ class Schedule:
     steps, which were made for another region.
     """
 
-    packed: ClassVar[bool] = False
     shared: Shared
     steps: tuple[Call, ...]
     saves: dict[Value, Table | None]
@@ -77,13 +79,27 @@ class Schedule:
         tables = {leaf for call in self.steps for leaf in leaves(call.args) if isinstance(leaf, kinds)}
         return sum(table.array.nbytes for table in tables | {*self.active.values()}) + STEP * len(self.steps)
 
-    @cached_property
+    @property
     def needs(self) -> dict[Value, Table]:
         """The rows of each kept value that a run reads as they were before it, in order."""
+        return self._needed(self.replaced)
+
+    @cached_property
+    def around(self) -> Needs:
+        """The same without rows that it overwrites, which are read where they are saved: `before`."""
+        return Needs(False, self.shared, self._needed(self.replaced.difference(self.overwritten)))
+
+    @cached_property
+    def before(self) -> Needs:
+        """The rows that it overwrites and reads as they were."""
+        return Needs(True, self.shared, {value: self.active[value] for value in self.overwritten})
+
+    def _needed(self, replaced: Set[Value]) -> dict[Value, Table]:
+        """The rows that are read as they were, of `replaced` values active ones, too."""
         made: dict[tuple[Table | None, frozenset[Table]], Table] = {}
         found = {}
         for value, tables in self.reads.items():
-            computed = None if value in self.replaced else self.active[value]
+            computed = None if value in replaced else self.active[value]
             key = (computed, frozenset(tables))
             if key not in made:
                 made[key] = _union(tables, computed)

@@ -23,7 +23,7 @@ from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
 from retouch.passes.storage import Plan
 from retouch.runtime.calls import Call
-from retouch.runtime.schedule import Schedule
+from retouch.runtime.schedule import Needs, Schedule
 from retouch.runtime.shared import Shared
 
 NOWHERE = -2
@@ -106,22 +106,6 @@ class Stacked:
         return self.matrix.value
 
 
-@dataclass(frozen=True, eq=False)
-class Lent:
-    """The rows of kept values that are read of one map that updates start from."""
-
-    packed: bool
-    shared: Shared
-    needs: Mapping[Value, Table]
-    _handles: dict[Table, Any] = field(default_factory=dict)
-
-    def handle(self, table: Table) -> Any:
-        """The handle of a table."""
-        if table not in self._handles:
-            self._handles[table] = self.shared.handle(table)
-        return self._handles[table]
-
-
 Moved = tuple[Table, Layout, "Table | None", bool]
 """A table, the layout and the table of all maps that it was made of, whether it names old rows."""
 
@@ -139,7 +123,7 @@ class SideBySide(Schedule):
     layouts: Mapping[Value, Layout]
     hosted: frozenset[Value]
     singles: tuple[Schedule, ...]
-    lent: tuple[tuple[Lent, Lent], ...]
+    lent: tuple[tuple[Needs, Needs], ...]
     origin: Schedule
     moves: tuple[Moved, ...]
     plan: Plan
@@ -230,22 +214,22 @@ def _layouts(
     read = cache(lambda needed: _of_bases(needed, bases))
     layout = cache(lambda size, computed, needed, whole: Layout(size, computed, bases, needed, whole))
     elsewhere = {*schedule.replaced, *hosted, *plan.program.inputs}
-    layouts = {}
+    layouts, needs = {}, schedule.needs
     for value in plan.kept:
         empty = none(value.rows)
         written = value in schedule.saves or value in hosted
         computed = tuple([active[value] if written else empty for active in actives])
-        needed = schedule.needs.get(value)
+        needed = needs.get(value)
         reads = (empty,) * count if needed is None else read(needed)
         whole = count == len(bases) and value not in elsewhere and _all(value.rows, computed, reads)
         layouts[value] = layout(value.rows, computed, reads, whole)
     return layouts
 
 
-def _lent(shared: Shared, layouts: Mapping[Value, Layout], bases: tuple[int, ...]) -> tuple[tuple[Lent, Lent], ...]:
-    def lent(base: int, packed: bool) -> Lent:
+def _lent(shared: Shared, layouts: Mapping[Value, Layout], bases: tuple[int, ...]) -> tuple[tuple[Needs, Needs], ...]:
+    def lent(base: int, packed: bool) -> Needs:
         found = {v: x.read[base] for v, x in layouts.items() if len(x.read[base]) and x.whole != packed}
-        return Lent(packed, shared, found)
+        return Needs(packed, shared, found)
 
     return tuple([(lent(base, True), lent(base, False)) for base in range(1 + max(bases))])
 

@@ -233,4 +233,4 @@ class Redraw:
 
 def grey_levels(original: Mapping[str, Tensor]) -> float:
     """Grey levels of a difference of one in the clean latent: of the original, by the deviations of both."""
-    return float(original["image"].float().std() / original["latents"][-1].std().clamp(min=1e-3))
+    return float(original["image"].numpy().std(ddof=1) / original["latents"][-1].std().clamp(min=1e-3))

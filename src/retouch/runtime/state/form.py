@@ -128,7 +128,7 @@ class Stack:
     def _read(self, wanted: Needs) -> Reads:
         base = self.forms[0]
         picks, nbytes = [], 0
-        for value, rows in wanted.needs.items():
+        for value, rows in wanted.tables.items():
             numbers = self.holders(value)
             tables = tuple([self.forms[number].tables[value] for number in numbers])
             found = self._pick(rows, tables, wanted.packed)

@@ -10,7 +10,7 @@ from torch import Tensor
 from retouch.errors import RetouchError
 from retouch.ir.operands import Slot
 from retouch.ir.value import Matrix, Value
-from retouch.runtime.base import Compiled, Computed, Copy, Delta, State, plain_tensors
+from retouch.runtime.base import Compiled, Computed, Copy, Delta, State, plain_tensors, saved_rows
 from retouch.runtime.executor import Direct
 from retouch.runtime.schedule import Needs, Schedule
 from retouch.runtime.shared import Scratch
@@ -70,9 +70,10 @@ class Recording(State):
     def begin(self, schedule: Schedule) -> None:
         places, size = schedule.saved_places(schedule.saves)
         self.pending = Delta(memory=self._scratch(size))
-        copies, rows = self._saving(places, self.pending.memory)
-        self.backend.kernel("copy_many")(copies)
-        self.pending.rows.update(rows)
+        self.pending.rows.update(saved_rows(places, self.pending.memory))
+        self.backend.kernel("copy_many")(
+            [(handle, None, self.resolve(Slot.kept(v)), index) for v, (index, handle) in self.pending.rows.items()]
+        )
         self.pending.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
 
     def run(self, schedule: Schedule) -> None:
@@ -90,7 +91,7 @@ class Recording(State):
         return self.resolve(key) if isinstance(key, Slot) else self.backend.rows(self.matrix(key))
 
     def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
-        for value, rows in wanted.needs.items():
+        for value, rows in wanted.tables.items():
             index = wanted.handle(rows)
             yield target(value), None if wanted.packed else index, self.resolve(Slot.kept(value)), index
 

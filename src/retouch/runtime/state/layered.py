@@ -143,10 +143,10 @@ class Restored(State):
         self.bytes_read = 0
         self.schedule: Schedule | None = None
         self.meanwhile: Callable[[Restored], None] | None = None
-        self._fetched: tuple[Needs, Sent] | None = None
+        self._fetched: tuple[tuple[Needs, ...], Sent] | None = None
         self._layer: Layer | None = None
 
-    def fetch(self, wanted: Needs) -> None:
+    def fetch(self, *wanted: Needs) -> None:
         """Begin to bring rows that will be read from the host's memory, if any of them are there.
 
         An update that needs others brings its own.
@@ -155,21 +155,20 @@ class Restored(State):
         if transfers is not None:
             parts = [
                 (self.snapshot.layers[number].rows(value), None if source is None else source.host)
-                for value, number, _, source in self.snapshot.stack.reads(wanted).picks
+                for needs in wanted
+                for value, number, _, source in self.snapshot.stack.reads(needs).picks
                 if not self.snapshot.layers[number].on_device(self.backend)
             ]
             self._fetched = wanted, transfers.send(parts)
 
     def begin(self, schedule: Schedule) -> None:
-        """Read the rows that `schedule` reads and does not compute."""
+        """Read the rows that `schedule` reads and does not compute, and those that it overwrites and reads."""
         self._claim(schedule)
-        copy, binding = self.backend.kernel("copy_many"), self.workspace.binding(schedule)
-        copy([*self.lend(schedule, self.workspace.places.__getitem__), *self._given()])
-        if binding.saving is None:
-            binding.saving = self._saving(binding.saves, binding.memory)
-        copies, rows = binding.saving
-        copy(copies)
-        self.pending = Delta(memory=binding.memory, rows=rows)
+        binding = self.workspace.binding(schedule)
+        targets = self.workspace.places.__getitem__, lambda value: binding.saved[value][1]
+        brought = self._brought((schedule.around, schedule.before), targets)
+        self.backend.kernel("copy_many")([*brought, *self._given()])
+        self.pending = Delta(memory=binding.memory, rows=binding.saved)
 
     def _given(self) -> Iterator[Copy]:
         """The copies that bring statistics, and dense values that kernels read."""
@@ -247,20 +246,24 @@ class Restored(State):
         return self.snapshot.layers[newest].handle(key, self.backend)
 
     def lend(self, wanted: Needs, target: Callable[[Value], Any]) -> Iterable[Copy]:
-        """The copies that bring the rows which `wanted` needs to these handles."""
-        if self._fetched is None or self._fetched[0] is not wanted:
-            self.fetch(wanted)
+        """The copies that bring the rows of `wanted` to these handles."""
+        return self._brought((wanted,), (target,))
+
+    def _brought(self, wanted: tuple[Needs, ...], targets: Iterable[Callable[[Value], Any]]) -> list[Copy]:
+        if self._fetched is None or self._fetched[0] != wanted:
+            self.fetch(*wanted)
         backend, layers, copies = self.backend, self.snapshot.layers, []
         arrived = iter(backend.transfers.arrived(self._fetched[1]) if backend.transfers and self._fetched else ())
         near = [layer.on_device(backend) for layer in layers]
-        reads = self.snapshot.stack.reads(wanted)
-        for value, number, where, source in reads.picks:
-            if near[number]:
-                copies.append((target(value), where, layers[number].handle(value, backend), source))
-            else:
-                copies.append((target(value), where, backend.rows(next(arrived)), None))
+        for needs, target in zip(wanted, targets, strict=True):
+            reads = self.snapshot.stack.reads(needs)
+            for value, number, where, source in reads.picks:
+                if near[number]:
+                    copies.append((target(value), where, layers[number].handle(value, backend), source))
+                else:
+                    copies.append((target(value), where, backend.rows(next(arrived)), None))
+            self.bytes_read += reads.nbytes
         self._fetched = None
-        self.bytes_read += reads.nbytes
         return copies
 
     def receive(self, schedule: Schedule, found: Computed) -> None:
@@ -311,10 +314,9 @@ class Restored(State):
         if form.keys or dense:
             self._layer = written(self.backend, self.snapshot.store, form, sources, dense, self.file)
 
-    def restore(self, value: Value, index: Any, places: Any) -> None:
+    def restore(self, rows: Iterable[tuple[Value, Any, Any]]) -> None:
         """Put back saved rows, where somebody reads them after the update: in its result."""
-        if value in self.workspace.results:
-            super().restore(value, index, places)
+        super().restore([each for each in rows if each[0] in self.workspace.results])
 
     def abort(self) -> None:
         """Forget the update: the snapshot never changed."""

@@ -215,8 +215,8 @@ class Part(Contents):
         found = self._new(value).new_empty(value.rows, value.channels)
         target = self.backend.rows(found)
         copy = self.backend.kernel("copy_rows")
-        if value in lent.needs:
-            copy(target, lent.handle(lent.needs[value]), memory.map(self, value), None)
+        if value in lent.tables:
+            copy(target, lent.handle(lent.tables[value]), memory.map(self, value), None)
         places = memory.schedule.places(value, self.number, rows)
         copy(target, self.schedule.handle(rows), memory.resolve(Slot.kept(value)), places)
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -15,12 +14,13 @@ from retouch.ir.geometry import IntArray
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
-from retouch.runtime.base import Compiled, Copy
+from retouch.runtime.base import Compiled, saved_rows
 from retouch.runtime.executor import Direct, Executor
 from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
 from retouch.runtime.state.form import Folding, Form, Pick, Stack
+from retouch.runtime.state.lookup import Lookups
 
 PICKS = 1024
 """Remembered choices of the layer that a row is read from."""
@@ -33,14 +33,18 @@ TEMPLATES = 8
 class Binding:
     """A schedule with the memory of a workspace: where it saves rows that it overwrites, and what runs it.
 
-    `saving` are the copies that save them, with what is saved; `forms` those of the layers that its updates add.
+    `forms` are those of the layers that its updates add.
     """
 
     saves: list[SavedPlace]
     memory: Scratch
     executor: Executor
-    saving: tuple[list[Copy], dict[Value, Any]] | None = None
     forms: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def saved(self) -> dict[Value, tuple[Any, Any]]:
+        """Index and place of the rows that it saves."""
+        return saved_rows(self.saves, self.memory)
 
 
 class Workspace:
@@ -63,6 +67,7 @@ class Workspace:
         self.templates: list[GraphTemplate] = []
         self._generation = net.weights.generation
         self._picks: dict[tuple[bool, tuple[Table, ...]], list[Pick]] = {}
+        self._lookups = Lookups()
         self._forms: WeakValueDictionary[Any, Form] = WeakValueDictionary()
         self._stacks: WeakValueDictionary[tuple[Form, ...], Stack] = WeakValueDictionary()
         self._tables: dict[bytes, Table] = {}
@@ -156,22 +161,16 @@ class Workspace:
         if key not in self._picks:
             if len(self._picks) >= PICKS:
                 self._picks.clear()
-            self._picks[key] = self._packed(wanted, tables) if packed else self._pick(wanted, tables)
+            self._picks[key] = [self._pick(wanted, packed, *held) for held in self._lookups.held(wanted, tables)]
         return self._picks[key]
 
-    def _pick(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
+    def _pick(self, wanted: Table, packed: bool, number: int, among: IntArray | None, places: IntArray) -> Pick:
+        if among is None and wanted.complete:
+            return number, None, None
         index = self.backend.index
-        return [
-            (number, None, None) if rows is None else (number, index(rows), index(places))
-            for number, rows, places in found_in(wanted, tables)
-        ]
-
-    def _packed(self, wanted: Table, tables: tuple[Table, ...]) -> list[Pick]:
-        index = self.backend.index
-        return [
-            (number, None, None) if rows is None else (number, index(places_in(wanted.array, rows)), index(places))
-            for number, rows, places in found_in(wanted, tables)
-        ]
+        if packed:
+            return number, None if among is None else index(among), index(places)
+        return number, index(wanted.array if among is None else wanted.array[among]), index(places)
 
     def known(self, form: Form) -> Form:
         """The form that is the same as this one, if any layer has it; else this one."""
@@ -207,9 +206,9 @@ class Workspace:
 
     def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Pick]]:
         """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
-        rows, total = np.unique(np.concatenate([table.array for table in tables])), tables[0].total
+        rows, total = self._lookups.rows(tables), tables[0].total
         merged = self.whole(total) if len(rows) == total else Table(rows, total, ascending=True)
-        return merged, self._packed(merged, tables)
+        return merged, self.picks(merged, tables, True)
 
     # Picks are remembered by tables, so the same rows are the same object.
 
@@ -226,31 +225,6 @@ class Workspace:
             raise ValueError("an index names rows that are not there")
         key = rows.tobytes() + total.to_bytes(8, "little")
         return self._tables.setdefault(key, Table(rows.copy(), total, ascending=True))
-
-
-def places_in(rows: IntArray, wanted: IntArray) -> IntArray:
-    """Where ascending `rows` have others, or where these would come."""
-    return np.searchsorted(rows, wanted).astype(np.int32)
-
-
-def found_in(wanted: Table, tables: tuple[Table, ...]) -> Iterator[tuple[int, IntArray | None, IntArray]]:
-    """Which of `tables`, newest first, hold the rows of `wanted`: number, these rows (None: all) and where it has
-    them.
-    """
-    missing = wanted.array
-    for number, table in enumerate(tables):
-        if not len(missing):
-            return
-        if table.full:
-            yield number, None if len(missing) == table.total else missing, missing
-            return
-        places = np.minimum(places_in(table.array, missing), len(table) - 1)
-        hit = table.array[places] == missing
-        if hit.any():
-            yield number, missing[hit], places[hit]
-            missing = missing[~hit]
-    if len(missing):
-        raise AssertionError("rows are read that no layer holds")
 
 
 class LayeredOwner(Compiled, Protocol):
