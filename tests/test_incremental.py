@@ -2,7 +2,7 @@
 
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import retouch
 from retouch import InputError, Policy, Region, RegionError, UnsupportedError
 from retouch.kernels.reference import Reference
 from retouch.runtime.executor import Direct
-from retouch.runtime.schedule import Schedule
 from support import BACKENDS, EXACT, SHARED, edit, error, fill, noise, same, spot, state
 
 
@@ -354,11 +353,12 @@ def _fail_after(monkeypatch, net, count):
 
             return call
 
-        calls = tuple(type(c)(guard(c.function), c.args, c.host) for c in schedule.calls)
-        broken = object.__new__(Schedule)
-        broken.__dict__.update({**schedule.__dict__, "calls": calls})
-        broken.__dict__.pop("parts", None)
-        real(self, broken, state)
+        steps = tuple(type(c)(guard(c.function), c.args, c.host) for c in schedule.steps)
+        self._parts = []
+        try:
+            real(self, replace(schedule, steps=steps, pattern=None), state)
+        finally:
+            self._parts = []
 
     monkeypatch.setattr(Direct, "run", run)
     return real

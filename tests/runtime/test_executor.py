@@ -59,7 +59,7 @@ def test_the_kernels_of_an_update_are_one_launch(launches, t):
         launches.clear()
         net.update(each, REGION, EDITED, t)
         (planned,) = [planned for planned in net._planned.values() if planned.schedule.parts][-1:]
-        assert sum(launches) == sum(not call.host for call in planned.schedule.calls)
+        assert sum(launches) == sum(not call.host for call in planned.schedule.steps)
         assert len(launches) <= 2  # statistics may be put back after rows are
 
 

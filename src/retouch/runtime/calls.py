@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -15,13 +15,17 @@ from retouch.runtime.shared import Shared
 
 ALIGNMENT = 64
 
+Name = Slot | Table | Factors | Temp | Columns
+"""What stands for memory among the arguments of calls: of the state, of the region, and in between."""
+
+NAMES = frozenset((Slot, Table, Factors, Temp, Columns))
+
 
 @dataclass(frozen=True)
 class Call:
     """One step: a kernel, or a function of the state (`host`).
 
-    Among its arguments, and in lists and tuples there, are slots, tables and temporaries, or what `placed` and
-    `filled` put in their place.
+    Among its arguments, and in lists and tuples there, are names, or the handles that `filled` puts in their place.
     """
 
     function: Callable[..., Any]
@@ -48,18 +52,16 @@ def leaves(argument: Any) -> Iterator[Any]:
         yield argument
 
 
-def filled(call: Call, resolve: Callable[[Slot], Any]) -> Call:
-    """A kernel's call with slots resolved.
+def filled(call: Call, resolve: Callable[[Any], Any]) -> Call:
+    """A call with handles in the place of names.
 
     No closure over the state: a cycle would keep its memory until the next garbage collection.
     """
-    if call.host:
-        return call
-    return Call(call.function, changed(call.args, lambda a: resolve(a) if type(a) is Slot else a))
+    return Call(call.function, changed(call.args, lambda a: resolve(a) if type(a) in NAMES else a), call.host)
 
 
 def execute(calls: Iterable[Call], state: Any) -> None:
-    """Run calls without slots, tables and temporaries; those of the host get the state first."""
+    """Run calls without names; those of the host get the state first."""
     for call in calls:
         if call.host:
             call.function(state, *call.args)
@@ -68,43 +70,48 @@ def execute(calls: Iterable[Call], state: Any) -> None:
 
 
 class Stretch:
-    """Kernel calls between two of the host's, for one state after the other.
+    """Kernel calls between two of the host's, for one state and one region after the other.
 
-    Where a backend has holders, the calls are made with these once, in one launch if it can; else for every state.
+    Where a backend has holders, the calls are made with these once, in one launch if it can; else for every state and
+    region.
     """
 
     def __init__(self, calls: Sequence[Call], backend: Backend) -> None:
         self._calls, self._backend = calls, backend
-        self._slots = list(dict.fromkeys(leaf for call in calls for leaf in leaves(call.args) if type(leaf) is Slot))
+        names = (leaf for call in calls for leaf in leaves(call.args) if type(leaf) in NAMES)
+        self._names: list[Name] = list(dict.fromkeys(names))
         self._holders: list[Any] = []
         self._launch: Callable[[], None] | None = None
 
-    def run(self, state: Any, stays: bool) -> None:
-        """Make the calls. Where what slots stand for `stays`, it is looked up once."""
-        if self._launch is None or not stays:
-            self._launch = self._bound([state.resolve(slot) for slot in self._slots])
-        self._launch()
-
-    def _bound(self, handles: Sequence[Any]) -> Callable[[], None]:
+    def bind(self, resolve: Callable[[Any], Any]) -> None:
+        """Make the calls with what names stand for."""
+        handles = list(map(resolve, self._names))
         if self._launch is None:
             self._holders = [h for h in map(self._backend.holder, handles) if h is not None]
         if not handles or len(self._holders) < len(handles):
-            return partial(execute, self._filled(handles), None)
-        if self._launch is not None:
+            self._launch = partial(execute, self._filled(handles), None)
+        elif self._launch is None:
+            calls = self._filled(self._holders)
+            self._launch = self._backend.graph([(c.function, c.args) for c in calls]) or partial(execute, calls, None)
+        else:
             for holder, handle in zip(self._holders, handles, strict=True):
                 self._backend.point(holder, handle)
-            return self._launch
-        calls = self._filled(self._holders)
-        return self._backend.graph([(call.function, call.args) for call in calls]) or partial(execute, calls, None)
+
+    def run(self) -> None:
+        """Make the calls."""
+        assert self._launch is not None
+        self._launch()
 
     def _filled(self, handles: Sequence[Any]) -> list[Call]:
-        found = dict(zip(self._slots, handles, strict=True))
+        found = dict(zip(self._names, handles, strict=True))
         return [filled(call, found.__getitem__) for call in self._calls]
 
     def release(self) -> None:
         """Hold on to nothing of a state."""
         for holder in self._holders:
             self._backend.point(holder, None)
+        if not self._holders:
+            self._launch = None
 
 
 def parts(calls: Sequence[Call], backend: Backend) -> list[Call | Stretch]:
@@ -116,46 +123,41 @@ def parts(calls: Sequence[Call], backend: Backend) -> list[Call | Stretch]:
     return found
 
 
-def placed(
-    calls: Sequence[Call],
-    shared: Shared,
-    handle: Callable[[Table | Factors], Any],
-    rows: Callable[[Temp], int] = lambda temp: temp.rows,
-) -> list[Call]:
-    """Calls with handles of tables, and of temporaries in the shared arena; `rows` says how many rows one gets."""
-    uses: list[list[Temp]] = []
-    for call in calls:
-        uses.append([])
-        _add_temps(call.args, uses[-1])
-    offsets, size = places(uses, lambda t: rows(t) * t.channels * t.dtype.itemsize)
-    memory, columns, known = shared.arena(size), shared.backend.columns, shared.slots
-    made = {t: memory(offset, rows(t), t.channels, t.dtype) for t, offset in offsets.items()}
-    changes: dict[type, Callable[[Any], Any]] = {
-        list: lambda parts: list(change(parts)),
-        tuple: lambda parts: tuple(change(parts)),
-        Slot: lambda slot: known.setdefault(slot, slot),
-        Table: handle,
-        Factors: handle,
-        Temp: made.__getitem__,
-        Columns: lambda part: columns(made[part.base], part.start, part.channels),
-    }
+@dataclass(frozen=True)
+class Placed:
+    """What names of a region stand for: tables their handles, temporaries a place in the shared arena."""
 
-    def change(arguments: Sequence[Any]) -> list[Any]:
-        return [a if (found := changes.get(type(a))) is None else found(a) for a in arguments]
+    shared: Shared
+    handle: Callable[[Any], Any]
+    temps: Mapping[Temp, Any]
 
-    return [Call(call.function, tuple(change(call.args)), call.host) for call in calls]
+    @staticmethod
+    def of(calls: Sequence[Call], shared: Shared, handle: Callable[[Any], Any], rows: Callable[[Temp], int]) -> Placed:
+        """Those of calls; `rows` says how many rows a temporary gets."""
+        uses = [list(_temps(call.args)) for call in calls]
+        offsets, size = places(uses, lambda t: rows(t) * t.channels * t.dtype.itemsize)
+        memory = shared.arena(size)
+        made = {t: memory(offset, rows(t), t.channels, t.dtype) for t, offset in offsets.items()}
+        return Placed(shared, handle, made)
 
-
-def _add_temps(arguments: Sequence[Any], found: list[Temp]) -> None:
-    """Add the temporaries among arguments, and in lists and tuples there."""
-    for argument in arguments:
-        kind = type(argument)
+    def __call__(self, name: Any) -> Any:
+        """The handle of a name; slots stay what they are."""
+        kind = type(name)
+        if kind is Slot:
+            return name
         if kind is Temp:
-            found.append(argument)
-        elif kind is Columns:
-            found.append(argument.base)
-        elif kind is list or kind is tuple:
-            _add_temps(argument, found)
+            return self.temps[name]
+        if kind is Columns:
+            return self.shared.backend.columns(self.temps[name.base], name.start, name.channels)
+        return self.handle(name)
+
+
+def _temps(arguments: Any) -> Iterator[Temp]:
+    """The temporaries among arguments."""
+    for leaf in leaves(arguments):
+        kind = type(leaf)
+        if kind is Temp or kind is Columns:
+            yield leaf if kind is Temp else leaf.base
 
 
 def places(uses: Sequence[Sequence[Temp]], nbytes: Callable[[Temp], int]) -> tuple[dict[Temp, int], int]:

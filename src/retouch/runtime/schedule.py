@@ -15,7 +15,7 @@ import numpy as np
 from retouch.ir.operands import Columns, Slot, Temp
 from retouch.ir.tables import Derivation, Factors, Table, replayed
 from retouch.ir.value import Value
-from retouch.runtime.calls import ALIGNMENT, Call, Stretch, leaves, parts, placed
+from retouch.runtime.calls import ALIGNMENT, Call, Placed, Stretch, filled, leaves, parts
 from retouch.runtime.outline import Outline
 from retouch.runtime.shared import Shared
 
@@ -54,7 +54,7 @@ class Schedule:
     subtract them). `names` are those of the operations that the steps belong to.
 
     `log` says how its tables were derived of the active ones; `instead` are the tables that stand for those of the
-    steps, which were made for another region.
+    steps, which were made for another region, by the schedule that is the `pattern`.
     """
 
     shared: Shared
@@ -68,13 +68,14 @@ class Schedule:
     names: tuple[str, ...] = ()
     log: tuple[Derivation, ...] | None = None
     instead: Mapping[Table, Table] = field(default_factory=dict)
+    pattern: Schedule | None = None
     _handles: dict[Table | Factors, Any] = field(default_factory=dict)
 
     @cached_property
     def nbytes(self) -> int:
         """Bytes of its index tables and calls, about."""
-        if self.instead:
-            return sum(table.array.nbytes for table in self.instead.values()) + STEP * len(self.steps)
+        if self.pattern is not None:
+            return sum(table.array.nbytes for table in self.instead.values())
         kinds = Table, Factors
         tables = {leaf for call in self.steps for leaf in leaves(call.args) if isinstance(leaf, kinds)}
         return sum(table.array.nbytes for table in tables | {*self.active.values()}) + STEP * len(self.steps)
@@ -108,29 +109,24 @@ class Schedule:
         return found
 
     @cached_property
-    def calls(self) -> list[Call]:
-        """The calls with tables and temporaries in memory, slots by name."""
-        return self._placed(self.steps)
-
-    @cached_property
     def parts(self) -> list[Call | Stretch]:
         """The calls, those of kernels between two of the host's together; of no state when none is running."""
-        return parts(self.calls, self.shared.backend)
+        return parts(self.steps, self.shared.backend) if self.pattern is None else self.pattern.parts
 
     @cached_property
     def host_calls(self) -> list[Call]:
-        """The functions of the state among the calls."""
-        return self._placed([call for call in self.steps if call.host])
+        """The functions of the state among the calls, with tables in memory."""
+        return [filled(call, self.placed) for call in self.steps if call.host]
 
-    def _placed(self, steps: Sequence[Call]) -> list[Call]:
-        if not self.instead:
-            return placed(steps, self.shared, self.handle)
-        tables: Mapping[Any, Any] = self.instead
+    @cached_property
+    def placed(self) -> Placed:
+        """What tables and temporaries of the calls stand for."""
+        instead: Mapping[Any, Any] = self.instead
 
         def rows(temp: Temp) -> int:
-            return temp.rows if temp.table is None else len(tables.get(temp.table, temp.table))
+            return temp.rows if temp.table is None else len(instead.get(temp.table, temp.table))
 
-        return placed(steps, self.shared, lambda table: self.handle(tables.get(table, table)), rows)
+        return Placed.of(self.steps, self.shared, lambda table: self.handle(instead.get(table, table)), rows)
 
     def of_rows(self, active: Mapping[Value, Table]) -> Schedule | None:
         """The schedule for other active rows, with these steps; None where those would be other ones."""
@@ -145,7 +141,16 @@ class Schedule:
 
         reads = {value: tuple(found.get(table, table) for table in tables) for value, tables in self.reads.items()}
         saves, stays = swapped(self.saves), swapped(self.stays)
-        return replace(self, saves=saves, stays=stays, active=dict(active), reads=reads, instead=found, _handles={})
+        return replace(
+            self,
+            saves=saves,
+            stays=stays,
+            active=dict(active),
+            reads=reads,
+            instead=found,
+            pattern=self.pattern or self,
+            _handles={},
+        )
 
     @cached_property
     def _follows(self) -> bool:

@@ -10,7 +10,6 @@ import torch
 
 from retouch.frontend.signature import same_tensor
 from retouch.ir.expr import Expr
-from retouch.ir.operands import Slot
 from retouch.ir.tables import Factors, Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
@@ -22,7 +21,7 @@ RESULTS = 2
 
 
 class Shared:
-    """Handles of expressions, one object per slot, the arena of temporaries, and what chains last gave.
+    """Handles of expressions, the arena of temporaries, and what chains last gave.
 
     Schedules run one at a time, so they share the memory of their temporaries; touching fresh memory for
     each region would cost more than computing a small one.
@@ -30,7 +29,6 @@ class Shared:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.slots: dict[Slot, Slot] = {}
         self._programs: dict[int, tuple[Expr, Any]] = {}
         self._zeros: dict[tuple[int, int], Any] = {}
         self._results: dict[tuple[Value, ...], list[tuple[int, list[Any], dict[Value, Any]]]] = {}

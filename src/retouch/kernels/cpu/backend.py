@@ -112,7 +112,7 @@ class Cpu(PartialBackend):
         return run
 
     def holder(self, handle: Any) -> Any:
-        return type(handle)(handle) if isinstance(handle, cpu.Rows | cpu.Packed) else None
+        return type(handle)(handle) if isinstance(handle, cpu.Rows | cpu.Packed | cpu.Index) else None
 
     def point(self, holder: Any, handle: Any | None) -> None:
         holder.point(handle)

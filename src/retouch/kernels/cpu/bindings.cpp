@@ -174,7 +174,9 @@ void bind_handles(nb::module_& m) {
       .def("rows", &Arena::rows, "offset"_a, "rows"_a, "channels"_a, "dtype"_a)
       .def_prop_ro("nbytes", [](const Arena& a) { return a.bytes; });
   nb::class_<Index>(m, "Index", "int32 [M] or [M, taps]; -1 stands for a row of zeros.")
+      .def(nb::init<const Index&>(), "handle"_a)
       .def(nb::init<nb::handle>(), "tensor"_a)
+      .def("point", &point<Index>, "handle"_a.none(), "As that of Rows.")
       .def("__len__", [](const Index& i) { return i.table.count; })
       .def_prop_ro("shape", index_shape)
       .def_ro("min", &Index::min)

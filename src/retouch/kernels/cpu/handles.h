@@ -55,6 +55,7 @@ struct Index {
   int32_t min, max; // of an empty index: 0 and -1
   std::shared_ptr<void> memory;
 
+  Index() : table{}, dims(1), min(0), max(-1) {}
   explicit Index(nb::handle tensor);
   TorchTensor tensor() const; // shares the memory
 };

@@ -64,6 +64,7 @@ class Workspace:
         self._places: dict[Value, Any] = {}
         self._saved: Scratch | None = None
         self._bindings: WeakKeyDictionary[Schedule, Binding] = WeakKeyDictionary()
+        self._executors: WeakKeyDictionary[Schedule, Executor] = WeakKeyDictionary()
         self.templates: list[GraphTemplate] = []
         self._generation = net.weights.generation
         self._picks: dict[tuple[bool, tuple[Table, ...]], list[Pick]] = {}
@@ -122,7 +123,8 @@ class Workspace:
             template = self._template(schedule)
             return Binding(template.saved_places(schedule)[0], template.memory, template)
         saves, size = schedule.saved_places(schedule.overwritten)
-        return Binding(saves, self._scratch(size), Direct(stays=True))
+        executor = self._executors.setdefault(schedule.pattern or schedule, Direct(stays=True))
+        return Binding(saves, self._scratch(size), executor)
 
     def _template(self, schedule: Schedule) -> GraphTemplate:
         """The smallest template that the schedule fits, made if there is none; the last `TEMPLATES` asked for stay."""
@@ -151,6 +153,7 @@ class Workspace:
             self._generation = self.net.weights.generation
             self._handles.clear()
             self._bindings.clear()
+            self._executors.clear()
             self.templates.clear()
 
     def picks(self, wanted: Table, tables: tuple[Table, ...], packed: bool) -> list[Pick]:
