@@ -6,8 +6,8 @@ import { still, svg } from './dom.js';
 
 const SMALLEST = 9;
 /** Milliseconds between turns: an animation would draw sixty times a second what is then missing to the edit. */
-const TURN = 100;
-const STEP = 40;
+const TURN = 150;
+const STEP = 60;
 
 export class Cursor {
   #turning = 0;

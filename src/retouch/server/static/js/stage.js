@@ -185,8 +185,8 @@ export class Stage extends Emitter {
 
   /** @param {string} name @param {Rect} rect @param {ImageBitmap} image @param {OffscreenCanvas} stencil */
   #inside(name, rect, image, stencil) {
-    this.result.remove(name);
     const drawing = context(this.result.canvas(name, rect));
+    drawing.globalCompositeOperation = 'copy';
     drawing.drawImage(image, 0, 0, rect[2], rect[3]);
     drawing.globalCompositeOperation = 'destination-in';
     drawing.drawImage(stencil, 0, 0);

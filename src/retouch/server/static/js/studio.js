@@ -33,6 +33,8 @@ const TURN = Math.PI / 12;
 const THEMES = ['dark', 'light'];
 const TOAST = 6000;
 const SECOND = 1000;
+/** Milliseconds between what is shown of work that goes on: drawing it takes from what is computed. */
+const TOLD = 300;
 const AIMS = ['brush', 'mask', 'eraser', 'clone'];
 
 /** @extends {Emitter<{session: null, state: null, tree: null, edited: null, model: null, refined: number}>} */
@@ -40,6 +42,8 @@ export class Studio extends Emitter {
   /** @type {Live | null} */ live = null;
   /** @type {Record<string, ReturnType<typeof toolbox>[string]>} */ #tools = {};
   /** The prompt of the version that is shown. @type {string | null} */ #prompt = null;
+  #busy = false;
+  #later = 0;
 
   constructor() {
     super();
@@ -138,7 +142,8 @@ export class Studio extends Emitter {
     live.on('tree', () => this.emit('tree', null));
     live.on('paint', () => this.#state());
     live.areas.on('change', () => this.#state());
-    live.on('work', () => this.#state());
+    live.on('work', () => this.#working());
+    live.on('preview', () => this.#state());
     live.on('picture', () => this.#edited());
     live.on('refined', (version) => this.emit('refined', version));
     live.on('problem', (text) => this.say(text));
@@ -374,8 +379,17 @@ export class Studio extends Emitter {
     return { text: does + part + left(work.pace.left(performance.now())) + (live.waits ? '; your edit waits' : ''), busy: true, level: 'busy' };
   }
 
+  /** What goes on is shown now and then, that it begins or ends at once. */
+  #working() {
+    if (Boolean(this.live?.work) !== this.#busy) this.#state();
+    else this.#later ||= window.setTimeout(() => this.#state(), TOLD);
+  }
+
   #state() {
+    clearTimeout(this.#later);
+    this.#later = 0;
     const { work } = this.live ?? {};
+    this.#busy = Boolean(work);
     this.cursor.progress(work ? (work.total ? work.done / work.total : -1) : null);
     document.title = work ? '● Retouch Studio' : 'Retouch Studio';
     this.emit('state', null);
