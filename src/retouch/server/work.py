@@ -127,8 +127,8 @@ class Work:
         facts = frame_facts(frame)
         if frame.kind == "preview":
             self._run()
-            left = frame.seconds * (frame.steps - frame.step) / max(frame.step, 1)
-            if (left < PACE and self.kind != "draft") or self._is_early("preview"):  # the result comes as soon
+            remaining = frame.seconds * (frame.steps - frame.step) / max(frame.step, 1)
+            if (remaining < PACE and self.kind != "draft") or self._is_early("preview"):  # the result comes as soon
                 return
             made = frames.message("preview", frame.version, rect, frame.pixels, self.number, **facts)
             self._count("preview", made)
