@@ -15,7 +15,6 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,13 @@ import uvicorn
 from PIL import Image, ImageFilter
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from retouch.server import pages
 from retouch.server.security import HEADERS
 
-STATIC = Path(__file__).parents[1] / "src/retouch/server/static"
 PLAIN = {"prompt": True, "inpaint": True, "generate": True, "variants": True, "labels": None, "scale": 1, "areas": True}
 COLOURS = {
     "sky": "#70b4e6",
@@ -413,13 +411,10 @@ class Double:
             self.sent += len(message)
             await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
 
-    async def index(self, _: Request) -> Response:
-        return FileResponse(STATIC / "index.html")
-
     def app(self) -> Any:
         base = "/api/sessions/{id}"
         routes = [
-            Route("/", self.index),
+            Route("/", pages.index),
             Route("/api/login", self.login, methods=["POST"]),
             Route("/api/models", self.models),
             Route("/api/sessions", self.create, methods=["POST"]),
@@ -437,7 +432,7 @@ class Double:
             Route(f"{base}/versions/{{v}}/instances.png", self.instances),
             Route(f"{base}/explain", self.explain),
             WebSocketRoute(f"{base}/live", self.live),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/static/{name:path}", lambda request: pages.static(request.path_params["name"], request)),
         ]
         return guarded(Starlette(routes=routes))
 

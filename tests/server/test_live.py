@@ -1,15 +1,19 @@
 """WebSockets of sessions: what pages are told brings them to the exact picture of the head, whatever happens."""
 
 import io
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
+from retouch.editing.jobs import Frame
 from retouch.server.frames import Difference, messages
 from retouch.server.hub import LONGEST, Hub, Message, Watcher
 from retouch.server.limits import Limits
+from retouch.server.work import PACE, Work
 from studios import BEARER, OTHER, asking, created, edited, idle, lay, page, parsed, pixels, studio, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -226,3 +230,44 @@ def test_a_slow_page_keeps_one_preview_and_is_sent_away_in_the_end():
     assert not watcher._waiting
     hub.leave(watcher)
     assert len(hub) == 0
+
+
+@pytest.fixture
+def told():
+    """A job of its own, and what pages are told of it."""
+    sent = []
+    work = object.__new__(Work)
+    work.number, work.kind, work._running, work._told_at = 1, "edit", True, {}
+    work.entry = SimpleNamespace(hub=SimpleNamespace(send=lambda message: sent.append(message.content)), jobs={})
+    work._count = lambda *_: None
+    return work, sent
+
+
+def test_steps_that_follow_each_other_are_told_once(told):
+    work, sent = told
+    for step in range(4):
+        work._progress(step, 5, f"step {step + 1} of 4")
+    work._progress(4, 5, "decoding")
+    work._progress(5, 5, "decoding")
+    assert [json.loads(event)["done"] for event in sent] == [0, 4, 5]
+
+
+def test_a_preview_is_made_and_sent_unless_another_or_the_result_is_near(told):
+    work, sent = told
+    looked = []
+
+    def preview(step, seconds):
+        def content():
+            looked.append(step)
+            return np.zeros((4, 4, 3), np.uint8)
+
+        return Frame("preview", 1, (0, 0, 4, 4), content, step, 10, seconds, 0, 0)
+
+    work._frame(preview(9, 9 * PACE * 0.9))
+    assert not sent
+    for step in (1, 2):
+        work._frame(preview(step, step * PACE))
+    assert (len(sent), looked) == (1, [1])
+    work.kind, work._told_at = "draft", {}
+    work._frame(preview(10, 10 * PACE))
+    assert (len(sent), looked) == (2, [1, 10])

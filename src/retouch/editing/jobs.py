@@ -61,6 +61,14 @@ class SessionError(RetouchError, RuntimeError):
     """What a session cannot do now: it is closed, has no picture yet, or too much waits for its device."""
 
 
+Content = Pixels | Callable[[], Pixels]
+
+
+def made(content: Content) -> Pixels:
+    """The pixels."""
+    return content() if callable(content) else content
+
+
 class Counted(Protocol):
     """What counts multiply-accumulates, those of the dense networks too: calls of networks."""
 
@@ -75,29 +83,34 @@ class Frame:
     kind: "preview" (what the edit is coming to, of latent resolution), "result" or "refined".
     version: the number that the edit's version has, or will have.
     rectangle: left, top, right and bottom in pixels of the picture, the last two beyond it.
-    pixels: uint8 `[bottom - top, right - left, 3]`.
     step, steps: steps done and steps in all, of the edit or its refinement.
     seconds: since the edit was submitted.
     done, saved: multiply-accumulates that the edit (or its refinement) has computed so far, and how many more the
         dense networks would have; below 0 where the refinement computes both.
+    content: its pixels, or what makes them.
     """
 
     kind: Kind
     version: int
     rectangle: tuple[int, int, int, int]
-    pixels: Pixels
+    content: Content
     step: int
     steps: int
     seconds: float
     done: int
     saved: int
 
+    @cached_property
+    def pixels(self) -> Pixels:
+        """uint8 `[bottom - top, right - left, 3]`; made when they are first looked at, as most previews are not."""
+        return made(self.content)
+
 
 class Frames(Protocol):
     """What an edit shows itself to on the way: a job, or what passes that on."""
 
     def show(
-        self, kind: Kind, version: int, box: Box, pixels: Pixels, at: tuple[int, int], counted: Counted | None = None
+        self, kind: Kind, version: int, box: Box, content: Content, at: tuple[int, int], counted: Counted | None = None
     ) -> None:
         """Take the pixels of a box; see `Job.show`."""
 
@@ -208,13 +221,13 @@ class Job(Future[R]):
     # Frames
 
     def show(
-        self, kind: Kind, version: int, box: Box, pixels: Pixels, at: tuple[int, int], counted: Counted | None = None
+        self, kind: Kind, version: int, box: Box, content: Content, at: tuple[int, int], counted: Counted | None = None
     ) -> None:
-        """Add a frame: `pixels` are those in `box`, `at` step and steps."""
+        """Add a frame: `content` are the pixels in `box`, or what makes them in any thread; `at` step and steps."""
         rows, columns = box
         rectangle = columns.start, rows.start, columns.stop, rows.stop
         done, dense = (counted.macs, counted.dense_macs) if counted else (0, 0)
-        self.add(Frame(kind, version, rectangle, pixels, *at, self.seconds, done, dense - done))
+        self.add(Frame(kind, version, rectangle, content, *at, self.seconds, done, dense - done))
 
     def add(self, frame: Frame) -> None:
         """Add a frame, one of another job for example."""

@@ -45,4 +45,6 @@ def inside(studio: Studio) -> ASGIApp:
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    for name in pages.FILES:
+        pages.prepared(name)  # or the first visitor would wait for that
     return Counted(app, studio.metrics)

@@ -1,10 +1,14 @@
-"""The page: files of this package, served by name from a list, compressed, checked anew on every visit."""
+"""The page: files of this package, served by name from a list, compressed, checked anew on every visit.
+
+They are read once: whoever changes one starts the server again.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -12,6 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from retouch.server.problems import Problem
+from retouch.server.script import joined
 
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -27,6 +32,7 @@ TYPES = {
 }
 PACKED = (".html", ".js", ".css", ".svg", ".json", ".webmanifest")
 INDEX = "index.html"
+SCRIPTS, APP = "js/{}.js", "app"
 
 router = APIRouter(include_in_schema=False)
 
@@ -50,10 +56,27 @@ FILES = _listed(files("retouch.server") / "static")
 """What is served, by name; nothing else of the machine can be named."""
 
 
-@lru_cache(maxsize=256)
-def _prepared(content: bytes) -> tuple[str, bytes]:
-    """An entity tag and the compressed content."""
-    return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"', gzip.compress(content, 6, mtime=0)
+@dataclass(frozen=True)
+class Prepared:
+    """A file as it is sent: an entity tag, its content, and that compressed, where this makes it smaller."""
+
+    tag: str
+    content: bytes
+    packed: bytes | None
+
+
+@cache
+def prepared(name: str) -> Prepared:
+    """A file of `FILES`; the page's script comes with all that it imports."""
+    content = _content(name)
+    tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+    return Prepared(tag, content, gzip.compress(content, mtime=0) if _suffix(name) in PACKED else None)
+
+
+def _content(name: str) -> bytes:
+    if name != SCRIPTS.format(APP):
+        return FILES[name].read_bytes()
+    return joined(APP, lambda module: FILES[SCRIPTS.format(module)].read_text("utf-8")).encode()
 
 
 @router.get("/")
@@ -67,12 +90,12 @@ def static(name: str, request: Request) -> Response:
     """A file of the page."""
     if name not in FILES:
         raise Problem(404, "the page has no such file")
-    content = FILES[name].read_bytes()
-    tag, packed = _prepared(content)
-    headers = {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-    if request.headers.get("if-none-match") == tag:
+    file = prepared(name)
+    headers = {"ETag": file.tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    if request.headers.get("if-none-match") == file.tag:
         return Response(status_code=304, headers=headers)
-    if _suffix(name) in PACKED and "gzip" in request.headers.get("accept-encoding", ""):
+    content = file.content
+    if file.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
-        content = packed
+        content = file.packed
     return Response(content, headers=headers, media_type=TYPES[_suffix(name)])

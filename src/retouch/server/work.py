@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from concurrent.futures import Future
 from typing import Any, Literal
@@ -28,6 +29,8 @@ KEPT = 32
 """Ended jobs that can still be asked for."""
 PACE = 0.15
 """Seconds between what pages are told on the way; encoding and drawing more would hold up what is computed."""
+
+NUMBERS = re.compile(r"\d+")
 
 log = logging.getLogger("retouch.server")
 
@@ -114,7 +117,7 @@ class Work:
         self._run()
         if self.number in self.entry.jobs:
             self.entry.jobs[self.number].progress = done, total, text
-        if done < total and self._is_early(text):
+        if done < total and self._is_early(NUMBERS.sub("", text)):
             return
         self._send(event="progress", job=self.number, done=done, total=total, text=text)
 
@@ -124,7 +127,8 @@ class Work:
         facts = frame_facts(frame)
         if frame.kind == "preview":
             self._run()
-            if self._is_early("preview"):
+            remaining = frame.seconds * (frame.steps - frame.step) / max(frame.step, 1)
+            if (remaining < PACE and self.kind != "draft") or self._is_early("preview"):  # the result comes as soon
                 return
             made = frames.message("preview", frame.version, rect, frame.pixels, self.number, **facts)
             self._count("preview", made)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import retouch.server
+from retouch.server.pages import prepared
+from retouch.server.script import joined
 
 HERE = Path(__file__).parent
 STATIC = Path(retouch.server.__file__).parent / "static"
@@ -53,7 +55,38 @@ def test_canvases_are_not_read():
     assert reading == ["text.js"]
 
 
-def test_modules_are_loaded_at_once():
-    """Without a build step the browser would find them one import after the other."""
-    named = set(re.findall(r"static/js/([\w]+\.js)", (STATIC / "index.html").read_text()))
-    assert named == {file.name for file in FILES if file.suffix == ".js"} - {"types.js"}
+def test_the_browser_asks_for_one_script():
+    """Without a build step it would find the modules one import after the other."""
+    assert re.findall(r"static/js/\w+\.js", (STATIC / "index.html").read_text()) == ["static/js/app.js"]
+    script = prepared("js/app.js").content.decode()
+    assert not re.search(r"^import\b", script, re.M)
+    for file in STATIC.glob("js/*.js"):
+        assert (f"const ${file.stem} = " in script) == (file.name != "types.js")
+
+
+@pytest.mark.skipif(NODE is None, reason="no node: install Node 20 or newer")
+def test_a_joined_script_is_its_modules(tmp_path):
+    (tmp_path / "joined.mjs").write_text(joined("live", lambda name: (STATIC / f"js/{name}.js").read_text()))
+    (tmp_path / "both.mjs").write_text(f"""
+        import assert from 'node:assert';
+        import * as one from './joined.mjs';
+        import * as many from '{(STATIC / "js/live.js").as_uri()}';
+        assert.deepEqual(Object.keys(one), Object.keys(many));
+        assert.deepEqual(Reflect.ownKeys(one.Live.prototype), Reflect.ownKeys(many.Live.prototype));
+    """)
+    done = subprocess.run([str(NODE), "both.mjs"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("modules", "told"),
+    [
+        ({"a": "import { b } from './b.js';", "b": "import { a } from './a.js';"}, "a -> b -> a"),
+        ({"a": "export default 3;"}, "export default 3"),
+        ({"a": "import b from './b.js';"}, "import b"),
+        ({"a": "import { b as c } from './b.js';", "b": "export const b = 1;"}, "b as c"),
+    ],
+)
+def test_modules_that_cannot_be_joined(modules, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        joined("a", modules.__getitem__)

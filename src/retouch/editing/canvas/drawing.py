@@ -20,7 +20,7 @@ from retouch.editing.canvas.resample import Scaling, scaled
 from retouch.editing.canvas.view import Refinement, Replace
 from retouch.editing.canvas.viewport import canvas_box, common, inside
 from retouch.editing.images import Box, Pixels
-from retouch.editing.jobs import Counted, Job, Kind, Task
+from retouch.editing.jobs import Content, Counted, Job, Kind, Task, made
 from retouch.editing.session import Edited, Version
 
 
@@ -178,15 +178,17 @@ class Framed:
     version: int
 
     def show(
-        self, kind: Kind, version: int, box: Box, pixels: Pixels, at: tuple[int, int], counted: Counted | None = None
+        self, kind: Kind, version: int, box: Box, content: Content, at: tuple[int, int], counted: Counted | None = None
     ) -> None:
         """Show a preview; the result is the canvas's to show."""
         part, seen = canvas_box(self.viewport, box), common(box, self.viewport.window)
         both = None if part is None else common(part, self.request.box)
         if kind != "preview" or part is None or seen is None or both is None:
             return
-        size = part[0].stop - part[0].start, part[1].stop - part[1].start
-        coming = scaled(np.ascontiguousarray(pixels[inside(seen, box)]), size)[inside(both, part)]
-        within = inside(both, self.request.box)
-        shown = np.where(self.request.mask[within][..., None], coming, self.current[within])
+        size, within = (part[0].stop - part[0].start, part[1].stop - part[1].start), inside(both, self.request.box)
+
+        def shown() -> Pixels:
+            coming = scaled(np.ascontiguousarray(made(content)[inside(seen, box)]), size)[inside(both, part)]
+            return np.where(self.request.mask[within][..., None], coming, self.current[within])
+
         self.job.show(kind, self.version, both, shown, at, counted)

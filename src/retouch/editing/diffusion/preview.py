@@ -7,6 +7,7 @@ the latent and for almost nothing. They are fitted by least squares on the sessi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,8 +70,11 @@ class Previews:
 
     def __call__(self, i: int, x: Tensor, output: Tensor) -> None:
         """Show step i of the sampler: what the denoiser predicts for `x`."""
-        sampler, start = self.process.sampler, self.change.start
-        coming = self.colours.pixels(sampler.clean(output, x, i), self.box, self.process.model.factor)
-        pixels = np.where(self.change.mask[self.box][..., None], coming, self.current[self.box])
+        start, sampler = self.change.start, self.process.sampler
         at = i - start + 1, len(sampler) - start
-        self.job.show("preview", self.version, self.box, pixels, at, self.calls)
+        self.job.show("preview", self.version, self.box, partial(self._pixels, i, x, output), at, self.calls)
+
+    def _pixels(self, i: int, x: Tensor, output: Tensor) -> Pixels:
+        coming = self.process.sampler.clean(output, x, i)
+        pixels = self.colours.pixels(coming, self.box, self.process.model.factor)
+        return np.where(self.change.mask[self.box][..., None], pixels, self.current[self.box])

@@ -152,11 +152,12 @@ function looks(studio, button) {
 function right(studio, button) {
   const live = check(studio.options, 'live', 'Live', 'An edit starts when a stroke ends');
   const apply = el('button', { type: 'button', className: 'apply', title: 'Run the edit (Ctrl+Enter)', onclick: () => studio.act('apply') }, icon('run'), el('span', {}, 'Run'));
-  const status = el('button', { type: 'button', className: 'status', onclick: () => studio.act('cancel') });
+  const doing = el('span');
+  const status = el('button', { type: 'button', className: 'status', onclick: () => studio.act('cancel') }, el('i'), doing);
   byId('right-buttons').append(status, apply, only(live), only(button('panel', 'Panels', 'panels')), iconButton('theme', 'Light or dark', () => studio.nextTheme()), button('help', 'Keys', 'keys'));
   const show = () => {
     const { text, busy, level } = studio.status();
-    status.replaceChildren(el('i', {}), el('span', {}, text));
+    doing.textContent = text;
     status.dataset.level = level;
     status.disabled = !busy;
     status.title = busy ? 'Cancel (Esc)' : text;

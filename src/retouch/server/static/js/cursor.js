@@ -8,6 +8,8 @@ const SMALLEST = 9;
 /** Milliseconds between turns: an animation would draw sixty times a second what is then missing to the edit. */
 const TURN = 100;
 const STEP = 40;
+/** And until the first one: what is over soon need not turn. */
+const STILL = 400;
 
 export class Cursor {
   #turning = 0;
@@ -43,13 +45,21 @@ export class Cursor {
     const busy = share !== null;
     for (const circle of [this.track, this.ring]) circle.toggleAttribute('hidden', !busy);
     const turns = busy && share < 0 && !still();
-    if (turns && !this.#turning) this.#turning = setInterval(() => this.#turn(this.#angle + STEP), TURN);
+    if (turns && !this.#turning) this.#turnIn(STILL);
     else if (!turns) {
-      clearInterval(this.#turning);
+      clearTimeout(this.#turning);
       this.#turning = 0;
       this.#turn(-90);
     }
     if (busy) this.ring.setAttribute('stroke-dasharray', share < 0 ? '25 75' : `${Math.max(100 * share, 2)} 100`);
+  }
+
+  /** @param {number} pause */
+  #turnIn(pause) {
+    this.#turning = window.setTimeout(() => {
+      this.#turn(this.#angle + STEP);
+      this.#turnIn(TURN);
+    }, pause);
   }
 
   /** @param {number} angle in degrees */

@@ -57,3 +57,16 @@ export const context = (canvas) => /** @type {CanvasRenderingContext2D} */ (canv
 export const imageData = (rgba, width) => new ImageData(rgba, width);
 
 export const still = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
+
+/** Calls once for all that is asked for until the next frame, when that is on the screen. @param {() => void} call */
+export function afterFrame(call) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => setTimeout(() => {
+      asked = false;
+      call();
+    }));
+  };
+}

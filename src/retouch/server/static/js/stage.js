@@ -155,9 +155,17 @@ export class Stage extends Emitter {
     if (name === 'base') this.result.put('base', rect, live.picture.rgba(rect));
     else if (name === 'input') this.input.put('base', rect, live.input.rgba(rect));
     else if (name === 'paint') this.#layer('paint', !live.paint.isEmpty, rect, () => flatten([live.paint], rect));
-    else if (name === 'sent') this.#layer('sent', live.sent.length > 0, rect, () => flatten(live.sent.map(({ paint }) => paint), rect));
+    else if (name === 'sent') this.#sent(live);
     else if (name === 'areas') this.#layer('areas', live.areas.shown.some(({ mask }) => !mask.isEmpty), rect, () => tinted(live.areas.shown, rect));
     else this.#layer('mask', live.masks.some((mask) => !mask.isEmpty), rect, () => tint(live.masks, rect, MASK, 0.5));
+  }
+
+  /** Paint that is being computed, on a canvas no larger than that: it is drawn again with every frame. @param {Live} live */
+  #sent(live) {
+    const painted = live.sent.filter(({ paint }) => !paint.isEmpty);
+    const rect = painted.reduce((/** @type {Rect | null} */ all, sent) => union(all, sent.rect), null);
+    if (!rect) return this.input.remove('sent');
+    context(this.input.canvas('sent', rect)).putImageData(imageData(flatten(painted.map(({ paint }) => paint), rect), rect[2]), 0, 0);
   }
 
   /** A canvas for paint, there only while there is some. @param {string} name @param {boolean} needed @param {Rect} rect @param {() => Uint8ClampedArray<ArrayBuffer>} rgba */
@@ -185,8 +193,8 @@ export class Stage extends Emitter {
 
   /** @param {string} name @param {Rect} rect @param {ImageBitmap} image @param {OffscreenCanvas} stencil */
   #inside(name, rect, image, stencil) {
-    this.result.remove(name);
     const drawing = context(this.result.canvas(name, rect));
+    drawing.globalCompositeOperation = 'copy';
     drawing.drawImage(image, 0, 0, rect[2], rect[3]);
     drawing.globalCompositeOperation = 'destination-in';
     drawing.drawImage(stencil, 0, 0);

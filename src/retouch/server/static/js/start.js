@@ -3,7 +3,7 @@
  * @import {Studio} from './studio.js'
  */
 import { words } from './controls.js';
-import { byId, context, el, icon, imageData } from './dom.js';
+import { afterFrame, byId, context, el, icon, imageData } from './dom.js';
 import { encode } from './png.js';
 import { labelled, samples } from './samples.js';
 import { ago } from './words.js';
@@ -85,10 +85,8 @@ function generate(studio) {
 /** @param {Studio} studio */
 function sampleCards(studio) {
   const small = samples(SHOWN, SHOWN);
-  const cards = small.map(({ name, picture }, i) => {
-    const canvas = el('canvas', { width: SHOWN, height: SHOWN });
-    const shown = picture();
-    context(canvas).putImageData(imageData(shown.rgba(shown.whole), SHOWN), 0, 0);
+  const canvases = small.map(() => el('canvas', { width: SHOWN, height: SHOWN }));
+  const cards = small.map(({ name }, i) => {
     const begin = async () => {
       const { size, capabilities } = studio.opener.model() ?? {};
       const side = capabilities?.labels ? LABELLED : SIDE / (capabilities?.scale ?? 1);
@@ -97,9 +95,19 @@ function sampleCards(studio) {
       const { labels } = capabilities ?? {};
       studio.opener.create(labels ? await encode({ width, height, channels: 1, data: labelled(made, labels) }) : made);
     };
-    return el('button', { type: 'button', className: 'card', onclick: begin }, canvas, el('span', {}, name));
+    return el('button', { type: 'button', className: 'card', onclick: begin }, canvases[i], el('span', {}, name));
   });
+  fill(canvases, small);
   return el('div', { className: 'cards large', role: 'group', 'aria-label': 'Sample pictures' }, ...cards);
+}
+
+/** Samples take a while to compute: what else is there is shown before each. @param {HTMLCanvasElement[]} canvases @param {ReturnType<typeof samples>} small */
+async function fill(canvases, small) {
+  for (const [i, { picture }] of small.entries()) {
+    await new Promise((done) => afterFrame(() => done(null))());
+    const shown = picture();
+    context(canvases[i]).putImageData(imageData(shown.rgba(shown.whole), SHOWN), 0, 0);
+  }
 }
 
 /** @param {Studio} studio @param {{id: string, model: string, thumb?: string, modified?: string}} session */

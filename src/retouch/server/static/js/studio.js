@@ -6,7 +6,7 @@ import * as bars from './bar.js';
 import { toHex } from './colour.js';
 import { Cursor } from './cursor.js';
 import * as dialogs from './dialogs.js';
-import { byId, el } from './dom.js';
+import { afterFrame, byId, el } from './dom.js';
 import { Emitter } from './emitter.js';
 import { download, encoded, metadata } from './files.js';
 import { chooseFile, inputs } from './inputs.js';
@@ -33,6 +33,9 @@ const TURN = Math.PI / 12;
 const THEMES = ['dark', 'light'];
 const TOAST = 6000;
 const SECOND = 1000;
+const TITLE = 'Retouch Studio';
+/** Milliseconds between what is shown of work that goes on: drawing it takes from what is computed. */
+const TOLD = 300;
 const AIMS = ['brush', 'mask', 'eraser', 'clone'];
 
 /** @extends {Emitter<{session: null, state: null, tree: null, edited: null, model: null, refined: number}>} */
@@ -40,6 +43,8 @@ export class Studio extends Emitter {
   /** @type {Live | null} */ live = null;
   /** @type {Record<string, ReturnType<typeof toolbox>[string]>} */ #tools = {};
   /** The prompt of the version that is shown. @type {string | null} */ #prompt = null;
+  #busy = false;
+  #later = 0;
 
   constructor() {
     super();
@@ -64,7 +69,7 @@ export class Studio extends Emitter {
     this.stage.on('view', () => this.#aim());
     this.#theme();
     inputs(this);
-    setInterval(() => this.live?.work && this.emit('state', null), SECOND);
+    setInterval(() => this.#goesOn(), SECOND);
   }
 
   get tool() {
@@ -135,10 +140,10 @@ export class Studio extends Emitter {
   /** @param {Live} live */
   #follow(live) {
     live.on('tree', () => this.#words(live));
-    live.on('tree', () => this.emit('tree', null));
+    live.on('tree', afterFrame(() => this.emit('tree', null)));
     live.on('paint', () => this.#state());
     live.areas.on('change', () => this.#state());
-    live.on('work', () => this.#state());
+    live.on('work', () => this.#working());
     live.on('picture', () => this.#edited());
     live.on('refined', (version) => this.emit('refined', version));
     live.on('problem', (text) => this.say(text));
@@ -374,10 +379,26 @@ export class Studio extends Emitter {
     return { text: does + part + left(work.pace.left(performance.now())) + (live.waits ? '; your edit waits' : ''), busy: true, level: 'busy' };
   }
 
+  /** Of what takes longer the browser's tab tells, too. */
+  #goesOn() {
+    if (!this.live?.work) return;
+    document.title = `● ${TITLE}`;
+    this.emit('state', null);
+  }
+
+  /** What goes on is shown now and then, that it begins or ends at once. */
+  #working() {
+    if (Boolean(this.live?.work) !== this.#busy) this.#state();
+    else this.#later ||= window.setTimeout(() => this.#state(), TOLD);
+  }
+
   #state() {
+    clearTimeout(this.#later);
+    this.#later = 0;
     const { work } = this.live ?? {};
+    this.#busy = Boolean(work);
     this.cursor.progress(work ? (work.total ? work.done / work.total : -1) : null);
-    document.title = work ? '● Retouch Studio' : 'Retouch Studio';
+    if (!work) document.title = TITLE;
     this.emit('state', null);
   }
 
