@@ -132,9 +132,10 @@ class Placed:
     temps: Mapping[Temp, Any]
 
     @staticmethod
-    def of(calls: Sequence[Call], shared: Shared, handle: Callable[[Any], Any], rows: Callable[[Temp], int]) -> Placed:
-        """Those of calls; `rows` says how many rows a temporary gets."""
-        uses = [list(_temps(call.args)) for call in calls]
+    def of(
+        uses: Sequence[Sequence[Temp]], shared: Shared, handle: Callable[[Any], Any], rows: Callable[[Temp], int]
+    ) -> Placed:
+        """For calls that have these temporaries; `rows` says how many rows one gets."""
         offsets, size = places(uses, lambda t: rows(t) * t.channels * t.dtype.itemsize)
         memory = shared.arena(size)
         made = {t: memory(offset, rows(t), t.channels, t.dtype) for t, offset in offsets.items()}
@@ -152,12 +153,14 @@ class Placed:
         return self.handle(name)
 
 
-def _temps(arguments: Any) -> Iterator[Temp]:
-    """The temporaries among arguments."""
-    for leaf in leaves(arguments):
+def temps_of(call: Call) -> list[Temp]:
+    """The temporaries among the arguments of a call."""
+    found = []
+    for leaf in leaves(call.args):
         kind = type(leaf)
         if kind is Temp or kind is Columns:
-            yield leaf if kind is Temp else leaf.base
+            found.append(leaf if kind is Temp else leaf.base)
+    return found
 
 
 def places(uses: Sequence[Sequence[Temp]], nbytes: Callable[[Temp], int]) -> tuple[dict[Temp, int], int]:

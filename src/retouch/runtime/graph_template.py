@@ -17,7 +17,7 @@ from retouch.ir.operands import Temp
 from retouch.ir.tables import Factors, Table
 from retouch.kernels.tensors import PaddedTables
 from retouch.runtime.base import Operands
-from retouch.runtime.calls import Call, Placed, execute, filled
+from retouch.runtime.calls import Call, Placed, execute, filled, temps_of
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
 
@@ -76,7 +76,7 @@ class GraphTemplate:
 
         kernels = [list(group) for host, group in groupby(schedule.steps, lambda call: call.host) if not host]
         together = [call for group in kernels for call in group]
-        placed = Placed.of(together, shared, handle, rows)
+        placed = Placed.of(list(map(temps_of, together)), shared, handle, rows)
         flat = [filled(call, placed) for call in together]
         ends = list(accumulate(map(len, kernels), initial=0))
         self.segments = [Segment(flat[start:end]) for start, end in pairwise(ends)]

@@ -15,7 +15,7 @@ import numpy as np
 from retouch.ir.operands import Columns, Slot, Temp
 from retouch.ir.tables import Derivation, Factors, Table, replayed
 from retouch.ir.value import Value
-from retouch.runtime.calls import ALIGNMENT, Call, Placed, Stretch, filled, leaves, parts
+from retouch.runtime.calls import ALIGNMENT, Call, Placed, Stretch, filled, leaves, parts, temps_of
 from retouch.runtime.outline import Outline
 from retouch.runtime.shared import Shared
 
@@ -114,6 +114,11 @@ class Schedule:
         return parts(self.steps, self.shared.backend) if self.pattern is None else self.pattern.parts
 
     @cached_property
+    def temps(self) -> list[list[Temp]]:
+        """The temporaries of each call."""
+        return list(map(temps_of, self.steps)) if self.pattern is None else self.pattern.temps
+
+    @cached_property
     def host_calls(self) -> list[Call]:
         """The functions of the state among the calls, with tables in memory."""
         return [filled(call, self.placed) for call in self.steps if call.host]
@@ -126,7 +131,7 @@ class Schedule:
         def rows(temp: Temp) -> int:
             return temp.rows if temp.table is None else len(instead.get(temp.table, temp.table))
 
-        return Placed.of(self.steps, self.shared, lambda table: self.handle(instead.get(table, table)), rows)
+        return Placed.of(self.temps, self.shared, lambda table: self.handle(instead.get(table, table)), rows)
 
     def of_rows(self, active: Mapping[Value, Table]) -> Schedule | None:
         """The schedule for other active rows, with these steps; None where those would be other ones."""
