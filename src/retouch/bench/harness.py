@@ -167,6 +167,14 @@ class Suite(ABC):
         """What else is to be said of the results, a sentence or two each."""
         return []
 
+    def document(self, results: Sequence[Result]) -> Any:
+        """What is written as JSON."""
+        return results
+
+    def failed(self, results: Sequence[Result]) -> bool:
+        """Whether the command ends as one that failed."""
+        return False
+
     def lines(self) -> str:
         """What follows the tables, where something has been written or found that is no result."""
         return ""

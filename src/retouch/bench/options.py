@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import BadParameter, Option
+from typer import Argument, BadParameter, Option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +177,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Load:
-    """Put simulated people on a running server, and time their strokes."""
+    """What simulated people do."""
 
     people: Annotated[int, Option(min=1, help="How many come.")] = 8
     rate: Annotated[float, Option(min=0.001, help="How many come in a second in the mean.")] = 1.0
@@ -189,6 +189,19 @@ class Load:
     stroke: Annotated[int, Option(min=1, help="Side of a stroke's square in pixels.")] = 8
     steps: Annotated[int | None, Option(min=1, help="Steps of the model (its own).")] = None
     seed: Annotated[int, Option(help="Of everything that is random.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Load):
+    """Put simulated people on a running server, and time their strokes."""
+
+    url: Annotated[str, Argument(help="Address of a running server, as http://127.0.0.1:8188.")]
+    token: Annotated[str | None, Option(envvar="RETOUCH_TOKEN", help="What opens it.")] = None
+    against: Annotated[str | None, Option(help="Address of another server to put the same load on, a dense one.")] = (
+        None
+    )
+    against_token: Annotated[str | None, Option(envvar="RETOUCH_AGAINST_TOKEN", help="What opens that one.")] = None
+    model: Annotated[str | None, Option(help="Of those of the server (its first).")] = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ costs is the time of `session.edit`, index tables of its new region included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -175,7 +175,7 @@ class Quality(options.Quality, Suite):
             **taken,
             "dense_seconds": dense_s,
             "macs": work.macs_active / work.macs_dense,
-            **asdict(compare(made, truth, edit.mask, lpips)),
+            **compare(made, truth, edit.mask, lpips),
             "seam": seam(made, session.pixels, edit.mask, session.border),
             "machine": machine.facts(),
         }

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import TaskProgressColumn
 from rich.table import Table
-from typer import Argument, Option
+from typer import Option
 
 from retouch.bench import options
 from retouch.bench.options import Threads
@@ -68,18 +68,13 @@ def listed(title: str, titles: list[str], rows: Callable[[], list[list[str]]]) -
 
     def shown(wanted: bool) -> None:
         if wanted:
-            print_table(titles, rows(), title=title, caption="Policies: paper, balanced, fast, exact")
+            made = Table(*titles, title=title, caption="Policies: paper, balanced, fast, exact")
+            for row in rows():
+                made.add_row(*row)
+            Console().print(made)
             raise typer.Exit
 
     return Annotated[bool, Option("--list", help="List what --model takes, and exit.", callback=shown, is_eager=True)]
-
-
-def print_table(titles: list[str], rows: list[list[str]], **texts: str) -> None:
-    """Show a table of words."""
-    made = Table(*titles, **texts)  # type: ignore[arg-type]
-    for row in rows:
-        made.add_row(*row)
-    Console().print(made)
 
 
 def _networks() -> list[list[str]]:
@@ -129,42 +124,7 @@ def tiles(
         run_suite(Tiles(tune.present()), json=json)
 
 
-def _serve(
-    url: Annotated[str, Argument(help="Address of a running server, as http://127.0.0.1:8188.")],
-    token: Annotated[str | None, Option(envvar="RETOUCH_TOKEN", help="What opens it.")] = None,
-    against: Annotated[
-        str | None, Option(help="Address of another server to put the same load on, a dense one.")
-    ] = None,
-    against_token: Annotated[str | None, Option(envvar="RETOUCH_AGAINST_TOKEN", help="What opens that one.")] = None,
-    model: Annotated[str | None, Option(help="Of those of the server (its first).")] = None,
-    json: Json = None,
-    **asked: Any,
-) -> None:
-    from retouch.bench.serve import Server, document, drive
-
-    load = options.Load(**asked)
-    with usage_errors(OptionError):
-        if load.stroke > load.size:
-            raise OptionError(f"a stroke of {load.stroke} pixels does not fit a picture of {load.size}")
-        _check_files(json, None, None)
-    servers = [Server("server", url.rstrip("/"), token, model)]
-    servers += [Server("against", against.rstrip("/"), against_token, model)] if against else []
-    found = document(load, drive(servers, load, lambda done, total: note(f"{done} of {total} people came")))
-    if json is not None:
-        json.write_text(jsonlib.dumps(found, indent=1), "utf-8")
-    columns = found["servers"]
-    names = [name for name in next(iter(columns.values())) if name != "seconds"]
-    rows = [[name, *(_shown(each.get(name)) for each in columns.values())] for name in names]
-    print_table(["", *columns], rows, title="Strokes to their results, in seconds")
-    if any(each["failed"] or each["lost"] or each["twice"] for each in columns.values()):
-        raise typer.Exit(1)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-bench.command("serve")(asking(_serve, options.Load))
+bench.command("serve")(suite(options.Serve, "retouch.bench.serve", json=Json))
 
 
 # Running a suite
@@ -196,6 +156,8 @@ def run_suite(
         from retouch.bench.report import save_plots
 
         save_plots(plot, suite.plots(results), suite.heading(results)[0])
+    if suite.failed(results):
+        raise typer.Exit(1)
 
 
 def _check_files(json: Path | None, report: Path | None, plot: Path | None) -> None:
@@ -218,7 +180,7 @@ def _collected(suite: Suite, json: Path | None) -> list[Result]:
 
     def write() -> float:
         if json is not None and results:
-            write_text(json, jsonlib.dumps(results, indent=2) + "\n")
+            write_text(json, jsonlib.dumps(suite.document(results), indent=2) + "\n")
         return time.monotonic()
 
     written = time.monotonic()
