@@ -305,9 +305,9 @@ class Serve(options.Serve, Suite):
     """The load on one server, or on two at once; a result for each."""
 
     columns: ClassVar[Sequence[Column]] = ()
+    title: ClassVar[str] = "Strokes to their results, in seconds"
 
     def check(self) -> None:
-        """OptionError for a stroke that is larger than its picture."""
         if self.stroke > self.size:
             raise OptionError(f"a stroke of {self.stroke} pixels does not fit a picture of {self.size}")
 
@@ -320,20 +320,15 @@ class Serve(options.Serve, Suite):
         for name, tally in drive(servers, self, told).items():
             yield {"server": name, **tally.report(), "seconds": tally.seconds}
 
-    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """What is timed."""
-        return "Strokes to their results, in seconds", ""
-
     def tables(self, results: Sequence[Result]) -> list[Table]:
         """A row for each figure, a column for each server."""
         by_name = {each["server"]: each for each in results}
         columns = [Column("figure", " "), *(Column(name, name, _shown) for name in by_name)]
         figures = [figure for figure in results[0] if figure not in ("server", "seconds")]
         rows = [{"figure": f, **{name: each.get(f) for name, each in by_name.items()}} for f in figures]
-        return [terminal_table(*self.heading(results), columns, rows)]
+        return [terminal_table(self.title, "", columns, rows)]
 
     def document(self, results: Sequence[Result]) -> dict[str, Any]:
-        """The load, and the results by server."""
         load = {field.name: getattr(self, field.name) for field in fields(Load)}
         return {"load": load, "servers": {each.pop("server"): each for each in map(dict, results)}}
 
