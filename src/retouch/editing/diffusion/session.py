@@ -16,6 +16,7 @@ from retouch.editing.archive import Progress, silent
 from retouch.editing.area import AreasLike
 from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.canvas.view import ViewSession
 from retouch.editing.diffusion.adopting import adopted
 from retouch.editing.diffusion.asked import Asked, Current, Options
 from retouch.editing.diffusion.change import Change
@@ -61,7 +62,7 @@ from retouch.editing.manifest import (
 )
 from retouch.editing.recent import Recent
 from retouch.editing.replay import Cropped, Pictures
-from retouch.editing.session import GAIN, Edited, Session, Version, locked
+from retouch.editing.session import GAIN, Edited, Version, locked
 from retouch.editing.stages import ENOUGH, stages_of
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
@@ -83,7 +84,7 @@ class Begun:
     take_back: Callable[[], None]
 
 
-class DiffusionSession(Session):
+class DiffusionSession(ViewSession):
     """A session on a photograph or a generated image."""
 
     kind = "diffusion"
