@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retouch.bench.report import FileError as FileError
     from retouch.editing.canvas.canvas import Canvas as Canvas
+    from retouch.editing.choice import VariantsError as VariantsError
     from retouch.editing.diffusion import Area as Area
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
-    from retouch.editing.diffusion.variants import VariantsError as VariantsError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
@@ -96,7 +96,7 @@ _HOMES = {
     "UnsupportedError": "incremental",
     "UndoError": "runtime.state.in_place",
     "Upscaler": "editing.gan",
-    "VariantsError": "editing.diffusion.variants",
+    "VariantsError": "editing.choice",
     "WeightFileError": "models.checkpoints",
     "WeightsChangedError": "runtime.weights",
     "compile": "incremental",

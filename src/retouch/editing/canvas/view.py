@@ -17,6 +17,7 @@ from retouch.editing.canvas.composition import Shown
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.canvas.viewport import common, inside, moved
+from retouch.editing.choice import Choice
 from retouch.editing.history import History
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Frames
@@ -29,7 +30,7 @@ class ViewSession(Session):
 
     draw: Callable[..., tuple[Edited, Refinement | None]]
     redraw: Callable[..., tuple[Edited, dict[str, Any]]]
-    variants: Callable[..., Variants]
+    variants: Callable[..., Choice[Any, Edited]]
     adopt: Callable[[Pixels, Mask], Edited]
 
     @property
@@ -51,23 +52,6 @@ class Refinement(Protocol):
     def stale(self) -> bool: ...  # noqa: D102
     @property
     def run(self) -> Callable[[Frames, Callable[[Replace], Replace]], None]: ...  # noqa: D102
-
-
-class Variants(Protocol):
-    """What a canvas asks of variants of an edit of a session."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, number: int) -> Variant: ...
-    def choose(self, number: int) -> Edited: ...  # noqa: D102
-
-
-class Variant(Protocol):
-    """One of them."""
-
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def edited(self) -> Edited: ...  # noqa: D102
 
 
 Together = Callable[["Sequence[Part]", bool, Mapping[str, Any], Progress], tuple[Pixels, Box, Edited]]

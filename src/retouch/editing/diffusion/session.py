@@ -17,6 +17,7 @@ from retouch.editing.area import AreasLike
 from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
 from retouch.editing.canvas.view import ViewSession
+from retouch.editing.choice import VariantsError
 from retouch.editing.diffusion.adopting import adopted
 from retouch.editing.diffusion.asked import Asked, Current, Options
 from retouch.editing.diffusion.change import Change
@@ -33,7 +34,7 @@ from retouch.editing.diffusion.recorder import Recorder, noised
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import Refinement, remade
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeded, seeds_of, varied
+from retouch.editing.diffusion.variants import Variant, Variants, check_room, seeded, seeds_of, varied
 from retouch.editing.images import (
     Box,
     ImageLike,
