@@ -46,12 +46,9 @@ Replace = Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
 class Refinement(Protocol):
     """What a canvas asks of an edit of a session that can be bettered; that of a `DiffusionSession` is one."""
 
-    @property
-    def stages(self) -> list[str]: ...  # noqa: D102
-    @property
     def stale(self) -> bool: ...  # noqa: D102
     @property
-    def run(self) -> Callable[[Frames, Callable[[Replace], Replace]], None]: ...  # noqa: D102
+    def refine(self) -> Callable[[Frames, Callable[[Replace], Replace]], None]: ...  # noqa: D102
 
 
 Together = Callable[["Sequence[Part]", bool, Mapping[str, Any], Progress], tuple[Pixels, Box, Edited]]
