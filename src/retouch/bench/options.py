@@ -43,6 +43,14 @@ def size(help: str) -> Any:
     return Option(parser=byte_count, metavar="SIZE", help=help)
 
 
+def _use_threads(count: int | None) -> int | None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+    return count
+
+
 POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
 
 AnyStorage = Annotated[Storage | None, Option(help="How recorded float32 rows are kept (fp32).")]
@@ -66,7 +74,7 @@ Policies = Annotated[Sequence[str], Option(help=f"{POLICY_HELP}; may be repeated
 PolicyName = Annotated[str, Option(help=f"{POLICY_HELP}.")]
 Rounds = Annotated[int, Option(min=1, help="Rounds that are counted.")]
 Shares = Annotated[Sequence[float], Option(help="Share of the image edited, (0, 1] (0.012); may be repeated.")]
-Threads = Annotated[int | None, Option(min=1, help="Threads of PyTorch and the kernels.")]
+Threads = Annotated[int | None, Option(min=1, callback=_use_threads, help="Threads of PyTorch and the kernels.")]
 Tiny = Annotated[bool, Option("--tiny", help="Few channels and a small image: to try things out.")]
 
 HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)

@@ -19,7 +19,7 @@ from typer import Option
 from retouch.bench import options
 from retouch.bench.options import Threads
 from retouch.cli.app import app
-from retouch.cli.common import note, quiet_libraries, set_threads, steps_bar, usage_errors
+from retouch.cli.common import note, quiet_libraries, steps_bar, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,29 +38,24 @@ FILES: Mapping[str, Any] = {"json": Json, "report": Report}
 TIMED: Mapping[str, Any] = {"threads": Threads, **FILES}
 
 
-def asking(function: Callable[..., None], asked: type, **others: Any) -> Callable[..., None]:
-    """The function, whose keywords are the fields of `asked` and others by name, for typer to make a command of."""
-    own = signature(function, eval_str=True).parameters.values()
-    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in others.items()]
-    named = [each for each in own if each.kind is not Parameter.VAR_KEYWORD]
-    found = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature(asked, eval_str=True).parameters.values()]
-    function.__signature__ = Signature([*named, *found, *more])  # type: ignore[attr-defined]
-    function.__doc__ = asked.__doc__
-    return function
-
-
 def suite(asked: type, module: str, quiet: bool = False, **others: Any) -> Callable[..., None]:
     """A command that runs the suite of the same name in a module. quiet: it loads models of other libraries."""
 
     def run(context: typer.Context, **given: Any) -> None:
-        files = {name: given.pop(name, None) for name in ("threads", "json", "report", "plot")}
-        given.pop("list", None)
+        files = {name: given.pop(name, None) for name in (*FILES, "plot")}
+        for name in others.keys() & {"threads", "list"}:  # done when they were read
+            given.pop(name)
         if quiet:
             quiet_libraries()
         made = getattr(import_module(module), asked.__name__)(**given)
         run_suite(made, **files, command=context.meta["command"])
 
-    return asking(run, asked, **others)
+    fields = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature(asked, eval_str=True).parameters.values()]
+    fields += [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in others.items()]
+    first = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    run.__signature__ = Signature([first, *fields])  # type: ignore[attr-defined]
+    run.__doc__ = asked.__doc__
+    return run
 
 
 def listed(title: str, titles: list[str], rows: Callable[[], list[list[str]]]) -> Any:
@@ -131,18 +126,12 @@ bench.command("serve")(suite(options.Serve, "retouch.bench.serve", json=Json))
 
 
 def run_suite(
-    suite: Suite,
-    threads: int | None = None,
-    json: Path | None = None,
-    report: Path | None = None,
-    plot: Path | None = None,
-    command: str = "",
+    suite: Suite, json: Path | None = None, report: Path | None = None, plot: Path | None = None, command: str = ""
 ) -> None:
     """Check what a suite reads and writes, run it with a bar, print its tables, write its files."""
     with usage_errors():
         suite.check()
         _check_files(json, report, plot)
-    set_threads(threads)
     results = _collected(suite, json)
     for table in suite.tables(results):
         Console().print(table)
