@@ -160,7 +160,7 @@ def measured(session: DiffusionSession, number: int, sample: SampleEdit, name: s
     elif not briefly:
         runs |= {**dict(with_whole_calls(session, change.start)), **dict(with_exact_rows(session))}
     for cause, run in runs.items():
-        found = compare(edited(session, change, run), dense, sample.mask, None).psnr_inside
+        found = compare(edited(session, change, run), dense, sample.mask, None)["psnr_inside"]
         share = f"{run.calls.macs / run.calls.dense_macs:7.1%}" if run.recorded is None else ""
         typer.echo(f"{number:3} {sample.kind} of {sample.fraction:.1%}: {cause:32} {found:5.1f} dB {share}")
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retouch.bench.report import FileError as FileError
     from retouch.editing.canvas.canvas import Canvas as Canvas
+    from retouch.editing.choice import VariantsError as VariantsError
     from retouch.editing.diffusion import Area as Area
     from retouch.editing.diffusion import Editor as Editor
     from retouch.editing.diffusion import PipelineError as PipelineError
     from retouch.editing.diffusion import SchedulerError as SchedulerError
-    from retouch.editing.diffusion.variants import VariantsError as VariantsError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
     from retouch.editing.images import ImageError as ImageError
@@ -57,53 +57,36 @@ if TYPE_CHECKING:
 __version__ = version("retouch")
 
 # Names are imported when they are first used: the command line answers without loading PyTorch.
-_HOMES = {
-    "Area": "editing.diffusion",
-    "AreaError": "passes.by_area",
-    "ArchiveError": "editing.manifest",
-    "HeldError": "editing.lease",
-    "LostError": "editing.lease",
-    "BackendError": "kernels.protocol",
-    "BackendImportError": "kernels.protocol",
-    "BackendNameError": "kernels.protocol",
-    "Canvas": "editing.canvas.canvas",
-    "CaptureError": "frontend.capture",
-    "DeviceError": "kernels.devices",
-    "Editor": "editing.diffusion",
-    "Explanation": "plan.explain",
-    "ExtraError": "models.extras",
-    "FallbackWarning": "errors",
-    "Frame": "editing.jobs",
-    "FileError": "bench.report",
-    "ImageError": "editing.images",
-    "Incremental": "incremental",
-    "InputError": "frontend.signature",
-    "Job": "editing.jobs",
-    "LabelEditor": "editing.gan",
-    "OptionError": "errors",
-    "PipelineError": "editing.diffusion",
-    "Policy": "plan.policy",
-    "Recording": "runtime.state.in_place",
-    "Region": "plan.region",
-    "PolicyError": "plan.policy",
-    "RegionError": "plan.region",
-    "SchedulerError": "editing.diffusion",
-    "Session": "editing.session",
-    "SessionError": "editing.jobs",
-    "StoreError": "runtime.store",
-    "ReplayWarning": "errors",
-    "RetouchError": "errors",
-    "UnsupportedError": "incremental",
-    "UndoError": "runtime.state.in_place",
-    "Upscaler": "editing.gan",
-    "VariantsError": "editing.diffusion.variants",
-    "WeightFileError": "models.checkpoints",
-    "WeightsChangedError": "runtime.weights",
-    "compile": "incremental",
-    "load": "editing.kinds",
-    "open": "editing.kinds",
-    "tokens": "ir.layout",
+_NAMES = {
+    "bench.report": "FileError",
+    "editing.canvas.canvas": "Canvas",
+    "editing.choice": "VariantsError",
+    "editing.diffusion": "Area Editor PipelineError SchedulerError",
+    "editing.gan": "LabelEditor Upscaler",
+    "editing.images": "ImageError",
+    "editing.jobs": "Frame Job SessionError",
+    "editing.kinds": "load open",
+    "editing.lease": "HeldError LostError",
+    "editing.manifest": "ArchiveError",
+    "editing.session": "Session",
+    "errors": "FallbackWarning OptionError ReplayWarning RetouchError",
+    "frontend.capture": "CaptureError",
+    "frontend.signature": "InputError",
+    "incremental": "Incremental UnsupportedError compile",
+    "ir.layout": "tokens",
+    "kernels.devices": "DeviceError",
+    "kernels.protocol": "BackendError BackendImportError BackendNameError",
+    "models.checkpoints": "WeightFileError",
+    "models.extras": "ExtraError",
+    "passes.by_area": "AreaError",
+    "plan.explain": "Explanation",
+    "plan.policy": "Policy PolicyError",
+    "plan.region": "Region RegionError",
+    "runtime.state.in_place": "Recording UndoError",
+    "runtime.store": "StoreError",
+    "runtime.weights": "WeightsChangedError",
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*_HOMES]
 

@@ -7,8 +7,7 @@ from torch import nn
 from retouch.errors import OptionError
 from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
-from retouch.ops.gemm import Gemm
-from retouch.ops.int8_gemm import Int8Gemm
+from retouch.ops.gemm import Gemm, Int8Gemm
 from retouch.passes import fuse, in_arithmetic
 from retouch.passes.arithmetic import BUDGET
 from support import noise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,25 +42,9 @@ def inside_and_image(
     return found
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far apart two pictures are, over all pixels and over those inside a mask.
-
-    psnr: dB, at most MAX_PSNR. ssim: 1 for equal pictures. lpips: 0 for equal pictures, nan if not computed.
-    """
-
-    psnr: float
-    ssim: float
-    lpips: float
-    psnr_inside: float
-    ssim_inside: float
-    lpips_inside: float
-
-
-def compare(a: Pixels, b: Pixels, mask: Mask, lpips: Lpips | None) -> Difference:
-    """The difference of two pictures [H, W, 3]; `mask` bool [H, W] says what is inside.
-
-    lpips: None leaves LPIPS out.
+def compare(a: Pixels, b: Pixels, mask: Mask, lpips: Lpips | None) -> Result:
+    """How far apart two pictures [H, W, 3] are, and inside of `mask` bool [H, W]: psnr, psnr_inside (dB, at most
+    MAX_PSNR), ssim, ssim_inside (1 for equal pictures), lpips, lpips_inside (0 for these, nan without `lpips`).
 
     SSIM has windows of 7x7 pixels. Over all it is the mean of those inside the picture, inside the mask that of
     the windows around its pixels, so near the mask's edge it sees what lies outside.
@@ -82,11 +65,13 @@ def compare(a: Pixels, b: Pixels, mask: Mask, lpips: Lpips | None) -> Difference
     metrics = require("skimage.metrics", "bench")
     similar, similarity = metrics.structural_similarity(a, b, channel_axis=-1, data_range=255, full=True)
     perceived = np.full(mask.shape, math.nan) if lpips is None else lpips.distance_map(a, b)
-    error = np.abs(a.astype(np.float64) - b)
-    decibels = [min(MAX_PSNR, MAX_PSNR if found is None else found) for found in map(psnr, (error, error[mask]))]
-    everywhere = decibels[0], float(similar), float(perceived.mean(dtype=float))
-    inside = decibels[1], float(similarity[mask].mean(dtype=float)), float(perceived[mask].mean(dtype=float))
-    return Difference(*everywhere, *inside)
+    error, found = np.abs(a.astype(np.float64) - b), {"ssim": float(similar)}
+    found["ssim_inside"] = float(similarity[mask].mean(dtype=float))
+    for where, part in (("", ...), ("_inside", mask)):
+        decibels = psnr(error[part])
+        found[f"psnr{where}"] = MAX_PSNR if decibels is None else min(MAX_PSNR, decibels)
+        found[f"lpips{where}"] = float(perceived[part].mean(dtype=float))
+    return found
 
 
 def seam(result: Pixels, before: Pixels, mask: Mask, border: int) -> float:

@@ -90,7 +90,6 @@ class Forecast(options.Forecast, Suite):
         return published, image, edits_of(self.edit, self.mask, image)
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
-        """Every network under every policy for every edit and device."""
         for network, of_network in progress.over([models.get(name) for name in self.model]):
             of_network.say(f"{network.name}: capturing")
             published, image, edits = self._target(network)
@@ -135,12 +134,10 @@ class Forecast(options.Forecast, Suite):
         return Peaks(device(name), self.dtype, efficiency)
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """Of the first device."""
         first = results[0]
         return f"PREDICTED, not measured: {device(first['device']).title}, {first['dtype']} (ms)", ""
 
     def notes(self, results: Sequence[Result]) -> list[str]:
-        """What the predictions rest on."""
         return assumptions(results)
 
 

@@ -66,7 +66,6 @@ class Halo(options.Halo, Suite):
     )
 
     def check(self) -> None:
-        """OptionError for a model without trained weights, a policy without a halo and a side that is too long."""
         chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend)
         if self.model not in PRETRAINED:
@@ -105,7 +104,6 @@ class Halo(options.Halo, Suite):
             }
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """The dense run that all are held against."""
         first = results[0]
         return (
             f"{first['model']}, {first['policy']}: error against halo",
@@ -115,7 +113,6 @@ class Halo(options.Halo, Suite):
         )
 
     def plots(self, results: Sequence[Result]) -> list[Plot]:
-        """The error against the halo, and against the time of an update."""
         label = "PSNR against dense, dB"
         return [
             Plot(_curves(results, "halo"), "halo, pixels", label),

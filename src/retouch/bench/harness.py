@@ -129,14 +129,17 @@ class Suite(ABC):
     """What to measure, and how it is shown: what every sub-command of `retouch bench` runs.
 
     columns: what its results hold. by: the key of which every value has a table of its own; empty: all in one.
+    title, caption: of its tables.
     """
 
     columns: ClassVar[Sequence[Column]]
     by: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    caption: ClassVar[str] = ""
 
-    @abstractmethod
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """Title and caption of the table."""
+        """Title and caption of the table of some results."""
+        return self.title, self.caption
 
     @abstractmethod
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
@@ -166,6 +169,14 @@ class Suite(ABC):
     def notes(self, results: Sequence[Result]) -> list[str]:
         """What else is to be said of the results, a sentence or two each."""
         return []
+
+    def document(self, results: Sequence[Result]) -> Any:
+        """What is written as JSON."""
+        return results
+
+    def failed(self, results: Sequence[Result]) -> bool:
+        """Whether the command ends as one that failed."""
+        return False
 
     def lines(self) -> str:
         """What follows the tables, where something has been written or found that is no result."""

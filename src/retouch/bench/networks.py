@@ -90,9 +90,10 @@ class Networks(options.Networks, Suite):
     """Raises OptionError for what there is not, or not together."""
 
     columns: ClassVar[Sequence[Column]] = COLUMNS
+    title: ClassVar[str] = "Dense, record and update (medians, ms)"
+    caption: ClassVar[str] = "error: relative L2 in the active rows, random weights"
 
     def check(self) -> None:
-        """Look everything up by its name, and read every mask."""
         chosen(self.policy, PRESETS, "policy")
         self.ways()
         chosen(self.peer, PEERS, "peer")
@@ -136,7 +137,6 @@ class Networks(options.Networks, Suite):
         return network.build(self.tiny, weights).to(self.place), on(inputs, self.place), cases
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
-        """Every model in every type under every policy with every edit."""
         for (name, dtype), part in progress.over(list(product(self.model, self.dtype))):
             part.say(f"{name}: building")
             module, inputs, cases = self.built(name, dtype)
@@ -170,17 +170,11 @@ class Networks(options.Networks, Suite):
         found: Explanation = trial.net.explain(cases[0].region)
         return found
 
-    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """The errors are a check of the arithmetic."""
-        return "Dense, record and update (medians, ms)", "error: relative L2 in the active rows, random weights"
-
     def notes(self, results: Sequence[Result]) -> list[str]:
-        """A busy machine, and a better dense baseline."""
         uneven = {each["model"] for each in results if busy([each["spread"][each["dense_kind"]]]) > RESTLESS}
         return [*(BUSY.format(name) for name in sorted(uneven)), ALLOCATOR]
 
     def markdown_table(self, results: Sequence[Result]) -> str:
-        """Says whose the figures beside these are."""
         return f"{super().markdown_table(results)}\n\n{BESIDE}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import BadParameter, Option
+from typer import Argument, BadParameter, Option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,14 @@ def size(help: str) -> Any:
     return Option(parser=byte_count, metavar="SIZE", help=help)
 
 
+def _use_threads(count: int | None) -> int | None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+    return count
+
+
 POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
 
 AnyStorage = Annotated[Storage | None, Option(help="How recorded float32 rows are kept (fp32).")]
@@ -66,7 +74,7 @@ Policies = Annotated[Sequence[str], Option(help=f"{POLICY_HELP}; may be repeated
 PolicyName = Annotated[str, Option(help=f"{POLICY_HELP}.")]
 Rounds = Annotated[int, Option(min=1, help="Rounds that are counted.")]
 Shares = Annotated[Sequence[float], Option(help="Share of the image edited, (0, 1] (0.012); may be repeated.")]
-Threads = Annotated[int | None, Option(min=1, help="Threads of PyTorch and the kernels.")]
+Threads = Annotated[int | None, Option(min=1, callback=_use_threads, help="Threads of PyTorch and the kernels.")]
 Tiny = Annotated[bool, Option("--tiny", help="Few channels and a small image: to try things out.")]
 
 HALOS = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
@@ -177,7 +185,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Load:
-    """Put simulated people on a running server, and time their strokes."""
+    """What simulated people do."""
 
     people: Annotated[int, Option(min=1, help="How many come.")] = 8
     rate: Annotated[float, Option(min=0.001, help="How many come in a second in the mean.")] = 1.0
@@ -189,6 +197,19 @@ class Load:
     stroke: Annotated[int, Option(min=1, help="Side of a stroke's square in pixels.")] = 8
     steps: Annotated[int | None, Option(min=1, help="Steps of the model (its own).")] = None
     seed: Annotated[int, Option(help="Of everything that is random.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Load):
+    """Put simulated people on a running server, and time their strokes."""
+
+    url: Annotated[str, Argument(help="Address of a running server, as http://127.0.0.1:8188.")]
+    token: Annotated[str | None, Option(envvar="RETOUCH_TOKEN", help="What opens it.")] = None
+    against: Annotated[str | None, Option(help="Address of another server to put the same load on, a dense one.")] = (
+        None
+    )
+    against_token: Annotated[str | None, Option(envvar="RETOUCH_AGAINST_TOKEN", help="What opens that one.")] = None
+    model: Annotated[str | None, Option(help="Of those of the server (its first).")] = None
 
 
 @dataclass(frozen=True)

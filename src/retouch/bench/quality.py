@@ -8,7 +8,7 @@ costs is the time of `session.edit`, index tables of its new region included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -121,7 +121,6 @@ class Quality(options.Quality, Suite):
     columns: ClassVar[Sequence[Column]] = SUMMARY
 
     def check(self) -> None:
-        """Look methods up, and read the pictures and the weights of LPIPS."""
         chosen(self.method, METHODS, "method")
         backend_of(self.backend)
         if self.images:
@@ -175,7 +174,7 @@ class Quality(options.Quality, Suite):
             **taken,
             "dense_seconds": dense_s,
             "macs": work.macs_active / work.macs_dense,
-            **asdict(compare(made, truth, edit.mask, lpips)),
+            **compare(made, truth, edit.mask, lpips),
             "seam": seam(made, session.pixels, edit.mask, session.border),
             "machine": machine.facts(),
         }
@@ -208,17 +207,14 @@ class Quality(options.Quality, Suite):
         ]
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """What a dense edit takes."""
         dense = 1e3 * median(each["dense_seconds"] for each in results)
         caption = f"dense edit: {dense:.0f} ms; dB, SSIM and LPIPS inside the region, then over the image"
         return "Edits against the dense model (medians)", caption
 
     def rows(self, results: Sequence[Result]) -> Sequence[Result]:
-        """One for each method."""
         return summaries(results)
 
     def markdown_table(self, results: Sequence[Result]) -> str:
-        """One row for each method, and dB by kind of edit."""
         return f"{super().markdown_table(results)}\n\n{_by_kind(results)}"
 
     def plots(self, results: Sequence[Result]) -> list[Plot]:
@@ -239,7 +235,6 @@ class Quality(options.Quality, Suite):
         return lines
 
     def notes(self, results: Sequence[Result]) -> list[str]:
-        """What probes gain, and how good estimates of the error are."""
         parts, lines = grouped(results, "method"), []
         if {"balanced", "fast", "refreshed"} <= set(parts):
             gain, count = gain_of_probes(results)

@@ -17,18 +17,23 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import requests
 from PIL import Image
+from rich.table import Table
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from retouch.bench import options
 from retouch.bench.edits import soft_picture
+from retouch.bench.harness import Progress, Suite
 from retouch.bench.options import Load
+from retouch.bench.report import Column, Result, terminal_table
+from retouch.errors import OptionError
 
 REPLICA = "retouch-replica"
 """Header in which a cluster says which replica answered."""
@@ -291,7 +296,42 @@ def _figures(server: Server) -> dict[str, float]:
     return {}
 
 
-def document(load: Load, tallies: Mapping[str, Tally]) -> dict[str, Any]:
-    """All of a run, for a file; `seconds` are those of every stroke."""
-    servers = {name: {**tally.report(), "seconds": tally.seconds} for name, tally in tallies.items()}
-    return {"load": asdict(load), "servers": servers}
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(options.Serve, Suite):
+    """The load on one server, or on two at once; a result for each."""
+
+    columns: ClassVar[Sequence[Column]] = ()
+    title: ClassVar[str] = "Strokes to their results, in seconds"
+
+    def check(self) -> None:
+        if self.stroke > self.size:
+            raise OptionError(f"a stroke of {self.stroke} pixels does not fit a picture of {self.size}")
+
+    def measure(self, progress: Progress) -> Iterator[Result]:
+        """All people, on all servers; `seconds` are those of every stroke."""
+        servers = [Server("server", self.url.rstrip("/"), self.token, self.model)]
+        if self.against:
+            servers.append(Server("against", self.against.rstrip("/"), self.against_token, self.model))
+        told = lambda done, total: progress.steps(done, total, f"{done} of {total} people came")  # noqa: E731
+        for name, tally in drive(servers, self, told).items():
+            yield {"server": name, **tally.report(), "seconds": tally.seconds}
+
+    def tables(self, results: Sequence[Result]) -> list[Table]:
+        """A row for each figure, a column for each server."""
+        by_name = {each["server"]: each for each in results}
+        columns = [Column("figure", " "), *(Column(name, name, _shown) for name in by_name)]
+        figures = [figure for figure in results[0] if figure not in ("server", "seconds")]
+        rows = [{"figure": f, **{name: each.get(f) for name, each in by_name.items()}} for f in figures]
+        return [terminal_table(self.title, "", columns, rows)]
+
+    def document(self, results: Sequence[Result]) -> dict[str, Any]:
+        load = {field.name: getattr(self, field.name) for field in fields(Load)}
+        return {"load": load, "servers": {each.pop("server"): each for each in map(dict, results)}}
+
+    def failed(self, results: Sequence[Result]) -> bool:
+        """Whether strokes are missing or there twice, or somebody gave up."""
+        return any(each["failed"] or each["lost"] or each["twice"] for each in results)

@@ -62,6 +62,8 @@ def _pays(row: Mapping[str, Any]) -> int | None:
 class Sessions(options.Sessions, Suite):
     """memory: in bytes. repeat: rounds of dense runs and edits; each session is recorded once."""
 
+    title: ClassVar[str] = "Editing sessions (medians, seconds)"
+    caption: ClassVar[str] = "dB: PSNR in the mask against dense with the same replacement; random weights"
     columns: ClassVar[Sequence[Column]] = (
         Column("model", "pipeline"),
         Column("", "steps, edit", value=lambda row: f"{row['steps']}, {row['edit_label']}", below=True),
@@ -83,7 +85,6 @@ class Sessions(options.Sessions, Suite):
     )
 
     def check(self) -> None:
-        """Look everything up by its name, and read every mask."""
         chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend)
         for name in chosen(self.model, pipelines.PIPELINES, "pipeline"):
@@ -126,15 +127,7 @@ class Sessions(options.Sessions, Suite):
         pipe = pipeline.build(self.tiny).to(getattr(torch, self.dtype))
         return Editor(pipe, policy=self.policy, backend=self.backend, memory=self.memory, storage=self.storage)
 
-    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """The yardstick."""
-        return (
-            "Editing sessions (medians, seconds)",
-            "dB: PSNR in the mask against dense with the same replacement; random weights",
-        )
-
     def notes(self, results: Sequence[Result]) -> list[str]:
-        """A busy machine."""
         uneven = any(each["unevenness"] > RESTLESS for each in results)
         return ["Dense, img2img and crop do the same work and differ: a busy machine, measure again"] * uneven
 

@@ -63,7 +63,6 @@ class Tiles(Suite):
                     yield {"kernel": kernel, **asdict(shape), **facts}
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        """Which GPU."""
         return f"Tiles on {self.gpu.name}", ""
 
     def tables(self, results: Sequence[Result]) -> list[Table]:
@@ -76,7 +75,6 @@ class Tiles(Suite):
         return found
 
     def lines(self) -> str:
-        """What to put into `tiles.py`."""
         text = ["For src/retouch/kernels/triton/tiles.py:"]
         for kind in tune.KINDS:
             chosen = {each.size: each.ranked[0][0] for each in self.tuned if each.kind is kind}

@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.progress import TaskProgressColumn
 from rich.table import Table
-from typer import Argument, Option
+from typer import Option
 
 from retouch.bench import options
 from retouch.bench.options import Threads
 from retouch.cli.app import app
-from retouch.cli.common import note, quiet_libraries, set_threads, steps_bar, usage_errors
+from retouch.cli.common import note, quiet_libraries, steps_bar, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,29 +38,24 @@ FILES: Mapping[str, Any] = {"json": Json, "report": Report}
 TIMED: Mapping[str, Any] = {"threads": Threads, **FILES}
 
 
-def asking(function: Callable[..., None], asked: type, **others: Any) -> Callable[..., None]:
-    """The function, whose keywords are the fields of `asked` and others by name, for typer to make a command of."""
-    own = signature(function, eval_str=True).parameters.values()
-    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in others.items()]
-    named = [each for each in own if each.kind is not Parameter.VAR_KEYWORD]
-    found = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature(asked, eval_str=True).parameters.values()]
-    function.__signature__ = Signature([*named, *found, *more])  # type: ignore[attr-defined]
-    function.__doc__ = asked.__doc__
-    return function
-
-
 def suite(asked: type, module: str, quiet: bool = False, **others: Any) -> Callable[..., None]:
     """A command that runs the suite of the same name in a module. quiet: it loads models of other libraries."""
 
     def run(context: typer.Context, **given: Any) -> None:
-        files = {name: given.pop(name, None) for name in ("threads", "json", "report", "plot")}
-        given.pop("list", None)
+        files = {name: given.pop(name, None) for name in (*FILES, "plot")}
+        for name in others.keys() & {"threads", "list"}:  # done when they were read
+            given.pop(name)
         if quiet:
             quiet_libraries()
         made = getattr(import_module(module), asked.__name__)(**given)
         run_suite(made, **files, command=context.meta["command"])
 
-    return asking(run, asked, **others)
+    fields = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature(asked, eval_str=True).parameters.values()]
+    fields += [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in others.items()]
+    first = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    run.__signature__ = Signature([first, *fields])  # type: ignore[attr-defined]
+    run.__doc__ = asked.__doc__
+    return run
 
 
 def listed(title: str, titles: list[str], rows: Callable[[], list[list[str]]]) -> Any:
@@ -68,18 +63,13 @@ def listed(title: str, titles: list[str], rows: Callable[[], list[list[str]]]) -
 
     def shown(wanted: bool) -> None:
         if wanted:
-            print_table(titles, rows(), title=title, caption="Policies: paper, balanced, fast, exact")
+            made = Table(*titles, title=title, caption="Policies: paper, balanced, fast, exact")
+            for row in rows():
+                made.add_row(*row)
+            Console().print(made)
             raise typer.Exit
 
     return Annotated[bool, Option("--list", help="List what --model takes, and exit.", callback=shown, is_eager=True)]
-
-
-def print_table(titles: list[str], rows: list[list[str]], **texts: str) -> None:
-    """Show a table of words."""
-    made = Table(*titles, **texts)  # type: ignore[arg-type]
-    for row in rows:
-        made.add_row(*row)
-    Console().print(made)
 
 
 def _networks() -> list[list[str]]:
@@ -129,60 +119,19 @@ def tiles(
         run_suite(Tiles(tune.present()), json=json)
 
 
-def _serve(
-    url: Annotated[str, Argument(help="Address of a running server, as http://127.0.0.1:8188.")],
-    token: Annotated[str | None, Option(envvar="RETOUCH_TOKEN", help="What opens it.")] = None,
-    against: Annotated[
-        str | None, Option(help="Address of another server to put the same load on, a dense one.")
-    ] = None,
-    against_token: Annotated[str | None, Option(envvar="RETOUCH_AGAINST_TOKEN", help="What opens that one.")] = None,
-    model: Annotated[str | None, Option(help="Of those of the server (its first).")] = None,
-    json: Json = None,
-    **asked: Any,
-) -> None:
-    from retouch.bench.serve import Server, document, drive
-
-    load = options.Load(**asked)
-    with usage_errors(OptionError):
-        if load.stroke > load.size:
-            raise OptionError(f"a stroke of {load.stroke} pixels does not fit a picture of {load.size}")
-        _check_files(json, None, None)
-    servers = [Server("server", url.rstrip("/"), token, model)]
-    servers += [Server("against", against.rstrip("/"), against_token, model)] if against else []
-    found = document(load, drive(servers, load, lambda done, total: note(f"{done} of {total} people came")))
-    if json is not None:
-        json.write_text(jsonlib.dumps(found, indent=1), "utf-8")
-    columns = found["servers"]
-    names = [name for name in next(iter(columns.values())) if name != "seconds"]
-    rows = [[name, *(_shown(each.get(name)) for each in columns.values())] for name in names]
-    print_table(["", *columns], rows, title="Strokes to their results, in seconds")
-    if any(each["failed"] or each["lost"] or each["twice"] for each in columns.values()):
-        raise typer.Exit(1)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-bench.command("serve")(asking(_serve, options.Load))
+bench.command("serve")(suite(options.Serve, "retouch.bench.serve", json=Json))
 
 
 # Running a suite
 
 
 def run_suite(
-    suite: Suite,
-    threads: int | None = None,
-    json: Path | None = None,
-    report: Path | None = None,
-    plot: Path | None = None,
-    command: str = "",
+    suite: Suite, json: Path | None = None, report: Path | None = None, plot: Path | None = None, command: str = ""
 ) -> None:
     """Check what a suite reads and writes, run it with a bar, print its tables, write its files."""
     with usage_errors():
         suite.check()
         _check_files(json, report, plot)
-    set_threads(threads)
     results = _collected(suite, json)
     for table in suite.tables(results):
         Console().print(table)
@@ -196,6 +145,8 @@ def run_suite(
         from retouch.bench.report import save_plots
 
         save_plots(plot, suite.plots(results), suite.heading(results)[0])
+    if suite.failed(results):
+        raise typer.Exit(1)
 
 
 def _check_files(json: Path | None, report: Path | None, plot: Path | None) -> None:
@@ -218,7 +169,7 @@ def _collected(suite: Suite, json: Path | None) -> list[Result]:
 
     def write() -> float:
         if json is not None and results:
-            write_text(json, jsonlib.dumps(results, indent=2) + "\n")
+            write_text(json, jsonlib.dumps(suite.document(results), indent=2) + "\n")
         return time.monotonic()
 
     written = time.monotonic()

@@ -108,14 +108,6 @@ def quiet_libraries() -> None:
 # Arguments
 
 
-def set_threads(threads: int | None) -> None:
-    """Use that many threads; None: as many as PyTorch does by itself."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
 def pairs(option: str, given: Sequence[str] | None, of: Callable[[str], V]) -> dict[str, V] | None:
     """Values by name from arguments NAME=VALUE of an option; None for none. OptionError for what is none of them."""
     found = {}

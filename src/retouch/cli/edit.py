@@ -14,7 +14,7 @@ from typer import Argument, Option
 
 from retouch.bench.options import POLICY_HELP, AnyStorage, DeviceMemory, DeviceName, Memory, Threads
 from retouch.cli.app import app
-from retouch.cli.common import check_picture_file, note, pairs, quiet_libraries, set_threads, steps_bar, usage_errors
+from retouch.cli.common import check_picture_file, note, pairs, quiet_libraries, steps_bar, usage_errors
 from retouch.cli.sessions import check_outside
 from retouch.errors import OptionError
 
@@ -151,7 +151,6 @@ def edit(
             _preview(request, request.before, preview)
             typer.echo(f"nothing differs: {output} is the original")
             return
-        set_threads(threads)
         _run(request, output, preview)
 
 

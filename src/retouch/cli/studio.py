@@ -15,7 +15,7 @@ from typer import Argument, Option
 
 from retouch.bench.options import AnyStorage, DeviceName, PolicyName, Threads, size
 from retouch.cli.app import app
-from retouch.cli.common import note, quiet_libraries, set_threads, usage_errors
+from retouch.cli.common import note, quiet_libraries, usage_errors
 from retouch.errors import OptionError, RetouchError
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def studio(
         names = list(model or ([DEMO] if demo else []))
         if not names:
             raise OptionError(f"no model: name one with --model, or try --demo, which has {DEMO}")
-        set_threads(threads)
         folder = home or serve.default_home()
         tokens = {} if no_token else serve.tokens_of(folder, user or [USER])
         bound = serve.listening(host, port)

@@ -115,10 +115,21 @@ class Frames(Protocol):
         """Take the pixels of a box; see `Job.show`."""
 
 
+class After(Protocol):
+    """What follows a task when nothing else waits: its result is bettered, for example."""
+
+    def stale(self) -> bool:
+        """True when nothing is left to do, or too late."""
+
+    def refine(self, job: Job[Any]) -> None:
+        """Do what is left; frames of the job show what changed."""
+
+
 class Task(ABC, Generic[R]):
-    """What a job does; `can_wait`: edits and refinements of others go before it, for a while."""
+    """What a job does. can_wait: edits and refinements of others go before it, for a while. after: what follows."""
 
     can_wait: ClassVar[bool] = False
+    after: After | None = None
 
     @abstractmethod
     def run(self, job: Job[R]) -> R:
@@ -134,11 +145,13 @@ class Task(ABC, Generic[R]):
         return None
 
     def stale(self) -> bool:
-        """True when a refinement would come too late."""
-        return True
+        """True when nothing follows, or it would come too late."""
+        return self.after is None or self.after.stale()
 
     def refine(self, job: Job[R]) -> None:
-        """Better the result, unless it is `stale`."""
+        """Do what follows, unless it is `stale`."""
+        assert self.after is not None
+        self.after.refine(job)
 
 
 class Queue(Protocol):

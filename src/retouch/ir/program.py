@@ -17,7 +17,7 @@ from retouch.ir.layout import Ref, image
 from retouch.ir.meter import Meter
 from retouch.ir.operands import Indexed, Operand, Slot
 from retouch.ir.tables import Table
-from retouch.ir.value import Value
+from retouch.ir.value import Matrix, Value, Weight
 from retouch.ir.work import Rows
 
 
@@ -36,6 +36,28 @@ class Read(StrEnum):
     """Channel sums of all rows, which an update may bring up to date from old and new active rows."""
 
 
+@dataclass(frozen=True)
+class Product:
+    """What an operation multiplies: rows of `src` with `weight`. linear: each row of its own, and no other is read."""
+
+    src: Value
+    weight: Weight
+    linear: bool
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What an operation attends to: all keys, then all values; a mask of them."""
+
+    runs: tuple[Value | Matrix, ...]
+    mask: Matrix | None
+
+    @property
+    def rows(self) -> tuple[Value, ...]:
+        """Those that are rows."""
+        return tuple(run for run in self.runs if isinstance(run, Value))
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """Base of all operations; each lives in its own file under `retouch.ops`.
@@ -52,7 +74,7 @@ class Op:
     in_place: ClassVar[bool] = False
     """Never computed: `resolve` finds its rows where they are."""
     host: ClassVar[bool] = False
-    """Run by PyTorch on whole tensors."""
+    """Run by PyTorch on whole tensors: `run`."""
     whole_map: ClassVar[bool] = False
     """Reads a whole map, so that an edit moves the result everywhere."""
 
@@ -83,6 +105,21 @@ class Op:
         return self.out, 0
 
     @property
+    def row_by_row(self) -> bool:
+        """True for a virtual value of which each row is made of the same rows of operands alone."""
+        return self.virtual and {how for _, how in self.operands()} == {Read.ACTIVE}
+
+    @property
+    def product(self) -> Product | None:
+        """What it multiplies; None: it is no product, or one that is as it is (see `in_int8`, `piece`)."""
+        return None
+
+    @property
+    def attended(self) -> Attended | None:
+        """What it attends to; None: it is no attention."""
+        return None
+
+    @property
     def keeps_halo(self) -> bool:
         """True for a virtual value of which a halo is better kept than evaluated by every consumer."""
         return False
@@ -109,6 +146,29 @@ class Op:
 
     def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
         """Append the calls that compute rows of a virtual output."""
+        raise NotImplementedError
+
+    def run(self, tensors: list[Any]) -> Any:
+        """The result of an operation on the host; of the tensors of its operands, in their order."""
+        raise NotImplementedError
+
+    @property
+    def repeats(self) -> bool:
+        """False for an operation that draws random numbers: it gives something else every time."""
+        return True
+
+    # In other ways
+
+    def reading(self, out: Value, others: Mapping[Value, Value]) -> Op:
+        """The same operation of other dense operands, where there are some, as `out`."""
+        raise NotImplementedError
+
+    def in_int8(self) -> Op:
+        """A product with rows and weights in int8."""
+        raise NotImplementedError
+
+    def piece(self, out: Value, weight: Weight, start: int) -> Op:
+        """A product for the channels of `out`, from `start` on; `weight` is that part of its own."""
         raise NotImplementedError
 
     # Fusion

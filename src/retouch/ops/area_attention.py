@@ -19,7 +19,7 @@ from retouch.ops.attention import Attention
 class AreaAttention(Op):
     """Attentions that differ in keys and values: the first for rows outside all areas, then one for each area."""
 
-    parts: tuple[Attention, ...]
+    parts: tuple[Op, ...]
 
     kernels = Attention.kernels
     whole_map = Attention.whole_map
@@ -42,7 +42,7 @@ class AreaAttention(Op):
         for part, rows in zip(self.parts, emitter.by_area(self.out, active), strict=True):
             if len(rows):
                 places = emitter.positions(rows, active) if isinstance(out, Temp) else rows
-                part.attend(emitter, rows, out, places)
+                part.evaluate(emitter, rows, out, places)
 
     def work(self, meter: Meter) -> None:
         self.parts[0].work(meter)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,9 +14,10 @@ from torch import Tensor
 from retouch.ir.emitter import Emitter
 from retouch.ir.meter import Meter
 from retouch.ir.operands import Operand, Slot, SlotKind
-from retouch.ir.program import Op, Read
+from retouch.ir.program import Attended, Op, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
+from retouch.ir.work import Rows
 from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import Arguments, Draw, KernelSpec
 
@@ -70,11 +72,18 @@ class Attention(Op):
                 mask = mask | touched[:, None, None]
         return mask
 
-    def emit(self, emitter: Emitter) -> None:
-        self.attend(emitter, emitter.active(self.out), *emitter.target(self.out))
+    @property
+    def attended(self) -> Attended:
+        return Attended((*self.k, *self.v), self.bias)
 
-    def attend(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
-        """Append the calls that compute some rows."""
+    def reading(self, out: Value, others: Mapping[Value, Value]) -> Op:
+        def of(matrix: Matrix) -> Matrix:
+            return replace(matrix, value=others.get(matrix.value, matrix.value))
+
+        k, v = (tuple(of(x) if isinstance(x, Matrix) else x for x in runs) for runs in (self.k, self.v))
+        return replace(self, out=out, k=k, v=v, bias=of(self.bias) if self.bias else None)
+
+    def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
         q, q_index = emitter.access(self.q, rows)
         k, v = (emitter.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
         bounds = emitter.bounds(self.out, rows)
@@ -85,8 +94,7 @@ class Attention(Op):
             "attention", out, out_index, q, q_index, k, v, self.heads, self.scale, bounds, bias, limits, *gates
         )
 
-    def work(self, meter: Meter) -> None:
-        rows = meter.active(self.out)
+    def evaluation(self, meter: Meter, rows: Rows) -> None:
         nbytes = sum(meter.read(x, rows) for x, read in self.operands() if read is Read.ACTIVE)
         nbytes += meter.write(self.out, rows)
         for runs in (self.k, self.v):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -159,8 +159,15 @@ class Dense(Op):
     def _fill(self) -> Callable[[list[Any]], Any]:
         return _filling((self.args, self.kwargs))
 
+    @property
+    def repeats(self) -> bool:
+        return torch.Tag.nondeterministic_seeded not in getattr(self.function, "tags", ())
+
+    def reading(self, out: Value, others: Mapping[Value, Value]) -> Op:
+        sources = tuple(others.get(s, s) if isinstance(s, Value) else s for s in self.sources)
+        return replace(self, out=out, sources=sources)
+
     def run(self, tensors: list[Any]) -> Any:
-        """Call the function on the sources' tensors."""
         args, kwargs = self._fill(tensors)
         return self.function(*args, **kwargs)
 

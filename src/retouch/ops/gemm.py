@@ -5,7 +5,7 @@ Source of the indirection idea: Dukhan, "The Indirect Convolution Algorithm" (ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from retouch.ir.expr import Expr, Instr, is_row_wise, show, substitute
 from retouch.ir.geometry import Geometry
 from retouch.ir.meter import Meter
 from retouch.ir.operands import Indexed, Operand, Slot, SlotKind
-from retouch.ir.program import Op, Read
+from retouch.ir.program import Op, Product, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value, Weight
 from retouch.ir.work import Rows
@@ -127,6 +127,41 @@ class Gemm(Accumulate):
     def macs_per_row(self) -> int:
         taps = self.geometry.taps if self.geometry else 1
         return self.out.channels * taps * self.src.channels // self.weight.groups
+
+    @property
+    def product(self) -> Product:
+        return Product(self.src, self.weight, linear=self.geometry is None and not self.rows)
+
+    def piece(self, out: Value, weight: Weight, start: int) -> Op:
+        vectors = tuple(vector.columns(start, out.channels) for vector in self.vectors)
+        return replace(self, out=out, weight=weight, vectors=vectors)
+
+    def in_int8(self) -> Op:
+        return Int8Gemm(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Gemm(Gemm):
+    """The same in int8; its kernel is in `int8_gemm.py`."""
+
+    kernels = ("int8_gemm",)
+
+    @property
+    def kernel(self) -> str:
+        return "int8_gemm"
+
+    def weights(self) -> tuple[Slot, ...]:
+        return (Slot(SlotKind.LEVELS, self.weight),)
+
+    def source(self, emitter: Emitter, table: Table) -> Indexed:
+        return emitter.levels(self.src, table)
+
+    def read_source(self, meter: Meter, rows: Rows) -> int:
+        return meter.levels(self.src, rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weight.value.content_bytes // self.weight.value.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from retouch.ir.emitter import Emitter
-from retouch.ir.meter import Meter
-from retouch.ir.operands import Indexed, Slot, SlotKind
-from retouch.ir.tables import Table
-from retouch.ir.work import Rows
 from retouch.ops.copy import ENDS, spread
-from retouch.ops.gemm import Gemm
 from retouch.ops.row_map import accumulating
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
@@ -48,30 +42,6 @@ class Levels:
     def nbytes(self) -> int:
         """Bytes of levels and scales."""
         return self.weight.numel() + 4 * self.scales.numel()
-
-
-@dataclass(frozen=True, eq=False)
-class Int8Gemm(Gemm):
-    """Convolution or linear layer in int8."""
-
-    kernels = ("int8_gemm",)
-
-    @property
-    def kernel(self) -> str:
-        return "int8_gemm"
-
-    def weights(self) -> tuple[Slot, ...]:
-        return (Slot(SlotKind.LEVELS, self.weight),)
-
-    def source(self, emitter: Emitter, table: Table) -> Indexed:
-        return emitter.levels(self.src, table)
-
-    def read_source(self, meter: Meter, rows: Rows) -> int:
-        return meter.levels(self.src, rows)
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.weight.value.content_bytes // self.weight.value.dtype.itemsize
 
 
 @accumulating

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 
 from retouch.errors import OptionError
 from retouch.ir.program import Op, Program
 from retouch.ir.value import Value
-from retouch.ops.gemm import Gemm
-from retouch.ops.int8_gemm import Int8Gemm
 
 ARITHMETIC = ("float", "int8")
 """In the type of the weights; in int8, of rows and weights that are quantised."""
@@ -22,7 +20,7 @@ read and return."""
 BUDGET = 0.002
 """How far all products in int8 together may move what a network returns, relative to its norm."""
 
-Errors = Callable[[Program, Sequence[Gemm]], Mapping[Value, float]]
+Errors = Callable[[Program, Sequence[Op]], Mapping[Value, float]]
 """How far some products of a program move what the network returns when they are in int8, by what they make."""
 
 
@@ -47,13 +45,13 @@ def in_arithmetic(program: Program, arithmetic: str, errors: Errors) -> Products
     if checked_arithmetic(arithmetic) == "float":
         return Products(program)
     left = _outer(program.ops)
-    inner = [op for op in program.ops if isinstance(op, Gemm) and op.out not in left]
+    inner = [op for op in program.ops if op.product and op.out not in left]
     left |= _sensitive(inner, errors(program, inner))
-    ops = tuple(_int8(op) if isinstance(op, Gemm) and op.out not in left else op for op in program.ops)
+    ops = tuple(op.in_int8() if op.product and op.out not in left else op for op in program.ops)
     return Products(replace(program, ops=ops), left)
 
 
-def _sensitive(products: Sequence[Gemm], errors: Mapping[Value, float]) -> dict[Value, str]:
+def _sensitive(products: Sequence[Op], errors: Mapping[Value, float]) -> dict[Value, str]:
     """Products that stay as they are for what they do to the output; errors of products add up in squares."""
     left = {op.out: "what int8 does there is not known" for op in products if not isfinite(errors.get(op.out, nan))}
     measured = [op for op in products if op.out not in left]
@@ -73,18 +71,14 @@ def checked_arithmetic(name: str) -> str:
     return name
 
 
-def _int8(op: Gemm) -> Int8Gemm:
-    return Int8Gemm(**{field.name: getattr(op, field.name) for field in fields(op)})
-
-
 def _outer(ops: tuple[Op, ...]) -> dict[Value, str]:
     """Products that are never in int8, by what they make, and why."""
     after = _reached(ops, lambda op: (op.inputs(), (op.out,)))
     before = _reached(ops[::-1], lambda op: ((op.out,), op.inputs()))
     found = {}
     for op in ops:
-        if isinstance(op, Gemm):
-            width = min(op.src.channels // op.weight.groups, op.out.channels)
+        if op.product:
+            width = min(op.product.src.channels // op.product.weight.groups, op.out.channels)
             if not any(v in after for v, _ in op.operands()):
                 found[op.out] = "reads what the network reads"
             elif op.out not in before:
@@ -99,6 +93,6 @@ def _reached(ops: Iterable[Op], ends: Callable[[Op], tuple[tuple[Value, ...], tu
     found: set[Value] = set()
     for op in ops:
         source, target = ends(op)
-        if isinstance(op, Gemm) or any(v in found for v in source):
+        if op.product or any(v in found for v in source):
             found.update(target)
     return found

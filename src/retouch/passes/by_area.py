@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 
 from retouch.errors import RetouchError
 from retouch.ir.program import Op, Program
-from retouch.ir.value import Matrix, Value
+from retouch.ir.value import Value
 from retouch.ir.verify import verify
 from retouch.ops.area_attention import AreaAttention
-from retouch.ops.attention import Attention
-from retouch.ops.dense import Dense
 from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan
 
@@ -57,13 +55,14 @@ def by_area(plan: Plan, sources: Sequence[Value], count: int) -> ByArea:
     twins: list[dict[Value, Value]] = [{x: _twin(x, area) for x in sources} for area in range(1, count + 1)]
     ops: list[Op] = []
     for op in program.ops:
-        if isinstance(op, Attention) and keys.intersection(op.dense_operands()):
-            ops.append(AreaAttention(op.out, (op, *(_reading(op, twin) for twin in twins))))
+        if op.attended and keys.intersection(op.dense_operands()):
+            ops.append(AreaAttention(op.out, (op, *(op.reading(op.out, twin) for twin in twins))))
             continue
         ops.append(op)
         if op.out in keys:
-            assert isinstance(op, Dense)
-            ops += [_copied(op, area, twin) for area, twin in enumerate(twins, 1)]
+            for area, twin in enumerate(twins, 1):
+                twin[op.out] = _twin(op.out, area)
+                ops.append(op.reading(twin[op.out], twin))
     inputs = tuple(twin[source] for source in sources for twin in twins)
     found = replace(program, inputs=(*program.inputs, *inputs), ops=tuple(ops))
     return ByArea(replace(plan, program=verify(found, "areas")), inputs)
@@ -74,11 +73,11 @@ def _keys(program: Program, sources: Sequence[Value]) -> set[Value]:
     depends, read, names = set(sources), set[Value](), " and ".join(source.name for source in sources)
     for op in program.ops:
         reads = depends.intersection(op.dense_operands())
-        if reads and isinstance(op, Dense) and not op.operands():
+        if reads and op.host and not op.operands():
             depends.add(op.out)
-        elif reads and isinstance(op, Attention):
+        elif reads and op.attended:
             read |= reads
-            if op.bias and op.bias.value not in depends:
+            if op.attended.mask and op.attended.mask.value not in depends:
                 raise AreaError(f"{op.out.name} ({op.describe()}) has a mask that is not computed of {names}")
     if not read:
         raise AreaError(f"nothing attends to {names}, so areas cannot have it in versions of their own")
@@ -93,19 +92,3 @@ def _keys(program: Program, sources: Sequence[Value]) -> set[Value]:
 
 def _twin(value: Value, area: int) -> Value:
     return replace(value, name=f"{value.name}_area{area}")
-
-
-def _copied(op: Dense, area: int, twin: dict[Value, Value]) -> Dense:
-    twin[op.out] = _twin(op.out, area)
-    sources = tuple(twin.get(source, source) if isinstance(source, Value) else source for source in op.sources)
-    return replace(op, out=twin[op.out], sources=sources)
-
-
-def _reading(op: Attention, twin: dict[Value, Value]) -> Attention:
-    def run(keys: Value | Matrix) -> Value | Matrix:
-        return of(keys) if isinstance(keys, Matrix) else keys
-
-    def of(matrix: Matrix) -> Matrix:
-        return replace(matrix, value=twin.get(matrix.value, matrix.value))
-
-    return replace(op, k=tuple(map(run, op.k)), v=tuple(map(run, op.v)), bias=of(op.bias) if op.bias else None)

@@ -6,11 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from retouch.ir.program import Op, Program
 from retouch.ir.value import Value
-from retouch.ops.dense import Dense
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +15,7 @@ class Chain:
     """Dense operations that depend on nothing but all of `inputs`, in order; `results` are what others read of them."""
 
     inputs: tuple[Value, ...]
-    ops: tuple[Dense, ...]
+    ops: tuple[Op, ...]
     results: tuple[Value, ...]
 
     def run(self, content: Callable[[Value], Any]) -> dict[Value, Any]:
@@ -36,9 +33,10 @@ def chains(program: Program) -> tuple[Chain, ...]:
     """
     depends: dict[Value, frozenset[Value]] = {v: frozenset({v}) for v in program.inputs if v.grid is None}
     depends |= dict.fromkeys(program.constants, frozenset())
-    found: dict[frozenset[Value], list[Dense]] = {}
+    found: dict[frozenset[Value], list[Op]] = {}
     for op in program.ops:
-        if isinstance(op, Dense) and _is_plain(op) and depends.keys() >= set(op.sources):
+        alone = op.host and op.repeats and op.out.grid is None and not op.operands()
+        if alone and depends.keys() >= set(op.dense_operands()):
             inputs = frozenset[Value]().union(*(depends[v] for v in op.dense_operands()))
             if inputs:
                 depends[op.out] = inputs
@@ -53,7 +51,3 @@ def chains(program: Program) -> tuple[Chain, ...]:
         return Chain(tuple(sorted(inputs, key=order.__getitem__)), tuple(ops), tuple(read))
 
     return tuple(chain(inputs) for inputs in sorted(found, key=len))
-
-
-def _is_plain(op: Dense) -> bool:
-    return op.result is None and torch.Tag.nondeterministic_seeded not in getattr(op.function, "tags", ())

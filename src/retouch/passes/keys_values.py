@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from retouch.ir.geometry import Grid
 from retouch.ir.program import Op, Program
 from retouch.ir.value import Value
-from retouch.ops.attention import Attention
-from retouch.ops.dense import Lift
-from retouch.ops.gemm import Gemm
-from retouch.ops.row_map import Concat, Map, Slice
 
 
 @dataclass(frozen=True)
@@ -24,8 +20,7 @@ class Again:
 
 def keys_and_values(program: Program) -> tuple[Value, ...]:
     """Rows that attention reads whole, each once."""
-    runs = [(*op.k, *op.v) for op in program.ops if isinstance(op, Attention)]
-    return tuple(dict.fromkeys(x for each in runs for x in each if isinstance(x, Value)))
+    return tuple(dict.fromkeys(x for op in program.ops if op.attended for x in op.attended.rows))
 
 
 def recomputed(program: Program, whole: frozenset[Grid]) -> Again:
@@ -37,14 +32,12 @@ def recomputed(program: Program, whole: frozenset[Grid]) -> Again:
     values: set[Value] = set()
     sources: set[Value] = set()
     for op in program.ops:
-        if not isinstance(op, Attention):
-            continue
-        runs = [x for x in (*op.k, *op.v) if isinstance(x, Value) and x.grid not in whole]
+        runs = [x for x in op.attended.rows if x.grid not in whole] if op.attended else []
         for grid in {x.grid for x in runs}:
             ends = {x for x in runs if x.grid == grid}
             made, read = made_of(ends, producers)
             wanted = sum(v.channels for v in ends & made)
-            computed = sum(v.channels for v in made if isinstance(producers[v], Gemm))
+            computed = sum(v.channels for v in made if producers[v].product)
             if computed <= wanted and sum(v.channels for v in read) < wanted:
                 values |= made
                 sources |= read
@@ -57,12 +50,17 @@ def made_of(ends: set[Value], producers: Mapping[Value, Op]) -> tuple[set[Value]
     while waiting:
         value = waiting.pop()
         op = producers.get(value)
-        if isinstance(op, Gemm) and op.geometry is None and not op.rows:
+        if op and op.product and op.product.linear:
             made.add(value)
-            read.add(op.src)
-        elif isinstance(op, Map | Slice | Concat):
+            read.add(op.product.src)
+        elif op and op.row_by_row:
             made.add(value)
-            waiting += [v for v, _ in op.operands() if not isinstance(producers.get(v), Lift)]
+            waiting += [v for v, _ in op.operands() if not _is_lifted(producers.get(v))]
         else:
             read.add(value)
     return made - read, read
+
+
+def _is_lifted(op: Op | None) -> bool:
+    """Whether its rows are those of a dense value, where they are."""
+    return op is not None and op.in_place and not op.operands()

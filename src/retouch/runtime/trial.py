@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from retouch.errors import FallbackWarning
-from retouch.ir.program import Program
+from retouch.ir.program import Op, Program
 from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.ops.copy import spread, spread_values
-from retouch.ops.gemm import Gemm
 from retouch.ops.int8_gemm import TOP
 from retouch.runtime.cache_files import CacheFiles
 from retouch.runtime.store import Block, StoreError, read
@@ -45,7 +44,7 @@ _CHANNELS: Mapping[Callable[..., Tensor], tuple[int, int]] = {
 
 
 def int8_errors(
-    program: Program, products: Sequence[Gemm], module: nn.Module, example: Example, backend: Backend
+    program: Program, products: Sequence[Op], module: nn.Module, example: Example, backend: Backend
 ) -> dict[Value, float]:
     """How far each product of a program moves what the module returns when it is in int8, relative to the norm of that;
     by the value that the product makes. Those of which nothing is known are not there.
@@ -54,7 +53,8 @@ def int8_errors(
     same. The module runs once, with memory for a backward pass through its activations. A FallbackWarning where there
     is no such pass.
     """
-    names = {op.out: program.constants[op.weight.value] for op in products if op.weight.value in program.constants}
+    read = {op.out: op.product.weight.value for op in products if op.product}
+    names = {made: program.constants[weight] for made, weight in read.items() if weight in program.constants}
     weights = {name: tensor for name, tensor in module.named_parameters() if name in set(names.values())}
     args, kwargs = pytree.tree_map(_telling, example)
     given = [x.detach().contiguous() for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from retouch.errors import RetouchError
 from retouch.frontend.capture import in_use
 from retouch.ir.operands import Slot, SlotKind
-from retouch.ir.program import Program
+from retouch.ir.program import Op, Program
 from retouch.ir.value import Matrix, Value, Weight
 from retouch.kernels import Backend
-from retouch.ops.dense import Dense
 from retouch.ops.int8_gemm import Levels
 from retouch.runtime.packed_files import PackedFiles
 
@@ -212,12 +211,12 @@ class Weights:
         return sum(self.backend.packed_bytes(h) for s, h in self.handles.items() if s.kind in PACKED)
 
 
-def _constant_ops(program: Program) -> list[Dense]:
+def _constant_ops(program: Program) -> list[Op]:
     """Dense operations that depend on parameters only, in order."""
     known = set(program.constants)
     found = []
     for op in program.ops:
-        if isinstance(op, Dense) and op.out.grid is None and not op.operands() and set(op.dense_operands()) <= known:
+        if op.host and op.out.grid is None and not op.operands() and set(op.dense_operands()) <= known:
             known.add(op.out)
             found.append(op)
     return found

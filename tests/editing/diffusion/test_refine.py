@@ -93,7 +93,7 @@ def test_the_estimate_is_made_when_nothing_waits(monkeypatch):
 
 
 def test_what_is_exact_or_dense_already_is_left_alone(monkeypatch):
-    monkeypatch.setattr(refine.Refinement, "run", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(refine.Refinement, "refine", Mock(side_effect=AssertionError))
     exact, whole = opened("ddpm", "exact"), session()
     for live, drawn in ((exact, painted(exact.pixels)), (whole, 255 - whole.pixels)):
         assert list(live.submit(drawn, refine="dense"))[-1].kind == "result"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ from retouch.editing.canvas.resample import Scaling, scaled
 from retouch.editing.canvas.view import Refinement, Replace
 from retouch.editing.canvas.viewport import canvas_box, common, inside
 from retouch.editing.images import Box, Pixels
-from retouch.editing.jobs import Content, Counted, Job, Kind, Task, made
+from retouch.editing.jobs import After, Content, Counted, Job, Kind, Task, made
 from retouch.editing.session import Edited, Version
 
 
@@ -66,12 +66,11 @@ class Refining:
 
     def stale(self) -> bool:
         """True when nothing is left to do, or too late."""
-        refinement = self.refinement
-        return not refinement.stages or refinement.stale or not self.is_last(self.version)
+        return self.refinement.stale() or not self.is_last(self.version)
 
     def refine(self, job: Job[Composed]) -> None:
         """Compute the stages that are needed; a frame shows what changed."""
-        self.refinement.run(_Silent(), lambda put: partial(self._replaced, job, put))
+        self.refinement.refine(_Silent(), lambda put: partial(self._replaced, job, put))
 
     def _replaced(
         self, job: Job[Composed], put: Replace, old: Version, calls: Calls, tensors: dict[str, Tensor],
@@ -85,13 +84,6 @@ class Refining:
         steps = int(facts["steps"])
         job.show("refined", self.version.number, box, pixels, (steps, steps), calls)
         return its
-
-
-class After(Protocol):
-    """What follows an edit when nothing waits: it is refined, or what it saw recorded."""
-
-    def stale(self) -> bool: ...  # noqa: D102
-    def refine(self, job: Job[Any]) -> None: ...  # noqa: D102
 
 
 class _Silent:
@@ -110,21 +102,11 @@ class Drawing(Task[Composed]):
     plan: Candidate | str | None
     progress: Progress
     refine_to: float | str | None = None
-    after: After | None = None
 
     def run(self, job: Job[Composed]) -> Composed:
         """Make the edit of the current picture."""
         composed, self.after = self.make(self, job)
         return composed
-
-    def stale(self) -> bool:
-        """True when nothing follows, or another version has become the current one."""
-        return self.after is None or self.after.stale()
-
-    def refine(self, job: Job[Composed]) -> None:
-        """Do what follows."""
-        assert self.after is not None
-        self.after.refine(job)
 
     def joined(self, older: Task[Composed]) -> Drawing | None:
         """These strokes over older ones; None where one fills and the other redraws."""

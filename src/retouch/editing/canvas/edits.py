@@ -18,7 +18,7 @@ from retouch.editing.area import Area
 from retouch.editing.calls import Clock
 from retouch.editing.canvas.composition import region_of, set_in
 from retouch.editing.canvas.costs import Costs
-from retouch.editing.canvas.drawing import After, Composed, Drawing, Framed, Preparation, Refining
+from retouch.editing.canvas.drawing import Composed, Drawing, Framed, Preparation, Refining
 from retouch.editing.canvas.enlarge import enlarger_of, name_of
 from retouch.editing.canvas.expand import expanded
 from retouch.editing.canvas.making import COUNTED, TEXTS, Made, Making, Opener, Sessions
@@ -32,7 +32,7 @@ from retouch.editing.canvas.versions import Expansion, PictureSession
 from retouch.editing.canvas.view import Together, View, ViewSession
 from retouch.editing.canvas.viewport import MOST, holds, whole
 from retouch.editing.images import Box, ImageLike, Pixels, threshold_of
-from retouch.editing.jobs import Job, Origin, asked_by
+from retouch.editing.jobs import After, Job, Origin, asked_by
 from retouch.editing.session import Version, locked
 from retouch.editing.stages import stages_of
 from retouch.errors import FallbackWarning, OptionError

@@ -17,8 +17,9 @@ from retouch.editing.canvas.planner import Candidate
 from retouch.editing.canvas.pool import Pool
 from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Scaling
-from retouch.editing.canvas.view import Now, Part, Refinement, Together, Variants, View, ViewSession
+from retouch.editing.canvas.view import Now, Part, Refinement, Together, View, ViewSession
 from retouch.editing.canvas.viewport import hull, inside, sides
+from retouch.editing.choice import Choice
 from retouch.editing.images import Pixels
 from retouch.editing.session import Edited
 
@@ -105,7 +106,7 @@ class Making:
 
     def varied(
         self, viewport: Scaling, request: Request, count: int, seeds: Sequence[int] | None
-    ) -> tuple[View, Variants]:
+    ) -> tuple[View, Choice[Any, Edited]]:
         """What a viewport makes of a request with so many seeds; the session there stays as it is."""
         view, options = self._view(viewport, ()), {**request.options, **self.texts}
         drawn = shown(request, self.now.local(view.scaling), self.now.picture, view.opened.pixels)

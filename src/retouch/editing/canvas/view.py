@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,46 +17,26 @@ from retouch.editing.canvas.composition import Shown
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.canvas.viewport import common, inside, moved
+from retouch.editing.choice import Choice
 from retouch.editing.history import History
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Frames
-from retouch.editing.session import Edited, Version
-from retouch.incremental import Incremental
+from retouch.editing.session import Edited, Session, Version
 from retouch.plan.region import Mask
 
 
-class ViewSession(Protocol):
-    """What a canvas asks of the session of a viewport; a `DiffusionSession` is one."""
+class ViewSession(Session):
+    """A session that a canvas can show as a viewport; see `DiffusionSession`, which is one."""
+
+    draw: Callable[..., tuple[Edited, Refinement | None]]
+    redraw: Callable[..., tuple[Edited, dict[str, Any]]]
+    variants: Callable[..., Choice[Any, Edited]]
+    adopt: Callable[[Pixels, Mask], Edited]
 
     @property
-    def settings(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def version(self) -> Version: ...  # noqa: D102
-    @property
-    def pixels(self) -> Pixels: ...  # noqa: D102
-    @property
-    def border(self) -> int: ...  # noqa: D102
-    @property
-    def folder(self) -> Path | None: ...  # noqa: D102
-    @property
-    def recording_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def held_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def draw(self) -> Callable[..., tuple[Edited, Refinement | None]]: ...  # noqa: D102
-    @property
-    def redraw(self) -> Callable[..., tuple[Edited, dict[str, Any]]]: ...  # noqa: D102
-    @property
-    def variants(self) -> Callable[..., Variants]: ...  # noqa: D102
-    @property
-    def adopt(self) -> Callable[[Pixels, Mask], Edited]: ...  # noqa: D102
-    @property
-    def branch(self) -> Callable[[], ViewSession]: ...  # noqa: D102
-    def go(self, number: int) -> Any: ...  # noqa: D102
-    def save(self, path: Path) -> Path: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
-    def networks(self) -> dict[str, Incremental]: ...  # noqa: D102
-    def calls(self) -> dict[str, str]: ...  # noqa: D102
+    @abstractmethod
+    def border(self) -> int:
+        """Pixels around a region in which an edit's result passes into the old image."""
 
 
 Replace = Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
@@ -65,29 +46,9 @@ Replace = Callable[[Version, Calls, dict[str, Tensor], dict[str, Any]], Version]
 class Refinement(Protocol):
     """What a canvas asks of an edit of a session that can be bettered; that of a `DiffusionSession` is one."""
 
-    @property
-    def stages(self) -> list[str]: ...  # noqa: D102
-    @property
     def stale(self) -> bool: ...  # noqa: D102
     @property
-    def run(self) -> Callable[[Frames, Callable[[Replace], Replace]], None]: ...  # noqa: D102
-
-
-class Variants(Protocol):
-    """What a canvas asks of variants of an edit of a session."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, number: int) -> Variant: ...
-    def choose(self, number: int) -> Edited: ...  # noqa: D102
-
-
-class Variant(Protocol):
-    """One of them."""
-
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def edited(self) -> Edited: ...  # noqa: D102
+    def refine(self) -> Callable[[Frames, Callable[[Replace], Replace]], None]: ...  # noqa: D102
 
 
 Together = Callable[["Sequence[Part]", bool, Mapping[str, Any], Progress], tuple[Pixels, Box, Edited]]

@@ -20,7 +20,6 @@ from retouch.editing.calls import run_whole
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.models.extras import diffusers
-from retouch.ops.attention import Attention
 from retouch.plan.areas import Areas
 
 WORDS, MASK = "encoder_hidden_states", "encoder_attention_mask"
@@ -42,7 +41,7 @@ def run_dense(net: Incremental, *args: Any, areas: Areas | None = None, **kwargs
 
 def _of_all(net: Incremental, areas: Areas, given: dict[str, Any]) -> dict[str, Tensor]:
     """The texts of all areas, one after the other, and a mask of which position reads what."""
-    grid = next(op.out.map for op in net.program.ops if isinstance(op, Attention))
+    grid = next(op.out.map for op in net.program.ops if op.attended)
     texts, words = (torch.cat([given[name], *areas.given[name]], 1) for name in (WORDS, MASK))
     owners = torch.arange(1 + len(areas.values)).repeat_interleave(given[WORDS].shape[1])
     labels = torch.from_numpy(areas.labels(grid)).flatten()

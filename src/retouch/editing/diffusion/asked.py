@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from retouch.editing.blend import checked
 from retouch.editing.calls import run_whole
 from retouch.editing.diffusion.areas import MASK, WORDS
 from retouch.editing.diffusion.change import NEVER, Change, Joins, joins
-from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Steering
+from retouch.editing.diffusion.guides import AS_BEFORE, Guides, Images, Scales, Steering
 from retouch.editing.diffusion.model import Conditioning, PipelineError
 from retouch.editing.diffusion.process import Process
 from retouch.editing.diffusion.schedulers import SchedulerError
@@ -36,6 +37,19 @@ MASK_STEPS = 4
 """Steps at which an automatic difference mask compares the predictions for two prompts."""
 
 
+class Options(TypedDict, total=False):
+    """What every edit takes, as `DiffusionSession.edit` explains it; None: as the session has it."""
+
+    prompt: str | None
+    negative: str | None
+    class_label: int | None
+    strength: float | None
+    blend: str | None
+    control: Images | None
+    image_prompt: Images | None
+    scales: Scales | None
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is asked of an edit, as `DiffusionSession.edit` takes it; None: as the session has it."""
@@ -51,6 +65,13 @@ class Asked:
     blend: str | None = None
     inpaint: bool = False
     steering: Steering = AS_BEFORE
+
+    @staticmethod
+    def of(options: Options, image: ImageLike | None, mask: ImageLike | None, **others: Any) -> Asked:
+        """What is asked with options, an image and a mask; `others` are fields."""
+        told: dict[str, Any] = {**options}
+        steering = Steering(*(told.pop(name, None) for name in Steering._fields))
+        return Asked(image, mask, steering=steering, **told, **others)
 
     def read(self, size: tuple[int, int]) -> Asked:
         """With pictures of guides, and areas whose masks are strengths `[H, W]`, which are files no longer. ImageError

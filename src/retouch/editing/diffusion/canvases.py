@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,26 +26,12 @@ from retouch.editing.session import Edited
 from retouch.runtime.store import Store
 
 
-class Photographs(Protocol):
-    """What a canvas needs of an `Editor`."""
+class Photographs(BaseEditor[DiffusionSession]):
+    """What a canvas needs of an `Editor`, which is one."""
 
-    name: str | None
-    backend: str
-    memory: int | None
-    device_memory: int | None
-    folder: Path | None
-    storage: str
     model: Model
-
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-    @property
-    def unrecorded(self) -> Callable[..., DiffusionSession]: ...  # noqa: D102
-    @property
-    def open(self) -> Callable[..., DiffusionSession]: ...  # noqa: D102
-    @property
-    def restore(self) -> Callable[[Path], DiffusionSession]: ...  # noqa: D102
-    def sharing(self, store: Store) -> Self: ...  # noqa: D102
+    open: Callable[..., DiffusionSession]
+    unrecorded: Callable[..., DiffusionSession]
 
 
 class Canvases(BaseEditor[Canvas]):

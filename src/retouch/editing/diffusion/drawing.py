@@ -35,7 +35,6 @@ class Drawing(Task[Edited]):
     max_error: float | None
     refining: float | str | None
     progress: Progress
-    refinement: Refinement | None = None
 
     def on(self, picture: Pixels) -> Pixels:
         """A picture with the strokes on it."""
@@ -72,14 +71,5 @@ class Drawing(Task[Edited]):
 
     def run(self, job: Job[Edited]) -> Edited:
         """Make the edit of the current picture."""
-        edited, self.refinement = self.make(self, job)
+        edited, self.after = self.make(self, job)
         return edited
-
-    def stale(self) -> bool:
-        """True when there is nothing to refine, or another version has become the current one."""
-        return self.refinement is None or not self.refinement.stages or self.refinement.stale
-
-    def refine(self, job: Job[Edited]) -> None:
-        """Better the result."""
-        assert self.refinement is not None
-        self.refinement.run(job)

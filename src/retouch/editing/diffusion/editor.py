@@ -20,7 +20,7 @@ from retouch.editing.canvas.enlarge import AUTO
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.planner import FLOOR
 from retouch.editing.diffusion.autoencoder import loaded, located
-from retouch.editing.diffusion.canvases import Canvases
+from retouch.editing.diffusion.canvases import Canvases, Photographs
 from retouch.editing.diffusion.families import check_family
 from retouch.editing.diffusion.guides import AS_BEFORE, Images, Scales, Steering
 from retouch.editing.diffusion.lora_files import load_loras
@@ -29,7 +29,6 @@ from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.schedulers import chosen, name_of
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.diffusion.unet import model_of
-from retouch.editing.editor import BaseEditor
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers
 from retouch.editing.images import ImageLike, as_pixels
 from retouch.editing.manifest import ArchiveError, Manifest
@@ -43,7 +42,7 @@ LARGEST = 4
 """Times the pixels that a model was trained for; beyond that it does not know what a whole picture looks like."""
 
 
-class Editor(BaseEditor[DiffusionSession]):
+class Editor(Photographs):
     """Opens editing sessions on the images of one diffusers pipeline. The pipeline itself is not changed.
 
     pipe: DDPMPipeline, DDIMPipeline (also v-prediction, few-step and class-conditional checkpoints), Stable Diffusion

@@ -78,12 +78,11 @@ class Refinement:
     is_last: Callable[[Version], bool]
     settle: Callable[[], None]
 
-    @property
     def stale(self) -> bool:
-        """True when another version has become the current one."""
-        return not self.is_last(self.version)
+        """True when nothing is left to do, or another version has become the current one."""
+        return not self.stages or not self.is_last(self.version)
 
-    def run(self, job: Frames, putting: Callable[[Replace], Replace] = lambda put: put) -> None:
+    def refine(self, job: Frames, putting: Callable[[Replace], Replace] = lambda put: put) -> None:
         """Compute the stages that are needed; the version is replaced after each, and a frame shows what changed. Then
         the session settles.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from PIL import Image
@@ -16,14 +16,16 @@ from retouch.editing.archive import Progress, silent
 from retouch.editing.area import AreasLike
 from retouch.editing.blend import FADE, is_blend
 from retouch.editing.calls import Calls, Clock
+from retouch.editing.canvas.view import ViewSession
+from retouch.editing.choice import VariantsError
 from retouch.editing.diffusion.adopting import adopted
-from retouch.editing.diffusion.asked import Asked, Current
+from retouch.editing.diffusion.asked import Asked, Current, Options
 from retouch.editing.diffusion.change import Change
 from retouch.editing.diffusion.contents import Redrawn, behind, is_complete
 from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.drawing import Drawing
 from retouch.editing.diffusion.estimate import EXACT, FITTED, Calibration, root_mean_square, sample_edit
-from retouch.editing.diffusion.guides import UNGUIDED, Guides, Images, Scales, Steering
+from retouch.editing.diffusion.guides import UNGUIDED, Guides
 from retouch.editing.diffusion.log import STROKES, change_of, pictures_of, strokes_of
 from retouch.editing.diffusion.model import Conditioning, Model, PipelineError
 from retouch.editing.diffusion.preview import LinearMap, Previews
@@ -32,7 +34,7 @@ from retouch.editing.diffusion.recorder import Recorder, noised
 from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import Refinement, remade
 from retouch.editing.diffusion.sampler import Sampler
-from retouch.editing.diffusion.variants import Variant, Variants, VariantsError, check_room, seeded, seeds_of, varied
+from retouch.editing.diffusion.variants import Variant, Variants, check_room, seeded, seeds_of, varied
 from retouch.editing.images import (
     Box,
     ImageLike,
@@ -61,7 +63,7 @@ from retouch.editing.manifest import (
 )
 from retouch.editing.recent import Recent
 from retouch.editing.replay import Cropped, Pictures
-from retouch.editing.session import GAIN, Edited, Session, Version, locked
+from retouch.editing.session import GAIN, Edited, Version, locked
 from retouch.editing.stages import ENOUGH, stages_of
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
@@ -83,7 +85,7 @@ class Begun:
     take_back: Callable[[], None]
 
 
-class DiffusionSession(Session):
+class DiffusionSession(ViewSession):
     """A session on a photograph or a generated image."""
 
     kind = "diffusion"
@@ -187,18 +189,11 @@ class DiffusionSession(Session):
         image: ImageLike | None = None,
         *,
         mask: ImageLike | None = None,
-        prompt: str | None = None,
-        negative: str | None = None,
-        class_label: int | None = None,
-        strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
         areas: AreasLike = (),
-        blend: str | None = None,
-        control: Images | None = None,
-        image_prompt: Images | None = None,
-        scales: Scales | None = None,
         progress: Progress = silent,
+        **options: Unpack[Options],
     ) -> Edited:
         """Redraw what was changed.
 
@@ -232,35 +227,24 @@ class DiffusionSession(Session):
         nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
         when it is interrupted, the session is as before.
         """
-        steering = Steering(control, image_prompt, scales)
-        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, areas, blend, False, steering)
-        return self._edited(asked, max_error, progress)
+        return self._edited(Asked.of(options, image, mask, threshold=threshold, areas=areas), max_error, progress)
 
     @locked
     def inpaint(
         self,
         mask: ImageLike,
         *,
-        prompt: str | None = None,
-        negative: str | None = None,
-        class_label: int | None = None,
-        strength: float | None = None,
         max_error: float | None = None,
         areas: AreasLike = (),
-        blend: str | None = None,
-        control: Images | None = None,
-        image_prompt: Images | None = None,
-        scales: Scales | None = None,
         progress: Progress = silent,
+        **options: Unpack[Options],
     ) -> Edited:
         """Fill the white part of a mask anew, to fit its surroundings and the prompt. Otherwise like `edit`.
 
         At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
         from the old content.
         """
-        steering = Steering(control, image_prompt, scales)
-        asked = Asked(None, mask, prompt, negative, class_label, strength, None, areas, blend, True, steering)
-        return self._edited(asked, max_error, progress)
+        return self._edited(Asked.of(options, None, mask, areas=areas, inpaint=True), max_error, progress)
 
     @locked
     def adopt(self, image: ImageLike, mask: ImageLike | None = None) -> Edited:
@@ -360,22 +344,15 @@ class DiffusionSession(Session):
         image: ImageLike | None = None,
         *,
         mask: ImageLike | None = None,
-        prompt: str | None = None,
-        negative: str | None = None,
-        class_label: int | None = None,
-        strength: float | None = None,
         max_error: float | None = None,
         threshold: int | None = None,
         areas: AreasLike = (),
-        blend: str | None = None,
-        control: Images | None = None,
-        image_prompt: Images | None = None,
-        scales: Scales | None = None,
         inpaint: bool = False,
         base: int | None = None,
         refine: float | str | None = ENOUGH,
         join: bool = True,
         progress: Progress = silent,
+        **options: Unpack[Options],
     ) -> Job[Edited]:
         """Begin an edit and return: `edit` as a job, or with `inpaint` what `inpaint` does.
 
@@ -398,10 +375,7 @@ class DiffusionSession(Session):
             raise OptionError("to inpaint, say with a mask where")
         stages_of(refine)
         picture = None if image is None else as_pixels(image)
-        steering = Steering(control, image_prompt, scales)
-        asked = Asked(
-            picture, mask, prompt, negative, class_label, strength, threshold, areas, blend, inpaint, steering
-        )
+        asked = Asked.of(options, picture, mask, threshold=threshold, areas=areas, inpaint=inpaint)
         drawing = self.at_once(lambda: self._drawing(asked, base, max_error, refine, progress))
         return self.start(drawing, join)
 
@@ -482,16 +456,9 @@ class DiffusionSession(Session):
         seeds: Sequence[int] | None = None,
         inpaint: bool = False,
         mask: ImageLike | None = None,
-        prompt: str | None = None,
-        negative: str | None = None,
-        class_label: int | None = None,
-        strength: float | None = None,
         threshold: int | None = None,
-        blend: str | None = None,
-        control: Images | None = None,
-        image_prompt: Images | None = None,
-        scales: Scales | None = None,
         progress: Progress = silent,
+        **options: Unpack[Options],
     ) -> Variants:
         """One edit with `count` seeds, computed together; the session stays as it is until one is chosen.
 
@@ -504,8 +471,7 @@ class DiffusionSession(Session):
         """
         chosen = seeds_of(count, seeds, self.settings["seed"])
         self.ready()
-        steering = Steering(control, image_prompt, scales)
-        asked = Asked(image, mask, prompt, negative, class_label, strength, threshold, (), blend, inpaint, steering)
+        asked = Asked.of(options, image, mask, threshold=threshold, areas=(), inpaint=inpaint)
         change = self._current().change(asked)
         if change.areas is not None:
             raise VariantsError("an edit before this one gave words to areas, which variants under `exact` cannot read")
@@ -559,17 +525,10 @@ class DiffusionSession(Session):
         image: ImageLike | None = None,
         *,
         mask: ImageLike | None = None,
-        prompt: str | None = None,
-        negative: str | None = None,
-        class_label: int | None = None,
-        strength: float | None = None,
         inpaint: bool = False,
         areas: AreasLike = (),
-        blend: str | None = None,
-        control: Images | None = None,
-        image_prompt: Images | None = None,
-        scales: Scales | None = None,
         progress: Progress = silent,
+        **options: Unpack[Options],
     ) -> Edited:
         """What the dense networks make of the same edit, all else equal; the session stays as it is.
 
@@ -578,8 +537,7 @@ class DiffusionSession(Session):
         """
         self.ready()
         clock = Clock()
-        steering = Steering(control, image_prompt, scales)
-        asked = Asked(image, mask, prompt, negative, class_label, strength, 0, areas, blend, inpaint, steering)
+        asked = Asked.of(options, image, mask, threshold=0, areas=areas, inpaint=inpaint)
         change = self._current().change(asked)
         found = self._redraw(self.version, change, Whole(), clock, progress).result()
         return Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())

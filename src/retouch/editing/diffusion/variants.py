@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 
 import retouch.runtime.store as blocks
 from retouch.editing.calls import Calls
+from retouch.editing.choice import Choice, VariantsError
 from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.redraw import Redraw
 from retouch.editing.history import History
 from retouch.editing.meeting import side_by_side
 from retouch.editing.session import Edited, Version
-from retouch.errors import RetouchError
 from retouch.plan.region import Region
-
-
-class VariantsError(RetouchError, ValueError):
-    """A number of variants that there cannot be, or a choice that no longer fits the session."""
-
-
-class Chooses(Protocol):
-    """A session that can take one of its variants."""
-
-    def choose(self, found: Variants, number: int) -> Edited:
-        """Make it a version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,42 +42,12 @@ class Variant:
         return Edited(self.image, self.region, dict(self.facts["seconds"]), self.found.check)
 
 
-class Variants:
-    """Variants of one edit, to look at and choose from; they hold what they computed until they are dropped.
+class Variants(Choice[Variant, Edited]):
+    """Variants of one edit of a session. base: the version that they were made from."""
 
-    session: whose they are. base: the version that they were made from. chosen: the number of the version that one of
-    them has become last, None before.
-    """
-
-    def __init__(self, session: Chooses, base: Version, made: Sequence[Variant]) -> None:
-        self.session, self.base, self._made = session, base, tuple(made)
-        self.chosen: int | None = None
-
-    def __len__(self) -> int:
-        return len(self._made)
-
-    def __iter__(self) -> Iterator[Variant]:
-        return iter(self._made)
-
-    def __getitem__(self, number: int) -> Variant:
-        """One of them; VariantsError when there is none of that number."""
-        if not 0 <= number < len(self):
-            raise VariantsError(f"there is no variant {number}; they are 0 to {len(self) - 1}")
-        return self._made[number]
-
-    @property
-    def images(self) -> list[Image.Image]:
-        """Their pictures."""
-        return [variant.image for variant in self]
-
-    @property
-    def seeds(self) -> list[int]:
-        """Their seeds; the first is the session's own."""
-        return [variant.seed for variant in self]
-
-    def choose(self, number: int) -> Edited:
-        """Make one the session's version; see `DiffusionSession.choose`."""
-        return self.session.choose(self, number)
+    def __init__(self, session: Any, base: Version, made: Sequence[Variant]) -> None:
+        super().__init__(session, made)
+        self.base = base
 
     def check(self, history: History[Version]) -> None:
         """VariantsError unless the current version is the one that they were made from, or one that came of them."""
