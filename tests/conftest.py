@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -19,6 +21,25 @@ torch.set_num_threads(1)
 # A busy machine is no failure.
 settings.register_profile("retouch", deadline=None)
 settings.load_profile("retouch")
+
+
+COLLECTED_EVERY = 64
+"""Tests after which what they left is looked at."""
+
+
+@pytest.fixture(autouse=True)
+def young(tests_made: Iterator[int]) -> Iterator[None]:
+    """Garbage collection looks at what a test makes, and not at all that the process holds, which takes a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    if not next(tests_made) % COLLECTED_EVERY:
+        gc.collect()
+
+
+@pytest.fixture(scope="session")
+def tests_made() -> Iterator[int]:
+    return itertools.count(1)
 
 
 @pytest.fixture(autouse=True)

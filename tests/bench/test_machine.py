@@ -15,6 +15,11 @@ SIZE = 64 << 20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only there files are told apart")
 
 
+@pytest.fixture
+def young():
+    """Here nothing is kept from collection."""
+
+
 def now():
     """Anonymous memory and files at the moment."""
     gc.collect()  # what other tests left may be given back in between

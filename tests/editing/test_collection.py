@@ -11,6 +11,11 @@ from pipelines import painted
 from retouch.editing.collection import COLLECTION, MOST, OFTEN, Waiting
 
 
+@pytest.fixture
+def young():
+    """Here nothing is kept from collection."""
+
+
 def test_it_waits_for_the_last_and_comes_back_after_errors():
     waiting = Waiting()
     later = waiting.held()
