@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import os
 from collections.abc import Iterator
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from retouch.editing import collection
 from support import BACKENDS, costs
 
 # The networks here are tiny, and the suite may run in several processes.
@@ -21,25 +20,6 @@ torch.set_num_threads(1)
 # A busy machine is no failure.
 settings.register_profile("retouch", deadline=None)
 settings.load_profile("retouch")
-
-
-COLLECTED_EVERY = 64
-"""Tests after which what they left is looked at."""
-
-
-@pytest.fixture(autouse=True)
-def young(tests_made: Iterator[int]) -> Iterator[None]:
-    """Garbage collection looks at what a test makes, and not at all that the process holds, which takes a second."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    if not next(tests_made) % COLLECTED_EVERY:
-        gc.collect()
-
-
-@pytest.fixture(scope="session")
-def tests_made() -> Iterator[int]:
-    return itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +37,14 @@ def no_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retouch.incremental.costs_of", lambda backend: costs())
         patch.setenv("RETOUCH_CACHE", str(tmp_path_factory.getbasetemp().parent / "rates"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def seldom() -> Iterator[None]:
+    """Threads that wait for edits collect garbage after more of them: what all tests hold takes a second to look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collection, "OFTEN", 8 * collection.OFTEN)
         yield
 
 
