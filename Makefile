@@ -63,7 +63,8 @@ $(STAMPS)/torch: requirements/torch.txt $(STAMPS)/venv
 	@$(PIP) install --quiet -r $<
 	@touch $@
 
-$(STAMPS)/runtime: requirements/runtime.txt $(STAMPS)/torch
+# Not beside the build tools (`make -j`), with which they share a library.
+$(STAMPS)/runtime: requirements/runtime.txt $(STAMPS)/torch | $(STAMPS)/build-tools
 	@echo "Installing the libraries of the command line, benchmarks and demo"
 	@$(PIP) install --quiet -r $<
 	@touch $@

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from retouch.editing import collection
 from support import BACKENDS, costs
 
 # The networks here are tiny, and the suite may run in several processes.
@@ -36,6 +37,14 @@ def no_clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retouch.incremental.costs_of", lambda backend: costs())
         patch.setenv("RETOUCH_CACHE", str(tmp_path_factory.getbasetemp().parent / "rates"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def seldom() -> Iterator[None]:
+    """Threads that wait for edits collect garbage after more of them: what all tests hold takes a second to look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collection, "OFTEN", 8 * collection.OFTEN)
         yield
 
 

@@ -7,12 +7,14 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from retouch import Policy, Region, compile, models
+from retouch import Policy, Region, compile, incremental, models
 from retouch.models.registry import on_grid
+from retouch.runtime.program_files import Lowered, kept
 from support import noise
 
 
@@ -92,9 +94,20 @@ def case(name: str, dtype: torch.dtype = torch.float32) -> Case:
 
 @cache
 def compiled(name: str, policy: str | Policy, backend: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The compiled network."""
+    """The compiled network; lowered once for all policies, as it does not change."""
     made = case(name, dtype)
-    return compile(made.module, made.args, made.kwargs, policy=policy, backend=backend)
+
+    def once(module: nn.Module, signature: Any, asked: Any, device: Any, make: Any) -> Lowered:
+        key = module, str(asked), device
+        if key not in _lowered:
+            _lowered[key] = kept(module, signature, asked, device, make)
+        return _lowered[key]
+
+    with patch.object(incremental, "kept", once):
+        return compile(made.module, made.args, made.kwargs, policy=policy, backend=backend)
+
+
+_lowered: dict[Any, Lowered] = {}
 
 
 def record(net: Any, made: Case) -> tuple[Tensor, Any]:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import retouch
-from captures import remembered
+from captures import prepared, remembered
 from retouch import Policy, Region, incremental
 from retouch.plan.cost import KERNELS, Rate, Rates
 from retouch.runtime.needs import needed
 
 torch.set_num_threads(2)
 incremental.capture = remembered(incremental.capture)
+prepared()
 
 EXACT = Policy("exact", dilate=0, dilate_grid=0, exact=True, crossover=1.0)
 """The `exact` preset without the crossover, so that updates of tiny networks take the sparse path."""

@@ -29,8 +29,8 @@ def test_memory_taken_inside_counts_though_it_was_given_back():
         taken = np.ones(4 * SIZE, np.uint8)
         memory.look()
         del taken
-    assert memory.anon - before.anon > 3 * SIZE
-    assert memory.rss - before.rss > 3 * SIZE
+    assert memory.anon - before.anon > SIZE  # though as much as half of it may come back from what ended before
+    assert memory.rss - before.rss > SIZE
 
 
 def test_the_thread_sees_what_nobody_looks_at(monkeypatch):

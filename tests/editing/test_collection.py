@@ -8,7 +8,8 @@ import pytest
 
 from editing.live import session
 from pipelines import painted
-from retouch.editing.collection import COLLECTION, MOST, OFTEN, Waiting
+from retouch.editing import collection
+from retouch.editing.collection import COLLECTION, MOST, Waiting
 
 
 def test_it_waits_for_the_last_and_comes_back_after_errors():
@@ -60,7 +61,7 @@ def test_what_an_edit_leaves_is_found_later():
         left = weakref.ref(Cycle())
     gc.collect(1)
     assert left() is not None
-    for _ in range(OFTEN - 1):
+    for _ in range(collection.OFTEN - 1):
         assert not waiting.is_due
         with waiting.held():
             pass
@@ -93,7 +94,7 @@ def test_what_somebody_keeps_from_collection_stays_so():
 def test_a_worker_without_jobs_collects(monkeypatch):
     monkeypatch.setattr("retouch.editing.worker.IDLE", 0.05)
     edited, seen = session(), Event()
-    monkeypatch.setattr(COLLECTION, "_passed", OFTEN)
+    monkeypatch.setattr(COLLECTION, "_passed", collection.OFTEN)
     monkeypatch.setattr(COLLECTION, "collect", seen.set)
     edited.submit(painted(edited.pixels), refine=None).result()
     assert seen.wait(60)

@@ -67,6 +67,7 @@ def operators() -> dict[str, dict[str, Any]]:
     return {entry["func"].partition("(")[0]: entry for entry in entries}
 
 
+@cache
 def on_mps(name: str) -> bool:
     """True when PyTorch has a kernel of that operator for MPS; one made of others must have those that write `out`."""
     name = INSTEAD.get(name, name)

@@ -109,13 +109,15 @@ def open_with(sheet, model: str) -> str:
 
 
 def test_a_second_stroke_joins_the_first(plain, double):
-    double.delay = 2.0
+    double.hold = True
     plain.open(noise(128))
     plain.set(size=6, colour=[255, 0, 0])
     before = plain.pixels()
     plain.stroke((20, 20), (30, 20))
     plain.until("live.jobs.size === 1 && live.sent[0].state === 'running'")
     plain.stroke((90, 90), (100, 90))
+    plain.until("live.sent.length === 2 && live.sent[1].state === 'running'")
+    double.hold = False
     plain.until("live.head === 1")
     plain.idle()
     after = plain.pixels()
@@ -186,7 +188,7 @@ def test_a_draft_on_the_real_server_makes_no_version(sheet, real):
 
 
 def test_cancelled_paint_stays_and_runs_again(plain, double):
-    double.delay = 3.0
+    double.hold = True
     plain.open(noise(128))
     plain.stroke((20, 20), (40, 20))
     plain.until("live.jobs.size === 1")
@@ -194,7 +196,7 @@ def test_cancelled_paint_stays_and_runs_again(plain, double):
     plain.until("live.held.length === 1 && !live.work")
     assert plain.ask("live.head") == 0
     assert plain.page.locator(".status").inner_text() == "Not run"
-    double.delay = 0.1
+    double.hold = False
     plain.page.keyboard.press("Control+Enter")
     plain.until("live.head === 1")
     plain.idle()
