@@ -9,6 +9,8 @@ from retouch import Region
 from retouch.ir.operands import Columns, Temp
 from retouch.ir.tables import Factors, Table
 from retouch.runtime.calls import leaves
+from retouch.runtime.state.layered import Snapshot
+from retouch.runtime.store import Store
 from support import EXACT, PROBED
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -76,3 +78,24 @@ def test_updates_with_steps_of_another_region_are_bit_for_bit_the_same():
     taken = [planned.schedule for planned in net._planned.values() if planned.schedule.instead]
     assert taken
     assert all(np.diff(table.array).min(initial=1) > 0 for s in taken for table in s.active.values())
+
+
+def test_regions_take_turns_with_the_calls_of_one():
+    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    masks = [made.spot(0.1 * i, 0.7 - 0.1 * i, 0.12) for i in range(5)]
+    snapshot = Snapshot.of(record(net, made)[1], Store())
+    expected = []
+    for mask in masks:
+        net.forget()
+        net._like.clear()
+        expected.append(update(net, snapshot.recording(), mask, made.edited(mask)))
+    net.forget()
+    net._like.clear()
+    for number in (0, 1, 0, 2, 2, 3, 4, 1, 3, 0):
+        found = update(net, snapshot.recording(), masks[number], made.edited(masks[number]))
+        assert torch.equal(found, expected[number])
+    schedules = [planned.schedule for planned in net._planned.values()]
+    taken = [schedule for schedule in schedules if schedule.pattern is not None]
+    assert taken
+    executors = {net.workspace.binding(schedule).executor for schedule in schedules}
+    assert len(executors) == len(schedules) - len(taken)
