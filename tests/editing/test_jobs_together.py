@@ -74,6 +74,24 @@ def alone(number, **options):
     return live
 
 
+def test_what_the_system_has_no_thread_for_is_computed_after_the_others(monkeypatch):
+    started = []
+
+    class Few(meeting.Thread):
+        def start(self):
+            started.append(self)
+            if len(started) > 1:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(meeting, "Thread", Few)
+    found = sessions(3)
+    for number, (live, job) in enumerate(zip(found, submitted(found), strict=True)):
+        assert np.array_equal(job.result(WAIT).image, alone(number).pixels)
+        assert equal(contents(live), contents(alone(number)))
+    assert len(started) == 3
+
+
 @pytest.mark.parametrize("name", ["ddpm", "sd"])
 def test_edits_of_several_sessions_equal_those_of_each_alone_bit_for_bit(name):
     found = sessions(3, name=name)

@@ -36,7 +36,7 @@ class Meeting:
         self._changed = Condition()
 
     def begin(self, edit: Callable[[], None]) -> None:
-        """Run an edit in a thread of its own, in the context of this one."""
+        """Run an edit in a thread of its own, in the context of this one; RuntimeError when there can be none."""
         seat = Seat(self)
         with self._changed:
             self._seats.append(seat)
@@ -50,7 +50,12 @@ class Meeting:
                     self._seats.remove(seat)
                     self._changed.notify_all()
 
-        Thread(target=copy_context().run, args=(run,), name="retouch edit", daemon=True).start()
+        try:
+            Thread(target=copy_context().run, args=(run,), name="retouch edit", daemon=True).start()
+        except RuntimeError:
+            with self._changed:
+                self._seats.remove(seat)
+            raise
 
     def ask(self, seat: Seat, request: Request) -> Future[Any]:
         """Ask for a call in the next round. Raises what ended the meeting, if anything did."""

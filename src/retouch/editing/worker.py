@@ -210,17 +210,23 @@ class Worker:
         return found
 
     def _run_together(self, place: Hashable, jobs: list[Job[Any]]) -> None:
-        meeting = Meeting()
+        meeting, alone = Meeting(), list[Job[Any]]()
 
         def begin(jobs: list[Job[Any]]) -> None:
             with self._changed:
                 for job in self._running if jobs else ():
                     job.together = max(job.together, len(self._running))
             for job in jobs:
-                meeting.begin(partial(self._attend, job))
+                try:
+                    meeting.begin(partial(self._attend, job))
+                except RuntimeError:  # the system has no thread for it
+                    alone.append(job)
 
         begin(jobs)
         meeting.serve(lambda: begin(self._beside(place, waiting=False)))
+        for job in alone:
+            with self._turn(job):
+                self._run(job)
 
     def _attend(self, job: Job[Any]) -> None:
         thread = threading.current_thread()
