@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -46,6 +46,9 @@ class Client:
         self.base, self.token = f"http://127.0.0.1:{PORT}", token
         self._http = requests.Session()
         self._http.headers["Authorization"] = f"Bearer {token}"
+
+    def close(self):
+        self._http.close()
 
     def get(self, path, **options):
         return self._http.get(self.base + path, timeout=PATIENCE, **options)
@@ -169,7 +172,8 @@ def settings_of(deploy):
 
 @pytest.fixture(scope="module")
 def client(settings_of):
-    return Client(settings_of.access().tokens["anna"])
+    with closing(Client(settings_of.access().tokens["anna"])) as found:
+        yield found
 
 
 def replicas_of(client, id_, count=5):
@@ -230,12 +234,12 @@ def test_pages_that_were_closed_take_no_room(client):
 
 def test_who_asks_and_for_what_is_taken_from_nowhere_else(client, settings_of):
     id_ = created(client)
-    other = Client(settings_of.access().tokens["ben"])
     told = {"x-session-id": id_, "retouch-session": id_}
-    assert other.get(f"/api/sessions/{id_}").status_code == 404
-    assert other.get(f"/api/sessions/{'f' * 32}", headers=told).status_code == 404
+    with closing(Client(settings_of.access().tokens["ben"])) as other, closing(Client("no token")) as nobody:
+        assert other.get(f"/api/sessions/{id_}").status_code == 404
+        assert other.get(f"/api/sessions/{'f' * 32}", headers=told).status_code == 404
+        assert nobody.get("/api/models").status_code == 401
     assert client.get(f"/api/sessions/{'f' * 32}", headers=told).status_code == 404
-    assert Client("no token").get("/api/models").status_code == 401
     assert client.get("/api/models", headers={"Host": "evil.example"}).status_code == 403
 
 

@@ -203,6 +203,7 @@ class Person:
             self.tally.replicas.append(self._replicas)
             with suppress(Exception):
                 self._http.delete(f"{self.server.url}/api/sessions/{self._id}", timeout=10)
+            self._http.close()
 
     def begin(self) -> None:
         """Open a session on a picture, and its page."""

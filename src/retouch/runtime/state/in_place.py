@@ -70,10 +70,10 @@ class Recording(State):
     def begin(self, schedule: Schedule) -> None:
         places, size = schedule.saved_places(schedule.saves)
         self.pending = Delta(memory=self._scratch(size))
-        self.pending.rows.update(saved_rows(places, self.pending.memory))
-        self.backend.kernel("copy_many")(
-            [(handle, None, self.resolve(Slot.kept(v)), index) for v, (index, handle) in self.pending.rows.items()]
-        )
+        rows = saved_rows(places, self.pending.memory)
+        copies = [(handle, None, self.resolve(Slot.kept(v)), index) for v, (index, handle) in rows.items()]
+        self.backend.kernel("copy_many")(copies)
+        self.pending.rows.update(rows)  # not before they are there, as `abort` puts them back
         self.pending.states = {s: self.states[s].clone() for s in schedule.states if s in self.states}
 
     def run(self, schedule: Schedule) -> None:
