@@ -19,8 +19,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     made = studio(tmp_path_factory.mktemp("home"), names=("sd",))
-    with served(made) as address:
-        yield openai.OpenAI(base_url=f"{address}/v1", api_key=TOKENS["anna"], max_retries=0)
+    with (
+        served(made) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key=TOKENS["anna"], max_retries=0) as found,
+    ):
+        yield found
 
 
 def opened(b64):
