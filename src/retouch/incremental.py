@@ -436,7 +436,8 @@ class Incremental:
 
     def _owned_by_all(self, leaves: list[list[Any]], changes: Sequence[frozenset[Value]]) -> list[list[Any]]:
         """The same for several recordings; equal arguments are one object, so that what follows is computed once."""
-        first, *others = map(self._owned, leaves, changes)
+        changed = frozenset[Value]().union(*changes)  # of any, as one may get what another one was given
+        first, *others = (self._owned(each, changed) for each in leaves)
         return [first, *([a if same_tensor(a, b) else b for a, b in zip(first, x, strict=True)] for x in others)]
 
     def _feed(self, recording: State, leaves: list[Any]) -> None:

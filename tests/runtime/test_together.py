@@ -289,3 +289,18 @@ def test_a_mask_for_each_sample():
     assert len(cells) == 2
     cases = [made.edited(masks.any(0), seed=seed) for seed in (1, 2)]
     check(net, [snapshot] * 2, masks, cases)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["one that knows it last", "one that knows it first"])
+def test_recordings_keep_no_argument_that_is_the_callers(first):
+    net, made = compiled("ddpm-256", SHARED), case("ddpm-256")
+    mask, later = made.spot(), torch.full_like(made.args[1], 300)
+    known, told = (net.record(made.image, time)[1] for time in (later.clone(), made.args[1]))
+    recordings = [known, told] if first else [told, known]
+    given = later.clone()
+    net.update_many(recordings, Region.from_mask(mask), [((made.edited(mask).image, given), {})] * 2)
+    given.fill_(7)
+    time = net.program.inputs[1]
+    assert time.grid is None
+    for recording in recordings:
+        assert torch.equal(recording.values[time], later)
