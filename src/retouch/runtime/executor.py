@@ -14,7 +14,7 @@ import torch
 from retouch.ir.operands import Slot
 from retouch.runtime.base import Operands
 from retouch.runtime.calls import Call, Stretch, execute, filled, parts
-from retouch.runtime.schedule import Schedule
+from retouch.runtime.schedule import Schedule, nothing
 
 
 class Executor(Protocol):
@@ -34,13 +34,13 @@ class Direct:
     def __init__(self, stays: bool = False) -> None:
         self._stays = stays
         self._parts: list[Call | Stretch] = []
-        self._bound: Callable[[], Schedule | None] = _nothing
+        self._bound: Callable[[], Schedule | None] = nothing
 
     def run(self, schedule: Schedule, state: Operands) -> None:
         """Execute the schedule."""
         if self._stays:
             self._parts = self._parts or parts(schedule.steps, state.backend)
-            bound, self._bound = self._bound() is schedule, _nothing
+            bound, self._bound = self._bound() is schedule, nothing
             self._run(self._parts, schedule, state, bound)
             self._bound = weakref.ref(schedule)
             return
@@ -60,10 +60,6 @@ class Direct:
             if not bound:
                 part.bind(partial(_resolved, schedule, state))
             part.run()
-
-
-def _nothing() -> None:
-    """No schedule."""
 
 
 def _resolved(schedule: Schedule, state: Operands, name: Any) -> Any:

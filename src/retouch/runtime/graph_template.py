@@ -18,7 +18,7 @@ from retouch.ir.tables import Factors, Table
 from retouch.kernels.tensors import PaddedTables
 from retouch.runtime.base import Operands
 from retouch.runtime.calls import Call, Placed, execute, filled, temps_of
-from retouch.runtime.schedule import SavedPlace, Schedule
+from retouch.runtime.schedule import SavedPlace, Schedule, nothing
 from retouch.runtime.shared import Scratch
 
 LEAST = 64
@@ -80,7 +80,7 @@ class GraphTemplate:
         flat = [filled(call, placed) for call in together]
         ends = list(accumulate(map(len, kernels), initial=0))
         self.segments = [Segment(flat[start:end]) for start, end in pairwise(ends)]
-        self._loaded: Callable[[], Schedule | None] = _nothing
+        self._loaded: Callable[[], Schedule | None] = nothing
 
     def saved_places(self, schedule: Schedule) -> tuple[list[SavedPlace], int]:
         """Where the rows that a schedule overwrites and reads are saved, and the bytes of all."""
@@ -103,7 +103,7 @@ class GraphTemplate:
     def run(self, schedule: Schedule, state: Operands) -> None:
         """Execute a schedule that fits."""
         if self._loaded() is not schedule:
-            self._loaded = _nothing
+            self._loaded = nothing
             self.tables.fill([t.array for t in schedule.outline.numbers], [t.fill for t in schedule.outline.numbers])
             self._loaded = weakref.ref(schedule)
         segments, host = iter(self.segments), iter(schedule.host_calls)
@@ -112,7 +112,3 @@ class GraphTemplate:
                 execute([next(host) for _ in group], state)
             else:
                 next(segments).run(state)
-
-
-def _nothing() -> None:
-    """No schedule: what a template has loaded at first, and while it loads."""

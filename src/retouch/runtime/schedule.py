@@ -74,11 +74,12 @@ class Schedule:
     @cached_property
     def nbytes(self) -> int:
         """Bytes of its index tables and calls, about."""
-        if self.pattern is not None:
-            return sum(table.array.nbytes for table in self.instead.values())
+        calls = STEP * len(self.steps) if self.pattern is None else 0
+        if self.instead:
+            return sum(table.array.nbytes for table in self.instead.values()) + calls
         kinds = Table, Factors
         tables = {leaf for call in self.steps for leaf in leaves(call.args) if isinstance(leaf, kinds)}
-        return sum(table.array.nbytes for table in tables | {*self.active.values()}) + STEP * len(self.steps)
+        return sum(table.array.nbytes for table in tables | {*self.active.values()}) + calls
 
     @property
     def needs(self) -> dict[Value, Table]:
@@ -121,7 +122,7 @@ class Schedule:
     @cached_property
     def host_calls(self) -> list[Call]:
         """The functions of the state among the calls, with tables in memory."""
-        return [filled(call, self.placed) for call in self.steps if call.host]
+        return [filled(call, self._own) for call in self.steps if call.host]
 
     @cached_property
     def placed(self) -> Placed:
@@ -131,7 +132,11 @@ class Schedule:
         def rows(temp: Temp) -> int:
             return temp.rows if temp.table is None else len(instead.get(temp.table, temp.table))
 
-        return Placed.of(self.temps, self.shared, lambda table: self.handle(instead.get(table, table)), rows)
+        return Placed.of(self.temps, self.shared, self._own, rows)
+
+    def _own(self, table: Any) -> Any:
+        """The handle of the table that stands for one of the steps."""
+        return self.handle(self.instead.get(table, table))
 
     def of_rows(self, active: Mapping[Value, Table]) -> Schedule | None:
         """The schedule for other active rows, with these steps; None where those would be other ones."""
@@ -190,6 +195,10 @@ class Schedule:
             found.append((value, self.handle(self.saves[value]), rows, offset))
             offset += -(-rows * value.channels * value.dtype.itemsize // ALIGNMENT) * ALIGNMENT
         return found, offset
+
+
+def nothing() -> None:
+    """No schedule, as a reference to one that is gone."""
 
 
 def _table_of(argument: Any) -> Any:
