@@ -317,7 +317,10 @@ class Serve(options.Serve, Suite):
         servers = [Server("server", self.url.rstrip("/"), self.token, self.model)]
         if self.against:
             servers.append(Server("against", self.against.rstrip("/"), self.against_token, self.model))
-        told = lambda done, total: progress.steps(done, total, f"{done} of {total} people came")  # noqa: E731
+
+        def told(done: int, total: int) -> None:
+            progress.steps(done, total, f"{done} of {total} people came")
+
         for name, tally in drive(servers, self, told).items():
             yield {"server": name, **tally.report(), "seconds": tally.seconds}
 

@@ -45,6 +45,5 @@ def inside(studio: Studio) -> ASGIApp:
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    for name in pages.FILES:
-        pages.prepared(name)  # or the first visitor would wait for that
+    pages.prepare()
     return Counted(app, studio.metrics)

@@ -33,6 +33,7 @@ TYPES = {
 PACKED = (".html", ".js", ".css", ".svg", ".json", ".webmanifest")
 INDEX = "index.html"
 SCRIPTS, APP = "js/{}.js", "app"
+SCRIPT = SCRIPTS.format(APP)
 
 router = APIRouter(include_in_schema=False)
 
@@ -56,6 +57,13 @@ FILES = _listed(files("retouch.server") / "static")
 """What is served, by name; nothing else of the machine can be named."""
 
 
+def prepare() -> None:
+    """Make ready what the page asks for, which the first visitor would wait for: its modules come as one script."""
+    for name in FILES:
+        if name == SCRIPT or _suffix(name) != ".js":
+            prepared(name)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A file as it is sent: an entity tag, its content, and that compressed, where this makes it smaller."""
@@ -74,7 +82,7 @@ def prepared(name: str) -> Prepared:
 
 
 def _content(name: str) -> bytes:
-    if name != SCRIPTS.format(APP):
+    if name != SCRIPT:
         return FILES[name].read_bytes()
     return joined(APP, lambda module: FILES[SCRIPTS.format(module)].read_text("utf-8")).encode()
 
