@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +70,22 @@ class PartialBackend:
     def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
         """What makes handles in memory of `empty`."""
         raise NotImplementedError
+
+    def carver(self, parts: Sequence[tuple[int, int, int, torch.dtype]]) -> Callable[[Tensor], list[Any]]:
+        def carve(memory: Tensor) -> list[Any]:
+            place = self.carved(memory)
+            return [place(*part) for part in parts]
+
+        return carve
+
+    def copies(self, copies: Sequence[tuple[Any, Any, Any, Any]]) -> Callable[..., None]:
+        def run(*lists: list[Any]) -> None:
+            def handle(end: Any) -> Any:
+                return lists[end[0]][end[1]] if isinstance(end, tuple) else end
+
+            self.kernel("copy_many")([(handle(to), rows, handle(at), places) for to, rows, at, places in copies])
+
+        return run
 
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
         return self.carved(self.empty(nbytes, 1, torch.uint8)[:, 0])

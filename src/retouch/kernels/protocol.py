@@ -103,8 +103,16 @@ class Backend(Protocol):
     def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
         """A function that makes handles (byte offset, rows, channels, dtype) in uint8 memory that kernels read."""
 
+    def carver(self, parts: Sequence[tuple[int, int, int, torch.dtype]]) -> Callable[[Tensor], list[Any]]:
+        """A function that makes the handles of all these parts of such memory."""
+
+    def copies(self, copies: Sequence[tuple[Any, Any, Any, Any]]) -> Callable[..., None]:
+        """A function that makes these copies, as "copy_many" does, for whichever lists of handles it is called with:
+        the target or the source of a copy may be `(n, i)` instead of a handle, item i of the n-th list.
+        """
+
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
-        """The same in new scratch memory."""
+        """What `carved` gives, of new scratch memory."""
 
     def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
         """Hash of the bytes of each tensor."""

@@ -94,6 +94,16 @@ class Cpu(PartialBackend):
         rows = cpu.Arena(memory).rows
         return lambda offset, count, channels, dtype: rows(offset, count, channels, _DTYPES[dtype])
 
+    def carver(self, parts: Sequence[tuple[int, int, int, torch.dtype]]) -> Callable[[Tensor], list[Any]]:
+        named = [(*place, _DTYPES[dtype]) for *place, dtype in parts]
+        return lambda memory: cpu.Arena(memory).carve(named)
+
+    def copies(self, copies: Sequence[tuple[Any, Any, Any, Any]]) -> Callable[..., None]:
+        if "copy_many" not in self.kernels:
+            return super().copies(copies)
+        made: Callable[..., None] = cpu.Copies(copies)
+        return made
+
     def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
         return [cpu.fingerprint(t) for t in tensors]
 

@@ -150,6 +150,17 @@ void point(Handle& handle, const Handle* other) {
   handle = other ? *other : Handle{};
 }
 
+// Rows of (offset, rows, channels, dtype) each.
+nb::list carve(const Arena& arena, nb::list parts) {
+  nb::list found;
+  for (nb::handle part : parts) {
+    auto [offset, rows, channels, dtype] =
+        nb::cast<std::tuple<int64_t, int64_t, int64_t, std::string>>(part);
+    found.append(arena.rows(offset, rows, channels, dtype));
+  }
+  return found;
+}
+
 nb::tuple index_shape(const Index& i) {
   return i.dims == 1 ? nb::make_tuple(i.table.count) : nb::make_tuple(i.table.count, i.table.taps);
 }
@@ -172,6 +183,7 @@ void bind_handles(nb::module_& m) {
   nb::class_<Arena>(m, "Arena", "uint8 memory that Rows are carved from.")
       .def(nb::init<nb::handle>(), "tensor"_a)
       .def("rows", &Arena::rows, "offset"_a, "rows"_a, "channels"_a, "dtype"_a)
+      .def("carve", &carve, "parts"_a, "Rows of each (offset, rows, channels, dtype).")
       .def_prop_ro("nbytes", [](const Arena& a) { return a.bytes; });
   nb::class_<Index>(m, "Index", "int32 [M] or [M, taps]; -1 stands for a row of zeros.")
       .def(nb::init<const Index&>(), "handle"_a)

@@ -123,25 +123,100 @@ const Index* index_or_none(nb::handle item) {
   return item.is_none() ? nullptr : &as<Index>(item, "copy_many: expected an Index or None");
 }
 
-void call_copy_many(nb::handle copies) {
+void copy_all(const std::vector<CopyArgs>& copies) {
   std::vector<CopyArgs> pieces;
-  std::vector<nb::object> held;
   int64_t bytes = 0;
-  for (nb::handle item : nb::iter(copies)) {
-    if (!PyTuple_Check(item.ptr()) || PyTuple_Size(item.ptr()) != 4)
-      bad_type("copy_many: expected tuples of the arguments of copy_rows");
-    auto part = [&](int i) { return nb::handle(PyTuple_GetItem(item.ptr(), i)); };
-    CopyArgs args =
-        check_copy(as<Rows>(part(0), "copy_many: expected Rows"), index_or_none(part(1)),
-                   as<Rows>(part(2), "copy_many: expected Rows"), index_or_none(part(3)));
-    bytes += args.m * line_bytes(args.dst);
-    add_pieces(pieces, args);
-    held.push_back(nb::borrow(item));
+  for (const CopyArgs& each : copies) {
+    bytes += each.m * line_bytes(each.dst);
+    add_pieces(pieces, each);
   }
-  nb::gil_scoped_release release;
   parallel(bytes < piece_bytes ? 1 : threads(), int64_t(pieces.size()),
            [&](int64_t i) { kernels().copy_rows(pieces[size_t(i)], 1); });
 }
+
+nb::handle item_of(nb::handle copy, int i) {
+  return PyTuple_GetItem(copy.ptr(), i);
+}
+
+// The items of copies, which are tuples of the arguments of copy_rows.
+template <class Each>
+void each_copy(nb::handle copies, const Each& each) {
+  for (nb::handle item : nb::iter(copies)) {
+    if (!PyTuple_Check(item.ptr()) || PyTuple_Size(item.ptr()) != 4)
+      bad_type("copy_many: expected tuples of the arguments of copy_rows");
+    each(item);
+  }
+}
+
+void call_copy_many(nb::handle copies) {
+  std::vector<CopyArgs> checked;
+  std::vector<nb::object> held;
+  each_copy(copies, [&](nb::handle copy) {
+    checked.push_back(check_copy(
+        as<Rows>(item_of(copy, 0), "copy_many: expected Rows"), index_or_none(item_of(copy, 1)),
+        as<Rows>(item_of(copy, 2), "copy_many: expected Rows"), index_or_none(item_of(copy, 3))));
+    held.push_back(nb::borrow(copy));
+  });
+  nb::gil_scoped_release release;
+  copy_all(checked);
+}
+
+// Copies of which ends may be items of lists that each run is given: (list, item).
+class Copies {
+ public:
+  explicit Copies(nb::handle copies) {
+    each_copy(copies, [&](nb::handle copy) {
+      list.push_back({end(item_of(copy, 0)), index_or_none(item_of(copy, 1)), end(item_of(copy, 2)),
+                      index_or_none(item_of(copy, 3))});
+      held.push_back(nb::borrow(copy));
+    });
+  }
+
+  void run(nb::args lists) const {
+    std::vector<CopyArgs> checked;
+    checked.reserve(list.size());
+    for (const One& each : list)
+      checked.push_back(
+          check_copy(each.dst.of(lists), each.dst_index, each.src.of(lists), each.src_index));
+    nb::gil_scoped_release release;
+    copy_all(checked);
+  }
+
+  size_t size() const { return list.size(); }
+
+ private:
+  struct End {
+    const Rows* rows;
+    Py_ssize_t list, item;
+
+    const Rows& of(const nb::args& lists) const {
+      if (rows) return *rows;
+      PyObject* given = list < Py_ssize_t(lists.size()) ? lists[size_t(list)].ptr() : nullptr;
+      if (!given || !PyList_Check(given) || item >= PyList_Size(given))
+        bad_value("Copies: there is no item " + str(item) + " in list " + str(list));
+      return as<Rows>(PyList_GetItem(given, item), "Copies: expected lists of Rows");
+    }
+  };
+  struct One {
+    End dst;
+    const Index* dst_index;
+    End src;
+    const Index* src_index;
+  };
+
+  static End end(nb::handle given) {
+    if (nb::isinstance<Rows>(given)) return {nb::inst_ptr<Rows>(given), 0, 0};
+    End found{nullptr, -1, -1};
+    if (PyTuple_Check(given.ptr()) && PyTuple_Size(given.ptr()) == 2)
+      found = {nullptr, nb::cast<Py_ssize_t>(item_of(given, 0)),
+               nb::cast<Py_ssize_t>(item_of(given, 1))};
+    if (found.list < 0 || found.item < 0) bad_type("Copies: expected Rows, or (list, item)");
+    return found;
+  }
+
+  std::vector<One> list;
+  std::vector<nb::object> held;
+};
 
 void call_swap_rows(const Rows& kept, const Index* index, const Rows& saved) {
   if (kept.m.dtype != saved.m.dtype) bad_type("swap_rows: the dtypes differ");
@@ -158,6 +233,11 @@ void bind_copy_rows(nb::module_& m) {
   bind(m, "copy_rows", call_copy_rows, "dst"_a, "dst_index"_a.none(), "src"_a,
        "src_index"_a.none() = nb::none());
   m.def("copy_many", &call_copy_many, "copies"_a);
+  nb::class_<Copies>(m, "Copies",
+                     "Arguments of copy_many; (n, i) there is item i of the n-th list of a run.")
+      .def(nb::init<nb::handle>(), "copies"_a)
+      .def("__call__", &Copies::run, "lists"_a)
+      .def("__len__", &Copies::size);
 }
 
 void bind_swap_rows(nb::module_& m) {

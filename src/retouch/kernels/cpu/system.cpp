@@ -14,6 +14,16 @@
 
 namespace retouch {
 
+namespace {
+
+constexpr size_t page = 4096; // or more
+
+void touch_pages(void* data, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += page) static_cast<volatile char*>(data)[i] = 0;
+}
+
+} // namespace
+
 #ifdef _WIN32
 
 namespace {
@@ -46,6 +56,10 @@ void unmap_memory(void* data, size_t) {
   VirtualFree(data, 0, MEM_RELEASE);
 }
 
+void touch_memory(void* data, size_t bytes) {
+  touch_pages(data, bytes);
+}
+
 size_t physical_memory() {
   MEMORYSTATUSEX status{};
   status.dwLength = sizeof(status);
@@ -74,6 +88,13 @@ void* map_memory(size_t bytes, bool huge) {
 
 void unmap_memory(void* data, size_t bytes) {
   munmap(data, bytes);
+}
+
+void touch_memory(void* data, size_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  if (madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return; // Linux 5.14 and newer
+#endif
+  touch_pages(data, bytes);
 }
 
 size_t physical_memory() {

@@ -8,8 +8,17 @@ namespace retouch {
 // more is aligned to these, and on them where the system has them.
 constexpr size_t huge_page = size_t(2) << 20;
 
+// Whether parts of a mapping can be unmapped.
+#ifdef _WIN32
+constexpr bool mappings_split = false;
+#else
+constexpr bool mappings_split = true;
+#endif
+
 void* map_memory(size_t bytes, bool huge);
 void unmap_memory(void* data, size_t bytes);
+// Brings memory in that was never touched, so that the first to write to it need not wait.
+void touch_memory(void* data, size_t bytes);
 size_t physical_memory();
 
 // Calls `begin` in every child that is forked, where there are such.

@@ -7,12 +7,14 @@ is above them. So a row is copied a few times in all, however many updates follo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from retouch.kernels import Backend
 from retouch.kernels.tensors import Index
+from retouch.runtime.base import Copy
 from retouch.runtime.state.form import Folding, Stack, name_of
 from retouch.runtime.state.layers import Layer, carved, laid
 from retouch.runtime.state.workspace import LayeredOwner
@@ -39,25 +41,30 @@ def few(net: LayeredOwner, store: Store, layers: tuple[Layer, ...], stack: Stack
 def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer], folding: Folding) -> Layer:
     """One layer with what is to be seen of several, which are in the order of their age."""
     backend, form = net.backend, folding.form
-    newest = {slot: layer for layer in layers for slot in layer.form.states}
     made = laid(backend, store, form, {value: content for layer in layers for value, content in layer.dense.items()})
     if all(layer.on_device(backend) for layer in (made, *layers)):
-        carved(made, backend)
-        copies = [
-            (made.handles[value], rows, layers[number].handle(value, backend), places)
-            for value, picks in folding.picks.items()
-            for number, rows, places in picks
-        ]
-        copies += [(made.handles[slot], None, layer.handle(slot, backend), None) for slot, layer in newest.items()]
-        backend.kernel("copy_many")(copies)
+        copies = folding.copies = folding.copies or _copies(folding, backend)
+        copies(carved(made, backend), *(layer.listed(backend) for layer in layers))
         return made
     for value, picks in folding.picks.items():
         for number, rows, places in picks:
             part, target = layers[number].rows(value), made.rows(value)
             target[_host(rows)] = part[_host(places)].to(target.device)
-    for slot, layer in newest.items():
-        made.block.tensors[name_of(slot)].copy_(layer.state(slot))
+    for slot, number in folding.newest.items():
+        made.block.tensors[name_of(slot)].copy_(layers[number].state(slot))
     return made
+
+
+def _copies(folding: Folding, backend: Backend) -> Callable[..., None]:
+    """What copies the handles of layers to those of the one that they become."""
+    to, at = folding.form.position, [form.position for form in folding.forms]
+    copies: list[Copy] = [
+        ((0, to[value]), rows, (1 + number, at[number][value]), places)
+        for value, picks in folding.picks.items()
+        for number, rows, places in picks
+    ]
+    copies += [((0, to[slot]), None, (1 + number, at[number][slot]), None) for slot, number in folding.newest.items()]
+    return backend.copies(copies)
 
 
 def _host(index: Index | None) -> Tensor | slice:

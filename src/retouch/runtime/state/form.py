@@ -53,7 +53,13 @@ class Form:
         distinct = list({id(t): t for t in tables.values() if not t.full}.values())
         self.indices = {f"index/{i}": torch.from_numpy(t.array) for i, t in enumerate(distinct)}
         numbers = {id(t): i for i, t in enumerate(distinct)}
+        self.carver: Callable[[Tensor], list[Any]] | None = None
         self.numbers = {v.name: numbers.get(id(t)) for v, t in tables.items()}
+
+    @cached_property
+    def position(self) -> dict[Value | Slot, int]:
+        """The place of each key among all."""
+        return {key: i for i, key in enumerate(self.keys)}
 
     def columns(self, value: Value) -> int:
         """Columns of a stored row."""
@@ -74,12 +80,19 @@ class Reads:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Folding:
-    """How layers become one: its form, and what each value has of which layer."""
+    """How layers of these forms become one: its form, and what each value has of which layer."""
 
+    forms: tuple[Form, ...]
     form: Form
     picks: Mapping[Value, Sequence[Pick]]
+    copies: Callable[..., None] | None = None
+
+    @property
+    def newest(self) -> dict[Slot, int]:
+        """The number of the layer that each of the statistics is of."""
+        return {slot: number for number, form in enumerate(self.forms) for slot in form.states}
 
 
 class Stack:

@@ -8,7 +8,7 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +26,12 @@ from retouch.runtime.schedule import Needs, Schedule
 from retouch.runtime.state.folding import few, folded
 from retouch.runtime.state.form import Form, Stack, specs_of
 from retouch.runtime.state.in_place import Recording
-from retouch.runtime.state.layers import Layer, Source, adopted, written
-from retouch.runtime.state.workspace import LayeredOwner
+from retouch.runtime.state.layers import Layer, Sources, adopted, written
+from retouch.runtime.state.workspace import Binding, LayeredOwner
 from retouch.runtime.store import Store
+
+Targets = tuple[Callable[[Value], Any], ...]
+"""Of each of several needs: the handle where the rows of a value go."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +63,10 @@ class Snapshot:
         ):
             layer = adopted(recording, store, form)
         else:
-            sources = [(net.backend.rows(x), None) for x in (*recording.buffers.values(), *recording.states.values())]
-            layer = written(net.backend, store, form, sources, dict(recording.values), file, base=True)
+            places = [(net.backend.rows(x), None) for x in (*recording.buffers.values(), *recording.states.values())]
+            layer = written(
+                net.backend, store, form, Sources(net.backend, places), dict(recording.values), file, base=True
+            )
         recording.buffers = {}
         return Snapshot(net, store, (layer,), tuple(recording.hashes))
 
@@ -165,20 +170,43 @@ class Restored(State):
         """Read the rows that `schedule` reads and does not compute, and those that it overwrites and reads."""
         self._claim(schedule)
         binding = self.workspace.binding(schedule)
+        wanted = schedule.around, schedule.before
         targets = self.workspace.places.__getitem__, lambda value: binding.saved[value][1]
-        brought = self._brought((schedule.around, schedule.before), targets)
-        self.backend.kernel("copy_many")([*brought, *self._given()])
+        given = self._matrices()
+        if all(layer.on_device(self.backend) for layer in self.snapshot.layers):
+            self._bring(binding, wanted, targets)
+        else:
+            given += self._brought(wanted, targets)
+            given += [(self.resolve(slot), None, self.source(slot), None) for slot in self.statistics]
+        self.backend.kernel("copy_many")(given)
         self.pending = Delta(memory=binding.memory, rows=binding.saved)
 
-    def _given(self) -> Iterator[Copy]:
-        """The copies that bring statistics, and dense values that kernels read."""
-        layers, backend, matrices = self.snapshot.layers, self.backend, self.workspace.matrices
-        for key, number in self.snapshot.stack.newest.items():
-            if isinstance(key, Slot):
-                yield self.resolve(key), None, layers[number].handle(key, backend), None
-            else:
-                for matrix, target in matrices.get(key, {}).items():
-                    yield target, None, layers[number].handle(matrix, backend), None
+    def _bring(self, binding: Binding, wanted: tuple[Needs, ...], targets: Targets) -> None:
+        """Copy rows and statistics of layers that kernels read where they are."""
+        layers, stack = self.snapshot.layers, self.snapshot.stack
+        bring = binding.brings.get(stack)
+        if bring is None:
+            at = [form.position for form in stack.forms]
+            copies: list[Copy] = [
+                (target(value), where, (number, at[number][value]), source)
+                for needs, target in zip(wanted, targets, strict=True)
+                for value, number, where, source in stack.reads(needs).picks
+            ]
+            newest = {slot: stack.newest[slot] for slot in stack.statistics}
+            copies += [(self.resolve(slot), None, (n, at[n][slot]), None) for slot, n in newest.items()]
+            bring = binding.brings[stack] = self.backend.copies(copies)
+        bring(*(layer.listed(self.backend) for layer in layers))
+        self.bytes_read += sum(stack.reads(needs).nbytes for needs in wanted)
+
+    def _matrices(self) -> list[Copy]:
+        """The copies that bring dense values that kernels read."""
+        layers, backend, stack = self.snapshot.layers, self.backend, self.snapshot.stack
+        return [
+            (target, None, layers[stack.newest[value]].handle(matrix, backend), None)
+            for value, found in self.workspace.matrices.items()
+            if value in stack.newest
+            for matrix, target in found.items()
+        ]
 
     def _claim(self, schedule: Schedule) -> None:
         if self.schedule is not None:
@@ -249,7 +277,7 @@ class Restored(State):
         """The copies that bring the rows of `wanted` to these handles."""
         return self._brought((wanted,), (target,))
 
-    def _brought(self, wanted: tuple[Needs, ...], targets: Iterable[Callable[[Value], Any]]) -> list[Copy]:
+    def _brought(self, wanted: tuple[Needs, ...], targets: Targets) -> list[Copy]:
         if self._fetched is None or self._fetched[0] != wanted:
             self.fetch(*wanted)
         backend, layers, copies = self.backend, self.snapshot.layers, []
@@ -274,10 +302,10 @@ class Restored(State):
         if key not in found.known:
             whole, resolve = self.workspace.whole, found.memory.resolve
             tables = {v: whole(v.rows) if table.full else table for v, (table, _) in found.rows.items()}
-            sources = [(resolve(self.workspace.kept[v]), places) for v, (_, places) in found.rows.items()]
-            sources += [(self.backend.rows(tensor), None) for tensor in found.states.values()]
+            places = [(resolve(self.workspace.kept[v]), index) for v, (_, index) in found.rows.items()]
+            places += [(self.backend.rows(tensor), None) for tensor in found.states.values()]
             form = Form(tables, specs_of(found.states), base.types, found.dense)
-            found.known[key] = self.workspace.known(form), sources
+            found.known[key] = self.workspace.known(form), Sources(self.backend, places)
         form, sources = found.known[key]
         self._written(form, sources, dict(found.dense))
 
@@ -285,14 +313,13 @@ class Restored(State):
         """Put what the update computed, if anything, into a new layer."""
         assert self.schedule is not None
         if self.pending is not None:
-            form, places = self._form(self.schedule, self.pending)
-            sources = [(self.resolve(slot), index) for slot, index in places]
+            form, sources = self._form(self.schedule, self.pending)
             self._written(form, sources, {value: self.values[value] for value in self.pending.dense})
         if self._layer is not None:
             self.snapshot = self.snapshot.grown(self._layer)
         self.pending = self._layer = None
 
-    def _form(self, schedule: Schedule, pending: Delta) -> tuple[Form, list[tuple[Slot, Any]]]:
+    def _form(self, schedule: Schedule, pending: Delta) -> tuple[Form, Sources]:
         """The form of layers that updates with a schedule add which replaced what `pending` says, and where in the
         workspace their rows and statistics are.
         """
@@ -303,13 +330,14 @@ class Restored(State):
             stays = {**schedule.stays, **dict.fromkeys(pending.buffers)}
             tables = {v: whole(v.rows) if rows is None else active[v].edited for v, rows in stays.items()}
             states = specs_of({slot: self.states[slot] for slot in schedule.states})
-            places: list[tuple[Slot, Any]] = [(self.workspace.kept[v], schedule.handle(t)) for v, t in stays.items()]
-            places += [(slot, None) for slot in states]
-            forms[key] = self.workspace.known(Form(tables, states, base.types, pending.dense)), places
-        found: tuple[Form, list[tuple[Slot, Any]]] = forms[key]
+            places = [(self.resolve(self.workspace.kept[v]), schedule.handle(t)) for v, t in stays.items()]
+            places += [(self.resolve(slot), None) for slot in states]
+            form = self.workspace.known(Form(tables, states, base.types, pending.dense))
+            forms[key] = form, Sources(self.backend, places)
+        found: tuple[Form, Sources] = forms[key]
         return found
 
-    def _written(self, form: Form, sources: list[Source], dense: dict[Value, Any]) -> None:
+    def _written(self, form: Form, sources: Sources, dense: dict[Value, Any]) -> None:
         """Write the layer that is added, if anything was computed."""
         if form.keys or dense:
             self._layer = written(self.backend, self.snapshot.store, form, sources, dense, self.file)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from retouch.kernels.transfers import Transfers
 from retouch.runtime.base import State
 from retouch.runtime.state.form import Form, name_of, specs_of
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import UNNAMED, Block, Memory, Store, StoreError, columns_of
+from retouch.runtime.store import UNNAMED, Block, Layout, Memory, Store, StoreError, columns_of
 
 PORTION = 64 << 20
 """Bytes of the device's memory that rows on their way to the host may take, about."""
@@ -42,7 +43,8 @@ class Layer:
     dense: dict[Value, Any]
     block: Block
     near: Mapping[Slot, Tensor] = field(default_factory=dict)
-    handles: dict[Key, Any] = field(default_factory=dict)
+    handles: list[Any] = field(default_factory=list)
+    _matrices: dict[Matrix, Any] = field(default_factory=dict)
 
     def on_device(self, backend: Backend) -> bool:
         """True when the backend's kernels read the rows where they are."""
@@ -59,22 +61,27 @@ class Layer:
 
     def handle(self, key: Key, backend: Backend) -> Any:
         """The kernel handle of statistics, of a dense value as a matrix, of rows that are `on_device`."""
-        found = self.handles.get(key)
-        if found is None:
-            found = self._made(key, backend)
-        return found
-
-    def _made(self, key: Key, backend: Backend) -> Any:
         if isinstance(key, Matrix):
-            content = self.dense[key.value]
-            matrix = key.tensor(content).to(backend.device)
-            handle = backend.rows(matrix)
-            if matrix.data_ptr() != content.data_ptr():
-                return handle  # not remembered: it is memory that nobody counts
-        else:
-            handle = backend.rows(self.state(key) if isinstance(key, Slot) else self.rows(key))
-        self.handles[key] = handle
+            return self._matrices[key] if key in self._matrices else self._matrix(key, backend)
+        if self.on_device(backend):
+            return self.listed(backend)[self.form.position[key]]
+        assert isinstance(key, Slot)
+        return backend.rows(self.state(key))
+
+    def _matrix(self, matrix: Matrix, backend: Backend) -> Any:
+        content = self.dense[matrix.value]
+        tensor = matrix.tensor(content).to(backend.device)
+        handle = backend.rows(tensor)
+        if tensor.data_ptr() == content.data_ptr():  # else it is memory that nobody counts
+            self._matrices[matrix] = handle
         return handle
+
+    def listed(self, backend: Backend) -> list[Any]:
+        """The handles of all rows and statistics of a layer that is `on_device`, in the order of its form's keys."""
+        if len(self.handles) < len(self.form.keys):
+            keys = self.form.keys
+            self.handles = [backend.rows(self.state(k) if isinstance(k, Slot) else self.rows(k)) for k in keys]
+        return self.handles
 
     def whole(self, kept: Iterable[Value]) -> bool:
         """True when every row of all these values is here."""
@@ -104,32 +111,56 @@ def laid(
     return Layer(form, dense, block)
 
 
+class Sources:
+    """Where the rows and statistics of layers of a form are to be copied from, in the order of its keys."""
+
+    def __init__(self, backend: Backend, places: Iterable[Source]) -> None:
+        self.places = list(places)
+        self._backend = backend
+
+    @cached_property
+    def copies(self) -> Callable[..., None]:
+        """What copies them to the handles of a layer's."""
+        return self._backend.copies([((0, i), None, *place) for i, place in enumerate(self.places)])
+
+
 def written(
     backend: Backend,
     store: Store,
     form: Form,
-    sources: Iterable[Source],
+    sources: Sources,
     dense: dict[Value, Any],
     file: Path | None = None,
     base: bool = False,
 ) -> Layer:
-    """A layer of a form with copies of `sources`, its rows and statistics in their order, and with dense values."""
+    """A layer of a form with copies of `sources` and with dense values."""
     layer = laid(backend, store, form, dense, file, base)
     if layer.on_device(backend):
-        copy_out(backend, carved(layer, backend), sources)
+        sources.copies(carved(layer, backend))
     else:
         assert backend.transfers is not None
-        layer.near = _receive(backend, layer, form, sources, backend.transfers)
+        layer.near = _receive(backend, layer, form, sources.places, backend.transfers)
     return layer
 
 
 def carved(layer: Layer, backend: Backend) -> list[Any]:
     """The handles of all rows and statistics in the layer's block."""
-    place, layout = backend.carved(layer.block.memory), layer.block.layout
-    for key, spec, offset in zip(layer.form.keys, layout.specs, layout.offsets, strict=False):  # in files more follow
+    layer.handles = _carver(layer.form, layer.block.layout, backend)(layer.block.memory)
+    return layer.handles
+
+
+def _carver(form: Form, layout: Layout, backend: Backend) -> Callable[[Tensor], list[Any]]:
+    """What makes the handles of layers of a form that lie as it says, or as they do in files, where more follows."""
+    if layout is form.layout and form.carver is not None:
+        return form.carver
+    parts = []
+    for _, spec, offset in zip(form.keys, layout.specs, layout.offsets, strict=False):
         rows, channels = spec.shape
-        layer.handles[key] = place(offset, rows, channels, spec.dtype)
-    return list(layer.handles.values())
+        parts.append((offset, rows, channels, spec.dtype))
+    made = backend.carver(parts)
+    if layout is form.layout:
+        form.carver = made
+    return made
 
 
 def copy_out(backend: Backend, targets: Iterable[Any], sources: Iterable[Source]) -> None:

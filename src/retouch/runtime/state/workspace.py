@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -33,13 +34,14 @@ TEMPLATES = 8
 class Binding:
     """A schedule with the memory of a workspace: where it saves rows that it overwrites, and what runs it.
 
-    `forms` are those of the layers that its updates add.
+    `forms` are those of the layers that its updates add, `brings` bring the rows that it reads of layers.
     """
 
     saves: list[SavedPlace]
     memory: Scratch
     executor: Executor
     forms: dict[Any, Any] = field(default_factory=dict)
+    brings: WeakKeyDictionary[Stack, Callable[..., None]] = field(default_factory=WeakKeyDictionary)
 
     @cached_property
     def saved(self) -> dict[Value, tuple[Any, Any]]:
@@ -205,7 +207,7 @@ class Workspace:
         states = {slot: spec for form in stack.forms for slot, spec in form.states.items()}
         types = {value: dtype for form in stack.forms for value, dtype in form.types.items()}
         dense = dict.fromkeys(value for form in stack.forms for value in form.dense)
-        return Folding(self.known(Form(tables, states, types, dense)), picks)
+        return Folding(stack.forms, self.known(Form(tables, states, types, dense)), picks)
 
     def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Pick]]:
         """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
