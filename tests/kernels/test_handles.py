@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from kernels import cases
 from retouch.ir.expr import Instr
 from retouch.kernels import cpu
+from retouch.kernels.cpu.backend import Cpu
+from retouch.kernels.reference import Reference
 from retouch.ops.copy import quantized
 from retouch.ops.gemm import Packed
 
@@ -162,6 +165,46 @@ def test_freed_memory_is_used_again_for_what_is_not_much_smaller():
     assert cpu.release_memory() == 0
 
 
+def until(done, seconds=30):
+    """What `done` gives once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.15)
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="parts of a mapping cannot be given back there")
+def test_memory_is_brought_in_for_as_much_as_was_asked_for_before_a_pause():
+    cpu.release_memory()
+    held = [cpu.empty(3 << 19, huge=False) for _ in range(2)]
+    assert until(cpu.release_memory) == 3 << 20
+    assert cpu.release_memory() == 0  # and no more of it before somebody asks again
+
+    def in_one_piece():
+        parts = [cpu.empty(1 << 19, huge=False) for _ in range(3)]
+        held.append(parts)
+        first = parts[0].data_ptr()
+        return [part.data_ptr() - first for part in parts] == [0, 1 << 19, 1 << 20]  # mappings grow downwards
+
+    until(in_one_piece)
+    for part in held.pop():
+        assert not part.any()
+        part.fill_(1)
+    assert cpu.release_memory() > 0
+
+
+def test_parts_of_memory_are_carved_at_once():
+    memory = cpu.empty(1000)
+    parts = [(400, 5, 10, "float32"), (0, 3, 2, "bfloat16")]
+    one, two = cpu.Arena(memory).carve(parts)
+    assert (one.rows, one.channels, one.dtype) == (5, 10, "float32")
+    assert (two.rows, two.channels, two.dtype) == (3, 2, "bfloat16")
+    assert (one.data_ptr - two.data_ptr, two.data_ptr) == (400, memory.data_ptr())
+    with pytest.raises(ValueError, match="needs 1200 bytes of 1000"):
+        cpu.Arena(memory).carve([(0, 30, 10, "float32")])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_large_copies_together_are_those_one_by_one(threads):
     before = cpu.num_threads()
@@ -194,6 +237,38 @@ def test_bad_copies():
         cpu.copy_many([one])
     with pytest.raises(ValueError, match="channels of src"):
         cpu.copy_many([(two, None, one, None)])
+
+
+@pytest.mark.parametrize("of", [Cpu(), Cpu({}), Reference(torch.device("cpu"))])
+def test_copies_take_items_of_the_lists_that_they_are_called_with(of):
+    fixed, where, places = torch.zeros(4, 3), of.index(np.array([2, 0], np.int32)), of.index(np.array([1, 3], np.int32))
+    copies = of.copies([((0, 1), None, (1, 0), places), (of.rows(fixed), where, (1, 1), None)])
+    for seed in range(2):
+        torch.manual_seed(seed)
+        unused, out, many, few = torch.zeros(2, 3), torch.zeros(2, 3), torch.randn(5, 3), torch.randn(2, 3)
+        copies([of.rows(unused), of.rows(out)], [of.rows(many), of.rows(few)])
+        assert torch.equal(out, many[[1, 3]])
+        assert torch.equal(fixed[[2, 0]], few)
+        assert not unused.any()
+
+
+def test_bad_lists_of_copies():
+    rows = cpu.Rows(torch.zeros(2, 3))
+    with pytest.raises(TypeError, match=r"Rows, or \(list, item\)"):
+        cpu.Copies([(1, None, rows, None)])
+    with pytest.raises(TypeError, match=r"Rows, or \(list, item\)"):
+        cpu.Copies([((0, -1), None, rows, None)])
+    with pytest.raises(TypeError, match="tuples"):
+        cpu.Copies([rows])
+    copies = cpu.Copies([((0, 1), None, rows, None)])
+    assert len(copies) == 1
+    for lists in ((), ([rows],), ((rows, rows),)):
+        with pytest.raises(ValueError, match="there is no item 1 in list 0"):
+            copies(*lists)
+    with pytest.raises(TypeError, match="lists of Rows"):
+        copies([rows, 1])
+    with pytest.raises(ValueError, match="channels of src"):
+        copies([rows, cpu.Rows(torch.zeros(2, 4))])
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 5000, 5 << 20])
