@@ -168,7 +168,8 @@ class Copies {
     each_copy(copies, [&](nb::handle copy) {
       list.push_back({end(item_of(copy, 0)), index_or_none(item_of(copy, 1)), end(item_of(copy, 2)),
                       index_or_none(item_of(copy, 3))});
-      held.push_back(nb::borrow(copy));
+      for (int i = 0; i < 4; ++i)
+        if (!PyTuple_Check(item_of(copy, i).ptr())) held.push_back(nb::borrow(item_of(copy, i)));
     });
   }
 
@@ -215,7 +216,7 @@ class Copies {
   }
 
   std::vector<One> list;
-  std::vector<nb::object> held;
+  std::vector<nb::object> held; // the handles
 };
 
 void call_swap_rows(const Rows& kept, const Index* index, const Rows& saved) {
