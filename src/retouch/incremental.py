@@ -57,7 +57,7 @@ from retouch.runtime.weights import Weights, WeightsChangedError
 _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
 """Methods of modules that change where parameters are or their type."""
 
-REMEMBERED, FEWEST = 64 << 20, 4
+REMEMBERED, FEWEST = 16 << 20, 4
 """Schedules are kept for the next update of their region as long as all take fewer bytes; so many always are."""
 
 OUTLOOKS = 32

@@ -3,6 +3,7 @@
 #include "code.h"
 #include "dispatch.h"
 #include "pack.h"
+#include "pages.h"
 #include "runtime.h"
 
 #include <cmath>

@@ -1,6 +1,7 @@
 // The objects that Python holds: made and checked once, then passed to kernels at little cost.
 #pragma once
 #include "code.h"
+#include "pages.h"
 #include "runtime.h"
 #include "types.h"
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from retouch.ir.geometry import IntArray
 from retouch.ir.tables import Table
 
-REMEMBERED = 32 << 20
+REMEMBERED = 8 << 20
 """Bytes of lookups that are remembered."""
 
 Held = tuple[int, IntArray | None, IntArray]
