@@ -30,7 +30,7 @@ def retouch(*arguments):
 
 def test_without_a_gpu_one_line_says_so():
     done = retouch("bench", "tiles")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("retouch: this needs a GPU")
     assert len(done.stderr.splitlines()) == 1
@@ -38,7 +38,7 @@ def test_without_a_gpu_one_line_says_so():
 
 def test_an_unknown_architecture_is_named():
     done = retouch("bench", "tiles", "--list", "sm_1")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "choose from: sm_80, sm_86, sm_90" in done.stderr
 
 
@@ -63,7 +63,7 @@ def few(monkeypatch):
     return kinds
 
 
-def test_what_is_printed_goes_into_the_tables(few):
+def test_what_is_printed_goes_into_the_tables(few, monkeypatch):
     """A whole run on a few candidates, with a clock that prefers the second of them."""
 
     def timer(run):
@@ -71,7 +71,8 @@ def test_what_is_printed_goes_into_the_tables(few):
         return 1.0 if any(kind.used[size] == kind.candidates[2][1] for kind in few for size in (2, 4)) else 3.0
 
     said = []
-    suite = Tiles(tune.named("sm_86"), timer)
+    monkeypatch.setattr(tune, "present", lambda: tune.named("sm_86"))
+    suite = Tiles(timer=timer)
     results = list(suite.results(Progress(lambda *x: said.append(x))))
     text = StringIO()
     for table in suite.tables(results):
@@ -88,3 +89,12 @@ def test_what_is_printed_goes_into_the_tables(few):
     assert all(each["machine"] == {"gpu": "cuda"} for each in results)
     assert said[0][0] == "compiling TILES, 2 bytes"
     assert [done for _, done in said] == sorted(done for _, done in said)
+
+
+def test_candidates_of_another_gpu_are_listed(few):
+    suite = Tiles("sm_90")
+    suite.check()
+    assert list(suite.results()) == suite.tables([]) == []
+    lines = suite.lines().splitlines()
+    assert lines[:2] == ["TILES, 2 bytes, sm_90: 2 of 2", "    Tile(64, 64, 32, 4, 2)"]
+    assert len(lines) == 12

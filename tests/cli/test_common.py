@@ -84,6 +84,11 @@ def test_errors_of_the_caller_are_one_line(capsys):
     assert capsys.readouterr().err == "retouch: name another\n" * 2
 
 
+def test_an_interruption_is_one_line(capsys):
+    assert code(failures(), KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err.startswith("retouch: interrupted; sessions keep")
+
+
 def test_any_other_error_is_a_defect_with_its_traceback(capsys):
     with pytest.raises(ValueError, match="odd"), usage_errors():
         raise ValueError("odd")
@@ -106,7 +111,7 @@ def test_memory_that_does_not_suffice_is_no_defect(capsys):
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("error", [typer.Exit(3), typer.Abort(), typer.BadParameter("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [typer.Exit(3), typer.Abort(), typer.BadParameter("x")])
 def test_what_typer_handles_is_left_to_it(error):
     with pytest.raises(type(error)), failures():
         raise error

@@ -15,7 +15,7 @@ from torch import nn
 from retouch import kernels, models
 from retouch.bench import options
 from retouch.bench.edits import Edit, edits_of, square
-from retouch.bench.harness import Progress, Suite, chosen
+from retouch.bench.harness import Progress, Suite
 from retouch.bench.published import REFERENCE, SIGE, Published, measured
 from retouch.bench.report import Column, Result, figure, grouped, times
 from retouch.frontend.signature import Signature
@@ -26,7 +26,7 @@ from retouch.models import Network
 from retouch.plan import activity
 from retouch.plan.choose import Planner
 from retouch.plan.peaks import BANDWIDTH_EFFICIENCY, SPLITS, TILES, TYPICAL_EFFICIENCY, Peaks, device, fitted_efficiency
-from retouch.plan.policy import PRESETS, Policy
+from retouch.plan.policy import Policy
 from retouch.plan.region import Region
 from retouch.runtime.emitter import dirty_values
 from retouch.runtime.weights import Weights
@@ -75,10 +75,9 @@ class Forecast(options.Forecast, Suite):
 
     def check(self) -> None:
         """Look everything up by its name, and read every mask. ValueError for a device or type without figures."""
-        chosen(self.policy, PRESETS, "policy")
         for name in self.device:
             device(name).rate(self.dtype)
-        for name in chosen(self.model, models.names(), "model"):
+        for name in self.model:
             self._target(models.get(name))
 
     def _target(self, network: Network) -> tuple[Published | None, tuple[int, int], Sequence[Edit]]:
@@ -117,10 +116,8 @@ class Forecast(options.Forecast, Suite):
 
     def _policy(self, name: str, published: Published | None) -> Policy:
         """The named policy; `paper` with the settings of SIGE's authors for the network."""
-        policy = Policy.named(name)
-        if published and name == "paper":
-            policy = replace(policy, **published.policy)
-        return policy if self.dilate is None else replace(policy, dilate=self.dilate)
+        settings = published.policy if published and name == "paper" else {}
+        return Policy.named(Policy.named(name, **settings), dilate=self.dilate)
 
     def _peaks(self, network: Network, published: Published | None, program: Program, name: str) -> Peaks:
         """The device, with the efficiency that its published dense time has, or else that of the reference device."""

@@ -19,7 +19,7 @@ from retouch.bench import options
 from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.difference import inside_and_image
 from retouch.bench.edits import MOST, Edit, brushed, pasted, photograph
-from retouch.bench.harness import Progress, Suite, backend_of, chosen
+from retouch.bench.harness import Progress, Suite, backend_of
 from retouch.bench.report import Column, Plot, Point, Result, times
 from retouch.bench.trial import Case, Trial
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler
@@ -66,7 +66,6 @@ class Halo(options.Halo, Suite):
     )
 
     def check(self) -> None:
-        chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend)
         if self.model not in PRETRAINED:
             raise OptionError(f"there are no trained weights of {self.model!r}; choose from: {', '.join(PRETRAINED)}")

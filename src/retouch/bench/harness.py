@@ -6,7 +6,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,15 +207,6 @@ class Suite(ABC):
             lines += [f"# {title}", f"{ran}.", self.markdown_table(part), *self.write_pictures(path, part)]
             lines += [caption.replace("\n", "; ")]
         write_text(path, "\n\n".join(filter(None, [*lines, *self.notes(results)])) + "\n")
-
-
-def chosen(names: Iterable[str], choices: Iterable[str], what: str) -> list[str]:
-    """The names; OptionError listing the choices if one is none of them."""
-    found, known = list(names), list(choices)
-    for name in found:
-        if name not in known:
-            raise OptionError(f"unknown {what} {name!r}; choose from: {', '.join(known)}")
-    return found
 
 
 def backend_of(name: str, device: str = "cpu") -> Backend:

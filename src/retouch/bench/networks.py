@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from retouch import models
 from retouch.bench import options
-from retouch.bench.dense import PEERS, dense_runs, peer_runs, run_dense
+from retouch.bench.dense import dense_runs, peer_runs, run_dense
 from retouch.bench.edits import Edit, edits_of
-from retouch.bench.harness import RESTLESS, Progress, Suite, backend_of, busy, chosen
+from retouch.bench.harness import RESTLESS, Progress, Suite, backend_of, busy
 from retouch.bench.published import REFERENCE, SIGE, measured
 from retouch.bench.report import Column, Result, figure, giga, times
 from retouch.bench.trial import Case, Trial, on
@@ -22,7 +22,7 @@ from retouch.errors import OptionError
 from retouch.models import Inputs, Network
 from retouch.plan.explain import Explanation
 from retouch.plan.peaks import device as published_device
-from retouch.plan.policy import PRESETS, Policy
+from retouch.plan.policy import Policy
 
 BUSY = "Dense times of {} vary by more than half: is the machine busy? Measure again."
 ALLOCATOR = (
@@ -81,9 +81,6 @@ COLUMNS = [
     Column("", "SIGE: speed-up", times, _sige("speedup"), wide=True),
 ]
 
-TYPES = ("float32", "bfloat16", "float16", "int8")
-"""Of weights and products; "int8": weights of the fastest type of the processor, products of both in int8."""
-
 
 @dataclass(frozen=True)
 class Networks(options.Networks, Suite):
@@ -94,22 +91,16 @@ class Networks(options.Networks, Suite):
     caption: ClassVar[str] = "error: relative L2 in the active rows, random weights"
 
     def check(self) -> None:
-        chosen(self.policy, PRESETS, "policy")
         self.ways()
-        chosen(self.peer, PEERS, "peer")
-        for name in chosen(self.model, models.names(), "model"):
+        for name in self.model:
             self.edits(models.get(name))
-        for name in chosen(self.dtype, TYPES, "type"):
-            self.checked_type(name)
+        for dtype in self.dtype:
+            self.checked_type(dtype)
 
     def ways(self) -> list[tuple[Policy, str | None]]:
         """Policies with what becomes of texts: None where that is the policy's. PolicyError for what they cannot be."""
-        texts: Sequence[str | None] = self.text or (None,)
-        found = []
-        for name, text in product(self.policy, texts):
-            changes: dict[str, Any] = {"dilate": self.dilate, "text": text}
-            found.append((replace(PRESETS[name], **{k: x for k, x in changes.items() if x is not None}), text))
-        return found
+        ways = product(self.policy, self.text or (None,))
+        return [(Policy.named(name, dilate=self.dilate, text=text), text) for name, text in ways]
 
     def edits(self, network: Network) -> list[Edit]:
         """The edits of a network."""
@@ -121,7 +112,7 @@ class Networks(options.Networks, Suite):
         return str(backend_of(self.backend, self.device).device)
 
     def checked_type(self, name: str) -> torch.dtype:
-        """The type of that name; OptionError unless the backend computes in it on the device."""
+        """The type of that name, of "int8" the fastest one here; OptionError unless the backend computes in it."""
         backend = backend_of(self.backend, self.device)
         found: torch.dtype = backend.native if name == "int8" else getattr(torch, name)
         if found not in backend.dtypes:

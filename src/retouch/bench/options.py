@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from typer import Argument, BadParameter, Option
 
@@ -16,7 +16,11 @@ else:
 
 Backend = Literal["auto", "cpu", "triton", "reference"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+AnyDtype = Literal[Dtype, "int8"]
+Preset = Literal["paper", "balanced", "fast", "exact"]
 Products = Literal[Dtype, "tf32"]
+Texts = Literal["recomputed", "recorded"]
+Peer = Literal["openvino", "onnxruntime"]
 Storage = Literal["fp32", "bf16", "fp16", "int8", "auto"]
 
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
@@ -43,6 +47,18 @@ def size(help: str) -> Any:
     return Option(parser=byte_count, metavar="SIZE", help=help)
 
 
+def choice(of: Any, help: str) -> Any:
+    """An option that may be repeated, each time one of the values of a Literal."""
+    names = get_args(of)
+
+    def checked(name: str) -> str:
+        if name not in names:
+            raise BadParameter(f"{name!r} is not one of {', '.join(map(repr, names))}")
+        return name
+
+    return Option(parser=checked, metavar=f"[{'|'.join(names)}]", help=f"{help}; may be repeated.")
+
+
 def _use_threads(count: int | None) -> int | None:
     if count is not None:
         import torch
@@ -51,7 +67,7 @@ def _use_threads(count: int | None) -> int | None:
     return count
 
 
-POLICY_HELP = "paper, balanced, fast or exact (see docs/guide/policies.md)"
+POLICY_HELP = "How far edits spread (see docs/guide/policies.md)"
 
 AnyStorage = Annotated[Storage | None, Option(help="How recorded float32 rows are kept (fp32).")]
 BackendName = Annotated[Backend, Option(help="Kernels to use.")]
@@ -70,8 +86,8 @@ Memory = Annotated[
 ]
 Names = Annotated[Sequence[str], Option(help="Network or pipeline; may be repeated.")]
 NoCompile = Annotated[bool, Option("--no-compile", help="Leave torch.compile out of the dense baselines.")]
-Policies = Annotated[Sequence[str], Option(help=f"{POLICY_HELP}; may be repeated.")]
-PolicyName = Annotated[str, Option(help=f"{POLICY_HELP}.")]
+Policies = Annotated[Sequence[str], choice(Preset, POLICY_HELP)]
+PolicyName = Annotated[Preset, Option(help=f"{POLICY_HELP}.")]
 Rounds = Annotated[int, Option(min=1, help="Rounds that are counted.")]
 Shares = Annotated[Sequence[float], Option(help="Share of the image edited, (0, 1] (0.012); may be repeated.")]
 Threads = Annotated[int | None, Option(min=1, callback=_use_threads, help="Threads of PyTorch and the kernels.")]
@@ -93,17 +109,13 @@ class Networks:
     edit: Shares = ()
     mask: Masks = ()
     policy: Policies = ("balanced",)
-    dtype: Annotated[Sequence[str], Option(help="Type of weights and activations, or int8; may be repeated.")] = (
-        "float32",
-    )
+    dtype: Annotated[Sequence[str], choice(AnyDtype, "Type of weights and activations, or of products")] = ("float32",)
     device: DeviceName = "cpu"
     backend: BackendName = "auto"
     dilate: Dilate = None
-    text: Annotated[
-        Sequence[str], Option(help="What becomes of texts in joint attention: recomputed or recorded; may be repeated.")
-    ] = ()
+    text: Annotated[Sequence[str], choice(Texts, "What becomes of texts in joint attention")] = ()
     no_compile: NoCompile = False
-    peer: Annotated[Sequence[str], Option(help="openvino or onnxruntime as a further dense run; may be repeated.")] = ()
+    peer: Annotated[Sequence[str], choice(Peer, "A further dense run by another engine")] = ()
     repeat: Rounds = 5
     tiny: Tiny = False
 
@@ -158,7 +170,7 @@ class Halo:
         "builtin/realesrgan-x4"
     )
     dilate: Annotated[Sequence[int], Option(min=0, help="Halo in pixels; may be repeated.")] = HALOS
-    policy: Annotated[str, Option(help=f"{POLICY_HELP}, with other halos.")] = "balanced"
+    policy: Annotated[Preset, Option(help=f"{POLICY_HELP}, with other halos.")] = "balanced"
     side: Annotated[int, Option(help="Width and height of the photograph in pixels.")] = 256
     backend: BackendName = "auto"
     no_compile: NoCompile = False
@@ -181,6 +193,19 @@ class Forecast:
     dtype: Annotated[Products, Option(help="Type of the products.")] = "float32"
     dilate: Dilate = None
     tiny: Tiny = False
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Time tiles of Triton's kernels on the GPU at hand, and say which to put into `tiles.py`.
+
+    Candidates that spill registers, need more shared memory than there is or multiply
+    16-bit numbers without tensor cores are left out before anything is timed.
+    """
+
+    architecture: Annotated[
+        str | None, Option("--list", help="Print the candidates for sm_80, sm_90 ..., and exit; needs no GPU.")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from retouch.bench import machine, options
 from retouch.bench.crop import of_session
 from retouch.bench.difference import compare, seam
-from retouch.bench.harness import Progress, Suite, backend_of, chosen, timed
+from retouch.bench.harness import Progress, Suite, backend_of, timed
 from retouch.bench.report import Column, Plot, Point, Result, grouped, markdown
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
 from retouch.editing.blend import BLENDS, DEFAULT
@@ -121,7 +121,9 @@ class Quality(options.Quality, Suite):
     columns: ClassVar[Sequence[Column]] = SUMMARY
 
     def check(self) -> None:
-        chosen(self.method, METHODS, "method")
+        for name in self.method:
+            if name not in METHODS:
+                raise OptionError(f"unknown method {name!r}; choose from: {', '.join(METHODS)}")
         backend_of(self.backend)
         if self.images:
             read_pictures(self.images)

@@ -23,7 +23,7 @@ from retouch.bench.crop import of_session, redrawn
 from retouch.bench.dense import CHANNELS_LAST, dense_runs, to_channels_last
 from retouch.bench.difference import inside_and_image
 from retouch.bench.edits import Edit, edits_of, painted, soft_picture
-from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant, backend_of, busy, chosen, timed
+from retouch.bench.harness import RESTLESS, Experiment, Progress, Suite, Variant, backend_of, busy, timed
 from retouch.bench.report import Column, Result, times
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
@@ -32,7 +32,6 @@ from retouch.editing.session import Edited
 from retouch.incremental import Incremental
 from retouch.models import Inputs, pipelines
 from retouch.models.pipelines import Pipeline
-from retouch.plan.policy import PRESETS
 from retouch.plan.region import Mask, Region
 
 MIN_UPDATES = 3
@@ -85,9 +84,8 @@ class Sessions(options.Sessions, Suite):
     )
 
     def check(self) -> None:
-        chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend)
-        for name in chosen(self.model, pipelines.PIPELINES, "pipeline"):
+        for name in self.model:
             self.edits(pipelines.get(name))
 
     def edits(self, pipeline: Pipeline) -> list[Edit]:

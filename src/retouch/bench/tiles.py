@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from rich.table import Table
 from triton.testing import do_bench
 
-from retouch.bench import machine
+from retouch.bench import machine, options
 from retouch.bench.harness import Progress, Suite
 from retouch.bench.report import Column, Result, terminal_table
 from retouch.kernels.triton import tune
@@ -36,34 +36,46 @@ def _median(call: Callable[[], Any]) -> float:
 
 
 @dataclass(frozen=True)
-class Tiles(Suite):
-    """What to tune. gpu: the one at hand; timer: milliseconds of a call on it; tuned: what was found."""
+class Tiles(options.Tiles, Suite):
+    """timer: milliseconds of a call on the GPU. tuned, listed: what was found, and candidates that were asked for."""
 
-    gpu: Gpu
     timer: tune.Timer = _median
     tuned: list[Tuned] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
 
     columns: ClassVar[Sequence[Column]] = ()
 
+    def check(self) -> None:
+        self.gpu()
+
+    def gpu(self) -> Gpu:
+        """The one whose candidates are asked for, or the one at hand. Raises OptionError, BackendError."""
+        return tune.named(self.architecture) if self.architecture else tune.present()
+
     def measure(self, progress: Progress) -> Iterator[Result]:
-        """Every shape and type with every candidate, and with PyTorch's attention."""
-        here = machine.facts("cuda")
+        """Every shape and type with every candidate, and with PyTorch's attention; of another GPU the candidates."""
         for (kind, size), part in progress.over(list(product(tune.KINDS, tune.DTYPES))):
-            (_, compiling), (_, timing) = part.over(("compile", "time"))
+            if self.architecture:
+                kept = tune.fitting(kind, size, self.gpu(), part.steps)
+                title = f"{kind.table}, {size} bytes, {self.architecture}"
+                self.listed.append(f"{title}: {len(kept)} of {len(kind.candidates[size])}")
+                self.listed.extend(f"    {source(tile)}" for tile in kept)
+            else:
+                yield from self._timed(kind, size, part)
 
-            def report(done: int, total: int, text: str, parts: Any = (compiling, timing)) -> None:
-                parts[text.startswith("timing")].steps(done, total, text)
+    def _timed(self, kind: tune.Kind, size: int, progress: Progress) -> Iterator[Result]:
+        (_, compiling), (_, timing) = progress.over(("compile", "time"))
 
-            found = tune.tune(kind, size, self.gpu, self.timer, report)
-            self.tuned.append(found)
-            kernels = [(kind.kernel, tile, times) for tile, times in found.times.items()]
-            for kernel, tile, times in [*kernels, ("sdpa", None, found.sdpa)]:
-                for (shape, dtype), ms in times.items():
-                    facts = {"dtype": str(dtype), "tile": tile and tile._asdict(), "ms": ms, "machine": here}
-                    yield {"kernel": kernel, **asdict(shape), **facts}
+        def report(done: int, total: int, text: str) -> None:
+            (timing if text.startswith("timing") else compiling).steps(done, total, text)
 
-    def heading(self, results: Sequence[Result]) -> tuple[str, str]:
-        return f"Tiles on {self.gpu.name}", ""
+        found, here = tune.tune(kind, size, self.gpu(), self.timer, report), machine.facts("cuda")
+        self.tuned.append(found)
+        kernels = [(kind.kernel, tile, times) for tile, times in found.times.items()]
+        for kernel, tile, times in [*kernels, ("sdpa", None, found.sdpa)]:
+            for (shape, dtype), ms in times.items():
+                facts = {"dtype": str(dtype), "tile": tile and tile._asdict(), "ms": ms, "machine": here}
+                yield {"kernel": kernel, **asdict(shape), **facts}
 
     def tables(self, results: Sequence[Result]) -> list[Table]:
         """The best candidates of each table and the tile in use; attention beside PyTorch's."""
@@ -75,21 +87,13 @@ class Tiles(Suite):
         return found
 
     def lines(self) -> str:
+        if self.architecture:
+            return "\n".join(self.listed)
         text = ["For src/retouch/kernels/triton/tiles.py:"]
         for kind in tune.KINDS:
             chosen = {each.size: each.ranked[0][0] for each in self.tuned if each.kind is kind}
-            text += [f"{kind.table}:", line(self.gpu.name, chosen)]
+            text += [f"{kind.table}:", line(self.gpu().name, chosen)]
         return "\n".join(text)
-
-
-def candidates(architecture: str) -> str:
-    """The candidates that run well on an architecture, which need not be here. Raises OptionError for unknown ones."""
-    gpu, text = tune.named(architecture), []
-    for kind, size in product(tune.KINDS, tune.DTYPES):
-        kept = tune.fitting(kind, size, gpu)
-        text.append(f"{kind.table}, {size} bytes, {gpu.name}: {len(kept)} of {len(kind.candidates[size])}")
-        text += [f"    {source(tile)}" for tile in kept]
-    return "\n".join(text)
 
 
 def _ranking(found: Tuned) -> list[Result]:

@@ -19,7 +19,7 @@ from typer import Option
 from retouch.bench import options
 from retouch.bench.options import Threads
 from retouch.cli.app import app
-from retouch.cli.common import note, quiet_libraries, steps_bar, usage_errors
+from retouch.cli.common import quiet_libraries, steps_bar, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,22 +38,21 @@ FILES: Mapping[str, Any] = {"json": Json, "report": Report}
 TIMED: Mapping[str, Any] = {"threads": Threads, **FILES}
 
 
-def suite(asked: type, module: str, quiet: bool = False, **others: Any) -> Callable[..., None]:
-    """A command that runs the suite of the same name in a module. quiet: it loads models of other libraries."""
+def suite(asked: type, module: str, first: Callable[[], object] = dict, **others: Any) -> Callable[..., None]:
+    """A command that runs the suite of the same name in a module. first: what is done before that is loaded."""
 
     def run(context: typer.Context, **given: Any) -> None:
         files = {name: given.pop(name, None) for name in (*FILES, "plot")}
         for name in others.keys() & {"threads", "list"}:  # done when they were read
             given.pop(name)
-        if quiet:
-            quiet_libraries()
+        first()
         made = getattr(import_module(module), asked.__name__)(**given)
         run_suite(made, **files, command=context.meta["command"])
 
     fields = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature(asked, eval_str=True).parameters.values()]
     fields += [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in others.items()]
-    first = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    run.__signature__ = Signature([first, *fields])  # type: ignore[attr-defined]
+    context = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    run.__signature__ = Signature([context, *fields])  # type: ignore[attr-defined]
     run.__doc__ = asked.__doc__
     return run
 
@@ -63,7 +62,7 @@ def listed(title: str, titles: list[str], rows: Callable[[], list[list[str]]]) -
 
     def shown(wanted: bool) -> None:
         if wanted:
-            made = Table(*titles, title=title, caption="Policies: paper, balanced, fast, exact")
+            made = Table(*titles, title=title)
             for row in rows():
                 made.add_row(*row)
             Console().print(made)
@@ -79,6 +78,12 @@ def _networks() -> list[list[str]]:
     return [[x.name, f"{x.image[0]}x{x.image[1]}", f"{x.gmacs:g}" if x.gmacs else "", x.summary] for x in known]
 
 
+def _needs_triton() -> None:
+    from retouch.models.extras import require
+
+    require("triton", "triton")
+
+
 def _pipelines() -> list[list[str]]:
     from retouch.models.pipelines import PIPELINES
 
@@ -89,36 +94,11 @@ NETWORKS = listed("Networks (random weights)", ["name", "image", "GMAC", "what i
 PIPELINES = listed("Pipelines (random weights)", ["name", "what it is"], _pipelines)
 
 bench.command("networks")(suite(options.Networks, "retouch.bench.networks", **TIMED, list=NETWORKS))
-bench.command("sessions")(suite(options.Sessions, "retouch.bench.sessions", True, **TIMED, list=PIPELINES))
-bench.command("quality")(suite(options.Quality, "retouch.bench.quality", True, **TIMED))
+bench.command("sessions")(suite(options.Sessions, "retouch.bench.sessions", quiet_libraries, **TIMED, list=PIPELINES))
+bench.command("quality")(suite(options.Quality, "retouch.bench.quality", quiet_libraries, **TIMED))
 bench.command("halo")(suite(options.Halo, "retouch.bench.halo", **TIMED, plot=Plot))
 bench.command("predict")(suite(options.Forecast, "retouch.bench.forecast", **FILES))
-
-
-@bench.command()
-def tiles(
-    architecture: Annotated[
-        str | None, Option("--list", help="Print the candidates for sm_80, sm_90 ..., and exit; needs no GPU.")
-    ] = None,
-    json: Json = None,
-) -> None:
-    """Time tiles of Triton's kernels on the GPU at hand, and say which to put into `tiles.py`.
-
-    Candidates that spill registers, need more shared memory than there is or multiply
-    16-bit numbers without tensor cores are left out before anything is timed.
-    """
-    from retouch.models.extras import require
-
-    require("triton", "triton")
-    from retouch.bench.tiles import Tiles, candidates
-    from retouch.kernels.triton import tune
-
-    if architecture is not None:
-        typer.echo(candidates(architecture))
-    else:
-        run_suite(Tiles(tune.present()), json=json)
-
-
+bench.command("tiles")(suite(options.Tiles, "retouch.bench.tiles", _needs_triton, json=Json))
 bench.command("serve")(suite(options.Serve, "retouch.bench.serve", json=Json))
 
 
@@ -180,9 +160,6 @@ def _collected(suite: Suite, json: Path | None) -> list[Result]:
                 if time.monotonic() - written > WRITE_EVERY_S:
                     written = write()
             show(1, 1, "done")
-    except KeyboardInterrupt as error:
-        note(f"interrupted; {json} holds the results so far: {len(results)}" if json and results else "interrupted")
-        raise typer.Exit(130) from error
     finally:
         write()
     return results

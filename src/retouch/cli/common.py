@@ -46,10 +46,13 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 @contextmanager
 def failures() -> Iterator[None]:
     """Exit with 1 for what goes wrong: in one line where the caller or the machine can do something about it (an
-    OSError is a full disk or a missing permission), else as our defect, with the traceback.
+    OSError is a full disk or a missing permission), else as our defect, with the traceback. With 130 on Ctrl-C.
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        note("interrupted; sessions keep their last state, files of results what was measured")
+        raise typer.Exit(130) from error
     except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
         raise
     except Exception as error:

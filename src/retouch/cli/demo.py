@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from retouch.bench import options
 from retouch.bench.edits import brushed, pasted, photograph
-from retouch.bench.harness import Progress, Suite, backend_of, chosen, timed
+from retouch.bench.harness import Progress, Suite, backend_of, timed
 from retouch.bench.report import Column, Result, times
 from retouch.editing.diffusion import Editor
 from retouch.editing.diffusion.session import DiffusionSession
@@ -22,7 +22,6 @@ from retouch.editing.images import Pixels, difference, save_png
 from retouch.editing.sheets import outlined, side_by_side
 from retouch.errors import OptionError
 from retouch.kernels.devices import selected
-from retouch.plan.policy import PRESETS
 
 UPSCALER, GENERATOR = "builtin/realesr-animevideov3-x4", "builtin/emoji-256"
 PROMPT = "crying face"
@@ -93,7 +92,6 @@ class Demo(options.Demo, Suite):
     def check(self) -> None:
         """Read the photograph, look everything up by its name, and make the folder."""
         photograph(TINY if self.tiny else SIDE)
-        chosen([self.policy], PRESETS, "policy")
         backend_of(self.backend, self.device)
         try:
             self.output.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from retouch.bench.options import POLICY_HELP, AnyStorage, DeviceMemory, DeviceName, Memory, Threads
+from retouch.bench.options import POLICY_HELP, AnyStorage, DeviceMemory, DeviceName, Memory, Preset, Threads
 from retouch.cli.app import app
 from retouch.cli.common import check_picture_file, note, pairs, quiet_libraries, steps_bar, usage_errors
 from retouch.cli.sessions import check_outside
@@ -103,7 +102,7 @@ def edit(
     enlarger: Annotated[
         str | None, Option(help="What enlarges results of pictures that were seen reduced, lanczos for example.")
     ] = None,
-    policy: Annotated[str | None, Option(help=f"{POLICY_HELP} ({POLICY}).")] = None,
+    policy: Annotated[Preset | None, Option(help=f"{POLICY_HELP} ({POLICY}).")] = None,
     storage: AnyStorage = None,
     memory: Memory = None,
     device_memory: DeviceMemory = None,
@@ -132,26 +131,25 @@ def edit(
     record, --instances names the map of ORIGINAL, which EDITED keeps unless a
     second one is named; in a session it names that of EDITED.
     """
-    with _interruptible(session):
-        with usage_errors():
-            asked = context.params.items()
-            options = {name: value for name, value in asked if name not in OWN and value not in ((), [])}
-            options |= {"lora": pairs("--lora", lora, str), "scale": pairs("--scale", scale, float)}
-            read = [original, edited, mask, *(instances or []), *(control or []), *(image_prompt or [])]
-            read += [Path(each.partition("=")[0]) for each in area or []]
-            _check_outputs([output, preview], read, session, force)
-            from retouch.editing.canvas.picture import Picture
-            from retouch.editing.request import Request
+    with usage_errors():
+        asked = context.params.items()
+        options = {name: value for name, value in asked if name not in OWN and value not in ((), [])}
+        options |= {"lora": pairs("--lora", lora, str), "scale": pairs("--scale", scale, float)}
+        read = [original, edited, mask, *(instances or []), *(control or []), *(image_prompt or [])]
+        read += [Path(each.partition("=")[0]) for each in area or []]
+        _check_outputs([output, preview], read, session, force)
+        from retouch.editing.canvas.picture import Picture
+        from retouch.editing.request import Request
 
-            request = Request.checked(original, edited, model, session, options)
-        for warning in request.warnings():
-            note(warning)
-        if request.idle:
-            Picture.read(request.files[0]).write(output)
-            _preview(request, request.before, preview)
-            typer.echo(f"nothing differs: {output} is the original")
-            return
-        _run(request, output, preview)
+        request = Request.checked(original, edited, model, session, options)
+    for warning in request.warnings():
+        note(warning)
+    if request.idle:
+        Picture.read(request.files[0]).write(output)
+        _preview(request, request.before, preview)
+        typer.echo(f"nothing differs: {output} is the original")
+        return
+    _run(request, output, preview)
 
 
 def _run(request: Request, output: Path, preview: Path | None) -> None:
@@ -247,16 +245,3 @@ def _check_outputs(outputs: list[Path | None], inputs: list[Path | None], sessio
 
 def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
-
-
-@contextmanager
-def _interruptible(session: Path | None) -> Iterator[None]:
-    """Exit with 130 and one line on Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        from retouch.editing.manifest import MANIFEST
-
-        kept = session is not None and (session / MANIFEST).exists()
-        note(f"interrupted; {f'the session {session} keeps its last state' if kept else 'nothing is kept'}")
-        raise typer.Exit(130) from error

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from retouch.bench import options
-from retouch.bench.options import BackendName, DeviceName, Dilate, Dtype, PolicyName, Threads, Tiny
+from retouch.bench.options import AnyDtype, BackendName, DeviceName, Dilate, PolicyName, Threads, Tiny
 from retouch.cli.app import app
 from retouch.cli.bench import suite
-from retouch.cli.common import usage_errors
+from retouch.cli.common import quiet_libraries, usage_errors
 
 
 @app.command()
@@ -23,7 +23,7 @@ def explain(
     policy: PolicyName = "balanced",
     dilate: Dilate = None,
     dtype: Annotated[
-        Literal[Dtype, "int8"],
+        AnyDtype,
         Option(help="Type of weights and activations; int8: products in int8, the rest in the fastest type here."),
     ] = "float32",
     backend: BackendName = "auto",
@@ -39,7 +39,7 @@ def explain(
     typer.echo(str(asked.explanation()))
 
 
-app.command("demo")(suite(options.Demo, "retouch.cli.demo", True, threads=Threads))
+app.command("demo")(suite(options.Demo, "retouch.cli.demo", quiet_libraries, threads=Threads))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from retouch.errors import RetouchError
 
@@ -78,13 +79,15 @@ class Policy:
         return replace(self, text="recorded" if number % self.text else "recomputed")
 
     @staticmethod
-    def named(name: str | Policy) -> Policy:
-        """The preset of that name: paper, balanced, fast or exact. A policy is returned as it is."""
-        if isinstance(name, Policy):
-            return name
-        if name not in PRESETS:
+    def named(name: str | Policy, **changes: Any) -> Policy:
+        """The preset of that name (paper, balanced, fast or exact), or a policy, with other settings where they are not
+        None.
+        """
+        if not isinstance(name, Policy) and name not in PRESETS:
             raise PolicyError(f"unknown policy {name!r}; presets are {', '.join(PRESETS)}")
-        return PRESETS[name]
+        found = name if isinstance(name, Policy) else PRESETS[name]
+        wanted = {key: value for key, value in changes.items() if value is not None}
+        return replace(found, **wanted) if wanted else found
 
 
 PRESETS = {
