@@ -68,6 +68,7 @@ def test_options_without_a_meaning_are_refused(name, option):
         (["networks", "--report", "missing/out.md"], "cannot write"),
         (["networks", "--report", "out.txt"], "name it .md"),
         (["networks", "--dtype", "tf32"], "'tf32' is not one of 'float32'"),
+        (["networks", "--peer", "abacus"], "'abacus' is not one of 'openvino', 'onnxruntime'"),
         (["networks", "--dtype", "float16"], "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
         (["networks", "--backend", "nope"], "reference"),
         (["networks", "--repeat", "0"], "--repeat"),

@@ -6,8 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +57,10 @@ def to_channels_last(module: nn.Module) -> None:
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Relative L2 distance from PyTorch's result by the type of weights: beyond it a peer computes something else."""
 
-Call = Callable[[list[Tensor]], Tensor]
+Run = Callable[[], Tensor]
 
 
-def peer_runs(names: Sequence[str], module: nn.Module, inputs: Inputs) -> dict[str, Callable[[], Tensor]]:
+def peer_runs(names: Sequence[str], module: nn.Module, inputs: Inputs) -> dict[str, Run]:
     """What `dense_runs` makes, by other engines: `openvino` (float32, bfloat16) or `onnxruntime` (float32), on the CPU.
 
     They read the module as `torch.export` captures it. Raises OptionError for one that is not installed, that has no
@@ -73,12 +72,11 @@ def peer_runs(names: Sequence[str], module: nn.Module, inputs: Inputs) -> dict[s
     # Peers take arguments in float32 whatever they compute in.
     given = moved((inputs.args, dict(inputs.kwargs)), "cpu")
     exact = Inputs(*pytree.tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, given))
-    tensors = [leaf for leaf in pytree.tree_leaves((exact.args, dict(exact.kwargs))) if isinstance(leaf, Tensor)]
-    found: dict[str, Callable[[], Tensor]] = {}
+    found: dict[str, Run] = {}
     truth = run_dense(module, inputs).float()
     for name in names:
         try:
-            run = partial(PEERS[name](copy.deepcopy(module).float().eval(), exact, dtype), tensors)
+            run = PEERS[name](copy.deepcopy(module).float().eval(), exact, dtype)
             distance = float((run().float() - truth).norm() / truth.norm())
         except ImportError as error:
             raise OptionError(f"--peer {name}: {error.name} is not installed; pip install 'retouch[peers]'") from error
@@ -90,7 +88,7 @@ def peer_runs(names: Sequence[str], module: nn.Module, inputs: Inputs) -> dict[s
     return found
 
 
-def _openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
+def _openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Run:
     openvino = import_module("openvino")
     with torch.no_grad():
         captured = torch.export.export(module, inputs.args, dict(inputs.kwargs))
@@ -100,33 +98,24 @@ def _openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = openvino.Core().compile_model(openvino.convert_model(captured), "CPU", options)
-
-    def call(tensors: list[Tensor]) -> Tensor:
-        return torch.from_numpy(compiled([tensor.numpy() for tensor in tensors])[0])
-
-    return call
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    arrays = [leaf.numpy() for leaf in leaves if isinstance(leaf, Tensor)]
+    return lambda: torch.from_numpy(compiled(arrays)[0])
 
 
-def _onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
+def _onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Run:
     if dtype != torch.float32:
         raise OptionError("--peer onnxruntime computes in float32; leave out --dtype")
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    with TemporaryDirectory() as folder, torch.no_grad():
-        path = Path(folder) / "network.onnx"
-        torch.onnx.export(module, inputs.args, str(path), kwargs=dict(inputs.kwargs), dynamo=True, external_data=True)
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-
-    def call(tensors: list[Tensor]) -> Tensor:
-        fed = dict(zip(names, (tensor.numpy() for tensor in tensors), strict=True))
-        return torch.from_numpy(session.run(None, fed)[0])
-
-    return call
+    kwargs = dict(inputs.kwargs)
+    with torch.no_grad():
+        made: Any = torch.onnx.export(module, inputs.args, kwargs=kwargs, dynamo=True)
+    made.initialize_inference_session(partial(runtime.InferenceSession, sess_options=options, providers=[PROVIDER]))
+    return lambda: tensor_of(made(*inputs.args, **kwargs))
 
 
-PEERS: dict[str, Callable[[nn.Module, Inputs, torch.dtype], Call]] = {
-    "openvino": _openvino,
-    "onnxruntime": _onnxruntime,
-}
+PROVIDER = "CPUExecutionProvider"
+PEERS: Mapping[str, Callable[[nn.Module, Inputs, torch.dtype], Run]]
+PEERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}

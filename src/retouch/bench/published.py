@@ -7,7 +7,7 @@ and its repository lmxyy/sige. Each is one forward pass in float32, without the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,13 +45,13 @@ class Published:
         return min(timed, key=lambda each: max(each.edit / edit, edit / each.edit))
 
 
-def _published(image: tuple[int, int], updates: Sequence[Mapping[str, Any]], **others: Any) -> Published:
-    return Published((image[0], image[1]), updates=[Update(**each) for each in updates], **others)
+def _read() -> Iterator[tuple[str, Published]]:
+    for name, found in json.loads(Path(__file__).with_suffix(".json").read_text()).items():
+        found |= {"image": tuple(found["image"]), "updates": [Update(**each) for each in found["updates"]]}
+        yield name, Published(**found)
 
 
-SIGE = {
-    name: _published(**found) for name, found in json.loads(Path(__file__).with_suffix(".json").read_text()).items()
-}
+SIGE = dict(_read())
 """By network of `retouch bench`."""
 
 REFERENCE = "rtx3090"
