@@ -129,7 +129,7 @@ def test_curves_go_where_their_points_are(tmp_path):
 
 
 def test_logarithmic_axes_make_powers_straight(tmp_path):
-    plot = Plot({"power": [(10.0**x, 10.0 ** (2 * x)) for x in range(5)]}, "x", "y", log_x=True, log_y=True)
+    plot = Plot({"power": [(10.0**x, 10.0 ** (2 * x)) for x in range(5)]}, "x", "y", "xy")
     pixels = as_pixels(save_plots(tmp_path / "p.png", [plot]))
     rows, columns = np.nonzero(coloured(pixels, COLOURS[0])[100:])
     assert np.corrcoef(rows, columns)[0, 1] < -0.98

@@ -115,7 +115,7 @@ class Halo(options.Halo, Suite):
         label = "PSNR against dense, dB"
         return [
             Plot(_curves(results, "halo"), "halo, pixels", label),
-            Plot(_curves(results, "update_ms"), "update, ms", label, log_x=True),
+            Plot(_curves(results, "update_ms"), "update, ms", label, "x"),
         ]
 
 

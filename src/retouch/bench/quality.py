@@ -38,11 +38,6 @@ from retouch.plan.region import Region
 CROP = "crop and stitch"
 BALANCED, FAST = PRESETS["balanced"], PRESETS["fast"]
 
-BLENDED = {f"balanced, {name}": name for name in BLENDS if name != DEFAULT}
-"""Methods that set the result into the picture in another way, and which."""
-
-INT8 = "balanced, int8"
-
 KEPT: dict[str, dict[str, Any]] = {
     "keys recorded": {"keys_values": "recorded"},
     "keys int8": {"keys_values": "int8"},
@@ -54,27 +49,32 @@ KEPT: dict[str, dict[str, Any]] = {
 which computes the active rows alone, however long that takes.
 """
 
-USUAL: dict[str, Policy | None] = {
-    **PRESETS,
-    **dict.fromkeys(BLENDED, BALANCED),
-    INT8: BALANCED,
-    CROP: None,
-    "refreshed": replace(BALANCED, stats="refreshed"),
-    "paper, dilate 8": replace(PRESETS["paper"], dilate=8),
-    "balanced, 9 probes": replace(BALANCED, probes=9),
-    "balanced, dilate 2": replace(BALANCED, dilate=2),
-    "balanced, dense below 0.6": replace(BALANCED, dense_below=0.6),
-    "refreshed, dense below 0.6": replace(BALANCED, stats="refreshed", dense_below=0.6),
-}
-"""Policies by the name of the method; None: crop and stitch, held against the dense reference of `balanced`."""
 
-METHODS: dict[str, Policy | None] = {
-    **USUAL,
-    **{
-        f"{base.name}, {name}": replace(base, crossover=1.0, **change)
-        for base in (BALANCED, FAST)
-        for name, change in KEPT.items()
-    },
+def _under(base: Policy = BALANCED, **settings: Any) -> dict[str, Any]:
+    return {"policy": replace(base, **settings)}
+
+
+BLENDED = {f"balanced, {name}": {**_under(), "blend": name} for name in BLENDS if name != DEFAULT}
+"""Methods that set the result into the picture in another way."""
+
+USUAL: dict[str, dict[str, Any]] = {
+    **{name: _under(policy) for name, policy in PRESETS.items()},
+    **BLENDED,
+    "balanced, int8": {**_under(), "arithmetic": "int8"},
+    CROP: _under(),
+    "refreshed": _under(stats="refreshed"),
+    "paper, dilate 8": _under(PRESETS["paper"], dilate=8),
+    "balanced, 9 probes": _under(probes=9),
+    "balanced, dilate 2": _under(dilate=2),
+    "balanced, dense below 0.6": _under(dense_below=0.6),
+    "refreshed, dense below 0.6": _under(stats="refreshed", dense_below=0.6),
+}
+"""Options of the editor by the name of the method; for crop and stitch those of the dense reference."""
+
+METHODS = USUAL | {
+    f"{base.name}, {name}": _under(base, crossover=1.0, **change)
+    for base in (BALANCED, FAST)
+    for name, change in KEPT.items()
 }
 """All of them; those of attention are run where they are named."""
 
@@ -136,7 +136,9 @@ class Quality(options.Quality, Suite):
         edits = list(enumerate(sample_edits([pixels for _, pixels in pictures], self.count)))
         settings: dict[str, Any] = {"steps": self.steps, "strength": self.strength, "guidance": self.guidance}
         for name, part in progress.over(self.method or list(USUAL)):
-            editor = self._editor(name)
+            editor = Editor.from_pretrained(
+                self.model, device="cpu", memory=8 << 30, backend=self.backend, **METHODS[name]
+            )
             for (number, (prompt, pixels)), of_picture in part.over(list(enumerate(pictures))):
                 of_picture.say(f"{name}: {prompt}")
                 session = editor.open(pixels, prompt=prompt, **settings)
@@ -147,15 +149,9 @@ class Quality(options.Quality, Suite):
                     made.append((edit, *self._made(session, edit, facts)))
                 yield from (self._found(session, *each, lpips) for each in made)
 
-    def _editor(self, method: str) -> Editor:
-        options: dict[str, Any] = {"blend": BLENDED.get(method), "backend": self.backend}
-        options |= {"arithmetic": "int8"} if method == INT8 else {}
-        policy = METHODS[method] or BALANCED
-        return Editor.from_pretrained(self.model, device="cpu", memory=8 << 30, policy=policy, **options)
-
     def _made(self, session: DiffusionSession, edit: SampleEdit, facts: Result) -> tuple[Pixels, Result]:
         """What a method makes of an edit, and what it took; then the dense model's turn, unless that is known."""
-        crops = METHODS[facts["method"]] is None
+        crops = facts["method"] == CROP
         run: Callable[..., Edited | Pixels] = partial(of_session, session) if crops else session.edit
         made, ms = timed(lambda: run(edit.pixels, mask=edit.mask))
         taken = {**facts, "kind": edit.kind, "share": edit.fraction, "seconds": ms / 1e3}
@@ -223,7 +219,7 @@ class Quality(options.Quality, Suite):
         """Error against time, from the fifth of the edits that is smallest to the largest; `exact` has time only."""
         shown = [name for name in (*PRESETS, "refreshed", CROP) if name != "exact"]
         found = curves(results, shown)
-        return [Plot(found, "seconds", "error in grey levels", log_x=True, log_y=True)] if found else []
+        return [Plot(found, "seconds", "error in grey levels", "xy")] if found else []
 
     def write_pictures(self, report: Path, results: Sequence[Result]) -> list[str]:
         """The plot, and a sheet of one edit of each kind with what methods made of it."""
@@ -238,12 +234,6 @@ class Quality(options.Quality, Suite):
 
     def notes(self, results: Sequence[Result]) -> list[str]:
         parts, lines = grouped(results, "method"), []
-        if {"balanced", "fast", "refreshed"} <= set(parts):
-            gain, count = gain_of_probes(results)
-            lines.append(
-                "Probed statistics (`balanced`) against the better of recorded (`fast`) and refreshed ones: "
-                f"{gain:+.1f} dB in the median of the {count} edits that the better one leaves below 40 dB."
-            )
         for name in ("balanced", "paper"):
             known = inexact(parts.get(name, ()))
             if len(known) > 2:
@@ -287,16 +277,6 @@ def summaries(results: Sequence[Result]) -> list[Result]:
         worst = float(np.quantile([each["psnr_inside"] for each in part], 0.1))
         found.append({"method": name, **medians, "worst_tenth_db": worst})
     return found
-
-
-def gain_of_probes(results: Sequence[Result], limit: float = 40.0) -> tuple[float, int]:
-    """Median dB that probed statistics gain over the better of recorded ones (`fast`) and refreshed ones, edit by
-    edit, and the number of edits: those below `limit` dB with the better one.
-    """
-    psnr = {name: {r["edit"]: r["psnr_inside"] for r in part} for name, part in grouped(results, "method").items()}
-    better = {i: max(value, psnr["refreshed"][i]) for i, value in psnr["fast"].items()}
-    gains = [psnr["balanced"][i] - value for i, value in better.items() if value < limit]
-    return (float(np.median(gains)) if gains else float("nan")), len(gains)
 
 
 def rms_error(result: Result) -> float:

@@ -117,18 +117,19 @@ def giga(count: float) -> str:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Told apart by colour-blind people, too (Okabe and Ito)."""
 MARKERS = "os^Dv*P"
-LOGARITHMIC = {True: "log", False: "linear"}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves by their names in the legend, each a line through its points (x, y) in the given order."""
+    """Curves by their names in the legend, each a line through its points (x, y) in the given order.
+
+    x, y: what they are of. logarithmic: which axes are, "x", "y" or "xy".
+    """
 
     curves: Mapping[str, Sequence[Point]]
     x: str
     y: str
-    log_x: bool = False
-    log_y: bool = False
+    logarithmic: str = ""
 
 
 def check_plot(path: Path) -> None:
@@ -145,16 +146,15 @@ def save_plots(path: Path, plots: Sequence[Plot], title: str = "") -> Path:
     figure = require("matplotlib.figure", "bench").Figure((7.6 * len(plots), 4.6), layout="constrained")
     figure.suptitle(title)
     for plot, axes in zip(plots, figure.subplots(1, len(plots), squeeze=False)[0], strict=True):
-        axes.set(xlabel=plot.x, ylabel=plot.y, xscale=LOGARITHMIC[plot.log_x], yscale=LOGARITHMIC[plot.log_y])
+        axes.set(xlabel=plot.x, ylabel=plot.y, axisbelow=True)
         axes.set_prop_cycle(color=COLOURS, marker=list(MARKERS))
         for name, points in plot.curves.items():
             axes.plot(*np.reshape(points, (-1, 2)).T, label=name)
-        for axis, logarithmic in ((axes.xaxis, plot.log_x), (axes.yaxis, plot.log_y)):
-            if logarithmic:
-                axis.set(major_locator=ticker.LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
-                axis.set(minor_formatter=ticker.NullFormatter())
-        axes.grid(True, which="major", color="#dddddd")
-        axes.set_axisbelow(True)
+        for axis in plot.logarithmic:
+            axes.set(**{f"{axis}scale": "log"})
+            labels = {"major_locator": ticker.LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
+            getattr(axes, f"{axis}axis").set(**labels, minor_formatter=ticker.NullFormatter())
+        axes.grid(color="#dddddd")
         if plot.curves:
             axes.legend(fontsize="small")
     with _writing(path):
