@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,25 +95,16 @@ def go(
 
 
 def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output: Path | None) -> None:
-    """Make another version the current one; its picture is written first."""
-    from retouch.editing.archive import Archive
+    """Make another version the current one, and say where its picture is."""
     from retouch.editing.kinds import Saved
-    from retouch.editing.manifest import PICTURE
 
     if output is not None:
         with usage_errors(ValueError):
             check_picture_file(output)
             check_outside(output, folder)
-    archive, manifest = Archive.open(folder)
-    with closing(archive):
-        saved, history = Saved.of(folder, manifest), to(manifest.history)
-        entry = history[history.current]
-        shown = history.past if manifest.light else (entry,)
-        archive.verify(replace(each, files={PICTURE: each.files[PICTURE]}) for each in shown)
-        if output is not None:
-            saved.write(entry, output)
-        archive.commit(manifest.at(history))
-    typer.echo(f"now at version {entry.number}: {output or saved.picture(entry)}")
+    saved = Saved.moved(folder, to, output)
+    version = saved.manifest.version
+    typer.echo(f"now at version {version.number}: {output or saved.picture(version)}")
 
 
 def check_outside(path: Path, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +18,6 @@ from retouch.cli.common import note, quiet_libraries, usage_errors
 from retouch.errors import OptionError, RetouchError
 
 if TYPE_CHECKING:
-    from retouch.editing.kinds import AnyEditor
     from retouch.server.studio import Studio
 
 DEMO, PROMPT, SEED = "builtin/emoji", "crying face", 7
@@ -70,7 +68,8 @@ def studio(
         access = serve.access_to(bound.getsockname()[1], host, tokens)
         options = {"policy": policy, "device": device, **({} if storage is None else {"storage": storage})}
         limits = Limits() if memory is None else Limits(memory=memory)
-        made = Studio(Models(_loaded(names, options)), folder / "sessions", access, limits)
+        quiet_libraries()
+        made = Studio(Models.loaded(names, **options), folder / "sessions", access, limits)
         first = _first(made, picture, demo, next(iter(tokens), "local"))
         unless_served.pop_all()
     if host not in LOOPBACK:
@@ -83,25 +82,6 @@ def studio(
             serve.show(next(iter(links.values())))
 
     serve.run(made, bound, ready)
-
-
-def _loaded(names: Sequence[str], options: dict[str, Any]) -> dict[str, AnyEditor]:
-    """Editors by the names that pages use. OptionError naming a model that cannot be loaded."""
-    from retouch.editing.kinds import load
-    from retouch.server.models import label
-
-    quiet_libraries()
-    found: dict[str, AnyEditor] = {}
-    for name in names:
-        try:
-            editor = load(name, **options)
-        except RetouchError as error:
-            raise OptionError(f"the model {name} cannot be loaded: {error}") from error
-        shown = label(editor.name or name)
-        if shown in found:
-            raise OptionError(f"two models are called {shown}; rename the folder of one")
-        found[shown] = editor
-    return found
 
 
 def _tell(links: dict[str, str]) -> None:

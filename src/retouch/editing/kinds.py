@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 
-from retouch.editing.archive import Progress, read_file, silent, version_folder
+from retouch.editing.archive import Archive, Progress, read_file, silent, version_folder
 from retouch.editing.blend import FADE
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.picture import Picture
@@ -26,6 +27,7 @@ from retouch.editing.editor import check_saved
 from retouch.editing.forms import DIFFUSION, LABELS, UPSCALE, Form
 from retouch.editing.gan.labels import LabelEditor, LabelSession
 from retouch.editing.gan.upscaler import PRETRAINED, Upscaler, Upscalers, UpscaleSession
+from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels, save_png
 from retouch.editing.manifest import PICTURE, SOURCE, WEIGHTS, ArchiveError, Entry, Manifest
 from retouch.editing.replay import decoded, patched
@@ -205,6 +207,23 @@ class Saved:
         kind = KINDS[manifest.kind]
         check_saved(kind.sessions, folder, manifest)
         return Saved(folder, kind, manifest)
+
+    @staticmethod
+    def moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output: Path | None = None) -> Saved:
+        """The folder with another current version, of which the picture is written to `output` first.
+
+        Raises ArchiveError when the folder is no session, is in use, or the picture is damaged, and what `to` raises.
+        """
+        archive, manifest = Archive.open(folder)
+        with closing(archive):
+            manifest = manifest.at(to(manifest.history))
+            saved, entry = Saved.of(folder, manifest), manifest.version
+            shown = manifest.history.past if manifest.light else (entry,)
+            archive.verify(replace(each, files={PICTURE: each.files[PICTURE]}) for each in shown)
+            if output is not None:
+                saved.write(entry, output)
+            archive.commit(manifest)
+        return saved
 
     def picture(self, entry: Entry) -> str:
         """The file with a version's image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,9 @@ from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.gan.labels import LabelEditor
 from retouch.editing.gan.upscaler import Upscaler
-from retouch.editing.kinds import AnyEditor
+from retouch.editing.kinds import AnyEditor, load
 from retouch.editing.sheets import coloured
-from retouch.errors import OptionError
+from retouch.errors import OptionError, RetouchError
 from retouch.models.super_resolution import SCALE
 from retouch.server.problems import Problem
 
@@ -33,6 +33,23 @@ class Models:
         if not editors:
             raise OptionError("a server needs a model")
         self.editors = dict(editors)
+
+    @staticmethod
+    def loaded(names: Sequence[str], **options: Any) -> Models:
+        """Models by their names as for `retouch.load`, which takes the options, called by their `label`. OptionError
+        naming one that cannot be loaded, or that is called as another one.
+        """
+        found: dict[str, AnyEditor] = {}
+        for name in names:
+            try:
+                editor = load(name, **options)
+            except RetouchError as error:
+                raise OptionError(f"the model {name} cannot be loaded: {error}") from error
+            shown = label(editor.name or name)
+            if shown in found:
+                raise OptionError(f"two models are called {shown}; rename the folder of one")
+            found[shown] = editor
+        return Models(found)
 
     def named(self, name: str | None) -> AnyEditor:
         """The editor of that name, or the first; Problem 422 for others."""
