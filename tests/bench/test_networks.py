@@ -67,17 +67,10 @@ def test_an_update_of_everything_is_the_dense_result(results):
     assert results[1]["macs_active"] == results[1]["macs_dense"]
 
 
-def test_the_report_sets_results_beside_what_was_published(results, tmp_path):
-    of_ddpm = [{**each, "model": "ddpm-256", "tiny": False, "edit": 0.05} for each in results]
-    suite = Networks()
-    suite.write_report(tmp_path / "r.md", of_ddpm, "retouch bench networks")
-    rows = [line.split(" | ") for line in (tmp_path / "r.md").read_text().splitlines() if line.startswith("| ddpm")]
-    assert len(rows) == 4
-    assert rows[0][-4:] == ["0.0378", "37.5", "13.5", "2.8x |"]
-    suite.write_report(tmp_path / "r.md", results, "retouch bench networks")
-    text = (tmp_path / "r.md").read_text()
-    assert "| - | - | - | - |" in text
-    assert "NVIDIA GeForce RTX 3090" in text
+def test_a_report_has_a_row_for_every_result(results, tmp_path):
+    Networks().write_report(tmp_path / "r.md", results, "retouch bench networks")
+    rows = [line for line in (tmp_path / "r.md").read_text().splitlines() if line.startswith("| resnet-generator")]
+    assert len(rows) == len(results) == 4
 
 
 def test_texts_are_measured_beside_each_other_and_the_same_dense_runs():
@@ -121,8 +114,7 @@ def test_where_graphs_are_replayed_sessions_are_measured_too(monkeypatch):
     ("changed", "message"),
     [
         ({"model": ["nope"]}, "unknown model 'nope'; choose from: ddpm-256, sd15-unet"),
-        ({"policy": ["nope"]}, "unknown policy 'nope'; choose from: paper, balanced"),
-        ({"dtype": ["tf32"]}, "unknown type 'tf32'; choose from: float32, bfloat16, float16"),
+        ({"policy": ["nope"]}, "unknown policy 'nope'; presets are paper, balanced"),
         ({"dtype": ["float16"]}, "--dtype float16: the cpu backend computes in float32 or bfloat16 on cpu"),
         ({"device": "abacus"}, "cannot compute on the device 'abacus'"),
         ({"text": ["recorded", "nope"]}, "text is 'recomputed' or 'recorded', or a number above 1, not 'nope'"),

@@ -7,8 +7,8 @@ import typer
 
 from commands import run
 from retouch.bench.options import byte_count
-from retouch.cli.common import check_picture_file, failures, usage_errors
-from retouch.errors import FallbackWarning, OptionError, RetouchError
+from retouch.cli.common import check_file, check_picture_file, failures, usage_errors
+from retouch.errors import FallbackWarning, RetouchError
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,16 @@ def test_picture_files(tmp_path):
         "missing/x.png": "there is no folder",
         "folder.png": "it is a folder",
     }.items():
-        with pytest.raises(OptionError, match=message):
+        with pytest.raises(RetouchError, match=message):
             check_picture_file(tmp_path / name)
+
+
+def test_files(tmp_path):
+    check_file(tmp_path / "new.json")
+    assert not (tmp_path / "new.json").exists()
+    (tmp_path / "old.json").write_text("kept")
+    check_file(tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "kept"
 
 
 def test_a_fallback_is_noted_and_other_warnings_are_left_alone(monkeypatch):

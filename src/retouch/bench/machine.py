@@ -6,7 +6,6 @@ import ctypes
 import gc
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 
 import retouch
 from retouch.models.extras import require
+from retouch.runtime import rates
 
 INTERVAL = 0.02
 """Seconds between two looks at the memory."""
@@ -29,7 +29,7 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     """Processor, GPU (None for "cpu"), instruction set, threads, versions and commit, ready for JSON."""
     kind = torch.device(device).type
     return {
-        "cpu": _cpu_name(),
+        "cpu": rates.processor().get("model name") or platform.processor() or platform.machine(),
         "gpu": torch.cuda.get_device_name(device) if kind == "cuda" else None if kind == "cpu" else kind,
         "isa": _kernel_isa(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
@@ -55,13 +55,6 @@ def _kernel_isa() -> str:
 
         return str(isa())
     return "not built"
-
-
-def _cpu_name() -> str:
-    """As the kernel says; Python knows no more than the architecture on Linux."""
-    file = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.*)", file.read_text(), re.MULTILINE) if file.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 @cache

@@ -15,13 +15,11 @@ from retouch.bench import options
 from retouch.bench.dense import dense_runs, peer_runs, run_dense
 from retouch.bench.edits import Edit, edits_of
 from retouch.bench.harness import RESTLESS, Progress, Suite, backend_of, busy
-from retouch.bench.published import REFERENCE, SIGE, measured
 from retouch.bench.report import Column, Result, figure, giga, times
 from retouch.bench.trial import Case, Trial, on
 from retouch.errors import OptionError
 from retouch.models import Inputs, Network
 from retouch.plan.explain import Explanation
-from retouch.plan.peaks import device as published_device
 from retouch.plan.policy import Policy
 
 BUSY = "Dense times of {} vary by more than half: is the machine busy? Measure again."
@@ -29,22 +27,6 @@ ALLOCATOR = (
     "Eager PyTorch loses time to page faults under stock malloc. For a dense baseline without them, run again with "
     "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 in the environment."
 )
-BESIDE = (
-    "Dense is the best of eager NCHW, eager channels-last, torch.compile and the peers that were asked for; graphs: "
-    f"as sessions update, replayed from a CUDA graph. SIGE's figures are of the {published_device(REFERENCE).title} "
-    "(arXiv 2211.02048) for the edit nearest in size, for Stable Diffusion of twice the pixels."
-)
-
-
-def _sige(key: str) -> Callable[[Mapping[str, Any]], float | None]:
-    """What SIGE's authors measured for the network and the edit nearest in size."""
-
-    def found(row: Mapping[str, Any]) -> float | None:
-        published = None if row["tiny"] else SIGE.get(row["model"])
-        edit = published.nearest(row["edit"]).edit if published else None
-        return edit if key == "edit" else measured(published, edit or 0.0, REFERENCE)[key]
-
-    return found
 
 
 def _policy(row: Mapping[str, Any]) -> str:
@@ -75,10 +57,6 @@ COLUMNS = [
     Column("kept_bytes", "kept", options.size_text),
     Column("rel_err", "error", "{:.2g}".format),
     Column("outside_unchanged", "outside", lambda same: "" if same else "changed!", below=True),
-    Column("", "SIGE: edit", "{:g}".format, _sige("edit"), wide=True),
-    Column("", "SIGE: dense", figure, _sige("dense_ms"), wide=True),
-    Column("", "SIGE: update", figure, _sige("update_ms"), wide=True),
-    Column("", "SIGE: speed-up", times, _sige("speedup"), wide=True),
 ]
 
 
@@ -164,9 +142,6 @@ class Networks(options.Networks, Suite):
     def notes(self, results: Sequence[Result]) -> list[str]:
         uneven = {each["model"] for each in results if busy([each["spread"][each["dense_kind"]]]) > RESTLESS}
         return [*(BUSY.format(name) for name in sorted(uneven)), ALLOCATOR]
-
-    def markdown_table(self, results: Sequence[Result]) -> str:
-        return f"{super().markdown_table(results)}\n\n{BESIDE}"
 
 
 def compare(before: Tensor, after: Tensor, truth: Tensor, active: Tensor) -> Result:

@@ -39,11 +39,6 @@ class Published:
         """The update of about that share of the image, within 5 %."""
         return next((each for each in self.updates if abs(each.edit - edit) <= 0.05 * each.edit), None)
 
-    def nearest(self, edit: float) -> Update:
-        """The update whose time is published for the share of the image that is nearest by its factor."""
-        timed = [each for each in self.updates if each.ms]
-        return min(timed, key=lambda each: max(each.edit / edit, edit / each.edit))
-
 
 def _read() -> Iterator[tuple[str, Published]]:
     for name, found in json.loads(Path(__file__).with_suffix(".json").read_text()).items():

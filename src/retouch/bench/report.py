@@ -177,15 +177,6 @@ def _writing(path: Path) -> Iterator[None]:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def check_writable(path: Path) -> None:
-    """FileError unless a file can be written at `path`; nothing is left behind."""
-    existed = path.exists()
-    with _writing(path), path.open("a"):
-        pass
-    if not existed:
-        path.unlink()
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file; FileError if that is impossible."""
     with _writing(path):

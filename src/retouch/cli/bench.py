@@ -19,7 +19,7 @@ from typer import Option
 from retouch.bench import options
 from retouch.bench.options import Threads
 from retouch.cli.app import app
-from retouch.cli.common import quiet_libraries, steps_bar, usage_errors
+from retouch.cli.common import check_file, quiet_libraries, steps_bar, usage_errors
 from retouch.errors import OptionError
 
 if TYPE_CHECKING:
@@ -130,14 +130,14 @@ def run_suite(
 
 
 def _check_files(json: Path | None, report: Path | None, plot: Path | None) -> None:
-    from retouch.bench.report import check_plot, check_writable
+    from retouch.bench.report import check_plot
 
     if report is not None and report.suffix != ".md":
         raise OptionError(f"cannot write {report}: a report is Markdown, with pictures beside it; name it .md")
     if plot is not None:
         check_plot(plot)
     for path in filter(None, (json, report, plot)):
-        check_writable(path)
+        check_file(path)
 
 
 def _collected(suite: Suite, json: Path | None) -> list[Result]:

@@ -126,14 +126,19 @@ def pairs(option: str, given: Sequence[str] | None, of: Callable[[str], V]) -> d
 
 
 def check_picture_file(path: Path) -> None:
-    """OptionError unless a picture can be written to `path`."""
-    from PIL import Image
+    """ImageError, OptionError unless a picture can be written to `path`."""
+    from retouch.editing.images import format_of
 
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise OptionError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
+    format_of(path)
+    check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """OptionError unless a file can be written to `path`."""
     if not path.parent.is_dir():
         raise OptionError(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise OptionError(f"cannot write {path}: it is a folder")
-    if not os.access(path.parent, os.W_OK):
-        raise OptionError(f"cannot write {path}: the folder {path.parent.absolute()} may not be written to")
+    touched = path if path.exists() else path.parent
+    if not os.access(touched, os.W_OK):
+        raise OptionError(f"cannot write {path}: {touched.absolute()} may not be written to")

@@ -102,19 +102,18 @@ class Demo(options.Demo, Suite):
         """Both sessions: recording, the edits one on top of the other, undo."""
         progress.say("loading the models")
         side, steps = (TINY, 4) if self.tiny else (SIDE, STEPS)
-        photo, size = photograph(side), (side, side)
         place = selected(self.device, self.backend)
         upscaler = Upscaler.from_pretrained(UPSCALER, device=place, backend=self.backend)
         generator = Editor.from_pretrained(GENERATOR, device=place, backend=self.backend, policy=self.policy)
-        emoji = generator.generate(PROMPT, size=size, steps=steps, guidance=GUIDANCE, seed=SEED).pixels
-        self.pictures.update({"photo": photo, "emoji": emoji})
-        record = partial(generator.open, emoji, prompt=PROMPT, steps=steps, guidance=GUIDANCE, seed=SEED)
         self.kernels.extend(dict.fromkeys((upscaler.kernels, generator.kernels)))
-        runs: dict[str, tuple[str, Callable[..., AnySession]]] = {
-            "large": ("photograph, 4x enlarged", partial(upscaler.open, photo)),
-            "edited": (f"{PROMPT}, {steps} steps", record),
-        }
-        for (name, (title, opened)), part in progress.over(list(runs.items())):
+        settings: dict[str, Any] = {"prompt": PROMPT, "steps": steps, "guidance": GUIDANCE, "seed": SEED}
+        self.pictures["photo"] = photo = photograph(side)
+        self.pictures["emoji"] = emoji = generator.generate(size=(side, side), **settings).pixels
+        runs: list[tuple[str, str, Callable[..., AnySession]]] = [
+            ("large", "photograph, 4x enlarged", partial(upscaler.open, photo)),
+            ("edited", f"{PROMPT}, {steps} steps", partial(generator.open, emoji, **settings)),
+        ]
+        for (name, title, opened), part in progress.over(runs):
             yield from ({"session": title, **found} for found in self._session(name, title, opened, part))
 
     def _session(

@@ -204,9 +204,7 @@ def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str], **option
 
 def saved(path: Path, write: Callable[[IO[bytes], str], None]) -> Path:
     """The path of a picture file that `write` filled, in the format that its suffix names; as `save_png`."""
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in Image.SAVE:
-        raise ImageError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
+    kind = format_of(path)
     try:
         with replacing(path) as file:
             write(file, kind)
@@ -214,6 +212,14 @@ def saved(path: Path, write: Callable[[IO[bytes], str], None]) -> Path:
     except Exception as error:
         raise ImageError(f"cannot write {path}: {_reason(error)}") from error
     return path
+
+
+def format_of(path: Path) -> str:
+    """The format that the suffix of a picture file names. ImageError where none is written under it."""
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise ImageError(f"cannot write {path}: no picture format has the suffix {path.suffix!r}; use .png")
+    return kind
 
 
 @contextmanager

@@ -77,15 +77,21 @@ def identity(backend: Backend, threads: int) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    """Name, family and model of the processor."""
+def processor() -> dict[str, str]:
+    """What Linux tells of the first processor, by its names; nothing where there is no /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:
-        return f"{platform.machine()} {platform.processor()}"
+        return {}
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    named = {name.strip(): value.strip() for name, value in fields.items()}
-    return " ".join(named.get(each, "") for each in ("model name", "cpu family", "model", "stepping"))
+    return {name.strip(): value.strip() for name, value in fields.items()}
+
+
+def _processor() -> str:
+    """Name, family and model of the processor."""
+    named = processor()
+    told = " ".join(named.get(each, "") for each in ("model name", "cpu family", "model", "stepping"))
+    return told if named else f"{platform.machine()} {platform.processor()}"
 
 
 def _digest(wanted: dict[str, Any]) -> str:
