@@ -8,7 +8,6 @@ session is compared with what was painted: strokes that are in it never, or twic
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import threading
@@ -23,7 +22,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import requests
-from PIL import Image
 from rich.table import Table
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -33,6 +31,8 @@ from retouch.bench.edits import soft_picture
 from retouch.bench.harness import Progress, Suite
 from retouch.bench.options import Load
 from retouch.bench.report import Column, Result, terminal_table
+from retouch.editing.images import Pixels
+from retouch.editing.replay import png
 from retouch.errors import OptionError
 
 REPLICA = "retouch-replica"
@@ -137,9 +137,9 @@ class Person:
             time.sleep(wait)
         raise AssertionError
 
-    def _post(self, path: str, settings: Mapping[str, Any], key: str, **pictures: Image.Image) -> dict[str, Any]:
+    def _post(self, path: str, settings: Mapping[str, Any], key: str, **pictures: Pixels) -> dict[str, Any]:
         """What a form that is accepted is answered with."""
-        files = {name: ("picture.png", _png(picture)) for name, picture in pictures.items()}
+        files = {name: ("picture.png", png(picture)) for name, picture in pictures.items()}
         data, headers = {"settings": json.dumps(settings)}, {"Idempotency-Key": key}
         found: dict[str, Any] = self._ask("POST", path, 202, data=data, files=files, headers=headers).json()
         return found
@@ -207,7 +207,7 @@ class Person:
 
     def begin(self) -> None:
         """Open a session on a picture, and its page."""
-        picture = Image.fromarray(soft_picture((self.load.size, self.load.size), self._random.randrange(2**31)))
+        picture = soft_picture((self.load.size, self.load.size), self._random.randrange(2**31))
         settings = {"model": self.server.model, "steps": self.load.steps, "seed": 1}
         start, key = time.monotonic(), uuid.uuid4().hex
         given = {name: value for name, value in settings.items() if value is not None}
@@ -230,8 +230,8 @@ class Person:
         """A stroke, until its result is there."""
         side, room = self.load.stroke, self.load.size - self.load.stroke
         rect = [self._random.randint(0, room), self._random.randint(0, room), side, side]
-        colour = tuple(self._random.randrange(256) for _ in range(3))
-        overlay = Image.new("RGBA", (side, side), (*colour, 255))
+        colour = [*(self._random.randrange(256) for _ in range(3)), 255]
+        overlay = np.full((side, side, 4), colour, np.uint8)
         start, key = time.monotonic(), uuid.uuid4().hex
         settings = {"base": self._head, "rect": rect, "refine": False}
         for end in patiently("a stroke was not computed"):
@@ -255,12 +255,6 @@ class Person:
 
     def _compare(self, painted: int) -> None:
         self.tally.surplus.append(len(self._facts()["tree"]) - painted)
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def drive(

@@ -38,7 +38,7 @@ FILES: Mapping[str, Any] = {"json": Json, "report": Report}
 TIMED: Mapping[str, Any] = {"threads": Threads, **FILES}
 
 
-def suite(asked: type, module: str, first: Callable[[], object] = dict, **others: Any) -> Callable[..., None]:
+def suite(asked: type, module: str, first: Callable[[], object] = lambda: None, **others: Any) -> Callable[..., None]:
     """A command that runs the suite of the same name in a module. first: what is done before that is loaded."""
 
     def run(context: typer.Context, **given: Any) -> None:
