@@ -8,7 +8,7 @@ grow.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from retouch.bench import options
 from retouch.bench.dense import dense_runs, run_dense
 from retouch.bench.difference import inside_and_image
-from retouch.bench.edits import MOST, Edit, brushed, pasted, photograph
+from retouch.bench.edits import Edit, brushed, pasted, photograph
 from retouch.bench.harness import Progress, Suite, backend_of
 from retouch.bench.report import Column, Plot, Point, Result, times
 from retouch.bench.trial import Case, Trial
@@ -27,13 +27,11 @@ from retouch.editing.images import Pixels
 from retouch.errors import OptionError
 from retouch.models import Inputs
 from retouch.models.super_resolution import SCALE
-from retouch.plan.policy import PRESETS
+from retouch.plan.policy import Policy
 from retouch.plan.region import Mask
 
 SHARE = 0.012
 """Share of the picture that the pasted patch covers; the stroke covers about as much."""
-LEAST = 32
-"""Smallest side of the photograph in pixels."""
 STROKE = (30, 96, 210)
 THREE = "{:.3g}".format
 
@@ -69,10 +67,6 @@ class Halo(options.Halo, Suite):
         backend_of(self.backend)
         if self.model not in PRETRAINED:
             raise OptionError(f"there are no trained weights of {self.model!r}; choose from: {', '.join(PRETRAINED)}")
-        if not LEAST <= self.side <= MOST:
-            raise OptionError(f"a photograph of {self.side} pixels is not {LEAST} to {MOST} pixels wide")
-        if PRESETS[self.policy].exact:
-            raise OptionError(f"the policy {self.policy} has no halo: it follows what the network sees")
         photograph(self.side)
 
     def measure(self, progress: Progress) -> Iterator[Mapping[str, Any]]:
@@ -82,7 +76,7 @@ class Halo(options.Halo, Suite):
         photo = photograph(self.side)
         inputs = _inputs(photo)
         # The halos are drawn into the masks, so that one recording serves them all.
-        policy = replace(PRESETS[self.policy], dilate=0)
+        policy = Policy.named(self.policy, dilate=0)
         cases = [
             Case(Edit(name, torch.from_numpy((pixels != photo).any(2))), _inputs(pixels), halo)
             for name, pixels in drawn_edits(photo).items()

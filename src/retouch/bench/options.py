@@ -170,8 +170,10 @@ class Halo:
         "builtin/realesrgan-x4"
     )
     dilate: Annotated[Sequence[int], Option(min=0, help="Halo in pixels; may be repeated.")] = HALOS
-    policy: Annotated[Preset, Option(help=f"{POLICY_HELP}, with other halos.")] = "balanced"
-    side: Annotated[int, Option(help="Width and height of the photograph in pixels.")] = 256
+    policy: Annotated[Literal["paper", "balanced", "fast"], Option(help=f"{POLICY_HELP}, with other halos.")] = (
+        "balanced"
+    )
+    side: Annotated[int, Option(min=32, max=512, help="Width and height of the photograph in pixels.")] = 256
     backend: BackendName = "auto"
     no_compile: NoCompile = False
     repeat: Rounds = 3
