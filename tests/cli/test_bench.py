@@ -84,7 +84,7 @@ def test_options_without_a_meaning_are_refused(name, option):
         (["quality", "--images", "."], "fewer than two PNG"),
         (["quality", "--count", "0"], "--count"),
         (["halo", "--model", "ddpm-256"], "no trained weights of 'ddpm-256'; choose from: builtin/realesrgan-x4"),
-        (["halo", "--side", "16"], "16 is not in the range 32<=x<=512"),
+        (["halo", "--side", "16"], "greater than or equal to 32"),
         (["halo", "--policy", "exact"], "'exact' is not one of 'paper', 'balanced', 'fast'"),
         (["halo", "--policy", "nope"], "'nope' is not one of 'paper'"),
         (["halo", "--dilate", "-1"], "--dilate"),
