@@ -62,8 +62,8 @@ export async function save(studio) {
   const show = () => {
     const exact = type.value === 'image/png';
     field.hidden = exact;
-    if (live.isCanvas) note.textContent = exact ? 'As its file was: every pixel, with transparency, 16 bits, colour profile and EXIF where it had them, and the settings inside.' : 'Smaller; pixels are changed by compression. Colour profile and EXIF are kept.';
-    else note.textContent = exact ? 'Exact pixels, with model, words and seed inside: opening it here brings them back.' : 'Smaller; pixels are changed by compression and settings are not kept.';
+    if (live.isCanvas) note.textContent = exact ? 'As its file was: every pixel, with transparency, 16 bits, colour profile and EXIF where it had them, and the settings inside.' : 'Smaller; pixels are changed by compression. Colour profile and EXIF are kept, with the settings.';
+    else note.textContent = `${exact ? 'Exact pixels' : 'Smaller; pixels are changed by compression'}. Model, words and seed are inside: opening it here brings them back.`;
   };
   type.onchange = show;
   show();
