@@ -102,6 +102,55 @@ def test_tools_paint_what_they_say(plain):
     plain.until("live.paint.bounds()[0] < 20")
 
 
+BASELINE = """() => {
+    const typed = document.querySelector('.typing');
+    const line = document.createElement('div');
+    const { fontFamily, fontSize, fontWeight, lineHeight } = getComputedStyle(typed);
+    Object.assign(line.style, { position: 'absolute', fontFamily, fontSize, fontWeight, lineHeight });
+    const foot = document.createElement('span');
+    foot.style.display = 'inline-block';
+    line.append('H', foot);
+    document.body.append(line);
+    const below = foot.getBoundingClientRect().bottom - line.getBoundingClientRect().top;
+    line.remove();
+    return typed.getBoundingClientRect().top + 1 + below;
+}"""
+
+
+def test_letters_are_painted_where_they_were_typed(plain):
+    plain.open(noise(128))
+    plain.set(live=False, size=40)
+    plain.page.keyboard.press("t")
+    plain.stroke((30, 50))
+    plain.page.keyboard.type("H")
+    foot = plain.page.evaluate(BASELINE)
+    plain.page.keyboard.press("Enter")
+    plain.until("live.paint.bounds()")
+    left, top, _, height = painted(plain)
+    assert plain.at(0, top + height)[1] == pytest.approx(foot, abs=1.5 * plain.ask("studio.stage.view.scale"))
+    assert 30 <= left < 30 + 40 / 4
+
+
+def test_of_many_branches_the_current_one_is_in_sight(plain):
+    plain.open(noise(64))
+    plain.set(live=False, variants=5)
+    plain.stroke((20, 20), (30, 20))
+    plain.page.get_by_role("button", name="Make variants").click()
+    plain.until("live.tree.length === 6")
+    plain.idle()
+    foot = plain.page.locator(".last").bounding_box()["y"]
+    strip = plain.page.locator(".strip").bounding_box()
+    assert strip["y"] + strip["height"] <= foot
+    for version in (5, 1, 3):
+        plain.ask("(live.goto(given), null)", version)
+        plain.until(f"live.seen === {version}")
+        plain.page.wait_for_timeout(200)
+        strip = plain.page.locator("#history").bounding_box()
+        shown = plain.page.locator("#history [aria-current]").bounding_box()
+        assert strip["y"] + 4 <= shown["y"]
+        assert shown["y"] + shown["height"] + 4 <= strip["y"] + strip["height"]
+
+
 @pytest.mark.parametrize("size", [(390, 780), (760, 560), (1440, 900)], ids=["phone", "small", "large"])
 def test_the_page_fits_its_window(plain, size):
     """Nothing is cut off at the window's edge, and a sample can be opened and painted on."""
@@ -217,6 +266,9 @@ def test_super_resolution_shows_both_pictures(plain):
     assert plain.ask("[live.input.width, live.picture.width]") == [48, 192]
     plain.stroke((20, 20), (30, 20))
     plain.until("live.head === 1")
+    plain.page.get_by_role("button", name="Home").click()
+    plain.page.locator(".drop").wait_for()
+    assert not plain.page.locator(".pane").first.is_visible()
 
 
 def test_everything_by_keyboard(plain):
