@@ -41,10 +41,11 @@ function list(title, rows) {
   return el('section', {}, el('h3', {}, title), el('dl', {}, ...lines));
 }
 
-/** Asks for one line. @param {string} title @param {string} text @param {string} value @param {string} action */
-export async function line(title, text, value, action) {
+/** Asks for one line. @param {string} title @param {string} text @param {string} value @param {string} action @param {string} hint what may be said of it */
+export async function line(title, text, value, action, hint = '') {
   const input = el('input', { type: 'text', name: 'line', value, maxLength: 100, autofocus: true, autocomplete: 'off' });
-  const answer = await ask(title, [el('label', { className: 'field' }, el('span', {}, text), input)], action);
+  const said = hint ? [el('p', { className: 'quiet' }, hint)] : [];
+  const answer = await ask(title, [...said, el('label', { className: 'field' }, el('span', {}, text), input)], action);
   return answer && String(answer.get('line'));
 }
 
