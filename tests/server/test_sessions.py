@@ -239,6 +239,14 @@ def test_another_caller_sees_nothing_of_it(client, session):
     assert idle(client, session)["head"] == 1
 
 
+def test_an_owner_goes_on_after_others_asked_for_the_session(tmp_path):
+    with asking(studio(tmp_path, Limits(wait=0.2))) as client:
+        id_ = created(client)
+        assert client.get(f"/api/sessions/{id_}", headers=OTHER).status_code == 404
+        assert edited(client, id_, 0).status_code == 202
+        assert idle(client, id_)["head"] == 1
+
+
 def test_the_png_carries_its_settings_and_other_formats_are_there(client, session):
     image = Image.open(io.BytesIO(client.get(f"/api/sessions/{session}/versions/1.png").content))
     told = json.loads(image.text["retouch"])

@@ -85,11 +85,13 @@ class Pool:
         known = OWNER.fullmatch(owner) and ID.fullmatch(id_) and folder.is_dir()
         with self._lock:
             entry = self._entries.get(id_)
-            if entry is None and known:
+            if entry is not None and entry.owner != owner:
+                entry = None
+            elif entry is None and known:
                 entry = self._entries[id_] = Entry(id_, owner, folder, touched=_touched(folder))
             elif entry is not None and not known:  # another server deleted it
                 entry.gone = self._entries.pop(id_) is not None
-        if entry is None or entry.owner != owner or entry.gone:
+        if entry is None or entry.gone:
             raise Problem(404, "there is no such session")
         return entry
 
