@@ -51,6 +51,26 @@ def test_pressure_changes_the_width(plain):
     assert heights[2] == pytest.approx(41, abs=2)
 
 
+OTHER_END = """([x, y]) => {
+    const canvas = document.getElementById('canvas');
+    for (const type of ['pointerdown', 'pointerup']) {
+        const pen = { pointerId: 1, pointerType: 'pen', pressure: 0.5, button: 5, buttons: 32 };
+        canvas.dispatchEvent(new PointerEvent(type, { ...pen, bubbles: true, clientX: x, clientY: y }));
+    }
+}"""
+
+
+def test_the_other_end_of_a_pen_erases(plain):
+    plain.open(noise(128))
+    plain.set(live=False, size=10, hardness=1)
+    plain.stroke((30, 30), (90, 30))
+    alpha = "(([x, y]) => live.paint.read([x, y, 1, 1])[3])(given)"
+    plain.page.evaluate(OTHER_END, plain.at(60, 30))
+    assert [plain.ask(alpha, [x, 30]) for x in (40, 60, 80)] == [255, 0, 255]
+    plain.stroke((60, 60), (70, 60))
+    assert plain.ask(alpha, [65, 60]) == 255
+
+
 def test_a_pinch_zooms_without_painting(plain):
     plain.open(noise(256))
     plain.set(live=False)

@@ -73,7 +73,7 @@ export class Studio extends Emitter {
   }
 
   get tool() {
-    return this.#tools[this.options.values.tool] ?? null;
+    return this.#tools[this.pointer.erases ? 'eraser' : this.options.values.tool] ?? null;
   }
 
   // Sessions
