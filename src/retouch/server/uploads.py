@@ -75,14 +75,14 @@ def opened(data: bytes, what: str, pixels: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise Problem(413, f"{what} has more than {pixels} pixels") from error
+        raise Problem(413, f"{what} has more than {pixels:,} pixels") from error
     except UnidentifiedImageError as error:
         raise Problem(415, f"{what} is no PNG, JPEG or WebP picture") from error
     # Readers of headers let through whatever they meet in a broken file.
     except Exception as error:
         raise Problem(415, f"{what} cannot be read: its head is damaged") from error
     if image.width * image.height > pixels:
-        raise Problem(413, f"{what} is {image.width}x{image.height}, more than {pixels} pixels")
+        raise Problem(413, f"{what} is {image.width}x{image.height}, more than {pixels:,} pixels")
     return image
 
 

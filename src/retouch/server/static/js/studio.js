@@ -424,8 +424,9 @@ export class Studio extends Emitter {
     return work.finally(() => toast.remove());
   }
 
-  /** @param {string} text */
-  say(text) {
+  /** @param {string} said */
+  say(said) {
+    const text = said.charAt(0).toUpperCase() + said.slice(1);
     const toast = el('p', { className: 'toast' }, text);
     const toasts = byId('toasts');
     if (toasts.lastElementChild?.textContent === text) toasts.lastElementChild.remove();
