@@ -360,6 +360,49 @@ def test_axe_finds_nothing(plain, theme):
     assert not {state: why for state, why in found.items() if why}
 
 
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_finds_nothing_in_other_panels(plain, double, theme):
+    plain.set(theme=theme)
+    plain.page.locator("select").select_option("labels")
+    plain.page.get_by_role("button", name="Hills").click()
+    plain.idle()
+    plain.set(label=5, size=12)
+    plain.stroke((60, 60), (90, 60))
+    plain.until("live.head === 1")
+    plain.idle()
+    found = {"labels": axe(plain)}
+    plain.page.get_by_role("button", name="Home").click()
+    plain.page.locator("select").select_option("enlarge")
+    plain.open(noise(48))
+    found["enlarge"] = axe(plain)
+    plain.page.get_by_role("button", name="Home").click()
+    plain.page.locator("select").select_option("double")
+    plain.page.locator(".card img").first.wait_for()
+    found["recent"] = axe(plain)
+    plain.open(noise(64))
+    plain.page.get_by_text("Words for areas").click()
+    plain.page.get_by_role("button", name="Add an area").click()
+    plain.set(live=False, variants=3)
+    plain.stroke((30, 30), (40, 30))
+    found["area"] = axe(plain)
+    plain.page.get_by_role("button", name="Remove area 1").click()
+    plain.set(tool="brush")
+    plain.stroke((20, 20), (30, 20))
+    plain.page.get_by_role("button", name="Make variants").click()
+    plain.until("live.tree.length === 4")
+    plain.idle()
+    found["variants"] = axe(plain)
+    plain.page.keyboard.press("F2")
+    found["name"] = axe(plain)
+    plain.page.keyboard.press("Escape")
+    double.fail = "the disk is full"
+    plain.set(live=True)
+    plain.stroke((40, 40), (50, 40))
+    plain.page.get_by_text("The disk is full").wait_for()
+    found["failed"] = axe(plain)
+    assert not {state: why for state, why in found.items() if why}
+
+
 def axe(sheet) -> list[str]:
     sheet.page.wait_for_timeout(300)  # what fades in has its contrast at the end
     found = Axe().run(sheet.page).response["violations"]
