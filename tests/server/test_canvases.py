@@ -309,7 +309,11 @@ def test_files_keep_alpha_depth_and_the_settings(client):
     assert json.loads(file.text["retouch"])["model"] == "tiny/ddpm"
     for kind in ("jpeg", "webp"):
         reply = client.get(f"/api/sessions/{id_}/versions/1.png?file&format={kind}")
-        assert Image.open(io.BytesIO(reply.content)).size == (WIDTH, HEIGHT)
+        found = Image.open(io.BytesIO(reply.content))
+        assert found.size == (WIDTH, HEIGHT)
+        assert b"tiny/ddpm" in found.info["xmp"]
+    lossy = client.get(f"/api/sessions/{id_}/versions/1.png?file&format=webp&quality=60")
+    assert [b"VP8L" in each.content[:99] for each in (reply, lossy)] == [True, False]
 
 
 def planned(canvas, told, **asked):

@@ -84,8 +84,7 @@ def instances(client, id_, version):
 
 
 def put_away(client):
-    with (pool := client.app.app.app.state.studio.pool)._lock:
-        pool._shrink(0)
+    client.app.app.app.state.studio.pool.shrink(0)
 
 
 def check_times(client, id_):

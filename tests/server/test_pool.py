@@ -87,13 +87,55 @@ def test_while_all_memory_is_in_use_callers_are_told_to_wait(tmp_path):
         idle(client, second)
 
 
+def test_others_do_not_wait_while_a_session_is_put_away(tmp_path, monkeypatch):
+    made, slow, done = studio(tmp_path), threading.Event(), threading.Event()
+    with asking(made) as client:
+        first, second = created(client), created(client, seed=1)
+        session = made.pool.find("anna", first).session
+        settle = type(session).settle
+
+        def settles(self):
+            if self is session:
+                slow.set()
+                assert done.wait(60)
+            settle(self)
+
+        monkeypatch.setattr(type(session), "settle", settles)
+        with using(made, made.pool.find("anna", second)):
+            away = threading.Thread(target=made.pool.shrink, args=(0,))
+            away.start()
+            assert slow.wait(60)
+            found = threading.Thread(target=made.pool.find, args=("anna", second))
+            found.start()
+            found.join(30)
+            assert not found.is_alive()
+            done.set()
+            away.join(60)
+        assert made.pool.find("anna", first).session is None
+
+
+def test_a_session_that_is_used_again_meanwhile_is_not_put_away(tmp_path, monkeypatch):
+    made = studio(tmp_path)
+    with asking(made) as client:
+        entry = made.pool.find("anna", created(client))
+        session, settle = entry.session, type(entry.session).settle
+
+        def settles(self):
+            settle(self)
+            made.pool.keep(entry)
+
+        monkeypatch.setattr(type(session), "settle", settles)
+        made.pool.shrink(0)
+        assert entry.session is session
+        monkeypatch.undo()
+        made.pool.release(entry)
+
+
 def test_a_session_is_not_put_away_while_it_begins_to_be_recorded(tmp_path, monkeypatch):
     follow = Work.follow
 
     def followed(self, job, seconds):
-        pool = self.studio.pool
-        with pool._lock:
-            pool._shrink(0)  # as for another session that needs memory just then
+        self.studio.pool.shrink(0)  # as for another session that needs memory just then
         return follow(self, job, seconds)
 
     monkeypatch.setattr(Work, "follow", followed)

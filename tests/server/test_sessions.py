@@ -2,6 +2,7 @@
 
 import io
 import json
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from studios import (
     stroke,
     studio,
 )
+
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -236,14 +239,27 @@ def test_another_caller_sees_nothing_of_it(client, session):
     assert idle(client, session)["head"] == 1
 
 
+def test_an_owner_goes_on_after_others_asked_for_the_session(tmp_path):
+    with asking(studio(tmp_path, Limits(wait=0.2))) as client:
+        id_ = created(client)
+        assert client.get(f"/api/sessions/{id_}", headers=OTHER).status_code == 404
+        assert edited(client, id_, 0).status_code == 202
+        assert idle(client, id_)["head"] == 1
+
+
 def test_the_png_carries_its_settings_and_other_formats_are_there(client, session):
     image = Image.open(io.BytesIO(client.get(f"/api/sessions/{session}/versions/1.png").content))
     told = json.loads(image.text["retouch"])
     assert (told["model"], told["steps"], told["edit"]) == ("tiny/ddpm", 2, "edit")
     webp = Image.open(io.BytesIO(client.get(f"/api/sessions/{session}/versions/1.png?format=webp").content))
     assert np.array_equal(np.asarray(webp), np.asarray(image))
-    jpeg = client.get(f"/api/sessions/{session}/versions/1.png?format=jpeg&quality=50")
-    assert Image.open(io.BytesIO(jpeg.content)).format == "JPEG"
+    for kind in ("jpeg", "webp"):
+        made = client.get(f"/api/sessions/{session}/versions/1.png?format={kind}&quality=50")
+        small = Image.open(io.BytesIO(made.content))
+        assert small.format == kind.upper()
+        assert not np.array_equal(np.asarray(small), np.asarray(image))
+        (found,) = ET.fromstring(small.info["xmp"]).iter(f"{RDF}Description")
+        assert json.loads(found.attrib["{urn:retouch:}settings"]) == told
     problem(client.get(f"/api/sessions/{session}/versions/9.png"), 404)
     problem(client.get(f"/api/sessions/{session}/versions/x.png"), 422)
 

@@ -151,7 +151,7 @@ def _check_canvas(settings: Mapping[str, Any], most: int) -> None:
     if settings.get("views"):
         raise Problem(415, "the archive says that it holds viewports, and it holds none")
     if math.prod(settings.get("viewport", (1, 1))) > most:
-        raise Problem(413, f"the archive has viewports of more than {most} pixels")
+        raise Problem(413, f"the archive has viewports of more than {most:,} pixels")
 
 
 def _without_path(error: Exception, folder: Path) -> str:

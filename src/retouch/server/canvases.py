@@ -116,7 +116,7 @@ def expand(form: ExpandForm, studio: InStudio, entry: InSession, key: Key = None
         if larger == (height, width):
             raise Problem(422, "say by how many pixels: left, top, right, bottom")
         if math.prod(larger) > studio.limits.pixels:
-            raise Problem(413, f"it would be {larger[1]}x{larger[0]}, more than {studio.limits.pixels} pixels")
+            raise Problem(413, f"it would be {larger[1]}x{larger[0]}, more than {studio.limits.pixels:,} pixels")
         asked = form.model_dump(exclude={"base"}, exclude_none=True)
         return begin(
             work,

@@ -25,6 +25,7 @@ from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, claimed
 from retouch.editing.manifest import MANIFEST
 from retouch.errors import OptionError
+from retouch.runtime.store import StoreError
 from retouch.server.entry import Entry
 from retouch.server.limits import Limits
 from retouch.server.metrics import Metrics
@@ -84,11 +85,13 @@ class Pool:
         known = OWNER.fullmatch(owner) and ID.fullmatch(id_) and folder.is_dir()
         with self._lock:
             entry = self._entries.get(id_)
-            if entry is None and known:
+            if entry is not None and entry.owner != owner:
+                entry = None
+            elif entry is None and known:
                 entry = self._entries[id_] = Entry(id_, owner, folder, touched=_touched(folder))
             elif entry is not None and not known:  # another server deleted it
                 entry.gone = self._entries.pop(id_) is not None
-        if entry is None or entry.owner != owner or entry.gone:
+        if entry is None or entry.gone:
             raise Problem(404, "there is no such session")
         return entry
 
@@ -211,8 +214,8 @@ class Pool:
             session = entry.session
             if session is not None and session.versions:
                 entry.held = session.held_bytes
-            self._shrink(self.limits.memory)
             self._lock.notify_all()
+        self.shrink(self.limits.memory)
         self._gauge()
 
     def restore(self, entry: Entry, claim: Claim, progress: Progress) -> AnySession:
@@ -268,7 +271,12 @@ class Pool:
         """Another server asks for a session: it may have it when nobody needs it here."""
         with self._lock:
             entry = self._entries.get(id_)
-            if entry is not None and entry.users == 0 and entry.session is not None:
+            session = entry.session if entry is not None and entry.users == 0 else None
+        if entry is None or session is None:
+            return
+        _settle(session)
+        with self._lock:
+            if entry.users == 0:
                 self.lost(entry)
 
     def _lost(self) -> None:
@@ -302,24 +310,44 @@ class Pool:
         limit = self.limits.memory
         if nbytes > limit:
             raise Problem(507, f"the session takes {nbytes / 1e6:.0f} MB of memory; this server has {limit / 1e6:.0f}")
-        with self._lock:
-            free = self._lock.wait_for(lambda: self._shrink(limit - nbytes, entry) + nbytes <= limit, self.limits.wait)
-            if not free:
-                raise Problem(503, "all memory is in use by other sessions that are edited now", retry_after=PATIENCE)
-            entry.held = nbytes
+        end = time.monotonic() + self.limits.wait
+        while True:
+            self.shrink(limit - nbytes, entry)
+            with self._lock:
+                if self._taken(entry) + nbytes <= limit:
+                    entry.held = nbytes
+                    return
+                if self._unused(entry) is None and not self._lock.wait(end - time.monotonic()):
+                    raise Problem(
+                        503, "all memory is in use by other sessions that are edited now", retry_after=PATIENCE
+                    )
 
-    def _shrink(self, limit: int, but: Entry | None = None) -> int:
-        """Put sessions away, the ones used longest ago first, until they take no more than that; what they take."""
-        held = [entry for entry in self._entries.values() if entry.held and entry is not but]
-        taken = sum(entry.held for entry in held)
-        for entry in sorted(held, key=lambda each: each.touched):
-            if taken <= limit:
-                break
-            if entry.users == 0 and entry.session is not None:
-                taken -= entry.held
-                self._put_away(entry)
-                self.metrics.evicted.inc()
-        return taken
+    def shrink(self, limit: int, but: Entry | None = None) -> None:
+        """Put sessions away that nobody uses, until all take no more bytes than that.
+
+        What they have computed goes into their folders first, while others find and use theirs.
+        """
+        while True:
+            with self._lock:
+                entry = self._unused(but) if self._taken(but) > limit else None
+                session = entry.session if entry is not None else None
+            if entry is None or session is None:
+                return
+            _settle(session)
+            with self._lock:
+                if entry.users == 0 and entry.session is session:
+                    self._put_away(entry)
+                    self.metrics.evicted.inc()
+                    self._lock.notify_all()
+
+    def _taken(self, but: Entry | None) -> int:
+        """Bytes that the others take."""
+        return sum(entry.held for entry in self._entries.values() if entry is not but)
+
+    def _unused(self, but: Entry | None) -> Entry | None:
+        """The session that nobody has used for longest."""
+        found = [each for each in self._entries.values() if each is not but and each.held and each.session is not None]
+        return min((each for each in found if each.users == 0), key=lambda each: each.touched, default=None)
 
     def _gauge(self) -> None:
         count, held = self.load()
@@ -341,6 +369,11 @@ class Pool:
                 if session is not None:
                     session.close()
         self.holder.close()
+
+
+def _settle(session: AnySession) -> None:
+    with suppress(StoreError):  # closing it says why
+        session.settle()
 
 
 def _shown(session: AnySession) -> tuple[int, None] | None:

@@ -150,7 +150,7 @@ def _check(editor: AnyEditor, form: OpenForm, source: Source | None, most: int) 
     if source is None and not isinstance(editor, Editor):
         raise Problem(422, "this model makes no pictures from words; send it one")
     if form.size is not None and form.size[0] * form.size[1] > most:
-        raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {most} pixels")
+        raise Problem(413, f"{form.size[1]}x{form.size[0]} are more than {most:,} pixels")
     if not isinstance(editor, Editor):
         return
     if source is None:

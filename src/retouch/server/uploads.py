@@ -11,6 +11,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
+from xml.sax.saxutils import escape
 
 import numpy as np
 from fastapi import UploadFile
@@ -22,10 +23,16 @@ from retouch.editing.images import MAX_PIXELS, ImageError, Pixels, as_pixels
 from retouch.plan.region import Mask
 from retouch.server.problems import Problem
 
+JPEG_QUALITY = 90
 FORMATS = ("PNG", "JPEG", "WEBP")
 Format = Literal["png", "jpeg", "webp"]
 SETTINGS = "retouch"
 """The keyword under which a PNG carries the settings that made it."""
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:retouch="urn:retouch:" retouch:settings="{}"/></rdf:RDF></x:xmpmeta>'
+)
+"""The metadata in which JPEG and WebP carry them (ISO 16684-1)."""
 HEAD = 33
 """Bytes of a PNG before what may stand there: its signature and the chunk IHDR."""
 
@@ -68,14 +75,14 @@ def opened(data: bytes, what: str, pixels: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise Problem(413, f"{what} has more than {pixels} pixels") from error
+        raise Problem(413, f"{what} has more than {pixels:,} pixels") from error
     except UnidentifiedImageError as error:
         raise Problem(415, f"{what} is no PNG, JPEG or WebP picture") from error
     # Readers of headers let through whatever they meet in a broken file.
     except Exception as error:
         raise Problem(415, f"{what} cannot be read: its head is damaged") from error
     if image.width * image.height > pixels:
-        raise Problem(413, f"{what} is {image.width}x{image.height}, more than {pixels} pixels")
+        raise Problem(413, f"{what} is {image.width}x{image.height}, more than {pixels:,} pixels")
     return image
 
 
@@ -143,25 +150,36 @@ def spread(levels: Pixels, rectangle: Rectangle, size: tuple[int, int]) -> Pixel
     return whole
 
 
-def encoded(pixels: Pixels, kind: Format, settings: dict[str, Any] | None = None, quality: int = 90) -> bytes:
-    """A file with a picture [H, W, 3], lossless as PNG and WebP; a PNG carries settings, to be opened with again."""
+def encoded(pixels: Pixels, kind: Format, settings: dict[str, Any] | None = None, quality: int | None = None) -> bytes:
+    """A file with a picture [H, W, 3] that carries settings, to be opened with again.
+
+    quality: of JPEG, which has 90 without, and of WebP, which is lossless without; PNG always is.
+    """
     image, file = Image.fromarray(pixels), io.BytesIO()
     if kind == "png":
         image.save(file, "PNG", compress_level=4)
-        return with_text(file.getvalue(), settings) if settings else file.getvalue()
-    if kind == "webp":
-        image.save(file, "WEBP", lossless=True, quality=20, method=1)
+    elif kind == "webp" and quality is None:
+        image.save(file, "WEBP", lossless=True, quality=20, method=1, **_xmp(settings))
     else:
-        image.save(file, "JPEG", quality=quality)
+        image.save(file, kind.upper(), quality=quality or JPEG_QUALITY, **_xmp(settings))
+    return with_text(file.getvalue(), settings) if kind == "png" and settings else file.getvalue()
+
+
+def as_filed(picture: Picture, kind: Format, settings: dict[str, Any], quality: int | None = None) -> bytes:
+    """A file with a picture of a canvas, as `encoded` makes it; with alpha, profile and EXIF, in 16 bits as PNG."""
+    file, contents = io.BytesIO(), Contents(picture.levels, picture.icc, picture.exif)
+    if kind == "png":
+        write(contents, "PNG", file)
+        return with_text(file.getvalue(), settings)
+    lossless = kind == "webp" and quality is None
+    how = {} if lossless else {"lossless": False, "quality": quality or JPEG_QUALITY}
+    write(contents, kind.upper(), file, **how, **_xmp(settings))
     return file.getvalue()
 
 
-def as_filed(picture: Picture, kind: Format, settings: dict[str, Any], quality: int) -> bytes:
-    """A file with a picture of a canvas, with alpha, profile and EXIF; in 16 bits as PNG, which carries settings."""
-    file, flat = io.BytesIO(), kind == "jpeg"
-    contents = Contents(picture.levels, picture.icc, picture.exif)
-    write(contents, kind.upper(), file, **({"quality": quality} if flat else {}))
-    return with_text(file.getvalue(), settings) if kind == "png" else file.getvalue()
+def _xmp(settings: dict[str, Any] | None) -> dict[str, bytes]:
+    """An option of Pillow's."""
+    return {"xmp": XMP.format(escape(json.dumps(settings), {'"': "&quot;"})).encode()} if settings else {}
 
 
 def with_text(data: bytes, settings: dict[str, Any]) -> bytes:

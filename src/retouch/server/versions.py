@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -46,17 +46,21 @@ def picture(
     entry: InSession,
     thumb: Annotated[str | None, Query(description="A small JPEG instead; `change`: of what was changed.")] = None,
     input: Annotated[str | None, Query(description="What edits are drawn on instead: labels, small pictures.")] = None,
-    format: Annotated[Format, Query(description="Of the file; WebP is lossless.")] = "png",
-    quality: Annotated[int, Query(ge=1, le=95, description="Of JPEG.")] = 90,
+    format: Annotated[Format, Query(description="Of the file; PNG is lossless.")] = "png",
+    quality: Annotated[
+        int | None, Query(ge=1, le=95, description="Of JPEG (90) and WebP, which is lossless without.")
+    ] = None,
     file: Annotated[str | None, Query(description="Of a canvas: with alpha, 16 bits, profile and EXIF.")] = None,
 ) -> Response:
-    """The exact picture of a version; a PNG carries the settings that made it, as JSON in the text `retouch`."""
+    """The exact picture of a version, with the settings that made it as JSON: in the text `retouch` of a PNG, in XMP of
+    others (`retouch:settings`).
+    """
     kind = entry.about[0]
     if thumb is not None and input is None:
         return Response(uploads.thumbnail(entry.glimpse(version, thumb == "change"), THUMB), media_type=MEDIA["jpeg"])
     if file is not None and kind == Canvas.kind:
-        settings = settings_of(studio.models, entry, version)
-        data = uploads.as_filed(entry.picture(version), format, settings, quality)
+        found = entry.picture(version)
+        data = uploads.as_filed(found, format, settings_of(studio.models, entry, version), quality)
         return Response(data, media_type=MEDIA[format])
     pixels = entry.pixels(version, source=input is not None)
     if input is not None and kind == LabelSession.kind:
@@ -70,8 +74,8 @@ def picture(
 def settings_of(models: Any, entry: Entry, version: int) -> dict[str, Any]:
     """What makes the picture of a version again, as far as it is not the picture itself."""
     facts = facts_of(models, entry)
-    found: dict[str, Any] = next((each for each in facts["tree"] if each["version"] == version), {})
-    words = {name: found[name] for name in ("prompt", "edit") if found.get(name) is not None}
+    made: Mapping[str, Any] = entry.history[version].facts
+    words = {name: made[name] for name in ("prompt", "negative", "seed", "edit") if made.get(name) is not None}
     return {"model": facts["model"], **{n: facts["settings"][n] for n in TOLD if n in facts["settings"]}, **words}
 
 

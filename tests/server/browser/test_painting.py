@@ -51,6 +51,26 @@ def test_pressure_changes_the_width(plain):
     assert heights[2] == pytest.approx(41, abs=2)
 
 
+OTHER_END = """([x, y]) => {
+    const canvas = document.getElementById('canvas');
+    for (const type of ['pointerdown', 'pointerup']) {
+        const pen = { pointerId: 1, pointerType: 'pen', pressure: 0.5, button: 5, buttons: 32 };
+        canvas.dispatchEvent(new PointerEvent(type, { ...pen, bubbles: true, clientX: x, clientY: y }));
+    }
+}"""
+
+
+def test_the_other_end_of_a_pen_erases(plain):
+    plain.open(noise(128))
+    plain.set(live=False, size=10, hardness=1)
+    plain.stroke((30, 30), (90, 30))
+    alpha = "(([x, y]) => live.paint.read([x, y, 1, 1])[3])(given)"
+    plain.page.evaluate(OTHER_END, plain.at(60, 30))
+    assert [plain.ask(alpha, [x, 30]) for x in (40, 60, 80)] == [255, 0, 255]
+    plain.stroke((60, 60), (70, 60))
+    assert plain.ask(alpha, [65, 60]) == 255
+
+
 def test_a_pinch_zooms_without_painting(plain):
     plain.open(noise(256))
     plain.set(live=False)
@@ -100,6 +120,55 @@ def test_tools_paint_what_they_say(plain):
     plain.page.keyboard.type("Hi")
     plain.page.keyboard.press("Enter")
     plain.until("live.paint.bounds()[0] < 20")
+
+
+BASELINE = """() => {
+    const typed = document.querySelector('.typing');
+    const line = document.createElement('div');
+    const { fontFamily, fontSize, fontWeight, lineHeight } = getComputedStyle(typed);
+    Object.assign(line.style, { position: 'absolute', fontFamily, fontSize, fontWeight, lineHeight });
+    const foot = document.createElement('span');
+    foot.style.display = 'inline-block';
+    line.append('H', foot);
+    document.body.append(line);
+    const below = foot.getBoundingClientRect().bottom - line.getBoundingClientRect().top;
+    line.remove();
+    return typed.getBoundingClientRect().top + 1 + below;
+}"""
+
+
+def test_letters_are_painted_where_they_were_typed(plain):
+    plain.open(noise(128))
+    plain.set(live=False, size=40)
+    plain.page.keyboard.press("t")
+    plain.stroke((30, 50))
+    plain.page.keyboard.type("H")
+    foot = plain.page.evaluate(BASELINE)
+    plain.page.keyboard.press("Enter")
+    plain.until("live.paint.bounds()")
+    left, top, _, height = painted(plain)
+    assert plain.at(0, top + height)[1] == pytest.approx(foot, abs=1.5 * plain.ask("studio.stage.view.scale"))
+    assert 30 <= left < 30 + 40 / 4
+
+
+def test_of_many_branches_the_current_one_is_in_sight(plain):
+    plain.open(noise(64))
+    plain.set(live=False, variants=5)
+    plain.stroke((20, 20), (30, 20))
+    plain.page.get_by_role("button", name="Make variants").click()
+    plain.until("live.tree.length === 6")
+    plain.idle()
+    foot = plain.page.locator(".last").bounding_box()["y"]
+    strip = plain.page.locator(".strip").bounding_box()
+    assert strip["y"] + strip["height"] <= foot
+    for version in (5, 1, 3):
+        plain.ask("(live.goto(given), null)", version)
+        plain.until(f"live.seen === {version}")
+        plain.page.wait_for_timeout(200)
+        strip = plain.page.locator("#history").bounding_box()
+        shown = plain.page.locator("#history [aria-current]").bounding_box()
+        assert strip["y"] + 4 <= shown["y"]
+        assert shown["y"] + shown["height"] + 4 <= strip["y"] + strip["height"]
 
 
 @pytest.mark.parametrize("size", [(390, 780), (760, 560), (1440, 900)], ids=["phone", "small", "large"])
@@ -217,6 +286,9 @@ def test_super_resolution_shows_both_pictures(plain):
     assert plain.ask("[live.input.width, live.picture.width]") == [48, 192]
     plain.stroke((20, 20), (30, 20))
     plain.until("live.head === 1")
+    plain.page.get_by_role("button", name="Home").click()
+    plain.page.locator(".drop").wait_for()
+    assert not plain.page.locator(".pane").first.is_visible()
 
 
 def test_everything_by_keyboard(plain):
@@ -285,6 +357,49 @@ def test_axe_finds_nothing(plain, theme):
     plain.page.keyboard.press("Escape")
     plain.page.keyboard.press("Control+s")
     found["export"] = axe(plain)
+    assert not {state: why for state, why in found.items() if why}
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_finds_nothing_in_other_panels(plain, double, theme):
+    plain.set(theme=theme)
+    plain.page.locator("select").select_option("labels")
+    plain.page.get_by_role("button", name="Hills").click()
+    plain.idle()
+    plain.set(label=5, size=12)
+    plain.stroke((60, 60), (90, 60))
+    plain.until("live.head === 1")
+    plain.idle()
+    found = {"labels": axe(plain)}
+    plain.page.get_by_role("button", name="Home").click()
+    plain.page.locator("select").select_option("enlarge")
+    plain.open(noise(48))
+    found["enlarge"] = axe(plain)
+    plain.page.get_by_role("button", name="Home").click()
+    plain.page.locator("select").select_option("double")
+    plain.page.locator(".card img").first.wait_for()
+    found["recent"] = axe(plain)
+    plain.open(noise(64))
+    plain.page.get_by_text("Words for areas").click()
+    plain.page.get_by_role("button", name="Add an area").click()
+    plain.set(live=False, variants=3)
+    plain.stroke((30, 30), (40, 30))
+    found["area"] = axe(plain)
+    plain.page.get_by_role("button", name="Remove area 1").click()
+    plain.set(tool="brush")
+    plain.stroke((20, 20), (30, 20))
+    plain.page.get_by_role("button", name="Make variants").click()
+    plain.until("live.tree.length === 4")
+    plain.idle()
+    found["variants"] = axe(plain)
+    plain.page.keyboard.press("F2")
+    found["name"] = axe(plain)
+    plain.page.keyboard.press("Escape")
+    double.fail = "the disk is full"
+    plain.set(live=True)
+    plain.stroke((40, 40), (50, 40))
+    plain.page.get_by_text("The disk is full").wait_for()
+    found["failed"] = axe(plain)
     assert not {state: why for state, why in found.items() if why}
 
 

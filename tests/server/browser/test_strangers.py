@@ -45,10 +45,13 @@ def test_pages_of_other_origins_learn_nothing(sheet, real, stranger):
 def test_the_token_is_asked_for_and_kept_out_of_the_address(page, real):
     page.goto(real.address)
     field = page.get_by_label("Token")
+    box, edge = field.bounding_box(), page.locator("dialog").bounding_box()
+    assert edge["x"] < box["x"]
+    assert box["x"] + box["width"] < edge["x"] + edge["width"]
     field.fill("wrong")
     field.press("Enter")
     page.get_by_text("That was not it").wait_for()
-    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_label("Token").fill(f"{real.link}&session={'0' * 32}")
     page.get_by_label("Token").press("Enter")
     page.locator(".drop").wait_for()
     assert TOKEN not in page.url

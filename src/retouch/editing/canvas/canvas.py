@@ -221,6 +221,15 @@ class Canvas(Edits):
         self.pool.home = self._home
         self.pool.load(manifest.settings["views"], self.planner.size)
 
+    @locked
+    def settle(self) -> None:
+        """Put what viewports have computed into their folders, as closing the canvas does. StoreError when the disk is
+        full.
+        """
+        for view in self.pool.views:
+            if view.session is not None:
+                view.session.settle()
+
     def close(self) -> None:
         """Cancel the canvas's jobs and leave the folder to others; later edits are not saved, jobs are refused."""
         self.worker.cancel_all(self)

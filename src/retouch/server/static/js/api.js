@@ -123,7 +123,7 @@ export class Api {
     return this.bytes(this.url(`api/sessions/${id}/versions/${version}/difference?since=${since}`));
   }
 
-  /** The picture of a canvas as a file has it. @param {string} id @param {number} version @param {string} format @param {number} quality from 0 to 1 */
+  /** A version as a file to keep, of a canvas with all that its file had. @param {string} id @param {number} version @param {string} format @param {number} quality from 0 to 1, of all but PNG */
   file(id, version, format, quality) {
     return this.url(`api/sessions/${id}/versions/${version}.png?file&format=${format}&quality=${Math.round(95 * quality)}`);
   }

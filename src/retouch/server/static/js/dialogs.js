@@ -41,10 +41,11 @@ function list(title, rows) {
   return el('section', {}, el('h3', {}, title), el('dl', {}, ...lines));
 }
 
-/** Asks for one line. @param {string} title @param {string} text @param {string} value @param {string} action */
-export async function line(title, text, value, action) {
+/** Asks for one line. @param {string} title @param {string} text @param {string} value @param {string} action @param {string} hint what may be said of it */
+export async function line(title, text, value, action, hint = '') {
   const input = el('input', { type: 'text', name: 'line', value, maxLength: 100, autofocus: true, autocomplete: 'off' });
-  const answer = await ask(title, [el('label', { className: 'field' }, el('span', {}, text), input)], action);
+  const said = hint ? [el('p', { className: 'quiet' }, hint)] : [];
+  const answer = await ask(title, [...said, el('label', { className: 'field' }, el('span', {}, text), input)], action);
   return answer && String(answer.get('line'));
 }
 
@@ -62,8 +63,8 @@ export async function save(studio) {
   const show = () => {
     const exact = type.value === 'image/png';
     field.hidden = exact;
-    if (live.isCanvas) note.textContent = exact ? 'As its file was: every pixel, with transparency, 16 bits, colour profile and EXIF where it had them, and the settings inside.' : 'Smaller; pixels are changed by compression. Colour profile and EXIF are kept.';
-    else note.textContent = exact ? 'Exact pixels, with model, words and seed inside: opening it here brings them back.' : 'Smaller; pixels are changed by compression and settings are not kept.';
+    if (live.isCanvas) note.textContent = exact ? 'As its file was: every pixel, with transparency, 16 bits, colour profile and EXIF where it had them, and the settings inside.' : 'Smaller; pixels are changed by compression. Colour profile and EXIF are kept, with the settings.';
+    else note.textContent = `${exact ? 'Exact pixels' : 'Smaller; pixels are changed by compression'}. Model, words and seed are inside: opening it here brings them back.`;
   };
   type.onchange = show;
   show();

@@ -4,7 +4,7 @@
  * @import {Values} from './options.js'
  * @import {Picture} from './picture.js'
  */
-import { el, imageData } from './dom.js';
+import { el } from './dom.js';
 import { encode, texts } from './png.js';
 
 const KEYWORD = 'retouch';
@@ -15,22 +15,28 @@ export function metadata(facts, version, { negative, strength, seed, prompt }) {
   return { [KEYWORD]: JSON.stringify({ ...settings, model, prompt: version?.prompt ?? prompt, negative, strength, seed }) };
 }
 
-/** The settings inside a PNG that was exported here, null when there are none. @param {Blob} file @returns {Promise<Record<string, any> | null>} */
+/** The settings inside a picture that was exported here, null when there are none. @param {Blob} file @returns {Promise<Record<string, any> | null>} */
 export async function settingsIn(file) {
   try {
-    return JSON.parse(texts(new Uint8Array(await file.arrayBuffer()))[KEYWORD]);
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    return JSON.parse(file.type === 'image/png' ? texts(bytes)[KEYWORD] : described(bytes));
   } catch {
     return null;
   }
 }
 
-/** PNG from the exact buffer; other formats by the browser. @param {Picture} picture @param {string} type @param {number} quality @param {Record<string, string>} text @returns {Promise<Blob>} */
-export async function encoded(picture, type, quality, text) {
-  const { width, height, data } = picture;
-  if (type === 'image/png') return encode({ width, height, channels: 3, data, text });
-  const canvas = new OffscreenCanvas(width, height);
-  /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext('2d')).putImageData(imageData(picture.rgba(picture.whole), width), 0, 0);
-  return canvas.convertToBlob({ type, quality });
+/** @type {Record<string, string>} */
+const ENTITIES = { quot: '"', lt: '<', gt: '>', amp: '&' };
+
+/** What the XMP of a JPEG or WebP says of them; empty where it says nothing. @param {Uint8Array} bytes */
+export function described(bytes) {
+  const [, found = ''] = new TextDecoder('latin1').decode(bytes).match(/ retouch:settings="([^"]*)"/) ?? [];
+  return found.replace(/&(quot|lt|gt|amp);/g, (_, name) => ENTITIES[name]);
+}
+
+/** A PNG from the exact buffer. @param {Picture} picture @param {Record<string, string>} text @returns {Promise<Blob>} */
+export function encoded({ width, height, data }, text) {
+  return encode({ width, height, channels: 3, data, text });
 }
 
 /** @param {Blob} blob @param {string} name */

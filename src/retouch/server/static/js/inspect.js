@@ -52,7 +52,7 @@ export function inspect(studio) {
 /** @param {Explanation} found @param {Shown} shown @param {() => void} measure */
 function drawn({ networks }, shown, measure) {
   const measured = networks.some(({ layers }) => layers.some(({ milliseconds }) => milliseconds !== null));
-  const note = measured ? el('p', { className: 'hint' }, 'Milliseconds as measured, one call of each network.') : el('button', { type: 'button', className: 'link', onclick: measure }, 'Measure the time of every layer');
+  const note = measured ? el('p', { className: 'hint' }, 'Milliseconds as measured, one call of each network.') : el('button', { type: 'button', className: 'link', title: 'Until then milliseconds are predicted', onclick: measure }, 'Measure the time of every layer');
   return [...networks.flatMap((one) => network(one, shown)), note];
 }
 

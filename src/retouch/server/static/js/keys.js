@@ -54,6 +54,7 @@ export const GESTURES = [
   ['Two fingers', 'Pan, zoom, rotate'],
   ['Shift + click', 'Straight line from the last point'],
   ['Shift + drag', 'Square, circle'],
+  ['Other end of a pen', 'Eraser'],
   ['Alt + click', 'Pick a colour; with the clone stamp its source'],
   ['Arrows on the picture', 'Move the pen (Shift: by one pixel)'],
   ['Enter on the picture', 'Pen down, pen up'],

@@ -51,7 +51,7 @@ export class Opener {
   /** A file that was dropped, pasted or chosen: a picture, or a saved session. @param {File | Blob} file */
   async take(file) {
     if (file.type.startsWith('image/') || !(file instanceof File)) {
-      const settings = file.type === 'image/png' ? await settingsIn(file) : null;
+      const settings = await settingsIn(file);
       if (settings) adopt(this.studio.options, settings);
       return this.create(file);
     }

@@ -93,13 +93,21 @@ function seed({ options }) {
 function choices(studio) {
   const { options } = studio;
   const count = scrub(options, 'variants', 'How many', { least: 2, most: 8, write: String });
-  const make = el('button', { type: 'button', className: 'wide', onclick: () => studio.variants() }, 'Make variants');
+  let asked = 0;
+  const ask = () => {
+    asked = studio.live?.tree.length ?? 0;
+    studio.variants();
+  };
+  const make = el('button', { type: 'button', className: 'wide', onclick: () => ask() }, 'Make variants');
   const strip = el('div', { className: 'strip', role: 'group', 'aria-label': 'Variants to choose from' });
   const show = () => {
     const { live } = studio;
     const alike = live ? trees.siblings(live.tree, live.head) : [];
     strip.hidden = alike.length < 2;
     strip.replaceChildren(...(strip.hidden ? [] : alike.map(({ version }) => thumb(studio, version, `Variant, version ${version}`))));
+    if (!asked || !live || live.tree.length <= asked) return;
+    asked = 0;
+    requestAnimationFrame(() => strip.scrollIntoView({ block: 'nearest' })); // when the figures below it have their place
   };
   studio.on('tree', show);
   show();

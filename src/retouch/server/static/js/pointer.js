@@ -9,6 +9,8 @@ import * as views from './view.js';
 const CHANGED_MIND = 400;
 const WHEEL_ZOOM = 0.0022;
 const LINE = 16;
+/** The button that the other end of a pen presses (Pointer Events, section 4.1). */
+const ERASER = 5;
 
 /**
  * @typedef {{
@@ -21,6 +23,7 @@ export class Pointer {
   /** @type {Map<number, Point>} */ #fingers = new Map();
   /** The pointer that paints. @type {number | null} */ #painting = null;
   /** The pointer that pans, and where it was. @type {{id: number, at: Point} | null} */ #panning = null;
+  /** Whether the other end of the pen paints. */ erases = false;
   #since = 0;
   #space = false;
   /** The pen that arrow keys move. @type {Point | null} */ #keyboard = null;
@@ -59,8 +62,9 @@ export class Pointer {
     if (event.button === 1 || this.#space || this.receiver.pans()) {
       this.#panning = { id: event.pointerId, at };
       this.stage.element.classList.add('grabbing');
-    } else if (event.button === 0 && this.#painting === null) {
+    } else if ((event.button === 0 || event.button === ERASER) && this.#painting === null) {
       this.#painting = event.pointerId;
+      this.erases = event.button === ERASER;
       this.#since = event.timeStamp;
       this.receiver.down(this.#sample(event), heldBy(event));
     }
@@ -164,6 +168,7 @@ export class Pointer {
       if (this.#painting === KEYBOARD) this.#lift();
       else if (this.#painting === null) {
         this.#painting = KEYBOARD;
+        this.erases = false;
         this.receiver.down(pen, heldBy(event));
       }
     } else return;

@@ -73,7 +73,7 @@ export class Studio extends Emitter {
   }
 
   get tool() {
-    return this.#tools[this.options.values.tool] ?? null;
+    return this.#tools[this.pointer.erases ? 'eraser' : this.options.values.tool] ?? null;
   }
 
   // Sessions
@@ -343,12 +343,15 @@ export class Studio extends Emitter {
   async export(type, quality) {
     const { live } = this;
     if (!live) return;
-    if (live.isCanvas) {
-      const format = type.slice(6);
-      return download(new Blob([await this.api.bytes(this.api.file(live.id, live.head, format, quality))], { type }), `retouch-${live.head}.${format.replace('jpeg', 'jpg')}`);
-    }
+    const format = type.slice(6);
+    const own = !live.isCanvas && format === 'png';
     const text = metadata(live.facts, trees.find(live.tree, live.head), this.options.values);
-    download(await encoded(live.picture, type, quality, text), `retouch-${live.head}.${type.slice(6).replace('jpeg', 'jpg')}`);
+    try {
+      const file = own ? await encoded(live.picture, text) : new Blob([await this.api.bytes(this.api.file(live.id, live.head, format, quality))], { type });
+      download(file, `retouch-${live.head}.${format.replace('jpeg', 'jpg')}`);
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   // State and words
@@ -421,8 +424,9 @@ export class Studio extends Emitter {
     return work.finally(() => toast.remove());
   }
 
-  /** @param {string} text */
-  say(text) {
+  /** @param {string} said */
+  say(said) {
+    const text = said.charAt(0).toUpperCase() + said.slice(1);
     const toast = el('p', { className: 'toast' }, text);
     const toasts = byId('toasts');
     if (toasts.lastElementChild?.textContent === text) toasts.lastElementChild.remove();

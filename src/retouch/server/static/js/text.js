@@ -6,20 +6,23 @@
  */
 import { TILE } from './tiles.js';
 
-const FONT = '600 {size}px system-ui, sans-serif';
+const FONT = '600 {size}px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif';
 
-/** Covers letters whose upper left corner is at a point. @param {Tiles} cover @param {string} text @param {Point} at @param {number} size @returns {Rect | null} */
+/** Height of a line where text is typed, in sizes of the letters. */
+const LINE = 1.25;
+
+/** Covers letters where they are shown while they are typed, from a point on. @param {Tiles} cover @param {string} text @param {Point} at @param {number} size @returns {Rect | null} */
 export function rasterise(cover, text, at, size) {
   const lines = text.split('\n');
   const font = FONT.replace('{size}', String(size));
   const measure = drawing(1, 1);
   measure.font = font;
   const width = Math.min(Math.ceil(Math.max(...lines.map((line) => measure.measureText(line).width))) + 4, cover.width);
-  const height = Math.min(Math.ceil(1.25 * size * lines.length) + 4, cover.height);
+  const height = Math.min(Math.ceil(LINE * size * lines.length) + 4, cover.height);
   const letters = drawing(width, height);
   letters.font = font;
-  letters.textBaseline = 'top';
-  lines.forEach((line, i) => letters.fillText(line, 2, 2 + 1.25 * size * i));
+  const { fontBoundingBoxAscent: above, fontBoundingBoxDescent: below } = measure.measureText('');
+  lines.forEach((line, i) => letters.fillText(line, 2, 2 + LINE * size * (i + 0.5) + (above - below) / 2));
   const { data } = letters.getImageData(0, 0, width, height);
   /** @type {Rect} */
   const rect = [Math.round(at.x) - 2, Math.round(at.y) - 2, width, height];

@@ -29,9 +29,9 @@ export function timeline(studio) {
     if (shown !== live.id) made.clear();
     shown = live.id;
     const { nodes: placed, edges, columns, rows } = layout(live.tree);
-    Object.assign(field.style, { width: `${columns * WIDTH + 12}px`, height: `${rows * HEIGHT + 8}px` });
+    Object.assign(field.style, { width: `${columns * WIDTH + 12}px`, height: `${rows * HEIGHT + 14}px` });
     lines.setAttribute('width', String(columns * WIDTH + 12));
-    lines.setAttribute('height', String(rows * HEIGHT + 8));
+    lines.setAttribute('height', String(rows * HEIGHT + 14));
     lines.replaceChildren(...edges.map(line));
     nodes.replaceChildren(...placed.map((node) => item(studio, node, made)));
     element.style.setProperty('--rows', String(Math.min(rows, 2)));
