@@ -242,7 +242,7 @@ def with_loras(name):
     pipe = TRANSFORMERS[name]()
     for seed, adapter in enumerate(("style", "hat")):
         torch.manual_seed(seed)
-        config = peft.LoraConfig(target_modules=["to_q", "to_v", "to_out.0"], r=4, init_lora_weights=False)
+        config = peft.LoraConfig(target_modules=["to_q", "to_v"], r=4, lora_alpha=4, init_lora_weights=False)
         pipe.transformer.add_adapter(config, adapter_name=adapter)
     pipe.set_adapters(["style"], [0.7])
     return pipe
