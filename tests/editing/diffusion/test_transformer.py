@@ -23,11 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 
 
-PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus", "chroma")
+PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus", "qwen-2511", "chroma")
 """Those that take their noise as tokens."""
 QWEN3 = ("klein", "klein-base", "klein-kv", "klein-inpaint", "z-image", "z-image-inpaint")
-LONGEST = {"qwen": 8, "qwen-edit": 8, "qwen-plus": 8, **dict.fromkeys(QWEN3, 64)}
+LONGEST = {"qwen": 8, "qwen-inpaint": 8, "qwen-edit": 8, "qwen-plus": 8, "qwen-2511": 8, **dict.fromkeys(QWEN3, 64)}
 """Tokens that the text encoder reads, where they are not 16."""
+AS_IT_IS = {"_auto_resize": False, "max_area": SIZE[0] * SIZE[1]}
+"""Kontext scales pictures otherwise."""
 CROSSED = {"use_resolution_binning": False}
 GENERATED = {
     "schnell": ("flux", {}, {}),
@@ -88,7 +90,13 @@ def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(cas
         assert net.explain().fallbacks == []
 
 
-@pytest.mark.parametrize("name", ["klein-inpaint", "klein-inpaint with another", "z-image-inpaint", "chroma-inpaint"])
+INPAINTING = (
+    "flux-inpaint", "kontext-inpaint", "qwen-inpaint", "klein-inpaint", "klein-inpaint with another", "z-image-inpaint",
+    "chroma-inpaint",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INPAINTING)
 def test_repainting_shows_what_the_pipeline_makes_of_the_same_noise(name, monkeypatch):
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda found, generator=None: found.mean)
     name, _, more = name.partition(" with ")
@@ -100,8 +108,12 @@ def test_repainting_shows_what_the_pipeline_makes_of_the_same_noise(name, monkey
     edited = np.asarray(session.inpaint(mask, prompt="a b", strength=1.0).image)
     if name == "z-image-inpaint":  # draws another noise for the rest, and the latent of the picture
         monkeypatch.setattr(pipeline(name), "prepare_latents", lambda *_: (noise, noise, clean))
+    if name == "qwen-inpaint":  # takes no noise without a picture's latent
+        tokens = [pipeline(name)._pack_latents(each, 1, *each.shape[1:]) for each in (noise, noise, clean)]
+        monkeypatch.setattr(pipeline(name), "prepare_latents", lambda *_: tokens)
     pictures = {"image": Image.fromarray(before), "mask_image": Image.fromarray(mask), "strength": 1.0}
     pictures |= {"image_reference": Image.fromarray(other)} if more else {}
+    pictures |= AS_IT_IS if name == "kontext-inpaint" else {}
     expected = made(name, session, noise, **pictures, guidance_scale=0.0)
     assert distance(edited[mask], expected[mask]) <= 1
     assert distance(edited[mask], before[mask]) > 20
@@ -121,9 +133,10 @@ def test_a_picture_that_is_filled_everywhere_is_what_the_pipeline_makes_of_a_ful
 
 
 REFERRING = {
-    "kontext": ({"guidance": 2.5}, {"guidance_scale": 2.5, "_auto_resize": False, "max_area": SIZE[0] * SIZE[1]}),
+    "kontext": ({"guidance": 2.5}, {"guidance_scale": 2.5, **AS_IT_IS}),
     "qwen-edit": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
     "qwen-plus": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+    "qwen-2511": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
 }
 
 
@@ -306,7 +319,10 @@ def test_the_shift_of_the_schedule_follows_the_size():
     assert small["mu"] < large["mu"]
 
 
-ALL = ("flux", "fill", "kontext", "qwen", "klein", "klein-inpaint", "z-image", "chroma", "pixart", "sana", "sprint")
+ALL = (
+    "flux", "fill", "kontext", "qwen", "qwen-edit", "sd3", "klein", "klein-inpaint", "z-image", "chroma", "pixart",
+    "sana", "sprint",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -351,7 +367,10 @@ def test_what_models_of_chats_do_not_take():
         made.generate("a", size=(512, 8 * 8), steps=2)
 
 
-@pytest.mark.parametrize("name", ["kontext", "qwen", "klein", "z-image", "chroma", "pixart", "sana", "sprint"])
+SAVED = ("fill", "kontext", "qwen", "klein", "klein-kv", "z-image", "sd3", "chroma", "pixart", "sana", "sprint")
+
+
+@pytest.mark.parametrize("name", SAVED)
 def test_folders_as_diffusers_saves_them(name, tmp_path):
     pipe = pipeline(name)
     pipe.save_pretrained(tmp_path / name)
