@@ -150,7 +150,7 @@ class PackedFlux2(nn.Module):
         kind = diffusers().models.transformers.transformer_flux2.Flux2KVCache
         found = kind(len(net.transformer_blocks), len(net.single_transformer_blocks))
         for layer, rows in zip((*found.double_block_caches, *found.single_block_caches), cached, strict=True):
-            layer.store(*(each.unflatten(2, (-1, net.config.attention_head_dim)) for each in rows))
+            layer.store(*(each.view(*each.shape[:2], -1, net.config.attention_head_dim) for each in rows))
         return {"kv_cache": found, "kv_cache_mode": "cached"}
 
     def cached(self, references: Tensor, sizes: Sequence[Sequence[int]]) -> list[list[Tensor]]:
