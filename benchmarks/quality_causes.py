@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 
 from retouch.bench.difference import compare
-from retouch.bench.quality import BALANCED, Quality, read_pictures
+from retouch.bench.quality import BALANCED, FAST, Quality, read_pictures
 from retouch.bench.samples import SampleEdit, sample_edits
 from retouch.editing.calls import Calls, Clock
 from retouch.editing.diffusion.asked import Asked
@@ -48,7 +49,7 @@ class Runs:
     """The network calls of one edit. `whole` names those that are dense.
 
     recorded: recordings of the steps, in which an update finds the dense run's `rows` in the place of its own, and with
-    `norms` the dense run's statistics.
+    `norms` the dense run's statistics; taken: others than the dense run's.
     """
 
     session: DiffusionSession
@@ -56,18 +57,29 @@ class Runs:
     recorded: Mapping[str, Recording] | None = None
     rows: Iterable[Value] = ()
     norms: bool = False
+    taken: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.calls = Calls(self.session.store, self.session.versions[0].snapshots, None)
 
-    def update(self, name: str, net: Incremental, region: Region, *args: Any, areas: Any = None, **kwargs: Any) -> Any:
+    def update(
+        self,
+        name: str,
+        net: Incremental,
+        region: Region,
+        *args: Any,
+        areas: Any = None,
+        told: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """See `retouch.editing.diffusion.process.Evaluations`."""
         if self.whole(name):
             self.calls.count(net, net.macs)
             return net.record(*args, **kwargs)[0]
         if self.recorded is None or name not in self.recorded:
             return self.calls.update(name, net, region, *args, **kwargs)
-        mine, true = self.recorded[name], net.record(*args, **kwargs)[1]
+        mine = self.recorded[name]
+        true = net.record(*args, **kwargs)[1] if self.taken is None else self.taken[name]
         with exchanged(mine, true, self.rows, self.norms):
             result = net.update(mine, region, *args, **kwargs)
             mine.undo()
@@ -115,6 +127,62 @@ def with_exact_rows(session: DiffusionSession) -> Iterator[tuple[str, Runs]]:
         yield f"rows of {grid} exact", Runs(session, recorded=known, rows={v for v in kept if v.grid == grid})
 
 
+def attended_rows(net: Incremental) -> set[Value]:
+    """Keys and values that are kept, of pictures and texts."""
+    return {net.plan.place(value)[0] for value in net.plan.keys_values} & set(net.plan.kept)
+
+
+def with_moved_keys(session: DiffusionSession) -> Iterator[tuple[str, Runs]]:
+    """Keys and values of one step in the place of those of all, moved as scattered rows of theirs have moved.
+
+    None: as they are. Shift: by the mean difference of PROBED rows of each grid. Affine: as a line through these fits,
+    channel by channel (least squares).
+    """
+    net, known, last = session.nets.denoiser, recordings(session), len(session.process.sampler) - 1
+    rows = attended_rows(net)
+    for place, step in (("first", session.process.first), ("middle", (session.process.first + last) // 2)):
+        reference = known[snapshot_name(step)]
+        for name, move in MOVES.items():
+            taken = {call: Recorded(each, reference, move) for call, each in known.items()}
+            yield f"keys of the {place} step, {name}", Runs(session, recorded=known, rows=rows, taken=taken)
+    yield "keys of every step", Runs(session, recorded=known)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Rows of `mine`, found again from those of a reference step."""
+
+    mine: Recording
+    reference: Recording
+    move: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    @property
+    def buffers(self) -> Mapping[Value, Tensor]:
+        """By value."""
+        return {value: self._moved(value) for value in self.mine.buffers if value in self.reference.buffers}
+
+    def _moved(self, value: Value) -> Tensor:
+        mine, old = (each.buffers[value].float() for each in (self.mine, self.reference))
+        places = torch.linspace(0, len(old) - 1, PROBED).long()
+        return self.move(old, old[places], mine[places]).to(self.mine.buffers[value].dtype)
+
+
+def _line(old: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """On the line that takes rows `before` to `after` best, in every channel."""
+    means = before.mean(0), after.mean(0)
+    off = before - means[0]
+    slope = (off * (after - means[1])).sum(0) / off.square().sum(0).clamp_min(1e-12)
+    return means[1] + slope * (old - means[0])
+
+
+PROBED = 16
+MOVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "none": lambda old, before, after: old,
+    "shift": lambda old, before, after: old + (after - before).mean(0),
+    "affine": _line,
+}
+
+
 def with_whole_calls(session: DiffusionSession, start: int) -> Iterator[tuple[str, Runs]]:
     """What networks and first steps are worth."""
     for name in ("encoder", "decoder"):
@@ -135,27 +203,35 @@ def main(
     model: str = "builtin/emoji-256",
     images: Annotated[Path | None, typer.Option(help="Folder of PNG files named after their prompts.")] = None,
     policies: Annotated[bool, typer.Option("--policies", help="Compare policies alone.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="Keys and values of one step for all, alone.")] = False,
 ) -> None:
     """Print one line for each edit and cause."""
     torch.set_num_threads(1)
     pictures = read_pictures(images) if images else Quality(model, lpips=False)._draw()
     samples = sample_edits([pixels for _, pixels in pictures], max(edits) + 1)
     plain = {"balanced": BALANCED, "norms exact, rows as recorded": replace(BALANCED, stats="recorded")}
-    for name, policy in (POLICIES if policies else plain).items():
+    alone = {"fast": replace(FAST, keys_values="recorded", crossover=1.0)}
+    for name, policy in (POLICIES if policies else alone if keys else plain).items():
         editor = Editor.from_pretrained(model, device="cpu", policy=policy)
         for number in edits:
             prompt, pixels = pictures[samples[number].image]
             session = editor.open(pixels, prompt=prompt, steps=20, strength=0.6, guidance=3.0)
-            measured(session, number, samples[number], name, policies)
+            measured(session, number, samples[number], name, policies, keys)
             session.close()
 
 
-def measured(session: DiffusionSession, number: int, sample: SampleEdit, name: str, briefly: bool) -> None:
-    """Print what one edit comes to under the policy of its session, and unless `briefly` with parts of it exact."""
+def measured(
+    session: DiffusionSession, number: int, sample: SampleEdit, name: str, briefly: bool, keys: bool = False
+) -> None:
+    """Print what one edit comes to under the policy of its session, and unless `briefly` with parts of it exact, or
+    with `keys` with those of one step.
+    """
     change = session.change(Asked(sample.pixels, sample.mask, threshold=0))
     dense = edited(session, change, Whole())
     runs: dict[str, Runs] = {name: Runs(session)}
-    if session.policy.stats == "recorded":
+    if keys:
+        runs |= dict(with_moved_keys(session))
+    elif session.policy.stats == "recorded":
         runs = {name: Runs(session, recorded=recordings(session), norms=True)}
     elif not briefly:
         runs |= {**dict(with_whole_calls(session, change.start)), **dict(with_exact_rows(session))}

@@ -125,11 +125,14 @@ def sana(kind: str = "SanaPipeline") -> Any:
     return getattr(diffusers, kind)(built.gemma_tokenizer(16), encoder, vae, transformer, scheduler)
 
 
-FLUX = {"flux": "Flux", "flux-dev": "Flux", "fill": "FluxFill", "kontext": "FluxKontext"}
+FLUX = {
+    "flux": "Flux", "flux-dev": "Flux", "fill": "FluxFill", "kontext": "FluxKontext", "flux-inpaint": "FluxInpaint",
+    "kontext-inpaint": "FluxKontextInpaint",
+}  # fmt: skip
 
 
 def _flux(name: str) -> Any:
-    """As FLUX.1 schnell, dev (reads the scale of guidance), Fill or Kontext."""
+    """As FLUX.1 schnell, dev (reads the scale of guidance), Fill or Kontext, or one that inpaints."""
     tokenizer, encoder = _t5()
     inputs = 4 * (2 * 4 + 4**2) if name == "fill" else None
     transformer = fill(built.flux(True, inputs, reads_guidance=name != "flux"))
@@ -166,21 +169,26 @@ class Eyes:
 
 
 PAD, SEEN = "<|image_pad|>", "<|seen|>"
-QWEN = {"qwen": "QwenImage", "qwen-edit": "QwenImageEdit", "qwen-plus": "QwenImageEditPlus"}
+QWEN = {
+    "qwen": "QwenImage", "qwen-inpaint": "QwenImageInpaint", "qwen-edit": "QwenImageEdit",
+    "qwen-plus": "QwenImageEditPlus", "qwen-2511": "QwenImageEditPlus",
+}  # fmt: skip
 
 
 def _qwen(name: str) -> Any:
     """Qwen-Image, or one of those that edit."""
     tokenizer, encoder = _qwen_words()
-    transformer = fill(built.qwen_image(True))
+    timeless = {"zero_cond_t": True} if name == "qwen-2511" else {}
+    transformer = fill(built.qwen_image(True, **timeless))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
-    eyes = {} if name == "qwen" else {"processor": Eyes(tokenizer)}
+    alone = name in ("qwen", "qwen-inpaint")
+    eyes = {} if alone else {"processor": Eyes(tokenizer)}
     pipe = getattr(diffusers, f"{QWEN[name]}Pipeline")(
         scheduler=scheduler, vae=qwen_vae(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer, **eyes
     )
     seen = f"<|vision_start|>{PAD}<|vision_end|>" if name == "qwen-edit" else ""
     pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = f"picture:{seen}{{}}.", 8
-    pipe.tokenizer_max_length = 8 if name == "qwen" else 16
+    pipe.tokenizer_max_length = 8 if alone else 16
     return pipe
 
 
@@ -244,8 +252,9 @@ def _control_net(unet: Any, seed: int) -> Any:
     return fill(net, seed)
 
 
-def _t2i_adapter(seed: int) -> Any:
-    return fill(diffusers.T2IAdapter(3, [16, 32], 1, downscale_factor=4, adapter_type="full_adapter"), seed)
+def _t2i_adapter(seed: int, **options: Any) -> Any:
+    options = {"downscale_factor": 4, "adapter_type": "full_adapter", **options}
+    return fill(diffusers.T2IAdapter(3, [16, 32], 1, **options), seed)
 
 
 def with_lora(pipe: Any, name: str, seed: int = 0, **options: Any) -> None:
@@ -285,17 +294,19 @@ def _vision() -> Any:
 
 
 def adapted(name: str) -> Any:
-    """A new pipeline with an adapter: "lora" (two), "control", "controls" (two), "xl-control", "inpaint-control",
-    "t2i" (two) or "ip".
+    """A new pipeline with an adapter: "lora" (two), "control", "controls" (two), "xl-controls" (two), "xl-t2i",
+    "inpaint-control", "t2i" (two) or "ip".
     """
     scheduler = _scheduler(steps_offset=1, clip_sample=False, beta_schedule="scaled_linear")
     parts = {"vae": tiny_vae(), "text_encoder": _text(), "tokenizer": _tokenizer(), "scheduler": scheduler}
-    if name == "xl-control":
+    if name.startswith("xl"):
         unet = _xl_unet()
-        return diffusers.StableDiffusionXLControlNetPipeline(
-            **parts, text_encoder_2=_text(True), tokenizer_2=_tokenizer(), unet=unet, controlnet=_control_net(unet, 1),
-            add_watermarker=False,
-        )  # fmt: skip
+        parts |= {"text_encoder_2": _text(True), "tokenizer_2": _tokenizer(), "unet": unet}
+        if name == "xl-t2i":
+            adapter = _t2i_adapter(1, downscale_factor=8, adapter_type="full_adapter_xl")
+            return diffusers.StableDiffusionXLAdapterPipeline(**parts, adapter=adapter)
+        nets = [_control_net(unet, seed) for seed in (1, 2)]
+        return diffusers.StableDiffusionXLControlNetPipeline(**parts, controlnet=nets, add_watermarker=False)
     unet = _unet(9 if name == "inpaint-control" else 4)
     parts |= {"unet": unet, "safety_checker": None, "requires_safety_checker": False}
     images = transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)
@@ -337,11 +348,13 @@ TRANSFORMERS = {
 @cache
 def pipeline(name: str) -> Any:
     """ "ddpm", "v" (v-prediction), "classes" (four), "numbers" (any is a class), "flow" (flow matching), "angle"
-    (trigflow), "sd", "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing, ancestral),
-    "taesd" (small autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell), "flux-dev", "fill",
-    "kontext", "qwen", "qwen-edit", "qwen-plus", "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv",
-    "klein-inpaint" (reads the picture), "z-image", "z-image-inpaint", "chroma", "chroma-inpaint", "pixart" (-Sigma),
-    "pixart-alpha" (reads the size), "sana", "sprint".
+    (trigflow), "sd", "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing,
+    ancestral), "taesd" (small autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell),
+    "flux-dev", "fill", "kontext", "flux-inpaint", "kontext-inpaint", "qwen", "qwen-inpaint", "qwen-edit",
+    "qwen-plus", "qwen-2511" (pictures see no time),
+    "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv", "klein-inpaint" (reads the
+    picture), "z-image", "z-image-inpaint", "chroma", "chroma-inpaint", "pixart" (-Sigma), "pixart-alpha" (reads
+    the size), "sana", "sprint".
     """
     if name in PIXEL_SCHEDULERS:
         classes = {"classes": {"num_class_embeds": 4}, "numbers": {"class_embed_type": "timestep"}}

@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import peft
 import pytest
 import torch
 
@@ -160,6 +161,23 @@ def test_texts_that_cannot_be():
     for text in ("recorded", 2):
         with pytest.raises(PolicyError, match="exact"):
             Policy(exact=True, text=text)
+
+
+def test_a_lora_that_is_added_later_is_refused_and_one_that_is_fused_is_taken_over():
+    made, mask = ALL["flux"](), spot(*GRID)
+    net = made.compiled(EXACT)
+    y, recording = net.record(**made.arguments)
+    config = peft.LoraConfig(target_modules=["to_q"], r=4, init_lora_weights=False)
+    made.module.add_adapter(config, adapter_name="late")
+    with pytest.raises(
+        retouch.WeightsChangedError, match=r"replaced since it was compiled .* compile the module again"
+    ):
+        net.update(recording, Region.from_mask(mask), **made.arguments | made.edited(mask))
+    made.module.fuse_lora()
+    made.module.unload_lora()
+    again, _ = net.record(**made.arguments)
+    assert error(taken(again), made.dense()) < 2e-6
+    assert error(taken(again), taken(y)) > 1e-2
 
 
 def test_layouts_that_do_not_fit():

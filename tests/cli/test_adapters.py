@@ -53,7 +53,7 @@ def test_what_is_no_pair(files):
 
 
 def test_a_lora_of_another_model(files, tmp_path):
-    pipe = adapted("xl-control")
+    pipe = adapted("xl-controls")
     pipe.unet.add_adapter(peft.LoraConfig(r=4, target_modules=["to_k"]), adapter_name="hat")
     with pytest.raises(PipelineError, match=r"does not fit the layers of the pipeline: it was made for another model"):
         Editor.from_pretrained("model", loras={"hat": saved(pipe, tmp_path)}, device="cpu")

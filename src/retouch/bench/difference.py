@@ -43,8 +43,8 @@ def inside_and_image(
 
 
 def compare(a: Pixels, b: Pixels, mask: Mask, lpips: Lpips | None) -> Result:
-    """How far apart two pictures [H, W, 3] are, and inside of `mask` bool [H, W]: psnr, psnr_inside (dB, at most
-    MAX_PSNR), ssim, ssim_inside (1 for equal pictures), lpips, lpips_inside (0 for these, nan without `lpips`).
+    """How far apart two pictures [H, W, 3] are, and inside of `mask` bool [H, W]: psnr, psnr_inside, psnr_outside (dB,
+    at most MAX_PSNR), ssim, ssim_inside (1 for equal pictures), lpips, lpips_inside (0 for these, nan without `lpips`).
 
     SSIM has windows of 7x7 pixels. Over all it is the mean of those inside the picture, inside the mask that of
     the windows around its pixels, so near the mask's edge it sees what lies outside.
@@ -67,9 +67,10 @@ def compare(a: Pixels, b: Pixels, mask: Mask, lpips: Lpips | None) -> Result:
     perceived = np.full(mask.shape, math.nan) if lpips is None else lpips.distance_map(a, b)
     error, found = np.abs(a.astype(np.float64) - b), {"ssim": float(similar)}
     found["ssim_inside"] = float(similarity[mask].mean(dtype=float))
-    for where, part in (("", ...), ("_inside", mask)):
-        decibels = psnr(error[part])
+    for where, part in (("", ...), ("_inside", mask), ("_outside", ~mask)):
+        decibels = psnr(error[part]) if part is ... or part.any() else None
         found[f"psnr{where}"] = MAX_PSNR if decibels is None else min(MAX_PSNR, decibels)
+    for where, part in (("", ...), ("_inside", mask)):
         found[f"lpips{where}"] = float(perceived[part].mean(dtype=float))
     return found
 

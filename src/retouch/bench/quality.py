@@ -23,6 +23,7 @@ from retouch.bench.harness import Progress, Suite, backend_of, timed
 from retouch.bench.report import Column, Plot, Point, Result, grouped, markdown
 from retouch.bench.samples import KINDS, SampleEdit, sample_edits
 from retouch.editing.blend import BLENDS, DEFAULT
+from retouch.editing.diffusion.denoiser import snapshot_name
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.estimate import StepCheck
 from retouch.editing.diffusion.session import DiffusionSession
@@ -172,6 +173,7 @@ class Quality(options.Quality, Suite):
             **taken,
             "dense_seconds": dense_s,
             "macs": work.macs_active / work.macs_dense,
+            **_kept(session),
             **compare(made, truth, edit.mask, lpips),
             "seam": seam(made, session.pixels, edit.mask, session.border),
             "machine": machine.facts(),
@@ -260,6 +262,13 @@ def _estimate(edited: Edited) -> Result:
     check = edited.estimate
     found, ms = timed(lambda: {"disagreement": check.disagreement, "estimate": edited.error})
     return {"estimate_seconds": ms / 1e3, **found}
+
+
+def _kept(session: DiffusionSession) -> Result:
+    """Bytes of one step, and of its keys and values."""
+    stored = session.info()["bytes"]
+    step = snapshot_name(session.process.first)
+    return {"step_bytes": stored["calls"][step], "step_keys_and_values_bytes": stored["keys_and_values"][step]}
 
 
 # Summaries

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retouch.models.extras import diffusers
+
 PADDED = 32
 """Picture and text of Z-Image are each a multiple of so many tokens."""
 
@@ -118,26 +120,65 @@ class PackedFlux2(nn.Module):
         encoder_hidden_states: Tensor,
         references: Tensor | None = None,
         sizes: Sequence[Sequence[int]] = (),
+        cached: Sequence[Sequence[Tensor]] = (),
     ) -> tuple[Tensor]:
         """The prediction; places of tokens are time, row, column and number in a text.
 
-        `references` are tokens `[B, S, C]` of other pictures, of so many rows and columns each.
+        `references` are tokens `[B, S, C]` of other pictures, of so many rows and columns each; `cached` what the
+        method of that name makes of these, in their place.
         """
         _, _, h, w = sample.shape
         pictures = sample.chunk(sample.shape[1] // self.channels, 1)
         tokens = [picture.flatten(2).transpose(1, 2) for picture in pictures]
-        grids = [(h, w)] * len(pictures) + [(height, width) for height, width in sizes]
-        times = torch.tensor([REFERENCE, 0, 0, 0], device=sample.device)
-        places = [_places(sample.device, 1, *grid, 1) + number * times for number, grid in enumerate(grids)]
+        grids = [*[(h, w)] * len(pictures), *sizes]
         found = self.transformer(
             hidden_states=torch.cat(tokens if references is None else [*tokens, references], 1),
             encoder_hidden_states=encoder_hidden_states,
             timestep=timestep,
-            img_ids=torch.cat(places),
+            img_ids=_in_turn(sample.device, grids),
             txt_ids=_places(sample.device, 1, 1, 1, encoder_hidden_states.shape[1]),
             return_dict=False,
+            **self._knowing(cached),
         )[0]
         return (found[:, : h * w].transpose(1, 2).unflatten(2, (h, w)),)
+
+    def _knowing(self, cached: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
+        """Keys and values of references as arguments of the transformer."""
+        if not cached:
+            return {}
+        net = self.transformer
+        kind = diffusers().models.transformers.transformer_flux2.Flux2KVCache
+        found = kind(len(net.transformer_blocks), len(net.single_transformer_blocks))
+        for layer, rows in zip((*found.double_block_caches, *found.single_block_caches), cached, strict=True):
+            layer.store(*(each.view(*each.shape[:2], -1, net.config.attention_head_dim) for each in rows))
+        return {"kv_cache": found, "kv_cache_mode": "cached"}
+
+    def cached(self, references: Tensor, sizes: Sequence[Sequence[int]]) -> list[list[Tensor]]:
+        """Keys and values `[B, S, heads * d]` of references in every block, where these see themselves alone.
+
+        Neither text nor picture nor time is in them, so a token of zeros stands for each.
+        """
+        count, device = references.shape[1], references.device
+        none = references.new_zeros(len(references), 1, self.transformer.config.joint_attention_dim)
+        places = torch.cat([_in_turn(device, [(0, 0), *sizes]), _places(device, 1, 1, 1, 1)])
+        found = self.transformer(
+            hidden_states=torch.cat([references, torch.zeros_like(references[:, :1])], 1),
+            encoder_hidden_states=none,
+            timestep=references.new_zeros(len(references)),
+            img_ids=places,
+            txt_ids=places[-1:],
+            kv_cache_mode="extract",
+            num_ref_tokens=count,
+            return_dict=False,
+        )[1]
+        layers = (*found.double_block_caches, *found.single_block_caches)
+        return [[rows.flatten(2) for rows in layer.get()] for layer in layers]
+
+
+def _in_turn(device: torch.device, grids: Sequence[Sequence[int]]) -> Tensor:
+    """The places of tokens of pictures of FLUX.2, of so many rows and columns each."""
+    times = torch.tensor([REFERENCE, 0, 0, 0], device=device)
+    return torch.cat([_places(device, 1, *grid, 1) + number * times for number, grid in enumerate(grids)])
 
 
 def _places(device: torch.device, *sizes: int) -> Tensor:

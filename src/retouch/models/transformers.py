@@ -222,13 +222,13 @@ def z_image(tiny: bool, **depth: int) -> Any:
 # Qwen-Image (Wu et al., arXiv 2508.02324)
 
 
-def qwen_image(tiny: bool, **depth: int) -> Any:
-    """`QwenImageTransformer2DModel`, or one of another `depth`."""
+def qwen_image(tiny: bool, **options: int) -> Any:
+    """`QwenImageTransformer2DModel`, or one of another depth or with other options."""
     sizes: dict[str, Any] = {}
     if tiny:
         sizes = {"in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16}
         sizes |= {"num_attention_heads": 2, "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6)}
-    return diffusers().QwenImageTransformer2DModel(**(sizes | depth))
+    return diffusers().QwenImageTransformer2DModel(**(sizes | options))
 
 
 def qwen_vae(tiny: bool) -> Any:

@@ -28,10 +28,8 @@ CASES = {
     "lora": ({}, {}),
     "control": ({"control": ONE}, {"image": ONE}),
     "controls": ({"control": TWO, "scales": HALF}, {"image": TWO, "controlnet_conditioning_scale": [1.0, 0.5]}),
-    "xl-control": (
-        {"control": ONE, "scales": {"control-1": 0.8}},
-        {"image": ONE, "controlnet_conditioning_scale": 0.8},
-    ),
+    "xl-controls": ({"control": TWO, "scales": HALF}, {"image": TWO, "controlnet_conditioning_scale": [1.0, 0.5]}),
+    "xl-t2i": ({"control": ONE, "scales": {"control-1": 0.7}}, {"image": ONE, "adapter_conditioning_scale": 0.7}),
     "t2i": ({"control": TWO, "scales": HALF}, {"image": TWO, "adapter_conditioning_scale": [1.0, 0.5]}),
     "ip": ({"image_prompt": ONE}, {"ip_adapter_image": ONE}),
 }
@@ -48,6 +46,7 @@ OTHERWISE = {
     "lora": {"mask": square(), "scales": {"hat": 1.0}},
     "ip": {"mask": square(), "image_prompt": image(9)},
     "controls": {"control": [ONE, painted(TWO[1], 30, 30, 8)]},
+    "xl-controls": {"control": [ONE, painted(TWO[1], 30, 30, 8)]},
     "t2i": {"control": [ONE, painted(TWO[1], 30, 30, 8)]},
 }
 """Edits that are steered otherwise, by the name of a case."""

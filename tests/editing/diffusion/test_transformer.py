@@ -4,28 +4,32 @@ import inspect
 import json
 
 import numpy as np
+import peft
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.schedulers import scheduling_scm
 from PIL import Image
 
 from editing.diffusion.test_session import contents, distance, editor, equal, opened
-from pipelines import LATENT_PIXELS, painted, picture, pipeline
+from pipelines import LATENT_PIXELS, TRANSFORMERS, adapted, painted, picture, pipeline
 from retouch import Editor, ImageError, OptionError, PipelineError, Policy
 from retouch.editing.diffusion.qwen import QwenImageEditModel
+from retouch.plan.region import dilate
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 
 
-PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus", "chroma")
+PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus", "qwen-2511", "chroma")
 """Those that take their noise as tokens."""
 QWEN3 = ("klein", "klein-base", "klein-kv", "klein-inpaint", "z-image", "z-image-inpaint")
-LONGEST = {"qwen": 8, "qwen-edit": 8, "qwen-plus": 8, **dict.fromkeys(QWEN3, 64)}
+LONGEST = {"qwen": 8, "qwen-inpaint": 8, "qwen-edit": 8, "qwen-plus": 8, "qwen-2511": 8, **dict.fromkeys(QWEN3, 64)}
 """Tokens that the text encoder reads, where they are not 16."""
+AS_IT_IS = {"_auto_resize": False, "max_area": SIZE[0] * SIZE[1]}
+"""Kontext scales pictures otherwise."""
 CROSSED = {"use_resolution_binning": False}
 GENERATED = {
     "schnell": ("flux", {}, {}),
@@ -86,17 +90,30 @@ def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(cas
         assert net.explain().fallbacks == []
 
 
-@pytest.mark.parametrize("name", ["klein-inpaint", "z-image-inpaint", "chroma-inpaint"])
+INPAINTING = (
+    "flux-inpaint", "kontext-inpaint", "qwen-inpaint", "klein-inpaint", "klein-inpaint with another", "z-image-inpaint",
+    "chroma-inpaint",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INPAINTING)
 def test_repainting_shows_what_the_pipeline_makes_of_the_same_noise(name, monkeypatch):
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda found, generator=None: found.mean)
-    session = opened(name, "exact", steps=3, strength=1.0, prompt="c", guidance=0.0)
+    name, _, more = name.partition(" with ")
+    other = wide(name) if more else None
+    session = opened(name, "exact", steps=3, strength=1.0, prompt="c", guidance=0.0, image_prompt=other)
     mask, before, clean = np.zeros(SIZE, bool), session.pixels, session.version.tensors["latents"][-1:]
     mask[16:32, 24:40] = True
     noise = session.sampler.noise(session.model.latent_shape(SIZE))
     edited = np.asarray(session.inpaint(mask, prompt="a b", strength=1.0).image)
     if name == "z-image-inpaint":  # draws another noise for the rest, and the latent of the picture
         monkeypatch.setattr(pipeline(name), "prepare_latents", lambda *_: (noise, noise, clean))
+    if name == "qwen-inpaint":  # takes no noise without a picture's latent
+        tokens = [pipeline(name)._pack_latents(each, 1, *each.shape[1:]) for each in (noise, noise, clean)]
+        monkeypatch.setattr(pipeline(name), "prepare_latents", lambda *_: tokens)
     pictures = {"image": Image.fromarray(before), "mask_image": Image.fromarray(mask), "strength": 1.0}
+    pictures |= {"image_reference": Image.fromarray(other)} if more else {}
+    pictures |= AS_IT_IS if name == "kontext-inpaint" else {}
     expected = made(name, session, noise, **pictures, guidance_scale=0.0)
     assert distance(edited[mask], expected[mask]) <= 1
     assert distance(edited[mask], before[mask]) > 20
@@ -116,9 +133,10 @@ def test_a_picture_that_is_filled_everywhere_is_what_the_pipeline_makes_of_a_ful
 
 
 REFERRING = {
-    "kontext": ({"guidance": 2.5}, {"guidance_scale": 2.5, "_auto_resize": False, "max_area": SIZE[0] * SIZE[1]}),
+    "kontext": ({"guidance": 2.5}, {"guidance_scale": 2.5, **AS_IT_IS}),
     "qwen-edit": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
     "qwen-plus": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
+    "qwen-2511": ({"guidance": 4.0, "negative": "c"}, {"true_cfg_scale": 4.0, "negative_prompt": "c"}),
 }
 
 
@@ -168,10 +186,15 @@ def test_several_pictures_are_references_of_one_sequence(monkeypatch, tmp_path):
         assert distance(again.edit(drawn).image, expected.image) <= 1
 
 
-@pytest.mark.parametrize("name", ["klein", "klein-base"])
+def wide(name):
+    """A picture of another size."""
+    return np.tile(picture(name, 2), (1, 2, 1))[:, :96]
+
+
+@pytest.mark.parametrize("name", ["klein", "klein-base", "klein-kv"])
 def test_klein_reads_other_pictures_as_the_pipeline_does(name):
     _, options, given = GENERATED[name]
-    others = [picture(name, 1), np.tile(picture(name, 2), (1, 2, 1))[:, :96]]
+    others = [picture(name, 1), wide(name)]
     made_of = editor(name, "exact")
     session = made_of.generate("a b", size=SIZE, steps=2, seed=5, image_prompt=others, **options)
     noise = session.sampler.noise(session.model.latent_shape(SIZE))
@@ -182,10 +205,11 @@ def test_klein_reads_other_pictures_as_the_pipeline_does(name):
     assert session.nets.denoiser.explain().fallbacks == []
 
 
-def test_references_of_klein_in_edits_and_folders(tmp_path):
+@pytest.mark.parametrize("name", ["klein", "klein-kv"])
+def test_references_of_klein_in_edits_and_folders(name, tmp_path):
     shown, other, third = (picture("klein", seed) for seed in (0, 1, 2))
     options = {"prompt": "a b", "steps": 2, "strength": 1.0, "folder": tmp_path / "s"}
-    session = editor("klein", "exact").open(shown, image_prompt=[other], **options)
+    session = editor(name, "exact").open(shown, image_prompt=[other], **options)
     mask = np.zeros(SIZE, bool)
     mask[20:32, 20:36] = True
     expected = session.reference(mask=mask, image_prompt=[third])
@@ -195,7 +219,7 @@ def test_references_of_klein_in_edits_and_folders(tmp_path):
         session.edit(mask=mask, image_prompt=[third, other])
     kept = np.array(session.pixels)
     session.close()
-    with editor("klein", "exact").restore(tmp_path / "s") as again:
+    with editor(name, "exact").restore(tmp_path / "s") as again:
         assert np.array_equal(again.pixels, kept)
         expected = again.reference(painted(again.pixels))
         assert distance(again.edit(painted(again.pixels)).image, expected.image) <= 1
@@ -207,8 +231,85 @@ def test_references_that_cannot_be_read():
         editor("klein").generate("a", size=SIZE, steps=2, image_prompt=small)
     with pytest.raises(OptionError, match=r"11 pictures .* reads 10"):
         editor("klein").generate("a", size=SIZE, steps=2, image_prompt=many)
+    with pytest.raises(OptionError, match=r"2 pictures .* reads 1"):
+        editor("klein-inpaint").open(picture("klein"), prompt="a", steps=2, image_prompt=many[:2])
     with pytest.raises(OptionError, match="reads none"):
-        editor("klein-kv").generate("a", size=SIZE, steps=2, image_prompt=small)
+        editor("flux").generate("a", size=SIZE, steps=2, image_prompt=small)
+
+
+def test_references_that_see_themselves_alone_are_computed_once_for_all_steps():
+    """Their keys and values are inputs: no rows are recorded of them, and an edit computes none."""
+    plain, own = (editor(name).open(picture("klein"), prompt="a", steps=2, image_prompt=picture("klein", 1))
+                  for name in ("klein", "klein-kv"))  # fmt: skip
+    assert {v.grid.reference for v in plain.nets.denoiser.plan.kept} == {0, 1}
+    assert {v.grid.reference for v in own.nets.denoiser.plan.kept} == {0}
+    blocks, cached = own.model.pipe.transformer.config, dict(own.conditioning.inputs)["cached"]
+    assert len(cached) == blocks.num_layers + blocks.num_single_layers
+
+
+ADAPTED = ("flux", "klein", "klein-kv", "qwen-edit", "z-image", "sd3", "chroma", "sana")
+
+
+def with_loras(name):
+    """A pipeline whose transformer has two LoRAs of random weights, of which one is switched on."""
+    pipe = TRANSFORMERS[name]()
+    for seed, adapter in enumerate(("style", "hat")):
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(target_modules=["to_q", "to_v"], r=4, lora_alpha=4, init_lora_weights=False)
+        pipe.transformer.add_adapter(config, adapter_name=adapter)
+    pipe.set_adapters(["style"], [0.7])
+    return pipe
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_loras_of_transformers_have_scales(name):
+    exact, near = (Editor(with_loras(name), policy=policy) for policy in ("exact", "balanced"))
+    options = {"prompt": "a b", "steps": 2, "strength": 1.0, "guidance": 0.0}
+    session, other = (made.open(picture(name), **options) for made in (exact, near))
+    assert dict(session.conditioning.guides.scales) == {"hat": 0.0, "style": 0.7}
+    assert session.nets.denoiser.explain().fallbacks == []
+    drawn, mask = painted(session.pixels), np.zeros(SIZE, bool)
+    mask[8:24, 8:24] = True
+    expected = session.reference(drawn, scales={"hat": 1.0})
+    assert distance(expected.image, session.reference(drawn).image) > 1
+    assert distance(session.edit(drawn, scales={"hat": 1.0}).image, expected.image) <= 1
+    before = other.pixels
+    found = np.asarray(other.edit(mask=mask, scales={"hat": 1.0}).image)
+    outside = ~dilate(mask[None], other.border)[0]
+    assert np.array_equal(found[outside], before[outside])
+    assert not np.array_equal(found, before)
+
+
+def test_a_lora_of_a_transformer_is_what_the_pipeline_makes_of_it_from_its_file(tmp_path):
+    pipe = with_loras("flux")
+    layers = peft.get_peft_model_state_dict(pipe.transformer, adapter_name="hat")
+    pipe.save_lora_weights(tmp_path / "lora", transformer_lora_layers=layers)
+    pipeline("flux").save_pretrained(tmp_path / "model")
+    loaded = Editor.from_pretrained(tmp_path / "model", loras={"hat": tmp_path / "lora"}, policy="exact", device="cpu")
+    session = loaded.generate("a b", size=SIZE, steps=2, seed=3, scales={"hat": 0.5})
+    pipe.set_adapters(["hat"], [0.5])
+    pipe.set_progress_bar_config(disable=True)
+    noise = pipe._pack_latents(session.sampler.noise(loaded.model.latent_shape(SIZE)), 1, 4, 16, 16)
+    options = {"height": SIZE[0], "width": SIZE[1], "output_type": "np", "max_sequence_length": 16}
+    image = pipe("a b", num_inference_steps=2, latents=noise, **options).images[0]
+    assert distance(session.pixels, (image * 255).round()) <= 1
+    with pytest.raises(PipelineError, match="made for another model"):
+        Editor.from_pretrained(tmp_path / "model", loras={"hat": of_unet(tmp_path / "unet")}, device="cpu")
+
+
+def of_unet(folder):
+    """The file of a LoRA for a U-Net."""
+    layers = peft.get_peft_model_state_dict(adapted("lora").unet, adapter_name="hat")
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
+    return folder
+
+
+def test_an_adapter_of_a_transformer_that_is_added_later_is_noticed():
+    pipe = TRANSFORMERS["flux"]()
+    session = Editor(pipe).open(picture("flux"), prompt="a", steps=2)
+    pipe.transformer.add_adapter(peft.LoraConfig(target_modules=["to_q"], r=4), adapter_name="late")
+    with pytest.raises(PipelineError, match=r"adapters were added .* open the picture again"):
+        session.edit(painted(session.pixels))
 
 
 def test_the_shift_of_the_schedule_follows_the_size():
@@ -218,7 +319,10 @@ def test_the_shift_of_the_schedule_follows_the_size():
     assert small["mu"] < large["mu"]
 
 
-ALL = ("flux", "fill", "kontext", "qwen", "klein", "klein-inpaint", "z-image", "chroma", "pixart", "sana", "sprint")
+ALL = (
+    "flux", "fill", "kontext", "qwen", "qwen-edit", "sd3", "klein", "klein-inpaint", "z-image", "chroma", "pixart",
+    "sana", "sprint",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -263,7 +367,10 @@ def test_what_models_of_chats_do_not_take():
         made.generate("a", size=(512, 8 * 8), steps=2)
 
 
-@pytest.mark.parametrize("name", ["kontext", "qwen", "klein", "z-image", "chroma", "pixart", "sana", "sprint"])
+SAVED = ("fill", "kontext", "qwen", "klein", "klein-kv", "z-image", "sd3", "chroma", "pixart", "sana", "sprint")
+
+
+@pytest.mark.parametrize("name", SAVED)
 def test_folders_as_diffusers_saves_them(name, tmp_path):
     pipe = pipeline(name)
     pipe.save_pretrained(tmp_path / name)

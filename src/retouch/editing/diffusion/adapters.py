@@ -1,5 +1,5 @@
-"""Adapters of a U-Net: LoRA, ControlNet (Zhang et al., arXiv 2302.05543), T2I-Adapter (Mou et al., arXiv 2302.08453),
-IP-Adapter (Ye et al., arXiv 2308.06721).
+"""Adapters of a denoiser: LoRA; of a U-Net also ControlNet (Zhang et al., arXiv 2302.05543), T2I-Adapter (Mou et al.,
+arXiv 2302.08453) and IP-Adapter (Ye et al., arXiv 2308.06721).
 
 What is made of a control image alone, the same at every step, is a network of its own that runs once for a picture.
 """
@@ -29,6 +29,10 @@ Features = tuple[tuple[Tensor, ...], ...]
 """What is made of each control image: `[1, C, h, w]` on one grid (ControlNet) or several (T2I-Adapter)."""
 
 
+ADAPTED = ("unet", "transformer", "text_encoder", "text_encoder_2")
+"""Parts of a pipeline that LoRAs change."""
+
+
 class Adapters:
     """The adapters of a pipeline as they are now.
 
@@ -43,7 +47,7 @@ class Adapters:
         self.controls = {f"{CONTROL}-{k}": module for k, module in enumerate(found, 1)}
         projection = getattr(self.unet, "encoder_hid_proj", None)
         self.prompts = len(getattr(projection, "image_projection_layers", ()))
-        self.loras = Loras(getattr(pipe, name, None) for name in ("unet", "text_encoder", "text_encoder_2"))
+        self.loras = Loras(getattr(pipe, name, None) for name in ADAPTED)
         self.scales = self.loras.scales | dict.fromkeys(self.controls, 1.0)
         self._prompt_scales = str([p.scale for p in self._processors()])
 
@@ -60,6 +64,10 @@ class Adapters:
         """The U-Net, with what is added to it and to its arguments."""
         found: nn.Module = _Adapted(self) if self.scales else self.unet
         return found
+
+    def scaled(self, net: nn.Module) -> nn.Module:
+        """A network of the pipeline's transformer, with its LoRAs scaled."""
+        return _Scaled(net, self.loras) if self.loras.scales else net
 
     @property
     def is_control_net(self) -> bool:
@@ -207,6 +215,19 @@ class _Adapted(nn.Module):
             "down_block_additional_residuals": tuple(reduce(add, level) for level in zip(*downs, strict=True)),
             "mid_block_additional_residual": reduce(add, mids),
         }
+
+
+class _Scaled(nn.Module):
+    """A network with its LoRAs scaled. `scales` are float32 tensors `[]` by name."""
+
+    def __init__(self, net: nn.Module, loras: Loras) -> None:
+        super().__init__()
+        self.net, self.loras = net, loras
+
+    def forward(self, scales: dict[str, Tensor], **others: Any) -> Any:
+        """What the network returns."""
+        with self.loras.at(scales):
+            return self.net(**others)
 
 
 def _without_embedding(net: nn.Module) -> nn.Module:

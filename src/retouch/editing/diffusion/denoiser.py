@@ -35,7 +35,7 @@ class Denoiser:
             others.
         """
         read = self.model.extended(self.sampler.model_input(x, i), mask, visible)
-        inputs = self.model.inputs(read, self.sampler.times[i : i + 1], conditioning)
+        inputs = self.model.arguments(read, self.sampler.times[i : i + 1], conditioning)
         return self.model.output(call(**inputs), conditioning)
 
 

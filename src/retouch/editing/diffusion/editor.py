@@ -176,8 +176,8 @@ class Editor(Photographs):
         class_label: the number of a class, for models that are conditioned on classes; these need one.
         control: an image of the same size for each ControlNet or T2I-Adapter of the pipeline, if it has some.
             image_prompt: one for each IP-Adapter; for Qwen-Image-Edit the picture that words are about, this one if
-            none is given. scales: see `DiffusionSession.edit`; those of LoRAs are the
-            pipeline's, and those of controls 1, where it is not said.
+            none is given; pictures that FLUX.2 klein and Qwen-Image-Edit-Plus refer to. scales: see
+            `DiffusionSession.edit`; those of LoRAs are the pipeline's, and those of controls 1, where it is not said.
         strength: how much an edit redraws at most, 0 to 1; `steps` times `strength` steps are run.
         folder: keep the session there, every edit as it is made; None: `Session.save` does later.
         wait: False returns at once, and the worker of the device records: `session.opening` is that job, which calls

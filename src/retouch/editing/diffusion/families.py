@@ -9,7 +9,7 @@ from torch import nn
 from retouch.editing.diffusion.chroma import ChromaModel
 from retouch.editing.diffusion.crossed import PixArtModel, SanaModel, SanaSprintModel
 from retouch.editing.diffusion.flux import FluxFillModel, FluxKontextModel, FluxModel
-from retouch.editing.diffusion.flux2 import Flux2InpaintModel, Flux2Model
+from retouch.editing.diffusion.flux2 import Flux2InpaintModel, Flux2KVModel, Flux2Model
 from retouch.editing.diffusion.model import Model, PipelineError
 from retouch.editing.diffusion.qwen import QwenImageEditModel, QwenImageModel
 from retouch.editing.diffusion.transformer import StableDiffusion3Model, TransformerModel
@@ -27,7 +27,7 @@ FAMILIES: dict[str, type[TransformerModel]] = {
     "FluxKontextPipeline": FluxKontextModel,
     "FluxKontextInpaintPipeline": FluxKontextModel,
     "Flux2KleinPipeline": Flux2Model,
-    "Flux2KleinKVPipeline": Flux2Model,
+    "Flux2KleinKVPipeline": Flux2KVModel,
     "Flux2KleinInpaintPipeline": Flux2InpaintModel,
     "PixArtAlphaPipeline": PixArtModel,
     "PixArtSigmaPipeline": PixArtModel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from retouch.editing.diffusion.packed import PackedModel
 from retouch.editing.diffusion.references import References
 from retouch.editing.diffusion.transformer import check_length
 from retouch.editing.images import ImageError
-from retouch.kernels.devices import device_of
+from retouch.kernels.devices import HOST, device_of, moved
 from retouch.models.extras import diffusers
 from retouch.models.packed import PackedFlux2
 from retouch.plan.policy import Policy
@@ -32,6 +33,8 @@ class Flux2Model(PackedModel):
     """FLUX.2 klein, distilled or base: guidance is none, or a second run without the words."""
 
     side = 1
+    several = SEVERAL
+    """References at most."""
 
     def __init__(self, pipe: Any, policy: Policy, backend: str, vae: nn.Module | None = None) -> None:
         super().__init__(pipe, policy, backend, vae)
@@ -39,9 +42,8 @@ class Flux2Model(PackedModel):
 
     @property
     def adapters(self) -> Adapters:
-        """References, of the plain pipeline; that which keeps their keys and values lets them see themselves alone."""
-        plain = type(self.pipe).__name__ == "Flux2KleinPipeline"
-        return References(self.pipe, SEVERAL) if plain else Adapters(self.pipe)
+        """References."""
+        return References(self.pipe, self.several)
 
     @staticmethod
     def on_latents(pipe: Any) -> nn.Module:
@@ -97,3 +99,16 @@ class Flux2InpaintModel(Flux2Model):
     """The same, which reads the latent of the picture beside the noise, as `Flux2KleinInpaintPipeline` does."""
 
     refers = True
+    several = 1
+
+
+class Flux2KVModel(Flux2Model):
+    """The same, whose references see themselves alone and no time: their keys and values are those of every step, and
+    are computed once for pictures.
+    """
+
+    def references(self, pictures: Sequence[Image.Image], texts: Conditioning) -> dict[str, Any]:
+        """Keys and values of pictures in every block; nothing of none."""
+        denoiser: Any = self._denoiser
+        found = super().references(pictures, texts)
+        return {"cached": moved(denoiser.cached(**moved(found, device_of(denoiser))), HOST)} if found else {}

@@ -182,7 +182,8 @@ class Model(ABC):
         progress: told of those that are compiled, which takes seconds, in modules.
         """
         self.check_size(size)
-        key = (*size, conditioning.guided, *self.adapters.key, *self.layouts(conditioning).items())
+        read = (tuple(each.shape) for each in pytree.tree_leaves(conditioning.inputs) if isinstance(each, Tensor))
+        key = (*size, conditioning.guided, *self.adapters.key, *self.layouts(conditioning).items(), *read)
 
         def make() -> Networks:
             self._compiling = Compiling(self.modules, progress)
@@ -205,7 +206,7 @@ class Model(ABC):
     def compile_denoiser(self, size: tuple[int, int], conditioning: Conditioning) -> Incremental:
         """The denoiser, compiled for pixels (H, W)."""
         x = torch.zeros(self.latent_shape(size), dtype=self.dtype)
-        inputs = self.inputs(self.extended(x), torch.ones(1), conditioning)
+        inputs = self.arguments(self.extended(x), torch.ones(1), conditioning)
         return self.compile(self.denoiser, layouts=self.layouts(conditioning), **inputs)
 
     def layouts(self, conditioning: Conditioning) -> dict[str, Layout]:
@@ -250,6 +251,11 @@ class Model(ABC):
         return replace(conditioning, features=tuple((f,) if isinstance(f, Tensor) else tuple(f) for f in found))
 
     # One evaluation of the denoiser
+
+    def arguments(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Those of `inputs`, and the scales of adapters where there are some."""
+        scales = {name: torch.tensor(scale) for name, scale in conditioning.guides.scales}
+        return {**self.inputs(x, time, conditioning), **({"scales": scales} if scales else {})}
 
     @abstractmethod
     def inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
@@ -309,10 +315,10 @@ class Model(ABC):
         guides = adapters.guides(size) if guides is None else guides
         with adapters.loras.at(dict(guides.scales)):
             found = self.read(prompt, negative, guidance, size)
-        inputs = dict(found.inputs)
-        if pictures := adapters.prompt_inputs(guides, found.guided):
-            inputs[ADDED] = {**inputs.get(ADDED, {}), **pictures}
-        return self.with_pictures(replace(found, inputs=tuple(inputs.items()), class_label=label, guides=guides))
+            inputs = dict(found.inputs)
+            if pictures := adapters.prompt_inputs(guides, found.guided):
+                inputs[ADDED] = {**inputs.get(ADDED, {}), **pictures}
+            return self.with_pictures(replace(found, inputs=tuple(inputs.items()), class_label=label, guides=guides))
 
     def with_pictures(self, texts: Conditioning) -> Conditioning:
         """The texts with what the model reads of the pictures in their guides beside adapters: nothing."""

@@ -53,8 +53,8 @@ class TransformerModel(LatentModel):
 
     @property
     def denoiser(self) -> nn.Module:
-        """The transformer, on latents."""
-        return self._denoiser
+        """The transformer, on latents, with its LoRAs."""
+        return self.adapters.scaled(self._denoiser)
 
     @property
     def channels(self) -> int:

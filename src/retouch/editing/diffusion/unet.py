@@ -56,8 +56,6 @@ class _WithUNet(Model):
         found = {"sample": x.to(self.dtype), "timestep": time.float(), "return_dict": False}
         if conditioning.class_label is not None:
             found["class_labels"] = torch.full((len(x),), conditioning.class_label)
-        if scales := conditioning.guides.scales:
-            found["scales"] = {name: torch.tensor(scale) for name, scale in scales}
         return found
 
 

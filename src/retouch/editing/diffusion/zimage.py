@@ -88,6 +88,6 @@ class ZImageModel(PackedModel):
         (features,), _ = self.pipe.encode_prompt(
             prompt, device, do_classifier_free_guidance=False, max_sequence_length=self.words
         )
-        denoiser: Any = self.denoiser
+        denoiser: Any = self._denoiser
         found: Tensor = denoiser.refined(features.to(device_of(denoiser), self.dtype))
         return found
