@@ -1,6 +1,7 @@
 """`retouch bench`, `explain` and `demo`: options, bad input, files, interruption, and what is written."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -260,5 +261,6 @@ def test_demo_writes_its_pictures(tmp_path):
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert names == {"photo.png", "large.png", "emoji.png", "edited.png", "sheet.png"}
     assert {"record", "stroke", "patch", "erasure", "undo"} <= set(result.stdout.split())
+    assert all(len(re.findall(r"\d%", line)) == 2 for line in result.stdout.splitlines() if " stroke " in line)
     assert "retouch bench quality" in result.stdout
     assert "Computed with cpu kernels on cpu" in result.stdout

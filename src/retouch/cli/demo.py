@@ -83,6 +83,7 @@ class Demo(options.Demo, Suite):
     columns: ClassVar[Sequence[Column]] = (
         Column("run", "run"),
         Column("share", "edited", "{:.1%}".format, none=""),
+        Column("arithmetic", "arithmetic", "{:.0%}".format, none=""),
         Column("dense_ms", "dense", _seconds, none=""),
         Column("update_ms", "update", _seconds),
         Column("speedup", "faster", times, none=""),
@@ -125,7 +126,7 @@ class Demo(options.Demo, Suite):
             next(parts)[1].say(f"{title}: {what}")
             return timed(call)
 
-        unknown = dict.fromkeys(("share", "dense_ms", "speedup", "most"))
+        unknown = dict.fromkeys(("share", "arithmetic", "dense_ms", "speedup", "most"))
         session, ms = run("record", partial(opened, progress=progress.steps))
         yield {"run": "record", "update_ms": ms, **unknown}
         for edit, draw in EDITS.items():
@@ -146,15 +147,18 @@ class Demo(options.Demo, Suite):
                     (f"|update - dense| x{GAIN}", (GAIN * error).clip(0, 255).astype(np.uint8)),
                 ]
             )
-            facts = {"share": float(mask.mean()), "dense_ms": dense_ms, "update_ms": ms, "speedup": dense_ms / ms}
-            yield {"run": edit, **facts, "most": int(error.max())}
+            made = session.version.facts
+            facts = {"share": float(mask.mean()), "arithmetic": made["macs"] / made["dense_macs"]}
+            took = {"dense_ms": dense_ms, "update_ms": ms, "speedup": dense_ms / ms}
+            yield {"run": edit, **facts, **took, "most": int(error.max())}
         _, ms = run("undo", session.undo)
         yield {"run": "undo", "update_ms": ms, **unknown}
         self.pictures[name] = picture
 
     def heading(self, results: Sequence[Result]) -> tuple[str, str]:
         """Which session."""
-        return f"{results[0]['session']} (one run each, seconds)", "most different: in levels of 0 to 255"
+        below = "arithmetic: share of dense's; most different: grey levels"
+        return f"{results[0]['session']} (one run each, seconds)", below
 
     def lines(self) -> str:
         """Where the pictures of both sessions are, and a sheet of all edits."""
