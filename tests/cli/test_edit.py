@@ -16,6 +16,8 @@ from PIL import Image
 from commands import EDIT, run, said
 from manifests import alter
 from pipelines import painted, picture, pipeline, tiny_vae
+from retouch.bench.dense import PEERS
+from retouch.bench.options import Peer, Preset, Texts
 from retouch.cli.edit import (
     BLEND,
     GUIDANCE,
@@ -31,6 +33,7 @@ from retouch.editing import blend, images
 from retouch.editing.diffusion import SCHEDULERS, editor
 from retouch.editing.images import as_pixels, save_png
 from retouch.incremental import Incremental
+from retouch.plan.policy import PRESETS, Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -56,6 +59,9 @@ def no_model(monkeypatch):
 
 def test_names_and_defaults_are_those_of_the_library():
     assert set(get_args(SchedulerName)) == set(SCHEDULERS)
+    assert get_args(Preset) == tuple(PRESETS)
+    assert get_args(Peer) == tuple(PEERS)
+    assert [Policy(text=text).text for text in get_args(Texts)] == list(get_args(Texts))
     assert (get_args(BlendName), BLEND) == (tuple(blend.BLENDS), blend.DEFAULT)
     assert (STEPS, STRENGTH, GUIDANCE) == (editor.STEPS, editor.STRENGTH, editor.GUIDANCE)
     assert inspect.signature(editor.Editor).parameters["policy"].default == POLICY
