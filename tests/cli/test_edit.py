@@ -424,7 +424,7 @@ def test_a_model_that_reads_no_words_takes_no_areas(folder, model):
         (["--steps", "0"], "--steps"),
         (["--steps", "1001"], "--steps"),
         (["--threads", "0"], "--threads"),
-        (["--policy", "nope"], "presets are paper, balanced"),
+        (["--policy", "nope"], "is not one of 'paper'"),
         (["--threshold", "-1"], "--threshold"),
         (["--threshold", "1", "--mask", "b.png"], "leave one of them away"),
         (["--instances", "a.png"], "--instances goes with models that make pictures from labels"),
