@@ -100,11 +100,10 @@ class Backend(Protocol):
     def memory(self, nbytes: int) -> Tensor:
         """Uninitialised uint8 memory for what an update computed: a few megabytes, that need not be quick to read."""
 
-    def carved(self, memory: Tensor) -> Callable[[int, int, int, torch.dtype], Any]:
-        """A function that makes handles (byte offset, rows, channels, dtype) in uint8 memory that kernels read."""
-
     def carver(self, parts: Sequence[tuple[int, int, int, torch.dtype]]) -> Callable[[Tensor], list[Any]]:
-        """A function that makes the handles of all these parts of such memory."""
+        """A function that makes the handles of all these parts (byte offset, rows, channels, dtype) of uint8 memory
+        that kernels read.
+        """
 
     def copies(self, copies: Sequence[tuple[Any, Any, Any, Any]]) -> Callable[..., None]:
         """A function that makes these copies, as "copy_many" does, for whichever lists of handles it is called with:
@@ -112,7 +111,7 @@ class Backend(Protocol):
         """
 
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
-        """What `carved` gives, of new scratch memory."""
+        """A function that makes handles of such parts of new scratch memory."""
 
     def fingerprint(self, tensors: Sequence[Tensor]) -> list[int]:
         """Hash of the bytes of each tensor."""

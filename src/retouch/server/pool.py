@@ -276,7 +276,7 @@ class Pool:
             return
         _settle(session)
         with self._lock:
-            if entry.users == 0:
+            if entry.users == 0 and entry.session is session:
                 self.lost(entry)
 
     def _lost(self) -> None:

@@ -2,7 +2,6 @@
 
 #include "system.h"
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <iterator>
@@ -186,22 +185,14 @@ class Ready {
   const size_t limit = physical_memory() / 64;
 };
 
-// Neither is ever destroyed: handles may outlive static objects when the interpreter ends.
+// Never destroyed: handles may outlive static objects when the interpreter ends.
 Reserve& reserve() {
   static Reserve* blocks = new Reserve;
   return *blocks;
 }
 
-// A child that was forked begins anew: it has not the thread.
-std::atomic<Ready*> ready_pages{nullptr};
-
 Ready& ready() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    ready_pages = new Ready;
-    after_fork([] { ready_pages = new Ready; });
-  });
-  return *ready_pages;
+  return of_process<Ready>();
 }
 
 } // namespace

@@ -105,24 +105,12 @@ class Pool {
   std::atomic<uint64_t> left{}; // number of the call, and how many of its tasks nobody has taken
 };
 
-// Never destroyed: its threads live until the process ends. A child that was forked has none of
-// them, and begins anew.
-std::atomic<Pool*> pool{nullptr};
-
-Pool& the_pool() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    pool = new Pool;
-    after_fork([] { pool = new Pool; });
-  });
-  return *pool;
-}
-
 } // namespace
 
 void run_tasks(int threads, int64_t count, void (*task)(const void*, int64_t),
                const void* context) {
-  if (count <= UINT32_MAX && the_pool().run(threads, uint32_t(count), task, context)) return;
+  if (count <= UINT32_MAX && of_process<Pool>().run(threads, uint32_t(count), task, context))
+    return;
   for (int64_t i = 0; i < count; ++i) task(context, i);
 }
 

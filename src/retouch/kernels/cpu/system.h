@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <mutex>
 
 namespace retouch {
 
@@ -23,5 +25,18 @@ size_t physical_memory();
 
 // Calls `begin` in every child that is forked, where there are such.
 void after_fork(void (*begin)());
+
+// The one T of a process, never destroyed: its threads live until the process ends, and handles may
+// outlive static objects. A child that was forked has none of the threads, and begins anew.
+template <class T>
+T& of_process() {
+  static std::atomic<T*> made{nullptr};
+  static std::once_flag once;
+  std::call_once(once, [] {
+    made = new T;
+    after_fork([] { made = new T; });
+  });
+  return *made;
+}
 
 } // namespace retouch

@@ -50,20 +50,21 @@ def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer], folding: Fo
         for number, rows, places in picks:
             part, target = layers[number].rows(value), made.rows(value)
             target[_host(rows)] = part[_host(places)].to(target.device)
-    for slot, number in folding.newest.items():
-        made.block.tensors[name_of(slot)].copy_(layers[number].state(slot))
+    for slot in folding.stack.statistics:
+        made.block.tensors[name_of(slot)].copy_(layers[folding.stack.newest[slot]].state(slot))
     return made
 
 
 def _copies(folding: Folding, backend: Backend) -> Callable[..., None]:
     """What copies the handles of layers to those of the one that they become."""
-    to, at = folding.form.position, [form.position for form in folding.forms]
+    to, at = folding.form.position, [form.position for form in folding.stack.forms]
+    newest = {slot: folding.stack.newest[slot] for slot in folding.stack.statistics}
     copies: list[Copy] = [
         ((0, to[value]), rows, (1 + number, at[number][value]), places)
         for value, picks in folding.picks.items()
         for number, rows, places in picks
     ]
-    copies += [((0, to[slot]), None, (1 + number, at[number][slot]), None) for slot, number in folding.newest.items()]
+    copies += [((0, to[slot]), None, (1 + number, at[number][slot]), None) for slot, number in newest.items()]
     return backend.copies(copies)
 
 

@@ -82,17 +82,12 @@ class Reads:
 
 @dataclass(eq=False)
 class Folding:
-    """How layers of these forms become one: its form, and what each value has of which layer."""
+    """How the layers of a stack become one: its form, and what each value has of which layer."""
 
-    forms: tuple[Form, ...]
+    stack: Stack
     form: Form
     picks: Mapping[Value, Sequence[Pick]]
     copies: Callable[..., None] | None = None
-
-    @property
-    def newest(self) -> dict[Slot, int]:
-        """The number of the layer that each of the statistics is of."""
-        return {slot: number for number, form in enumerate(self.forms) for slot in form.states}
 
 
 class Stack:

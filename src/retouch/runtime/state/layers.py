@@ -163,12 +163,6 @@ def _carver(form: Form, layout: Layout, backend: Backend) -> Callable[[Tensor], 
     return made
 
 
-def copy_out(backend: Backend, targets: Iterable[Any], sources: Iterable[Source]) -> None:
-    """Copy rows to memory that kernels write."""
-    copies = [(target, None, *source) for target, source in zip(targets, sources, strict=True)]
-    backend.kernel("copy_many")(copies)
-
-
 def _receive(
     backend: Backend, layer: Layer, form: Form, sources: Iterable[Source], transfers: Transfers
 ) -> dict[Slot, Tensor]:
@@ -180,7 +174,8 @@ def _receive(
     waiting: list[Source] = []
 
     def send() -> None:
-        copy_out(backend, [backend.rows(near) for _, near in staged], waiting)
+        copied = zip(staged, waiting, strict=True)
+        backend.kernel("copy_many")([(backend.rows(near), None, *source) for (_, near), source in copied])
         for far, near in staged:
             transfers.receive(far, near)
         staged.clear()

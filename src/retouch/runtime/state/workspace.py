@@ -207,7 +207,7 @@ class Workspace:
         states = {slot: spec for form in stack.forms for slot, spec in form.states.items()}
         types = {value: dtype for form in stack.forms for value, dtype in form.types.items()}
         dense = dict.fromkeys(value for form in stack.forms for value in form.dense)
-        return Folding(stack.forms, self.known(Form(tables, states, types, dense)), picks)
+        return Folding(stack, self.known(Form(tables, states, types, dense)), picks)
 
     def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Pick]]:
         """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
