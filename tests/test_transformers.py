@@ -114,6 +114,15 @@ def test_texts_are_recomputed_or_recorded(name):
     assert not torch.equal(*found.values())
 
 
+@pytest.mark.parametrize("policy", [RECOMPUTED, RECORDED], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("name", JOINT)
+def test_keys_and_values_of_text_and_picture_are_read_where_they_lie(name, policy):
+    net = compiled(name, policy)
+    launches = net.planner.update(net.active(region(name, spot(*tokens(name), size=1)))).launches
+    assert [each.kernel for each in launches].count("attention") >= 1
+    assert "copy_rows" not in {each.kernel for each in launches}
+
+
 def test_texts_are_recomputed_in_every_second_call():
     name, mask = "flux", spot(*GRID, size=1)
     net, made = compiled(name, Policy("second", dilate=1, text=2, crossover=1.0)), transformer(name)

@@ -19,13 +19,13 @@ def query(random, counts, keys, heads, dk, dv, dtype, out_dtype):
     q, index = random.rows(m + 3, heads * dk, dtype), random.index(0, m + 3, m)
     k, v = random.rows(samples * keys, heads * dk, dtype), random.rows(samples * keys, heads * dv, dtype)
     bounds = torch.tensor([0, *counts]).cumsum(0).int()
-    return random.rows(m, heads * dv, out_dtype), None, q, index, k, v, heads, dk**-0.5, bounds
+    return random.rows(m, heads * dv, out_dtype), None, q, index, [k], [v], heads, dk**-0.5, bounds
 
 
 def test_a_sample_without_queries():
     args = list(query(Random(4), [9, 0, 20], 50, 2, 8, 8, torch.float32, torch.float32))
     got = native("attention", *args)
-    args[4:6] = (torch.cat([x[:50], x[100:]]) for x in args[4:6])
+    args[4:6] = ([torch.cat([x[:50], x[100:]])] for [x] in args[4:6])
     args[8] = torch.tensor([0, 9, 29], dtype=torch.int32)
     assert torch.equal(got, native("attention", *args))
 
@@ -37,7 +37,7 @@ def test_scales(isa, dtype, scale):
     """Scores far apart, which underflow in the softmax; a negative scale; no scale at all."""
     args = list(query(Random(2), [40], 300, 2, 24, 16, dtype, torch.float32))
     args[7] = scale
-    q, k, v = (args[i].double() for i in (2, 4, 5))
+    q, k, v = (x.double() for x in (args[2], *args[4], *args[5]))
     q = q[args[3].long()]
     wanted = torch.cat([
         torch.softmax(q[:, i * 24 : i * 24 + 24] @ k[:, i * 24 : i * 24 + 24].T * scale, -1)
@@ -75,6 +75,10 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="14 keys do not divide into 3 samples"):
         call(bounds=cpu.Index(torch.tensor([0, 5, 10, 11], dtype=torch.int32)))
     with pytest.raises(TypeError, match="one dtype"):
-        call(k=cpu.Rows(torch.randn(14, 16).bfloat16()))
+        call(k=[cpu.Rows(torch.randn(14, 16).bfloat16())])
     with pytest.raises(ValueError, match="channels of k is 8, expected 16"):
-        call(k=cpu.Rows(torch.randn(14, 8)))
+        call(k=[cpu.Rows(torch.randn(14, 8))])
+    with pytest.raises(ValueError, match="runs of v is 1, expected 2"):
+        call(k=args[4] * 2)
+    with pytest.raises(ValueError, match="no keys"):
+        call(k=[], v=[])

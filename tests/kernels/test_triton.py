@@ -131,7 +131,7 @@ def test_bad_arguments():
         native("shuffle", torch.empty(5, 3), None, a, index, index, 2, 4)
     bounds = torch.tensor([0, 5], dtype=torch.int32)
     with pytest.raises(ValueError, match="3 heads"):
-        native("attention", out, None, a, index, a, a, 3, 1.0, bounds)
+        native("attention", out, None, a, index, [a], [a], 3, 1.0, bounds)
 
 
 @pytest.fixture

@@ -69,8 +69,8 @@ class Emitter(Protocol):
     def evaluated(self, value: Value, rows: Table) -> Indexed:
         """Rows of a virtual value, computed."""
 
-    def whole(self, runs: Sequence[Value | Matrix], batch: int, dtype: torch.dtype) -> Operand:
-        """All rows of the runs, those of each sample together."""
+    def whole(self, rows: Value | Matrix) -> Operand:
+        """All rows, in one piece."""
 
     def target(self, value: Value) -> Indexed:
         """Where an operation writes its active rows."""

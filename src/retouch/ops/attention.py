@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -85,7 +85,7 @@ class Attention(Op):
 
     def evaluate(self, emitter: Emitter, rows: Table, out: Operand, out_index: Table | None) -> None:
         q, q_index = emitter.access(self.q, rows)
-        k, v = (emitter.whole(x, self.out.batch, self.q.dtype) for x in (self.k, self.v))
+        k, v = ([emitter.whole(run) for run in runs] for runs in (self.k, self.v))
         bounds = emitter.bounds(self.out, rows)
         bias = Slot(SlotKind.MATRIX, self.bias) if self.bias else None
         limits = None if self.before is None else emitter.limits(self.out, rows, self.before)
@@ -97,11 +97,7 @@ class Attention(Op):
     def evaluation(self, meter: Meter, rows: Rows) -> None:
         nbytes = sum(meter.read(x, rows) for x, read in self.operands() if read is Read.ACTIVE)
         nbytes += meter.write(self.out, rows)
-        for runs in (self.k, self.v):
-            sizes = [meter.whole(x) if isinstance(x, Value) else x.nbytes for x in runs]
-            for size in sizes if len(sizes) > 1 else ():
-                meter.add("copy_rows", self.q.dtype, 2 * size)
-            nbytes += sum(sizes)
+        nbytes += sum(meter.whole(x) if isinstance(x, Value) else x.nbytes for x in (*self.k, *self.v))
         columns = (self.q.channels + self.out.channels) // self.heads
         shape = {"rows": len(rows), "columns": columns, "depth": self.length, "count": self.heads}
         meter.add("attention", self.out.dtype, nbytes, **shape)
@@ -116,8 +112,8 @@ def reference(
     out_index: Tensor | None,
     q: Tensor,
     q_index: Tensor | None,
-    k: Tensor,
-    v: Tensor,
+    k: Sequence[Tensor],
+    v: Sequence[Tensor],
     heads: int,
     scale: float,
     bounds: Tensor,
@@ -128,15 +124,18 @@ def reference(
 ) -> None:
     """Queries bounds[b] to bounds[b + 1] attend to the keys of sample b.
 
-    q `[rows, heads * dk]` through q_index, k `[B * S, heads * dk]`, v `[B * S, heads * dv]`, bounds int32
-    `[B + 1]`, out `[rows, heads * dv]`, bias float32 `[B, S]`, or `[B, heads * S]`; limits int32 `[M]`: how many keys
-    each query reads, from the first on, at least one; gates float32 `[rows, 1]` through gate_index: what the bias is
-    multiplied by for each query. Computed in float32.
+    q `[rows, heads * dk]` through q_index, k runs of `[B * S_i, heads * dk]`, one after the other in each sample, v
+    runs of `[B * S_i, heads * dv]`, bounds int32 `[B + 1]`, out `[rows, heads * dv]`, bias float32 `[B, S]`, or
+    `[B, heads * S]`, with S the sum of all S_i; limits int32 `[M]`: how many keys each query reads, from the first on,
+    at least one; gates float32 `[rows, 1]` through gate_index: what the bias is multiplied by for each query. Computed
+    in float32.
     """
     queries = fetch(q, q_index).float()
     samples = len(bounds) - 1
-    keys = k.float().reshape(samples, -1, heads, k.shape[1] // heads).transpose(1, 2)
-    values = v.float().reshape(samples, -1, heads, v.shape[1] // heads).transpose(1, 2)
+    keys, values = (
+        torch.cat([run.float().reshape(samples, -1, heads, run.shape[1] // heads) for run in runs], 1).transpose(1, 2)
+        for runs in (k, v)
+    )
     terms = None if bias is None else bias.reshape(samples, -1, 1, keys.shape[2])
     shares = torch.ones(len(queries), 1, device=q.device) if gates is None else fetch(gates, gate_index)
     parts = []
@@ -155,10 +154,8 @@ def reference(
 def _masked(draw: Draw, dtype: torch.dtype) -> Arguments:
     """With keys that are hidden, for all heads or for each."""
     given = _arguments(draw, dtype, 64, (17, 64))
-    k, heads, bounds = given[4], given[6], given[8]
-    samples = len(bounds) - 1
-    keys = len(k) // samples
-    bias = draw.rows(samples, keys * draw.choice(1, heads))
+    heads, samples = given[6], len(given[8]) - 1
+    bias = draw.rows(samples, _keys(given) * draw.choice(1, heads))
     hidden = draw.index(0, 3, *bias.shape) == 0
     hidden[:, 0] = False
     return *given, bias.masked_fill(hidden, HIDDEN)
@@ -167,29 +164,32 @@ def _masked(draw: Draw, dtype: torch.dtype) -> Arguments:
 def _gated(draw: Draw, dtype: torch.dtype) -> Arguments:
     """With a bias that differs between queries."""
     given = _arguments(draw, dtype, 64, (17, 64))
-    k, bounds = given[4], given[8]
+    bounds = given[8]
     count = int(bounds[-1])
-    bias = draw.rows(len(bounds) - 1, len(k) // (len(bounds) - 1))
+    bias = draw.rows(len(bounds) - 1, _keys(given))
     return *given, bias, None, draw.rows(count + 3, 1), draw.index(0, count + 3, count)
 
 
 def _causal(draw: Draw, dtype: torch.dtype) -> Arguments:
     """With queries that read some of the first keys."""
     given = _arguments(draw, dtype, 64, (17, 64))
-    k, bounds = given[4], given[8]
-    keys = len(k) // (len(bounds) - 1)
-    return *given, None, draw.index(1, keys + 2, int(bounds[-1]))
+    return *given, None, draw.index(1, _keys(given) + 2, int(given[8][-1]))
+
+
+def _keys(given: Arguments) -> int:
+    """Keys of a sample."""
+    return sum(map(len, given[4])) // (len(given[8]) - 1)
 
 
 def _arguments(draw: Draw, dtype: torch.dtype, usual: int, others: tuple[int, ...] = ()) -> Arguments:
     """`usual`: channels of a head; `others`, where they are drawn. Few wide heads are enough."""
     heads = draw.size(640 // usual, *((1, 2, 5) if others else (1,)))
-    keys = draw.size(100, *((1, 2, 31, 77, 129, 600) if others else (1, 70)))
+    runs = [draw.size(100, *((1, 2, 31, 77, 129, 600) if others else (1, 70))) for _ in range(draw.size(1, 1, 2, 3))]
     longest = draw.size(120, *((31, 70) if others else (20,)))
     size, value_size = draw.size(usual, *others), draw.size(usual, *others)
     counts = draw.counts(longest)
     m, samples = sum(counts), len(counts)
-    k, v = draw.rows(samples * keys, heads * size, dtype), draw.rows(samples * keys, heads * value_size, dtype)
+    k, v = ([draw.rows(samples * n, heads * width, dtype) for n in runs] for width in (size, value_size))
     q, index = draw.rows(m + 3, heads * size, dtype), draw.index(0, m + 3, m)
     out = draw.target(m, heads * value_size, draw.output(dtype))
     return *out, q, index, k, v, heads, size**-0.5, draw.bounds(*counts)

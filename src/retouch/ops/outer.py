@@ -58,7 +58,7 @@ class Outer(Op):
         rows, parts = emitter.active(self.a), (self.a, self.b)
         if rows is not emitter.active(self.b):
             emitter.clear(sums)
-            whole = [emitter.whole([x], x.batch, x.dtype) for x in parts]
+            whole = [emitter.whole(x) for x in parts]
             self._add(emitter, sums, whole, None, Table.all(rows.total), 1)
         elif rows.complete:
             emitter.clear(sums)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 
 from retouch.ir.emitter import Sums
@@ -155,28 +154,14 @@ class ScheduleEmitter:
             self.statistics.correct(self, value, rows, temp)
         return self.made[value, rows]
 
-    def whole(self, runs: Sequence[Value | Matrix], batch: int, dtype: torch.dtype) -> Operand:
-        operands, batch = [self._run(x) for x in runs], batch * self.count
-        if len(runs) == 1:
-            return operands[0]
-        rows = [self.count * (x.rows if isinstance(x, Value) else x.shape[0]) for x in runs]
-        joined = Temp(sum(rows), max(x.channels for x in runs), dtype)
-        start, length = 0, sum(rows) // batch
-        for operand, count in zip(operands, rows, strict=True):
-            part = np.arange(count // batch, dtype=np.int32) + np.int32(start)
-            index = (np.arange(batch, dtype=np.int32)[:, None] * np.int32(length) + part).reshape(-1)
-            self.call("copy_rows", joined, Table(index, sum(rows), fixed=True), operand, None)
-            start += count // batch
-        return joined
-
-    def _run(self, keys: Value | Matrix) -> Operand:
-        if isinstance(keys, Matrix):
-            return Slot(SlotKind.MATRIX, keys)
-        rows = self.tables.all(self.count * keys.rows)
-        operand, index = self.access(keys, rows)
+    def whole(self, rows: Value | Matrix) -> Operand:
+        if isinstance(rows, Matrix):
+            return Slot(SlotKind.MATRIX, rows)
+        every = self.tables.all(self.count * rows.rows)
+        operand, index = self.access(rows, every)
         if index is not None:
-            return self._evaluated(keys, rows)
-        return operand if self.count == 1 or isinstance(operand, Temp) else self._copied(operand, rows, keys.dtype)
+            return self._evaluated(rows, every)
+        return operand if self.count == 1 or isinstance(operand, Temp) else self._copied(operand, every, rows.dtype)
 
     def _copied(self, operand: Operand, rows: Table, dtype: torch.dtype) -> Temp:
         """All rows of a kept operand of several runs, which are not in one piece."""

@@ -210,8 +210,8 @@ class Shapes:
             k, v = (self._rows(length, heads * width) for _ in range(2))
             nbytes = 2 * self.size * (rows + length) * heads * width
             work = Work("attention", self.dtype, nbytes, rows, 2 * width, length, heads)
-            bounds = self._index(np.array([0, rows]))
-            yield Case(work, [_bound(self.backend.kernel("attention"), out, None, q, None, k, v, heads, 0.1, bounds)])
+            bounds, call = self._index(np.array([0, rows])), self.backend.kernel("attention")
+            yield Case(work, [_bound(call, out, None, q, None, [k], [v], heads, 0.1, bounds)])
 
     def row_map(self) -> Iterator[Case]:
         for rows, of, channels, expr in (

@@ -120,8 +120,9 @@ void check_attention(const KernelTable& k, DType dtype) {
   };
   std::vector<float> out(m * dim);
   int32_t bounds[2] = {0, int32_t(m)};
-  k.attention({matrix(out.data(), m, dim), pick(q, q16, m), pick(key, k16, keys),
-               pick(v, v16, keys), nullptr, nullptr, 1, dim, dim, 1, keys, bounds, 0.2f},
+  KeyRun run{pick(key, k16, keys), pick(v, v16, keys), keys};
+  k.attention({matrix(out.data(), m, dim), pick(q, q16, m), &run, 1, nullptr, nullptr, 1, dim, dim,
+               1, keys, bounds, 0.2f},
               2);
   std::vector<double> wanted;
   for (int64_t i = 0; i < m; ++i) {

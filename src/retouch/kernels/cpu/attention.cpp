@@ -54,11 +54,9 @@ template <bool Bf16>
 class Head {
  public:
   Head(const AttentionArgs& args, int64_t sample, int64_t head)
-      : g(args), head(head), item(Bf16 ? 2 : 4),
+      : g(args), sample(sample), head(head), item(Bf16 ? 2 : 4),
         words(Bf16 ? (args.head_dim + 1) / 2 : args.head_dim),
         scale((args.scale < 0 ? -args.scale : args.scale) * 1.44269504f) {
-    k = g.k.data + (sample * g.keys * g.k.ld + head * g.head_dim) * item;
-    v = g.v.data + (sample * g.keys * g.v.ld + head * g.value_dim) * item;
     if (g.bias.data)
       bias = reinterpret_cast<const float*>(g.bias.data) + sample * g.bias.ld +
              (g.bias.channels == g.keys ? 0 : head * g.keys);
@@ -74,23 +72,42 @@ class Head {
   void run(int64_t first, int64_t count, char* scratch) {
     Panel panels[64];
     int64_t found = make_panels(panels, first, count, scratch);
-    for (int64_t key = 0; key < g.keys; key += key_block) {
-      int64_t n = min_of(key_block, g.keys - key);
-      if constexpr (Bf16) interleave_values(key, n);
-      for (int64_t i = 0; i < found; ++i) {
-        multiply_keys(panels[i], key, n);
-        if (g.bias.data) add_bias(panels[i], key, n);
-        if (g.limits) hide_later(panels[i], key, n);
-        if (i == 0) prefetch(k, g.k.ld, g.head_dim, key + n);
-        update_softmax(panels[i], n, key == 0);
-        if (i == 0) prefetch(v, g.v.ld, g.value_dim, key + n);
-        multiply_values(panels[i], key, n, key == 0);
-      }
+    for (int64_t r = 0, before = 0; r < g.run_count; before += g.runs[r++].keys) {
+      keys = of_head(g.runs[r].k, g.runs[r].keys, g.head_dim);
+      values = of_head(g.runs[r].v, g.runs[r].keys, g.value_dim);
+      for (int64_t key = 0; key < keys.count; key += key_block)
+        read(panels, found, key, before + key);
     }
     for (int64_t i = 0; i < found; ++i) write(panels[i]);
   }
 
  private:
+  // The rows of a run that belong to this sample and head.
+  struct Part {
+    const char* data;
+    int64_t ld, count, channels;
+  };
+
+  Part of_head(const Matrix& rows, int64_t count, int64_t channels) const {
+    return {rows.data + (sample * count * rows.ld + head * channels) * item, rows.ld, count,
+            channels};
+  }
+
+  // A block of keys, from `key` of the run on, which is key `place` of the sample.
+  void read(const Panel* panels, int64_t found, int64_t key, int64_t place) const {
+    int64_t n = min_of(key_block, keys.count - key);
+    if constexpr (Bf16) interleave_values(key, n);
+    for (int64_t i = 0; i < found; ++i) {
+      multiply_keys(panels[i], key, n);
+      if (g.bias.data) add_bias(panels[i], place, n);
+      if (g.limits) hide_later(panels[i], place, n);
+      if (i == 0) prefetch(keys, key + n);
+      update_softmax(panels[i], n, place == 0);
+      if (i == 0) prefetch(values, key + n);
+      multiply_values(panels[i], key, n, place == 0);
+    }
+  }
+
   int64_t make_panels(Panel* panels, int64_t first, int64_t count, char* scratch) {
     int64_t vectors = ceil_div(count, lanes), found = ceil_div(vectors, max_vectors);
     char* next = scratch;
@@ -164,8 +181,8 @@ class Head {
 
   void multiply_keys(const Panel& p, int64_t key, int64_t n) const {
     BlockArgs block{};
-    block.a = k;
-    block.ld_bytes = g.k.ld * item;
+    block.a = keys.data;
+    block.ld_bytes = keys.ld * item;
     block.taps = 1;
     block.channels = g.head_dim;
     block.b = p.q;
@@ -180,11 +197,11 @@ class Head {
   }
 
   // Scores are not scaled yet, so a bias is taken over the scale.
-  void add_bias(const Panel& p, int64_t key, int64_t n) const {
+  void add_bias(const Panel& p, int64_t place, int64_t n) const {
     const int64_t width = p.vectors * lanes;
     const float over = 1.44269504f / scale;
     for (int64_t r = 0; r < n; ++r) {
-      vf term = set1(bias[key + r] * over);
+      vf term = set1(bias[place + r] * over);
       for (int64_t j = 0; j < width; j += lanes) {
         float* at = scores + r * width + j;
         store(at, load(at) + (p.gates ? load(p.gates + j) * term : term));
@@ -193,7 +210,7 @@ class Head {
   }
 
   // Keys from a query's limit on weigh nothing beside the first one, which every query reads.
-  void hide_later(const Panel& p, int64_t key, int64_t n) const {
+  void hide_later(const Panel& p, int64_t place, int64_t n) const {
     const int64_t width = p.vectors * lanes;
     for (int64_t j = 0; j < width; j += lanes) {
       vi limit{};
@@ -201,17 +218,17 @@ class Head {
       if (queries > 0) memcpy(&limit, g.limits + p.first + j, size_t(queries) * 4);
       for (int64_t r = 0; r < n; ++r) {
         float* at = scores + r * width + j;
-        store(at, vi{} + int32_t(key + r) < limit ? load(at) : set1(-1e30f));
+        store(at, vi{} + int32_t(place + r) < limit ? load(at) : set1(-1e30f));
       }
     }
   }
 
   // The part of the next block's rows that this head reads: a stride that hardware does not follow.
-  void prefetch(const char* rows, int64_t ld, int64_t channels, int64_t key) const {
-    if (ld == channels) return;
-    for (int64_t r = key; r < min_of(key + key_block, g.keys); ++r)
-      for (int64_t at = 0; at < channels * item; at += 64)
-        __builtin_prefetch(rows + r * ld * item + at, 0, 2);
+  void prefetch(const Part& rows, int64_t key) const {
+    if (rows.ld == rows.channels) return;
+    for (int64_t r = key; r < min_of(key + key_block, rows.count); ++r)
+      for (int64_t at = 0; at < rows.channels * item; at += 64)
+        __builtin_prefetch(rows.data + r * rows.ld * item + at, 0, 2);
   }
 
   void update_softmax(const Panel& p, int64_t n, bool start) const {
@@ -262,13 +279,13 @@ class Head {
   void interleave_values(int64_t key, int64_t n) const {
     int64_t ld = round_up(g.value_dim, lanes);
     for (int64_t r = 0; r < n; r += 2) {
-      const char* a = v + (key + r) * g.v.ld * 2;
+      const char* a = values.data + (key + r) * values.ld * 2;
       char* to = pairs + r / 2 * ld * 4;
       for (int64_t j = 0; j < g.value_dim; j += lanes) {
         int64_t bytes = min_of(lanes, g.value_dim - j) * 2;
         vh low{}, high{};
         memcpy(&low, a + j * 2, bytes);
-        if (r + 1 < n) memcpy(&high, a + g.v.ld * 2 + j * 2, bytes);
+        if (r + 1 < n) memcpy(&high, a + values.ld * 2 + j * 2, bytes);
         vu word = widen_bits(low) | (widen_bits(high) << 16);
         memcpy(to + j * 4, &word, sizeof(word));
       }
@@ -280,8 +297,8 @@ class Head {
     for (int64_t i = 0, j = 0; i < blocks; ++i) {
       int64_t rows = (g.value_dim - j + blocks - i - 1) / (blocks - i);
       ValueArgs block;
-      block.v = Bf16 ? pairs + j * 4 : v + (key * g.v.ld + j) * 4;
-      block.ld_bytes = Bf16 ? round_up(g.value_dim, lanes) * 4 : g.v.ld * 4;
+      block.v = Bf16 ? pairs + j * 4 : values.data + (key * values.ld + j) * 4;
+      block.ld_bytes = Bf16 ? round_up(g.value_dim, lanes) * 4 : values.ld * 4;
       block.steps = Bf16 ? (n + 1) / 2 : n;
       block.p = Bf16 ? weights : reinterpret_cast<const char*>(scores);
       block.o = p.o + j * p.vectors * lanes;
@@ -322,9 +339,9 @@ class Head {
   }
 
   const AttentionArgs& g;
-  const int64_t head, item, words;
+  const int64_t sample, head, item, words;
   const float scale; // in powers of two
-  const char *k, *v;
+  Part keys{}, values{};
   const float* bias = nullptr;
   float *scores = nullptr, *decay = nullptr;
   char *weights = nullptr, *pairs = nullptr;
@@ -410,38 +427,54 @@ const int32_t* check_limits(const Index* limits, int64_t m) {
   return limits->table.data;
 }
 
+std::vector<KeyRun> key_runs(const PartList& k, const PartList& v, const Rows& q, const Rows& out,
+                             int64_t samples) {
+  check_same(int64_t(v.items.size()), int64_t(k.items.size()), "runs of v");
+  if (k.items.empty()) bad_value("attention: no keys");
+  std::vector<KeyRun> runs;
+  for (size_t i = 0; i < k.items.size(); ++i) {
+    const Rows &keys = *k.items[i].rows, &values = *v.items[i].rows;
+    check_float(keys, "attention");
+    check_float(values, "attention");
+    if (keys.m.dtype != q.m.dtype || values.m.dtype != q.m.dtype)
+      bad_type("attention: q, k and v must have one dtype");
+    check_same(keys.m.channels, q.m.channels, "channels of k");
+    check_same(values.m.channels, out.m.channels, "channels of v");
+    check_same(values.m.rows, keys.m.rows, "rows of v");
+    if (samples < 1 || keys.m.rows % samples != 0 || keys.m.rows == 0)
+      bad_value("attention: " + str(keys.m.rows) + " keys do not divide into " + str(samples) +
+                " samples");
+    runs.push_back({keys.m, values.m, keys.m.rows / samples});
+  }
+  return runs;
+}
+
 void call_attention(const Rows& out, const Index* out_index, const Rows& q, const Index* q_index,
-                    const Rows& k, const Rows& v, int64_t heads, double scale, const Index& bounds,
-                    const Rows* bias, const Index* limits, const Rows* gates,
+                    const PartList& k, const PartList& v, int64_t heads, double scale,
+                    const Index& bounds, const Rows* bias, const Index* limits, const Rows* gates,
                     const Index* gate_index) {
-  for (const Rows* r : {&out, &q, &k, &v}) check_float(*r, "attention");
-  if (k.m.dtype != q.m.dtype || v.m.dtype != q.m.dtype)
-    bad_type("attention: q, k and v must have one dtype");
-  if (heads < 1 || q.m.channels % heads != 0 || v.m.channels % heads != 0)
-    bad_value("attention: " + str(q.m.channels) + " and " + str(v.m.channels) +
+  for (const Rows* r : {&out, &q}) check_float(*r, "attention");
+  if (heads < 1 || q.m.channels % heads != 0 || out.m.channels % heads != 0)
+    bad_value("attention: " + str(q.m.channels) + " and " + str(out.m.channels) +
               " channels do not divide into " + str(heads) + " heads");
-  int64_t m = count_rows(out, out_index), samples = bounds.table.count - 1;
-  check_same(k.m.channels, q.m.channels, "channels of k");
-  check_same(out.m.channels, v.m.channels, "channels of out");
-  check_same(v.m.rows, k.m.rows, "rows of v");
-  if (samples < 1 || k.m.rows % samples != 0 || k.m.rows == 0)
-    bad_value("attention: " + str(k.m.rows) + " keys do not divide into " + str(samples) +
-              " samples");
+  int64_t m = count_rows(out, out_index), samples = bounds.table.count - 1, keys = 0;
+  std::vector<KeyRun> runs = key_runs(k, v, q, out, samples);
+  for (const KeyRun& run : runs) keys += run.keys;
   const int32_t* b = bounds.table.data;
   bool ordered = b[0] == 0 && b[samples] == m;
   for (int64_t i = 0; i < samples; ++i) ordered &= b[i] <= b[i + 1];
   if (!ordered) bad_value("attention: bounds must rise from 0 to the number of queries " + str(m));
   AttentionArgs args{out.m,
                      q.m,
-                     k.m,
-                     v.m,
+                     runs.data(),
+                     int64_t(runs.size()),
                      check_target(out, out_index, "out_index"),
                      check_gather(q, q_index, m, 1, "q_index"),
                      heads,
                      q.m.channels / heads,
-                     v.m.channels / heads,
+                     out.m.channels / heads,
                      samples,
-                     k.m.rows / samples,
+                     keys,
                      b,
                      float(scale),
                      bias ? bias->m : Matrix{},
@@ -450,7 +483,7 @@ void call_attention(const Rows& out, const Index* out_index, const Rows& q, cons
                      gates ? check_gather(*gates, gate_index, m, 1, "gate_index") : nullptr};
   if (bias) check_bias(*bias, args);
   if (gates) check_gates(*gates, bias);
-  if (!m || !q.m.channels || !v.m.channels) return;
+  if (!m || !q.m.channels || !out.m.channels) return;
   launch(kernels().attention, args);
 }
 

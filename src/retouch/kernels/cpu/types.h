@@ -122,10 +122,17 @@ struct PoolArgs {
   const Matrix* weights; // [m, taps]; nullptr: maximum
 };
 
+struct KeyRun {
+  Matrix k, v;
+  int64_t keys; // of one sample
+};
+
 struct AttentionArgs {
-  Matrix out, q, k, v;
+  Matrix out, q;
+  const KeyRun* runs;
+  int64_t run_count;
   const int32_t *out_index, *q_index;
-  int64_t heads, head_dim, value_dim, samples, keys; // keys of one sample
+  int64_t heads, head_dim, value_dim, samples, keys; // keys of one sample in all runs
   const int32_t* bounds;
   float scale;
   Matrix bias;           // of keys, [samples, keys or heads * keys]; data == nullptr: none

@@ -6,6 +6,8 @@ Source of the running softmax: Milakov and Gimelshein, "Online normalizer calcul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -19,15 +21,16 @@ from retouch.kernels.triton.expression import for_any_rows, look_up, store
 @for_any_rows
 def attention_kernel(
     out, out_stride, out_index, partial, q, q_stride, q_index, k, k_stride, v, v_stride, bounds, M, keys, scale,
-    bias, bias_stride, by_head, limits, gates, gate_stride, gate_index,
+    first_key, first_stretch, bias, bias_stride, by_head, limits, gates, gate_stride, gate_index,
     DK: tl.constexpr, DV: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
-    """One program computes BM queries and BV columns of one head of one sample, for one of SPLIT stretches of keys.
+    """One program computes BM queries and BV columns of one head of one sample, for one of SPLIT stretches of a run.
 
-    `scale` is in units of log 2. Channels of a head are known when it is compiled: of 40, say, 8 are read at once.
-    With SPLIT > 1 sums, greatest scores and totals of the weights of each stretch go to
-    `partial` float32 `[SPLIT, M, heads * (DV + 2 * panels)]`.
+    Its `keys` are those from first_key on of the sample, and its stretches those from first_stretch on. `scale` is in
+    units of log 2. Channels of a head are known when it is compiled: of 40, say, 8 are read at once. Where there is
+    more than one stretch in all, sums, greatest scores and totals of the weights of each go to `partial` float32
+    `[stretches, M, heads * (DV + 2 * panels)]`.
     """
     panels = tl.cdiv(DV, BV)
     head, panel = tl.program_id(1) // panels, tl.program_id(1) % panels
@@ -67,11 +70,11 @@ def attention_kernel(
             score = tl.dot(query, key, score, input_precision=PRECISION)
         score = score * scale
         if bias is not None:
-            terms = bias + sample.to(tl.int64) * bias_stride + head * by_head
+            terms = bias + sample.to(tl.int64) * bias_stride + head * by_head + first_key
             term = tl.load(terms + s, mask=known, other=0.0)[None, :] * 1.4426950408889634
             score += term if gates is None else term * gate[:, None]
         if limits is not None:  # as a bias: a stretch may hold nothing that a query reads
-            score = tl.where(s[None, :] < limit[:, None], score, -1e30)
+            score = tl.where(first_key + s[None, :] < limit[:, None], score, -1e30)
         score = tl.where(known[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         weight = tl.exp2(score - higher[:, None])
@@ -82,11 +85,11 @@ def attention_kernel(
         acc = tl.dot(weight.to(value.dtype), value, acc * fade[:, None], input_precision=PRECISION)
         top = higher
     inside = here[:, None] & (dv < DV)[None, :]
-    if SPLIT == 1:
+    if partial is None:
         store(out, out_stride, out_index, m, head * DV + dv, inside, acc / total[:, None])
     else:
         heads = tl.num_programs(1) // panels
-        place = partial + (stretch.to(tl.int64) * M + m) * heads * (DV + 2 * panels)
+        place = partial + ((first_stretch + stretch).to(tl.int64) * M + m) * heads * (DV + 2 * panels)
         tl.store(place[:, None] + (head * DV + dv)[None, :], acc, mask=inside)
         tl.store(place + heads * DV + tl.program_id(1), top, mask=here)
         tl.store(place + heads * (DV + panels) + tl.program_id(1), total, mask=here)
@@ -125,8 +128,8 @@ def attention(
     out_index: Index | None,
     q: Tensor,
     q_index: Index | None,
-    k: Tensor,
-    v: Tensor,
+    k: Sequence[Tensor],
+    v: Sequence[Tensor],
     heads: int,
     scale: float,
     bounds: Index,
@@ -137,6 +140,40 @@ def attention(
 ) -> None:
     """See `retouch.ops.attention.reference`."""
     samples = len(bounds) - 1
+    keys = [_keys(q, *run, heads, samples) for run in zip(k, v, strict=True)]
+    most = len(q) if q_index is None else len(q_index)
+    if most == 0:
+        return
+    every = sum(keys)
+    if bias is not None and bias.shape not in ((samples, every), (samples, heads * every)):
+        raise ValueError(f"a bias of shape {list(bias.shape)} for {every} keys of {heads} heads and {samples} samples")
+    by_head = 0 if bias is None or bias.shape[1] == every else every
+    dk, dv = q.shape[1] // heads, v[0].shape[1] // heads
+    tile = tiles.attention_tile(tiles.architecture(), q.dtype, dk, dv)
+    panels = triton.cdiv(dv, tile.columns)
+    parts = [tiles.stretches(heads * panels * samples, count) for count in keys]
+    partial = None
+    if sum(parts) > 1:
+        partial = torch.empty(sum(parts), most, heads * (dv + 2 * panels), dtype=torch.float32, device=out.device)
+    target = out, out.stride(0), out_index, partial
+    first_key = first_stretch = 0
+    for of_keys, of_values, count, split in zip(k, v, keys, parts, strict=True):
+        attention_kernel[(triton.cdiv(most, tile.queries), heads * panels, samples * split)](
+            *target, q, q.stride(0), q_index, of_keys, of_keys.stride(0), of_values, of_values.stride(0), bounds, most,
+            count, scale * 1.4426950408889634, first_key, first_stretch, bias,
+            0 if bias is None else bias.stride(0), by_head, limits, gates, 0 if gates is None else gates.stride(0),
+            gate_index, DK=dk, DV=dv, PRECISION=tiles.precision(), SPLIT=split, BM=tile.queries, BS=tile.keys,
+            BK=tile.depth, BV=tile.columns, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+        first_key, first_stretch = first_key + count, first_stretch + split
+    if partial is not None:
+        join_attention_kernel[(triton.cdiv(most, 16), heads * panels)](
+            *target, most, heads, DV=dv, SPLIT=sum(parts), BM=16, BV=tile.columns
+        )
+
+
+def _keys(q: Tensor, k: Tensor, v: Tensor, heads: int, samples: int) -> int:
+    """Keys of a sample in a run; ValueError and TypeError for one that queries cannot read."""
     if q.shape[1] != k.shape[1] or q.shape[1] % heads or v.shape[1] % heads:
         raise ValueError(
             f"queries of {q.shape[1]}, keys of {k.shape[1]} and values of {v.shape[1]} channels: {heads} heads?"
@@ -145,29 +182,4 @@ def attention(
         raise TypeError(f"queries, keys and values need one dtype, not {q.dtype}, {k.dtype}, {v.dtype}")
     if len(k) % samples:
         raise ValueError(f"{len(k)} keys do not divide into {samples} samples")
-    most = len(q) if q_index is None else len(q_index)
-    if most == 0:
-        return
-    keys = len(k) // samples
-    if bias is not None and bias.shape not in ((samples, keys), (samples, heads * keys)):
-        raise ValueError(f"a bias of shape {list(bias.shape)} for {keys} keys of {heads} heads and {samples} samples")
-    by_head = 0 if bias is None or bias.shape[1] == keys else keys
-    dk, dv = q.shape[1] // heads, v.shape[1] // heads
-    tile = tiles.attention_tile(tiles.architecture(), q.dtype, dk, dv)
-    panels = triton.cdiv(dv, tile.columns)
-    parts = tiles.stretches(heads * panels * samples, keys)
-    partial = None
-    if parts > 1:
-        partial = torch.empty(parts, most, heads * (dv + 2 * panels), dtype=torch.float32, device=out.device)
-    target = out, out.stride(0), out_index, partial
-    attention_kernel[(triton.cdiv(most, tile.queries), heads * panels, samples * parts)](
-        *target, q, q.stride(0), q_index, k, k.stride(0), v, v.stride(0), bounds, most, keys,
-        scale * 1.4426950408889634, bias, 0 if bias is None else bias.stride(0), by_head, limits,
-        gates, 0 if gates is None else gates.stride(0), gate_index,
-        DK=dk, DV=dv, PRECISION=tiles.precision(), SPLIT=parts, BM=tile.queries, BS=tile.keys, BK=tile.depth,
-        BV=tile.columns, num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
-    if parts > 1:
-        join_attention_kernel[(triton.cdiv(most, 16), heads * panels)](
-            *target, most, heads, DV=dv, SPLIT=parts, BM=16, BV=tile.columns
-        )
+    return len(k) // samples

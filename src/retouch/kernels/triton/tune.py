@@ -87,7 +87,7 @@ class Attention:
         out = torch.empty(SAMPLES * self.queries, width, dtype=dtype, device=device)
 
         def run() -> Tensor:
-            attention.attention(out, None, q, index, k, v, HEADS, self.size**-0.5, bounds)
+            attention.attention(out, None, q, index, [k], [v], HEADS, self.size**-0.5, bounds)
             return out
 
         def heads(x: Tensor) -> Tensor:
