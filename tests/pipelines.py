@@ -171,7 +171,7 @@ class Eyes:
 PAD, SEEN = "<|image_pad|>", "<|seen|>"
 QWEN = {
     "qwen": "QwenImage", "qwen-inpaint": "QwenImageInpaint", "qwen-edit": "QwenImageEdit",
-    "qwen-plus": "QwenImageEditPlus", "qwen-2511": "QwenImageEditPlus",
+    "qwen-plus": "QwenImageEditPlus", "qwen-2511": "QwenImageEditPlus", "qwen-edit-inpaint": "QwenImageEditInpaint",
 }  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def _qwen(name: str) -> Any:
     pipe = getattr(diffusers, f"{QWEN[name]}Pipeline")(
         scheduler=scheduler, vae=qwen_vae(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer, **eyes
     )
-    seen = f"<|vision_start|>{PAD}<|vision_end|>" if name == "qwen-edit" else ""
+    seen = f"<|vision_start|>{PAD}<|vision_end|>" if name.startswith("qwen-edit") else ""
     pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = f"picture:{seen}{{}}.", 8
     pipe.tokenizer_max_length = 8 if alone else 16
     return pipe
@@ -351,7 +351,7 @@ def pipeline(name: str) -> Any:
     (trigflow), "sd", "inpaint" (nine channels), "lcm" (reads the scale of guidance), "turbo" (trailing,
     ancestral), "taesd" (small autoencoder), "sdxl", "xl-turbo" or one of `TRANSFORMERS`: "flux" (as schnell),
     "flux-dev", "fill", "kontext", "flux-inpaint", "kontext-inpaint", "qwen", "qwen-inpaint", "qwen-edit",
-    "qwen-plus", "qwen-2511" (pictures see no time),
+    "qwen-plus", "qwen-2511" (pictures see no time), "qwen-edit-inpaint",
     "sd3" (as 3.5), "klein" (distilled), "klein-base", "klein-kv", "klein-inpaint" (reads the
     picture), "z-image", "z-image-inpaint", "chroma", "chroma-inpaint", "pixart" (-Sigma), "pixart-alpha" (reads
     the size), "sana", "sprint".

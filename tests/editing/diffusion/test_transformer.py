@@ -26,7 +26,8 @@ SIZE = (LATENT_PIXELS, LATENT_PIXELS)
 PACKED = ("flux", "flux-dev", "fill", "kontext", "qwen", "qwen-edit", "qwen-plus", "qwen-2511", "chroma")
 """Those that take their noise as tokens."""
 QWEN3 = ("klein", "klein-base", "klein-kv", "klein-inpaint", "z-image", "z-image-inpaint")
-LONGEST = {"qwen": 8, "qwen-inpaint": 8, "qwen-edit": 8, "qwen-plus": 8, "qwen-2511": 8, **dict.fromkeys(QWEN3, 64)}
+QWEN = ("qwen", "qwen-inpaint", "qwen-edit", "qwen-plus", "qwen-2511", "qwen-edit-inpaint")
+LONGEST = {**dict.fromkeys(QWEN, 8), **dict.fromkeys(QWEN3, 64)}
 """Tokens that the text encoder reads, where they are not 16."""
 AS_IT_IS = {"_auto_resize": False, "max_area": SIZE[0] * SIZE[1]}
 """Kontext scales pictures otherwise."""
@@ -91,14 +92,15 @@ def test_a_generated_session_shows_what_the_pipeline_makes_of_the_same_noise(cas
 
 
 INPAINTING = (
-    "flux-inpaint", "kontext-inpaint", "qwen-inpaint", "klein-inpaint", "klein-inpaint with another", "z-image-inpaint",
-    "chroma-inpaint",
+    "flux-inpaint", "kontext-inpaint", "qwen-inpaint", "qwen-edit-inpaint", "klein-inpaint",
+    "klein-inpaint with another", "z-image-inpaint", "chroma-inpaint",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", INPAINTING)
 def test_repainting_shows_what_the_pipeline_makes_of_the_same_noise(name, monkeypatch):
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda found, generator=None: found.mean)
+    at_its_size(name, monkeypatch)
     name, _, more = name.partition(" with ")
     other = wide(name) if more else None
     session = opened(name, "exact", steps=3, strength=1.0, prompt="c", guidance=0.0, image_prompt=other)
@@ -108,7 +110,7 @@ def test_repainting_shows_what_the_pipeline_makes_of_the_same_noise(name, monkey
     edited = np.asarray(session.inpaint(mask, prompt="a b", strength=1.0).image)
     if name == "z-image-inpaint":  # draws another noise for the rest, and the latent of the picture
         monkeypatch.setattr(pipeline(name), "prepare_latents", lambda *_: (noise, noise, clean))
-    if name == "qwen-inpaint":  # takes no noise without a picture's latent
+    if name in QWEN:  # takes no noise without a picture's latent
         tokens = [pipeline(name)._pack_latents(each, 1, *each.shape[1:]) for each in (noise, noise, clean)]
         monkeypatch.setattr(pipeline(name), "prepare_latents", lambda *_: tokens)
     pictures = {"image": Image.fromarray(before), "mask_image": Image.fromarray(mask), "strength": 1.0}
@@ -142,8 +144,8 @@ REFERRING = {
 
 def at_its_size(name, monkeypatch):
     """Qwen-Image-Edit scales pictures to areas that are its own."""
-    if "qwen" in name:
-        module = inspect.getmodule(type(pipeline(name)))
+    module = inspect.getmodule(type(pipeline(name)))
+    if hasattr(module, "calculate_dimensions"):
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio: (*SIZE, None)[: 2 + ("edit" in name)])
         monkeypatch.setattr(QwenImageEditModel, "picture_tokens", lambda model, texts: 48)
 
