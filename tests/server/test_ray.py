@@ -82,12 +82,7 @@ class Nodes:
         self.folder = Path(os.environ["RAY_TMPDIR"])
         used = self.folder / "ray"
         used.mkdir()  # where Ray writes the address of a cluster, whatever `temp_dir` is
-        self._options = {
-            "num_cpus": 1,
-            "temp_dir": str(used),
-            "include_dashboard": False,
-            "include_log_monitor": False,
-        }
+        self._options = {"num_cpus": 1, "temp_dir": str(used), "include_dashboard": False, "include_log_monitor": False}
         stored = {"gcs_storage": "rocksdb", "gcs_storage_path": f"{self.folder}/head"}
         self.cluster = Cluster(True, head_node_args={**self._options, "no_monitor": True, "_system_config": stored})
         self.add()
