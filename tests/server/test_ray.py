@@ -366,6 +366,45 @@ def test_a_node_with_another_folder_does_not_start(tmp_path):
         made.model_copy(update={"home": tmp_path / "b"}).check_shared()
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"limits": {"job": 3}}, {"limits": {"memory": 1e9}}, {"limits": {"jobs": 0}}, {"port": 70000}]
+)
+def test_settings_that_mean_nothing_are_refused(tmp_path, wrong):
+    from retouch.server.ray.settings import ClusterSettings
+
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ClusterSettings(home=tmp_path, models=[{"name": "builtin/emoji"}], **wrong)
+
+
+def test_an_answer_that_is_fetched_slowly_waits_where_it_is_made():
+    """As a large archive, or what a page on a slow line is told."""
+    import asyncio
+
+    from retouch.server.ray.exchange import AHEAD, Exchange
+
+    sent, over = [], []
+
+    async def app(scope, receive, send):
+        for number in range(100 * AHEAD):
+            await send({"type": "http.response.body", "body": bytes([number % 256]), "more_body": True})
+            sent.append(number)
+        over.append((await receive())["type"])
+
+    async def fetched():
+        pieces = Exchange(app, {"type": "http"}, b"").pieces()
+        found = await anext(pieces)
+        await asyncio.sleep(0.05)
+        assert len(found) <= AHEAD
+        assert AHEAD <= len(sent) <= 2 * AHEAD
+        found += await anext(pieces)
+        assert [message["body"][0] for message in found] == list(range(len(found)))
+        await pieces.aclose()
+
+    with ThreadPoolExecutor(1) as thread:  # in this one the loop of a browser may run
+        thread.submit(asyncio.run, fetched()).result(60)
+    assert over == ["http.request"]  # it went on to its end when nobody fetched any more
+
+
 def test_replicas_follow_the_work_that_waits_and_the_memory_that_is_taken():
     from retouch.server.ray.placement import BACKLOG, HELD, wanted
 
