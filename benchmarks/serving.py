@@ -8,7 +8,8 @@
 dense: four people paint at once on a studio, as fast as it answers; in turn with that the same edits are computed
 densely (`session.reference`, channels-last), one after the other and without any server, which is more than a dense one
 could serve. overhead: one person on each, strokes in turn. together: people paint at once, as fast as a studio answers,
-which computes up to so many strokes together in one round and one after the other in the next. updates: of recordings
+which computes up to so many strokes together in one round and one after the other in the next; twice as many people, so
+that strokes wait while others are computed. updates: of recordings
 of their own for regions of their own, new ones and the same again. Times are medians of what took turns in one process.
 """
 
@@ -26,6 +27,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +41,10 @@ from shared import seconds
 from retouch import Editor, Region, compile, models
 from retouch.bench.dense import to_channels_last
 from retouch.bench.serve import Load, Person, Server, Tally
+from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.diffusion import session as diffusion
 from retouch.editing.kinds import load
+from retouch.editing.session import GAIN
 from retouch.editing.worker import worker_of
 from retouch.models import pipelines
 from retouch.runtime.state.layered import Snapshot
@@ -71,9 +77,27 @@ def served(editor: Any, home: Path) -> Iterator[Server]:
 
 
 def person(server: Server, load: Load, number: int = 0) -> Person:
+    """One who has begun. ValueError for a size of which the model makes a canvas: edits there are made otherwise."""
     found = Person(server, load, number, Tally())
     found.begin()
+    if found.facts()["kind"] == Canvas.kind:
+        raise ValueError(f"a picture of {load.size} pixels is a canvas; take the model's own --size")
     return found
+
+
+def crowd(server: Server, load: Load, told: Connection) -> None:
+    """People in a process of their own, who begin, and paint as many strokes at once as they are told to."""
+    with ThreadPoolExecutor(load.people) as pool:
+        people = [person(server, load, number) for number in range(load.people)]
+
+        def paint(each: Person, strokes: int) -> None:
+            for _ in range(strokes):
+                each.paint()
+
+        told.send(None)
+        while strokes := told.recv():
+            list(pool.map(partial(paint, strokes=strokes), people))
+            told.send(None)
 
 
 @contextmanager
@@ -81,21 +105,23 @@ def painting(editor: Any, load: Load) -> Iterator[Callable[[int], None]]:
     """People at a studio in this process, who have begun; what is given lets all of them paint so many strokes at
     once, as fast as it answers.
     """
-    with (
-        tempfile.TemporaryDirectory() as home,
-        served(editor, Path(home)) as server,
-        ThreadPoolExecutor(load.people) as pool,
-    ):
-        people = [person(server, load, number) for number in range(load.people)]
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as home, served(editor, Path(home)) as server:
+        ours, theirs = context.Pipe()
+        people = context.Process(target=crowd, args=(server, load, theirs))
+        people.start()
+        theirs.close()  # so that their end is seen
+        ours.recv()
 
-        def paint(each: Person, strokes: int) -> None:
-            for _ in range(strokes):
-                each.paint()
+        def paint(strokes: int) -> None:
+            ours.send(strokes)
+            ours.recv()
 
-        def all_paint(strokes: int) -> None:
-            list(pool.map(partial(paint, strokes=strokes), people))
-
-        yield all_paint
+        try:
+            yield paint
+        finally:
+            ours.send(0)
+            people.join()
 
 
 def editor_of(model: str, policy: str) -> Any:
@@ -139,7 +165,7 @@ def dense(
 
 @app.command()
 def overhead(
-    model: str, policy: str = "fast", size: int = 64, stroke: int = 8, steps: Steps = None, strokes: Strokes = 100
+    model: str, policy: str = "fast", size: int = 128, stroke: int = 8, steps: Steps = None, strokes: Strokes = 100
 ) -> None:
     """Seconds of a stroke to its result, of one person at a studio and at a cluster of one replica."""
     load = Load(people=1, size=size, stroke=stroke, steps=steps)
@@ -157,22 +183,30 @@ def overhead(
         for _ in range(strokes):
             for each in people.values():
                 each.paint()
-        found = {name: statistics.median(each.tally.seconds) for name, each in people.items()}
-        print(json.dumps({**found, "over_ms": (found["cluster"] - found["studio"]) * 1e3}))
+        taken = {name: each.tally.seconds for name, each in people.items()}
+        found = {name: statistics.median(each) for name, each in taken.items()}
+        pairs = statistics.median(b - a for a, b in zip(taken["studio"], taken["cluster"], strict=True))
+        over = (found["cluster"] - found["studio"]) * 1e3
+        print(json.dumps({**found, "over_ms": over, "over_ms_of_pairs": pairs * 1e3}))
 
 
 @app.command()
 def together(
     model: str,
     policy: str = "fast",
-    people: int = 8,
+    people: int = 16,
+    count: int = 8,
+    gain: float = GAIN,
     share: float = 0.005,
-    size: int = 64,
+    size: int = 128,
     steps: Steps = None,
     strokes: Strokes = 3,
     rounds: Rounds = 5,
 ) -> None:
-    """Seconds of the server for a stroke when people paint at once, with strokes together and one by one."""
+    """Seconds of the server for a stroke when people paint at once, `count` of their strokes together and one by one;
+    gain: predicted, from which they are computed so.
+    """
+    diffusion.GAIN = gain
     editor = editor_of(model, policy)
     worker = worker_of(editor.device)
     load = Load(people=people, size=size, stroke=max(1, round(size * share**0.5)), steps=steps, think=0)
@@ -180,7 +214,7 @@ def together(
     with painting(editor, load) as paint:
         for turn in range(-1, rounds):
             for name, found in ways.items():
-                worker.together = people if name == "together" else 1
+                worker.together = count if name == "together" else 1
                 cpu = time.process_time()
                 taken = seconds(paint, strokes)
                 if turn >= 0:  # the first round warms up

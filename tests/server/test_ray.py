@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -78,13 +79,10 @@ class Nodes:
     def __init__(self):
         from ray.cluster_utils import Cluster
 
-        self.folder = tempfile.mkdtemp(prefix="ray-")  # of a short name, as sockets want it
-        self._options = {
-            "num_cpus": 1,
-            "temp_dir": self.folder,
-            "include_dashboard": False,
-            "include_log_monitor": False,
-        }
+        self.folder = Path(os.environ["RAY_TMPDIR"])
+        used = self.folder / "ray"
+        used.mkdir()  # where Ray writes the address of a cluster, whatever `temp_dir` is
+        self._options = {"num_cpus": 1, "temp_dir": str(used), "include_dashboard": False, "include_log_monitor": False}
         stored = {"gcs_storage": "rocksdb", "gcs_storage_path": f"{self.folder}/head"}
         self.cluster = Cluster(True, head_node_args={**self._options, "no_monitor": True, "_system_config": stored})
         self.add()
@@ -130,14 +128,17 @@ def nodes():
 
     from retouch.server.ray.application import FAST
 
-    os.environ.update(FAST)
-    found = Nodes()
-    ray.init(found.cluster.address, log_to_driver=False)
-    serve.start(proxy_location="Disabled")
-    yield found
-    serve.shutdown()
-    ray.shutdown()
-    found.close()
+    with pytest.MonkeyPatch.context() as patch:
+        # The folder has a short name, as sockets want it.
+        for name, value in {**FAST, "RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-")}.items():
+            patch.setenv(name, value)
+        found = Nodes()
+        ray.init(found.cluster.address, log_to_driver=False)
+        serve.start(proxy_location="Disabled")
+        yield found
+        serve.shutdown()
+        ray.shutdown()
+        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -340,8 +341,6 @@ def test_an_upgrade_and_a_drain_fail_no_request(client, deploy):
             for id_ in ids:
                 colour = (rounds * 20 % 256, 0, 40, 255)
                 reply = _painted(client, id_, heads[id_], colour, f"{id_} {rounds}")
-                if reply.status_code == 409:  # `idle` asked the new replica while the old one ended the edit before
-                    reply = _painted(client, id_, reply.json()["head"], colour, f"{id_} {rounds}")
                 assert reply.status_code == 202, reply.text
                 heads[id_] = idle(client, id_, PATIENCE)["head"]
         changed.result()
@@ -365,6 +364,45 @@ def test_a_node_with_another_folder_does_not_start(tmp_path):
     ClusterSettings(home=tmp_path / "b", models=[{"name": "builtin/emoji"}]).proven()
     with pytest.raises(OptionError, match="storage that all nodes share"):
         made.model_copy(update={"home": tmp_path / "b"}).check_shared()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"limits": {"job": 3}}, {"limits": {"memory": 1e9}}, {"limits": {"jobs": 0}}, {"port": 70000}]
+)
+def test_settings_that_mean_nothing_are_refused(tmp_path, wrong):
+    from retouch.server.ray.settings import ClusterSettings
+
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ClusterSettings(home=tmp_path, models=[{"name": "builtin/emoji"}], **wrong)
+
+
+def test_an_answer_that_is_fetched_slowly_waits_where_it_is_made():
+    """As a large archive, or what a page on a slow line is told."""
+    import asyncio
+
+    from retouch.server.ray.exchange import AHEAD, Exchange
+
+    sent, over = [], []
+
+    async def app(scope, receive, send):
+        for number in range(100 * AHEAD):
+            await send({"type": "http.response.body", "body": bytes([number % 256]), "more_body": True})
+            sent.append(number)
+        over.append((await receive())["type"])
+
+    async def fetched():
+        pieces = Exchange(app, {"type": "http"}, b"").pieces()
+        found = await anext(pieces)
+        await asyncio.sleep(0.05)
+        assert len(found) <= AHEAD
+        assert AHEAD <= len(sent) <= 2 * AHEAD
+        found += await anext(pieces)
+        assert [message["body"][0] for message in found] == list(range(len(found)))
+        await pieces.aclose()
+
+    with ThreadPoolExecutor(1) as thread:  # in this one the loop of a browser may run
+        thread.submit(asyncio.run, fetched()).result(60)
+    assert over == ["http.request"]  # it went on to its end when nobody fetched any more
 
 
 def test_replicas_follow_the_work_that_waits_and_the_memory_that_is_taken():

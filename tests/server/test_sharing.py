@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -94,8 +95,34 @@ def test_while_a_server_computes_for_a_session_others_wait_and_then_say_so(tmp_p
     with asking(made[0]) as first, asking(made[1]) as second:
         id_ = created(first)
         with using(made[0], made[0].pool.find("anna", id_)):
-            reply = edited(second, id_, 0)
-        assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+            for reply in (edited(second, id_, 0), second.get(f"/api/sessions/{id_}")):
+                assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+            with page(second, id_) as open_page, pytest.raises(WebSocketDisconnect) as closed:
+                open_page.hear(lambda message: False)
+            assert closed.value.code == 1013  # come again
+
+
+def test_a_server_that_is_asked_what_a_session_is_waits_for_what_another_computes_for_it(clients, monkeypatch):
+    """As when a replica is drained: its last edit was accepted, so nobody is told of the session without it."""
+    (first, second), made = clients
+    id_, asked = created(first), threading.Semaphore(0)
+    holder = made[1].pool.holder
+    ask = holder.ask
+    monkeypatch.setattr(holder, "ask", lambda *what: (ask(*what), asked.release()))
+
+    def opened():
+        with page(second, id_) as open_page:
+            return open_page.hear(lambda message: message.get("kind") == "picture")["version"]
+
+    with ThreadPoolExecutor(2) as pool:
+        with held(made[0], id_):
+            assert edited(first, id_, 0).status_code == 202
+            told = pool.submit(second.get, f"/api/sessions/{id_}"), pool.submit(opened)
+            for _ in range(20):  # both of them, and again
+                assert asked.acquire(timeout=60)
+            assert not any(each.done() for each in told)
+        assert told[0].result(60).json()["head"] == 1
+        assert told[1].result(60) == 1
 
 
 def test_storage_that_is_slow_makes_edits_slow_and_takes_no_session_away(clients, monkeypatch):

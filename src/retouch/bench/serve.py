@@ -144,7 +144,8 @@ class Person:
         found: dict[str, Any] = self._ask("POST", path, 202, data=data, files=files, headers=headers).json()
         return found
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """What is told of the session; nothing while it is not there."""
         reply = self._ask("GET", f"/api/sessions/{self._id}", 200, 404, 409)
         found: dict[str, Any] = reply.json() if reply.status_code == 200 else {}
         return found
@@ -212,7 +213,7 @@ class Person:
         start, key = time.monotonic(), uuid.uuid4().hex
         given = {name: value for name, value in settings.items() if value is not None}
         for _ in patiently("the picture was not recorded", 0.2):
-            if self._id and self._facts().get("tree"):
+            if self._id and self.facts().get("tree"):
                 break
             # Again and again: what was being recorded is lost when a server ends.
             self._id = self._post("/api/sessions", given, key, picture=picture)["id"]
@@ -220,7 +221,7 @@ class Person:
         self._open_page()
 
     def _undo(self) -> None:
-        tree = self._facts()["tree"]
+        tree = self.facts()["tree"]
         parent = next((each["parent"] for each in tree if each["version"] == self._head), None)
         if parent is not None:
             self._ask("POST", f"/api/sessions/{self._id}/head", 200, json={"version": parent})
@@ -237,7 +238,7 @@ class Person:
         for end in patiently("a stroke was not computed"):
             if self._arrived(self._post(f"/api/sessions/{self._id}/edits", settings, key, overlay=overlay)["job"], end):
                 self.tally.seconds.append(time.monotonic() - start)
-                self._head = self._facts()["head"]
+                self._head = self.facts()["head"]
                 return
             self.tally.refusals.append(0)
 
@@ -254,7 +255,7 @@ class Person:
         return False
 
     def _compare(self, painted: int) -> None:
-        self.tally.surplus.append(len(self._facts()["tree"]) - painted)
+        self.tally.surplus.append(len(self.facts()["tree"]) - painted)
 
 
 def drive(

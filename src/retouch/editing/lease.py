@@ -241,6 +241,11 @@ class Holder:
 
     # Claiming
 
+    def other(self, folder: Path) -> str | None:
+        """The other holder that lives and has a session folder, if one does."""
+        holder = _newest(folder)[1]
+        return holder if holder not in ("", self.id) and self.lives(holder) else None
+
     def claim(self, folder: Path) -> Claim:
         """The next claim on a session folder. HeldError while another holder that lives has it."""
         owners = folder / OWNERS

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Query, WebSocket
-from starlette.concurrency import iterate_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
 from retouch.server import frames
@@ -40,8 +40,9 @@ async def live(
     await socket.accept()
     try:
         entry = studio.pool.find(caller, id)
-    except Problem:
-        await socket.close(GONE, "there is no such session")
+        await run_in_threadpool(studio.pool.settle, entry)
+    except Problem as problem:
+        await socket.close(GONE if problem.status_code == 404 else BEHIND, str(problem.detail))
         return
     if sum(len(each.hub) for each in studio.pool.of(caller)) >= studio.limits.watchers:
         await socket.close(CROWDED, "too many pages are open")

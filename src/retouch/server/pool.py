@@ -258,14 +258,24 @@ class Pool:
                 entry.count = max(entry.count, claim.number * JOBS)
                 return claim
             except HeldError as error:
-                if time.monotonic() > end:
-                    raise Problem(
-                        503, "another server computes for this session; come again", retry_after=PATIENCE
-                    ) from error
-                self.holder.ask(error.holder, entry.id)
+                self._ask(entry, error.holder, end)
             except FileNotFoundError as error:
                 raise Problem(404, "there is no such session") from error
-            time.sleep(ASKING)
+
+    def settle(self, entry: Entry) -> None:
+        """Wait until the folder of a session says all that there is of it, if it is not here: another server that has
+        it may have begun an edit that is not sealed, so it is asked for it. Raises Problem 503 as `claim` does.
+        """
+        end = time.monotonic() + self.limits.wait
+        while entry.session is None and entry.opening is None and (other := self.holder.other(entry.folder)):
+            self._ask(entry, other, end)
+
+    def _ask(self, entry: Entry, other: str, end: float) -> None:
+        """Ask another server for a session, and give it a moment."""
+        if time.monotonic() > end:
+            raise Problem(503, "another server computes for this session; come again", retry_after=PATIENCE)
+        self.holder.ask(other, entry.id)
+        time.sleep(ASKING)
 
     def _wanted(self, id_: str) -> None:
         """Another server asks for a session: it may have it when nobody needs it here."""

@@ -213,9 +213,10 @@ def recent(studio: InStudio, caller: Caller) -> list[dict[str, Any]]:
     return found
 
 
-@router.get("/{id}", responses=documented(409))
+@router.get("/{id}", responses=documented(409, 503))
 def session(studio: InStudio, entry: InSession) -> dict[str, Any]:
-    """All of a session."""
+    """All of a session. What another server still computes for it is waited for."""
+    studio.pool.settle(entry)
     return facts_of(studio.models, entry)
 
 

@@ -24,10 +24,12 @@ FAST = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "0",
     "RAY_worker_niceness": "0",
 }
-"""Variables of Ray that save time of every request: threads on its way, and processes that give way to all others (a
-niceness of 15). They count where nodes are started.
+"""Variables of Ray that save time of every request: threads on its way, objects that are frozen, which makes Python
+collect garbage after every edit (`editing/collection.py`), and processes that give way to all others (a niceness of
+15). They count where nodes are started.
 """
 ONGOING = 10_000
 """Requests of one replica at once: every open page is one, so memory and admission bound them, not this."""

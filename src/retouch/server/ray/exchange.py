@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ Messages = list[MutableMapping[str, Any]]
 PLAIN = ("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers",
          "client", "server", "subprotocols")  # fmt: skip
 CHUNK = 1 << 20
+AHEAD = 8
+"""Messages that may wait to be fetched in pieces; then the application waits, as it does for slow connections."""
 
 
 def plain(scope: MutableMapping[str, Any], **state: Any) -> dict[str, Any]:
@@ -26,7 +29,8 @@ class Exchange:
 
     def __init__(self, app: ASGIApp, scope: dict[str, Any], body: bytes | Path) -> None:
         self._http = scope["type"] == "http"
-        self._gone, self._ready = asyncio.Event(), asyncio.Event()
+        self._gone, self._ready, self._fetched = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._most = math.inf
         self._waiting: Messages = []
         self._body = body
         self._pieces = self._incoming()
@@ -60,6 +64,11 @@ class Exchange:
             yield {"type": "http.disconnect"} if self._http else {"type": "websocket.disconnect", "code": 1001}
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
+        while len(self._waiting) >= self._most and not self._gone.is_set():
+            self._fetched.clear()
+            await self._fetched.wait()
+        if self._gone.is_set():
+            return
         self._waiting.append(message)
         self._ready.set()
 
@@ -70,11 +79,13 @@ class Exchange:
 
     async def pieces(self) -> AsyncIterator[Messages]:
         """Messages as they come; the application is told when nobody listens any more."""
+        self._most = AHEAD
         try:
             while True:
                 await self._ready.wait()
                 self._ready.clear()
                 found, self._waiting = self._waiting, []
+                self._fetched.set()
                 if found:
                     yield found
                 if self._task.done() and not self._waiting:
@@ -82,6 +93,7 @@ class Exchange:
             await self._task
         finally:
             self._gone.set()
+            self._fetched.set()
             if not self._task.done():
                 with suppress(asyncio.CancelledError, TimeoutError):
                     await asyncio.wait_for(self._task, 5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import socket
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from retouch.editing.kinds import load
 from retouch.errors import OptionError
@@ -81,12 +83,23 @@ class ClusterSettings(Settings):
     users: list[str] = ["me"]
     no_token: bool = False
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
     hosts: list[str] = []
     limits: dict[str, float] = {}
     ingresses: Count = 1
     drain: Seconds = 60
     proof: str = ""
+
+    @field_validator("limits")
+    @classmethod
+    def _known(cls, limits: dict[str, float]) -> dict[str, float]:
+        known = {each.name for each in fields(Limits)} - {"memory"}
+        for name, value in limits.items():
+            if name not in known:
+                raise ValueError(f"there is no limit {name!r} here; there are {', '.join(sorted(known))}")
+            if not 0 < value < math.inf:
+                raise ValueError(f"the limit {name} is a number above 0, not {value}")
+        return limits
 
     def access(self) -> Access:
         """Who may ask."""
