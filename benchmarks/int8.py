@@ -106,7 +106,7 @@ def network(
             recording.undo()
 
         runs[kind] = update
-    report, schedule = net.explain(region), net._plan_of(region, frozenset()).schedule
+    report, schedule = net.explain(region), net.schedules.of(region, frozenset()).schedule
     typer.echo(f"{report.in_int8:.1%} of the arithmetic of products in int8, {len(schedule.steps)} calls")
     found = interleaved(runs, rounds)
     apart = float((results["int8"] - results["bfloat16"]).norm() / results["bfloat16"].norm())

@@ -191,7 +191,7 @@ def test_rows_that_were_fetched_before_the_update(transfers):
     snapshot = Snapshot.of(record(net, made)[1], Store(device_budget=0))
     masks = made.spot(), made.spot(0.6, 0.1)
     regions = [Region.from_mask(mask) for mask in masks]
-    schedule = net._plan_of(regions[0], frozenset()).schedule
+    schedule = net.schedules.of(regions[0], frozenset()).schedule
     for region, mask, sends in zip(regions, masks, (1, 2), strict=True):
         restored = snapshot.recording()
         transfers.sent.clear()
