@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from retouch.plan.policy import PolicyError as PolicyError
     from retouch.plan.region import Region as Region
     from retouch.plan.region import RegionError as RegionError
+    from retouch.runtime.blocks import StoreError as StoreError
     from retouch.runtime.state.in_place import Recording as Recording
     from retouch.runtime.state.in_place import UndoError as UndoError
-    from retouch.runtime.store import StoreError as StoreError
     from retouch.runtime.weights import WeightsChangedError as WeightsChangedError
 
 __version__ = version("retouch")
@@ -82,8 +82,8 @@ _NAMES = {
     "plan.explain": "Explanation",
     "plan.policy": "Policy PolicyError",
     "plan.region": "Region RegionError",
+    "runtime.blocks": "StoreError",
     "runtime.state.in_place": "Recording UndoError",
-    "runtime.store": "StoreError",
     "runtime.weights": "WeightsChangedError",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

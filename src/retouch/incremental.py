@@ -35,6 +35,7 @@ from retouch.plan.explain import Explanation, explain
 from retouch.plan.policy import Policy
 from retouch.plan.region import Region, RegionError
 from retouch.runtime.base import Contents, State, plain_tensors
+from retouch.runtime.blocks import spill_folder
 from retouch.runtime.executor import Timed
 from retouch.runtime.needs import needed
 from retouch.runtime.packed_files import PackedFiles
@@ -48,7 +49,6 @@ from retouch.runtime.spare import spare_memory
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.together import Together, nbytes_of
 from retouch.runtime.state.workspace import Workspace
-from retouch.runtime.store import spill_folder
 from retouch.runtime.trial import int8_errors
 from retouch.runtime.weights import Weights, WeightsChangedError
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from networks import NAMES, TEXT, case, compiled, edits, record, update
 from retouch import Policy, Region, kernels
 from retouch.kernels.transfers import Transfers
+from retouch.runtime.blocks import StoreError, read
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
-from retouch.runtime.store import Store, StoreError, read
+from retouch.runtime.store import Store
 from support import BALANCED, EXACT, PROBED, SHARED, same
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

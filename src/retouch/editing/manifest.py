@@ -23,7 +23,8 @@ import torch
 from retouch.editing.history import History
 from retouch.passes import ARITHMETIC
 from retouch.plan.policy import Policy
-from retouch.runtime.store import DTYPES, StoreError
+from retouch.runtime.blocks import StoreError
+from retouch.runtime.store import DTYPES
 
 FORMAT, LIGHT, LAYERED, LISTED, UNSUMMED = 5, 4, 3, 2, 1
 MANIFEST = "manifest.json"

@@ -26,7 +26,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled, go_on
 from retouch.editing.collection import COLLECTION
@@ -39,9 +38,11 @@ from retouch.editing.worker import Worker, worker_of
 from retouch.errors import ReplayWarning
 from retouch.incremental import Incremental
 from retouch.plan.region import Region
+from retouch.runtime import blocks
+from retouch.runtime.blocks import StoreError
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
-from retouch.runtime.store import Store, StoreError
+from retouch.runtime.store import Store
 
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")

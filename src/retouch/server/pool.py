@@ -25,7 +25,7 @@ from retouch.editing.kinds import AnySession, Saved
 from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, claimed
 from retouch.editing.manifest import MANIFEST
 from retouch.errors import OptionError
-from retouch.runtime.store import StoreError
+from retouch.runtime.blocks import StoreError
 from retouch.server.entry import Entry
 from retouch.server.limits import Limits
 from retouch.server.metrics import Metrics
