@@ -41,8 +41,8 @@ class Canvases(BaseEditor[Canvas]):
 
     def __init__(self, editor: Photographs) -> None:
         self.editor = editor
-        made = editor.name, editor.backend, editor.memory, editor.device_memory, editor.folder, editor.storage
-        super().__init__(*made)
+        kept = editor.memory, editor.device_memory, editor.folder, editor.storage, editor.history
+        super().__init__(editor.name, editor.backend, *kept)
 
     @property
     def device(self) -> torch.device:
