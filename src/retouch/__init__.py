@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from retouch.editing.jobs import Job as Job
     from retouch.editing.jobs import SessionError as SessionError
     from retouch.editing.kinds import load as load
-    from retouch.editing.kinds import open as open
     from retouch.editing.lease import HeldError as HeldError
     from retouch.editing.lease import LostError as LostError
     from retouch.editing.manifest import ArchiveError as ArchiveError
+    from retouch.editing.saved import open as open
     from retouch.editing.session import Session as Session
     from retouch.errors import FallbackWarning as FallbackWarning
     from retouch.errors import OptionError as OptionError
@@ -65,9 +65,10 @@ _NAMES = {
     "editing.gan": "LabelEditor Upscaler",
     "editing.images": "ImageError",
     "editing.jobs": "Frame Job SessionError",
-    "editing.kinds": "load open",
+    "editing.kinds": "load",
     "editing.lease": "HeldError LostError",
     "editing.manifest": "ArchiveError",
+    "editing.saved": "open",
     "editing.session": "Session",
     "errors": "FallbackWarning OptionError ReplayWarning RetouchError",
     "frontend.capture": "CaptureError",

@@ -29,10 +29,11 @@ from torch import Tensor
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled, go_on
 from retouch.editing.collection import COLLECTION
+from retouch.editing.fields import Fields
 from retouch.editing.history import History
 from retouch.editing.images import HURRIED, Pixels, as_pixels, save_png
 from retouch.editing.jobs import Job, SessionError, Task, origin_now
-from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
+from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Manifest, folder_name, layer_file
 from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
 from retouch.editing.worker import Worker, worker_of
 from retouch.errors import ReplayWarning

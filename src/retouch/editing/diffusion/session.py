@@ -35,6 +35,7 @@ from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import Refinement, remade
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.variants import Variant, Variants, check_room, seeded, seeds_of, varied
+from retouch.editing.fields import Fields, finite, listed, maybe, number, optional, positive, record, table, text, whole
 from retouch.editing.images import (
     Box,
     ImageLike,
@@ -48,19 +49,6 @@ from retouch.editing.images import (
     threshold_of,
 )
 from retouch.editing.jobs import Frames, Job
-from retouch.editing.manifest import (
-    Fields,
-    finite,
-    listed,
-    maybe,
-    number,
-    optional,
-    positive,
-    record,
-    table,
-    text,
-    whole,
-)
 from retouch.editing.recent import Recent
 from retouch.editing.replay import Cropped, Pictures
 from retouch.editing.session import GAIN, Edited, Version, locked
