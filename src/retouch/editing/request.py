@@ -24,7 +24,7 @@ from retouch.editing.images import Pixels, Strengths, as_integers, as_strengths,
 from retouch.editing.kinds import AnySession, Kind, kind_of, located
 from retouch.editing.manifest import MANIFEST
 from retouch.editing.saved import Saved
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 from retouch.errors import OptionError
 from retouch.kernels.devices import usable
 from retouch.plan.policy import Policy

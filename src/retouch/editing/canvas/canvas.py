@@ -26,8 +26,9 @@ from retouch.editing.history import History
 from retouch.editing.images import ImageLike
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import Manifest
-from retouch.editing.session import Version, locked
+from retouch.editing.session import locked
 from retouch.editing.stages import ENOUGH, stages_of
+from retouch.editing.version import Version
 
 
 class Canvas(Edits):

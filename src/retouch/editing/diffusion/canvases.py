@@ -22,7 +22,7 @@ from retouch.editing.diffusion.views import View, redrawn_together
 from retouch.editing.editor import BaseEditor
 from retouch.editing.images import Box, ImageLike, Pixels
 from retouch.editing.manifest import Manifest
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 from retouch.runtime.store import Store
 
 

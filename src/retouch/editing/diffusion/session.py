@@ -51,8 +51,9 @@ from retouch.editing.images import (
 from retouch.editing.jobs import Frames, Job
 from retouch.editing.recent import Recent
 from retouch.editing.replay import Cropped, Pictures
-from retouch.editing.session import GAIN, Edited, Version, locked
+from retouch.editing.session import GAIN, locked
 from retouch.editing.stages import ENOUGH, stages_of
+from retouch.editing.version import Edited, Version
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.plan.region import Mask, Region

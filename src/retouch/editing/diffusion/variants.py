@@ -15,7 +15,7 @@ from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.redraw import Redraw
 from retouch.editing.history import History
 from retouch.editing.meeting import side_by_side
-from retouch.editing.session import Edited, Version
+from retouch.editing.version import Edited, Version
 from retouch.plan.region import Region
 from retouch.runtime.store import free_memory, free_on
 

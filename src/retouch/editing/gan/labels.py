@@ -19,7 +19,8 @@ from retouch.editing.gan.session import GeneratorSession
 from retouch.editing.images import ImageError, ImageLike, Pixels, as_integers, as_mask, from_tensor
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import SOURCE, ArchiveError, Manifest
-from retouch.editing.session import Edited, Version, locked
+from retouch.editing.session import locked
+from retouch.editing.version import Edited, Version
 from retouch.incremental import Incremental
 from retouch.kernels.devices import selected
 from retouch.models import spade
