@@ -98,7 +98,7 @@ def network(
     edited = chosen.edited(inputs, mask)
     for kind, products in (("bfloat16", "float"), ("int8", "int8")):
         module = chosen.build(tiny, torch.bfloat16)
-        net = retouch.compile(module, inputs.args, dict(inputs.kwargs), policy=policy, arithmetic=products)
+        net = retouch.compile(module, inputs.args, inputs.kwargs, policy=policy, arithmetic=products)
         _, recording = net.record(*inputs.args, **inputs.kwargs)
 
         def update(_: int, kind: str = kind, net: Any = net, recording: Any = recording) -> None:
