@@ -61,7 +61,7 @@ def network(name: str, dtype: torch.dtype) -> Iterator[tuple[str, str]]:
     module, inputs = entry.build(tiny=True, dtype=dtype), entry.inputs(tiny=True, dtype=dtype)
     for policy in POLICIES:
         fixed = replace(Policy.named(policy), crossover=CROSSOVER)
-        net = retouch.compile(module, inputs.args, dict(inputs.kwargs), policy=fixed, backend="cpu")
+        net = retouch.compile(module, inputs.args, inputs.kwargs, policy=fixed, backend="cpu")
         y, recording = net.record(*inputs.args, **inputs.kwargs)
         yield f"{policy}/record", digest(y)
         edited = inputs

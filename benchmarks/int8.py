@@ -98,7 +98,7 @@ def network(
     edited = chosen.edited(inputs, mask)
     for kind, products in (("bfloat16", "float"), ("int8", "int8")):
         module = chosen.build(tiny, torch.bfloat16)
-        net = retouch.compile(module, inputs.args, dict(inputs.kwargs), policy=policy, arithmetic=products)
+        net = retouch.compile(module, inputs.args, inputs.kwargs, policy=policy, arithmetic=products)
         _, recording = net.record(*inputs.args, **inputs.kwargs)
 
         def update(_: int, kind: str = kind, net: Any = net, recording: Any = recording) -> None:
@@ -106,7 +106,7 @@ def network(
             recording.undo()
 
         runs[kind] = update
-    report, schedule = net.explain(region), net._plan_of(region, frozenset()).schedule
+    report, schedule = net.explain(region), net.schedules.of(region, frozenset()).schedule
     typer.echo(f"{report.in_int8:.1%} of the arithmetic of products in int8, {len(schedule.steps)} calls")
     found = interleaved(runs, rounds)
     apart = float((results["int8"] - results["bfloat16"]).norm() / results["bfloat16"].norm())

@@ -236,7 +236,7 @@ def updates(
     made = models.get(network)
     inputs, sizes = made.inputs(tiny, getattr(torch, dtype)), made.image_size(tiny)
     module = made.build(tiny, getattr(torch, dtype))
-    net = compile(module, inputs.args, dict(inputs.kwargs), policy=policy, keep_module=False)
+    net = compile(module, inputs.args, inputs.kwargs, policy=policy, keep_module=False)
     starts = [Snapshot.of(net.record(*inputs.args, **inputs.kwargs)[1], Store()) for _ in range(count)]
     side, random = max(1, round((share * sizes[0] * sizes[1]) ** 0.5)), np.random.default_rng(1)
 
@@ -248,7 +248,7 @@ def updates(
             mask[top : top + side, left : left + side] = True
             edited = made.edited(inputs, mask, number)
             regions.append(Region.from_mask(mask))
-            given.append((edited.args, dict(edited.kwargs)))
+            given.append((edited.args, edited.kwargs))
         return regions, given
 
     def one_by_one(regions: list[Region], given: list[Any]) -> None:

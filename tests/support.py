@@ -192,7 +192,7 @@ def check(
 def declares_its_kernels(net: Any) -> None:
     """What a recording calls is what the operations say: a kernel that a backend lacks is warned of by them."""
     declared = {net.backend.kernel(name) for name in needed(net.program, net.policy)}
-    assert all(call.host or call.function in declared for call in net._whole().steps)
+    assert all(call.host or call.function in declared for call in net.schedules.everything.steps)
 
 
 def outside_unchanged(net: Any, region: Region, y: Tensor, updated: Tensor) -> None:

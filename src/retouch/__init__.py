@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from retouch.editing.jobs import Job as Job
     from retouch.editing.jobs import SessionError as SessionError
     from retouch.editing.kinds import load as load
-    from retouch.editing.kinds import open as open
     from retouch.editing.lease import HeldError as HeldError
     from retouch.editing.lease import LostError as LostError
     from retouch.editing.manifest import ArchiveError as ArchiveError
+    from retouch.editing.saved import open as open
     from retouch.editing.session import Session as Session
     from retouch.errors import FallbackWarning as FallbackWarning
     from retouch.errors import OptionError as OptionError
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from retouch.plan.policy import PolicyError as PolicyError
     from retouch.plan.region import Region as Region
     from retouch.plan.region import RegionError as RegionError
+    from retouch.runtime.blocks import StoreError as StoreError
     from retouch.runtime.state.in_place import Recording as Recording
     from retouch.runtime.state.in_place import UndoError as UndoError
-    from retouch.runtime.store import StoreError as StoreError
     from retouch.runtime.weights import WeightsChangedError as WeightsChangedError
 
 __version__ = version("retouch")
@@ -65,9 +65,10 @@ _NAMES = {
     "editing.gan": "LabelEditor Upscaler",
     "editing.images": "ImageError",
     "editing.jobs": "Frame Job SessionError",
-    "editing.kinds": "load open",
+    "editing.kinds": "load",
     "editing.lease": "HeldError LostError",
     "editing.manifest": "ArchiveError",
+    "editing.saved": "open",
     "editing.session": "Session",
     "errors": "FallbackWarning OptionError ReplayWarning RetouchError",
     "frontend.capture": "CaptureError",
@@ -82,8 +83,8 @@ _NAMES = {
     "plan.explain": "Explanation",
     "plan.policy": "Policy PolicyError",
     "plan.region": "Region RegionError",
+    "runtime.blocks": "StoreError",
     "runtime.state.in_place": "Recording UndoError",
-    "runtime.store": "StoreError",
     "runtime.weights": "WeightsChangedError",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

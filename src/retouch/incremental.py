@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -29,73 +28,39 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import AreaError, ByArea, Plan, by_area, checked_arithmetic, cut, fuse, in_arithmetic, plan
+from retouch.passes import ByArea, Plan, checked_arithmetic, cut, fuse, in_arithmetic, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
-from retouch.plan.choose import Planner
 from retouch.plan.explain import Explanation, explain
 from retouch.plan.policy import Policy
 from retouch.plan.region import Region, RegionError
 from retouch.runtime.base import Contents, State, plain_tensors
-from retouch.runtime.emitter import build, build_many, dirty_values
+from retouch.runtime.blocks import spill_folder
 from retouch.runtime.executor import Timed
 from retouch.runtime.needs import needed
 from retouch.runtime.packed_files import PackedFiles
 from retouch.runtime.program_files import Lowered, kept
 from retouch.runtime.rates import costs_of
 from retouch.runtime.schedule import Schedule
+from retouch.runtime.schedules import Planned, Schedules
 from retouch.runtime.shared import Shared
 from retouch.runtime.side_by_side import SideBySide
 from retouch.runtime.spare import spare_memory
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.together import Together, nbytes_of
 from retouch.runtime.state.workspace import Workspace
-from retouch.runtime.store import spill_folder
 from retouch.runtime.trial import int8_errors
 from retouch.runtime.weights import Weights, WeightsChangedError
 
 _MOVES = {"to", "to_empty", "cpu", "cuda", "xpu", "ipu", "mtia", "half", "float", "double", "bfloat16", "type"}
 """Methods of modules that change where parameters are or their type."""
 
-REMEMBERED, FEWEST = 16 << 20, 4
-"""Schedules are kept for the next update of their region as long as all take fewer bytes; so many always are."""
-
-OUTLOOKS = 32
-"""Outlooks that are kept: of as many updates that wait for each other."""
-
 PLENTY = 4
 """Updates that are often together."""
-
-ALIKE = 2
-"""Schedules whose steps are taken for other regions, where the same inputs changed."""
 
 
 class UnsupportedError(RetouchError, RuntimeError):
     """What was asked for cannot be done with a compiled module."""
-
-
-@dataclass
-class Planned:
-    """What updates for a region do, of which there are `uses`: everything up to `break_even` of them. The schedule,
-    and whether it computes everything; how long the last update took.
-    """
-
-    schedule: Schedule
-    whole: bool = False
-    break_even: float = 0
-    uses: int = 1
-    measured_ms: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Outlook:
-    """What an update for a region would do: the rows that it computes; `break_even` as in `Planned`; `kinds` of their
-    tables, which are equal for updates that make the same calls.
-    """
-
-    active: dict[Value, Table]
-    break_even: float
-    kinds: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -144,15 +109,10 @@ class Incremental:
         self.weights.refresh()
         self.shared = Shared(kernels)
         self.lock = RLock()
-        self._full: Schedule | None = None
-        self._nothing: Schedule | None = None
         self.workspace = Workspace(self)
-        self.planner = Planner(self.plan, policy, costs_of(kernels), partial(dirty_values, self.program))
-        self._planned: OrderedDict[Any, Planned] = OrderedDict()
-        self._like: dict[frozenset[Value], list[Schedule]] = {}
-        self._joint_like: dict[tuple[frozenset[Value], tuple[int, ...]], list[SideBySide]] = {}
-        self._programs: dict[tuple[tuple[str, ...], int], ByArea] = {}
-        self._outlooks: OrderedDict[Any, Outlook] = OrderedDict()
+        arguments = dict(zip(self.signature.inputs, self.program.inputs, strict=True))
+        self.schedules = Schedules(self.plan, policy, self.shared, costs_of(kernels), arguments)
+        self.planner = self.schedules.planner
         self._joined: WeakKeyDictionary[SideBySide, Together] = WeakKeyDictionary()
         self._memory: Tensor | None = None
         self._counted: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()
@@ -206,7 +166,7 @@ class Incremental:
             if value not in self.program.inputs:
                 recording.buffers[value] = self.backend.empty(value.rows, value.channels, value.dtype)
         self._feed(recording, leaves)
-        recording.run(self._whole())
+        recording.run(self.schedules.everything)
         return self._result(recording), recording
 
     @plain_tensors
@@ -280,23 +240,15 @@ class Incremental:
         changes = [self._changed(*each) for each in zip(recordings, leaves, strict=True)]
         groups: dict[Any, list[int]] = {}
         for number, each in enumerate(zip(recordings, regions, changes, strict=True)):
-            groups.setdefault(self._alike(*each) or number, []).append(number)
+            recording, region, changed = each
+            alike = self.schedules.alike(region, changed, recording.uses, recording.call)
+            groups.setdefault(alike or number, []).append(number)
         results: dict[int, Any] = {}
         for numbers in groups.values():
             given = [(recordings[n], regions[n], leaves[n], changes[n]) for n in numbers]
             found = [self._update(r, x, where) for r, where, x, _ in given] if len(given) == 1 else self._joint(given)
             results.update(zip(numbers, found, strict=True))
         return [results[number] for number in range(len(recordings))]
-
-    def _alike(self, recording: State, region: Region, changed: frozenset[Value]) -> Any:
-        """Equal for updates that make the same calls; None for one that computes everything or nothing."""
-        policy = self.policy.of_call(recording.call)
-        if not (region.mask.any() or changed):
-            return None
-        outlook, key = self._outlook(region, changed, policy), (region, changed, None, policy.text)
-        known = self._planned.get(key)
-        uses = recording.uses if known is None else max(recording.uses, known.uses + self.policy.exact)
-        return (policy.text, outlook.kinds) if uses > outlook.break_even else None
 
     def _joint(self, given: Sequence[tuple[State, Region, list[Any], frozenset[Value]]]) -> list[Any]:
         recordings, regions, leaves, changes = zip(*given, strict=True)
@@ -325,7 +277,7 @@ class Incremental:
         origins = [id(recording.origin) for recording in recordings]
         number = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
         bases = tuple(number[origin] for origin in origins)
-        schedule = self._joint_schedule(tuple(regions), tuple(changes), bases, self.policy.of_call(recordings[0].call))
+        schedule = self.schedules.joint(tuple(regions), tuple(changes), bases, recordings[0].call)
         found = self._joined.get(schedule)
         if found is None or found.generation != self.weights.generation:
             nbytes = nbytes_of(schedule)
@@ -340,7 +292,7 @@ class Incremental:
         updates one by one; 1 for those that compute everything.
         """
         self._check_region(region)
-        outlook = self._outlook(region, frozenset(), self.policy.of_call(0))
+        outlook = self.schedules.outlook(region)
         return 1.0 if math.isinf(outlook.break_even) else self.planner.gain(outlook.active, count)
 
     def release(self) -> None:
@@ -354,11 +306,11 @@ class Incremental:
         changed = self._changed(recording, leaves)
         idle = not region.mask.any() and not changed and not (areas and self.policy.exact)
         self.backend.set_threads(torch.get_num_threads())
-        by_area = self._by_area(areas) if areas else None
+        by_area = self.schedules.by_area(areas) if areas else None
         if idle:
-            planned = Planned(self._idle())
+            planned = Planned(self.schedules.nothing)
         else:
-            planned = self._plan_of(region, changed, areas, uses=recording.uses, call=recording.call)
+            planned = self.schedules.of(region, changed, areas, recording.uses, recording.call)
         try:
             if planned.whole:
                 self._begin_again(recording, planned.schedule, leaves)
@@ -487,147 +439,16 @@ class Incremental:
                 leaves.append(found.clone() if isinstance(found, Tensor) else found)
         return pytree.tree_unflatten(leaves, self.out_spec)
 
-    # Schedules
-
-    def _whole(self) -> Schedule:
-        """The schedule of a recording: all rows, all dense values."""
-        if self._full is None:
-            self._full = self._built(activity.everything(self.program), set(self.program.inputs))
-        return self._full
-
-    def _built(self, active: dict[Value, Table], changed: set[Value], areas: Areas | None = None) -> Schedule:
-        like = self._like.setdefault(frozenset(changed), []) if not (areas or self.backend.graphs) else []
-        for schedule in like:
-            found = schedule.of_rows(active)
-            if found is not None:
-                return found
-        plan = self._by_area(areas).plan if areas else self.plan
-        statistics = activity.statistics_of(self.program, self.policy)
-        dirty = dirty_values(self.program, changed, active)
-        made = build(plan, active, self.shared, statistics, dirty, areas=areas)
-        like.append(made)
-        del like[:-ALIKE]
-        return made
-
-    @cached_property
-    def _again(self) -> Schedule:
-        """The schedule of an update that computes everything: it saves no rows, as whole buffers are replaced."""
-        return replace(self._whole(), saves={}, stays={})
-
-    def _by_area(self, areas: Areas) -> ByArea:
-        """The program for as many areas; AreaError when the module has no such arguments, and as `by_area`."""
-        key = (tuple(areas.given), len(areas.regions))
-        if key not in self._programs:
-            inputs = dict(zip(self.signature.inputs, self.program.inputs, strict=True))
-            sources = {name: inputs.get(f"[1][{name!r}]") for name in areas.given}
-            for name, source in sources.items():
-                if source is None or source.grid:
-                    raise AreaError(f"the module reads no argument {name!r} that is without a grid")
-            self._programs[key] = by_area(self.plan, [s for s in sources.values() if s], len(areas.regions))
-        return self._programs[key]
-
-    def _idle(self) -> Schedule:
-        """The schedule that computes nothing and returns the recorded result."""
-        if self._nothing is None:
-            none = {v: Table(np.empty(0, np.int32), v.rows, ascending=True) for v in self.program.values() if v.grid}
-            self._nothing = self._built(none, set())
-        return self._nothing
-
-    def active(self, region: Region, changed: frozenset[Value] = frozenset(), call: int = 0) -> dict[Value, Table]:
-        """Active rows of every value for a region; `call` as for `Policy.of_call`."""
-        return activity.of_update(self.program, region, self.policy.of_call(call), changed)
-
-    def _plan_of(
-        self, region: Region, changed: frozenset[Value], areas: Areas | None = None, uses: int = 1, call: int = 0
-    ) -> Planned:
-        """The schedule of an update, made once for a region.
-
-        So many updates use it. Those that were count as well under `exact`, where both ways give the same result.
-        """
-        policy = self.policy.of_call(call)
-        key = (region, changed, areas.key if areas else None, policy.text)
-        known = self._planned.get(key)
-        if known is not None:
-            uses = max(uses, known.uses + self.policy.exact)
-        if known is None or (known.whole and uses > known.break_even):
-            self._planned[key] = known = self._made(region, changed, areas, uses, policy)
-        known.uses = uses
-        self._remember(key)
-        return known
-
-    def _remember(self, key: Any) -> None:
-        """Keep what was planned last; what was long ago, as long as it is little."""
-        self._planned.move_to_end(key)
-        while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
-            self._planned.popitem(last=False)
-
-    def _joint_schedule(
-        self, regions: tuple[Region, ...], changes: tuple[frozenset[Value], ...], bases: tuple[int, ...], policy: Policy
-    ) -> SideBySide:
-        """The schedule of updates of several recordings, which start from `bases`."""
-        key = (regions, changes, bases, policy.text)
-        if key not in self._planned:
-            actives = [self._outlook(*each, policy).active for each in zip(regions, changes, strict=True)]
-            changed = set(frozenset().union(*changes))
-            dirty = dirty_values(self.program, changed, actives[0])  # as of the others, which are alike
-            statistics = activity.statistics_of(self.program, self.policy)
-            like = self._joint_like.setdefault((frozenset(changed), bases), []) if not self.backend.graphs else []
-            made = build_many(self.plan, actives, self.shared, statistics, dirty, bases, like)
-            if all(made.origin is not known.origin for known in like):
-                like.append(made)
-                del like[:-ALIKE]
-            self._planned[key] = Planned(made)
-        self._remember(key)
-        schedule = self._planned[key].schedule
-        assert isinstance(schedule, SideBySide)
-        return schedule
-
-    def _outlook(self, region: Region, changed: frozenset[Value], policy: Policy) -> Outlook:
-        """What an update for a region would do."""
-        key = region, changed, policy.text
-        if key not in self._outlooks:
-            active = activity.of_update(self.program, region, policy, changed)
-            tables = {id(table): table for table in active.values()}.values()
-            kinds = tuple([(*table.kind, table.probes is None) for table in tables])
-            self._outlooks[key] = Outlook(active, self.planner.break_even(active), kinds)
-            if len(self._outlooks) > OUTLOOKS:
-                self._outlooks.popitem(last=False)
-        self._outlooks.move_to_end(key)
-        return self._outlooks[key]
-
-    @property
-    def _remembered(self) -> int:
-        """Bytes of the schedules that are kept for regions; regions that are computed whole have theirs in common."""
-        return sum({id(each.schedule): each.schedule.nbytes for each in self._planned.values()}.values())
-
-    def _made(
-        self, region: Region, changed: frozenset[Value], areas: Areas | None, uses: int, policy: Policy
-    ) -> Planned:
-        if areas:
-            program = self._by_area(areas)
-            active = activity.of_update(program.program, region, policy, changed.union(program.inputs))
-            break_even = self.planner.break_even(active)
-        else:
-            outlook = self._outlook(region, changed, policy)
-            active, break_even = outlook.active, outlook.break_even
-        if uses > break_even:
-            return Planned(self._built(active, set(changed), areas), False, break_even)
-        if not areas:
-            return Planned(self._again, True, break_even)
-        everything = self._built(activity.everything(self.program), set(self.program.inputs), areas)
-        return Planned(replace(everything, saves={}, stays={}), True, break_even)
-
     def forget(self) -> None:
         """Drop what was made for regions: all are new again."""
         with self.lock:
-            self._planned.clear()
-
-    def _seen(self, region: Region) -> Planned | None:
-        """What the last updates for a region did."""
-        found = [planned for (seen, *_), planned in self._planned.items() if seen == region]
-        return found[-1] if found else None
+            self.schedules.forget()
 
     # Reports
+
+    def active(self, region: Region, changed: frozenset[Value] = frozenset(), call: int = 0) -> dict[Value, Table]:
+        """Active rows of every value for a region; `call` as for `Policy.of_call`."""
+        return self.schedules.active(region, changed, call)
 
     def demand(self, region: Region) -> Demand:
         """An estimate of the bytes that `update_many` takes for a region."""
@@ -668,7 +489,7 @@ class Incremental:
         report = explain(self.program, self.plan, active, computed_by, kernels, predicted, left=left)
         if region is None:
             return report
-        seen = self._seen(region)
+        seen = self.schedules.seen(region)
         decision = self.planner.choose(active, seen.uses if seen else 1)
         return replace(report, decision=decision, measured_ms=seen.measured_ms if seen else None)
 
@@ -687,7 +508,7 @@ class Incremental:
             self.backend.set_threads(torch.get_num_threads())
             changed = {value for value in inputs if value.grid is None}
             whole = all(table.complete for table in active.values())
-            schedule = self._again if whole else self._built(dict(active), changed)
+            schedule = self.schedules.again if whole else self.schedules.built(dict(active), changed)
             try:
                 recording.begin(schedule)
                 for value in self.plan.kept if whole else ():
@@ -709,7 +530,7 @@ class Incremental:
         if output is None:
             raise RegionError("the module returns no image")
         active = self.active(region)
-        seen = self._seen(region)
+        seen = self.schedules.seen(region)
         if self.planner.is_whole(active, seen.uses if seen else 1):
             active = activity.everything(self.program)
         return torch.from_numpy(active[output].edited.mask(output.map))

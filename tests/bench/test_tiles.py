@@ -72,7 +72,8 @@ def test_what_is_printed_goes_into_the_tables(few, monkeypatch):
 
     said = []
     monkeypatch.setattr(tune, "present", lambda: tune.named("sm_86"))
-    suite = Tiles(timer=timer)
+    monkeypatch.setattr("retouch.bench.tiles._median", timer)
+    suite = Tiles()
     results = list(suite.results(Progress(lambda *x: said.append(x))))
     text = StringIO()
     for table in suite.tables(results):

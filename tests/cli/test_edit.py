@@ -222,7 +222,7 @@ def test_an_editor_is_told_about_the_machine(folder, model, monkeypatch):
 
 
 def test_a_session_is_told_about_the_machine(folder, monkeypatch):
-    seen = options_of(monkeypatch, "retouch.editing.kinds.open")
+    seen = options_of(monkeypatch, "retouch.editing.saved.open")
     edit("--session", "house", original="one.png")
     assert asked(seen) == ("auto", None, None)
     edit("--session", "house", *MACHINE, original="one.png")

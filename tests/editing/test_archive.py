@@ -58,7 +58,7 @@ sys.path[:0] = {paths!r}
 import numpy as np, retouch
 from retouch import Editor
 from retouch.editing import archive
-from retouch.runtime import store
+from retouch.runtime import blocks
 from manifests import alter
 from pipelines import painted, pipeline
 def die(*_, **__):
@@ -76,7 +76,7 @@ session = retouch.open({folder!r}, editor=Editor(pipeline("ddpm"), policy="fast"
 """
 
 FAULTS = {
-    "tensors": "store._in_file = die",
+    "tensors": "blocks.in_file = die",
     "sealing": "archive._sealed = after(archive._sealed, 1)",
     "rename": "archive.Path.rename = die",
     "before the manifest": "archive.Archive.commit = die",
@@ -122,7 +122,7 @@ def test_killed_during_an_edit(fault, action, saved):
 def test_killed_while_layers_are_put_into_the_folder(fault, saved):
     """The edit counts already; what it computed is there, or is made again."""
     folder, image = saved
-    faults = {**FAULTS, "second layer": "store._in_file = after(store._in_file, 1)"}
+    faults = {**FAULTS, "second layer": "blocks.in_file = after(blocks.in_file, 1)"}
     text = CHILD.format(
         paths=[str(Path(__file__).parents[1])],
         folder=str(folder),

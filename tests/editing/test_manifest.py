@@ -13,8 +13,8 @@ import retouch
 from manifests import alter, to_format_1
 from pipelines import painted, picture, pipeline
 from retouch import ArchiveError, Editor, Policy
-from retouch.editing.kinds import Saved
 from retouch.editing.manifest import MANIFEST, Manifest, policy_fields
+from retouch.editing.saved import Saved
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -15,9 +15,9 @@ from manifests import alter
 from pipelines import painted
 from retouch import ArchiveError, ReplayWarning, SessionError
 from retouch.editing.calls import Calls
-from retouch.editing.kinds import Saved
 from retouch.editing.manifest import FORMAT, LIGHT, MANIFEST, Manifest
 from retouch.editing.replay import held
+from retouch.editing.saved import Saved
 from retouch.runtime.state import folding
 
 pytestmark = [

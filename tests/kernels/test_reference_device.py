@@ -32,10 +32,11 @@ from retouch.kernels import registry as kernel_table
 from retouch.kernels.reference import Reference
 from retouch.ops import pivoted
 from retouch.ops import sums as double
+from retouch.runtime.blocks import StoreError
 from retouch.runtime.shared import Shared
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
-from retouch.runtime.store import Store, StoreError
+from retouch.runtime.store import Store
 from retouch.runtime.weights import Weights
 from support import EXACT, PROBED, SHARED, error, noise, same, state
 

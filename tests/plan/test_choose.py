@@ -76,7 +76,7 @@ def test_what_is_decided_is_done_and_is_what_the_mask_says(monkeypatch, policy, 
     before, after = net.record(x)[0], net.update(recording, region, edited)
     changed = (before != after).any(1)
     assert net.explain(region).decision.whole == dear == bool(net.active_mask(region).all())
-    assert net._plan_of(region, frozenset()).whole == dear
+    assert net.schedules.of(region, frozenset()).whole == dear
     assert not (changed & ~net.active_mask(region)).any()
     assert bool(changed[0, -1, -1]) == dear
 
@@ -135,8 +135,8 @@ def test_a_session_of_many_steps_prepares_its_region_and_what_is_prepared_is_use
 def test_regions_are_planned_once_while_their_schedules_are_small(monkeypatch):
     net, regions = compiled(monkeypatch, costs()), [square(side) for side in range(2, 9)]
     _, recording = net.record(noise(1, 3, SIDE, SIDE))
-    made, build = [], net._made
-    monkeypatch.setattr(net, "_made", lambda *given: made.append(given[0]) or build(*given))
+    made, build = [], net.schedules._made
+    monkeypatch.setattr(net.schedules, "_made", lambda *given: made.append(given[0]) or build(*given))
 
     def twice():
         made.clear()
@@ -146,7 +146,7 @@ def test_regions_are_planned_once_while_their_schedules_are_small(monkeypatch):
 
     assert twice() == regions
     net.forget()
-    monkeypatch.setattr("retouch.incremental.REMEMBERED", 0)
+    monkeypatch.setattr("retouch.runtime.schedules.REMEMBERED", 0)
     assert twice() == regions + regions, "what is too large is dropped, the oldest first"
 
 

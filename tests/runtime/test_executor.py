@@ -58,7 +58,7 @@ def test_the_kernels_of_an_update_are_one_launch(launches, t):
     for each in (recording, recording, snapshot.recording(), snapshot.recording()):
         launches.clear()
         net.update(each, REGION, EDITED, t)
-        (planned,) = [planned for planned in net._planned.values() if planned.schedule.parts][-1:]
+        (planned,) = [planned for planned in net.schedules._planned.values() if planned.schedule.parts][-1:]
         assert sum(launches) == sum(not call.host for call in planned.schedule.steps)
         assert len(launches) <= 2  # statistics may be put back after rows are
 
@@ -86,7 +86,7 @@ def test_a_schedule_keeps_no_recording():
     net.update(recording, REGION, EDITED, T + 1)
     rows = [weakref.ref(buffer.untyped_storage()) for buffer in recording.buffers.values()]
     gone = weakref.ref(recording)
-    for part in next(reversed(net._planned.values())).schedule.parts:
+    for part in next(reversed(net.schedules._planned.values())).schedule.parts:
         for holder in getattr(part, "_holders", ()):
             assert not getattr(holder, "rows", 0)
     del recording
@@ -99,7 +99,7 @@ def test_a_schedule_keeps_no_recording():
 def test_an_error_inside_a_launch_is_the_kernels(stays):
     net = compiled()
     recording = net.record(X, T)[1]
-    schedule = net._built(net.active(REGION), set())
+    schedule = net.schedules.built(net.active(REGION), set())
     value = next(iter(schedule.saves))
     recording.begin(schedule)
     executor = Direct(stays)

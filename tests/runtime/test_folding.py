@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from networks import case, compiled, edits, record, update
+from retouch.runtime.blocks import StoreError
 from retouch.runtime.state import folding
 from retouch.runtime.state.layered import Snapshot
-from retouch.runtime.store import Store, StoreError
+from retouch.runtime.store import Store
 from support import BALANCED, EXACT, PROBED
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

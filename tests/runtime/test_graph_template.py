@@ -103,10 +103,10 @@ def test_a_region_of_another_size_gets_a_graph_of_its_own(graphs):
     net = retouch.compile(module, (x,), policy=SHARED, backend="triton")
     net.record(x)
     small, large = (Region.from_mask(spot(64, 64, 9, 9, size)) for size in (2, 30))
-    bindings = [net.workspace.binding(net._plan_of(r, frozenset()).schedule) for r in (small, large, small)]
+    bindings = [net.workspace.binding(net.schedules.of(r, frozenset()).schedule) for r in (small, large, small)]
     assert bindings[1].executor is not bindings[2].executor
     for size in range(1, 40, 4):
-        net.workspace.binding(net._plan_of(Region.from_mask(spot(64, 64, 5, 5, size)), frozenset()).schedule)
+        net.workspace.binding(net.schedules.of(Region.from_mask(spot(64, 64, 5, 5, size)), frozenset()).schedule)
     assert 3 < len(net.workspace.templates) <= TEMPLATES
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_fails_leaves_the_pattern_as_it_was(runs, graphs, monkeypatch
     wanted = net.update(net.record(x)[1], region, edited)
     for _ in range(runs):
         net.update(snapshot.recording(), region, edited)
-    (segment,) = net.workspace.binding(net._plan_of(region, frozenset()).schedule).executor.segments
+    (segment,) = net.workspace.binding(net.schedules.of(region, frozenset()).schedule).executor.segments
     real = InterpretedFunction.run
 
     def interrupted(self, *args, **options):
@@ -163,7 +163,9 @@ def test_tables_whose_upload_was_interrupted_are_uploaded_again(graphs, monkeypa
 def test_patterns_of_an_outgrown_arena_end(graphs):
     net, *_ = small()
     binding = net.workspace.binding
-    schedules = [net._plan_of(Region.from_mask(spot(SIDE, SIDE, 1, 1, size)), frozenset()).schedule for size in (1, 12)]
+    schedules = [
+        net.schedules.of(Region.from_mask(spot(SIDE, SIDE, 1, 1, size)), frozenset()).schedule for size in (1, 12)
+    ]
     first = binding(schedules[0]).executor
     assert binding(schedules[0]).executor is first
     grown = binding(schedules[1]).executor

@@ -49,10 +49,10 @@ def test_a_new_region_has_the_calls_that_are_emitted_for_it(name, policy):
     taken = 0
     for place in ((0.3, 0.5, 0.1), (0.31, 0.48, 0.1), (0.05, 0.1, 0.25), (0.0, 0.0, 2.0), (0.6, 0.62, 0.12)):
         active = net.active(Region.from_mask(made.spot(*place)))
-        schedule = net._built(active, set())
+        schedule = net.schedules.built(active, set())
         taken += bool(schedule.instead)
-        net._like.clear()
-        alone = net._built(active, set())
+        net.schedules._like.clear()
+        alone = net.schedules.built(active, set())
         assert not alone.instead
         assert told(schedule) == told(alone)
     if policy in ("balanced", "fast") and name == "ddpm-256":
@@ -65,17 +65,17 @@ def test_updates_with_steps_of_another_region_are_bit_for_bit_the_same():
     expected = []
     for mask in masks:
         net.forget()
-        net._like.clear()
+        net.schedules._like.clear()
         expected.append(update(net, record(net, made)[1], mask, made.edited(mask)))
     net.forget()
-    net._like.clear()
+    net.schedules._like.clear()
     for mask, wanted in zip(masks, expected, strict=True):
         _, recording = record(net, made)
         before = {v: rows.clone() for v, rows in recording.buffers.items()}
         assert torch.equal(update(net, recording, mask, made.edited(mask)), wanted)
         recording.undo()
         assert all(torch.equal(recording.buffers[v], rows) for v, rows in before.items())
-    taken = [planned.schedule for planned in net._planned.values() if planned.schedule.instead]
+    taken = [planned.schedule for planned in net.schedules._planned.values() if planned.schedule.instead]
     assert taken
     assert all(np.diff(table.array).min(initial=1) > 0 for s in taken for table in s.active.values())
 
@@ -87,14 +87,14 @@ def test_regions_take_turns_with_the_calls_of_one():
     expected = []
     for mask in masks:
         net.forget()
-        net._like.clear()
+        net.schedules._like.clear()
         expected.append(update(net, snapshot.recording(), mask, made.edited(mask)))
     net.forget()
-    net._like.clear()
+    net.schedules._like.clear()
     for number in (0, 1, 0, 2, 2, 3, 4, 1, 3, 0):
         found = update(net, snapshot.recording(), masks[number], made.edited(masks[number]))
         assert torch.equal(found, expected[number])
-    schedules = [planned.schedule for planned in net._planned.values()]
+    schedules = [planned.schedule for planned in net.schedules._planned.values()]
     taken = [schedule for schedule in schedules if schedule.pattern is not None]
     assert taken
     executors = {net.workspace.binding(schedule).executor for schedule in schedules}

@@ -55,7 +55,7 @@ def test_all_rows_as_an_update_is_a_fresh_recording(name, backend):
     fresh, expected = record(net, edited)
     leaves = net.signature.flatten(edited.args, edited.kwargs)
     net._feed(recording, leaves)
-    recording.run(net._whole())
+    recording.run(net.schedules.everything)
     assert same(state(recording), state(expected))
     assert fresh.isfinite().all()
 
@@ -90,4 +90,4 @@ def test_a_schedule_is_made_once_for_a_region():
     x, region = noise(1, 3, 16, 16), Region.from_mask(spot(16, 16))
     net = retouch.compile(module, (x,), policy=SHARED)
     again = Region.from_mask(spot(16, 16))
-    assert net._plan_of(region, frozenset()).schedule is net._plan_of(again, frozenset()).schedule
+    assert net.schedules.of(region, frozenset()).schedule is net.schedules.of(again, frozenset()).schedule

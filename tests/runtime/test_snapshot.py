@@ -9,9 +9,10 @@ from torch import Tensor
 from networks import NAMES, TEXT, case, compiled, edits, record, update
 from retouch import Policy, Region, kernels
 from retouch.kernels.transfers import Transfers
+from retouch.runtime.blocks import StoreError, read
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
-from retouch.runtime.store import Store, StoreError, read
+from retouch.runtime.store import Store
 from support import BALANCED, EXACT, PROBED, SHARED, same
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -191,7 +192,7 @@ def test_rows_that_were_fetched_before_the_update(transfers):
     snapshot = Snapshot.of(record(net, made)[1], Store(device_budget=0))
     masks = made.spot(), made.spot(0.6, 0.1)
     regions = [Region.from_mask(mask) for mask in masks]
-    schedule = net._plan_of(regions[0], frozenset()).schedule
+    schedule = net.schedules.of(regions[0], frozenset()).schedule
     for region, mask, sends in zip(regions, masks, (1, 2), strict=True):
         restored = snapshot.recording()
         transfers.sent.clear()

@@ -5,9 +5,10 @@ import torch
 
 from networks import case, compiled, edits, record, update
 from retouch.ops.copy import ENDS, SCALE, STEPS, quantized, restored, spread, spread_values
+from retouch.runtime.blocks import read
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import layer_of
-from retouch.runtime.store import FEWEST, PART, Store, columns_of, read
+from retouch.runtime.store import FEWEST, PART, Store, columns_of
 from support import EXACT, error, noise
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -16,21 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from retouch import StoreError
-from retouch.runtime import store
-from retouch.runtime.store import (
-    ALIGNMENT,
-    DTYPES,
-    EDIT_SHARE,
-    UNNAMED,
-    Block,
-    Layout,
-    Memory,
-    Spec,
-    Store,
-    header,
-    read,
-    write,
-)
+from retouch.runtime.blocks import ALIGNMENT, UNNAMED, Block, Layout, Spec, header, read, spill_folder, write
+from retouch.runtime.store import DTYPES, EDIT_SHARE, Memory, Store, free_memory
 
 TYPES = (
     torch.complex64,
@@ -150,7 +137,7 @@ def test_a_budget_of_memory_then_files(tmp_path):
     two = held.block(Layout(specs), {})
     assert (one.file, two.file, held.in_memory, held.in_files) == (None, None, 800, 0)
     three = filled(held.block(Layout(specs), {}), specs)
-    assert three.file == store.UNNAMED
+    assert three.file == UNNAMED
     assert (held.in_memory, held.in_files) == (800, 400)
     assert holds(three, specs)
     assert list(tmp_path.iterdir()) == []
@@ -171,7 +158,7 @@ def test_recordings_leave_room_for_edits(tmp_path):
     assert held.fits(1000)
     assert not held.fits(1001)
     whole = held.block(Layout([Spec("a", (limit + 1,), torch.uint8)]), {}, base=True)
-    assert whole.file == store.UNNAMED
+    assert whole.file == UNNAMED
     assert held.block(Layout([Spec("a", (1000,), torch.uint8)]), {}).file is None
 
 
@@ -250,29 +237,29 @@ def test_options():
 
 
 def test_free_memory(monkeypatch):
-    assert store.free_memory() > 1 << 20
+    assert free_memory() > 1 << 20
 
     def missing(*_, **__):
         raise OSError(errno.ENOENT, "no such file")
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert store.free_memory() > 1 << 20
+    assert free_memory() > 1 << 20
     monkeypatch.setattr(os, "sysconf", missing)
-    assert store.free_memory() > 1 << 20
+    assert free_memory() > 1 << 20
 
 
 def test_where_temporary_files_go(monkeypatch, tmp_path):
     monkeypatch.delenv("RETOUCH_SPILL", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    assert store.spill_folder() == tmp_path / "tmp"
+    assert spill_folder() == tmp_path / "tmp"
     monkeypatch.setenv("RETOUCH_SPILL", str(tmp_path / "spill"))
-    assert store.spill_folder() == tmp_path / "spill"
+    assert spill_folder() == tmp_path / "spill"
     block = Store(0).block(Layout(some_specs()), {})
-    assert block.file == store.UNNAMED
+    assert block.file == UNNAMED
     assert list((tmp_path / "spill").iterdir()) == []
     monkeypatch.delenv("RETOUCH_SPILL")
     monkeypatch.delenv("TMPDIR")
-    assert store.spill_folder().is_dir()
+    assert spill_folder().is_dir()
 
 
 CHILD = """
@@ -280,7 +267,8 @@ import sys
 import tempfile
 from pathlib import Path
 import torch
-from retouch.runtime.store import Layout, Spec, Store
+from retouch.runtime.blocks import Layout, Spec
+from retouch.runtime.store import Store
 block = Store(0, Path(sys.argv[1])).block(Layout([Spec("a", (100000,), torch.float32)]), {})
 block.tensors["a"].fill_(1)
 import os
@@ -331,7 +319,7 @@ def test_no_space(monkeypatch, tmp_path, number, message, named):
 @pytest.mark.parametrize("made", ["mmap", "open"])
 def test_no_mapping_and_no_file(monkeypatch, tmp_path, made):
     if made == "mmap":
-        monkeypatch.setattr(store.mmap, "mmap", refusing(errno.ENOMEM))
+        monkeypatch.setattr("retouch.runtime.blocks.mmap.mmap", refusing(errno.ENOMEM))
     else:
         monkeypatch.setattr(os, "open", refusing(errno.EACCES))
     with pytest.raises(StoreError, match="cannot keep 0 MB in"):
@@ -346,7 +334,7 @@ def test_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot keep"):
         Store(0, tmp_path / "file").block(Layout(some_specs()), {})
-    assert Store(0, tmp_path / "new" / "folder").block(Layout(some_specs()), {}).file == store.UNNAMED
+    assert Store(0, tmp_path / "new" / "folder").block(Layout(some_specs()), {}).file == UNNAMED
 
 
 def test_a_file_that_is_there_is_not_touched(tmp_path):

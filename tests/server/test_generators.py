@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipelines import picture
 from retouch.server.limits import Limits
+from retouch.server.sessions import source_in
 from retouch.server.tasks import Question
 from retouch.server.waiting import using
 from studios import asking, editor, idle, page, png, settings, studio, until
@@ -92,6 +93,11 @@ def check_times(client, id_):
     (network,) = client.get(f"/api/sessions/{id_}/explain?timed=true").json()["networks"]
     assert all(layer["milliseconds"] > 0 for layer in network["layers"] if layer["macs"])
     assert 0 < network["macs"] <= network["dense_macs"]
+
+
+def test_a_map_of_labels_in_a_file_is_read_as_its_ids(made, tmp_path):
+    (tmp_path / "street.png").write_bytes(png(street()))
+    assert np.array_equal(source_in(editor("labels"), tmp_path / "street.png"), street())
 
 
 def test_labels_are_painted_in_their_colours(client, colours):

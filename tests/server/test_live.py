@@ -133,7 +133,7 @@ def test_a_failed_edit_is_told_and_changes_nothing(client, monkeypatch):
     id_ = created(client)
     with page(client, id_) as here:
         here.hear(lambda m: m.get("kind") == "picture")
-        monkeypatch.setattr("retouch.runtime.store.os.posix_fallocate", full)
+        monkeypatch.setattr("retouch.runtime.blocks.os.posix_fallocate", full)
         job = edited(client, id_, 0).json()["job"]
         told = here.done(job)
         assert (told["state"], told["error"]["status"]) == ("failed", 507)

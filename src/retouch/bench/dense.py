@@ -70,7 +70,7 @@ def peer_runs(names: Sequence[str], module: nn.Module, inputs: Inputs) -> dict[s
         return {}
     dtype = next(module.parameters()).dtype
     # Peers take arguments in float32 whatever they compute in.
-    given = moved((inputs.args, dict(inputs.kwargs)), "cpu")
+    given = moved((inputs.args, inputs.kwargs), "cpu")
     exact = Inputs(*pytree.tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, given))
     found: dict[str, Run] = {}
     truth = run_dense(module, inputs).float()
@@ -91,14 +91,14 @@ def peer_runs(names: Sequence[str], module: nn.Module, inputs: Inputs) -> dict[s
 def _openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Run:
     openvino = import_module("openvino")
     with torch.no_grad():
-        captured = torch.export.export(module, inputs.args, dict(inputs.kwargs))
+        captured = torch.export.export(module, inputs.args, inputs.kwargs)
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = openvino.Core().compile_model(openvino.convert_model(captured), "CPU", options)
-    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
     arrays = [leaf.numpy() for leaf in leaves if isinstance(leaf, Tensor)]
     return lambda: torch.from_numpy(compiled(arrays)[0])
 
@@ -109,11 +109,10 @@ def _onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Run:
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    kwargs = dict(inputs.kwargs)
     with torch.no_grad():
-        made: Any = torch.onnx.export(module, inputs.args, kwargs=kwargs, dynamo=True)
+        made: Any = torch.onnx.export(module, inputs.args, kwargs=inputs.kwargs, dynamo=True)
     made.initialize_inference_session(partial(runtime.InferenceSession, sess_options=options, providers=[PROVIDER]))
-    return lambda: tensor_of(made(*inputs.args, **kwargs))
+    return lambda: tensor_of(made(*inputs.args, **inputs.kwargs))
 
 
 PROVIDER = "CPUExecutionProvider"

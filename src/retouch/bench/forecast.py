@@ -170,7 +170,7 @@ def program_of(network: Network, image: tuple[int, int], tiny: bool, dtype: torc
     shape = inputs.args[0].shape
     sides = [side * after // before for side, before, after in zip(shape[2:], old, image, strict=True)]
     inputs = inputs.with_image(inputs.args[0].new_zeros((*shape[:2], *sides)))
-    signature = Signature(module, *moved((inputs.args, dict(inputs.kwargs)), "meta"))
+    signature = Signature(module, *moved((inputs.args, inputs.kwargs), "meta"))
     found = lowered(module, signature, reference := kernels.backend("reference"))
     return Weights(module, found.literals, found.program, reference).without_folded(found.program)
 

@@ -28,8 +28,8 @@ from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.estimate import StepCheck
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels, as_pixels, save_png
-from retouch.editing.session import Edited
 from retouch.editing.sheets import side_by_side
+from retouch.editing.version import Edited
 from retouch.errors import OptionError
 from retouch.models.extras import require
 from retouch.models.lpips import Lpips, trained

@@ -28,7 +28,7 @@ from retouch.bench.report import Column, Result, times
 from retouch.editing.diffusion.editor import Editor
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Pixels
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 from retouch.incremental import Incremental
 from retouch.models import Inputs, pipelines
 from retouch.models.pipelines import Pipeline

@@ -37,9 +37,8 @@ def _median(call: Callable[[], Any]) -> float:
 
 @dataclass(frozen=True)
 class Tiles(options.Tiles, Suite):
-    """timer: milliseconds of a call on the GPU. tuned, listed: what was found, and candidates that were asked for."""
+    """tuned, listed: what was found, and candidates that were asked for."""
 
-    timer: tune.Timer = _median
     tuned: list[Tuned] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
 
@@ -69,7 +68,7 @@ class Tiles(options.Tiles, Suite):
         def report(done: int, total: int, text: str) -> None:
             (timing if text.startswith("timing") else compiling).steps(done, total, text)
 
-        found, here = tune.tune(kind, size, self.gpu(), self.timer, report), machine.facts("cuda")
+        found, here = tune.tune(kind, size, self.gpu(), _median, report), machine.facts("cuda")
         self.tuned.append(found)
         kernels = [(kind.kernel, tile, times) for tile, times in found.times.items()]
         for kernel, tile, times in [*kernels, ("sdpa", None, found.sdpa)]:

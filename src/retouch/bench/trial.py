@@ -31,7 +31,7 @@ WHOLE = "the whole image"
 
 def on(inputs: Inputs, device: str) -> Inputs:
     """The arguments on a device."""
-    return Inputs(*moved((inputs.args, dict(inputs.kwargs)), device))
+    return Inputs(*moved((inputs.args, inputs.kwargs), device))
 
 
 @dataclass(eq=False)
@@ -68,7 +68,7 @@ class Trial:
     def __post_init__(self) -> None:
         settings: dict[str, Any] = {"policy": self.policy, "backend": self.backend}
         settings["arithmetic"] = "int8" if self.dtype == "int8" else "float"
-        given = self.inputs.args, dict(self.inputs.kwargs) or None
+        given = self.inputs.args, self.inputs.kwargs or None
         self.net: Any
         self.net, self._compile_ms = timed(lambda: retouch.compile(self.module, *given, **settings))
         self._recording: Any = None

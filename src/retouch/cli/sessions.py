@@ -20,8 +20,8 @@ from retouch.errors import OptionError
 
 if TYPE_CHECKING:
     from retouch.editing.history import History
-    from retouch.editing.kinds import Saved
     from retouch.editing.manifest import Entry
+    from retouch.editing.saved import Saved
 
 Folder = Annotated[Path, Argument(metavar="FOLDER", help="Session folder.")]
 Output = Annotated[Path | None, Option("--output", "-o", help="File for the picture.")]
@@ -33,7 +33,7 @@ def info(folder: Folder, json: Annotated[bool, Option("--json", help="Print ever
 
     Only the manifest is read: no model is loaded, and no checksum compared.
     """
-    from retouch.editing.kinds import Saved
+    from retouch.editing.saved import Saved
 
     saved = Saved.read(folder)
     if json:
@@ -96,7 +96,7 @@ def go(
 
 def _moved(folder: Path, to: Callable[[History[Entry]], History[Entry]], output: Path | None) -> None:
     """Make another version the current one, and say where its picture is."""
-    from retouch.editing.kinds import Saved
+    from retouch.editing.saved import Saved
 
     if output is not None:
         with usage_errors(ValueError):

@@ -92,22 +92,13 @@ def _tell(links: dict[str, str]) -> None:
 
 def _first(studio: Studio, picture: Path | None, demo: bool, owner: str) -> str | None:
     """The id of a session on the picture that was named, or that of the demo; None without one."""
-    from retouch.editing.canvas.picture import Picture
-    from retouch.editing.diffusion.editor import Editor
-    from retouch.editing.images import as_pixels
     from retouch.server.forms import OpenForm
-    from retouch.server.models import cropped, shows_whole
-    from retouch.server.sessions import begin
+    from retouch.server.sessions import begin, source_in
 
     if picture is None and not demo:
         return None
-    editor = studio.models.named(None)
-    if picture is None:
-        made = begin(studio, owner, OpenForm(generate=True, prompt=PROMPT, seed=SEED), None)
-    else:
-        read = Picture.read(picture)
-        whole = not isinstance(editor, Editor) or shows_whole(editor, read.size)
-        made = begin(studio, owner, OpenForm(), cropped(editor, as_pixels(picture)) if whole else read)
+    form = OpenForm() if picture else OpenForm(generate=True, prompt=PROMPT, seed=SEED)
+    made = begin(studio, owner, form, source_in(studio.models.named(None), picture) if picture else None)
     made.job.add_done_callback(_tell_failed)
     return made.entry.id
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import torch
 import torch.utils._pytree as pytree
 
-import retouch.runtime.store as blocks
 from retouch.editing.context import holding
 from retouch.editing.manifest import layer_file
 from retouch.frontend.signature import same_tensor
@@ -22,6 +21,7 @@ from retouch.incremental import Incremental
 from retouch.kernels.devices import HOST, lacks_memory, moved
 from retouch.plan.areas import Areas
 from retouch.plan.region import Region
+from retouch.runtime import blocks
 from retouch.runtime.state.layered import Restored, Snapshot
 from retouch.runtime.state.layers import Layer
 from retouch.runtime.store import Store

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from retouch.editing.session import Session, Version
+from retouch.editing.session import Session
+from retouch.editing.version import Version
 from retouch.incremental import Incremental
 from retouch.ir.geometry import Grid
 from retouch.ir.tables import Table

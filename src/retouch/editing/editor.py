@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.fields import wrong
 from retouch.editing.images import full_box
 from retouch.editing.jobs import Job, Task
-from retouch.editing.manifest import ArchiveError, Manifest, wrong
+from retouch.editing.manifest import ArchiveError, Manifest
 from retouch.editing.session import Session
 from retouch.errors import RetouchError
 from retouch.kernels.registry import backend, described, preferred

@@ -11,19 +11,33 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from retouch.editing.fields import (
+    Fields,
+    finite,
+    listed,
+    maybe,
+    number,
+    optional,
+    positive,
+    record,
+    table,
+    text,
+    whole,
+    wrong,
+)
 from retouch.editing.history import History
 from retouch.passes import ARITHMETIC
 from retouch.plan.policy import Policy
-from retouch.runtime.store import DTYPES, StoreError
+from retouch.runtime.blocks import StoreError
+from retouch.runtime.store import DTYPES
 
 FORMAT, LIGHT, LAYERED, LISTED, UNSUMMED = 5, 4, 3, 2, 1
 MANIFEST = "manifest.json"
@@ -39,75 +53,6 @@ LONGEST_POLICY = 2000
 
 class ArchiveError(StoreError):
     """A session folder cannot be opened or written: not one, altered, of a newer format, or in use."""
-
-
-# What values may be
-
-Check = Callable[[Any], bool]
-Fields = Mapping[str, Check]
-"""Checks of the values of a mapping by their names; others may be there, too."""
-
-_MISSING = object()
-
-
-def text(found: Any) -> bool:
-    """A string."""
-    return isinstance(found, str)
-
-
-def flag(found: Any) -> bool:
-    """True or False."""
-    return isinstance(found, bool)
-
-
-def finite(found: Any) -> bool:
-    """Any number but infinity and NaN."""
-    return isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-
-
-def number(found: Any) -> bool:
-    """A finite number that is not negative."""
-    return finite(found) and found >= 0
-
-
-def whole(found: Any) -> bool:
-    """A whole number that is not negative."""
-    return isinstance(found, int) and number(found)
-
-
-def positive(found: Any) -> bool:
-    """A whole number from 1 on."""
-    return whole(found) and found > 0
-
-
-def optional(check: Check) -> Check:
-    """None, or what passes the check."""
-    return lambda found: found is None or check(found)
-
-
-def maybe(check: Check) -> Check:
-    """What passes the check, where it is there at all."""
-    return lambda found: found is _MISSING or check(found)
-
-
-def record(of: Fields) -> Check:
-    """A mapping with such fields."""
-    return lambda found: isinstance(found, dict) and not wrong(found, of)
-
-
-def listed(check: Check) -> Check:
-    """A list whose values all pass the check."""
-    return lambda found: isinstance(found, list) and all(map(check, found))
-
-
-def table(check: Check) -> Check:
-    """A mapping whose values all pass the check."""
-    return lambda found: isinstance(found, dict) and all(map(check, found.values()))
-
-
-def wrong(found: Mapping[str, Any], expected: Fields) -> list[str]:
-    """The names of missing and impossible values."""
-    return [name for name, check in expected.items() if not check(found.get(name, _MISSING))]
 
 
 # Policies

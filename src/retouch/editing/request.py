@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retouch.editing import kinds
+from retouch.editing import kinds, saved
 from retouch.editing.archive import Progress, unused
 from retouch.editing.area import Area
 from retouch.editing.canvas.canvas import Canvas
@@ -21,9 +21,10 @@ from retouch.editing.diffusion.editor import Editor
 from retouch.editing.forms import CONDITIONS, MACHINE, RECORDED, check_labels
 from retouch.editing.gan.labels import Labels
 from retouch.editing.images import Pixels, Strengths, as_integers, as_strengths, difference
-from retouch.editing.kinds import AnySession, Kind, Saved, kind_of, located
+from retouch.editing.kinds import AnySession, Kind, kind_of, located
 from retouch.editing.manifest import MANIFEST
-from retouch.editing.session import Edited
+from retouch.editing.saved import Saved
+from retouch.editing.version import Edited
 from retouch.errors import OptionError
 from retouch.kernels.devices import usable
 from retouch.plan.policy import Policy
@@ -100,7 +101,7 @@ class Request:
         form = self.kind.form
         if self.saved is not None:
             machine = self._only(MACHINE | {"vae", "lora"})
-            session = kinds.open(self.saved.folder, model=self.model, progress=progress, **machine)
+            session = saved.open(self.saved.folder, model=self.model, progress=progress, **machine)
             if isinstance(session, Canvas):
                 self._check_canvas(session)
             return session

@@ -10,38 +10,40 @@ caches, a compiled network's, a store's. Those of workers and jobs are held whil
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from threading import RLock
-from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent
 from retouch.editing.calls import Calls, Cancelled, go_on
 from retouch.editing.collection import COLLECTION
+from retouch.editing.fields import Fields
 from retouch.editing.history import History
+from retouch.editing.identity import check_identity, identity
 from retouch.editing.images import HURRIED, Pixels, as_pixels, save_png
 from retouch.editing.jobs import Job, SessionError, Task, origin_now
-from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Fields, Manifest, folder_name, layer_file
+from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Manifest, folder_name, layer_file
 from retouch.editing.replay import checksum, decoded, patch, patched, trimmed
+from retouch.editing.version import Version
 from retouch.editing.worker import Worker, worker_of
 from retouch.errors import ReplayWarning
 from retouch.incremental import Incremental
-from retouch.plan.region import Region
+from retouch.runtime import blocks
+from retouch.runtime.blocks import StoreError
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.state.layers import Layer, layer_of
-from retouch.runtime.store import Store, StoreError
+from retouch.runtime.store import Store
 
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")
@@ -65,82 +67,6 @@ def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
             return method(session, *args, **kwargs)
 
     return call
-
-
-@dataclass(frozen=True, eq=False)
-class Version:
-    """One state of a session. `revision` counts the refinements that took its place, in a folder that servers share
-    from a number of each claim's own.
-
-    `parent` is the number of the version that it was made from (None: the first), `added` are the layers that it added
-    to that one's snapshots, by the snapshot's name. `saved` are the layers that its folder holds, by the snapshot's
-    name and with their files: what lies above the nearest ancestor that has any. `name` is what somebody called it.
-    `tensors` holds `image` uint8 `[H, W, 3]` and what the kind of session needs; `facts` are plain data. `drawn` are
-    files with what the edit was asked, from which it is made again where its layers were dropped; None: it cannot be.
-    """
-
-    number: int
-    snapshots: Mapping[str, Snapshot]
-    tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any]
-    added: Sequence[tuple[str, Layer]]
-    files: Mapping[str, Any] = field(default_factory=dict)
-    parent: int | None = None
-    name: str | None = None
-    revision: int = 0
-    drawn: Mapping[str, bytes] | None = None
-    saved: Sequence[tuple[str, str]] = ()
-
-    def dropped(self) -> Version:
-        """The same without its layers."""
-        return replace(self, snapshots={}, added=())
-
-    @property
-    def folder(self) -> str:
-        """The name of its folder where the session is saved."""
-        return folder_name(self.number, self.revision)
-
-    @property
-    def pixels(self) -> Pixels:
-        """The image, uint8 `[H, W, 3]`; a copy."""
-        return self.tensors["image"].numpy().copy()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what this version added."""
-        return sum(layer.nbytes for _, layer in self.added) + sum(t.nbytes for t in self.tensors.values())
-
-
-class Estimate(Protocol):
-    """How far an edit may be from what the dense model makes of it."""
-
-    @property
-    def error(self) -> float:
-        """The estimate in grey levels; it may be computed when it is first asked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class Edited:
-    """The result of an edit: the image, its region in pixels, and seconds by what they were spent on."""
-
-    image: Image.Image
-    region: Region
-    seconds: dict[str, float]
-    estimate: Estimate | None = None
-
-    @property
-    def error(self) -> float | None:
-        """An estimate of how far the image is from what the dense model makes of the edit: the root mean square
-        difference inside the region in grey levels. None where nothing is known to estimate it from.
-
-        The first look costs what its kind of session says; the edit itself does not wait for it.
-        """
-        return self.estimate.error if self.estimate else None
-
-    @property
-    def changed(self) -> bool:
-        """False when the edit changed nothing."""
-        return bool(self.region.mask.any())
 
 
 class Session(ABC):
@@ -594,7 +520,7 @@ class Session(ABC):
         for name, net in self.networks().items():
             net.weights.refresh()
             if not archive.light:  # what is computed now needs no other networks than these
-                _check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
+                check_identity(name, manifest.networks.get(name), identity(net, net.weights.hashes))
         versions: dict[int | None, Version] = {}
         stacks: dict[int | None, Mapping[str, Snapshot]] = {None: {}}
         for entry in manifest.versions:
@@ -621,7 +547,7 @@ class Session(ABC):
             else patched(parent.pixels, decoded(archive.read(entry, PICTURE)))
         )
         tensors["image"] = torch.from_numpy(pixels)
-        return _version(entry, {}, tensors, (), drawn)
+        return Version.of(entry, {}, tensors, (), drawn)
 
     def _loaded(self, archive: Archive, entry: Entry, snapshots: Mapping[str, Snapshot]) -> Version:
         """The version of an entry, on top of the snapshots of the nearest ancestor that has any."""
@@ -636,7 +562,7 @@ class Session(ABC):
             snapshots = {**snapshots, name: self._grown(snapshots.get(name), name, layer)}
         tensors, drawn = blocks.read(folder / TENSORS).tensors, archive.drawn(entry)
         bare = entry.parent is not None and not added and drawn is not None
-        version = _version(entry, {} if bare else snapshots, tensors, tuple(added), drawn)
+        version = Version.of(entry, {} if bare else snapshots, tensors, tuple(added), drawn)
         if snapshots.keys() != calls.keys() or not self.is_complete(version):
             raise ArchiveError(f"version {version.number} in {archive.path} is incomplete; it cannot be trusted")
         return version
@@ -691,18 +617,6 @@ class Session(ABC):
         }
 
 
-def _version(
-    entry: Entry,
-    snapshots: Mapping[str, Snapshot],
-    tensors: Mapping[str, Tensor],
-    added: Sequence[tuple[str, Layer]],
-    drawn: Mapping[str, bytes] | None,
-) -> Version:
-    """The version of an entry of a manifest."""
-    facts = entry.number, snapshots, tensors, entry.facts, added, entry.files, entry.parent, entry.name, entry.revision
-    return Version(*facts, drawn, entry.layers)
-
-
 def _settled(below: Snapshot | None, snapshot: Snapshot) -> int:
     """How many layers of a snapshot need not be written: those of one that lies in the folder, where they are below it,
     else the recording.
@@ -721,34 +635,7 @@ def _report(version: Version) -> dict[str, Any]:
     return {**told, **version.facts}
 
 
-def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:
-    """What a recording depends on: the program, the hashes of the weights, the policy, the backend."""
-    return {
-        "program": net.digest,
-        "weights": hashlib.blake2b(repr(list(hashes)).encode(), digest_size=16).hexdigest(),
-        "policy": asdict(net.policy),
-        "backend": net.backend.name,
-    }
-
-
 def _hashes(net: Incremental, version: Version) -> Sequence[int]:
     """Hashes of the weights that the recordings of `net` in a version were made with; its own where there are none."""
     made = (snapshot.hashes for snapshot in version.snapshots.values() if snapshot.net is net)
     return next(made, net.weights.hashes)
-
-
-_DIFFERENT = {
-    "program": "another network, or one captured by other versions of PyTorch or diffusers",
-    "weights": "other weights",
-    "policy": "another policy",
-    "backend": 'the backend "{saved}", not "{found}": name that one, and a device that it runs on',
-}
-
-
-def _check_identity(name: str, saved: Mapping[str, Any] | None, found: dict[str, Any]) -> None:
-    if saved is None:
-        raise ArchiveError(f"the session was recorded without a network for the {name}; record it again")
-    for part, meaning in _DIFFERENT.items():
-        if saved[part] != found[part]:
-            different = meaning.format(saved=saved[part], found=found[part])
-            raise ArchiveError(f"the session was recorded with {different} (the {name}); or record it again")

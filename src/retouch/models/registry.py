@@ -19,7 +19,7 @@ class Inputs:
     """Arguments of one forward run; `args[0]` is the image or latent (B, C, H, W)."""
 
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     def with_image(self, image: Tensor) -> Inputs:
         """The same arguments with `args[0]` replaced."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
+from retouch.runtime.blocks import Block, StoreError, write
 from retouch.runtime.rates import cache_folder
-from retouch.runtime.store import Block, StoreError, write
 
 
 def nbytes_of(block: Block) -> int:

@@ -21,8 +21,8 @@ from torch import Tensor
 from retouch.errors import FallbackWarning, OptionError
 from retouch.ir.operands import Slot, SlotKind
 from retouch.kernels import Backend
+from retouch.runtime.blocks import Block, StoreError, read
 from retouch.runtime.cache_files import CacheFiles
-from retouch.runtime.store import Block, StoreError, read
 
 FILES = CacheFiles("packed", ".packed.safetensors", 32 << 30)
 

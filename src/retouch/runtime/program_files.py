@@ -28,8 +28,8 @@ from retouch.frontend.fingerprint import Fingerprint, Unfollowed, fingerprint
 from retouch.frontend.lowering import context
 from retouch.frontend.signature import Signature
 from retouch.ir.program import Program
+from retouch.runtime.blocks import Block, StoreError, read
 from retouch.runtime.cache_files import CacheFiles, nbytes_of
-from retouch.runtime.store import Block, StoreError, read
 
 FILES = CacheFiles("programs", ".program.safetensors", 1 << 30)
 

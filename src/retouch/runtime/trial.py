@@ -29,8 +29,8 @@ from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.ops.copy import spread, spread_values
 from retouch.ops.int8_gemm import TOP
+from retouch.runtime.blocks import Block, StoreError, read
 from retouch.runtime.cache_files import CacheFiles
-from retouch.runtime.store import Block, StoreError, read
 
 FILES = CacheFiles("trials", ".trials.safetensors", 1 << 24)
 

@@ -20,8 +20,8 @@ from fastapi import APIRouter, File, UploadFile
 from fastapi.responses import StreamingResponse
 
 from retouch.editing.archive import Archive
-from retouch.editing.kinds import Saved
 from retouch.editing.manifest import MANIFEST, MAX_BYTES, ArchiveError
+from retouch.editing.saved import Saved
 from retouch.server.entry import Entry
 from retouch.server.pool import INCOMING
 from retouch.server.problems import Problem, documented

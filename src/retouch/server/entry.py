@@ -17,8 +17,9 @@ from retouch.editing.canvas.resample import Scaling
 from retouch.editing.history import History
 from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.jobs import Job
-from retouch.editing.kinds import AnySession, Saved
+from retouch.editing.kinds import AnySession
 from retouch.editing.manifest import MANIFEST, Manifest
+from retouch.editing.saved import Saved
 from retouch.server.frames import Difference
 from retouch.server.hub import Hub
 from retouch.server.opening import Deferred, Opening

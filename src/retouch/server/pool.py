@@ -21,11 +21,12 @@ from threading import Condition
 from retouch.editing.archive import Progress
 from retouch.editing.calls import Cancelled
 from retouch.editing.canvas.canvas import Canvas
-from retouch.editing.kinds import AnySession, Saved
+from retouch.editing.kinds import AnySession
 from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, claimed
 from retouch.editing.manifest import MANIFEST
+from retouch.editing.saved import Saved
 from retouch.errors import OptionError
-from retouch.runtime.store import StoreError
+from retouch.runtime.blocks import StoreError
 from retouch.server.entry import Entry
 from retouch.server.limits import Limits
 from retouch.server.metrics import Metrics

@@ -18,8 +18,8 @@ from retouch.editing.lease import LostError
 from retouch.editing.manifest import ArchiveError
 from retouch.errors import RetouchError
 from retouch.kernels.devices import lacks_memory
+from retouch.runtime.blocks import StoreError
 from retouch.runtime.state.in_place import UndoError
-from retouch.runtime.store import StoreError
 
 PROBLEM = "application/problem+json"
 OPENAI = "/v1/"

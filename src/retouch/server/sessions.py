@@ -18,7 +18,7 @@ from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.diffusion.editor import GUIDANCE, STEPS, STRENGTH, Editor
 from retouch.editing.gan.labels import LabelEditor, Labels
-from retouch.editing.images import ImageError, as_integers
+from retouch.editing.images import ImageError, as_integers, as_pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnyEditor, AnySession
 from retouch.server import uploads
@@ -183,6 +183,16 @@ def source_of(editor: AnyEditor, data: bytes, limit: int, canvas: bool | None = 
         what = "the picture"
         canvas = not shows_whole(editor, uploads.upright(uploads.opened(data, what, limit), what))
     return uploads.photograph(data, limit) if canvas else cropped(editor, uploads.picture(data, limit))
+
+
+def source_in(editor: AnyEditor, file: Path) -> Source:
+    """The same of a file of this machine, in any format that is read."""
+    if isinstance(editor, LabelEditor):
+        return cropped(editor, as_integers(file))
+    picture = Picture.read(file)
+    if isinstance(editor, Editor) and not shows_whole(editor, picture.size):
+        return picture
+    return cropped(editor, as_pixels(file))
 
 
 def _integers(data: bytes, what: str, limit: int) -> Labels:

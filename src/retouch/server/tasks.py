@@ -16,7 +16,7 @@ from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.images import Box, box_of, full_box
 from retouch.editing.jobs import Job, Task
 from retouch.editing.kinds import AnySession
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 from retouch.server.drawn import Drawn
 
 R = TypeVar("R")

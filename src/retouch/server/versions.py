@@ -15,8 +15,8 @@ from retouch.editing.computed import Computed, computed
 from retouch.editing.diffusion.session import DiffusionSession
 from retouch.editing.gan.labels import LabelSession
 from retouch.editing.kinds import AnySession
-from retouch.editing.session import Version
 from retouch.editing.sheets import coloured
+from retouch.editing.version import Version
 from retouch.plan.explain import Line
 from retouch.server import uploads
 from retouch.server.entry import Entry

@@ -27,6 +27,11 @@ def canvas(picture=None, **options):
     return editor("ddpm", SPARSE).canvas(picture, **{**STEPS, **options})
 
 
+def test_what_an_editor_keeps_holds_for_its_canvases():
+    made = editor("ddpm", SPARSE, memory=1 << 30, history=1 << 20).canvas(photograph(), **STEPS)
+    assert (made.store.budget, made.store.history) == (1 << 30, 1 << 20)
+
+
 class Costs:
     """Those of a machine on which a sparse edit takes a tenth of a recording."""
 

@@ -189,7 +189,7 @@ def test_more_than_memory_holds_is_said_before_it_starts(session):
     need = max(net.demand(region).once for net in session.networks().values())
     with (
         counted("update_many") as together,
-        patch("retouch.runtime.store.free_memory", return_value=need + 1_000_000),
+        patch("retouch.editing.diffusion.variants.free_memory", return_value=need + 1_000_000),
         pytest.raises(VariantsError, match=r"10000 variants need about .* GB .* free: [1-9]\d* of them fit"),
     ):
         session.variants(10_000, drawn)

@@ -183,7 +183,7 @@ def test_the_planner_knows_its_calls(function, policy):
     net = compiled(function, policy)
     active = net.active(Region.from_mask(spot(16, 12)))
     names = {id(net.backend.kernel(kernel)): kernel for kernel in SPECS}
-    schedule = net._built(active, dirty_values(net.program, set(), active))
+    schedule = net.schedules.built(active, dirty_values(net.program, set(), active))
     called = Counter(names[id(call.function)] for call in schedule.steps if not call.host)
     told = Counter(work.kernel for work in net.planner.update(active).launches if work.kernel != "dense")
     assert told - Counter(["copy_many"]) == called

@@ -21,12 +21,14 @@ from retouch.editing.canvas.request import Bounds, Options, bounded
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.canvas.variants import Alternatives
 from retouch.editing.canvas.viewport import around, holds, scales
+from retouch.editing.fields import Fields
 from retouch.editing.history import History
 from retouch.editing.images import ImageLike
 from retouch.editing.jobs import Job
-from retouch.editing.manifest import Fields, Manifest
-from retouch.editing.session import Version, locked
+from retouch.editing.manifest import Manifest
+from retouch.editing.session import locked
 from retouch.editing.stages import ENOUGH, stages_of
+from retouch.editing.version import Version
 
 
 class Canvas(Edits):

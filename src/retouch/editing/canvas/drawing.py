@@ -21,7 +21,7 @@ from retouch.editing.canvas.view import Refinement, Replace
 from retouch.editing.canvas.viewport import canvas_box, common, inside
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import After, Content, Counted, Job, Kind, Task, made
-from retouch.editing.session import Edited, Version
+from retouch.editing.version import Edited, Version
 
 
 @dataclass(frozen=True, eq=False)

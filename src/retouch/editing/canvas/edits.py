@@ -33,8 +33,9 @@ from retouch.editing.canvas.view import Together, View, ViewSession
 from retouch.editing.canvas.viewport import MOST, holds, whole
 from retouch.editing.images import Box, ImageLike, Pixels, threshold_of
 from retouch.editing.jobs import After, Job, Origin, asked_by
-from retouch.editing.session import Version, locked
+from retouch.editing.session import locked
 from retouch.editing.stages import stages_of
+from retouch.editing.version import Version
 from retouch.errors import FallbackWarning, OptionError
 from retouch.incremental import Incremental
 from retouch.plan.region import Mask

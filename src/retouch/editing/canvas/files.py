@@ -18,7 +18,7 @@ from PIL.TiffTags import TAGS_V2_GROUPS
 
 from retouch.editing.canvas.colour import converter, is_rgb
 from retouch.editing.images import ImageError, channels_of, check_count, eight_bit, opened, over
-from retouch.runtime.store import spill_folder
+from retouch.runtime.blocks import spill_folder
 
 STRIP = 2**16
 """Pixels that are converted at a time: nothing but the levels themselves is there of the whole picture."""

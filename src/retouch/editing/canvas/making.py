@@ -21,7 +21,7 @@ from retouch.editing.canvas.view import Now, Part, Refinement, Together, View, V
 from retouch.editing.canvas.viewport import hull, inside, sides
 from retouch.editing.choice import Choice
 from retouch.editing.images import Pixels
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 
 TEXTS = ("prompt", "negative", "class_label")
 RECORDED = ("guidance", "strength", "steps", "seed")

@@ -13,7 +13,8 @@ from typing import Any
 from retouch.editing.canvas.resample import Scaling, Size
 from retouch.editing.canvas.saved import view_of
 from retouch.editing.canvas.view import View, ViewSession
-from retouch.runtime.store import EDIT_SHARE, Store, StoreError, spill_folder
+from retouch.runtime.blocks import StoreError, spill_folder
+from retouch.runtime.store import EDIT_SHARE, Store
 
 DISK_SHARE = 0.4
 """Share of the free disk that viewports take unless it is told otherwise."""

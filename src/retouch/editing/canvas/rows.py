@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retouch.editing.canvas.files import STRIP, Levels
-from retouch.runtime.store import spill_folder
+from retouch.runtime.blocks import spill_folder
 
 LARGE = 1 << 24
 """Bytes; more go to a file."""

@@ -14,8 +14,8 @@ from retouch.editing.canvas.picture import Patch, Picture
 from retouch.editing.canvas.resample import Scaling, Size, scaled
 from retouch.editing.canvas.rows import Rows
 from retouch.editing.canvas.view import View
+from retouch.editing.fields import Check, Fields, listed, maybe, number, optional, positive, record, text, whole
 from retouch.editing.images import Box, Pixels
-from retouch.editing.manifest import Check, Fields, listed, maybe, number, optional, positive, record, text, whole
 
 LONGEST = 1024
 """Pixels of the longer side of what a saved version shows."""

@@ -15,7 +15,7 @@ from retouch.editing.canvas.request import Request
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.canvas.view import View
 from retouch.editing.choice import Choice
-from retouch.editing.session import Edited, Version
+from retouch.editing.version import Edited, Version
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-import retouch.runtime.store as blocks
 from retouch.editing.archive import Archive, Progress, silent, verify, version_folder
 from retouch.editing.calls import Calls, Cancelled
 from retouch.editing.canvas import saved
@@ -26,8 +25,10 @@ from retouch.editing.canvas.viewport import common, holds, hull, inside, moved, 
 from retouch.editing.history import History
 from retouch.editing.images import Box, Pixels, as_pixels
 from retouch.editing.manifest import PICTURE, TENSORS, ArchiveError, Entry, Manifest
-from retouch.editing.session import Session, Version, locked
+from retouch.editing.session import Session, locked
+from retouch.editing.version import Version
 from retouch.plan.region import Mask
+from retouch.runtime import blocks
 from retouch.runtime.store import Store
 
 

@@ -21,7 +21,8 @@ from retouch.editing.choice import Choice
 from retouch.editing.history import History
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Frames
-from retouch.editing.session import Edited, Session, Version
+from retouch.editing.session import Session
+from retouch.editing.version import Edited, Version
 from retouch.plan.region import Mask
 
 

@@ -22,7 +22,7 @@ from retouch.editing.diffusion.views import View, redrawn_together
 from retouch.editing.editor import BaseEditor
 from retouch.editing.images import Box, ImageLike, Pixels
 from retouch.editing.manifest import Manifest
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 from retouch.runtime.store import Store
 
 
@@ -41,8 +41,8 @@ class Canvases(BaseEditor[Canvas]):
 
     def __init__(self, editor: Photographs) -> None:
         self.editor = editor
-        made = editor.name, editor.backend, editor.memory, editor.device_memory, editor.folder, editor.storage
-        super().__init__(*made)
+        kept = editor.memory, editor.device_memory, editor.folder, editor.storage, editor.history
+        super().__init__(editor.name, editor.backend, *kept)
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from retouch.editing.diffusion.asked import Asked
 from retouch.editing.diffusion.refine import Refinement
 from retouch.editing.images import Pixels, Strengths, pasted
 from retouch.editing.jobs import Job, Task
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 from retouch.plan.region import Mask
 
 

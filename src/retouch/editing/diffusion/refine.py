@@ -16,8 +16,8 @@ from retouch.editing.diffusion.process import Evaluations, Growth
 from retouch.editing.diffusion.redraw import GROWTHS
 from retouch.editing.images import box_of
 from retouch.editing.jobs import Frames
-from retouch.editing.session import Estimate, Version
 from retouch.editing.stages import DENSE, STEP
+from retouch.editing.version import Estimate, Version
 from retouch.incremental import Incremental
 from retouch.plan.areas import Areas
 from retouch.plan.region import Region

@@ -35,6 +35,7 @@ from retouch.editing.diffusion.redraw import GROWTHS, AfterStep, Redraw
 from retouch.editing.diffusion.refine import Refinement, remade
 from retouch.editing.diffusion.sampler import Sampler
 from retouch.editing.diffusion.variants import Variant, Variants, check_room, seeded, seeds_of, varied
+from retouch.editing.fields import Fields, finite, listed, maybe, number, optional, positive, record, table, text, whole
 from retouch.editing.images import (
     Box,
     ImageLike,
@@ -48,23 +49,11 @@ from retouch.editing.images import (
     threshold_of,
 )
 from retouch.editing.jobs import Frames, Job
-from retouch.editing.manifest import (
-    Fields,
-    finite,
-    listed,
-    maybe,
-    number,
-    optional,
-    positive,
-    record,
-    table,
-    text,
-    whole,
-)
 from retouch.editing.recent import Recent
 from retouch.editing.replay import Cropped, Pictures
-from retouch.editing.session import GAIN, Edited, Version, locked
+from retouch.editing.session import GAIN, locked
 from retouch.editing.stages import ENOUGH, stages_of
+from retouch.editing.version import Edited, Version
 from retouch.errors import OptionError
 from retouch.incremental import Incremental
 from retouch.plan.region import Mask, Region
@@ -227,7 +216,8 @@ class DiffusionSession(ViewSession):
         nothing changed. Raises ImageError, PipelineError, SchedulerError or OptionError for bad input; then, and
         when it is interrupted, the session is as before.
         """
-        return self._edited(Asked.of(options, image, mask, threshold=threshold, areas=areas), max_error, progress)
+        asked = Asked.of(options, image, mask, threshold=threshold, areas=areas)
+        return self._edited(asked, max_error, progress)[0]
 
     @locked
     def inpaint(
@@ -244,7 +234,8 @@ class DiffusionSession(ViewSession):
         At strength 1 nothing of what was there is kept; below it, and where the mask is grey, the filling starts
         from the old content.
         """
-        return self._edited(Asked.of(options, None, mask, areas=areas, inpaint=True), max_error, progress)
+        asked = Asked.of(options, None, mask, areas=areas, inpaint=True)
+        return self._edited(asked, max_error, progress)[0]
 
     @locked
     def adopt(self, image: ImageLike, mask: ImageLike | None = None) -> Edited:
@@ -291,13 +282,9 @@ class DiffusionSession(ViewSession):
         """`edit`, or with `inpaint` what `inpaint` does, that shows itself on the way, and what `refine` asks for
         afterwards (see `submit`); `options` are of `edit`.
         """
-        clock, given = Clock(), dict(options)
+        given = dict(options)
         max_error = given.pop("max_error", None)
-        self.ready()
-        change = self._current().change(Asked(image, mask, inpaint=inpaint, **given))
-        if not change.mask.any():
-            return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
-        return self._refinable(change, clock, progress, max_error, frames, refine)
+        return self._edited(Asked(image, mask, inpaint=inpaint, **given), max_error, progress, frames, refine)
 
     def redraw(
         self,
@@ -330,14 +317,6 @@ class DiffusionSession(ViewSession):
         edited = Edited(Image.fromarray(found.pixels), Region.from_mask(change.mask), clock.total())
         macs = sum(net.macs for net in self.networks().values())
         return edited, {**self._edit_facts(change, clock), "bytes_read": 0, "macs": macs, "dense_macs": macs}
-
-    def _edited(self, asked: Asked, max_error: float | None, progress: Progress) -> Edited:
-        clock = Clock()
-        self.ready()
-        change = self._current().change(asked)
-        if not change.mask.any():
-            return Edited(self.image, Region.from_mask(change.mask), clock.total())
-        return self._run(change, clock, progress, max_error)[0]
 
     def submit(
         self,
@@ -414,24 +393,26 @@ class DiffusionSession(ViewSession):
     @locked
     def _draw(self, drawing: Drawing, job: Job[Edited]) -> tuple[Edited, Refinement | None]:
         """What a job computes."""
-        self.ready()
-        clock = Clock()
-        change = self._current().change(replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask))
-        if not change.mask.any():
+        asked = replace(drawing.asked, image=drawing.on(self.pixels), mask=drawing.mask)
+        made = self._edited(asked, drawing.max_error, drawing.progress, job, drawing.refining)
+        if not made[0].changed:
             job.show("result", self.version.number, NOWHERE, self.pixels[NOWHERE], (0, 0))
-            return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
-        return self._refinable(change, clock, drawing.progress, drawing.max_error, job, drawing.refining)
+        return made
 
-    def _refinable(
+    def _edited(
         self,
-        change: Change,
-        clock: Clock,
-        progress: Progress,
+        asked: Asked,
         max_error: float | None,
-        frames: Frames | None,
-        refine: float | str | None,
+        progress: Progress,
+        frames: Frames | None = None,
+        refine: float | str | None = None,
     ) -> tuple[Edited, Refinement | None]:
-        """A change made, and how it is refined."""
+        """An edit made, and how it is refined (None: not at all)."""
+        clock = Clock()
+        self.ready()
+        change = self._current().change(asked)
+        if not change.mask.any():
+            return Edited(self.image, Region.from_mask(change.mask), clock.total()), None
         before, (stages, bound) = self.version, stages_of(refine)
         edited, calls = self._run(change, clock, progress, max_error, frames)
         if self.policy.exact or calls.macs >= calls.dense_macs:  # it is the dense model's already

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-import retouch.runtime.store as blocks
 from retouch.editing.calls import Calls
 from retouch.editing.choice import Choice, VariantsError
 from retouch.editing.diffusion.contents import Redrawn
 from retouch.editing.diffusion.redraw import Redraw
 from retouch.editing.history import History
 from retouch.editing.meeting import side_by_side
-from retouch.editing.session import Edited, Version
+from retouch.editing.version import Edited, Version
 from retouch.plan.region import Region
+from retouch.runtime.store import free_memory, free_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def seeds_of(count: int, seeds: Sequence[int] | None, own: int) -> list[int]:
 
 def check_room(count: int, once: int, each: int, device: torch.device) -> None:
     """VariantsError when `count` variants take more bytes than are free where they are computed: `once`, and `each`."""
-    free = blocks.free_memory() if device.type == "cpu" else blocks.free_on(device)
+    free = free_memory() if device.type == "cpu" else free_on(device)
     if once + count * each > free:
         fit = max(0, free - once) // max(1, each)
         raise VariantsError(

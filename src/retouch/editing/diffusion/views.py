@@ -25,7 +25,7 @@ from retouch.editing.diffusion.lockstep import Shared, agreed, together
 from retouch.editing.diffusion.session import Begun, DiffusionSession
 from retouch.editing.images import Box, Pixels
 from retouch.editing.jobs import Frames
-from retouch.editing.session import Edited
+from retouch.editing.version import Edited
 from retouch.errors import OptionError
 from retouch.plan.region import Region
 

@@ -13,12 +13,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from retouch.editing.archive import Archive, Progress, silent
+from retouch.editing.fields import Fields, flag, positive
 from retouch.editing.gan.editor import GeneratorEditor
 from retouch.editing.gan.session import GeneratorSession
 from retouch.editing.images import ImageError, ImageLike, Pixels, as_integers, as_mask, from_tensor
 from retouch.editing.jobs import Job
-from retouch.editing.manifest import SOURCE, ArchiveError, Fields, Manifest, flag, positive
-from retouch.editing.session import Edited, Version, locked
+from retouch.editing.manifest import SOURCE, ArchiveError, Manifest
+from retouch.editing.session import locked
+from retouch.editing.version import Edited, Version
 from retouch.incremental import Incremental
 from retouch.kernels.devices import selected
 from retouch.models import spade

@@ -17,7 +17,8 @@ from retouch.editing.archive import Progress, silent
 from retouch.editing.calls import Calls, Clock, run_whole
 from retouch.editing.images import Pixels, box_of, difference
 from retouch.editing.jobs import Job, Task
-from retouch.editing.session import GAIN, Edited, Session, Version, locked
+from retouch.editing.session import GAIN, Session, locked
+from retouch.editing.version import Edited, Version
 from retouch.incremental import Incremental
 from retouch.plan.region import Region
 from retouch.runtime.store import Store

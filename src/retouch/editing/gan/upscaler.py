@@ -28,7 +28,8 @@ from retouch.editing.images import (
 )
 from retouch.editing.jobs import Job
 from retouch.editing.manifest import SOURCE
-from retouch.editing.session import Edited, Version, locked
+from retouch.editing.session import locked
+from retouch.editing.version import Edited, Version
 from retouch.errors import OptionError
 from retouch.kernels.devices import selected
 from retouch.models import ncnn

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Item, NoRule, Strand, instr, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.pending import Strand
 from retouch.frontend.lowering.pointwise import apply, select
 from retouch.frontend.lowering.views import narrow
 from retouch.ir.expr import Expr, Instr

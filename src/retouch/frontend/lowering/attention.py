@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from retouch.frontend.lowering import joint, reductions
-from retouch.frontend.lowering.context import Context, Item, Joint, NoRule, Scores, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, rule
+from retouch.frontend.lowering.pending import Joint, Scores
 from retouch.ir.layout import Atom, Ref, axis, merge, of_width, positions
 from retouch.ir.value import Matrix, Value
 from retouch.ops.attention import HIDDEN, Attention

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Frames, Item, NoRule, instr, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.pending import Frames
 from retouch.ir.expr import Expr
 from retouch.ir.geometry import AxisMap, Geometry, Grid, conv_geometry
 from retouch.ir.layout import Ref, image, like

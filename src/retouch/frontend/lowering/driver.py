@@ -14,7 +14,8 @@ from torch.fx import Node
 
 from retouch.frontend.capture import Captured
 from retouch.frontend.lowering import joint
-from retouch.frontend.lowering.context import IDENTITIES, PENDING, ROW_DTYPES, RULES, Context, Item, Joint, NoRule
+from retouch.frontend.lowering.context import IDENTITIES, ROW_DTYPES, RULES, Context, Item, NoRule
+from retouch.frontend.lowering.pending import PENDING, Joint
 from retouch.ir.geometry import Grid
 from retouch.ir.layout import Layout, LayoutError, Ref, image
 from retouch.ir.program import Output, Program

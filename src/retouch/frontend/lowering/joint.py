@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from retouch.frontend.lowering.context import RULES, Context, Item, Joint, NoRule
+from retouch.frontend.lowering.context import RULES, Context, Item, NoRule
+from retouch.frontend.lowering.pending import Joint
 from retouch.ir.geometry import Grid
 from retouch.ir.layout import Ref, axis, positions
 from retouch.ir.value import Matrix, Value

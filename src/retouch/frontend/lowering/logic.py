@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Condition, Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
+from retouch.frontend.lowering.pending import Condition
 from retouch.frontend.lowering.pointwise import apply, select
 from retouch.ir.expr import Expr
 

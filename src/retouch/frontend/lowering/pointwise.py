@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Complex, Condition, Context, Item, NoRule, Scores, instr, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.heads import is_of_heads, spread
+from retouch.frontend.lowering.pending import Complex, Condition, Scores
 from retouch.ir.expr import Expr, Instr
 from retouch.ir.layout import Ref, axis
 from retouch.ir.value import Matrix, Value

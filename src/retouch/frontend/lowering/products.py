@@ -8,9 +8,10 @@ import torch
 from torch.fx import Node
 
 from retouch.frontend.lowering.attention import operand, scores, weighted
-from retouch.frontend.lowering.context import Context, Item, NoRule, Scores, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, rule
 from retouch.frontend.lowering.conv import project
 from retouch.frontend.lowering.linear_attention import is_over_positions, outer, per_head
+from retouch.frontend.lowering.pending import Scores
 from retouch.frontend.lowering.views import reorder, swap, swapped
 from retouch.ir.layout import Ref
 from retouch.ir.value import Value

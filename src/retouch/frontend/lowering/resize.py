@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from retouch.frontend.lowering.context import Context, Frames, Item, NoRule, instr, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.conv import pair
 from retouch.frontend.lowering.heads import splits_heads, within_heads
+from retouch.frontend.lowering.pending import Frames
 from retouch.frontend.lowering.pooled import pooled
 from retouch.frontend.lowering.views import move
 from retouch.ir.geometry import AxisMap, Geometry, conv_geometry

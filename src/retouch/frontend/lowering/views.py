@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from retouch.frontend.lowering import joint
-from retouch.frontend.lowering.context import Complex, Context, Item, Joint, NoRule, Scores, Strand, instr, rule
+from retouch.frontend.lowering.context import Context, Item, NoRule, instr, rule
 from retouch.frontend.lowering.heads import splits_heads, spread, within_heads
+from retouch.frontend.lowering.pending import Complex, Joint, Scores, Strand
 from retouch.ir.expr import Instr
 from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.layout import Atom, Ref, axis

@@ -14,8 +14,9 @@ from torch import Tensor
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
+from retouch.runtime.blocks import Layout, Spec
 from retouch.runtime.schedule import Needs
-from retouch.runtime.store import Layout, Spec, columns_of
+from retouch.runtime.store import columns_of
 
 Pick = tuple[int, Any, Any]
 """Number of a table, rows of the target, rows of what the table lists (None: all)."""

@@ -17,9 +17,10 @@ from retouch.ir.value import Matrix, Value
 from retouch.kernels import Backend
 from retouch.kernels.transfers import Transfers
 from retouch.runtime.base import State
+from retouch.runtime.blocks import UNNAMED, Block, Layout, StoreError
 from retouch.runtime.state.form import Form, name_of, specs_of
 from retouch.runtime.state.workspace import LayeredOwner
-from retouch.runtime.store import UNNAMED, Block, Layout, Memory, Store, StoreError, columns_of
+from retouch.runtime.store import Memory, Store, columns_of
 
 PORTION = 64 << 20
 """Bytes of the device's memory that rows on their way to the host may take, about."""
