@@ -66,6 +66,9 @@ OUTLOOKS = 32
 PLENTY = 4
 """Updates that are often together."""
 
+CORNER = 16
+"""Parts of a side that the region has for which a network is prepared."""
+
 ALIKE = 2
 """Schedules whose steps are taken for other regions, where the same inputs changed."""
 
@@ -616,6 +619,27 @@ class Incremental:
             return Planned(self._again, True, break_even)
         everything = self._built(activity.everything(self.program), set(self.program.inputs), areas)
         return Planned(replace(everything, saves={}, stays={}), True, break_even)
+
+    @plain_tensors
+    def prepare(self, recording: State) -> None:
+        """Make what updates for all small regions have in common, which the first one would have to make: the calls of
+        one in a corner, run once. The recording stays as it is.
+        """
+        with self.lock:
+            if self._like.get(frozenset()) or self.backend.graphs:
+                return
+            grid = max((v.grid for v in self.program.inputs if v.grid and not v.grid.reference), key=lambda g: g.size)
+            mask = np.zeros((1, grid.height, grid.width), np.bool_)
+            mask[:, : -(-grid.height // CORNER), : -(-grid.width // CORNER)] = True
+            active = self.active(Region(mask))
+            if self.planner.is_whole(active):
+                return
+            schedule = self._built(active, set())
+            try:
+                recording.begin(schedule)
+                recording.run(schedule)
+            finally:
+                recording.abort()
 
     def forget(self) -> None:
         """Drop what was made for regions: all are new again."""

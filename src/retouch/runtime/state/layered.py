@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retouch.ir.layout import Ref
 from retouch.ir.operands import Slot
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
@@ -244,6 +245,16 @@ class Restored(State):
         for matrix, target in self.workspace.matrices.get(value, {}).items():
             source = self.backend.rows(matrix.tensor(content).to(self.backend.device))
             self.backend.kernel("copy_rows")(target, None, source, None)
+
+    def result(self, ref: Ref) -> Tensor:
+        """The same after an update."""
+        views = self.workspace.views
+        found = views.get(ref)
+        if found is None:
+            found, memory = super().result(ref), self.rows(self.plan.place(ref.value)[0])
+            if found.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr():  # no copy
+                views[ref] = found
+        return found
 
     def put_rows(self, value: Value, rows: Tensor) -> None:
         """Replace all rows of a kept value."""
