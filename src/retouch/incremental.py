@@ -626,9 +626,10 @@ class Incremental:
         one in a corner, run once. The recording stays as it is.
         """
         with self.lock:
-            if self._like.get(frozenset()) or self.backend.graphs:
+            grids = [v.grid for v in self.program.inputs if v.grid and not v.grid.reference]
+            if not grids or self._like.get(frozenset()) or self.backend.graphs:
                 return
-            grid = max((v.grid for v in self.program.inputs if v.grid and not v.grid.reference), key=lambda g: g.size)
+            grid = max(grids, key=lambda g: g.size)
             mask = np.zeros((1, grid.height, grid.width), np.bool_)
             mask[:, : -(-grid.height // CORNER), : -(-grid.width // CORNER)] = True
             active = self.active(Region(mask))

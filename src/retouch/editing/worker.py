@@ -6,7 +6,6 @@ thread computes the network calls of all (`retouch.editing.meeting`).
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -202,8 +201,9 @@ class Worker:
                 if chore():
                     with self._changed:
                         self._chores.setdefault(session, chore)
-            except Exception:  # jobs of other sessions need this thread
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+            except Exception as error:  # jobs of other sessions need this thread
+                told = type(error), error, error.__traceback__, threading.current_thread()
+                threading.excepthook(threading.ExceptHookArgs(told))
             del session, chore
 
     @contextmanager
