@@ -439,6 +439,21 @@ class Incremental:
                 leaves.append(found.clone() if isinstance(found, Tensor) else found)
         return pytree.tree_unflatten(leaves, self.out_spec)
 
+    @plain_tensors
+    def prepare(self, recording: State) -> None:
+        """Make what updates for all small regions have in common, which the first one would have to make: the calls of
+        one in a corner, run once. The recording stays as it is.
+        """
+        with self.lock:
+            schedule = self.schedules.of_corner()
+            if schedule is None:
+                return
+            try:
+                recording.begin(schedule)
+                recording.run(schedule)
+            finally:
+                recording.abort()
+
     def forget(self) -> None:
         """Drop what was made for regions: all are new again."""
         with self.lock:

@@ -24,6 +24,7 @@ def test_folded_layers_read_like_the_ones_that_they_were(name, policy, monkeypat
     net, made = compiled(name, policy), case(name)
     snapshot = Snapshot.of(record(net, made)[1], Store())
     _, recording = record(net, made)
+    monkeypatch.setattr(folding, "MANY", 2)
     monkeypatch.setattr(folding, "MOST", 2)
     for mask, edited in edits(made, 7, seed=5):
         expected = update(net, recording, mask, edited)
@@ -44,10 +45,28 @@ def test_layers_stay_few_and_a_row_is_copied_a_few_times_in_all(monkeypatch):
     edit = made.edited(made.spot())
     _, after = stepped(snapshot, made.spot(), edit)
     layer = after.layers[-1]
-    for _ in range(64):
+    for _ in range(128):
         snapshot = snapshot.grown(layer)
         assert len(snapshot.layers) <= folding.MOST + 2
-    assert sum(each.nbytes for each in written) <= 3 * 64 * layer.nbytes
+    assert sum(each.nbytes for each in written) <= 3 * 128 * layer.nbytes
+
+
+def test_a_deep_snapshot_is_one_that_folding_makes_shallow():
+    net, made = compiled("ddpm-256", EXACT), case("ddpm-256")
+    snapshot = Snapshot.of(record(net, made)[1], Store())
+    _, after = stepped(snapshot, made.spot(), made.edited(made.spot()))
+    deep = next(each for each in growing(snapshot, after.layers[-1]) if each.is_deep)
+    assert len(deep.layers) == folding.MANY + 2
+    shallow = deep.folded()
+    assert not shallow.is_deep
+    assert len(shallow.layers) == 2
+    assert all(torch.equal(shallow.rows(v), deep.rows(v)) for v in deep.layers[0].tables)
+
+
+def growing(snapshot, layer):
+    while True:
+        yield snapshot
+        snapshot = snapshot.grown(layer)
 
 
 def test_a_full_disk_folds_nothing(tmp_path):

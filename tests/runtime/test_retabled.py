@@ -1,5 +1,7 @@
 """Schedules whose steps are those of another region: the same calls as when they are emitted for it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from retouch.ir.tables import Factors, Table
 from retouch.runtime.calls import leaves
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.store import Store
-from support import EXACT, PROBED
+from support import BALANCED, EXACT, PROBED
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -99,3 +101,25 @@ def test_regions_take_turns_with_the_calls_of_one():
     assert taken
     executors = {net.workspace.binding(schedule).executor for schedule in schedules}
     assert len(executors) == len(schedules) - len(taken)
+
+
+def test_a_prepared_network_has_calls_for_its_first_region_and_its_recording_is_as_it_was():
+    policy = replace(BALANCED, dense_below=0.0)
+    net, made = compiled("ddpm-256", policy), case("ddpm-256")
+    mask = made.spot(0.0, 0.0, 0.05)
+    snapshot = Snapshot.of(record(net, made)[1], Store())
+    net.schedules._like.clear()
+    expected = update(net, snapshot.recording(), mask, made.edited(mask))
+    net.forget()
+    net.schedules._like.clear()
+    before = {value: snapshot.rows(value) for value in snapshot.layers[0].tables}
+    recording = snapshot.recording()
+    net.prepare(recording)
+    assert recording.snapshot is snapshot
+    assert all(torch.equal(snapshot.rows(value), rows) for value, rows in before.items())
+    calls = [*net.schedules._like[frozenset()]]
+    assert len(calls) == 1
+    net.prepare(snapshot.recording())
+    assert net.schedules._like[frozenset()] == calls
+    assert torch.equal(update(net, snapshot.recording(), mask, made.edited(mask)), expected)
+    assert next(reversed(net.schedules._planned.values())).schedule.pattern is calls[0]

@@ -18,7 +18,7 @@ from retouch.editing.context import holding
 from retouch.editing.manifest import layer_file
 from retouch.frontend.signature import same_tensor
 from retouch.incremental import Incremental
-from retouch.kernels.devices import HOST, lacks_memory, moved
+from retouch.kernels.devices import HOST, lacks_memory, sent
 from retouch.plan.areas import Areas
 from retouch.plan.region import Region
 from retouch.runtime import blocks
@@ -148,11 +148,11 @@ class Calls:
         if self._recorded is not net:
             net.backend.release()  # memory of another network's recordings does not fit
             self._recorded = net
-        args, kwargs = moved((args, kwargs), net.backend.device)
+        args, kwargs = sent((args, kwargs), HOST, net.backend.device)
         result, recording = net.record(*args, **kwargs)
         self._put(name, Snapshot.of(recording, self.store, self._file(name)))
         self.count(net, net.macs)
-        return moved(result, HOST)
+        return sent(result, net.backend.device, HOST)
 
     def update(
         self,
@@ -181,7 +181,7 @@ class Calls:
     def _update(
         self, name: str, net: Incremental, region: Region, inputs: Inputs, areas: Areas | None, told: Told
     ) -> Any:
-        args, kwargs = moved(inputs, net.backend.device)
+        args, kwargs = sent(inputs, HOST, net.backend.device)
         with net.lock:  # from here on the workspace, which all sessions on a network share, is this update's
             recording = self._begun(name, net)
             recording.meanwhile = partial(self._fetch_following, name)
@@ -190,7 +190,7 @@ class Calls:
             if areas is None:
                 net.update(recording, region, *args, **kwargs)
             else:
-                areas = replace(areas, values=moved(areas.values, net.backend.device))
+                areas = replace(areas, values=sent(areas.values, HOST, net.backend.device))
                 net.update_areas(recording, region, areas, *args, **kwargs)
         self._checked.add(net)
         self._updated(name, recording)
@@ -199,7 +199,7 @@ class Calls:
     def _told(self, net: Incremental, told: Told, there: list[Any], recording: Restored, result: Any) -> None:
         assert recording.schedule is not None
         self.count(net, net.macs_of(recording.schedule))
-        there.append(moved(result, HOST))
+        there.append(sent(result, net.backend.device, HOST))
         told(there[0])
 
     def _updated(self, name: str, recording: Restored) -> None:
@@ -219,14 +219,14 @@ class Calls:
             return [result] * len(requests)
         with net.lock:
             recordings = [each.calls._begun(each.name, net) for each in requests]
-            inputs = moved([each.inputs for each in requests], net.backend.device)
+            inputs = sent([each.inputs for each in requests], HOST, net.backend.device)
             results = net.update_many(recordings, [each.region for each in requests], inputs)
         for each, recording in zip(requests, recordings, strict=True):
             assert recording.schedule is not None
             each.calls._checked.add(net)
             each.calls.count(net, net.macs_of(recording.schedule))
             each.calls._updated(each.name, recording)
-        found: list[Any] = moved(results, HOST)
+        found: list[Any] = sent(results, net.backend.device, HOST)
         return found
 
     def _begun(self, name: str, net: Incremental) -> Restored:
@@ -295,6 +295,6 @@ class Calls:
 def run_whole(net: Incremental, *args: Any, **kwargs: Any) -> Any:
     """The module's own result, densely. Arguments and results are on the host."""
     go_on()
-    args, kwargs = moved((args, kwargs), net.backend.device)
+    args, kwargs = sent((args, kwargs), HOST, net.backend.device)
     with torch.no_grad():
-        return moved(net(*args, **kwargs), HOST)
+        return sent(net(*args, **kwargs), net.backend.device, HOST)

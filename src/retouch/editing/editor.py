@@ -209,4 +209,6 @@ def _prepared(session: S) -> S:
         for net in nets:
             with net.lock:
                 net.workspace.touch()
+        for name, snapshot in session.version.snapshots.items():
+            session.network(name).prepare(snapshot.recording())
     return session

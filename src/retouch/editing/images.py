@@ -188,7 +188,8 @@ def from_tensor(picture: Tensor) -> Pixels:
     planes = _planes(_array(picture))
     if np.isnan(planes).any():
         raise ImageError("the picture holds NaN")
-    return np.rint((planes.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5).astype(np.uint8, order="C")
+    levels = np.rint((planes.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    return levels.transpose(1, 2, 0).copy(order="C")
 
 
 def save_png(image: Pixels | Image.Image, path: str | os.PathLike[str], **options: Any) -> Path:

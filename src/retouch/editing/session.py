@@ -4,8 +4,9 @@ A version is immutable: snapshots of every recorded network call, a few tensors,
 tree of versions and a place in it, both replaced at once, so reading them takes no lock, and neither does `submit`.
 What makes or moves versions holds the session's lock, an edit or a job as long as it is computed. So `undo`, `redo` and
 `go` stop the session's jobs first, and wait for one network call at most; they wait for an `edit` of another thread.
-Refinements hold the lock only to replace a version. Locks are taken in one order: a session's, that of an editor's
-caches, a compiled network's, a store's. Those of workers and jobs are held while nothing else is locked or called.
+Refinements hold the lock only to replace a version; folding, which is not begun while somebody has it, for the layers
+of one call at a time. Locks are taken in one order: a session's, that of an editor's caches, a compiled network's, a
+store's. Those of workers and jobs are held while nothing else is locked or called.
 """
 
 from __future__ import annotations
@@ -312,6 +313,7 @@ class Session(ABC):
             version = self._kept(self.archive, replace(version, revision=self.archive.revision), calls.folder)
         self._commit(self._history.added(version))
         self._next += 1
+        self._fold_later()
 
     @contextmanager
     def sealed_together(self) -> Iterator[None]:
@@ -354,7 +356,33 @@ class Session(ABC):
             if self.archive:
                 version = self._kept(self.archive, version)
             self._commit(self._history.replaced(version))
+            self._fold_later()
             return version
+
+    # Layers
+
+    def _fold_later(self) -> None:
+        if any(snapshot.is_deep for snapshot in self.version.snapshots.values()):
+            self.worker.later(self, self.fold)
+
+    def fold(self) -> bool:
+        """Fold layers of a call of the current version, if any has many and nobody uses the session. True while others
+        have; edits do so beyond a limit, if there was no time for it.
+        """
+        if self._closed or not self.lock.acquire(blocking=False):
+            return False
+        try:
+            version = self.version
+            deep = [name for name, snapshot in version.snapshots.items() if snapshot.is_deep]
+            for name in deep[:1]:
+                with self.network(name).lock:
+                    snapshots = {**version.snapshots, name: version.snapshots[name].folded()}
+                self._history = self._history.replaced(replace(version, snapshots=snapshots))
+            return len(deep) > 1
+        except StoreError:  # the edit that has to fold them says so
+            return False
+        finally:
+            self.lock.release()
 
     # Folders
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,8 +23,11 @@ from retouch.editing.turns import Turns
 
 MOST = 64
 """Jobs that wait for one device; more are refused."""
-IDLE = 1.0
-"""Seconds without a job after which garbage is collected, if that is due."""
+IDLE, PAUSE = 1.0, 0.1
+"""Seconds without a job after which garbage is collected, if that is due, and after which chores are done."""
+
+Chore = Callable[[], bool]
+"""Does a piece of what can wait, of some milliseconds; True while there is more."""
 
 TOGETHER = 1
 """Jobs of as many sessions are computed together unless a server says otherwise; strokes gain nothing on two cores."""
@@ -36,6 +39,7 @@ class Worker:
     A session has one refinement that waits of each kind of task, that of its last one. It is begun when no job waits
     that is urgent and no session edits without a job (`claimed`), and left before its next network call when that
     changes, to begin anew later. A job that nobody waits for any more when its turn comes ends with a SessionError.
+    Chores of sessions are done when there was nothing else for a while, and left after any piece when there is.
 
     together: up to so many jobs are computed at once, of sessions of their own, where their tasks `meets`. With the one
     whose turn it is go those that wait then; later ones join when it is their turn.
@@ -47,6 +51,7 @@ class Worker:
         self._turns = Turns()
         self._unrefined: dict[tuple[Hashable, type], Job[Any]] = {}
         self._running: list[Job[Any]] = []
+        self._chores: dict[Hashable, Chore] = {}
         self._claims = 0
         self._thread = threading.Thread(target=self._work, name=f"retouch {device}", daemon=True)
         self._threads = {self._thread}
@@ -65,12 +70,21 @@ class Worker:
             for older in replaced:
                 self._turns.remove(older)
             self._turns.add(job)
-            if self._thread.ident is None:
-                self._thread.start()
-            self._changed.notify_all()
+            self._wake()
         for older in replaced:
             older.end()
         return job
+
+    def later(self, session: Hashable, chore: Chore) -> None:
+        """Do a chore of a session, its only one, when there is nothing else to do."""
+        with self._changed:
+            self._chores[session] = chore
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+        self._changed.notify_all()
 
     def _replaced(self, job: Job[Any]) -> list[Job[Any]]:
         """The waiting jobs that a new one does as well. One that runs is told to stop."""
@@ -102,8 +116,9 @@ class Worker:
         return waits or runs or unrefined
 
     def cancel_all(self, session: Hashable) -> None:
-        """Stop all jobs of a session."""
+        """Stop all jobs of a session, and its chore."""
         with self._changed:
+            self._chores.pop(session, None)
             known = [*self._turns.of(session), *self._unrefined.values(), *self._running]
         for job in known:
             if job.session is session:
@@ -145,6 +160,9 @@ class Worker:
     def _work(self) -> None:
         while True:
             job = self._next()
+            if job is None:
+                self._tidy()
+                continue
             place = None if job.done() else self._place(job)
             others = [] if place is None else self._beside(place, waiting=True)
             if others:
@@ -154,7 +172,8 @@ class Worker:
                     self._refine(job) if job.done() else self._run(job)
             del job, others  # with their sessions, which would live until there is another
 
-    def _next(self) -> Job[Any]:
+    def _next(self) -> Job[Any] | None:
+        """The job whose turn it is; None: it is that of chores."""
         with self._changed:
             while True:
                 job = self._turns.next(urgent=True)
@@ -165,8 +184,27 @@ class Worker:
                 if job is not None:
                     self._running.append(job)
                     return job
-                if not self._changed.wait(IDLE if COLLECTION.is_due else None):
+                tidies = bool(self._chores) and not self._claims
+                if not self._changed.wait(PAUSE if tidies else IDLE if COLLECTION.is_due else None):
+                    if tidies:
+                        return None
                     COLLECTION.collect()
+
+    def _tidy(self) -> None:
+        """Do chores as long as there is nothing else to do."""
+        while True:
+            with self._changed:
+                if not self._chores or self._claims or self._unrefined or len(self._turns):
+                    return
+                session, chore = self._chores.popitem()
+            try:
+                if chore():
+                    with self._changed:
+                        self._chores.setdefault(session, chore)
+            except Exception as error:  # jobs of other sessions need this thread
+                told = type(error), error, error.__traceback__, threading.current_thread()
+                threading.excepthook(threading.ExceptHookArgs(told))
+            del session, chore
 
     @contextmanager
     def _turn(self, job: Job[Any]) -> Iterator[None]:

@@ -40,6 +40,11 @@ def moved(tree: Any, device: torch.device | str) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
 
 
+def sent(tree: Any, origin: torch.device, device: torch.device) -> Any:
+    """As `moved`, of a tree whose tensors are all at `origin`: as it is where that is the device."""
+    return tree if origin == device else moved(tree, device)
+
+
 def selected(device: torch.device | str = "auto", backend: str = "auto") -> torch.device:
     """Where a model goes: the device that is named, which must be `usable`, or for "auto" what works.
 

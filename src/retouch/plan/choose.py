@@ -12,7 +12,7 @@ from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.passes.storage import Plan
 from retouch.plan import activity, meter
-from retouch.plan.cost import CostModel
+from retouch.plan.cost import DENSE, CostModel
 from retouch.plan.meter import Run
 from retouch.plan.policy import Policy
 
@@ -79,7 +79,8 @@ class Planner:
         self.plan, self.policy, self.costs, self.dirty = plan, policy, costs, dirty
         everything = activity.everything(plan.program)
         self.everything = meter.of_everything(plan, dirty(set(plan.program.inputs), everything))
-        idle = Run(tuple(replace(work, rows=0, nbytes=0) for work in self.everything.launches))
+        of_rows = [work for work in self.everything.launches if work.kernel != DENSE]
+        idle = Run(tuple(replace(work, rows=0, nbytes=0) for work in of_rows))
         self._whole, self._idle = (costs.update(run) if costs else 0.0 for run in (self.everything, idle))
 
     @property

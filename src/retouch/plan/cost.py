@@ -22,7 +22,10 @@ CROWDED = 1.25
 read. Measured over 72 updates (0.3 % to 100 %, float32 and bfloat16) of six networks; the median was 1.26.
 """
 
-KERNELS = (*(name for name, spec in SPECS.items() if not spec.like), "dense")
+DENSE = "dense"
+"""What operations without rows are among kernels."""
+
+KERNELS = (*(name for name, spec in SPECS.items() if not spec.like), DENSE)
 """Those whose costs are measured; others are taken to cost what one of them does (`KernelSpec.like`)."""
 
 
@@ -107,7 +110,7 @@ class Rates:
         return found or next(rate for each, rate in self.kernels.items() if each.split()[0] == name)
 
     def seconds(self, work: Work) -> float:
-        python = self.dense if work.kernel == "dense" else self.launch
+        python = self.dense if work.kernel == DENSE else self.launch
         return python + self.rate(work.kernel, work.dtype).seconds(work)
 
     def update(self, run: Run) -> float:

@@ -30,6 +30,9 @@ REMEMBERED, FEWEST = 16 << 20, 4
 OUTLOOKS = 32
 """Outlooks that are kept: of as many updates that wait for each other."""
 
+CORNER = 16
+"""Parts of a side that the region has for which schedules are made ahead."""
+
 ALIKE = 2
 """Schedules whose steps are taken for other regions, where the same inputs changed."""
 
@@ -148,6 +151,17 @@ class Schedules:
         like.append(made)
         del like[:-ALIKE]
         return made
+
+    def of_corner(self) -> Schedule | None:
+        """A schedule for a small region, made ahead of those that take its steps; None where none is to be made."""
+        grids = [v.grid for v in self.program.inputs if v.grid and not v.grid.reference]
+        if not grids or self._like.get(frozenset()) or not self._repeats:
+            return None
+        grid = max(grids, key=lambda g: g.size)
+        mask = np.zeros((1, grid.height, grid.width), np.bool_)
+        mask[:, : -(-grid.height // CORNER), : -(-grid.width // CORNER)] = True
+        active = self.active(Region(mask))
+        return None if self.planner.is_whole(active) else self.built(active, set())
 
     def by_area(self, areas: Areas) -> ByArea:
         """The program for as many areas; AreaError when the module has no such arguments, and as `by_area`."""

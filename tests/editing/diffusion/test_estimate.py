@@ -72,7 +72,7 @@ def test_steps_that_disagree_more_mean_more_error():
             output,
             lambda far=far, outside=outside: torch.where(inside, far, outside),
             inside,
-            2.0,
+            lambda: 2.0,
             decoded=False,
             calibration=lambda: Calibration(1.3, 1.3),
         )

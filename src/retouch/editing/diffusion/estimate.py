@@ -63,13 +63,14 @@ class StepCheck:
 
     output: `[1, C, h, w]`; dense: runs the network on the same inputs; inside: bool `[1, 1, h, w]`, the positions
     of the mask, not grown; levels: grey levels of the clean image that a prediction differs by if it differs by 1;
-    decoded: whether a decoder adds an error of its own; calibration: of the model, made when it is first asked for.
+    decoded: whether a decoder adds an error of its own; calibration: of the model. What is called is called when it is
+    first asked for.
     """
 
     output: Tensor
     dense: Callable[[], Tensor]
     inside: Tensor
-    levels: float
+    levels: Callable[[], float]
     decoded: bool
     calibration: Callable[[], Calibration]
 
@@ -80,7 +81,7 @@ class StepCheck:
         Takes one dense run when first asked for.
         """
         difference = (self.output - self.dense()).square().mean(1, keepdim=True)
-        return self.levels * float(difference[self.inside].mean().sqrt())
+        return self.levels() * float(difference[self.inside].mean().sqrt())
 
     @property
     def error(self) -> float:

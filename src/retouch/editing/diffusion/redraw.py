@@ -226,9 +226,13 @@ class Redraw:
 
     def _check(self, i: int, output: Tensor, dense: Callable[[], Tensor]) -> StepCheck:
         process = self.process
-        levels = grey_levels(self.original) * process.sampler.leverage(i)
+        levels = partial(_levels, self.original, process.sampler.leverage(i))
         decoded = process.nets.decoder is not None and not (process.policy.exact or self.region.mask.all())
         return StepCheck(output, dense, process.core(self.change.joined(i)), levels, decoded, self.calibration)
+
+
+def _levels(original: Mapping[str, Tensor], leverage: float) -> float:
+    return grey_levels(original) * leverage
 
 
 def grey_levels(original: Mapping[str, Tensor]) -> float:

@@ -1,8 +1,9 @@
 """Layers folded into one, so that reading never searches more than a few of them.
 
 The layers above a recording are kept as a log-structured merge tree keeps its runs (O'Neil et al., 1996): once there
-are more than `MOST`, the newest ones become one, and older ones join it as long as they are not much larger than what
-is above them. So a row is copied a few times in all, however many updates follow.
+are more than `MANY`, the newest ones become one, and older ones join it as long as they are not much larger than what
+is above them. So a row is copied a few times in all, however many updates follow. That takes as long as several
+updates, so whoever makes these does it when nothing else is to be done; an update folds only beyond `MOST`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,17 @@ from retouch.runtime.state.layers import Layer, carved, laid
 from retouch.runtime.state.workspace import LayeredOwner
 from retouch.runtime.store import Store
 
-MOST = 12
-"""Layers that a snapshot may have above its recording."""
+MANY, MOST = 12, 24
+"""Layers above a recording from which on some are to be folded, and which no update leaves more than."""
 
 GROWTH = 2
 """A layer is folded with those above it while it is not larger than so many times all of them."""
 
 
-def few(net: LayeredOwner, store: Store, layers: tuple[Layer, ...], stack: Stack) -> tuple[Layer, ...]:
-    """The same rows in a base and at most `MOST` layers; StoreError when there is no room for a folded one."""
-    if len(layers) <= MOST + 1:
-        return layers
+def fewer(net: LayeredOwner, store: Store, layers: tuple[Layer, ...], stack: Stack) -> tuple[Layer, ...]:
+    """The same rows in a base and fewer layers, the newest `MANY` as one; StoreError when there is no room for that."""
     start, above = len(layers) - 1, layers[-1].nbytes
-    while start > 1 and (len(layers) - start < MOST or layers[start - 1].nbytes <= GROWTH * above):
+    while start > 1 and (len(layers) - start < MANY or layers[start - 1].nbytes <= GROWTH * above):
         start -= 1
         above += layers[start].nbytes
     return (*layers[:start], folded(net, store, layers[start:], net.workspace.folding(stack, start)))

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retouch.ir.layout import Ref
 from retouch.ir.operands import Slot
 from retouch.ir.value import Matrix, Value
 from retouch.kernels.transfers import Sent
 from retouch.ops.copy import converted, restored
 from retouch.runtime.base import Computed, Copy, Delta, State, plain_tensors
 from retouch.runtime.schedule import Needs, Schedule
-from retouch.runtime.state.folding import few, folded
+from retouch.runtime.state import folding
 from retouch.runtime.state.form import Form, Stack, specs_of
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.layers import Layer, Sources, adopted, written
@@ -72,7 +73,17 @@ class Snapshot:
 
     def grown(self, layer: Layer) -> Snapshot:
         """The state with one more layer; StoreError when older ones are to be folded and there is no room."""
-        return replace(self, layers=(*few(self.net, self.store, self.layers, self.stack), layer))
+        below = self.folded() if len(self.layers) > folding.MOST + 1 else self
+        return replace(below, layers=(*below.layers, layer))
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether some of its layers are to be folded."""
+        return len(self.layers) > folding.MANY + 1
+
+    def folded(self) -> Snapshot:
+        """The same state with fewer layers; StoreError when there is no room for a folded one."""
+        return replace(self, layers=folding.fewer(self.net, self.store, self.layers, self.stack))
 
     def above(self, count: int) -> Layer | None:
         """One layer with all that those after the first `count` hold; None where there are none. StoreError when there
@@ -80,7 +91,8 @@ class Snapshot:
         """
         if len(self.layers) <= count + 1:
             return self.layers[-1] if len(self.layers) > count else None
-        return folded(self.net, self.store, self.layers[count:], self.net.workspace.folding(self.stack, count))
+        how = self.net.workspace.folding(self.stack, count)
+        return folding.folded(self.net, self.store, self.layers[count:], how)
 
     def recording(self) -> Restored:
         """A recording in this state that can be updated once; see `Restored.snapshot`."""
@@ -233,6 +245,16 @@ class Restored(State):
         for matrix, target in self.workspace.matrices.get(value, {}).items():
             source = self.backend.rows(matrix.tensor(content).to(self.backend.device))
             self.backend.kernel("copy_rows")(target, None, source, None)
+
+    def result(self, ref: Ref) -> Tensor:
+        """The same after an update."""
+        views = self.workspace.views
+        found = views.get(ref)
+        if found is None:
+            found, memory = super().result(ref), self.rows(self.plan.place(ref.value)[0])
+            if found.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr():  # no copy
+                views[ref] = found
+        return found
 
     def put_rows(self, value: Value, rows: Tensor) -> None:
         """Replace all rows of a kept value."""

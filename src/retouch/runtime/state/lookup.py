@@ -58,9 +58,13 @@ class Lookups:
         numbers = found.tables[wanted.array]
         if len(numbers) and numbers.min() < 0:
             raise AssertionError("rows are read that no layer holds")
-        for number in np.flatnonzero(np.bincount(numbers)):
-            among = np.flatnonzero(numbers == number).astype(np.int32)
-            yield len(tables) - 1 - int(number), among, found.places[wanted.array[among]]
+        order = np.argsort(numbers, kind="stable").astype(np.int32)
+        places = found.places[wanted.array[order]]
+        counts = np.bincount(numbers)
+        ends = np.cumsum(counts)
+        for number in np.flatnonzero(counts):
+            part = slice(ends[number] - counts[number], ends[number])
+            yield len(tables) - 1 - int(number), order[part], places[part]
 
     def rows(self, tables: tuple[Table, ...]) -> IntArray:
         """The rows that any of the tables lists, in order."""

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from retouch.ir.geometry import IntArray
+from retouch.ir.layout import Ref
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Matrix, Value
@@ -61,6 +62,7 @@ class Workspace:
         self.backend = net.backend
         self.states: dict[Slot, Tensor] = {}
         self.matrices: dict[Value, dict[Matrix, Any]] = {}
+        self.views: dict[Ref, Tensor] = {}
         self._buffers: dict[Value, Tensor] = {}
         self._handles: dict[Slot, Any] = {}
         self._places: dict[Value, Any] = {}
