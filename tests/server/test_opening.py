@@ -156,6 +156,19 @@ def test_what_fails_is_told_and_leaves_nothing(client, made, held):
     assert not [*made.home.rglob(told["id"])]
 
 
+def test_a_page_hears_what_failed_while_it_connected(client, made, held, monkeypatch):
+    held.error = PipelineError("it has no size")
+    told = begun(client, CANVAS)
+
+    def settle(entry):
+        held.go.set()
+        ended()
+
+    monkeypatch.setattr(made.pool, "settle", settle)
+    with page(client, told["id"], size=SIZES[CANVAS]) as here:
+        assert here.done(told["job"])["state"] == "failed"
+
+
 def test_a_server_that_ends_meanwhile_leaves_nothing(made, held):
     with asking(made) as client:
         told = begun(client, CANVAS)

@@ -40,9 +40,8 @@ async def live(
     await socket.accept()
     try:
         entry = studio.pool.find(caller, id)
-        await run_in_threadpool(studio.pool.settle, entry)
-    except Problem as problem:
-        await socket.close(GONE if problem.status_code == 404 else BEHIND, str(problem.detail))
+    except Problem:
+        await socket.close(GONE, "there is no such session")
         return
     if sum(len(each.hub) for each in studio.pool.of(caller)) >= studio.limits.watchers:
         await socket.close(CROWDED, "too many pages are open")
@@ -51,7 +50,10 @@ async def live(
     entry.hub.join(watcher)
     studio.metrics.watchers.inc()
     try:
+        await run_in_threadpool(studio.pool.settle, entry)
         await _serve(socket, studio, entry, watcher, (seen, refined))
+    except Problem as problem:
+        await socket.close(BEHIND, str(problem.detail))
     finally:
         entry.hub.leave(watcher)
         studio.metrics.watchers.dec()
