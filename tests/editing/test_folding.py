@@ -6,6 +6,7 @@ from time import monotonic, sleep
 
 import numpy as np
 import pytest
+import torch
 
 from editing.live import WAIT, session
 from pipelines import painted
@@ -95,3 +96,23 @@ def test_a_job_goes_before_chores_and_a_chore_that_fails_stops_nothing(monkeypat
     wait_until(lambda: told)
     assert str(told[0].exc_value) == "a chore"
     live.submit(painted(live.pixels), refine="off").result(WAIT)
+
+
+def test_the_end_of_a_process_waits_for_a_chore_and_does_no_other():
+    worker, begun, go = Worker(torch.device("cpu")), Event(), Event()
+
+    def chore():
+        begun.set()
+        return go.wait(WAIT)
+
+    worker.later("one", chore)
+    assert begun.wait(WAIT)
+    worker.later("another", lambda: pytest.fail("done after the end"))
+    with ThreadPoolExecutor(1) as threads:
+        end = threads.submit(worker._end)
+        sleep(0.05)
+        assert not end.done()
+        go.set()
+        end.result(WAIT)
+    worker.later("late", lambda: pytest.fail("done after the end"))
+    assert not worker._chores

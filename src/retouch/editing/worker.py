@@ -6,6 +6,7 @@ thread computes the network calls of all (`retouch.editing.meeting`).
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -25,6 +26,9 @@ MOST = 64
 """Jobs that wait for one device; more are refused."""
 IDLE, PAUSE = 1.0, 0.1
 """Seconds without a job after which garbage is collected, if that is due, and after which chores are done."""
+
+LAST = 5.0
+"""Seconds that the end of a process waits for a chore at most."""
 
 Chore = Callable[[], bool]
 """Does a piece of what can wait, of some milliseconds; True while there is more."""
@@ -52,9 +56,11 @@ class Worker:
         self._unrefined: dict[tuple[Hashable, type], Job[Any]] = {}
         self._running: list[Job[Any]] = []
         self._chores: dict[Hashable, Chore] = {}
+        self._tidies = self._ends = False
         self._claims = 0
         self._thread = threading.Thread(target=self._work, name=f"retouch {device}", daemon=True)
         self._threads = {self._thread}
+        atexit.register(self._end)
 
     # What sessions ask for
 
@@ -78,8 +84,16 @@ class Worker:
     def later(self, session: Hashable, chore: Chore) -> None:
         """Do a chore of a session, its only one, when there is nothing else to do."""
         with self._changed:
-            self._chores[session] = chore
-            self._wake()
+            if not self._ends:
+                self._chores[session] = chore
+                self._wake()
+
+    def _end(self) -> None:
+        """The process ends: a thread that is left in a chore, or has one, would keep its session until after that."""
+        with self._changed:
+            self._ends = True
+            self._chores.clear()
+            self._changed.wait_for(lambda: not self._tidies, LAST)
 
     def _wake(self) -> None:
         if self._thread.ident is None:
@@ -194,13 +208,14 @@ class Worker:
         """Do chores as long as there is nothing else to do."""
         while True:
             with self._changed:
-                if not self._chores or self._claims or self._unrefined or len(self._turns):
+                self._tidies = bool(self._chores) and not (self._claims or self._unrefined or len(self._turns))
+                self._changed.notify_all()
+                if not self._tidies:
                     return
                 session, chore = self._chores.popitem()
             try:
                 if chore():
-                    with self._changed:
-                        self._chores.setdefault(session, chore)
+                    self.later(session, chore)
             except Exception as error:  # jobs of other sessions need this thread
                 told = type(error), error, error.__traceback__, threading.current_thread()
                 threading.excepthook(threading.ExceptHookArgs(told))
