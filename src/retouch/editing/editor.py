@@ -209,6 +209,8 @@ def _prepared(session: S) -> S:
         for net in nets:
             with net.lock:
                 net.workspace.touch()
-        for name, snapshot in session.version.snapshots.items():
-            session.network(name).prepare(snapshot.recording())
+        snapshots = reversed([*session.version.snapshots.items()])
+        first = {session.network(name): snapshot for name, snapshot in snapshots}
+        for net, snapshot in first.items():
+            net.prepare(snapshot.recording())
     return session

@@ -198,17 +198,22 @@ class Worker:
                 if job is not None:
                     self._running.append(job)
                     return job
-                tidies = bool(self._chores) and not self._claims
+                tidies = self._rests
                 if not self._changed.wait(PAUSE if tidies else IDLE if COLLECTION.is_due else None):
                     if tidies:
                         return None
                     COLLECTION.collect()
 
+    @property
+    def _rests(self) -> bool:
+        """Whether chores are all that there is to do."""
+        return bool(self._chores) and not (self._claims or self._unrefined or len(self._turns))
+
     def _tidy(self) -> None:
         """Do chores as long as there is nothing else to do."""
         while True:
             with self._changed:
-                self._tidies = bool(self._chores) and not (self._claims or self._unrefined or len(self._turns))
+                self._tidies = self._rests
                 self._changed.notify_all()
                 if not self._tidies:
                     return

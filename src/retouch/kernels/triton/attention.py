@@ -152,9 +152,9 @@ def attention(
     tile = tiles.attention_tile(tiles.architecture(), q.dtype, dk, dv)
     panels = triton.cdiv(dv, tile.columns)
     parts = [tiles.stretches(heads * panels * samples, count) for count in keys]
-    partial = None
-    if sum(parts) > 1:
-        partial = torch.empty(sum(parts), most, heads * (dv + 2 * panels), dtype=torch.float32, device=out.device)
+    stretches, partial = sum(parts), None
+    if stretches > 1:
+        partial = torch.empty(stretches, most, heads * (dv + 2 * panels), dtype=torch.float32, device=out.device)
     target = out, out.stride(0), out_index, partial
     first_key = first_stretch = 0
     for of_keys, of_values, count, split in zip(k, v, keys, parts, strict=True):
@@ -168,7 +168,7 @@ def attention(
         first_key, first_stretch = first_key + count, first_stretch + split
     if partial is not None:
         join_attention_kernel[(triton.cdiv(most, 16), heads * panels)](
-            *target, most, heads, DV=dv, SPLIT=sum(parts), BM=16, BV=tile.columns
+            *target, most, heads, DV=dv, SPLIT=stretches, BM=16, BV=tile.columns
         )
 
 
