@@ -21,7 +21,7 @@ class Table:
     among them have them listed again, and the other ones as `edited`.
     """
 
-    __slots__ = ("_edited", "array", "ascending", "fill", "fixed", "probes", "total")
+    __slots__ = ("__weakref__", "_edited", "array", "ascending", "fill", "fixed", "probes", "total")
 
     def __init__(
         self, array: IntArray, total: int, ascending: bool = False, fixed: bool = False, fill: int = -1

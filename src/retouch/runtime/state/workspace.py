@@ -75,7 +75,7 @@ class Workspace:
         self._lookups = Lookups()
         self._forms: WeakValueDictionary[Any, Form] = WeakValueDictionary()
         self._stacks: WeakValueDictionary[tuple[Form, ...], Stack] = WeakValueDictionary()
-        self._tables: dict[bytes, Table] = {}
+        self._tables: WeakValueDictionary[bytes, Table] = WeakValueDictionary()
         self._whole: dict[int, Table] = {}
 
     @cached_property
@@ -214,10 +214,10 @@ class Workspace:
     def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Pick]]:
         """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
         rows, total = self._lookups.rows(tables), tables[0].total
-        merged = self.whole(total) if len(rows) == total else Table(rows, total, ascending=True)
+        merged = self.whole(total) if len(rows) == total else self._listed(rows, total)
         return merged, self.picks(merged, tables, True)
 
-    # Picks are remembered by tables, so the same rows are the same object.
+    # Picks and forms are remembered by tables, so the same rows are the same object.
 
     def whole(self, total: int) -> Table:
         """The table of all rows."""
@@ -230,8 +230,12 @@ class Workspace:
             raise ValueError("an index is not ascending")
         if len(rows) and not 0 <= rows[0] <= rows[-1] < total:
             raise ValueError("an index names rows that are not there")
+        return self._listed(rows.copy(), total)
+
+    def _listed(self, rows: IntArray, total: int) -> Table:
+        """The table of ascending rows."""
         key = rows.tobytes() + total.to_bytes(8, "little")
-        return self._tables.setdefault(key, Table(rows.copy(), total, ascending=True))
+        return self._tables.setdefault(key, Table(rows, total, ascending=True))
 
 
 class LayeredOwner(Compiled, Protocol):
