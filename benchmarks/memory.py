@@ -16,6 +16,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,13 +42,21 @@ Share = Annotated[float, typer.Option(help="Area of an edit, a part of the pictu
 Tiny = Annotated[bool, typer.Option(help="The smallest network of the kind.")]
 
 
-def recorded(model: str | None, steps: int | None, dtype: str, tiny: bool, **options: Any) -> DiffusionSession:
-    """A session on a smooth picture, of strength 1."""
+def opening(
+    model: str | None, steps: int | None, dtype: str, tiny: bool, **options: Any
+) -> Callable[[], DiffusionSession]:
+    """What opens sessions of strength 1, each on the same picture."""
     if model is None:
-        return retouch.load("builtin/emoji", **options).generate("cat", seed=1, strength=1.0)
+        built_in = retouch.load("builtin/emoji", **options)
+        return lambda: built_in.generate("cat", seed=1, strength=1.0)
     known = pipelines.get(model)
     editor = Editor(known.build(tiny).to(getattr(torch, dtype)), policy="fast", **options)
-    return editor.open(soft_picture(known.image_size(tiny)), **known.settings(steps or known.steps[0]))
+    return lambda: editor.open(soft_picture(known.image_size(tiny)), **known.settings(steps or known.steps[0]))
+
+
+def recorded(model: str | None, steps: int | None, dtype: str, tiny: bool, **options: Any) -> DiffusionSession:
+    """One of them."""
+    return opening(model, steps, dtype, tiny, **options)()
 
 
 class Painter:
@@ -79,8 +88,11 @@ def growth(
     edits: int = 300, history: int | None = None, share: Share = 0.004, model: Model = None, steps: Steps = None,
     dtype: Type = "float32", tiny: Tiny = False,
 ) -> None:  # fmt: skip
-    """Many edits in a row: the time of each ten, and what the process takes after them."""
-    session = recorded(model, steps, dtype, tiny, history=history)
+    """Many edits in a row: the time of each ten, and what the process takes after them. Then ten more in turns with the
+    first ten of another session, as a machine's speed may change from one minute to the next.
+    """
+    open_one = opening(model, steps, dtype, tiny, history=history)
+    session = open_one()
     painter, tens = Painter(session, share), []
     for done in range(10, edits + 1, 10):
         clock, cpu = zip(*(painter.edit() for _ in range(10)), strict=True)
@@ -92,6 +104,10 @@ def growth(
             held_mb=session.store.in_memory / 1e6,
             with_layers=sum(bool(v.snapshots) for v in session.versions))  # fmt: skip
     say(last_over_first={name: tens[-1][i] / tens[0][i] for i, name in enumerate(("clock", "cpu"))})
+    first = Painter(open_one(), share)
+    turns = np.array([(painter.edit(), first.edit()) for _ in range(10)])
+    old, new = np.median(turns, axis=0)
+    say(last_over_first_in_turns=dict(zip(("clock", "cpu"), old / new, strict=True)))
 
 
 @app.command()
