@@ -267,6 +267,48 @@ def test_copies_take_items_of_the_lists_that_they_are_called_with(of):
         assert not unused.any()
 
 
+@pytest.mark.parametrize("of", [Cpu(), Cpu({}), Reference(torch.device("cpu"))])
+@pytest.mark.parametrize("to", [None, np.array([5, 0, 3, 1], np.int32)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_copy_takes_each_row_of_the_source_that_it_is_in(of, to, dtype):
+    which, rows = np.array([1, 1, 0, 2], np.int32), np.array([4, 0, 1, 1], np.int32)
+    where = None if to is None else of.index(to)
+    copies = of.copies([((0, 0), where, [(1, 0), (1, 2), (2, 0)], (of.index(which), of.index(rows)))])
+    for seed in range(2):
+        torch.manual_seed(seed)
+        out, first, second, third = torch.zeros(6, 3, dtype=dtype), *(torch.randn(n, 3) for n in (2, 5, 2))
+        copies([of.rows(out)], [of.rows(first), of.rows(out), of.rows(second)], [of.rows(third)])
+        wanted = torch.stack([second[4], second[0], first[1], third[1]]).to(dtype)
+        assert torch.equal(out[:4] if to is None else out[to], wanted)
+
+
+def test_bad_copies_of_several_sources():
+    rows, index = cpu.Rows(torch.zeros(2, 3)), lambda *entries: Cpu().index(np.array(entries, np.int32))
+    for sources, places, error, text in (
+        ([rows], index(0), TypeError, r"\(which, rows\)"),
+        ([rows], (index(0), None), TypeError, "expected an Index"),
+        ([], (index(), index()), ValueError, "no source"),
+        ([rows], (index(0, 0), index(0)), ValueError, "length of which"),
+        ([rows, rows], (index(2), index(0)), ValueError, r"which are not all in 0 \.\. 1"),
+        ([rows, rows], (index(-1), index(0)), ValueError, "which are not all"),
+        ([rows, rows], (index(0), index(-1)), ValueError, "must not be negative"),
+        ([rows, 1], (index(0), index(0)), TypeError, r"\(list, item\)"),
+    ):
+        with pytest.raises(error, match=text):
+            cpu.Copies([(rows, None, sources, places)])
+    with pytest.raises(ValueError, match="length of dst_index"):
+        cpu.Copies([(rows, index(0), [rows], (index(0, 0), index(0, 1)))])
+    some = cpu.Copies([(rows, None, [rows, (0, 0)], (index(0, 1), index(1, 2)))])
+    with pytest.raises(ValueError, match="row 2 of a source of 2"):
+        some([rows])
+    with pytest.raises(ValueError, match="channels of src"):
+        some([cpu.Rows(torch.zeros(3, 4))])
+    with pytest.raises(TypeError, match="different dtypes"):
+        some([cpu.Rows(torch.zeros(3, 3, dtype=torch.bfloat16))])
+    with pytest.raises(ValueError, match="more rows than dst has"):
+        cpu.Copies([(rows, None, [rows, rows], (index(0, 1, 0), index(0, 0, 0)))])()
+
+
 def test_bad_lists_of_copies():
     rows = cpu.Rows(torch.zeros(2, 3))
     with pytest.raises(TypeError, match=r"Rows, or \(list, item\)"):

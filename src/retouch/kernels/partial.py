@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from retouch.ir.geometry import IntArray
 from retouch.ops.gemm import Packed
 from retouch.ops.int8_gemm import Levels
 from retouch.ops.specs import SPECS
@@ -79,13 +81,34 @@ class PartialBackend:
         return carve
 
     def copies(self, copies: Sequence[tuple[Any, Any, Any, Any]]) -> Callable[..., None]:
+        single = [each for copy in copies for each in self._single(*copy)]
+
         def run(*lists: list[Any]) -> None:
             def handle(end: Any) -> Any:
                 return lists[end[0]][end[1]] if isinstance(end, tuple) else end
 
-            self.kernel("copy_many")([(handle(to), rows, handle(at), places) for to, rows, at, places in copies])
+            self.kernel("copy_many")([(handle(to), rows, handle(at), places) for to, rows, at, places in single])
 
         return run
+
+    def _single(self, to: Any, rows: Any, source: Any, places: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+        """A copy of several sources as one of each."""
+        if not isinstance(source, list):
+            yield to, rows, source, places
+            return
+        which, there = map(self.array, places)
+        where = np.arange(len(which), dtype=np.int32) if rows is None else self.array(rows)
+        for number, each in enumerate(source):
+            yield to, self.index(where[which == number]), each, self.index(there[which == number])
+
+    def index(self, array: IntArray) -> Any:
+        """A handle of an index table."""
+        raise NotImplementedError
+
+    def array(self, index: Any) -> IntArray:
+        """The table that a handle is of."""
+        found: IntArray = self.plain(index).numpy()
+        return found
 
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:
         return self.carved(self.empty(nbytes, 1, torch.uint8)[:, 0])

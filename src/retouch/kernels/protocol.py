@@ -107,7 +107,9 @@ class Backend(Protocol):
 
     def copies(self, copies: Sequence[tuple[Any, Any, Any, Any]]) -> Callable[..., None]:
         """A function that makes these copies, as "copy_many" does, for whichever lists of handles it is called with:
-        the target or the source of a copy may be `(n, i)` instead of a handle, item i of the n-th list.
+        the target or the source of a copy may be `(n, i)` instead of a handle, item i of the n-th list. A source may
+        also be a list of such; its rows are then `(which, rows)`, handles of which of them each row of the target is
+        of, and of its row there.
         """
 
     def arena(self, nbytes: int) -> Callable[[int, int, int, torch.dtype], Any]:

@@ -99,6 +99,9 @@ class TensorBackend(PartialBackend):
     def index(self, array: IntArray) -> Index:
         return Index.of(array, self.device)
 
+    def array(self, index: Index) -> IntArray:
+        return index.host
+
     def empty(self, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(rows, channels, dtype=dtype, device=self.device)
 

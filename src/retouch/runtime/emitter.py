@@ -54,6 +54,7 @@ class ScheduleEmitter:
         self.states: dict[Slot, None] = {}
         self.reads: dict[Value, dict[Table, None]] = {}
         self.replaced: set[Value] = set()
+        self.followed: set[Value] = set()
         self._by_area: dict[tuple[Table, Grid], tuple[Table, ...]] = {}
         self._restores: list[tuple[Value, Table, Table]] = []
 
@@ -240,6 +241,7 @@ class ScheduleEmitter:
         """Emit what computes a chain, if an input of it has changed."""
         if chain.results and not self.dirty.isdisjoint(chain.inputs):
             self._host(_follow, chain)
+            self.followed.update(chain.results)
             self._named(chain.results[-1].name)
 
     def _read_whole(self, value: Value) -> None:
@@ -278,7 +280,8 @@ class ScheduleEmitter:
         before = frozenset(self.replaced | dense - self.dirty)
         steps, names, states = tuple(self.steps), tuple(self.names), tuple(self.states)
         log = tuple(self.tables.log)
-        return Schedule(self.shared, steps, saves, stays, states, self.actives, reads, before, names, log)
+        followed = frozenset(self.followed)
+        return Schedule(self.shared, steps, saves, stays, states, self.actives, reads, before, followed, names, log)
 
     def _by_host(self, value: Value) -> bool:
         producer = self.producers.get(value)

@@ -51,7 +51,8 @@ class Schedule:
     `steps` are its calls. `saves` are the kept values this run writes, with the rows (None: all of them);
     `stays` those rows that are no probes; `states` the statistics it writes. `reads` are the rows of kept
     values it reads; `replaced` the values whose active rows it reads as they were before (statistics
-    subtract them). `names` are those of the operations that the steps belong to.
+    subtract them), `followed` the dense values that it replaces before it reads any. `names` are those of the
+    operations that the steps belong to.
 
     `log` says how its tables were derived of the active ones; `instead` are the tables that stand for those of the
     steps, which were made for another region, by the schedule that is the `pattern`.
@@ -65,6 +66,7 @@ class Schedule:
     active: dict[Value, Table]
     reads: dict[Value, tuple[Table, ...]]
     replaced: frozenset[Value]
+    followed: frozenset[Value] = frozenset()
     names: tuple[str, ...] = ()
     log: tuple[Derivation, ...] | None = None
     instead: Mapping[Table, Table] = field(default_factory=dict)

@@ -114,8 +114,9 @@ class Schedules:
         uses = self._uses(known, uses)
         if known is None or (known.whole and uses > known.break_even):
             self._planned[key] = known = self._made(region, changed, areas, uses, policy)
+            self._drop_old()
         known.uses = uses
-        self._remember(key)
+        self._planned.move_to_end(key)
         return known
 
     def _uses(self, known: Planned | None, uses: int) -> int:
@@ -183,9 +184,8 @@ class Schedules:
         """Drop what was made for regions: all are new again."""
         self._planned.clear()
 
-    def _remember(self, key: Any) -> None:
-        """Keep what was planned last; what was long ago, as long as it is little."""
-        self._planned.move_to_end(key)
+    def _drop_old(self) -> None:
+        """Drop what was planned long ago, if all is much."""
         while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
             self._planned.popitem(last=False)
 
@@ -243,7 +243,8 @@ class Schedules:
                 like.append(made)
                 del like[:-ALIKE]
             self._planned[key] = Planned(made)
-        self._remember(key)
+            self._drop_old()
+        self._planned.move_to_end(key)
         schedule = self._planned[key].schedule
         assert isinstance(schedule, SideBySide)
         return schedule

@@ -242,8 +242,7 @@ static void convert_rows(const CopyArgs& c, int threads) {
           chunk = ceil_div(65536, max_of(channels, 1)),
           scales = max_of(c.dst.channels, c.src.channels) - channels,
           parts = max_of(scales / scale_bytes, 1);
-  int64_t dst_item = item_size(c.dst), src_item = item_size(c.src),
-          src_stride = c.src.ld * src_item;
+  int64_t dst_item = item_size(c.dst), src_item = item_size(c.src);
   int64_t dst_part = c.dst.channels / parts * dst_item,
           src_part = c.src.channels / parts * src_item;
   Line convert = line_converter(c.dst.dtype, c.src.dtype, scales == product_bytes);
@@ -256,7 +255,8 @@ static void convert_rows(const CopyArgs& c, int threads) {
         memset(dst, 0, size_t(c.dst.channels * dst_item));
       else
         for (int64_t i = 0; i < parts; ++i)
-          convert(dst + i * dst_part, c.src.data + line * src_stride + i * src_part,
+          convert(dst + i * dst_part,
+                  c.source(m).data + line * c.source(m).ld * src_item + i * src_part,
                   channels / parts);
     }
   });

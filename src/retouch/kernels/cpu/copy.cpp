@@ -35,14 +35,14 @@ void swap_line(char* a, char* b, int64_t bytes) {
 // dst[dst_index[m]] = src[src_index[m]]; -1 in src_index copies zeros.
 void copy_rows(const CopyArgs& c, int threads) {
   if (c.dst.dtype != c.src.dtype) return convert_rows(c, threads);
-  Lines dst(c.dst), src(c.src);
+  Lines dst(c.dst);
   parallel_each(team(c.m * dst.bytes, threads), c.m, [&](int64_t m) {
     char* to = dst.at(c.dst_index ? c.dst_index[m] : m);
     int64_t line = c.src_index ? c.src_index[m] : m;
     if (line < 0)
       memset(to, 0, size_t(dst.bytes));
     else
-      memcpy(to, src.at(line), size_t(dst.bytes));
+      memcpy(to, Lines(c.source(m)).at(line), size_t(dst.bytes));
   });
 }
 
@@ -70,8 +70,9 @@ namespace {
 
 constexpr int64_t piece_bytes = 128 << 10;
 
+// m: the rows that are copied.
 CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
-                    const Index* src_index) {
+                    const Index* src_index, int64_t m) {
   bool same = dst.m.dtype == src.m.dtype;
   if (!same && (dst.m.dtype == DType::f64 || src.m.dtype == DType::f64))
     bad_type("copy_rows: the dtypes differ, and float64 is not converted");
@@ -83,10 +84,15 @@ CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
   else if (!read_by_products && (parts < 1 || scales % 4 || plain.m.channels % parts))
     bad_value("copy_rows: " + str(levels.m.channels) + " columns of int8 for " +
               str(plain.m.channels) + " channels");
-  int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
   if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
   return {dst.m, src.m, check_target(dst, dst_index, "dst_index"),
           check_gather(src, src_index, m, 1, "src_index"), m};
+}
+
+CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
+                    const Index* src_index) {
+  int64_t m = dst_index ? dst_index->table.count : src_index ? src_index->table.count : src.m.rows;
+  return check_copy(dst, dst_index, src, src_index, m);
 }
 
 void call_copy_rows(const Rows& dst, const Index* dst_index, const Rows& src,
@@ -116,6 +122,7 @@ void add_pieces(std::vector<CopyArgs>& pieces, const CopyArgs& whole) {
     pieces.push_back(piece);
     skip(piece.dst, piece.dst_index, piece.m);
     skip(piece.src, piece.src_index, piece.m);
+    if (piece.which) piece.which += piece.m;
   }
 }
 
@@ -161,24 +168,31 @@ void call_copy_many(nb::handle copies) {
   copy_all(checked);
 }
 
-// Copies of which ends may be items of lists that each run is given: (list, item).
+// Copies of which ends may be items of lists that each run is given: (list, item). A source may be
+// a list of them; its index is then which of them, and the row there, of each row of the target.
 class Copies {
  public:
   explicit Copies(nb::handle copies) {
     each_copy(copies, [&](nb::handle copy) {
-      list.push_back({end(item_of(copy, 0)), index_or_none(item_of(copy, 1)), end(item_of(copy, 2)),
-                      index_or_none(item_of(copy, 3))});
-      for (int i = 0; i < 4; ++i)
-        if (!PyTuple_Check(item_of(copy, i).ptr())) held.push_back(nb::borrow(item_of(copy, i)));
+      list.push_back(PyList_Check(item_of(copy, 2).ptr()) ? several(copy) : one(copy));
+      sources += list.back().sources.size();
+      held.push_back(nb::borrow(copy));
     });
   }
 
   void run(nb::args lists) const {
     std::vector<CopyArgs> checked;
+    std::vector<Matrix> several;
     checked.reserve(list.size());
-    for (const One& each : list)
-      checked.push_back(
-          check_copy(each.dst.of(lists), each.dst_index, each.src.of(lists), each.src_index));
+    several.reserve(sources);
+    for (const Copy& each : list) {
+      const Rows& dst = each.dst.of(lists);
+      if (each.which)
+        checked.push_back(of_several(each, dst, lists, several));
+      else
+        checked.push_back(
+            check_copy(dst, each.dst_index, each.sources[0].of(lists), each.src_index));
+    }
     nb::gil_scoped_release release;
     copy_all(checked);
   }
@@ -198,11 +212,13 @@ class Copies {
       return as<Rows>(PyList_GetItem(given, item), "Copies: expected lists of Rows");
     }
   };
-  struct One {
+  struct Copy {
     End dst;
     const Index* dst_index;
-    End src;
+    std::vector<End> sources;
     const Index* src_index;
+    const Index* which;        // of the sources each row is of; none: there is one
+    std::vector<int32_t> last; // row of each of several sources that is read
   };
 
   static End end(nb::handle given) {
@@ -215,7 +231,64 @@ class Copies {
     return found;
   }
 
-  std::vector<One> list;
+  static Copy one(nb::handle copy) {
+    return {end(item_of(copy, 0)),
+            index_or_none(item_of(copy, 1)),
+            {end(item_of(copy, 2))},
+            index_or_none(item_of(copy, 3)),
+            nullptr,
+            {}};
+  }
+
+  static Copy several(nb::handle copy) {
+    nb::handle pair = item_of(copy, 3);
+    if (!PyTuple_Check(pair.ptr()) || PyTuple_Size(pair.ptr()) != 2)
+      bad_type("Copies: expected (which, rows) as the index of several sources");
+    const char* expected = "Copies: expected an Index";
+    const Index &which = as<Index>(item_of(pair, 0), expected),
+                &rows = as<Index>(item_of(pair, 1), expected);
+    Copy made{end(item_of(copy, 0)), index_or_none(item_of(copy, 1)), {}, &rows, &which, {}};
+    for (nb::handle source : nb::iter(item_of(copy, 2))) made.sources.push_back(end(source));
+    if (made.sources.empty()) bad_value("Copies: there is no source");
+    int64_t m = rows.table.count;
+    check_same(which.table.count, m, "length of which");
+    if (made.dst_index) check_same(made.dst_index->table.count, m, "length of dst_index");
+    if (which.min < 0 || which.max >= int64_t(made.sources.size()))
+      bad_value("Copies: entries of which are not all in 0 .. " + str(made.sources.size() - 1));
+    if (rows.min < 0) bad_value("Copies: rows of several sources must not be negative");
+    made.last.resize(made.sources.size(), -1);
+    for (int64_t i = 0; i < m; ++i) {
+      int32_t& last = made.last[size_t(which.table.data[i])];
+      last = std::max(last, rows.table.data[i]);
+    }
+    return made;
+  }
+
+  static CopyArgs of_several(const Copy& copy, const Rows& dst, const nb::args& lists,
+                             std::vector<Matrix>& several) {
+    const Matrix* first = several.data() + several.size();
+    int64_t m = copy.which->table.count;
+    CopyArgs args{};
+    for (size_t i = 0; i < copy.sources.size(); ++i) {
+      const Rows& source = copy.sources[i].of(lists);
+      args = check_copy(dst, copy.dst_index, source, nullptr, 0);
+      if (source.m.dtype != copy.sources[0].of(lists).m.dtype)
+        bad_type("Copies: several sources of one copy are of different dtypes");
+      if (copy.last[i] >= source.m.rows)
+        bad_value("Copies: row " + str(copy.last[i]) + " of a source of " + str(source.m.rows));
+      several.push_back(source.m);
+    }
+    if (m > dst.m.rows && !copy.dst_index) bad_value("copy_rows: more rows than dst has");
+    args.src = *first;
+    args.src_index = copy.src_index->table.data;
+    args.m = m;
+    args.sources = first;
+    args.which = copy.which->table.data;
+    return args;
+  }
+
+  std::vector<Copy> list;
+  size_t sources = 0;
   std::vector<nb::object> held; // the handles
 };
 
@@ -234,8 +307,10 @@ void bind_copy_rows(nb::module_& m) {
   bind(m, "copy_rows", call_copy_rows, "dst"_a, "dst_index"_a.none(), "src"_a,
        "src_index"_a.none() = nb::none());
   m.def("copy_many", &call_copy_many, "copies"_a);
-  nb::class_<Copies>(m, "Copies",
-                     "Arguments of copy_many; (n, i) there is item i of the n-th list of a run.")
+  nb::class_<Copies>(
+      m, "Copies",
+      "Arguments of copy_many; (n, i) there is item i of the n-th list of a run, and a "
+      "list of sources has (which of them, row there) as its index.")
       .def(nb::init<nb::handle>(), "copies"_a)
       .def("__call__", &Copies::run, "lists"_a)
       .def("__len__", &Copies::size);

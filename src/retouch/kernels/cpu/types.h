@@ -165,6 +165,10 @@ struct CopyArgs {
   Matrix dst, src;
   const int32_t *dst_index, *src_index;
   int64_t m;
+  const Matrix* sources = nullptr; // instead of src, which is the first: sources[which[m]]
+  const int32_t* which = nullptr;
+
+  const Matrix& source(int64_t row) const { return which ? sources[which[row]] : src; }
 };
 
 struct ShuffleArgs {

@@ -45,8 +45,8 @@ def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer], folding: Fo
         copies = folding.copies = folding.copies or _copies(folding, backend)
         copies(carved(made, backend), *(layer.listed(backend) for layer in layers))
         return made
-    for value, picks in folding.picks.items():
-        for number, rows, places in picks:
+    for value, read in folding.reads.items():
+        for number, rows, places in read.parts:
             part, target = layers[number].rows(value), made.rows(value)
             target[_host(rows)] = part[_host(places)].to(target.device)
     for slot in folding.stack.statistics:
@@ -56,14 +56,10 @@ def folded(net: LayeredOwner, store: Store, layers: Sequence[Layer], folding: Fo
 
 def _copies(folding: Folding, backend: Backend) -> Callable[..., None]:
     """What copies the handles of layers to those of the one that they become."""
-    to, at = folding.form.position, [form.position for form in folding.stack.forms]
+    to, forms = folding.form.position, folding.stack.forms
     newest = {slot: folding.stack.newest[slot] for slot in folding.stack.statistics}
-    copies: list[Copy] = [
-        ((0, to[value]), rows, (1 + number, at[number][value]), places)
-        for value, picks in folding.picks.items()
-        for number, rows, places in picks
-    ]
-    copies += [((0, to[slot]), None, (1 + number, at[number][slot]), None) for slot, number in newest.items()]
+    copies: list[Copy] = [read.copy((0, to[value]), forms, first=1) for value, read in folding.reads.items()]
+    copies += [((0, to[slot]), None, (1 + n, forms[n].position[slot]), None) for slot, n in newest.items()]
     return backend.copies(copies)
 
 

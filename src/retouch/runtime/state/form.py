@@ -2,24 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from retouch.ir.geometry import IntArray
 from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
+from retouch.kernels import Backend
+from retouch.runtime.base import Copy
 from retouch.runtime.blocks import Layout, Spec
 from retouch.runtime.schedule import Needs
 from retouch.runtime.store import columns_of
 
-Pick = tuple[int, Any, Any]
-"""Number of a table, rows of the target, rows of what the table lists (None: all)."""
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """Where rows are read of `tables`, by their numbers: of each row which of these it is and its place there (None:
+    all rows of the only one, in order). `rows` are those of the target (None: in order).
+    """
+
+    backend: Backend
+    tables: tuple[int, ...]
+    rows: IntArray | None = None
+    which: IntArray | None = None
+    places: IntArray | None = None
+
+    @staticmethod
+    def of(backend: Backend, rows: IntArray | None, numbers: IntArray, places: IntArray) -> Pick:
+        """Of each row the number of its table, and its place there."""
+        used = np.bincount(numbers)
+        tables = tuple(np.flatnonzero(used).tolist())
+        if len(tables) < 2:
+            return Pick(backend, tables or (0,), rows, None, places)
+        which = (np.cumsum(used > 0, dtype=np.int32) - np.int32(1))[numbers]
+        return Pick(backend, tables, rows, which, places)
+
+    @cached_property
+    def handles(self) -> tuple[Any, Any, Any]:
+        """Those of `rows`, `which` and `places`."""
+        rows, which, places = self.rows, self.which, self.places
+        return self._handle(rows), self._handle(which), self._handle(places)
+
+    @cached_property
+    def parts(self) -> list[tuple[int, Any, Any]]:
+        """Of each table: its number, handles of rows of the target and of its own."""
+        if self.which is None:
+            return [(self.tables[0], self.handles[0], self.handles[2])]
+        assert self.places is not None
+        found, index = [], self.backend.index
+        for i, number in enumerate(self.tables):
+            among = np.flatnonzero(self.which == i).astype(np.int32)
+            rows = among if self.rows is None else self.rows[among]
+            found.append((number, index(rows), index(self.places[among])))
+        return found
+
+    def _handle(self, array: IntArray | None) -> Any:
+        return None if array is None else self.backend.index(array)
+
+
+class Read(NamedTuple):
+    """Rows of a value that are read of layers, those that have some by the number of their table."""
+
+    value: Value
+    layers: list[int]
+    pick: Pick
+
+    def copy(self, target: Any, forms: Sequence[Form], first: int = 0) -> Copy:
+        """What brings them to a target, as `Backend.copies` takes it: from the lists of handles of layers of these
+        forms, the first of which is list number `first`.
+        """
+        rows, which, places = self.pick.handles
+        layers = [self.layers[number] for number in self.pick.tables]
+        sources = [(first + layer, forms[layer].position[self.value]) for layer in layers]
+        return (target, rows, sources[0], places) if which is None else (target, rows, sources, (which, places))
+
+    @property
+    def parts(self) -> Iterator[tuple[int, Any, Any]]:
+        """Of each layer: its number, handles of rows of the target and of its own."""
+        for number, rows, places in self.pick.parts:
+            yield self.layers[number], rows, places
 
 
 def name_of(key: Value | Slot) -> str:
@@ -73,11 +142,9 @@ class Form:
 
 @dataclass(frozen=True)
 class Reads:
-    """What is read of a stack: value, number of the layer, rows where they go and of the layer (None: all of them), for
-    all rows; bytes as they are stored.
-    """
+    """What is read of a stack, for all rows of each value; bytes as they are stored."""
 
-    picks: tuple[tuple[Value, int, Any, Any], ...]
+    each: tuple[Read, ...]
     nbytes: int
 
 
@@ -87,16 +154,16 @@ class Folding:
 
     stack: Stack
     form: Form
-    picks: Mapping[Value, Sequence[Pick]]
+    reads: Mapping[Value, Read]
     copies: Callable[..., None] | None = None
 
 
 class Stack:
     """Layers of these forms on top of each other, the oldest first."""
 
-    def __init__(self, forms: tuple[Form, ...], picks: Callable[[Table, tuple[Table, ...], bool], list[Pick]]) -> None:
-        """`picks` as `Workspace.picks`."""
-        self.forms, self._pick = forms, picks
+    def __init__(self, forms: tuple[Form, ...], pick: Callable[[Table, tuple[Table, ...], bool], Pick]) -> None:
+        """`pick` as that of `Workspace`."""
+        self.forms, self._pick = forms, pick
         self.foldings: dict[int, Folding] = {}
         self._holders: dict[Value, list[int]] = {}
         self._reads: WeakKeyDictionary[Needs, Reads] = WeakKeyDictionary()
@@ -136,11 +203,10 @@ class Stack:
 
     def _read(self, wanted: Needs) -> Reads:
         base = self.forms[0]
-        picks, nbytes = [], 0
+        reads, nbytes = [], 0
         for value, rows in wanted.tables.items():
             numbers = self.holders(value)
             tables = tuple([self.forms[number].tables[value] for number in numbers])
-            found = self._pick(rows, tables, wanted.packed)
-            picks += [(value, numbers[i], where, source) for i, where, source in found]
+            reads.append(Read(value, numbers, self._pick(rows, tables, wanted.packed)))
             nbytes += len(rows) * base.row_bytes(value)
-        return Reads(tuple(picks), nbytes)
+        return Reads(tuple(reads), nbytes)

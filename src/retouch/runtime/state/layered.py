@@ -8,7 +8,7 @@ stored in a narrower type than they are computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,9 +171,10 @@ class Restored(State):
         transfers = self.backend.transfers
         if transfers is not None:
             parts = [
-                (self.snapshot.layers[number].rows(value), None if source is None else source.host)
+                (self.snapshot.layers[number].rows(read.value), None if source is None else source.host)
                 for needs in wanted
-                for value, number, _, source in self.snapshot.stack.reads(needs).picks
+                for read in self.snapshot.stack.reads(needs).each
+                for number, _, source in read.parts
                 if not self.snapshot.layers[number].on_device(self.backend)
             ]
             self._fetched = wanted, transfers.send(parts)
@@ -184,7 +185,7 @@ class Restored(State):
         binding = self.workspace.binding(schedule)
         wanted = schedule.around, schedule.before
         targets = self.workspace.places.__getitem__, lambda value: binding.saved[value][1]
-        given = self._matrices()
+        given = self._matrices(schedule.followed)
         if all(layer.on_device(self.backend) for layer in self.snapshot.layers):
             self._bring(binding, wanted, targets)
         else:
@@ -198,25 +199,25 @@ class Restored(State):
         layers, stack = self.snapshot.layers, self.snapshot.stack
         bring = binding.brings.get(stack)
         if bring is None:
-            at = [form.position for form in stack.forms]
+            forms = stack.forms
             copies: list[Copy] = [
-                (target(value), where, (number, at[number][value]), source)
+                read.copy(target(read.value), forms)
                 for needs, target in zip(wanted, targets, strict=True)
-                for value, number, where, source in stack.reads(needs).picks
+                for read in stack.reads(needs).each
             ]
             newest = {slot: stack.newest[slot] for slot in stack.statistics}
-            copies += [(self.resolve(slot), None, (n, at[n][slot]), None) for slot, n in newest.items()]
+            copies += [(self.resolve(slot), None, (n, forms[n].position[slot]), None) for slot, n in newest.items()]
             bring = binding.brings[stack] = self.backend.copies(copies)
         bring(*(layer.listed(self.backend) for layer in layers))
         self.bytes_read += sum(stack.reads(needs).nbytes for needs in wanted)
 
-    def _matrices(self) -> list[Copy]:
-        """The copies that bring dense values that kernels read."""
+    def _matrices(self, replaced: Set[Value]) -> list[Copy]:
+        """The copies that bring dense values that kernels read, of those that are not `replaced` before."""
         layers, backend, stack = self.snapshot.layers, self.backend, self.snapshot.stack
         return [
             (target, None, layers[stack.newest[value]].handle(matrix, backend), None)
             for value, found in self.workspace.matrices.items()
-            if value in stack.newest
+            if value in stack.newest and value not in replaced
             for matrix, target in found.items()
         ]
 
@@ -307,11 +308,12 @@ class Restored(State):
         near = [layer.on_device(backend) for layer in layers]
         for needs, target in zip(wanted, targets, strict=True):
             reads = self.snapshot.stack.reads(needs)
-            for value, number, where, source in reads.picks:
-                if near[number]:
-                    copies.append((target(value), where, layers[number].handle(value, backend), source))
-                else:
-                    copies.append((target(value), where, backend.rows(next(arrived)), None))
+            for read in reads.each:
+                for number, where, source in read.parts:
+                    if near[number]:
+                        copies.append((target(read.value), where, layers[number].handle(read.value, backend), source))
+                    else:
+                        copies.append((target(read.value), where, backend.rows(next(arrived)), None))
             self.bytes_read += reads.nbytes
         self._fetched = None
         return copies

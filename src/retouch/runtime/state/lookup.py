@@ -5,7 +5,6 @@ for every list of rows.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +15,6 @@ from retouch.ir.tables import Table
 
 REMEMBERED = 8 << 20
 """Bytes of lookups that are remembered."""
-
-Held = tuple[int, IntArray | None, IntArray]
-"""Number of a table, the newest first; which of the wanted rows are read of it (None: all), and where it has them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,22 +45,17 @@ class Lookups:
         self._known: OrderedDict[tuple[Table, ...], Lookup] = OrderedDict()
         self._nbytes = 0
 
-    def held(self, wanted: Table, tables: tuple[Table, ...]) -> Iterator[Held]:
-        """Which of `tables`, newest first, hold the wanted rows; AssertionError for rows that none holds."""
+    def held(self, wanted: Table, tables: tuple[Table, ...]) -> tuple[IntArray, IntArray]:
+        """Of each wanted row which of `tables`, newest first, it is read of, and its place there; AssertionError for
+        rows that none holds.
+        """
         if tables[0].full:
-            yield 0, None, wanted.array
-            return
+            return np.zeros_like(wanted.array), wanted.array
         found = self._of(tables)
         numbers = found.tables[wanted.array]
         if len(numbers) and numbers.min() < 0:
             raise AssertionError("rows are read that no layer holds")
-        order = np.argsort(numbers, kind="stable").astype(np.int32)
-        places = found.places[wanted.array[order]]
-        counts = np.bincount(numbers)
-        ends = np.cumsum(counts)
-        for number in np.flatnonzero(counts):
-            part = slice(ends[number] - counts[number], ends[number])
-            yield len(tables) - 1 - int(number), order[part], places[part]
+        return len(tables) - 1 - numbers.astype(np.int32), found.places[wanted.array]
 
     def rows(self, tables: tuple[Table, ...]) -> IntArray:
         """The rows that any of the tables lists, in order."""

@@ -21,7 +21,7 @@ from retouch.runtime.executor import Direct, Executor
 from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
-from retouch.runtime.state.form import Folding, Form, Pick, Stack
+from retouch.runtime.state.form import Folding, Form, Pick, Read, Stack
 from retouch.runtime.state.lookup import Lookups
 
 PICKS = 1024
@@ -71,7 +71,7 @@ class Workspace:
         self._executors: WeakKeyDictionary[Schedule, Executor] = WeakKeyDictionary()
         self.templates: list[GraphTemplate] = []
         self._generation = net.weights.generation
-        self._picks: dict[tuple[bool, tuple[Table, ...]], list[Pick]] = {}
+        self._picks: dict[tuple[bool, tuple[Table, ...]], Pick] = {}
         self._lookups = Lookups()
         self._forms: WeakValueDictionary[Any, Form] = WeakValueDictionary()
         self._stacks: WeakValueDictionary[tuple[Form, ...], Stack] = WeakValueDictionary()
@@ -160,24 +160,20 @@ class Workspace:
             self._executors.clear()
             self.templates.clear()
 
-    def picks(self, wanted: Table, tables: tuple[Table, ...], packed: bool) -> list[Pick]:
-        """Which of `tables`, newest first, hold the rows of `wanted`: number, target index, source index. The target
-        is a whole map, or these rows in order (`packed`).
+    def pick(self, wanted: Table, tables: tuple[Table, ...], packed: bool) -> Pick:
+        """Which of `tables`, newest first, hold the rows of `wanted`. The target is a whole map, or these rows in order
+        (`packed`).
         """
         key = packed, (wanted, *tables)
         if key not in self._picks:
             if len(self._picks) >= PICKS:
                 self._picks.clear()
-            self._picks[key] = [self._pick(wanted, packed, *held) for held in self._lookups.held(wanted, tables)]
+            if wanted.complete and tables[0].full:
+                self._picks[key] = Pick(self.backend, (0,))
+            else:
+                found = self._lookups.held(wanted, tables)
+                self._picks[key] = Pick.of(self.backend, None if packed else wanted.array, *found)
         return self._picks[key]
-
-    def _pick(self, wanted: Table, packed: bool, number: int, among: IntArray | None, places: IntArray) -> Pick:
-        if among is None and wanted.complete:
-            return number, None, None
-        index = self.backend.index
-        if packed:
-            return number, None if among is None else index(among), index(places)
-        return number, index(wanted.array if among is None else wanted.array[among]), index(places)
 
     def known(self, form: Form) -> Form:
         """The form that is the same as this one, if any layer has it; else this one."""
@@ -187,35 +183,35 @@ class Workspace:
         """The stack of layers of these forms, one object for all that there are."""
         found = self._stacks.get(forms)
         if found is None:
-            found = self._stacks[forms] = Stack(forms, self.picks)
+            found = self._stacks[forms] = Stack(forms, self.pick)
         return found
 
     def folding(self, stack: Stack, start: int) -> Folding:
         """How the layers of a stack from `start` on become one."""
         if start not in stack.foldings:
-            stack.foldings[start] = self._folding(Stack(stack.forms[start:], self.picks))
+            stack.foldings[start] = self._folding(Stack(stack.forms[start:], self.pick))
         return stack.foldings[start]
 
     def _folding(self, stack: Stack) -> Folding:
-        tables, picks = {}, {}
-        known: dict[tuple[Table, ...], tuple[Table, list[Pick]]] = {}
+        tables, reads = {}, {}
+        known: dict[tuple[Table, ...], tuple[Table, Pick]] = {}
         for value in dict.fromkeys(value for form in stack.forms for value in form.tables):
             numbers = stack.holders(value)
             held = tuple(stack.forms[number].tables[value] for number in numbers)
             if held not in known:
                 known[held] = self._merged(held)
-            tables[value], found = known[held]
-            picks[value] = [(numbers[i], rows, places) for i, rows, places in found]
+            tables[value], pick = known[held]
+            reads[value] = Read(value, numbers, pick)
         states = {slot: spec for form in stack.forms for slot, spec in form.states.items()}
         types = {value: dtype for form in stack.forms for value, dtype in form.types.items()}
         dense = dict.fromkeys(value for form in stack.forms for value in form.dense)
-        return Folding(stack, self.known(Form(tables, states, types, dense)), picks)
+        return Folding(stack, self.known(Form(tables, states, types, dense)), reads)
 
-    def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, list[Pick]]:
-        """The table of the rows that any of `tables`, newest first, lists, and its picks of them."""
+    def _merged(self, tables: tuple[Table, ...]) -> tuple[Table, Pick]:
+        """The table of the rows that any of `tables`, newest first, lists, and its pick of them."""
         rows, total = self._lookups.rows(tables), tables[0].total
         merged = self.whole(total) if len(rows) == total else self._listed(rows, total)
-        return merged, self.picks(merged, tables, True)
+        return merged, self.pick(merged, tables, True)
 
     # Picks and forms are remembered by tables, so the same rows are the same object.
 
