@@ -2,6 +2,7 @@
 
 import json
 import stat
+import time
 from dataclasses import astuple
 
 import numpy as np
@@ -42,13 +43,43 @@ def test_rates_are_measured_once(file):
     assert [each.name for each in file.parent.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize(("then", "now", "times"), [(1.5, 1.5, 1), (1.5, 0.7, 1), (1.5, 0.1, 2), (0.7, 0.1, 1)])
-def test_rates_of_a_busy_machine_are_measured_again_on_a_quiet_one(file, monkeypatch, then, now, times):
+ALONE = rates._alone
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """Says how busy the machine is, and which share of the time the thread that measures has."""
+
+    def say(load, obtained):
+        monkeypatch.setattr(rates, "_load", lambda: load)
+        monkeypatch.setattr(rates, "_alone", lambda make: (make(), obtained))
+
+    say(0.1, 0.9)
+    return say
+
+
+@pytest.mark.parametrize(("then", "now", "times"), [
+    ((1.5, 0.9), 1.5, 1), ((1.5, 0.9), 0.7, 1), ((1.5, 0.9), 0.1, 2), ((0.7, 0.9), 0.1, 1),
+    ((0.1, 0.7), 0.7, 1), ((0.1, 0.7), 0.1, 2),
+])  # fmt: skip
+def test_rates_of_a_busy_machine_are_measured_again_on_a_quiet_one(file, quiet, then, now, times):
     measuring = Measuring()
-    for load in (then, now, now):
-        monkeypatch.setattr(rates, "_load", lambda load=load: load)
+    for each in (then, (now, 0.9), (now, 0.9)):
+        quiet(*each)
         rates.cached(file, WANTED, measuring)
     assert measuring.times == times
+
+
+def test_rates_are_not_measured_again_for_ever(file, quiet):
+    measuring = Measuring()
+    quiet(0.1, 0.5)
+    for _ in range(10):
+        assert rates.cached(file, WANTED, measuring) == measuring.found
+    assert measuring.times == rates.TIMES
+
+
+def test_a_thread_that_waits_for_others_has_less_of_the_time():
+    assert ALONE(lambda: time.sleep(0.05))[1] < rates.OBTAINED
 
 
 def test_rates_of_another_machine_are_not_used(file):

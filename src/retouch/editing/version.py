@@ -87,7 +87,7 @@ class Edited:
     image: Image.Image
     region: Region
     seconds: dict[str, float]
-    estimate: Estimate | None = None
+    estimate: Estimate | None = field(default=None, repr=False)
 
     @property
     def error(self) -> float | None:
