@@ -1,5 +1,7 @@
 """Layers of sessions are folded when nothing else is to be done, and nobody notices."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from time import monotonic, sleep
@@ -116,3 +118,28 @@ def test_the_end_of_a_process_waits_for_a_chore_and_does_no_other():
         end.result(WAIT)
     worker.later("late", lambda: pytest.fail("done after the end"))
     assert not worker._chores
+
+
+ENDS = """
+import sys
+sys.path.insert(0, "tests")
+from editing.live import Gate, session
+from pipelines import painted
+from retouch.editing import worker
+live, gate = session(), Gate("step 2")
+jobs = [live.submit(painted(live.pixels), refine="dense", progress=gate)]
+gate.wait()
+jobs.append(session().submit(painted(live.pixels)))
+gate.go.set()
+if {refines}:
+    jobs[0].result()
+"""
+
+
+@pytest.mark.parametrize("refines", [False, True])
+def test_a_process_may_end_while_an_edit_is_computed_or_refined(refines):
+    """Nothing of it is told: no kernels as leaked, no thread that could not end."""
+    text = ENDS.format(refines=refines)
+    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=WAIT)
+    assert ran.returncode == 0
+    assert not [line for line in ran.stderr.splitlines() if "leak" in line or "terminate" in line or "Error" in line]

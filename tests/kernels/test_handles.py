@@ -433,3 +433,21 @@ def test_index_tables_as_tensors(shape):
 def test_programs_know_their_instructions():
     code = [("rows", 0, 0, 0.0), ("leaky_relu", 0, 0, 0.1)]
     assert cpu.Program(iter(code)).instructions == tuple(code)
+
+
+ENDS = """
+import threading, time, torch
+from retouch.kernels import cpu
+a, b = (cpu.Rows(torch.zeros(20000, 512)) for _ in range(2))
+def work():
+    while True:
+        cpu.copy_rows(a, None, b, None)
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_a_process_may_end_while_other_threads_compute():
+    ran = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -29,16 +29,16 @@ class Version:
     """
 
     number: int
-    snapshots: Mapping[str, Snapshot]
-    tensors: Mapping[str, Tensor]
+    snapshots: Mapping[str, Snapshot] = field(repr=False)
+    tensors: Mapping[str, Tensor] = field(repr=False)
     facts: Mapping[str, Any]
-    added: Sequence[tuple[str, Layer]]
-    files: Mapping[str, Any] = field(default_factory=dict)
+    added: Sequence[tuple[str, Layer]] = field(repr=False)
+    files: Mapping[str, Any] = field(default_factory=dict, repr=False)
     parent: int | None = None
     name: str | None = None
     revision: int = 0
-    drawn: Mapping[str, bytes] | None = None
-    saved: Sequence[tuple[str, str]] = ()
+    drawn: Mapping[str, bytes] | None = field(default=None, repr=False)
+    saved: Sequence[tuple[str, str]] = field(default=(), repr=False)
 
     @staticmethod
     def of(

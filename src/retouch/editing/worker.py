@@ -28,7 +28,7 @@ IDLE, PAUSE = 1.0, 0.1
 """Seconds without a job after which garbage is collected, if that is due, and after which chores are done."""
 
 LAST = 5.0
-"""Seconds that the end of a process waits for a chore at most."""
+"""Seconds that the end of a process waits at most for what is computed."""
 
 Chore = Callable[[], bool]
 """Does a piece of what can wait, of some milliseconds; True while there is more."""
@@ -89,11 +89,15 @@ class Worker:
                 self._wake()
 
     def _end(self) -> None:
-        """The process ends: a thread that is left in a chore, or has one, would keep its session until after that."""
+        """The process ends: a thread that computes, or has what to compute, would keep sessions until after that."""
         with self._changed:
             self._ends = True
             self._chores.clear()
-            self._changed.wait_for(lambda: not self._tidies, LAST)
+            self._unrefined.clear()
+            self._turns = Turns()
+            for job in self._running:
+                job.stopping = True
+            self._changed.wait_for(lambda: not (self._tidies or self._running), LAST)
 
     def _wake(self) -> None:
         if self._thread.ident is None:
@@ -190,11 +194,7 @@ class Worker:
         """The job whose turn it is; None: it is that of chores."""
         with self._changed:
             while True:
-                job = self._turns.next(urgent=True)
-                if job is None and self._unrefined and not self._claims:
-                    job = self._unrefined.pop(next(reversed(self._unrefined)))
-                if job is None:
-                    job = self._turns.next(urgent=False)
+                job = None if self._ends else self._first()
                 if job is not None:
                     self._running.append(job)
                     return job
@@ -203,6 +203,13 @@ class Worker:
                     if tidies:
                         return None
                     COLLECTION.collect()
+
+    def _first(self) -> Job[Any] | None:
+        """The job whose turn it is, no longer waiting."""
+        job = self._turns.next(urgent=True)
+        if job is None and self._unrefined and not self._claims:
+            job = self._unrefined.pop(next(reversed(self._unrefined)))
+        return job or self._turns.next(urgent=False)
 
     @property
     def _rests(self) -> bool:
@@ -235,6 +242,7 @@ class Worker:
         finally:
             with self._changed:
                 self._running.remove(job)
+                self._changed.notify_all()
                 self._turns.used(job, (time.monotonic() - start) / job.together)
 
     # Jobs together
@@ -313,7 +321,7 @@ class Worker:
             job.close(error)
             job.set_exception(error)
         else:
-            if job.task.stale():
+            if self._ends or job.task.stale():
                 job.close()
             else:
                 self._await_refinement(job)

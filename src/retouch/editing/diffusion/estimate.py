@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -67,12 +67,12 @@ class StepCheck:
     first asked for.
     """
 
-    output: Tensor
-    dense: Callable[[], Tensor]
-    inside: Tensor
-    levels: Callable[[], float]
+    output: Tensor = field(repr=False)
+    dense: Callable[[], Tensor] = field(repr=False)
+    inside: Tensor = field(repr=False)
+    levels: Callable[[], float] = field(repr=False)
     decoded: bool
-    calibration: Callable[[], Calibration]
+    calibration: Callable[[], Calibration] = field(repr=False)
 
     @cached_property
     def disagreement(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,11 +25,11 @@ class Variant:
     """What an edit makes with one seed: what it computed, what its version will say, and what was asked."""
 
     seed: int
-    found: Redrawn
-    calls: Calls
+    found: Redrawn = field(repr=False)
+    calls: Calls = field(repr=False)
     region: Region
     facts: Mapping[str, Any]
-    drawn: Mapping[str, bytes] | None
+    drawn: Mapping[str, bytes] | None = field(repr=False)
 
     @property
     def image(self) -> Image.Image:

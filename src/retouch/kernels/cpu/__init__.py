@@ -7,6 +7,7 @@ the store. A row's value depends on its own inputs only, never on the number of 
 number of threads.
 """
 
+import atexit
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 import retouch.kernels.cpu._cpu as _cpu
 
 _cpu.set_num_threads(torch.get_num_threads())
+atexit.register(_cpu.python_ends)
 
 
 def __getattr__(name: str) -> Any:

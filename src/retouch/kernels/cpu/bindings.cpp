@@ -54,7 +54,7 @@ Bytes memory_of(nb::handle tensor) {
 
 uint64_t fingerprint_one(nb::handle tensor) {
   Bytes b = memory_of(tensor);
-  nb::gil_scoped_release release;
+  Unlocked unlocked;
   return fingerprint(b.data, b.count, 1, threads());
 }
 
@@ -76,7 +76,7 @@ struct Sampler {
     uint64_t hash = list.size();
     std::vector<uint64_t> parts(list.size());
     int team = list.size() < 16 ? 1 : threads();
-    nb::gil_scoped_release release;
+    Unlocked unlocked;
     parallel_each(team, int64_t(list.size()), [&](int64_t i) {
       const Bytes& bytes = list[size_t(i)];
       parts[size_t(i)] = fingerprint(bytes.data, bytes.count, stride, team > 1 ? 1 : threads());
@@ -104,7 +104,7 @@ PackedWeights shape_of(const Tensor& t, int64_t groups, DType dtype) {
 Packed packed(const PackedWeights& w, const Tensor& t, const float* scales) {
   auto pages = std::make_shared<Pages>(size_t(packed_bytes(w)));
   char* data = pages->data;
-  nb::gil_scoped_release release;
+  Unlocked unlocked;
   pack_weights(w, t.data(), {t.stride(0), t.stride(1), t.stride(2)}, scales, data, threads());
   return {w, data, std::move(pages)};
 }
@@ -224,6 +224,8 @@ void bind_handles(nb::module_& m) {
       .def("__call__", &Sampler::sample);
   m.def("fingerprint", &fingerprint_one, "tensor"_a);
   m.def("set_num_threads", &set_threads, "n"_a);
+  m.def("python_ends", &python_ends,
+        "To be called at exit: kernels of other threads do not return from then on.");
   m.def("num_threads", &threads);
   m.def("set_isa", &set_isa, "name"_a);
   m.def("isa", [] { return std::string(kernels().isa); });

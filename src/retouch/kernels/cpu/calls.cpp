@@ -52,7 +52,7 @@ void Calls::add(nb::callable kernel, nb::tuple arguments) {
 
 void Calls::run() const {
   Signals signals(main_thread());
-  nb::gil_scoped_release release;
+  Unlocked unlocked;
   for (const auto& call : list) {
     call();
     signals.look();

@@ -2,6 +2,7 @@
 // kept in a list that is run in one go.
 #pragma once
 #include "arguments.h"
+#include "unlocked.h"
 
 #include <concepts>
 #include <functional>
@@ -50,7 +51,7 @@ class Calls {
       open->list.emplace_back(std::forward<Call>(call));
       return;
     }
-    nb::gil_scoped_release release;
+    Unlocked unlocked;
     call();
   }
 

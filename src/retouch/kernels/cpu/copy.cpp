@@ -164,7 +164,7 @@ void call_copy_many(nb::handle copies) {
         as<Rows>(item_of(copy, 2), "copy_many: expected Rows"), index_or_none(item_of(copy, 3))));
     held.push_back(nb::borrow(copy));
   });
-  nb::gil_scoped_release release;
+  Unlocked unlocked;
   copy_all(checked);
 }
 
@@ -193,7 +193,7 @@ class Copies {
         checked.push_back(
             check_copy(dst, each.dst_index, each.sources[0].of(lists), each.src_index));
     }
-    nb::gil_scoped_release release;
+    Unlocked unlocked;
     copy_all(checked);
   }
 
