@@ -16,7 +16,7 @@ from pipelines import painted
 from retouch import ArchiveError, ReplayWarning, SessionError
 from retouch.editing.calls import Calls
 from retouch.editing.manifest import FORMAT, LIGHT, MANIFEST, Manifest
-from retouch.editing.replay import held
+from retouch.editing.replay import held, layers_of
 from retouch.editing.saved import Saved
 from retouch.runtime.state import folding
 
@@ -141,14 +141,14 @@ def test_versions_of_what_the_current_one_needs_anyway_stay():
 def test_a_session_holds_no_more_than_its_budget(folds):
     live = session()
     live.edit(painted(live.pixels, 0, 0, 4))
-    first = held(live.versions[:1])
-    live.store.history = 4 * (held(live.versions) - first)
+    first = held(layers_of(live.versions[0]))
+    live.store.history = 4 * (held(layers_of(*live.versions)) - first)
     counts = []
     for step in range(10):
         live.edit(painted(live.pixels, 2 * step, 24 - 2 * step, 4))
         counts.append(sum(bool(version.snapshots) for version in live.versions[1:]))
-        needed = held([live.versions[0], live.version])
-        assert held(live.versions) <= max(first + live.store.history, needed)
+        needed = held(layers_of(live.versions[0], live.version))
+        assert held(layers_of(*live.versions)) <= max(first + live.store.history, needed)
     assert 1 < max(counts) < 10
 
 

@@ -7,9 +7,11 @@ asked is kept with the version: facts, and pictures of a few kilobytes.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -45,9 +47,9 @@ def layers_of(*versions: Layered) -> set[Layer]:
     return set[Layer]().union(*(snapshot.layers for v in versions for snapshot in v.snapshots.values()))
 
 
-def held(versions: Iterable[Layered]) -> int:
-    """Bytes of the layers of versions, those in files of a session's folder not counted."""
-    return sum(layer.nbytes for layer in layers_of(*versions) if layer.in_memory)
+def held(layers: Iterable[Layer]) -> int:
+    """Bytes of layers, those in files of a session's folder not counted."""
+    return sum(layer.nbytes for layer in layers if layer.in_memory)
 
 
 def trimmed(history: History[V], budget: int) -> History[V]:
@@ -55,13 +57,19 @@ def trimmed(history: History[V], budget: int) -> History[V]:
 
     What the current version is made of stays, and so do versions of nothing else, and those that cannot be made again.
     """
-    first, needed = history.versions[0], layers_of(history.versions[0], history[history.current])
-    budget += held([first])
-    for version in history.versions[1:]:
-        if held(history.versions) <= budget:
+    first, *others = history.versions
+    others = [version for version in others if version.snapshots]
+    layers = {version: layers_of(version) for version in (first, *others)}
+    needed = layers[first] | layers_of(history[history.current])
+    versions = Counter(chain.from_iterable(layers.values()))
+    over = held(versions) - held(layers[first]) - budget
+    for version in others:
+        if over <= 0:
             break
-        if version.drawn is not None and any(layer.in_memory for layer in layers_of(version) - needed):
+        if version.drawn is not None and any(layer.in_memory for layer in layers[version] - needed):
             history = history.replaced(version.dropped())
+            versions.subtract(layers[version])
+            over -= held(layer for layer in layers[version] if not versions[layer])
     return history
 
 
