@@ -117,7 +117,7 @@ def serve(
     cpus: Annotated[float, Option(min=0, help="Cores of each.")] = 1,
     gpus: Annotated[float, Option(min=0, help="GPUs of each.")] = 0,
     port: Annotated[int, Option(min=1, max=65535, help="Port.")] = 8000,
-    home: Annotated[Path | None, Option(help="Folder of the sessions, on storage of all nodes.")] = None,
+    home: Annotated[str | None, Option(help="Folder of the sessions, on storage of all nodes, or a URL.")] = None,
     user: Annotated[list[str] | None, Option(help="Somebody with a token and sessions.")] = None,
     policy: PolicyName = "balanced",
     memory: Annotated[int | None, size("Memory for the open sessions of each process, such as 8GB (4GB).")] = None,

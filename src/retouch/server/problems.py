@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from retouch.editing.home import LostError
 from retouch.editing.images import ImageError
-from retouch.editing.lease import LostError
 from retouch.editing.manifest import ArchiveError
 from retouch.errors import RetouchError
 from retouch.kernels.devices import lacks_memory

@@ -14,8 +14,8 @@ import numpy as np
 
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.drawing import Composed
+from retouch.editing.home import LostError
 from retouch.editing.jobs import Frame, Job
-from retouch.editing.lease import LostError
 from retouch.server import frames
 from retouch.server.entry import Entry, Numbered
 from retouch.server.facts import tree_of
