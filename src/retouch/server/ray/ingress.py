@@ -133,13 +133,14 @@ class Passing:
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return
-        body = await self._body(receive)
+        body: bytes | str = b""
         try:
+            body = await self._body(receive)
             async for messages in self._answers(scope, body):
                 for message in messages:
                     await send(message)
-        except Problem as problem:
-            await answer(problem, scope["path"])(scope, receive, send)
+        except (Problem, OSError) as error:
+            await answer(Problem.of(error), scope["path"])(scope, receive, send)
         finally:
             if isinstance(body, str):
                 await asyncio.to_thread(self._home.discard, body)

@@ -81,9 +81,9 @@ class Replica:
         _, held = self.studio.pool.load()
         return {BACKLOG: self.studio.pool.backlog(), HELD: held / self.studio.limits.memory}
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Raises where the storage cannot be written."""
-        self.studio.pool.holder.check()
+        await asyncio.to_thread(self.studio.pool.holder.check)
 
     async def __del__(self) -> None:
         """End what is computed, seal it, and let other replicas have the sessions."""
