@@ -164,11 +164,16 @@ def test_an_owner_that_was_paused_while_it_sealed_fails_and_what_it_sealed_is_se
     assert read(servers()) == (["one", "other"] if moment == "before" else ["one", "two", "other"])
 
 
-def test_a_number_that_was_taken_and_removed_is_not_taken_again(servers, store):
-    """Two others come and go while the owner looks for its next number."""
+@pytest.mark.parametrize("all_removed", [True, False])
+def test_a_number_that_was_taken_and_removed_is_not_taken_again(servers, store, all_removed):
+    """Two others come and go before the owner goes on, and remove what it knows, or could not remove that."""
     first, second, third = servers(), servers(), servers()
     old = opened(first, make=True)
     sealed(old, "one")
+    last = stores.names("/log/")[0]
+    store.before = staticmethod(
+        lambda does, path: fail(errno.EIO) if (does, path, all_removed) == ("remove", last, False) else None
+    )
     for other in (second, third):
         blind(other)
         sealed(opened(other), "one", "other")

@@ -44,7 +44,7 @@ class Claim:
 
     def __init__(self, holder: Holder, folder: Path, number: int) -> None:
         self.holder, self.folder, self.number = holder, folder, number
-        self.light = holder.home.light
+        self.light = False
 
     @property
     def revision(self) -> int:

@@ -151,7 +151,7 @@ class Pool:
         meanwhile, it is for the caller to `remove` it.
         """
         claim = self.claim(entry)
-        claim.light = claim.light or light
+        claim.light = light
         if (entry.folder / MANIFEST).exists():  # a request that was sent twice, and another server was faster
             claim.release()
             raise Problem(503, "the session was made meanwhile; ask again", retry_after=1)
@@ -225,6 +225,8 @@ class Pool:
             self._reserve(entry, sum(each.nbytes for each in saved.manifest.versions))
             try:
                 session = saved.kind.restore(self.models.editors[name], entry.folder, progress, True)
+                if saved.manifest.light:
+                    self._reserve_light(entry, session)
             except BaseException:
                 entry.held = 0
                 raise
@@ -241,6 +243,14 @@ class Pool:
         self.metrics.reopened.inc()
         self._gauge()
         return session
+
+    def _reserve_light(self, entry: Entry, session: AnySession) -> None:
+        """Count what a session takes that was recorded again: its folder does not say."""
+        try:
+            self._reserve(entry, session.recording_bytes)
+        except BaseException:
+            session.close()
+            raise
 
     def claim(self, entry: Entry) -> Claim:
         """The right to write to a session's folder; another server that has it is asked for it.
