@@ -115,6 +115,7 @@ def begin(
     admit(studio.pool.backlog(), last.seconds, studio.limits.backlog, recording=True)
     entry = studio.pool.new(caller, id_)
     work = Work(studio, entry, "generate" if source is None else "open")
+    work.ask(form)
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
 
     def make(progress: Progress) -> AnySession:

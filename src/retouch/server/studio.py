@@ -35,13 +35,22 @@ GRACE = 5.0
 class Studio:
     """The models, sessions and limits of one server.
 
-    home: of its sessions, or the folder that is. recordings: what the last one with each model takes. openings: those
-    that may not have ended yet. ended: what became of the last jobs, by caller, session and number, wherever that is
-    now. What pages are told is put in order by one thread, `tell`.
+    home: of its sessions, or the folder that is. log_prompts: whether the log has the words of what is asked.
+    recordings: what the last one with each model takes. openings: those that may not have ended yet. ended: what became
+    of the last jobs, by caller, session and number, wherever that is now. What pages are told is put in order by one
+    thread, `tell`.
     """
 
-    def __init__(self, models: Models, home: Path | Home, access: Access, limits: Limits | None = None) -> None:
-        self.models, self.access, self.limits = models, access, limits or Limits()
+    def __init__(
+        self,
+        models: Models,
+        home: Path | Home,
+        access: Access,
+        limits: Limits | None = None,
+        *,
+        log_prompts: bool = False,
+    ) -> None:
+        self.models, self.access, self.limits, self.log_prompts = models, access, limits or Limits(), log_prompts
         for editor in models.editors.values():
             worker_of(editor.device).together = self.limits.together
         self.metrics = Metrics()

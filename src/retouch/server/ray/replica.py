@@ -31,7 +31,9 @@ class Replica:
         settings.check_shared()
         self._drain = settings.drain
         limits = settings.limits_of(model)
-        self.studio = Studio(model.models(), settings.sessions(), settings.access(), limits)
+        self.studio = Studio(
+            model.models(), settings.sessions(), settings.access(), limits, log_prompts=settings.log_prompts
+        )
         self._app = inside(self.studio)
         self._name: str = serve.get_replica_context().replica_id.unique_id
         self._mirror = Mirror(self.studio.metrics.registry)

@@ -79,7 +79,8 @@ class ClusterSettings(Settings):
     that fsspec knows, such as s3://bucket/prefix; scratch: then a folder of each node for the sessions that it works
     with. users: who gets a token; none with `no_token`, on loopback. host, port: what ingresses listen on; hosts:
     further names under which they are reached. ingresses: how many there are; several on a node share the port. drain:
-    seconds that a replica gets to end what it computes, and an ingress to answer.
+    seconds that a replica gets to end what it computes, and an ingress to answer. log_prompts: whether logs have the
+    words of what is asked.
     """
 
     home: Path | str
@@ -93,6 +94,7 @@ class ClusterSettings(Settings):
     limits: dict[str, float] = {}
     ingresses: Count = 1
     drain: Seconds = 60
+    log_prompts: bool = False
     proof: str = ""
 
     @field_validator("limits")
