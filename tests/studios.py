@@ -59,9 +59,11 @@ def editor(name: str = "ddpm") -> Any:
     return Editor(pipeline(name), policy="fast", name=f"tiny/{name}")
 
 
-def studio(home: Any, limits: Limits | None = None, tokens: dict[str, str] = TOKENS, names=("ddpm",)) -> Studio:
+def studio(
+    home: Any, limits: Limits | None = None, tokens: dict[str, str] = TOKENS, names=("ddpm",), **options: Any
+) -> Studio:
     models = Models({f"tiny/{name}": editor(name) for name in names})
-    return Studio(models, home, Access(PORT, tokens=tokens), limits)
+    return Studio(models, home, Access(PORT, tokens=tokens), limits, **options)
 
 
 @contextmanager

@@ -495,3 +495,12 @@ def test_an_undo_waits_for_an_update_of_another_thread(net):
         assert recording.deltas
     undone.join(10)
     assert same(before, state(recording))
+
+
+def test_what_updates_gain_together_is_predicted_once_for_a_region_and_a_count(net, monkeypatch):
+    asked, gain = [], net.planner.gain
+    monkeypatch.setattr(net.planner, "break_even", lambda active: 0)
+    monkeypatch.setattr(net.planner, "gain", lambda active, count: asked.append(count) or gain(active, count))
+    found = [net.gain(REGION, count) for count in (2, 8, 2, 8)]
+    assert asked == [2, 8]
+    assert found[:2] == found[2:]

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from retouch.editing.diffusion import SchedulerError as SchedulerError
     from retouch.editing.gan import LabelEditor as LabelEditor
     from retouch.editing.gan import Upscaler as Upscaler
+    from retouch.editing.home import LostError as LostError
     from retouch.editing.images import ImageError as ImageError
     from retouch.editing.jobs import Frame as Frame
     from retouch.editing.jobs import Job as Job
     from retouch.editing.jobs import SessionError as SessionError
     from retouch.editing.kinds import load as load
     from retouch.editing.lease import HeldError as HeldError
-    from retouch.editing.lease import LostError as LostError
     from retouch.editing.manifest import ArchiveError as ArchiveError
     from retouch.editing.saved import open as open
     from retouch.editing.session import Session as Session
@@ -63,10 +63,11 @@ _NAMES = {
     "editing.choice": "VariantsError",
     "editing.diffusion": "Area Editor PipelineError SchedulerError",
     "editing.gan": "LabelEditor Upscaler",
+    "editing.home": "LostError",
     "editing.images": "ImageError",
     "editing.jobs": "Frame Job SessionError",
     "editing.kinds": "load",
-    "editing.lease": "HeldError LostError",
+    "editing.lease": "HeldError",
     "editing.manifest": "ArchiveError",
     "editing.saved": "open",
     "editing.session": "Session",

@@ -293,7 +293,11 @@ class Incremental:
         """
         self._check_region(region)
         outlook = self.schedules.outlook(region)
-        return 1.0 if math.isinf(outlook.break_even) else self.planner.gain(outlook.active, count)
+        if math.isinf(outlook.break_even):
+            return 1.0
+        if count not in outlook.gains:
+            outlook.gains[count] = self.planner.gain(outlook.active, count)
+        return outlook.gains[count]
 
     def release(self) -> None:
         """Give up the memory that `update_many` keeps for its next call."""

@@ -42,7 +42,8 @@ def test_what_is_missing_or_there_twice_is_noticed(server, monkeypatch):
 
 def test_affinity_is_the_share_of_requests_at_the_replica_that_had_most():
     tally = Tally(replicas=[Counter(a=9, b=1), Counter(b=10), Counter()])
-    assert tally.report()["affinity"] == 0.95
+    report = tally.report()
+    assert (report["affinity"], report["requests"], report["elsewhere"]) == (0.95, 20, 1)
 
 
 def test_a_person_who_is_refused_is_told_of(server):

@@ -11,7 +11,8 @@ from contextlib import closing
 import pytest
 
 from commands import run, said
-from retouch.server import serve
+from retouch.editing.worker import worker_of
+from retouch.server import logs, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -58,6 +59,22 @@ def test_it_serves_a_picture_and_prints_a_link_for_every_user(folder, model, mon
     (studio,) = served
     assert list(studio.models.editors) == ["ddpm"]
     assert len(studio.pool.of("anna")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "together", "logged"), [([], 1, False), (["--together", 8, "--log-prompts"], 8, True)]
+)
+def test_what_is_computed_together_and_logged_is_said(model, monkeypatch, tmp_path, arguments, together, logged):
+    served, started = [], []
+    monkeypatch.setattr(
+        serve, "run", lambda studio, bound, ready: (served.append(studio), studio.close(), bound.close())
+    )
+    monkeypatch.setattr(logs, "start", lambda: started.append(True))
+    result = run("studio", "--model", model, "--home", tmp_path / "home", "--port", 0, "--no-browser", *arguments)
+    assert result.exit_code == 0, result.output
+    (studio,) = served
+    assert (studio.limits.together, studio.log_prompts, bool(started)) == (together, logged, logged)
+    assert {worker_of(editor.device).together for editor in studio.models.editors.values()} == {together}
 
 
 def test_without_tokens_the_address_is_bare(model, monkeypatch, tmp_path):

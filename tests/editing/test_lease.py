@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from retouch.editing import lease
+from retouch.editing import home
 from retouch.editing.archive import Archive
-from retouch.editing.lease import HeldError, Holder, LostError, claimed
+from retouch.editing.home import Folders, LostError
+from retouch.editing.lease import HeldError, Holder, claimed
 from retouch.editing.manifest import MANIFEST, ArchiveError
 
 
@@ -41,7 +42,7 @@ def holders(tmp_path):
     made = []
 
     def holder(**options):
-        found = Holder(tmp_path, clock=Clock(), beat=1e6, **options)
+        found = Holder(Folders(tmp_path), clock=Clock(), beat=1e6, **options)
         made.append(found)
         return found
 
@@ -76,7 +77,7 @@ def test_a_folder_has_one_owner_that_lives(holders, folder):
         second.claim(folder)
     assert caught.value.holder == first.id
     second.clock.now += 1e9  # that it was not looked at for long says nothing
-    first._sign()
+    first.home.sign()
     with pytest.raises(HeldError):
         second.claim(folder)
     claim.release()
@@ -86,7 +87,7 @@ def test_a_folder_has_one_owner_that_lives(holders, folder):
 def test_signs_are_compared_with_themselves_and_not_with_a_clock(holders, folder):
     first, second = holders(), holders()
     first.claim(folder)
-    beat = first._folder / "beat"
+    beat = first.home._server / "beat"
     for moment in (4e9, 1.0, 3e9):  # a machine whose clock goes wild
         os.utime(beat, (moment, moment))
         second.clock.now += second.ttl - 1
@@ -125,11 +126,11 @@ def test_a_commit_that_was_paused_fails_or_is_seen(holders, folder, monkeypatch,
         with claimed(second.claim(folder)):
             Archive(folder).commit(Text("other"))
 
-    check = old.claim.check
+    admit = old.claim.admit
     if late == "before the look":
-        monkeypatch.setattr(old.claim, "check", lambda: (other(), check()))
+        monkeypatch.setattr(old.claim, "admit", lambda manifest: (other(), admit(manifest)))
     else:
-        monkeypatch.setattr(old.claim, "check", lambda: (check(), other()))
+        monkeypatch.setattr(old.claim, "admit", lambda manifest: (admit(manifest), other()))
     with pytest.raises(LostError):
         old.commit(Text("two"))
     assert (folder / MANIFEST).read_text() == "other"
@@ -155,7 +156,7 @@ def test_a_late_holder_removes_nothing_of_its_successor(holders, folder):
 def test_a_late_taker_does_not_undo_a_later_one(holders, folder, monkeypatch):
     first, second, third = holders(), holders(), holders()
     first.claim(folder).release()
-    fence, claims = lease._fence, []
+    fence, claims = home._fence, []
 
     def paused(at, number):
         if not claims:
@@ -166,7 +167,7 @@ def test_a_late_taker_does_not_undo_a_later_one(holders, folder, monkeypatch):
             (at / claims[1].claim.unfinished).write_text("on its way")
         fence(at, number)
 
-    monkeypatch.setattr(lease, "_fence", paused)
+    monkeypatch.setattr(home, "_fence", paused)
     late = second.claim(folder)
     assert late.is_lost
     assert (folder / claims[1].claim.unfinished).exists()
@@ -217,8 +218,8 @@ def test_a_session_is_asked_for(holders, folder):
     first, second = holders(wanted=asked.append), holders()
     first.claim(folder)
     second.ask(first.id, folder.name)
-    first.look(os.listdir(first._folder))
-    first.look(os.listdir(first._folder))
+    first.look(first.home.asked())
+    first.look(first.home.asked())
     assert asked == [folder.name]
 
 
@@ -236,8 +237,9 @@ def test_who_was_away_for_long_looks_what_it_lost(holders):
 CHILD = """
 import sys, time
 from pathlib import Path
+from retouch.editing.home import Folders
 from retouch.editing.lease import Holder
-holder = Holder(Path(sys.argv[1]))
+holder = Holder(Folders(Path(sys.argv[1])))
 holder.claim(Path(sys.argv[2]))
 print("held", flush=True)
 time.sleep(600)
@@ -276,9 +278,9 @@ def test_other_programs_of_the_machine_keep_away(holders, folder):
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
-    (tmp_path / lease.SERVERS).write_text("")
+    (tmp_path / home.SERVERS).write_text("")
     with pytest.raises(ArchiveError, match="cannot keep sessions"):
-        Holder(tmp_path)
+        Holder(Folders(tmp_path))
 
 
 def test_a_claim_that_cannot_be_written_leaves_the_folder_free(holders, folder, monkeypatch):
@@ -288,4 +290,4 @@ def test_a_claim_that_cannot_be_written_leaves_the_folder_free(holders, folder, 
         first.claim(folder)
     monkeypatch.undo()
     assert second.claim(folder).number == 1
-    assert not [name for name in os.listdir(Path(folder) / lease.OWNERS) if name.startswith(".")]
+    assert not [name for name in os.listdir(Path(folder) / home.OWNERS) if name.startswith(".")]

@@ -106,6 +106,19 @@ def test_logs_name_sessions_and_jobs_and_nothing_that_was_asked(tmp_path, caplog
     assert client.headers["Authorization"].split()[1] not in everything
 
 
+def test_logs_have_the_words_that_were_asked_where_somebody_wants_that(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger=work.log.name)
+    with asking(studio(tmp_path, names=("sd",), log_prompts=True)) as client:
+        id_ = created(client, prompt="a secret wish", negative="no")
+        assert edited(client, id_, 0, prompt="another").status_code == 202
+        idle(client, id_)
+    begun = [record for record in caplog.records if record.getMessage() == "job begun"]
+    assert [(record.kind, record.prompt) for record in begun] == [("open", "a secret wish"), ("edit", "another")]
+    assert [getattr(record, "negative", None) for record in begun] == ["no", None]
+    everything = " ".join(str(vars(record)) for record in caplog.records)
+    assert client.headers["Authorization"].split()[1] not in everything
+
+
 def test_what_a_recording_takes_is_known_from_the_last_one(tmp_path, monkeypatch):
     made = studio(tmp_path, Limits(backlog=10))
     asked = []

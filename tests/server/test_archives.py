@@ -91,7 +91,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_no_session_is_refused_and_leaves_nothing(client, archive, change, tmp_path):
-    home = client.app.app.app.state.studio.home
+    home = client.app.app.app.state.studio.pool.home.folder
     before = sorted(home.parent.rglob("*"))
     reply = send(client, rewritten(archive[1], CHANGES[change]))
     assert reply.status_code in (409, 415), reply.text
@@ -124,7 +124,7 @@ FORGED = {
 
 @pytest.mark.parametrize("change", FORGED)
 def test_zips_that_lie_are_refused_or_mean_what_they_hold(client, archive, change):
-    home = client.app.app.app.state.studio.home
+    home = client.app.app.app.state.studio.pool.home.folder
     before = sorted(home.parent.rglob("*"))
     reply = send(client, forged(archive[1], FORGED[change]))
     if change == "a link":  # what it holds is written as a file, whatever it is said to be

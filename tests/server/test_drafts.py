@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 def test_a_draft_is_seen_and_leaves_no_trace(client):
     id_ = created(client)
-    folder = client.app.app.app.state.studio.home / "anna" / id_
+    folder = client.app.app.app.state.studio.pool.home.folder / "anna" / id_
     files = sorted(folder.rglob("*"))
     with page(client, id_) as here:
         here.hear(lambda m: m.get("kind") == "picture")

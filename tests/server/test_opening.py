@@ -139,7 +139,7 @@ def test_what_is_stopped_meanwhile_leaves_nothing(client, made, held, kind, how)
     held.go.set()
     ended()
     assert made.pool.load() == (0, 0)
-    assert not [*made.home.rglob(told["id"])]
+    assert not [*made.pool.home.folder.rglob(told["id"])]
 
 
 def test_what_fails_is_told_and_leaves_nothing(client, made, held):
@@ -153,7 +153,7 @@ def test_what_fails_is_told_and_leaves_nothing(client, made, held):
         with pytest.raises(WebSocketDisconnect):
             here.hear(lambda m: False)
     assert client.get(f"/api/sessions/{told['id']}").status_code == 404
-    assert not [*made.home.rglob(told["id"])]
+    assert not [*made.pool.home.folder.rglob(told["id"])]
 
 
 def test_a_page_hears_what_failed_while_it_connected(client, made, held, monkeypatch):
@@ -175,4 +175,4 @@ def test_a_server_that_ends_meanwhile_leaves_nothing(made, held):
         assert held.begun.wait(60)
     held.go.set()
     ended()
-    assert not [*made.home.rglob(told["id"])]
+    assert not [*made.pool.home.folder.rglob(told["id"])]

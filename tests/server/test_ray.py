@@ -24,11 +24,13 @@ import requests
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+import stores
 from manifests import alter
 from pipelines import painted, picture, pipeline
 from retouch import Editor, OptionError
 from retouch.bench import serve as load
 from retouch.editing.lease import TTL
+from retouch.editing.manifest import MANIFEST
 from studios import asked_for, created, edited, free_port, idle, pixels, settings, stroke, until
 
 pytest.importorskip("ray")
@@ -149,10 +151,10 @@ def deploy(home, model, nodes):
     from retouch.server.ray.application import application
     from retouch.server.ray.settings import ClusterSettings
 
-    def deployed(replicas=2, **limits):
+    def deployed(replicas=2, where=home / "home", **limits):
         given = {"name": str(model), "policy": "fast", "replicas": replicas, "cpus": 1}
         found = ClusterSettings(
-            home=home / "home",
+            home=where,
             models=[given],
             users=["anna", "ben"],
             port=PORT,
@@ -351,6 +353,26 @@ def test_an_upgrade_and_a_drain_fail_no_request(client, deploy):
     assert after.keys().isdisjoint(before)
 
 
+def test_sessions_in_a_store_of_objects_outlive_the_replica_that_has_them(deploy, nodes, home):
+    """Also a picture that is so large that it goes by the store."""
+    where = f"file://{home}/store"
+    with closing(Client(deploy(where=where).access().tokens["anna"])) as client:
+        ready(client)
+        id_ = created(client)
+        for number in range(2):
+            assert _painted(client, id_, number, (number, 0, 40, 255), f"k {number}").status_code == 202
+            assert idle(client, id_, PATIENCE)["head"] == number + 1
+            nodes.kill(VICTIMS[0])
+            ready(client)
+            assert _painted(client, id_, number, (number, 0, 40, 255), f"k {number}").status_code == 202
+            assert idle(client, id_, PATIENCE)["head"] == number + 1
+        large = b"x" * (9 << 20)
+        assert client.post("/api/archives", files={"archive": ("a.zip", large)}).status_code == 415
+    until(lambda: not list((home / "store").rglob("incoming/*")))
+    assert list((home / "store" / "sessions" / "log" / "anna").glob(f"{id_}.*"))
+    assert not list((home / "store").rglob(MANIFEST))
+
+
 # Without a cluster
 
 
@@ -446,3 +468,14 @@ def test_new_sessions_go_where_there_is_room_and_stay():
     replicas["b"].routing_stats[FREE] = 0
     assert chosen(state) == [[replicas["b"]]]  # sent again: the same id
     assert [each.name for (each,) in chosen({})] == ["c", "a", "b"]
+
+
+def test_a_store_that_cannot_be_used_is_said_before_anything_is_started():
+    from retouch.server.ray.application import application
+    from retouch.server.ray.settings import ClusterSettings
+
+    with stores.emptied() as store:
+        store.before = staticmethod(lambda *_: (_ for _ in ()).throw(PermissionError(13, "Forbidden")))
+        for where, why in ((stores.URL, "Forbidden"), ("nothing://bucket", "Protocol not known")):
+            with pytest.raises(OptionError, match=f"{where}: .*{why}"):
+                application(ClusterSettings(home=where, models=[{"name": "builtin/emoji"}]))

@@ -207,7 +207,7 @@ def test_deleting_forgets_the_folder_and_stops_what_is_computed(client, tmp_path
     assert client.delete(f"/api/sessions/{id_}").status_code == 204
     for reply in (client.get(f"/api/sessions/{id_}"), client.delete(f"/api/sessions/{id_}"), edited(client, id_, 0)):
         problem(reply, 404)
-    home = client.app.app.app.state.studio.home
+    home = client.app.app.app.state.studio.pool.home.folder
     assert not list(home.rglob(id_))
 
 

@@ -1,4 +1,6 @@
-"""Two servers of one folder: a session is open in one of them, and goes to the other when that is asked for it."""
+"""Two servers of one home, a folder or a store of objects: a session is open in one of them, and goes to the other when
+that is asked for it.
+"""
 
 import os
 import threading
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
+import stores
 from manifests import alter
 from pipelines import painted, picture
 from retouch.editing.archive import Archive
+from retouch.editing.bucket import Bucket
 from retouch.editing.manifest import MANIFEST, ArchiveError
 from retouch.server.limits import Limits
 from retouch.server.tasks import Question
@@ -22,10 +26,24 @@ from studios import asked_for, asking, created, edited, editor, idle, keyed, pag
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
+@pytest.fixture(params=["folders", "bucket"])
+def home(request, tmp_path, monkeypatch):
+    """Makes homes of servers that share them."""
+    if request.param == "folders":
+        yield lambda: tmp_path
+        return
+    monkeypatch.setattr(Bucket, "beat", 0.2)
+    with stores.emptied():
+        yield lambda: Bucket(f"{stores.URL}/sessions", tmp_path)
+
+
+folders = pytest.mark.parametrize("home", ["folders"], indirect=True)
+
+
 @pytest.fixture
-def clients(tmp_path):
-    """Clients of two servers of one folder, with these."""
-    made = [studio(tmp_path, Limits(wait=20)) for _ in range(2)]
+def clients(home):
+    """Clients of two servers of one home, with these."""
+    made = [studio(home(), Limits(wait=20)) for _ in range(2)]
     with asking(made[0]) as first, asking(made[1]) as second:
         yield (first, second), made
 
@@ -90,8 +108,8 @@ def test_a_server_that_wakes_up_late_loses_the_edit_it_had_and_no_other(clients)
     del other.holder.lives
 
 
-def test_while_a_server_computes_for_a_session_others_wait_and_then_say_so(tmp_path):
-    made = [studio(tmp_path, Limits(wait=0.3)) for _ in range(2)]
+def test_while_a_server_computes_for_a_session_others_wait_and_then_say_so(home):
+    made = [studio(home(), Limits(wait=0.3)) for _ in range(2)]
     with asking(made[0]) as first, asking(made[1]) as second:
         id_ = created(first)
         with using(made[0], made[0].pool.find("anna", id_)):
@@ -125,6 +143,7 @@ def test_a_server_that_is_asked_what_a_session_is_waits_for_what_another_compute
         assert told[1].result(60) == 1
 
 
+@folders
 def test_storage_that_is_slow_makes_edits_slow_and_takes_no_session_away(clients, monkeypatch):
     """Longer than the time after which a server without a sign is passed over: the sign does not wait for it."""
     (first, second), made = clients
@@ -147,6 +166,7 @@ def test_storage_that_is_slow_makes_edits_slow_and_takes_no_session_away(clients
     assert [version["version"] for version in idle(second, id_)["tree"]] == [0, 1, 2]
 
 
+@folders
 def test_a_session_of_a_newer_version_is_refused_and_left_as_it_is(clients):
     """As in an upgrade that is taken back."""
     (first, second), made = clients

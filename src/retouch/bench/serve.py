@@ -84,6 +84,8 @@ class Tally:
             **{f"p{p}": float(np.percentile(self.seconds, p)) if self.seconds else None for p in PERCENTILES},
             "recording_p50": float(np.median(self.recording)) if self.recording else None,
             "affinity": at_home / total if total else None,
+            "requests": total,
+            "elsewhere": total - at_home,
             "sent_again": dict(Counter(map(str, sorted(self.refusals)))),
             "lost": -sum(each for each in self.surplus if each < 0),
             "twice": sum(each for each in self.surplus if each > 0),

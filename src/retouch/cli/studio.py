@@ -40,6 +40,10 @@ def studio(
     policy: PolicyName = "balanced",
     storage: AnyStorage = None,
     memory: Annotated[int | None, size("Memory for all open sessions together, such as 8GB (4GB).")] = None,
+    together: Annotated[
+        int, Option(min=1, help="Edits of as many sessions are computed at once, where that is predicted to be faster.")
+    ] = 1,
+    log_prompts: Annotated[bool, Option("--log-prompts", help="Log jobs, with the words that were asked.")] = False,
     device: DeviceName = "auto",
     threads: Threads = None,
 ) -> None:
@@ -50,7 +54,7 @@ def studio(
     from retouch.models.extras import require
 
     require("fastapi", "studio")
-    from retouch.server import serve
+    from retouch.server import logs, serve
     from retouch.server.limits import Limits
     from retouch.server.models import Models
     from retouch.server.security import LOOPBACK
@@ -67,9 +71,11 @@ def studio(
         unless_served.callback(bound.close)
         access = serve.access_to(bound.getsockname()[1], host, tokens)
         options = {"policy": policy, "device": device, **({} if storage is None else {"storage": storage})}
-        limits = Limits() if memory is None else Limits(memory=memory)
+        limits = Limits(memory=Limits.memory if memory is None else memory, together=together)
         quiet_libraries()
-        made = Studio(Models.loaded(names, **options), folder / "sessions", access, limits)
+        if log_prompts:
+            logs.start()
+        made = Studio(Models.loaded(names, **options), folder / "sessions", access, limits, log_prompts=log_prompts)
         first = _first(made, picture, demo, next(iter(tokens), "local"))
         unless_served.pop_all()
     if host not in LOOPBACK:
@@ -117,7 +123,7 @@ def serve(
     cpus: Annotated[float, Option(min=0, help="Cores of each.")] = 1,
     gpus: Annotated[float, Option(min=0, help="GPUs of each.")] = 0,
     port: Annotated[int, Option(min=1, max=65535, help="Port.")] = 8000,
-    home: Annotated[Path | None, Option(help="Folder of the sessions, on storage of all nodes.")] = None,
+    home: Annotated[str | None, Option(help="Folder of the sessions, on storage of all nodes, or a URL.")] = None,
     user: Annotated[list[str] | None, Option(help="Somebody with a token and sessions.")] = None,
     policy: PolicyName = "balanced",
     memory: Annotated[int | None, size("Memory for the open sessions of each process, such as 8GB (4GB).")] = None,

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retouch.editing.lease import LOCK, OWNERS, UNDER_CLAIM, Claim, LostError, claim_of, flush, locked
+from retouch.editing.home import LOCK, OWNERS, UNDER_CLAIM, LostError, flush, locked
+from retouch.editing.lease import Claim, claim_of
 from retouch.editing.manifest import MANIFEST, PICTURE, SOURCE, TENSORS, ArchiveError, Entry, Manifest
 
 UNFINISHED = "manifest.json.new"
@@ -143,12 +144,12 @@ class Archive:
                 stream.flush()
                 os.fsync(stream.fileno())
             if self.claim is not None:
-                self.claim.check()
+                self.claim.admit(manifest)
             new.replace(self.path / MANIFEST)
             flush(self.path)
         except OSError as error:
             if self.claim is not None and self.claim.is_lost:
-                raise LostError("the session went to another server; ask again") from error
+                raise LostError from error
             raise ArchiveError(f"cannot write {new}: {error.strerror or error}; the last state stays") from error
         except LostError:
             new.unlink(missing_ok=True)

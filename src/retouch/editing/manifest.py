@@ -145,6 +145,12 @@ class Manifest:
         """That of a light session."""
         return replace(self, versions=tuple(replace(entry, layers=()) for entry in self.versions), light=True)
 
+    def portable(self) -> Manifest:
+        """The same without what stays where it is: the viewports of a canvas, which are made again where they are
+        wanted.
+        """
+        return replace(self, settings={**self.settings, "views": []}) if "views" in self.settings else self
+
     def at(self, history: History[Entry]) -> Manifest:
         """That of the same session with another history."""
         current, tip = map(history.place, (history.current, history.tip))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -53,12 +53,13 @@ class Planned:
 @dataclass(frozen=True, eq=False)
 class Outlook:
     """What an update for a region would do: the rows that it computes; `break_even` as in `Planned`; `kinds` of their
-    tables, which are equal for updates that make the same calls.
+    tables, which are equal for updates that make the same calls; `gains` of so many updates together, when asked for.
     """
 
     active: dict[Value, Table]
     break_even: float
     kinds: tuple[Any, ...]
+    gains: dict[int, float] = field(default_factory=dict)
 
 
 class Schedules:

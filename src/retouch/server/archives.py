@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -23,7 +21,6 @@ from retouch.editing.archive import Archive
 from retouch.editing.manifest import MANIFEST, MAX_BYTES, ArchiveError
 from retouch.editing.saved import Saved
 from retouch.server.entry import Entry
-from retouch.server.pool import INCOMING
 from retouch.server.problems import Problem, documented
 from retouch.server.studio import Caller, InSession, InStudio, Studio
 
@@ -41,9 +38,7 @@ router = APIRouter()
 )
 def archive(entry: InSession) -> StreamingResponse:
     """A session as one file, to be kept or sent in elsewhere."""
-    manifest = entry.manifest()
-    if "views" in manifest.settings:  # of a canvas: recordings, made again where they are wanted
-        manifest = replace(manifest, settings={**manifest.settings, "views": []})
+    manifest = entry.saved(files=True).manifest.portable()
     folders = [Path("versions") / each.folder / name for each in manifest.versions for name in each.files]
     text = manifest.text()
     return StreamingResponse(
@@ -97,7 +92,8 @@ def restore(studio: InStudio, caller: Caller, archive: Annotated[UploadFile, Fil
 
 def _extract(file: IO[bytes], entry: Entry, studio: Studio) -> None:
     """The checked folder of a session, which appears whole or not at all."""
-    staging = studio.home / f"{INCOMING}{secrets.token_hex(8)}"
+    home = studio.pool.home
+    staging = home.incoming()
     try:
         _unzip(file, staging, studio.limits.archive)
         saved = Saved.read(staging)
@@ -108,7 +104,7 @@ def _extract(file: IO[bytes], entry: Entry, studio: Studio) -> None:
             opened.verify(manifest.versions)
         finally:
             opened.close()
-        staging.rename(entry.folder)
+        home.adopt(staging, entry.folder)
     except ArchiveError as error:
         raise Problem(
             415, f"the archive holds no session that can be trusted: {_without_path(error, staging)}"

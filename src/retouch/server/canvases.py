@@ -108,6 +108,7 @@ def expand(form: ExpandForm, studio: InStudio, entry: InSession, key: Key = None
     """
 
     def start(work: Work) -> int:
+        work.ask(form)
         if entry.about[0] != Canvas.kind:
             raise Problem(422, WHOLE)
         check_base(entry, form.base)

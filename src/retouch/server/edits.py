@@ -72,6 +72,7 @@ def _begun(
     wait = deadline or math.inf
 
     def start(work: Work) -> int:
+        work.ask(form)
         check_base(entry, form.base)
         _check_words(studio, entry, form)
         drawn = Drawn.read(form, files, entry.size, entry.instance)

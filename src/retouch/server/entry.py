@@ -15,6 +15,7 @@ from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.picture import Picture
 from retouch.editing.canvas.resample import Scaling
 from retouch.editing.history import History
+from retouch.editing.home import Home
 from retouch.editing.images import Pixels, as_pixels
 from retouch.editing.jobs import Job
 from retouch.editing.kinds import AnySession
@@ -77,6 +78,7 @@ class Entry:
     id: str
     owner: str
     folder: Path
+    home: Home
     session: AnySession | None = None
     awaited: Awaited | None = None
     opening: Opening | None = None
@@ -96,11 +98,17 @@ class Entry:
     hub: Hub = field(default_factory=Hub)
     lock: RLock = field(default_factory=RLock)
 
-    def manifest(self) -> Manifest:
-        """What the folder says. Problem 409 while nothing is saved yet."""
+    def saved(self, files: bool = False) -> Saved:
+        """What is sealed, with `files` those of its versions in its folder too. Problem 409 while nothing is."""
+        if self.session is None:
+            self.home.refresh(self.folder, files)
         if not (self.folder / MANIFEST).exists():
             raise Problem(409, "the session is still being opened")
-        return Saved.read(self.folder).manifest
+        return Saved.read(self.folder)
+
+    def manifest(self) -> Manifest:
+        """What it says. Problem 409 while nothing is sealed yet."""
+        return self.saved().manifest
 
     def end_draft(self) -> None:
         """Something takes the place of the last draft."""
@@ -156,7 +164,7 @@ class Entry:
         if session is not None and not source:
             found: Pixels = version.pixels
             return found
-        saved = Saved.read(self.folder)
+        saved = self.saved(files=True)
         entry = saved.manifest.history[number]
         return saved.drawn_on(entry) if source else saved.pixels(entry)
 
@@ -166,7 +174,7 @@ class Entry:
         self._version(number)
         if isinstance(session, Canvas):
             return session.picture_of(number)
-        saved = Saved.read(self.folder)
+        saved = self.saved(files=True)
         return saved.canvas(saved.manifest.history[number])
 
     def glimpse(self, number: int, change: bool) -> Pixels:
@@ -176,7 +184,7 @@ class Entry:
         self._version(number)
         if self.about[0] != Canvas.kind:
             return self.pixels(number)
-        saved = Saved.read(self.folder)
+        saved = self.saved(files=True)
         entry = saved.manifest.history[number]
         return as_pixels(saved.picture(entry)) if change else saved.glimpse(entry)
 

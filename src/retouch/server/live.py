@@ -39,11 +39,14 @@ async def live(
     caller: str = socket.state.caller
     await socket.accept()
     try:
-        entry = studio.pool.find(caller, id)
+        entry = await run_in_threadpool(studio.pool.find, caller, id)
     except Problem:
         await socket.close(GONE, "there is no such session")
         return
-    if sum(len(each.hub) for each in studio.pool.of(caller)) >= studio.limits.watchers:
+    except OSError as error:
+        await socket.close(BEHIND, str(Problem.of(error).detail))
+        return
+    if sum(len(each.hub) for each in studio.pool.here(caller)) >= studio.limits.watchers:
         await socket.close(CROWDED, "too many pages are open")
         return
     watcher = Watcher(asyncio.get_running_loop())
@@ -52,8 +55,8 @@ async def live(
     try:
         await run_in_threadpool(studio.pool.settle, entry)
         await _serve(socket, studio, entry, watcher, (seen, refined))
-    except Problem as problem:
-        await socket.close(BEHIND, str(problem.detail))
+    except (Problem, OSError) as error:
+        await socket.close(BEHIND, str(Problem.of(error).detail))
     finally:
         entry.hub.leave(watcher)
         studio.metrics.watchers.dec()
@@ -81,8 +84,8 @@ def _greeting(studio: Studio, entry: Entry, seen: Seen) -> Iterator[str | bytes]
         facts = facts_of(studio.models, entry)
         yield json.dumps({"event": "hello", "session": facts})
         yield from _picture(entry, facts["head"] if facts["tree"] else None, seen)
-    except Problem as problem:  # of a session that cannot be opened here
-        yield json.dumps({"event": "problem", "error": problem.body()})
+    except (Problem, OSError) as error:  # of a session that cannot be opened here
+        yield json.dumps({"event": "problem", "error": Problem.of(error).body()})
 
 
 def _picture(entry: Entry, head: int | None, seen: Seen) -> Iterator[bytes]:

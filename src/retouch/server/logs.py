@@ -1,5 +1,5 @@
-"""Logs as lines of JSON: when, how bad, who says it, what; and of jobs their session and number. Tokens and prompts are
-in none, as nothing here logs them.
+"""Logs as lines of JSON: when, how bad, who says it, what; and of jobs their session and number. Tokens are in none;
+prompts are where a server was asked for that (`log_prompts`).
 """
 
 from __future__ import annotations

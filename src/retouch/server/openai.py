@@ -176,6 +176,7 @@ def _edited(studio: Studio, entry: Entry, prompt: str, region: Mask | None, coun
         seconds = of_edit(session, Place(mask[box], box)) * count
         admit(studio.pool.backlog(), seconds, studio.limits.backlog, recording=False)
         work = Work(studio, entry, kind)
+        work.ask(OpenForm(prompt=prompt))
         where: dict[str, Any] = {"mask": mask[box], "box": box} if isinstance(session, Canvas) else {"mask": mask}
         asked: dict[str, Any] = {**where, "prompt": prompt, "inpaint": region is not None, "progress": work.progress}
         if count > 1:

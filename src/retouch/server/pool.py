@@ -1,7 +1,7 @@
-"""All sessions of a server: in folders from birth, the ones used last in memory too, over one budget for all.
+"""All sessions of a server: in their home from birth, the ones used last in memory too, over one budget for all.
 
 A session that is not used is put away when others need its memory, and opened again when somebody asks for it. Several
-servers may share the folder: each session is open in one of them, under a claim (`editing/lease.py`), and another one
+servers may share the home: each session is open in one of them, under a claim (`editing/lease.py`), and another one
 asks for it when it needs it.
 Locks are taken in one order: an entry's, the pool's; then what the sessions take.
 """
@@ -9,9 +9,7 @@ Locks are taken in one order: an entry's, the pool's; then what the sessions tak
 from __future__ import annotations
 
 import math
-import re
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +19,9 @@ from threading import Condition
 from retouch.editing.archive import Progress
 from retouch.editing.calls import Cancelled
 from retouch.editing.canvas.canvas import Canvas
+from retouch.editing.home import ID, OWNER, Home
 from retouch.editing.kinds import AnySession
-from retouch.editing.lease import BEAT, SERVERS, TTL, Claim, HeldError, Holder, claimed
+from retouch.editing.lease import TTL, Claim, HeldError, Holder, claimed
 from retouch.editing.manifest import MANIFEST
 from retouch.editing.saved import Saved
 from retouch.errors import OptionError
@@ -33,10 +32,6 @@ from retouch.server.metrics import Metrics
 from retouch.server.models import Models
 from retouch.server.problems import Problem
 
-ID = re.compile(r"[0-9a-f]{32}")
-OWNER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-INCOMING = "incoming_"
-"""What folders are called while a session is sent in; no owner is called so."""
 PATIENCE = 2
 """Seconds after which a caller is told to come again when all memory is in use, or another server has the session."""
 ASKING = 0.05
@@ -48,48 +43,46 @@ those before take no news of them for news of others. (Up to 2**29 claims they a
 
 
 class Pool:
-    """The sessions in a folder that servers may share. ttl, beat: seconds, as for `Holder`."""
+    """The sessions in a home that servers may share. ttl: seconds, as for `Holder`."""
 
-    def __init__(
-        self, home: Path, models: Models, limits: Limits, metrics: Metrics, ttl: float = TTL, beat: float = BEAT
-    ) -> None:
+    def __init__(self, home: Home, models: Models, limits: Limits, metrics: Metrics, ttl: float = TTL) -> None:
         self.home, self.models, self.limits, self.metrics = home, models, limits, metrics
         self._lock = Condition()
         self._entries: dict[str, Entry] = {}
         self._closed = False
         try:
-            home.mkdir(parents=True, exist_ok=True)
+            home.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OptionError(f"cannot keep sessions in {home}: {error.strerror or error}") from error
+            raise OptionError(f"cannot keep sessions in {home.folder}: {error.strerror or error}") from error
         metrics.backlog.set_function(self.backlog)
-        self.holder = Holder(home, ttl=ttl, beat=beat, wanted=self._wanted, late=self._lost)
+        self.holder = Holder(home, ttl=ttl, wanted=self._wanted, late=self._lost)
         self._clean()
 
     def _clean(self) -> None:
         """Remove what processes left that ended before a first version, or while a session was sent in."""
-        now = (self.home / SERVERS / self.holder.id / "beat").stat().st_mtime  # the storage's clock, as the others are
-        for folder in [*self.home.glob(f"{INCOMING}*"), *self.home.glob("*/*")]:
-            whole = (folder / MANIFEST).exists() or not (
-                OWNER.fullmatch(folder.parent.name) and ID.fullmatch(folder.name)
-            )
-            if (whole and folder.parent != self.home) or now - folder.stat().st_mtime <= self.holder.ttl:
-                continue
+        for folder in self.home.unfinished(self.holder.ttl):
             with suppress(HeldError, FileNotFoundError):
                 self.holder.claim(folder).release()
-                shutil.rmtree(folder)
+                self.home.remove(folder)
 
     # Which there are
 
     def find(self, owner: str, id_: str) -> Entry:
         """The session of that caller; Problem 404 when there is none, or it is another's."""
-        folder = self.home / owner / id_
-        known = OWNER.fullmatch(owner) and ID.fullmatch(id_) and folder.is_dir()
+        folder = self.home.folder / owner / id_
+        known = bool(OWNER.fullmatch(owner) and ID.fullmatch(id_)) and self.home.has(folder)
+        return self._entry(owner, folder, known)
+
+    def _entry(self, owner: str, folder: Path, known: bool) -> Entry:
+        """What `find` does when it is known whether there is such a session."""
+        id_ = folder.name
+        touched = self.home.touched(folder) if known and id_ not in self._entries else 0.0
         with self._lock:
             entry = self._entries.get(id_)
             if entry is not None and entry.owner != owner:
                 entry = None
             elif entry is None and known:
-                entry = self._entries[id_] = Entry(id_, owner, folder, touched=_touched(folder))
+                entry = self._entries[id_] = Entry(id_, owner, folder, self.home, touched=touched)
             elif entry is not None and not known:  # another server deleted it
                 entry.gone = self._entries.pop(id_) is not None
         if entry is None or entry.gone:
@@ -100,16 +93,16 @@ class Pool:
         """The session of that caller if it is recorded, or is being recorded here."""
         with suppress(Problem):
             entry = self.find(owner, id_)
-            if entry.session is not None or entry.awaited is not None or (entry.folder / MANIFEST).exists():
+            if entry.session is not None or entry.awaited is not None or self.home.is_sealed(entry.folder):
                 return entry
         return None
 
     def of(self, owner: str) -> list[Entry]:
         """Those of a caller, the one used last first."""
         found = []
-        for folder in (self.home / owner).glob("*") if OWNER.fullmatch(owner) else ():
+        for folder in self.home.of(owner) if OWNER.fullmatch(owner) else ():
             with suppress(Problem):
-                found.append(self.find(owner, folder.name))
+                found.append(self._entry(owner, folder, bool(ID.fullmatch(folder.name))))
         return sorted(found, key=lambda entry: -entry.touched)
 
     def here(self, owner: str) -> list[Entry]:
@@ -147,10 +140,10 @@ class Pool:
         if len(self.of(owner)) >= self.limits.sessions:
             raise Problem(429, f"you have {self.limits.sessions} sessions; delete one of them", retry_after=60)
         id_ = id_ or secrets.token_hex(16)
-        folder = self.home / owner / id_
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.home.folder / owner / id_
+        self.home.make(folder)
         with self._lock:
-            entry = self._entries[id_] = Entry(id_, owner, folder)
+            entry = self._entries[id_] = Entry(id_, owner, folder, self.home)
         return entry
 
     def start(self, entry: Entry, begin: Callable[[Path], AnySession], light: bool = False) -> AnySession:
@@ -176,20 +169,22 @@ class Pool:
 
     def remove(self, entry: Entry) -> None:
         """Delete a session with its folder; what is computed for it is stopped first."""
-        with entry.lock:
-            entry.gone = True
-            session, entry.awaited, entry.session = entry.session, None, None
-            if entry.opening is not None:
-                entry.opening.job.cancel()
-            if session is not None:
-                session.close()
-            shutil.rmtree(entry.folder, ignore_errors=True)
-        with self._lock:
-            self._entries.pop(entry.id, None)
-            entry.held = 0
-            self._lock.notify_all()
-        entry.hub.send(None)
-        self._gauge()
+        try:
+            with entry.lock:
+                entry.gone = True
+                session, entry.awaited, entry.session = entry.session, None, None
+                if entry.opening is not None:
+                    entry.opening.job.cancel()
+                if session is not None:
+                    session.close()
+                self.home.remove(entry.folder)
+        finally:  # one that the storage keeps is found again
+            with self._lock:
+                self._entries.pop(entry.id, None)
+                entry.held = 0
+                self._lock.notify_all()
+            entry.hub.send(None)
+            self._gauge()
 
     # Memory
 
@@ -230,6 +225,8 @@ class Pool:
             self._reserve(entry, sum(each.nbytes for each in saved.manifest.versions))
             try:
                 session = saved.kind.restore(self.models.editors[name], entry.folder, progress, True)
+                if saved.manifest.light:
+                    self._reserve_light(entry, session)
             except BaseException:
                 entry.held = 0
                 raise
@@ -246,6 +243,14 @@ class Pool:
         self.metrics.reopened.inc()
         self._gauge()
         return session
+
+    def _reserve_light(self, entry: Entry, session: AnySession) -> None:
+        """Count what a session takes that was recorded again: its folder does not say."""
+        try:
+            self._reserve(entry, session.recording_bytes)
+        except BaseException:
+            session.close()
+            raise
 
     def claim(self, entry: Entry) -> Claim:
         """The right to write to a session's folder; another server that has it is asked for it.
@@ -372,7 +377,8 @@ class Pool:
             entries = list(self._entries.values())
         for entry in entries:
             if entry.awaited is not None:
-                self.remove(entry)
+                with suppress(OSError):
+                    self.remove(entry)
             with entry.lock:
                 if entry.opening is not None:
                     entry.opening.job.cancel()
@@ -390,10 +396,3 @@ def _settle(session: AnySession) -> None:
 def _shown(session: AnySession) -> tuple[int, None] | None:
     """What pages are shown of a session that was just opened: of a canvas the head, which each was greeted with."""
     return (session.version.number, None) if isinstance(session, Canvas) else None
-
-
-def _touched(folder: Path) -> float:
-    try:
-        return (folder / MANIFEST).stat().st_mtime
-    except OSError:
-        return time.time()

@@ -13,9 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from retouch.editing.home import LostError
 from retouch.editing.images import ImageError
-from retouch.editing.lease import LostError
 from retouch.editing.manifest import ArchiveError
+from retouch.editing.store import StorageError
 from retouch.errors import RetouchError
 from retouch.kernels.devices import lacks_memory
 from retouch.runtime.blocks import StoreError
@@ -72,6 +73,10 @@ class Problem(HTTPException):
             return Problem(status, PATH.sub("(a folder of the server)", str(error)))
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             return Problem(507, "the disk is full; nothing that was saved is lost. Free some space and try again")
+        if isinstance(error, StorageError):
+            return Problem(
+                503, "the storage of sessions does not answer; nothing that was saved is lost", retry_after=5
+            )
         if lacks_memory(error):
             return Problem(507, "memory did not suffice; nothing is lost. Take a smaller picture or fewer steps")
         return Problem(500, "a defect of Retouch, not of what you asked for; the server's log has the details")

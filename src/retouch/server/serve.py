@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import secrets
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -18,9 +18,10 @@ import platformdirs
 import uvicorn
 from starlette.types import ASGIApp
 
+from retouch.editing.home import OWNER
+from retouch.editing.store import Store
 from retouch.errors import OptionError
 from retouch.server.app import application
-from retouch.server.pool import OWNER
 from retouch.server.security import LOOPBACK, Access
 from retouch.server.studio import Studio
 
@@ -37,30 +38,27 @@ def default_home() -> Path:
     return Path(platformdirs.user_data_dir("retouch")) / "studio"
 
 
-def tokens_of(home: Path, users: Sequence[str]) -> Mapping[str, str]:
-    """The token of every user, made when it is first asked for and kept in a file that only its owner reads.
+def tokens_of(home: Path | str, users: Sequence[str]) -> Mapping[str, str]:
+    """The token of every user, made when it is first asked for and kept in a folder, in a file that only its owner
+    reads, or below a URL.
 
     OptionError for a name that is none, and a file that is damaged.
     """
     for user in users:
         if not OWNER.fullmatch(user):
             raise OptionError(f"{user!r} is no name of a user: small letters, digits and hyphens, at most 32")
-    file = home / "tokens.json"
+    store, name = Store(home), "tokens.json"
     known: dict[str, str] = {}
-    if file.exists():
+    with suppress(FileNotFoundError):
         try:
-            known = json.loads(file.read_text("utf-8"))
+            known = json.loads(store.read(name))
             if not all(OWNER.fullmatch(user) and TOKEN.fullmatch(token) for user, token in known.items()):
                 raise ValueError
         except (ValueError, AttributeError, TypeError) as error:
-            raise OptionError(f"{file} is damaged; remove it, and new tokens are made") from error
+            raise OptionError(f"{home}/{name} is damaged; remove it, and new tokens are made") from error
     missing = {user: secrets.token_urlsafe(32) for user in users if user not in known}
     if missing:
-        home.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{secrets.token_hex(8)}.part")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            json.dump({**known, **missing}, stream)
-        part.replace(file)
+        store.write(name, json.dumps({**known, **missing}).encode())
     return {user: {**known, **missing}[user] for user in users}
 
 

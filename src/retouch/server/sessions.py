@@ -115,6 +115,7 @@ def begin(
     admit(studio.pool.backlog(), last.seconds, studio.limits.backlog, recording=True)
     entry = studio.pool.new(caller, id_)
     work = Work(studio, entry, "generate" if source is None else "open")
+    work.ask(form)
     options = {**options, **(form.options() if isinstance(editor, Editor) else {})}
 
     def make(progress: Progress) -> AnySession:
@@ -129,7 +130,8 @@ def begin(
                 return editor.generate(size=form.size, wait=False, folder=folder, **told)
             return editor.open(source, wait=False, folder=folder, **told)
 
-        session = studio.pool.start(entry, start, last.is_made_faster_than_read(studio.limits.read_rate))
+        light = studio.pool.home.light or last.is_made_faster_than_read(studio.limits.read_rate)
+        session = studio.pool.start(entry, start, light and not isinstance(source, Picture))  # canvases have no layers
         studio.recordings[editor] = recording = Recording.of(session)
         work.predict(recording.seconds)
         return session

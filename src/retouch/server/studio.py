@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from fastapi import Depends, Request
 
+from retouch.editing.home import Folders, Home
 from retouch.editing.kinds import AnyEditor
 from retouch.editing.recent import Recent
 from retouch.editing.worker import worker_of
@@ -34,17 +35,26 @@ GRACE = 5.0
 class Studio:
     """The models, sessions and limits of one server.
 
-    home: the folder of its sessions. recordings: what the last one with each model takes. openings: those that may not
-    have ended yet. ended: what became of the last jobs, by caller, session and number, wherever that is now. What pages
-    are told is put in order by one thread, `tell`.
+    home: of its sessions, or the folder that is. log_prompts: whether the log has the words of what is asked.
+    recordings: what the last one with each model takes. openings: those that may not have ended yet. ended: what became
+    of the last jobs, by caller, session and number, wherever that is now. What pages are told is put in order by one
+    thread, `tell`.
     """
 
-    def __init__(self, models: Models, home: Path, access: Access, limits: Limits | None = None) -> None:
-        self.models, self.home, self.access, self.limits = models, home, access, limits or Limits()
+    def __init__(
+        self,
+        models: Models,
+        home: Path | Home,
+        access: Access,
+        limits: Limits | None = None,
+        *,
+        log_prompts: bool = False,
+    ) -> None:
+        self.models, self.access, self.limits, self.log_prompts = models, access, limits or Limits(), log_prompts
         for editor in models.editors.values():
             worker_of(editor.device).together = self.limits.together
         self.metrics = Metrics()
-        self.pool = Pool(home, models, self.limits, self.metrics)
+        self.pool = Pool(Folders(home) if isinstance(home, Path) else home, models, self.limits, self.metrics)
         self.answers = Answers()
         self.recordings: dict[AnyEditor, Recording] = {}
         self.openings: WeakSet[Opening] = WeakSet()

@@ -14,11 +14,12 @@ import numpy as np
 
 from retouch.editing.canvas.canvas import Canvas
 from retouch.editing.canvas.drawing import Composed
+from retouch.editing.home import LostError
 from retouch.editing.jobs import Frame, Job
-from retouch.editing.lease import LostError
 from retouch.server import frames
 from retouch.server.entry import Entry, Numbered
 from retouch.server.facts import tree_of
+from retouch.server.forms import Form
 from retouch.server.frames import Difference
 from retouch.server.hub import Message
 from retouch.server.problems import Problem
@@ -45,6 +46,12 @@ class Work:
         self._begun = time.perf_counter()
         self._running = False
         self._told_at: dict[str, float] = {}
+        self._words: dict[str, Any] = {}
+
+    def ask(self, form: Form) -> None:
+        """What is asked, of which the log has the words where somebody wants that."""
+        if self.studio.log_prompts:
+            self._words = form.model_dump(include={"prompt", "negative", "areas"}, exclude_defaults=True)
 
     def follow(self, job: Job[Any], seconds: float) -> int:
         """Tell those who watch what becomes of a job that is predicted to take so long; its number. The session stays
@@ -55,7 +62,7 @@ class Work:
         for number in [n for n, old in entry.jobs.items() if old.job.over][:-KEPT]:
             del entry.jobs[number]
         self.studio.pool.keep(entry)
-        log.info("job begun", extra=self._told(seconds=round(seconds, 3)))
+        log.info("job begun", extra=self._told(seconds=round(seconds, 3), **self._words))
         self.studio.tell(self._expect, seconds)
         job.watch(lambda frame: self.studio.tell(self._frame, frame))
         job.add_done_callback(self._remember)
@@ -79,7 +86,7 @@ class Work:
         self.studio.tell(self._progress, done, total, text)
 
     def _told(self, **more: Any) -> dict[str, Any]:
-        """What logs say of it: never what was asked."""
+        """What logs say of it."""
         return {"session": self.entry.id, "job": self.number, "kind": self.kind, **more}
 
     def _remember(self, job: Future[Any]) -> None:

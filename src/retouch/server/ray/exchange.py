@@ -25,7 +25,7 @@ def plain(scope: MutableMapping[str, Any], **state: Any) -> dict[str, Any]:
 
 
 class Exchange:
-    """Runs the application; the body is there whole, as bytes or in a file, which is removed afterwards."""
+    """Runs the application; the body is there whole, as bytes or in a file."""
 
     def __init__(self, app: ASGIApp, scope: dict[str, Any], body: bytes | Path) -> None:
         self._http = scope["type"] == "http"
@@ -40,8 +40,6 @@ class Exchange:
         try:
             await app(scope, self._receive, self._send)
         finally:
-            if isinstance(self._body, Path):
-                self._body.unlink(missing_ok=True)
             self._ready.set()
 
     async def _receive(self) -> MutableMapping[str, Any]:

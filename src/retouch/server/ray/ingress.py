@@ -28,7 +28,6 @@ from retouch.editing.manifest import ArchiveError, Manifest
 from retouch.server.idempotency import digest
 from retouch.server.limits import Allowance
 from retouch.server.live import BEHIND
-from retouch.server.pool import INCOMING
 from retouch.server.problems import Problem, answer
 from retouch.server.ray.exchange import Messages, plain
 from retouch.server.ray.placement import DRAWN, of_session
@@ -59,7 +58,8 @@ class Ingress:
 
     def __init__(self, settings: ClusterSettings, handles: Mapping[str, Handle]) -> None:
         settings.check_shared()
-        self._app, self._ending = guarded(settings, Passing(settings, handles)), False
+        self._passing, self._ending = Passing(settings, handles), False
+        self._app = guarded(settings, self._passing)
         bound = listening(settings.host, settings.port, shared=True)
         self._server = Server(configured(self._answer, settings.drain))
         self._serving = asyncio.ensure_future(self._server.serve([bound]))
@@ -87,6 +87,7 @@ class Ingress:
         await asyncio.sleep(self._server.config.timeout_keep_alive)
         self._server.should_exit = True
         await self._serving
+        await asyncio.to_thread(self._passing.close)
 
 
 def guarded(settings: ClusterSettings, passing: Passing) -> ASGIApp:
@@ -108,9 +109,13 @@ class Passing:
     """The ASGI application that hands requests on."""
 
     def __init__(self, settings: ClusterSettings, handles: Mapping[str, Handle]) -> None:
-        self._sessions, self._handles = settings.home / "sessions", dict(handles)
+        self._home, self._handles = settings.sessions(), dict(handles)
         self._prefixes = {model.prefix: model.label for model in settings.models}
         self._labels = {model.name: model.label for model in settings.models}
+
+    def close(self) -> None:
+        """Remove what this machine has for it."""
+        self._home.leave()
 
     async def ready(self) -> Response:
         """Whether a replica of every model answers: 200, else 503."""
@@ -128,25 +133,26 @@ class Passing:
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return
-        body = await self._body(receive)
+        body: bytes | str = b""
         try:
+            body = await self._body(receive)
             async for messages in self._answers(scope, body):
                 for message in messages:
                     await send(message)
-        except Problem as problem:
-            await answer(problem, scope["path"])(scope, receive, send)
+        except (Problem, OSError) as error:
+            await answer(Problem.of(error), scope["path"])(scope, receive, send)
         finally:
-            if isinstance(body, Path):
-                body.unlink(missing_ok=True)
+            if isinstance(body, str):
+                await asyncio.to_thread(self._home.discard, body)
 
-    async def _body(self, receive: Receive) -> bytes | Path:
-        """All of the body; a large one in a file that replicas see."""
+    async def _body(self, receive: Receive) -> bytes | str:
+        """All of the body; of a large one the name under which replicas have it."""
         found, file = bytearray(), None
         while True:
             message = await receive()
             found += message.get("body", b"")
             if len(found) > SPOOLED:
-                file = file or self._sessions / f"{INCOMING}{secrets.token_hex(8)}"
+                file = file or self._home.incoming()
                 await asyncio.to_thread(_append, file, bytes(found))
                 found.clear()
             if not message.get("more_body"):
@@ -154,11 +160,11 @@ class Passing:
         if file is None:
             return bytes(found)
         await asyncio.to_thread(_append, file, bytes(found))
-        return file
+        return await asyncio.to_thread(self._home.hand_over, file)
 
     # HTTP
 
-    async def _answers(self, scope: Scope, body: bytes | Path) -> AsyncIterator[Messages]:
+    async def _answers(self, scope: Scope, body: bytes | str) -> AsyncIterator[Messages]:
         path, method = scope["path"], scope["method"]
         if method == "GET" and path in GATHERED:
             yield await self._gathered(scope, GATHERED[path])
@@ -169,7 +175,7 @@ class Passing:
             async for messages in self._tried(handle, id_, plain(scope, **state), body, _may_repeat(scope)):
                 yield messages
 
-    async def _target(self, scope: Scope, body: bytes | Path) -> tuple[Handle, str | None, dict[str, Any]]:
+    async def _target(self, scope: Scope, body: bytes | str) -> tuple[Handle, str | None, dict[str, Any]]:
         """Where a request goes, the session whose replica that is, and what is told of it."""
         caller, path = scope["state"]["caller"], scope["path"]
         state: dict[str, Any] = {"caller": caller}
@@ -188,8 +194,8 @@ class Passing:
         """Ids for a session to be made; under a key those that follow from it, or the one that was chosen before."""
         drawn = [secrets.token_hex(16) if key is None else digest(caller, key, str(n)) for n in range(DRAWS)]
         ids = [digest(label)[:PREFIX] + each[PREFIX:] for each in drawn]
-        folders = [self._sessions / caller / id_ for id_ in ids]
-        there = [] if key is None else await asyncio.to_thread(lambda: [each.is_dir() for each in folders])
+        folders = [self._home.folder / caller / id_ for id_ in ids]
+        there = [] if key is None else await asyncio.to_thread(lambda: list(map(self._home.has, folders)))
         return [id_ for id_, known in zip(ids, there, strict=False) if known][:1] or ids
 
     async def _of(self, caller: str, id_: str) -> Handle:
@@ -200,18 +206,20 @@ class Passing:
         return self._handles[label]
 
     def _recorded(self, caller: str, id_: str) -> str:
+        folder = self._home.folder / caller / id_
         try:
-            name = Manifest.read(self._sessions / caller / id_).settings["model"]
+            self._home.refresh(folder)
+            name = Manifest.read(folder).settings["model"]
         except ArchiveError as error:
             raise Problem(404, "there is no such session") from error
         if name not in self._labels:
             raise Problem(409, "the session was made with a model that no replica has")
         return self._labels[name]
 
-    async def _model(self, scope: Scope, body: bytes | Path) -> str:
+    async def _model(self, scope: Scope, body: bytes | str) -> str:
         """The model that a request to make something names, or the first."""
         labels = list(self._handles)
-        if len(labels) == 1 or isinstance(body, Path):
+        if len(labels) == 1 or isinstance(body, str):
             return labels[0]
         name = await _named(scope, body)
         if name is not None and name not in labels:
@@ -219,7 +227,7 @@ class Passing:
         return name or labels[0]
 
     async def _tried(
-        self, handle: Handle, id_: str | None, scope: dict[str, Any], body: bytes | Path, again: bool
+        self, handle: Handle, id_: str | None, scope: dict[str, Any], body: bytes | str, again: bool
     ) -> AsyncIterator[Messages]:
         """The answer of a session's replica; when that has ended it is asked of the next, where that can do no harm."""
         end = asyncio.get_running_loop().time() + PATIENCE
@@ -256,7 +264,7 @@ class Passing:
         start["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
         return [start, {"type": "http.response.body", "body": body}]
 
-    async def _first(self, scope: Scope, body: bytes | Path) -> Messages:
+    async def _first(self, scope: Scope, body: bytes | str) -> Messages:
         """The answer of the model that knows an archive."""
         found: Messages = []
         for handle in self._handles.values():
@@ -294,7 +302,7 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _asked(handle: Handle, id_: str | None, scope: dict[str, Any], body: bytes | Path) -> AsyncIterator[Messages]:
+async def _asked(handle: Handle, id_: str | None, scope: dict[str, Any], body: bytes | str) -> AsyncIterator[Messages]:
     if _is_long(scope["path"]):
         async for messages in of_session(handle, id_, True).stream.remote(scope, body):
             yield messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,35 @@ class Replica:
         settings.check_shared()
         self._drain = settings.drain
         limits = settings.limits_of(model)
-        self.studio = Studio(model.models(), settings.home / "sessions", settings.access(), limits)
+        self.studio = Studio(
+            model.models(), settings.sessions(), settings.access(), limits, log_prompts=settings.log_prompts
+        )
         self._app = inside(self.studio)
         self._name: str = serve.get_replica_context().replica_id.unique_id
         self._mirror = Mirror(self.studio.metrics.registry)
 
-    async def answer(self, scope: dict[str, Any], body: bytes | Path) -> Messages:
-        """What a request is answered, whole."""
-        found = await Exchange(self._app, scope, body).whole()
-        return self._signed(found)
+    async def answer(self, scope: dict[str, Any], body: bytes | str) -> Messages:
+        """What a request is answered, whole. body: or the name under which it was handed over."""
+        async with self._given(body) as given:
+            return self._signed(await Exchange(self._app, scope, given).whole())
 
-    async def stream(self, scope: dict[str, Any], body: bytes | Path) -> AsyncIterator[Messages]:
+    async def stream(self, scope: dict[str, Any], body: bytes | str) -> AsyncIterator[Messages]:
         """What it is answered, as it comes."""
-        async for found in Exchange(self._app, scope, body).pieces():
-            yield self._signed(found)
+        async with self._given(body) as given:
+            async for found in Exchange(self._app, scope, given).pieces():
+                yield self._signed(found)
+
+    @asynccontextmanager
+    async def _given(self, body: bytes | str) -> AsyncIterator[bytes | Path]:
+        home = self.studio.pool.home
+        if isinstance(body, bytes):
+            yield body
+            return
+        file = await asyncio.to_thread(home.fetch, body)
+        try:
+            yield file
+        finally:
+            await asyncio.to_thread(home.put_down, file)
 
     def _signed(self, messages: Messages) -> Messages:
         for message in messages:
@@ -67,9 +83,9 @@ class Replica:
         _, held = self.studio.pool.load()
         return {BACKLOG: self.studio.pool.backlog(), HELD: held / self.studio.limits.memory}
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Raises where the storage cannot be written."""
-        self.studio.pool.holder.check()
+        await asyncio.to_thread(self.studio.pool.holder.check)
 
     async def __del__(self) -> None:
         """End what is computed, seal it, and let other replicas have the sessions."""

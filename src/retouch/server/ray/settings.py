@@ -12,7 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from retouch.editing.bucket import Bucket
+from retouch.editing.home import Folders, Home
 from retouch.editing.kinds import load
+from retouch.editing.store import Store
 from retouch.errors import OptionError
 from retouch.server.idempotency import digest
 from retouch.server.limits import Limits
@@ -72,13 +75,16 @@ class ModelSettings(Settings):
 class ClusterSettings(Settings):
     """A cluster.
 
-    home: a folder on storage that all nodes share, as `--home` of `retouch studio`. users: who gets a token; none with
-    `no_token`, on loopback. host, port: what ingresses listen on; hosts: further names under which they are reached.
-    ingresses: how many there are; several on a node share the port. drain: seconds that a replica gets to end what it
-    computes, and an ingress to answer.
+    home: a folder on storage that all nodes share, as `--home` of `retouch studio`, or the URL of a store of objects
+    that fsspec knows, such as s3://bucket/prefix; scratch: then a folder of each node for the sessions that it works
+    with. users: who gets a token; none with `no_token`, on loopback. host, port: what ingresses listen on; hosts:
+    further names under which they are reached. ingresses: how many there are; several on a node share the port. drain:
+    seconds that a replica gets to end what it computes, and an ingress to answer. log_prompts: whether logs have the
+    words of what is asked.
     """
 
-    home: Path
+    home: Path | str
+    scratch: Path | None = None
     models: Annotated[list[ModelSettings], Field(min_length=1)]
     users: list[str] = ["me"]
     no_token: bool = False
@@ -88,6 +94,7 @@ class ClusterSettings(Settings):
     limits: dict[str, float] = {}
     ingresses: Count = 1
     drain: Seconds = 60
+    log_prompts: bool = False
     proof: str = ""
 
     @field_validator("limits")
@@ -101,6 +108,12 @@ class ClusterSettings(Settings):
                 raise ValueError(f"the limit {name} is a number above 0, not {value}")
         return limits
 
+    def sessions(self) -> Home:
+        """Where sessions are kept."""
+        if "://" in str(self.home):
+            return Bucket(f"{self.home}/sessions", self.scratch)
+        return Folders(Path(self.home) / "sessions")
+
     def access(self) -> Access:
         """Who may ask."""
         tokens = {} if self.no_token else tokens_of(self.home, self.users)
@@ -113,12 +126,11 @@ class ClusterSettings(Settings):
 
     def proven(self) -> ClusterSettings:
         """The same with what is in the folder now, made if need be. OptionError when that cannot be."""
-        file = self.home / PROOF
+        store = Store(self.home)
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            if not file.exists():
-                file.write_text(json.dumps({"proof": secrets.token_hex(8), "host": socket.gethostname()}), "utf-8")
-            proof = json.loads(file.read_text("utf-8"))["proof"]
+            store.prove()
+            store.create(PROOF, json.dumps({"proof": secrets.token_hex(8), "host": socket.gethostname()}).encode())
+            proof = json.loads(store.read(PROOF))["proof"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OptionError(f"cannot keep sessions in {self.home}: {error}") from error
         return self.model_copy(update={"proof": proof})
@@ -126,7 +138,7 @@ class ClusterSettings(Settings):
     def check_shared(self) -> None:
         """OptionError on a node whose folder is not that of the node which started the application."""
         try:
-            same = json.loads((self.home / PROOF).read_text("utf-8"))["proof"] == self.proof
+            same = json.loads(Store(self.home).read(PROOF))["proof"] == self.proof
         except (OSError, ValueError, KeyError, TypeError):
             same = False
         if not same:
