@@ -1,4 +1,4 @@
-"""Objects by name, wherever fsspec reaches: in S3, Google's or Azure's storage, in memory, in a folder."""
+"""Objects by name, wherever fsspec reaches: in S3 and stores like it, in memory, in a folder."""
 
 from __future__ import annotations
 
@@ -127,8 +127,7 @@ class Store:
         if set(made) != {1} or not listed.keys() >= set(names):
             raise OptionError(
                 f"cannot keep sessions in {self.where}: of several who create an object there at once, each has to be "
-                "told whether it was the one; S3, Google's and Azure's storage do that, other stores where they have "
-                "conditional writes"
+                "told whether it was the one; stores with conditional writes, as S3 is, do that"
             )
 
     def _tried(self, name: str, who: int) -> bool:
