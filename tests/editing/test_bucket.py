@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -258,6 +259,30 @@ def test_a_claim_whose_files_cannot_be_had_is_released(servers, store):
         second.claim(at(second))
     store.before = None
     opened(first)
+
+
+def test_who_reads_a_session_that_is_just_claimed_waits_for_its_files(servers, store):
+    first, second = servers(), servers()
+    archive = opened(first, make=True)
+    sealed(archive, "one")
+    archive.close()
+    fetching, go = threading.Event(), threading.Event()
+
+    def wait(does, path):
+        if does == "read" and "/files/" in path:
+            fetching.set()
+            assert go.wait(60)
+
+    store.before = staticmethod(wait)
+    with ThreadPoolExecutor(2) as threads:
+        claim = threads.submit(second.claim, at(second))
+        assert fetching.wait(60)
+        seen = threads.submit(read, second)
+        with pytest.raises(TimeoutError):
+            seen.result(0.1)
+        go.set()
+        assert seen.result(60) == ["one"]
+        claim.result(60).release()
 
 
 def test_many_takers_at_once_get_numbers_of_their_own(servers):

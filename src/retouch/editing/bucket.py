@@ -63,12 +63,13 @@ class Seal:
 @dataclass
 class Held:
     """A session that this server has: the last number that it knows, what it sealed last, and the files that are
-    there.
+    there. brought: set once the folder has them.
     """
 
     number: int
     seal: Seal
     files: set[str] = field(default_factory=set)
+    brought: threading.Event = field(default_factory=threading.Event)
 
 
 class Bucket(Home):
@@ -217,6 +218,8 @@ class Bucket(Home):
         except BaseException:
             self.release(folder, claim)
             raise
+        finally:
+            held.brought.set()
         return claim
 
     def admit(self, folder: Path, number: int, manifest: Manifest) -> None:
@@ -292,8 +295,14 @@ class Bucket(Home):
         return [self.folder / owner / id_ for id_, numbers in self._logs(owner).items() if _is_there(numbers)]
 
     def refresh(self, folder: Path, files: bool = False) -> None:
-        """Bring the folder to what is sealed, unless this server has the session."""
-        while folder not in self._held:
+        """Bring the folder to what is sealed; of a session that this server has, wait until it is."""
+        while True:
+            held = self._held.get(folder)
+            if held is not None:
+                held.brought.wait()
+                if self._held.get(folder) is held:
+                    return
+                continue
             number, seal = self._last(folder)
             if seal is None or seal.manifest is None:
                 shutil.rmtree(folder, ignore_errors=True)

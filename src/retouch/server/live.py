@@ -37,22 +37,22 @@ async def live(
     """Tell a page what it has missed since version `seen`, which it knows `refined` so far, and then what happens."""
     studio: Studio = socket.app.state.studio
     caller: str = socket.state.caller
-    await socket.accept()
     try:
         entry = await run_in_threadpool(studio.pool.find, caller, id)
     except Problem:
-        await socket.close(GONE, "there is no such session")
+        await _refuse(socket, GONE, "there is no such session")
         return
     except OSError as error:
-        await socket.close(BEHIND, str(Problem.of(error).detail))
+        await _refuse(socket, BEHIND, str(Problem.of(error).detail))
         return
     if sum(len(each.hub) for each in studio.pool.here(caller)) >= studio.limits.watchers:
-        await socket.close(CROWDED, "too many pages are open")
+        await _refuse(socket, CROWDED, "too many pages are open")
         return
     watcher = Watcher(asyncio.get_running_loop())
-    entry.hub.join(watcher)
+    entry.hub.join(watcher)  # before the page knows that it is connected, so that it misses nothing from then on
     studio.metrics.watchers.inc()
     try:
+        await socket.accept()
         await run_in_threadpool(studio.pool.settle, entry)
         await _serve(socket, studio, entry, watcher, (seen, refined))
     except (Problem, OSError) as error:
@@ -60,6 +60,12 @@ async def live(
     finally:
         entry.hub.leave(watcher)
         studio.metrics.watchers.dec()
+
+
+async def _refuse(socket: WebSocket, code: int, why: str) -> None:
+    """Close it with a code that the page is told: only a connection has one."""
+    await socket.accept()
+    await socket.close(code, why)
 
 
 async def _serve(socket: WebSocket, studio: Studio, entry: Entry, watcher: Watcher, seen: Seen) -> None:
