@@ -10,7 +10,9 @@ from networks import case, compiled, record, update
 from retouch import Region
 from retouch.ir.operands import Columns, Temp
 from retouch.ir.tables import Factors, Table
+from retouch.runtime import schedules
 from retouch.runtime.calls import leaves
+from retouch.runtime.schedules import Planned
 from retouch.runtime.state.layered import Snapshot
 from retouch.runtime.store import Store
 from support import BALANCED, EXACT, PROBED
@@ -123,3 +125,17 @@ def test_a_prepared_network_has_calls_for_its_first_region_and_its_recording_is_
     assert net.schedules._like[frozenset()] == calls
     assert torch.equal(update(net, snapshot.recording(), mask, made.edited(mask)), expected)
     assert next(reversed(net.schedules._planned.values())).schedule.pattern is calls[0]
+
+
+def test_a_region_that_is_planned_anew_is_not_dropped_for_it(monkeypatch):
+    net, made = compiled("ddpm-256", "balanced"), case("ddpm-256")
+    first, second = (Region.from_mask(made.spot(*place)) for place in ((0.3, 0.5, 0.1), (0.6, 0.62, 0.12)))
+    plans = net.schedules
+    monkeypatch.setattr(plans, "_made", lambda *asked: Planned(plans.nothing, asked[3] < 5, break_even=5))
+    for region in (first, second):
+        assert plans.of(region, frozenset()).whole
+    monkeypatch.setattr(schedules, "FEWEST", 1)
+    monkeypatch.setattr(schedules, "REMEMBERED", -1)
+    assert not plans.of(first, frozenset(), uses=9).whole
+    assert plans.seen(first) is not None
+    assert plans.seen(second) is None

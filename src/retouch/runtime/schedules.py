@@ -114,8 +114,8 @@ class Schedules:
         known = self._planned.get(key)
         uses = self._uses(known, uses)
         if known is None or (known.whole and uses > known.break_even):
-            self._planned[key] = known = self._made(region, changed, areas, uses, policy)
-            self._drop_old()
+            known = self._made(region, changed, areas, uses, policy)
+            self._remember(key, known)
         known.uses = uses
         self._planned.move_to_end(key)
         return known
@@ -185,8 +185,10 @@ class Schedules:
         """Drop what was made for regions: all are new again."""
         self._planned.clear()
 
-    def _drop_old(self) -> None:
-        """Drop what was planned long ago, if all is much."""
+    def _remember(self, key: Any, planned: Planned) -> None:
+        """Keep what was planned last; what was long ago, as long as it is little."""
+        self._planned[key] = planned
+        self._planned.move_to_end(key)
         while len(self._planned) > FEWEST and self._remembered > REMEMBERED:
             self._planned.popitem(last=False)
 
@@ -243,8 +245,7 @@ class Schedules:
             if all(made.origin is not known.origin for known in like):
                 like.append(made)
                 del like[:-ALIKE]
-            self._planned[key] = Planned(made)
-            self._drop_old()
+            self._remember(key, Planned(made))
         self._planned.move_to_end(key)
         schedule = self._planned[key].schedule
         assert isinstance(schedule, SideBySide)
