@@ -17,6 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import stores
+from editing.test_lease import claimed_at_once
 from retouch import OptionError
 from retouch.editing import bucket
 from retouch.editing.archive import Archive
@@ -288,19 +289,7 @@ def test_who_reads_a_session_that_is_just_claimed_waits_for_its_files(servers, s
 def test_many_takers_at_once_get_numbers_of_their_own(servers):
     takers = [servers() for _ in range(6)]
     takers[0].home.make(at(takers[0]))
-    for taker in takers:
-        blind(taker)
-    claims, start = [], threading.Barrier(6)
-
-    def take(taker):
-        start.wait()
-        claims.append(taker.claim(at(taker)))
-
-    threads = [threading.Thread(target=take, args=(taker,)) for taker in takers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    claims = claimed_at_once({taker: at(taker) for taker in takers})
     assert len({claim.number for claim in claims}) == 6
     assert sum(not claim.is_lost for claim in claims) == 1
 

@@ -193,22 +193,26 @@ def test_a_number_that_was_taken_and_removed_is_not_taken_again(holders, folder)
     assert not claim.is_lost
 
 
-def test_many_takers_at_once_get_numbers_of_their_own(holders, folder):
-    takers = [holders() for _ in range(6)]
-    for taker in takers:
-        taker.lives = lambda other: False
-    claims = []
-    start = threading.Barrier(6)
+def claimed_at_once(folders):
+    """The claims of holders that see nothing of each other, each on its folder."""
+    claims, start = [], threading.Barrier(len(folders))
 
-    def take(taker):
+    def take(taker, folder):
         start.wait()
         claims.append(taker.claim(folder))
 
-    threads = [threading.Thread(target=take, args=(taker,)) for taker in takers]
+    threads = [threading.Thread(target=take, args=each) for each in folders.items()]
+    for taker in folders:
+        taker.lives = lambda other: False
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return claims
+
+
+def test_many_takers_at_once_get_numbers_of_their_own(holders, folder):
+    claims = claimed_at_once({holders(): folder for _ in range(6)})
     assert len({claim.number for claim in claims}) == 6
     assert sum(not claim.is_lost for claim in claims) == 1
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
 from retouch.ir.geometry import IntArray
+from retouch.ops.copy import by_source
 from retouch.ops.gemm import Packed
 from retouch.ops.int8_gemm import Levels
 from retouch.ops.specs import SPECS
@@ -97,9 +97,9 @@ class PartialBackend:
             yield to, rows, source, places
             return
         which, there = map(self.array, places)
-        where = np.arange(len(which), dtype=np.int32) if rows is None else self.array(rows)
-        for number, each in enumerate(source):
-            yield to, self.index(where[which == number]), each, self.index(there[which == number])
+        parts = by_source(None if rows is None else self.array(rows), which, there, len(source))
+        for each, (where, at) in zip(source, parts, strict=True):
+            yield to, self.index(where), each, self.index(at)
 
     def index(self, array: IntArray) -> Any:
         """A handle of an index table."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from retouch.ir.geometry import IntArray
 from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
@@ -93,6 +95,17 @@ def copy_rows(dst: Tensor, dst_index: Tensor | None, src: Tensor, src_index: Ten
     rows = fetch(src, src_index)
     for_products = dst.dtype == torch.int8 and dst.shape[1] == rows.shape[1] + ENDS
     store(dst, dst_index, spread(rows) if for_products else converted(rows, dst.dtype, dst.shape[1]))
+
+
+def by_source(
+    rows: IntArray | None, which: IntArray, places: IntArray, count: int
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Of each of `count` sources the rows of the target that are of it, of those of `rows` (None: in order), and its
+    own: `which` says of each row what source it is of, `places` its row there; all int32 `[M]`.
+    """
+    for number in range(count):
+        among = np.flatnonzero(which == number).astype(np.int32)
+        yield among if rows is None else rows[among], places[among]
 
 
 def copy_many(copies: Iterable[Copy]) -> None:

@@ -272,7 +272,7 @@ class Copies {
     for (size_t i = 0; i < copy.sources.size(); ++i) {
       const Rows& source = copy.sources[i].of(lists);
       args = check_copy(dst, copy.dst_index, source, nullptr, 0);
-      if (source.m.dtype != copy.sources[0].of(lists).m.dtype)
+      if (i > 0 && source.m.dtype != first->dtype)
         bad_type("Copies: several sources of one copy are of different dtypes");
       if (copy.last[i] >= source.m.rows)
         bad_value("Copies: row " + str(copy.last[i]) + " of a source of " + str(source.m.rows));

@@ -17,6 +17,7 @@ from retouch.ir.operands import Slot
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
+from retouch.ops.copy import by_source
 from retouch.runtime.base import Copy
 from retouch.runtime.blocks import Layout, Spec
 from retouch.runtime.schedule import Needs
@@ -57,12 +58,8 @@ class Pick:
         if self.which is None:
             return [(self.tables[0], self.handles[0], self.handles[2])]
         assert self.places is not None
-        found, index = [], self.backend.index
-        for i, number in enumerate(self.tables):
-            among = np.flatnonzero(self.which == i).astype(np.int32)
-            rows = among if self.rows is None else self.rows[among]
-            found.append((number, index(rows), index(self.places[among])))
-        return found
+        index, parts = self.backend.index, by_source(self.rows, self.which, self.places, len(self.tables))
+        return [(number, index(rows), index(at)) for number, (rows, at) in zip(self.tables, parts, strict=True)]
 
     def _handle(self, array: IntArray | None) -> Any:
         return None if array is None else self.backend.index(array)
