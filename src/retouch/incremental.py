@@ -28,7 +28,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
-from retouch.passes import ByArea, Plan, checked_arithmetic, cut, fuse, in_arithmetic, plan
+from retouch.passes import ByArea, Plan, checked_arithmetic, cut, fuse, in_arithmetic, in_tiles, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
 from retouch.plan.explain import Explanation, explain
@@ -104,7 +104,9 @@ class Incremental:
         self.products = in_arithmetic(found.program, arithmetic, errors)
         files = PackedFiles(kernels) if map_weights else None
         self.weights = Weights(module, found.literals, self.products.program, kernels, files)
-        self.program = self.weights.without_folded(self.products.program)
+        program = self.weights.without_folded(self.products.program)
+        tiled = "winograd" not in kernels.lacking and not policy.exact  # which does not depend on the region's rows
+        self.program = in_tiles(program) if tiled else program
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)

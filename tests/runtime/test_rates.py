@@ -11,7 +11,7 @@ import torch
 
 from retouch.ir.work import Work
 from retouch.kernels import backend
-from retouch.plan.cost import KERNELS, Rate, amounts, key
+from retouch.plan.cost import Rate, amounts, key
 from retouch.plan.peaks import Peaks, of_gpu
 from retouch.runtime import rates, timing
 from support import costs
@@ -184,7 +184,7 @@ def test_every_shape_that_is_timed_can_be_run_and_counts_as_its_operations_do(mo
     kernels = backend(name)
     for dtype in (torch.float32, torch.bfloat16):
         shapes = timing.Shapes(kernels, dtype)
-        for kernel in KERNELS:
+        for kernel in timing.taking(dtype):
             for case in getattr(shapes, kernel)():
                 case.calls[-1]()
                 assert case.work.kernel == kernel
@@ -195,7 +195,7 @@ def test_measured_rates_are_complete(monkeypatch):
     monkeypatch.setattr(timing.Case, "seconds", lambda case: 1e-6 + 1e-12 * case.work.macs)
     found = timing.measure(backend("cpu"))
     assert found.checked() is found
-    assert {key(name, dtype) for name in KERNELS for dtype in backend("cpu").dtypes} == set(found.kernels)
+    assert {key(name, dtype) for dtype in backend("cpu").dtypes for name in timing.taking(dtype)} == set(found.kernels)
 
 
 @pytest.mark.parametrize(("title", "name"), [

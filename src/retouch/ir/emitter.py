@@ -34,6 +34,9 @@ class Emitter(Protocol):
     def moved(self, geometry: Geometry, rows: Table) -> Table:
         """A table of output rows of a one-tap geometry as one of its input rows."""
 
+    def tiles(self, value: Value, rows: Table) -> Table:
+        """The tiles of 2x2 positions that ascending rows of a value are in (see `Table.tiles`)."""
+
     def distinct(self, table: Table) -> tuple[Table, Table | None]:
         """The distinct rows that a table names, ascending, and the table as positions there (None: as it is)."""
 

@@ -76,6 +76,11 @@ class AxisMap:
         hit = np.flatnonzero(np.append(changed, False)[self.table].any(axis=1))
         return (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 0)
 
+    @property
+    def slides(self) -> bool:
+        """Whether the taps of every output are those of the one before it, moved on by one."""
+        return bool((self.table[1:, :-1] == self.table[:-1, 1:]).all())
+
     def transposed(self) -> AxisMap:
         """For every input coordinate the outputs that read it, -1 where there are fewer than for others."""
         output, tap = np.nonzero(self.table >= 0)

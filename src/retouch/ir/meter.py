@@ -24,6 +24,9 @@ class Meter(Protocol):
     def taps(self, geometry: Geometry, rows: Rows) -> Rows:
         """The input rows that output rows read."""
 
+    def tiles(self, value: Value, rows: Rows) -> tuple[int, int]:
+        """In how many tiles of 2x2 positions rows of a value are, those of one row apart."""
+
     def read(self, value: Value, rows: Rows) -> int:
         """Bytes to read rows of a value and the table that names them; adds the work of making them, if any."""
 

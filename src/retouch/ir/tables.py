@@ -21,7 +21,7 @@ class Table:
     among them have them listed again, and the other ones as `edited`.
     """
 
-    __slots__ = ("__weakref__", "_edited", "array", "ascending", "fill", "fixed", "probes", "total")
+    __slots__ = ("__weakref__", "_edited", "_tiles", "array", "ascending", "fill", "fixed", "probes", "total")
 
     def __init__(
         self, array: IntArray, total: int, ascending: bool = False, fixed: bool = False, fill: int = -1
@@ -33,6 +33,7 @@ class Table:
         self.fill = fill
         self.probes: Table | None = None
         self._edited: Table | None = None
+        self._tiles: IntArray | None = None
 
     @property
     def complete(self) -> bool:
@@ -62,6 +63,14 @@ class Table:
         found = np.zeros(self.total, np.bool_)
         found[self.array] = True
         return found.reshape(-1, grid.height, grid.width)
+
+    def tiles(self, grid: Grid) -> IntArray:
+        """The tiles of 2x2 positions that ascending rows of maps on a grid are in: `[T, 4]` places in the list, -1 for
+        positions that are not listed. In each map they are laid from the first line and column that is edited.
+        """
+        if self._tiles is None:
+            self._tiles = _tiles(self.array, grid, _corners(self.edited, grid))
+        return self._tiles
 
     @staticmethod
     def all(total: int) -> Table:
@@ -95,6 +104,37 @@ class Table:
         if probes.any():
             table._edited, table.probes = Table.of_mask(edited, batch), Table.of_mask(probes, batch)
         return table
+
+
+def _tiles(rows: IntArray, grid: Grid, corners: tuple[IntArray, IntArray]) -> IntArray:
+    maps, y, x = _places(rows, grid)
+    y, x = y + corners[0][maps], x + corners[1][maps]
+    height, width = grid.height // 2 + 1, grid.width // 2 + 1
+    tile = (maps * height + y // 2) * width + x // 2
+    used = np.zeros(len(corners[0]) * height * width, np.bool_)
+    used[tile] = True
+    number = np.cumsum(used, dtype=np.int32)[tile] - 1
+    found = np.full((np.count_nonzero(used), 4), -1, np.int32)
+    found[number, y % 2 * 2 + x % 2] = np.arange(len(rows), dtype=np.int32)
+    return found
+
+
+def _corners(rows: Table, grid: Grid) -> tuple[IntArray, IntArray]:
+    """Of every map 1 where its first line is odd, and 1 where its first column is; 0 for others."""
+    _, y, x = _places(rows.array, grid)
+    edges = np.searchsorted(rows.array, np.arange(0, rows.total + grid.size, grid.size))
+    listed = np.diff(edges) > 0
+    tops, lefts = np.zeros((2, len(listed)), np.int32)
+    starts = edges[:-1][listed]
+    tops[listed] = y[starts] % 2
+    lefts[listed] = np.minimum.reduceat(x, starts) % 2 if len(starts) else 0
+    return tops, lefts
+
+
+def _places(rows: IntArray, grid: Grid) -> tuple[IntArray, IntArray, IntArray]:
+    """Map, line and column of every row."""
+    maps, place = np.divmod(rows, np.int32(grid.size))
+    return (maps, *np.divmod(place, np.int32(grid.width)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +258,11 @@ class Tables:
     @_derived
     def _samples(self, rows: Table, size: int) -> Table:
         return Table(rows.array // np.int32(size), rows.total // size, fixed=rows.fixed, fill=0)
+
+    @_derived
+    def tiles(self, rows: Table, grid: Grid) -> Table:
+        """The tiles of ascending rows of maps on a grid (see `Table.tiles`)."""
+        return Table(rows.tiles(grid), len(rows), fixed=rows.fixed)
 
     @_derived
     def limits(self, rows: Table, size: int, before: int) -> Table:

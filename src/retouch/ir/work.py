@@ -15,7 +15,7 @@ class Work:
     """One kernel launch: `count` products of `[rows, depth]` and `[depth, columns]`, and the bytes it moves.
 
     Every distinct row is read or written once. `steps` are the instructions of a pointwise expression; `weights` those
-    of the bytes that weights are.
+    of the bytes that weights are; `padding` so many rows more are multiplied, of which nothing comes.
     """
 
     kernel: str
@@ -27,6 +27,7 @@ class Work:
     count: int = 1
     steps: int = 0
     weights: int = 0
+    padding: int = 0
 
     @property
     def macs(self) -> int:
@@ -38,7 +39,7 @@ class Work:
         nbytes = runs * (self.nbytes - self.weights) + self.weights
         if self.kernel in ("attention", "copy_many"):
             return replace(self, nbytes=nbytes, count=runs * self.count)
-        return replace(self, nbytes=nbytes, rows=runs * self.rows)
+        return replace(self, nbytes=nbytes, rows=runs * self.rows, padding=runs * self.padding)
 
 
 class Rows:

@@ -60,8 +60,13 @@ class Accumulate(Op):
         operands = [emitter.access(value, rows) for value in self.rows]
         vectors = [Slot(SlotKind.MATRIX, vector) for vector in self.vectors]
         samples = emitter.samples(self.out, rows)
-        program = emitter.program(self.epilogue)
-        emitter.call(self.kernel, out, out_index, source, index, *self.weights(), program, operands, vectors, samples)
+        program, extra = emitter.program(self.epilogue), self.extra(emitter, rows)
+        tail = program, operands, vectors, samples, *extra
+        emitter.call(self.kernel, out, out_index, source, index, *self.weights(), *tail)
+
+    def extra(self, emitter: Emitter, rows: Table) -> tuple[Table, ...]:
+        """What its kernel takes besides."""
+        return ()
 
     def source(self, emitter: Emitter, table: Table) -> Indexed:
         """Where the rows are that it multiplies."""
@@ -73,7 +78,12 @@ class Accumulate(Op):
         nbytes += self.weight_bytes + meter.write(self.out, rows)
         depth, steps = self.macs_per_row() // self.out.channels, len(self.epilogue or ())
         shape = {"rows": len(rows), "columns": self.out.channels, "depth": depth, "steps": steps}
+        shape["padding"] = self.padding(meter, rows)
         meter.add(self.kernel, self.out.dtype, nbytes, weights=self.weight_bytes, **shape)
+
+    def padding(self, meter: Meter, rows: Rows) -> int:
+        """Rows that it multiplies besides."""
+        return 0
 
     def read_source(self, meter: Meter, rows: Rows) -> int:
         """Bytes to read the rows that it multiplies."""

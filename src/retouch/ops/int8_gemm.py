@@ -83,4 +83,5 @@ SPEC = KernelSpec(
     {"3x3": partial(_arguments, taps=9), "1x1": partial(_arguments, taps=1),
      "in groups": partial(_arguments, taps=4, groups=3)},
     within(1e-6, *FLOATS),
+    optional=True,
 )  # fmt: skip

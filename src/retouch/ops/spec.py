@@ -124,6 +124,7 @@ class KernelSpec:
         besides its rounding; 0: bit for bit.
     single: the reference for devices without float64, where it is another one.
     stores: it also takes what rows are stored in, in dtypes that a backend need not compute in.
+    optional: a backend without it computes the same in another way, or does not offer what it is for.
     like: the kernel whose measured costs it is taken to have; empty: its own are measured (`runtime/timing.py`).
     """
 
@@ -134,6 +135,7 @@ class KernelSpec:
     tolerance: Mapping[torch.dtype, float]
     single: Callable[..., None] | None = None
     stores: bool = False
+    optional: bool = False
     like: str = ""
 
     def dtypes(self, computed: Sequence[torch.dtype]) -> list[torch.dtype]:

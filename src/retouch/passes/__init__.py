@@ -5,6 +5,7 @@ from retouch.passes.by_area import AreaError, ByArea, by_area
 from retouch.passes.cut import cut
 from retouch.passes.fuse import fuse
 from retouch.passes.storage import Plan, plan
+from retouch.passes.tiles import in_tiles
 
 __all__ = [
     "ARITHMETIC",
@@ -16,5 +17,6 @@ __all__ = [
     "cut",
     "fuse",
     "in_arithmetic",
+    "in_tiles",
     "plan",
 ]

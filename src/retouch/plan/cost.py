@@ -70,7 +70,7 @@ def amounts(work: Work) -> tuple[float, float, float, float]:
         return 1, work.macs, work.nbytes, work.count * work.rows * work.depth
     if work.kernel == "copy_many":
         return work.count, 0, work.nbytes, 0
-    macs = work.count * work.rows * max(work.columns, VECTOR) * work.depth
+    macs = work.count * (work.rows + work.padding) * max(work.columns, VECTOR) * work.depth
     return 1, macs, work.nbytes, work.rows * work.columns * (1 + work.steps)
 
 

@@ -83,6 +83,11 @@ class ActiveMeter:
             self._taps[key] = Rows(mask, len(rows) * geometry.taps)
         return self._taps[key]
 
+    def tiles(self, value: Value, rows: Rows) -> tuple[int, int]:
+        table = self.tables[value] if rows is self.active(value) else Table.of_mask(rows.mask, len(rows.mask))
+        listed = np.count_nonzero(table.tiles(value.map) >= 0, axis=1)
+        return int(np.count_nonzero(listed > 1)), int(np.count_nonzero(listed == 1))
+
     def read(self, value: Value, rows: Rows) -> int:
         storage = self.plan.storage[value]
         if storage is Storage.KEPT:

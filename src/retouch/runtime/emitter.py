@@ -73,6 +73,10 @@ class ScheduleEmitter:
     def moved(self, geometry: Geometry, rows: Table) -> Table:
         return self.tables.moved(geometry, rows)
 
+    def tiles(self, value: Value, rows: Table) -> Table:
+        assert value.grid is not None
+        return self.tables.tiles(rows, value.grid)
+
     def distinct(self, table: Table) -> tuple[Table, Table | None]:
         return self.tables.unique(table)
 

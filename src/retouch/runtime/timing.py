@@ -13,10 +13,13 @@ import numpy.typing as npt
 import torch
 
 from retouch.ir.expr import Expr, Instr
+from retouch.ir.geometry import Grid, conv_geometry
+from retouch.ir.tables import Table
 from retouch.ir.work import Work
 from retouch.kernels import Backend
 from retouch.ops.copy import spread
 from retouch.ops.int8_gemm import Levels
+from retouch.ops.specs import SPECS
 from retouch.ops.sums import sums_width
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts, key
 
@@ -75,12 +78,17 @@ def measure(backend: Backend) -> Rates:
     kernels = {}
     for dtype in backend.dtypes:
         shapes = Shapes(backend, dtype)
-        for kernel in KERNELS:
+        for kernel in taking(dtype):
             timed = [(case.work, case.seconds()) for case in getattr(shapes, kernel)()]
             kernels[key(kernel, dtype)] = fitted(timed)
     slower = _fastest([_python]) / PYTHON
     launch, make, entry, dense, fixed = (slower * cost for cost in (LAUNCH, MAKE, ENTRY, DENSE, FIXED))
     return Rates(kernels, launch, make, entry, dense, fixed, _result())
+
+
+def taking(dtype: torch.dtype) -> list[str]:
+    """The kernels with costs of their own that take rows of a type."""
+    return [name for name in KERNELS if name not in SPECS or SPECS[name].dtypes([dtype])]
 
 
 def _result() -> float:
@@ -174,6 +182,22 @@ class Shapes:
             nbytes = self.size * rows * columns + size * (rows * channels + weight.numel())
             nbytes += 4 * rows * taps if taps > 1 else 0
             work = Work(kernel, self.dtype, nbytes, rows, columns, taps * channels, steps=len(BIASED))
+            yield Case(work, [_bound(call, out, None, a, index, each, *tail) for each in packed])
+
+    def winograd(self) -> Iterator[Case]:
+        """Squares of rows, in tiles."""
+        for side, columns, channels in ((4, 512, 512), (8, 512, 256), (16, 256, 256), (32, 128, 128), (64, 64, 64)):
+            grid, steps = Grid(side, side), len(BIASED)
+            rows, table = side * side, Table.all(side * side)
+            weight = torch.full((columns, 9, channels), 0.01, dtype=self.dtype)
+            packed = [self.backend.pack(weight, 1) for _ in range(WEIGHTS if rows <= 64 else 1)]
+            taps = conv_geometry(grid, (3, 3), (1, 1), (1, 1), (1, 1)).rows(table.array)
+            index, tiles = self._index(taps), self._index(table.tiles(grid))
+            out, a = self._rows(rows, columns), self._rows(rows, channels)
+            tail = self.backend.program(BIASED), [], [self._filled(1, columns, torch.float32)], None, tiles
+            nbytes = self.size * (rows * (columns + channels) + weight.numel()) + 40 * rows
+            work = Work("winograd", self.dtype, nbytes, rows, columns, 9 * channels, steps=steps)
+            call = self.backend.kernel("winograd")
             yield Case(work, [_bound(call, out, None, a, index, each, *tail) for each in packed])
 
     def dense(self) -> Iterator[Case]:

@@ -2,6 +2,7 @@
 #include "gemm_tile.h"
 #include "ops.h"
 #include "pack.h"
+#include "panels.h"
 #include "parallel.h"
 #include "program.h"
 #include "runtime.h"
@@ -17,23 +18,14 @@ struct Stretch {
   int64_t skipped, words; // 32-bit words of a row of A before it (over all taps) and in it
 };
 
-struct Panel {
-  int64_t group, column, columns, vectors; // column: of the whole output
-  int64_t offset;                          // bytes into the packed weights
-};
-
 constexpr int64_t stretch_words = 448;
 
 class Gemm {
  public:
-  explicit Gemm(const GemmArgs& args) : g(args), w(args.weights) {
+  explicit Gemm(const GemmArgs& args)
+      : g(args), w(args.weights), words(tap_words(w)), panel(w, words), panels(panel.count) {
     levels = w.dtype == DType::i8;
     per_word = levels ? 4 : w.dtype == DType::bf16 ? 2 : 1;
-    words = tap_words(w);
-    int64_t group_outputs = w.outputs / w.groups;
-    group_vectors = ceil_div(group_outputs, lanes);
-    group_panels = ceil_div(group_vectors, max_vectors);
-    panels = group_panels * w.groups;
     parts = levels ? 1 : ceil_div(words, stretch_words);
     part_words = levels ? words : round_up(ceil_div(words, parts), 8);
     parts = ceil_div(words, part_words);
@@ -71,17 +63,6 @@ class Gemm {
     if (g.m * panels * stretches * max_vectors * lanes * 4 > (int64_t(8) << 20)) return 1e30;
     double share = double(ceil_div(panels * stretches, threads)) / double(stretches);
     return (double(g.m) + 6) * share + 2;
-  }
-
-  Panel panel(int64_t i) const {
-    int64_t p = i % group_panels, group = i / group_panels;
-    int64_t first = p * group_vectors / group_panels;
-    int64_t last = (p + 1) * group_vectors / group_panels;
-    int64_t group_outputs = w.outputs / w.groups;
-    int64_t vector = group * group_vectors + first;
-    return {group, group * group_outputs + first * lanes,
-            min_of((last - first) * lanes, group_outputs - first * lanes), last - first,
-            vector * lanes * 4 * words * w.taps};
   }
 
   Stretch stretch(int64_t i) const {
@@ -141,7 +122,7 @@ class Gemm {
   void run_direct(int threads, int64_t chunks) const {
     int64_t chunk_rows = ceil_div(g.m, chunks);
     parallel(threads, panels * chunks, [&](int64_t task) {
-      Panel p = panel(task % panels);
+      Panel p = panel[task % panels];
       int64_t first = task / panels * chunk_rows;
       int64_t rows = min_of(chunk_rows, g.m - first);
       if (rows <= 0) return;
@@ -165,13 +146,13 @@ class Gemm {
     int64_t runs = ceil_div(pieces, run);
     parallel(threads, runs, [&](int64_t task) {
       for (int64_t i = task * run; i < min_of((task + 1) * run, pieces); ++i)
-        multiply(panel(i / stretches), stretch(i % stretches), 0, g.m, sums + i * plane, false,
+        multiply(panel[i / stretches], stretch(i % stretches), 0, g.m, sums + i * plane, false,
                  [](int64_t, int64_t, float*) {});
     });
     int64_t blocks = ceil_div(g.m, 12);
     parallel(panels * plane * stretches < 16384 ? 1 : threads, panels * blocks, [&](int64_t task) {
       int64_t i = task / blocks, row = task % blocks * 12;
-      Panel p = panel(i);
+      Panel p = panel[i];
       int64_t rows = min_of(12, g.m - row), width = p.vectors * lanes;
       float* first = sums + i * stretches * plane + row * width;
       for (int64_t s = 1; s < stretches; ++s)
@@ -183,8 +164,11 @@ class Gemm {
 
   const GemmArgs& g;
   const PackedWeights& w;
+  int64_t words;
+  Panels panel;
+  int64_t panels;
   bool levels;
-  int64_t per_word, words, group_vectors, group_panels, panels;
+  int64_t per_word;
   int64_t parts, part_words, taps_per, tap_groups, stretches;
   const char* zeros;
 };

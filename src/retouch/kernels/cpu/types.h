@@ -100,6 +100,13 @@ struct GemmArgs {
   ProgramArgs program;
 };
 
+// 3x3 taps; tiles [count, 4]: of neighbouring outputs, 2x2, those among the m rows, else -1. The
+// first three taps of a tile's lower row are the last three of its upper one, columns likewise.
+struct WinogradArgs {
+  GemmArgs product;
+  IndexTable tiles;
+};
+
 struct RowMapArgs {
   int64_t m;
   ProgramArgs program;

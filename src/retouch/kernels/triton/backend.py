@@ -79,9 +79,9 @@ class Triton(TensorBackend):
     def graphs(self) -> bool:
         """True on CUDA and ROCm, until a graph could not be captured.
 
-        Reference kernels look at tables on the host, and write where tables are padded. (Modules in int8 are refused.)
+        Reference kernels look at tables on the host, and write where tables are padded.
         """
-        return self.device.type == "cuda" and not self._refused and not self.lacking.keys() - {"int8_gemm"}
+        return self.device.type == "cuda" and not self._refused and all(SPECS[name].optional for name in self.lacking)
 
     def graph(self, launches: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Callable[[], None] | None:
         """A CUDA graph of kernels that have run before; None, with a warning, where it cannot be captured.

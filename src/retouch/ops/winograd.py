@@ -1,0 +1,91 @@
+"""Convolutions of 3x3 taps with fewer products.
+
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), section 4.1, F(2x2, 3x3):
+four outputs of a tile take 16 products for each channel, where the sum over taps has 36.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retouch.ir.emitter import Emitter
+from retouch.ir.geometry import Grid, conv_geometry
+from retouch.ir.meter import Meter
+from retouch.ir.program import Op
+from retouch.ir.tables import Table
+from retouch.ir.work import Rows
+from retouch.ops import gemm
+from retouch.ops.gemm import Gemm, Packed
+from retouch.ops.spec import Arguments, Draw, KernelSpec, within
+
+NARROW = 32
+"""Channels of the narrowest convolutions for which it pays to transform inputs and outputs."""
+
+SINGLE = 9 / 4
+"""Rows of tiles that are as much work as one row in a tile of its own, which is computed tap by tap."""
+
+
+@dataclass(frozen=True, eq=False)
+class Winograd(Gemm):
+    """A convolution in tiles. How a row is rounded depends on which rows of its tile are computed with it."""
+
+    kernels = ("winograd",)
+
+    @property
+    def kernel(self) -> str:
+        return "winograd"
+
+    def extra(self, emitter: Emitter, rows: Table) -> tuple[Table, ...]:
+        return (emitter.tiles(self.out, rows),)
+
+    def padding(self, meter: Meter, rows: Rows) -> int:
+        tiles, singles = meter.tiles(self.out, rows)
+        return round(4 * tiles + SINGLE * singles) - len(rows)
+
+
+def tiled(op: Op) -> Op:
+    """A convolution in tiles; every other operation as it is."""
+    if type(op) is not Gemm or op.geometry is None or op.weight.layout != "conv" or op.weight.groups > 1:
+        return op
+    y, x = op.geometry.y, op.geometry.x
+    sliding = y.taps == x.taps == 3 and y.slides and x.slides
+    wide = min(op.src.channels, op.out.channels) >= NARROW
+    plain = op.weight.value.dtype == op.src.dtype == torch.float32
+    if not (sliding and wide and plain):
+        return op
+    return Winograd(**{field.name: getattr(op, field.name) for field in fields(op)})
+
+
+def reference(*arguments: Any) -> None:
+    """The sum over taps; `arguments` are those of "gemm" and the tiles."""
+    gemm.reference(*arguments[:-1])
+
+
+def _arguments(draw: Draw, dtype: torch.dtype, share: float) -> Arguments:
+    height, width = draw.size(64, 1, 5, 8), draw.size(64, 1, 6, 9)
+    channels, outputs = draw.size(256, 1, 33, 64, 200), draw.size(256, 3, 64, 100)
+    grid, batch = Grid(height, width), draw.choice(1, 2)
+    listed = draw.matrix(batch, height, width).numpy() <= np.quantile(draw.matrix(1000).numpy(), share)
+    rows = Table.of_mask(listed, batch)
+    geometry = conv_geometry(grid, (3, 3), (1, 1), (1, 1), (1, 1))
+    index, tiles = torch.from_numpy(geometry.rows(rows.array)), torch.from_numpy(rows.tiles(grid))
+    out = draw.target(len(rows), outputs, draw.output(dtype))
+    a = draw.rows(batch * grid.size, channels, dtype)
+    weight = draw.matrix(outputs, 9, channels, dtype=dtype) / (3 * channels**0.5)
+    return *out, a, index, Packed(weight, 1), *draw.epilogue(len(rows), outputs, dtype), tiles
+
+
+SPEC = KernelSpec(
+    "winograd",
+    "out[m, n] = program(sum over t, c of a[index[m, t], c] * weight[n, t, c]), in tiles of 2x2 rows",
+    reference,
+    {"whole map": partial(_arguments, share=1.0), "few rows": partial(_arguments, share=0.4)},
+    within(6e-6, torch.float32),
+    optional=True,
+)
