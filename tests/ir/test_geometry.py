@@ -211,3 +211,15 @@ def test_identity_geometry():
     assert not Geometry(AxisMap.flip(3), AxisMap.identity(5)).is_identity
     assert np.array_equal(geometry.rows(np.arange(30, dtype=np.int32))[:, 0], np.arange(30))
     assert str(geometry.outputs) == "3x5"
+
+
+@pytest.mark.parametrize(("axis", "slides"), [
+    (AxisMap.conv(9, 3, 1, 1, 1, 1), True), (AxisMap.conv(9, 3, 1, 0, 0, 1), True),
+    (AxisMap.conv(9, 5, 1, 2, 2, 1), True),
+    (AxisMap.conv(12, 3, 1, 1, 1, 1).after(AxisMap.nearest(6, 12, None)), True),
+    (AxisMap.conv(11, 3, 1, 0, 0, 1).after(AxisMap.pad(9, 1, 1, "reflect")), True),
+    (AxisMap.conv(9, 3, 2, 1, 1, 1), False), (AxisMap.conv(9, 3, 1, 2, 2, 2), False),
+    (AxisMap.conv(9, 3, 1, 1, 1, 1).after(AxisMap.flip(9)), True), (AxisMap.conv_transpose(5, 3, 1, 1, 0, 1), False),
+])  # fmt: skip
+def test_whether_taps_slide(axis, slides):
+    assert axis.slides is slides

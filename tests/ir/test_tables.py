@@ -55,6 +55,36 @@ def test_rows_that_were_not_computed():
         Tables().positions(Table(np.array([1, 2], dtype=np.int32), 10), rows)
 
 
+@given(_rows(), st.integers(0, 39))
+def test_tiles_hold_every_row_once(rows, probe):
+    if len(rows) and probe not in rows.array:
+        listed, grid = rows.mask(GRID), np.zeros(40, np.bool_)
+        grid[probe] = True
+        rows = Table.with_probes(listed, grid.reshape(listed.shape), 2)
+    tiles = Tables().tiles(rows, GRID)
+    assert (tiles.total, tiles.array.shape[1]) == (len(rows), 4)
+    assert sorted(tiles.array[tiles.array >= 0].tolist()) == list(range(len(rows)))
+    for tile in tiles.array:
+        sample, y, x = np.unravel_index(rows.array[tile], (2, GRID.height, GRID.width))
+        here = tile >= 0
+        assert here.any()
+        assert len(set(sample[here])) == 1
+        assert len({*(y - np.array([0, 0, 1, 1]))[here]}) == len({*(x - np.array([0, 1, 0, 1]))[here]}) == 1
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (1, 0), (0, 1), (3, 5)])
+def test_tiles_begin_where_each_map_is_edited(corner):
+    grid, mask = Grid(9, 12), np.zeros((2, 9, 12), np.bool_)
+    mask[0, corner[0] : corner[0] + 4, corner[1] : corner[1] + 6] = True
+    mask[1, 2:6, 3:9] = True
+    probes = np.zeros_like(mask)
+    probes[:, 8, 11] = True
+    rows = Table.with_probes(mask, probes, 2)
+    listed = np.count_nonzero(rows.tiles(grid) >= 0, axis=1)
+    assert sorted(listed.tolist()) == [1] * 2 + [4] * 12
+    assert rows.tiles(grid) is rows.tiles(grid)
+
+
 @given(_rows())
 def test_samples_and_bounds(rows):
     tables = Tables()

@@ -58,6 +58,8 @@ def test_specs_are_complete(spec):
             spec.reference(*case(Draw(), dtype))
 
 
-@pytest.mark.parametrize(("name", "lacking"), [("cpu", set()), ("triton", {"int8_gemm", "winograd"}), ("reference", set())])
+@pytest.mark.parametrize(
+    ("name", "lacking"), [("cpu", set()), ("triton", {"int8_gemm", "winograd"}), ("reference", set())]
+)
 def test_what_is_lacking_here(name, lacking):
     assert set(BACKENDS[name].lacking) == lacking

@@ -16,6 +16,7 @@ from retouch.ir.geometry import AxisMap, Geometry
 from retouch.ir.work import Work
 from retouch.kernels import backend
 from retouch.ops.specs import SPECS
+from retouch.passes import in_tiles
 from retouch.plan import activity, meter
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts
 from retouch.plan.explain import explain
@@ -42,7 +43,8 @@ def region(name, edit):
 
 
 def update(name, policy, edit):
-    plan = planned(program(name), policy)
+    found = program(name)
+    plan = planned(found if policy.exact else in_tiles(found), policy)
     active = activity.of_update(plan.program, region(name, edit), policy)
     return plan, active, dirty_values(plan.program, set(), active)
 
@@ -90,6 +92,25 @@ def test_a_linear_layer_moves_its_rows_and_weights_once():
     weights = 4 * 8 * 16
     moved = 4 * (100 * 8 + 100 * 16) + weights
     assert work == Work("gemm", torch.float32, moved, rows=100, columns=16, depth=8, weights=weights)
+
+
+def test_rows_of_tiles_that_are_not_active_are_multiplied_too():
+    network = replace(
+        models.get("resnet-generator"),
+        make_module=lambda tiny: torch.nn.Conv2d(32, 64, 3, padding=1, bias=False),
+        make_inputs=lambda tiny, generator: models.Inputs((torch.zeros(1, 32, 10, 10),)),
+    )
+    policy = Policy("paper", dilate=0)
+    plan = planned(in_tiles(program_of(network, (64, 64), True, torch.float32)), policy)
+    mask = np.zeros((10, 10), np.bool_)
+    mask[1:4, 3:5] = mask[8, 8] = True  # a tile of four rows, one of two, and one row alone
+    active = activity.of_update(plan.program, Region.from_mask(mask), policy)
+    (work,) = (x for x in meter.of_update(plan, active, policy, set()).launches if x.kernel == "winograd")
+    assert (work.rows, work.padding) == (7, 4 + 4 + 2 - 7)
+    assert work.macs == 7 * 64 * 9 * 32
+    assert work.times(3).padding == 9
+    rate = Rate(0, mac=1e-12)
+    assert rate.seconds(work) == pytest.approx(10 / 7 * rate.seconds(replace(work, padding=0)))
 
 
 def test_half_precision_moves_fewer_bytes():

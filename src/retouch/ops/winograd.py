@@ -1,7 +1,7 @@
 """Convolutions of 3x3 taps with fewer products.
 
-Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), section 4.1, F(2x2, 3x3):
-four outputs of a tile take 16 products for each channel, where the sum over taps has 36.
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), section 4.1,
+F(2x2, 3x3): four outputs of a tile take 16 products for each channel, where the sum over taps has 36.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from retouch.ir.emitter import Emitter
 from retouch.ir.geometry import Grid, conv_geometry

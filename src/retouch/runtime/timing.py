@@ -194,7 +194,8 @@ class Shapes:
             taps = conv_geometry(grid, (3, 3), (1, 1), (1, 1), (1, 1)).rows(table.array)
             index, tiles = self._index(taps), self._index(table.tiles(grid))
             out, a = self._rows(rows, columns), self._rows(rows, channels)
-            tail = self.backend.program(BIASED), [], [self._filled(1, columns, torch.float32)], None, tiles
+            bias = [self._filled(1, columns, torch.float32)]
+            tail: tuple[Any, ...] = self.backend.program(BIASED), [], bias, None, tiles
             nbytes = self.size * (rows * (columns + channels) + weight.numel()) + 40 * rows
             work = Work("winograd", self.dtype, nbytes, rows, columns, 9 * channels, steps=steps)
             call = self.backend.kernel("winograd")

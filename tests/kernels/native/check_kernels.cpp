@@ -61,7 +61,7 @@ double max_error(const std::vector<float>& got, const std::vector<double>& wante
 ProgramArgs program_args(const CompiledProgram& p, Matrix out, const RowOperand* rows,
                          const Matrix* vectors) {
   Code code{p.steps.data(), int32_t(p.steps.size()), p.slots, p.temps, p.whole_row};
-  return {code, rows, vectors, nullptr, out, nullptr, out.channels};
+  return {code, rows, vectors, nullptr, out, nullptr, out.channels, out.channels};
 }
 
 struct Shape {
@@ -83,7 +83,7 @@ void check_gemm(const KernelTable& k, const Shape& s, DType dtype) {
   Span pages = allocate_pages(bytes);
   char* data = static_cast<char*>(pages.data);
   pack_weights(packed, half ? static_cast<void*>(w16.data()) : w.data(),
-               {s.taps * s.channels, s.channels, 1}, data, 2);
+               {s.taps * s.channels, s.channels, 1}, nullptr, data, 2);
   packed.data = data;
 
   std::vector<float> out(size_t(s.m * s.outputs));
@@ -110,6 +110,47 @@ void check_gemm(const KernelTable& k, const Shape& s, DType dtype) {
   report(half ? "gemm bfloat16" : "gemm float32", k.isa, max_error(out, wanted), 3e-6);
 }
 
+// Some positions of a map, in tiles from its first line and column.
+void check_winograd(const KernelTable& k) {
+  const int64_t height = 11, width = 14, channels = 45, outputs = 70;
+  auto a = random_floats(height * width * channels), w = random_floats(outputs * 9 * channels);
+  std::vector<int32_t> index, tiles((height + 1) / 2 * (width / 2) * 4, -1);
+  std::vector<double> wanted;
+  for (int64_t y = 0; y < height; ++y)
+    for (int64_t x = 0; x < width; ++x) {
+      if (generator() % 3 == 0) continue;
+      int32_t m = int32_t(index.size() / 9);
+      tiles[size_t((y / 2 * (width / 2) + x / 2) * 4 + y % 2 * 2 + x % 2)] = m;
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        int64_t i = y + tap / 3 - 1, j = x + tap % 3 - 1;
+        bool inside = i >= 0 && j >= 0 && i < height && j < width;
+        index.push_back(inside ? int32_t(i * width + j) : -1);
+      }
+      for (int64_t n = 0; n < outputs; ++n) {
+        double sum = 0;
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          int64_t line = index[size_t(m * 9 + tap)];
+          for (int64_t c = 0; line >= 0 && c < channels; ++c)
+            sum += double(a[size_t(line * channels + c)]) * w[size_t((n * 9 + tap) * channels + c)];
+        }
+        wanted.push_back(sum);
+      }
+    }
+  int64_t m = int64_t(index.size() / 9);
+  PackedWeights packed{nullptr, outputs, 9, channels, 1, DType::f32, k.lanes, k.max_vectors};
+  Span pages = allocate_pages(size_t(packed_bytes(packed)));
+  char* data = static_cast<char*>(pages.data);
+  pack_weights(packed, w.data(), {9 * channels, channels, 1}, nullptr, data, 2);
+  packed.data = data;
+  std::vector<float> out(size_t(m * outputs));
+  CompiledProgram p = compile_program({{"acc", 0, 0, 0}});
+  GemmArgs product{m, matrix(a.data(), height * width, channels), index.data(), packed,
+                   program_args(p, matrix(out.data(), m, outputs), nullptr, nullptr)};
+  k.winograd({product, {tiles.data(), int64_t(tiles.size() / 4), 4}}, 2);
+  free_pages(pages);
+  report("winograd", k.isa, max_error(out, wanted), 3e-6);
+}
+
 void check_attention(const KernelTable& k, DType dtype) {
   const int64_t m = 37, keys = 150, dim = 41;
   auto q = random_floats(m * dim), key = random_floats(keys * dim), v = random_floats(keys * dim);
@@ -121,8 +162,23 @@ void check_attention(const KernelTable& k, DType dtype) {
   std::vector<float> out(m * dim);
   int32_t bounds[2] = {0, int32_t(m)};
   KeyRun run{pick(key, k16, keys), pick(v, v16, keys), keys};
-  k.attention({matrix(out.data(), m, dim), pick(q, q16, m), &run, 1, nullptr, nullptr, 1, dim, dim,
-               1, keys, bounds, 0.2f},
+  k.attention({matrix(out.data(), m, dim),
+               pick(q, q16, m),
+               &run,
+               1,
+               nullptr,
+               nullptr,
+               1,
+               dim,
+               dim,
+               1,
+               keys,
+               bounds,
+               0.2f,
+               {},
+               nullptr,
+               {},
+               nullptr},
               2);
   std::vector<double> wanted;
   for (int64_t i = 0; i < m; ++i) {
@@ -239,6 +295,7 @@ int main() {
         check_gemm(k, s, dtype);
       check_attention(k, dtype);
     }
+    check_winograd(k);
     check_map(k, "silu", [](double x) { return x / (1 + std::exp(-x)); });
     check_map(k, "exp", [](double x) { return std::exp(x); });
     check_map(k, "tanh", [](double x) { return std::tanh(x); });

@@ -14,9 +14,10 @@ namespace retouch::RETOUCH_NS {
 
 namespace {
 
-constexpr int inputs = 16;   // of a tile
-constexpr int outputs = 4;   // of a tile
-constexpr int gap = 3 * lanes; // between planes, so that they do not fall on the same lines of caches
+constexpr int inputs = 16; // of a tile
+constexpr int outputs = 4; // of a tile
+constexpr int gap =
+    3 * lanes; // between planes, so that they do not fall on the same lines of caches
 constexpr int64_t stretch_words = 128;
 constexpr int64_t kept_bytes = 4 << 20; // of the inputs of a chunk
 
@@ -32,45 +33,83 @@ RETOUCH_INLINE void spread_weights(vf a, vf b, vf c, vf (&out)[4]) {
   out[0] = a, out[1] = even + odd, out[2] = even - odd, out[3] = c;
 }
 
+// Tiles of several outputs are transformed; for one that is alone in its tile the sum over taps is
+// less work.
 class Winograd {
  public:
   explicit Winograd(const WinogradArgs& args)
-      : g(args.product), w(g.weights), tiles(args.tiles), words(w.channels),
-        depth(round_up(words, lanes)), panel(w, words) {
+      : g(args.product), w(g.weights), words(w.channels), depth(round_up(words, lanes)),
+        panel(w, words) {
     parts = ceil_div(words, stretch_words);
     part_words = round_up(ceil_div(words, parts), 8);
     zeros = static_cast<const char*>(zero_row(size_t(words * 4)));
+    sort(args.tiles);
   }
 
   void run(int threads) const {
-    if (tiles.count <= 0) return;
     int64_t most = max_of(24, min_of(256, kept_bytes / (inputs * depth * 4)));
-    int64_t fewest = ceil_div(tiles.count, most), chunks = fewest, groups = 1;
-    for (int64_t c = fewest; c <= min_of(tiles.count, fewest + 2 * threads); ++c)
+    int64_t fewest = ceil_div(tile_count, most), chunks = fewest, groups = 1;
+    for (int64_t c = fewest; c <= min_of(tile_count, fewest + 2 * threads); ++c)
       for (int64_t p = 1; p <= panel.count; ++p)
         if (cost(c, p, threads) < 0.98 * cost(chunks, groups, threads)) chunks = c, groups = p;
-    parallel(threads, chunks * groups, [&](int64_t task) {
-      int64_t chunk = task / groups, group = task % groups;
-      compute(chunk * tiles.count / chunks, (chunk + 1) * tiles.count / chunks,
-              group * panel.count / groups, (group + 1) * panel.count / groups);
+    int64_t height = block_rows(max_vectors), wanted = ceil_div(2 * threads, panel.count);
+    int64_t pieces =
+        max_of(ceil_div(single_count, most), min_of(wanted, ceil_div(single_count, height)));
+    bool first = tile_cost(chunks, groups) * double(pieces) > single_cost();
+    int64_t large = first ? chunks * groups : pieces * panel.count;
+    parallel(threads, chunks * groups + pieces * panel.count, [&](int64_t task) {
+      int64_t i = task < large ? task : task - large;
+      if ((task < large) == first) {
+        int64_t chunk = i / groups, group = i % groups;
+        compute(chunk * tile_count / chunks, (chunk + 1) * tile_count / chunks,
+                group * panel.count / groups, (group + 1) * panel.count / groups);
+      } else {
+        int64_t piece = i / panel.count;
+        compute_singles(piece * single_count / pieces, (piece + 1) * single_count / pieces,
+                        panel[i % panel.count]);
+      }
     });
   }
 
  private:
-  // Multiply-adds of vectors, for each channel, of the busiest thread: what it takes to transform
-  // weights and inputs is counted as some more.
-  double cost(int64_t chunks, int64_t groups, int threads) const {
-    double count = double(ceil_div(tiles.count, chunks));
-    double each = double(ceil_div(panel.count, groups) * max_vectors) * (inputs * count + 45);
-    return (each + 5 * count) * double(ceil_div(chunks * groups, threads));
+  void sort(const IndexTable& all) {
+    tiles = static_cast<int32_t*>(call_scratch(size_t(all.count * (outputs + 1)) * 4));
+    singles = tiles + all.count * outputs;
+    for (const int32_t* tile = all.data; tile < all.data + all.count * outputs; tile += outputs) {
+      int there = 0;
+      for (int i = 0; i < outputs; ++i) there += tile[i] >= 0;
+      if (there > 1) memcpy(tiles + tile_count++ * outputs, tile, outputs * sizeof(int32_t));
+      for (int i = 0; there == 1 && i < outputs; ++i)
+        if (tile[i] >= 0) singles[single_count++] = tile[i];
+    }
   }
 
-  // Some tiles: those of several outputs are transformed, for others it does not pay.
+  // Multiply-adds of vectors for each channel: what it takes to transform weights and inputs is
+  // counted as some more.
+  double tile_cost(int64_t chunks, int64_t groups) const {
+    if (!chunks) return 0;
+    double count = double(ceil_div(tile_count, chunks));
+    double columns = double(ceil_div(panel.count, groups) * max_vectors);
+    return columns * (inputs * count + 45) + 5 * count;
+  }
+
+  double single_cost() const { return double(max_vectors * w.taps * single_count); }
+
+  // Of the busiest thread; tasks of singles fill gaps.
+  double cost(int64_t chunks, int64_t groups, int threads) const {
+    double each = tile_cost(chunks, groups), count = double(chunks * groups);
+    double all = (each * count + single_cost() * double(panel.count)) / threads;
+    double rounds = each * double(ceil_div(chunks * groups, threads));
+    return all > rounds ? all : rounds;
+  }
+
+  // Some tiles.
   struct Chunk {
-    int64_t count, singles, first, span; // tiles, other outputs, and the rows from first to last
-    int32_t *lines, *rows, *single, *taps; // [count][16], [count][4], [singles], [singles][9]
-    char* there;                           // [span]: rows of the chunk
-    float *in, *weight, *sum, *one, *out, *program;
+    int64_t count, first, span; // tiles, and the rows from first to last
+    const int32_t* rows;        // [count][4]
+    int32_t* lines;             // [count][16]
+    char* there;                // [span]: rows of the chunk
+    float *in, *weight, *sum, *out, *program;
     int64_t in_plane, weight_plane, sum_plane;
   };
 
@@ -80,30 +119,38 @@ class Winograd {
     for (int64_t i = panels_from; i < panels_to; ++i) {
       Panel p = panel[i];
       const char* after = i + 1 < panels_to ? w.data + panel[i + 1].offset : nullptr;
-      for (int64_t part = 0; c.count && part < parts; ++part) multiply(c, p, part, after);
+      for (int64_t part = 0; part < parts; ++part) multiply(c, p, part, after);
       for (int64_t t = 0; t < c.count; ++t) write(c, p, t);
-      if (c.singles) multiply_singles(c, p);
-      finish(c, p);
+      for (int64_t r = 0, n; r < c.span; r += max_of(1, n)) {
+        for (n = 0; n < 12 && r + n < c.span && c.there[r + n];) ++n;
+        if (n) finish(p, c.first + r, n, place(c, p, c.first + r), c.program);
+      }
     }
+  }
+
+  void finish(const Panel& p, int64_t row, int64_t rows, float* sums, float* scratch) const {
+    run_tile(g.program, {row, rows, p.column, p.columns}, sums, p.vectors * lanes, scratch);
   }
 
   Chunk chunk(int64_t from, int64_t to) const {
     Chunk c{};
-    int64_t first = g.m, last = -1;
-    for (int64_t t = from; t < to; ++t) {
-      int64_t there = 0;
-      for (int i = 0; i < outputs; ++i) {
-        int64_t row = tiles.data[t * outputs + i];
-        if (row < 0) continue;
-        ++there, first = min_of(first, row), last = max_of(last, row);
-      }
-      c.count += there > 1, c.singles += there == 1;
-    }
-    c.first = first, c.span = max_of(0, last - first + 1);
+    c.count = to - from;
+    c.rows = tiles + from * outputs;
+    int64_t last = -1;
+    c.first = g.m;
+    for (int64_t i = 0; i < c.count * outputs; ++i)
+      if (c.rows[i] >= 0) c.first = min_of(c.first, c.rows[i]), last = max_of(last, c.rows[i]);
+    c.span = last - c.first + 1;
     reserve(c);
     memset(c.there, 0, size_t(c.span));
-    int64_t t2 = 0, s = 0;
-    for (int64_t t = from; t < to; ++t) add(c, tiles.data + t * outputs, t2, s);
+    for (int64_t i = 0; i < c.count * inputs; ++i) c.lines[i] = -1;
+    for (int64_t i = 0; i < c.count * outputs; ++i) {
+      int32_t row = c.rows[i];
+      if (row < 0) continue;
+      c.there[row - c.first] = 1;
+      int32_t* lines = c.lines + i / outputs * inputs + i % outputs / 2 * 4 + i % 2;
+      for (int tap = 0; tap < 9; ++tap) lines[tap / 3 * 4 + tap % 3] = g.index[row * 9 + tap];
+    }
     return c;
   }
 
@@ -113,40 +160,15 @@ class Winograd {
     c.weight_plane = part_words * width + gap;
     c.sum_plane = c.count * width + gap;
     int64_t floats[] = {inputs * c.in_plane, inputs * c.weight_plane, inputs * c.sum_plane,
-                        c.singles * width, c.span * width,
-                        tile_scratch(g.program.code, 12, width)};
-    int64_t ints = c.count * (inputs + outputs) + c.singles * (1 + w.taps), total = 0;
+                        c.span * width, tile_scratch(g.program.code, 12, width)};
+    float** parts[] = {&c.in, &c.weight, &c.sum, &c.out, &c.program};
+    int64_t total = 0;
     for (int64_t n : floats) total += round_up(n, lanes);
-    char* memory = static_cast<char*>(thread_scratch(size_t((total + ints) * 4 + c.span)));
-    float** to[] = {&c.in, &c.weight, &c.sum, &c.one, &c.out, &c.program};
-    for (int i = 0; i < 6; ++i) {
-      *to[i] = reinterpret_cast<float*>(memory);
-      memory += round_up(floats[i], lanes) * 4;
-    }
+    size_t bytes = size_t(total + c.count * inputs) * 4 + size_t(c.span);
+    float* memory = static_cast<float*>(thread_scratch(bytes));
+    for (int i = 0; i < 5; memory += round_up(floats[i++], lanes)) *parts[i] = memory;
     c.lines = reinterpret_cast<int32_t*>(memory);
-    c.rows = c.lines + c.count * inputs;
-    c.single = c.rows + c.count * outputs;
-    c.taps = c.single + c.singles;
-    c.there = reinterpret_cast<char*>(c.taps + c.singles * w.taps);
-  }
-
-  void add(Chunk& c, const int32_t* tile, int64_t& count, int64_t& singles) const {
-    int there = 0;
-    for (int i = 0; i < outputs; ++i)
-      if (tile[i] >= 0) c.there[tile[i] - c.first] = 1, ++there;
-    if (there > 1) {
-      memcpy(c.rows + count * outputs, tile, outputs * sizeof(int32_t));
-      int32_t* lines = c.lines + count++ * inputs;
-      for (int i = 0; i < inputs; ++i) lines[i] = -1;
-      for (int i = 0; i < outputs; ++i)
-        for (int tap = 0; tile[i] >= 0 && tap < w.taps; ++tap)
-          lines[(i / 2 + tap / 3) * 4 + i % 2 + tap % 3] = g.index[tile[i] * w.taps + tap];
-    }
-    for (int i = 0; there == 1 && i < outputs; ++i) {
-      if (tile[i] < 0) continue;
-      memcpy(c.taps + singles * w.taps, g.index + tile[i] * w.taps, size_t(w.taps) * 4);
-      c.single[singles++] = tile[i];
-    }
+    c.there = reinterpret_cast<char*>(c.lines + c.count * inputs);
   }
 
   // B^T d B of all channels of a tile.
@@ -165,8 +187,7 @@ class Winograd {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) spread_inputs(d[i], d[4 + i], d[8 + i], d[12 + i]);
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i)
-        spread_inputs(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
+      for (int i = 0; i < 4; ++i) spread_inputs(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
 #pragma GCC unroll 16
       for (int i = 0; i < inputs; ++i) store(out + i * c.in_plane + k, d[i]);
     }
@@ -194,7 +215,7 @@ class Winograd {
 
   // Weights that are multiplied next: lines of them are fetched while others are multiplied.
   struct Ahead {
-    const char* from; // the first tap
+    const char* from;                     // the first tap
     int64_t tap_bytes, taps, calls, done; // calls that it takes for a tap, and those that were
     int lines;
 
@@ -210,8 +231,12 @@ class Winograd {
   Ahead ahead(const Chunk& c, const Panel& p, const char* next) const {
     int64_t count = ceil_div(c.count, block_rows(int(p.vectors)));
     int lines = count > 8 ? 0 : count > 2 ? 1 : count > 1 ? 2 : 4;
-    return {lines ? next : nullptr, words * p.vectors * lanes * 4, w.taps,
-            lines ? ceil_div(p.vectors, lines) : 1, 0, lines};
+    return {lines ? next : nullptr,
+            words * p.vectors * lanes * 4,
+            w.taps,
+            lines ? ceil_div(p.vectors, lines) : 1,
+            0,
+            lines};
   }
 
   // `after`: the weights of the next panel.
@@ -224,8 +249,7 @@ class Winograd {
     block.taps = 1;
     block.channels = count;
     block.add = part > 0;
-    Ahead next =
-        ahead(c, p, part + 1 < parts ? w.data + p.offset + (word + count) * step : after);
+    Ahead next = ahead(c, p, part + 1 < parts ? w.data + p.offset + (word + count) * step : after);
     for (int i = 0; i < inputs; ++i) {
       block.a = reinterpret_cast<const char*>(c.in + i * c.in_plane + word);
       block.b = reinterpret_cast<const char*>(c.weight + i * c.weight_plane);
@@ -274,8 +298,16 @@ class Winograd {
     return c.out + (row - c.first) * p.vectors * lanes;
   }
 
-  void multiply_singles(const Chunk& c, const Panel& p) const {
-    const int64_t width = p.vectors * lanes;
+  void compute_singles(int64_t from, int64_t to, const Panel& p) const {
+    const int64_t width = p.vectors * lanes, count = to - from;
+    const int32_t* rows = singles + from;
+    int64_t scratch = tile_scratch(g.program.code, 12, max_vectors * lanes);
+    float* sums = static_cast<float*>(
+        thread_scratch(size_t(count * (width + w.taps) + round_up(scratch, lanes)) * 4));
+    float* program = sums + count * width;
+    int32_t* lines = reinterpret_cast<int32_t*>(program + round_up(scratch, lanes));
+    for (int64_t s = 0; s < count; ++s)
+      memcpy(lines + s * w.taps, g.index + rows[s] * w.taps, size_t(w.taps) * 4);
     BlockArgs block{};
     block.ld_bytes = g.a.ld * 4;
     block.a = g.a.data;
@@ -285,31 +317,25 @@ class Winograd {
     block.channels = words;
     Ahead none{};
     for (int64_t tap = 0; tap < w.taps; ++tap) {
-      block.index = c.taps + tap;
+      block.index = lines + tap;
       block.add = tap > 0;
       block.b = w.data + p.offset + tap * words * width * 4;
-      blocks(block, p, c.singles, c.one, none);
+      blocks(block, p, count, sums, none);
     }
-    for (int64_t s = 0; s < c.singles; ++s)
-      memcpy(place(c, p, c.single[s]), c.one + s * width, size_t(width) * 4);
-  }
-
-  void finish(const Chunk& c, const Panel& p) const {
-    for (int64_t r = 0, n; r < c.span; r += max_of(1, n)) {
-      for (n = 0; n < 12 && r + n < c.span && c.there[r + n];) ++n;
-      if (n)
-        run_tile(g.program, {c.first + r, n, p.column, p.columns}, place(c, p, c.first + r),
-                 p.vectors * lanes, c.program);
+    for (int64_t s = 0, n; s < count; s += n) {
+      for (n = 1; n < 12 && s + n < count && rows[s + n] == rows[s] + n;) ++n;
+      finish(p, rows[s], n, sums + s * width, program);
     }
   }
 
   const GemmArgs& g;
   const PackedWeights& w;
-  const IndexTable& tiles;
   int64_t words, depth;
   Panels panel;
   int64_t parts, part_words;
   const char* zeros;
+  int32_t *tiles, *singles; // [tile_count][4], rows
+  int64_t tile_count = 0, single_count = 0;
 };
 
 } // namespace
