@@ -104,9 +104,9 @@ class Incremental:
         self.products = in_arithmetic(found.program, arithmetic, errors)
         files = PackedFiles(kernels) if map_weights else None
         self.weights = Weights(module, found.literals, self.products.program, kernels, files)
-        program = self.weights.without_folded(self.products.program)
-        tiled = "winograd" not in kernels.lacking and not policy.exact  # which does not depend on the region's rows
-        self.program = in_tiles(program) if tiled else program
+        self._lowered = self.weights.without_folded(self.products.program)
+        tiled = not policy.exact and kernels.lacking.keys().isdisjoint(("gemm", "winograd"))
+        self.program = in_tiles(self._lowered) if tiled else self._lowered
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)
@@ -493,8 +493,8 @@ class Incremental:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the program: equal for networks that compute the same from weights of the same shapes."""
-        return hashlib.blake2b(str(self.program).encode(), digest_size=16).hexdigest()
+        """A hash of what is computed, however: equal for networks that do the same with weights of the same shapes."""
+        return hashlib.blake2b(str(self._lowered).encode(), digest_size=16).hexdigest()
 
     def explain(self, region: Region | None = None) -> Explanation:
         """What every operation computes for a region (None: a recording): rows, arithmetic, memory, fallbacks.

@@ -64,10 +64,12 @@ def test_tiles_hold_every_row_once(rows, probe):
     tiles = Tables().tiles(rows, GRID)
     assert (tiles.total, tiles.array.shape[1]) == (len(rows), 4)
     assert sorted(tiles.array[tiles.array >= 0].tolist()) == list(range(len(rows)))
-    for tile in tiles.array:
+    shared = rows.tiles(GRID).shared
+    assert all(np.count_nonzero(tile >= 0) > 1 for tile in tiles.array[:shared])
+    assert all(np.count_nonzero(tile >= 0) == 1 for tile in tiles.array[shared:])
+    for tile in tiles.array[:shared]:
         sample, y, x = np.unravel_index(rows.array[tile], (2, GRID.height, GRID.width))
         here = tile >= 0
-        assert here.any()
         assert len(set(sample[here])) == 1
         assert len({*(y - np.array([0, 0, 1, 1]))[here]}) == len({*(x - np.array([0, 1, 0, 1]))[here]}) == 1
 
@@ -80,9 +82,31 @@ def test_tiles_begin_where_each_map_is_edited(corner):
     probes = np.zeros_like(mask)
     probes[:, 8, 11] = True
     rows = Table.with_probes(mask, probes, 2)
-    listed = np.count_nonzero(rows.tiles(grid) >= 0, axis=1)
-    assert sorted(listed.tolist()) == [1] * 2 + [4] * 12
-    assert rows.tiles(grid) is rows.tiles(grid)
+    tiles = rows.tiles(grid)
+    assert np.count_nonzero(tiles.array >= 0, axis=1).tolist() == [4] * 12 + [1] * 2
+    assert (tiles.shared, tiles.alone) == (12, 2)
+    assert rows.tiles(grid) is tiles
+
+
+@pytest.mark.parametrize(("height", "width", "shared"), [
+    (2, 2, 0), (3, 3, 0), (3, 5, 0), (4, 4, 4), (5, 5, 8), (4, 6, 6), (1, 40, 0), (2, 12, 6),
+])  # fmt: skip
+def test_rows_of_few_or_empty_tiles_are_alone(height, width, shared):
+    """In each map by itself: tiles of another one, which is computed with it, change nothing."""
+    grid, mask = Grid(20, 41), np.zeros((2, 20, 41), np.bool_)
+    mask[0, :height, :width] = mask[1, 3:15, 7:19] = True
+    tiles = Table.of_mask(mask, 2).tiles(grid)
+    alone = height * width - np.count_nonzero(tiles.array[:shared] >= 0)
+    assert (tiles.shared, tiles.alone) == (36 + shared, alone)
+    assert Table.of_mask(mask[:1], 1).tiles(grid).shared == shared
+
+
+def test_tiles_are_those_of_a_grid():
+    rows = Table.all(64)
+    for grid in (Grid(8, 8), Grid(4, 16), Grid(4, 8), Grid(16, 4)):
+        tiles = rows.tiles(grid)
+        assert (len(tiles.array), tiles.shared) == (16, 16)
+        assert (tiles.array[:, 2] - tiles.array[:, 0]).tolist() == [grid.width] * 16
 
 
 @given(_rows())

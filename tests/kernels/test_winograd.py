@@ -24,7 +24,7 @@ def convolution(random, listed, channels, outputs):
     batch, height, width = listed.shape
     grid, rows = Grid(height, width), Table.of_mask(listed, batch)
     index = torch.from_numpy(conv_geometry(grid, (3, 3), (1, 1), (1, 1), (1, 1)).rows(rows.array))
-    tiles = torch.from_numpy(rows.tiles(grid))
+    tiles = torch.from_numpy(rows.tiles(grid).array)
     a, weight = random.rows(batch * grid.size, channels), torch.randn(outputs, 9, channels) / (9 * channels) ** 0.5
     out, bias = random.rows(len(rows), outputs), random.rows(1, outputs)
     return out, None, a, index, Packed(weight, 1), BIAS, [], [bias], None, tiles
@@ -61,9 +61,19 @@ def test_maps_are_independent(isa, seed, share, channels):
         rows = Table.of_mask(listed[number : number + 1], 1)
         own = index[start:stop].clone()
         with on_isa(isa, number + 2):
-            alone = torch.from_numpy(rows.tiles(Grid(9, 12)))
+            alone = torch.from_numpy(rows.tiles(Grid(9, 12)).array)
             got = native("winograd", out[start:stop], None, a, own, packed, *tail, alone)
         assert torch.equal(got, whole[start:stop])
+
+
+@given(isa=cases.isas, seed=cases.seeds, channels=st.sampled_from([40, 500, 1283]), share=st.sampled_from([0.02, 0.5]))
+def test_rows_that_are_alone_are_those_of_the_product(isa, seed, channels, share):
+    random = Random(seed)
+    *args, tiles = convolution(random, some(random, 2, 14, 11, share), channels, 70)
+    with on_isa(isa, 2):
+        got, product = native("winograd", *args, tiles), native("gemm", *args)
+    alone = tiles[(tiles >= 0).sum(1) == 1].amax(1).long()
+    assert torch.equal(got[alone], product[alone])
 
 
 @pytest.mark.parametrize("share", [1, 0.5])
@@ -114,6 +124,10 @@ def test_bad_arguments():
         bad([[0, 1, 2, 3], [4, 1, -1, -1]])
     with pytest.raises(ValueError, match="rows in tiles is 5, expected 6"):
         bad([[0, 1, 2, 3], [4, -1, -1, -1]])
+    with pytest.raises(ValueError, match="tile 1 is empty"):
+        bad([[0, 1, 2, 3], [-1, -1, -1, -1], [4, 5, -1, -1]])
+    with pytest.raises(ValueError, match="tile 2 of several rows comes after one of a single row"):
+        bad([[0, 1, 2, -1], [3, -1, -1, -1], [4, 5, -1, -1]])
     with pytest.raises(ValueError, match="outputs of a tile is 2, expected 4"):
         bad([[0, 1], [2, 3], [4, 5]])
     with pytest.raises(ValueError, match="taps is 4, expected 9"):

@@ -1,13 +1,21 @@
 """Which convolutions are computed in tiles."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import retouch
+from retouch.incremental import Incremental
+from retouch.ir.geometry import Grid
+from retouch.kernels import backend
+from retouch.kernels.cpu.backend import Cpu
 from retouch.ops.gemm import Gemm
 from retouch.ops.winograd import Winograd
 from retouch.passes import in_tiles
+from retouch.plan.policy import Policy
+from retouch.plan.region import Region
 
 X = torch.randn(1, 32, 8, 8)
 
@@ -56,3 +64,40 @@ def test_int8_stays():
 def test_a_second_time_changes_nothing():
     program = retouch.compile(conv().eval(), X).program
     assert in_tiles(program).ops == program.ops
+
+
+def test_kernels_of_which_a_backend_has_only_one():
+    kernels = Cpu({name: kernel for name, kernel in backend("cpu").kernels.items() if name != "gemm"})
+    net = Incremental(conv().eval(), (X,), {}, Policy.named("balanced"), kernels)
+    assert [op.kernel for op in net.program.ops] == ["gemm"]
+
+
+def test_programs_with_and_without_tiles_are_one_network():
+    module = conv().eval()
+    digests = {retouch.compile(module, X, policy=policy).digest for policy in ("balanced", "exact")}
+    assert len(digests) == 1
+
+
+class Grids(nn.Module):
+    """Two grids of as many positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = conv(32, 32), conv(32, 32)
+
+    def forward(self, x):
+        return self.last(nn.functional.interpolate(self.first(x), size=(9, 16)))
+
+
+def test_grids_of_one_size_have_tiles_of_their_own():
+    module, x = Grids().eval(), torch.randn(1, 32, 12, 12)
+    net = retouch.compile(module, x, policy=replace(Policy.named("fast"), crossover=1.0))
+    result, recording = net.record(x)
+    with torch.no_grad():
+        assert torch.allclose(result, module(x), atol=1e-5)
+        edited = x.clone()
+        edited[..., 3:9, 2:9] += 1
+        region = Region.from_images(x, edited)
+        got = net.update(recording, region, edited)
+        inside = torch.from_numpy(region.on(Grid(9, 16)).mask.copy())[0]
+        assert torch.allclose(got[..., inside], module(edited)[..., inside], atol=1e-5)

@@ -103,14 +103,14 @@ def test_rows_of_tiles_that_are_not_active_are_multiplied_too():
     policy = Policy("paper", dilate=0)
     plan = planned(in_tiles(program_of(network, (64, 64), True, torch.float32)), policy)
     mask = np.zeros((10, 10), np.bool_)
-    mask[1:4, 3:5] = mask[8, 8] = True  # a tile of four rows, one of two, and one row alone
+    mask[1:6, 3:9] = mask[8, 8] = True  # six tiles of four rows, three of two, and one row alone
     active = activity.of_update(plan.program, Region.from_mask(mask), policy)
     (work,) = (x for x in meter.of_update(plan, active, policy, set()).launches if x.kernel == "winograd")
-    assert (work.rows, work.padding) == (7, 4 + 4 + 2 - 7)
-    assert work.macs == 7 * 64 * 9 * 32
-    assert work.times(3).padding == 9
+    assert (work.rows, work.padding) == (31, 36 + 2 - 31)
+    assert work.macs == 31 * 64 * 9 * 32
+    assert work.times(3).padding == 21
     rate = Rate(0, mac=1e-12)
-    assert rate.seconds(work) == pytest.approx(10 / 7 * rate.seconds(replace(work, padding=0)))
+    assert rate.seconds(work) == pytest.approx(38 / 31 * rate.seconds(replace(work, padding=0)))
 
 
 def test_half_precision_moves_fewer_bytes():

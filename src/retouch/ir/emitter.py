@@ -35,7 +35,7 @@ class Emitter(Protocol):
         """A table of output rows of a one-tap geometry as one of its input rows."""
 
     def tiles(self, value: Value, rows: Table) -> Table:
-        """The tiles of 2x2 positions that ascending rows of a value are in (see `Table.tiles`)."""
+        """The tiles that ascending rows of a value are in."""
 
     def distinct(self, table: Table) -> tuple[Table, Table | None]:
         """The distinct rows that a table names, ascending, and the table as positions there (None: as it is)."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from retouch.ir.geometry import Geometry
+from retouch.ir.tables import Tiles
 from retouch.ir.value import Value
 from retouch.ir.work import Rows
 
@@ -24,8 +25,8 @@ class Meter(Protocol):
     def taps(self, geometry: Geometry, rows: Rows) -> Rows:
         """The input rows that output rows read."""
 
-    def tiles(self, value: Value, rows: Rows) -> tuple[int, int]:
-        """In how many tiles of 2x2 positions rows of a value are, those of one row apart."""
+    def tiles(self, value: Value) -> Tiles:
+        """The tiles that the rows of a value are in that are computed."""
 
     def read(self, value: Value, rows: Rows) -> int:
         """Bytes to read rows of a value and the table that names them; adds the work of making them, if any."""

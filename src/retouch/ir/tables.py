@@ -33,7 +33,7 @@ class Table:
         self.fill = fill
         self.probes: Table | None = None
         self._edited: Table | None = None
-        self._tiles: IntArray | None = None
+        self._tiles: dict[Grid, Tiles] = {}
 
     @property
     def complete(self) -> bool:
@@ -64,13 +64,11 @@ class Table:
         found[self.array] = True
         return found.reshape(-1, grid.height, grid.width)
 
-    def tiles(self, grid: Grid) -> IntArray:
-        """The tiles of 2x2 positions that ascending rows of maps on a grid are in: `[T, 4]` places in the list, -1 for
-        positions that are not listed. In each map they are laid from the first line and column that is edited.
-        """
-        if self._tiles is None:
-            self._tiles = _tiles(self.array, grid, _corners(self.edited, grid))
-        return self._tiles
+    def tiles(self, grid: Grid) -> Tiles:
+        """The tiles that ascending rows of maps on a grid are in."""
+        if grid not in self._tiles:
+            self._tiles[grid] = _tiles(self, grid)
+        return self._tiles[grid]
 
     @staticmethod
     def all(total: int) -> Table:
@@ -106,17 +104,47 @@ class Table:
         return table
 
 
-def _tiles(rows: IntArray, grid: Grid, corners: tuple[IntArray, IntArray]) -> IntArray:
-    maps, y, x = _places(rows, grid)
-    y, x = y + corners[0][maps], x + corners[1][maps]
+TILES = 5
+"""Tiles of several rows that are as much work as it takes to make weights ready for tiles."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Tiles of 2x2 positions, `[T, 4]` places in a list of rows, -1 for what is not listed: `shared` ones of several
+    rows, then one for each row that is computed alone.
+
+    In each map they are laid from the first line and column that is edited; where they would be too few, or too empty,
+    to be less work than 9 products for each row, its rows are alone.
+    """
+
+    array: IntArray
+    shared: int
+
+    @property
+    def alone(self) -> int:
+        """Rows in tiles of their own."""
+        return len(self.array) - self.shared
+
+
+def _tiles(rows: Table, grid: Grid) -> Tiles:
+    tops, lefts = _corners(rows.edited, grid)
+    maps, y, x = _places(rows.array, grid)
+    y, x = y + tops[maps], x + lefts[maps]
     height, width = grid.height // 2 + 1, grid.width // 2 + 1
     tile = (maps * height + y // 2) * width + x // 2
-    used = np.zeros(len(corners[0]) * height * width, np.bool_)
+    used = np.zeros(len(tops) * height * width, np.bool_)
     used[tile] = True
     number = np.cumsum(used, dtype=np.int32)[tile] - 1
     found = np.full((np.count_nonzero(used), 4), -1, np.int32)
-    found[number, y % 2 * 2 + x % 2] = np.arange(len(rows), dtype=np.int32)
-    return found
+    found[number, y % 2 * 2 + x % 2] = places = np.arange(len(rows), dtype=np.int32)
+    listed = np.count_nonzero(found >= 0, axis=1)
+    of = np.flatnonzero(used) // (height * width)
+    several = listed > 1
+    less = 9 * np.bincount(of[several], listed[several], len(tops)) - 16 * np.bincount(of[several], minlength=len(tops))
+    several &= (less >= 16 * TILES)[of]
+    alone = np.full((len(rows), 4), -1, np.int32)
+    alone[:, 0] = places
+    return Tiles(np.concatenate([found[several], alone[~several[number]]]), int(np.count_nonzero(several)))
 
 
 def _corners(rows: Table, grid: Grid) -> tuple[IntArray, IntArray]:
@@ -261,8 +289,8 @@ class Tables:
 
     @_derived
     def tiles(self, rows: Table, grid: Grid) -> Table:
-        """The tiles of ascending rows of maps on a grid (see `Table.tiles`)."""
-        return Table(rows.tiles(grid), len(rows), fixed=rows.fixed)
+        """The tiles of ascending rows of maps on a grid (see `Tiles`)."""
+        return Table(rows.tiles(grid).array, len(rows), fixed=rows.fixed)
 
     @_derived
     def limits(self, rows: Table, size: int, before: int) -> Table:

@@ -26,13 +26,15 @@ from retouch.ops.spec import Arguments, Draw, KernelSpec, within
 NARROW = 32
 """Channels of the narrowest convolutions for which it pays to transform inputs and outputs."""
 
-SINGLE = 9 / 4
-"""Rows of tiles that are as much work as one row in a tile of its own, which is computed tap by tap."""
+ALONE = 9 / 4
+"""Rows of shared tiles that are as much work as one row that is alone: 9 products instead of 16 for four."""
 
 
 @dataclass(frozen=True, eq=False)
 class Winograd(Gemm):
-    """A convolution in tiles. How a row is rounded depends on which rows of its tile are computed with it."""
+    """A convolution in tiles (see `retouch.ir.tables.Tiles`). How a row is rounded depends on how they are laid in its
+    map, and on whether it is alone in its tile.
+    """
 
     kernels = ("winograd",)
 
@@ -44,8 +46,8 @@ class Winograd(Gemm):
         return (emitter.tiles(self.out, rows),)
 
     def padding(self, meter: Meter, rows: Rows) -> int:
-        tiles, singles = meter.tiles(self.out, rows)
-        return round(4 * tiles + SINGLE * singles) - len(rows)
+        tiles = meter.tiles(self.out)
+        return round(4 * tiles.shared + ALONE * tiles.alone) - len(rows)
 
 
 def tiled(op: Op) -> Op:
@@ -73,7 +75,7 @@ def _arguments(draw: Draw, dtype: torch.dtype, share: float) -> Arguments:
     listed = draw.matrix(batch, height, width).numpy() <= np.quantile(draw.matrix(1000).numpy(), share)
     rows = Table.of_mask(listed, batch)
     geometry = conv_geometry(grid, (3, 3), (1, 1), (1, 1), (1, 1))
-    index, tiles = torch.from_numpy(geometry.rows(rows.array)), torch.from_numpy(rows.tiles(grid))
+    index, tiles = torch.from_numpy(geometry.rows(rows.array)), torch.from_numpy(rows.tiles(grid).array)
     out = draw.target(len(rows), outputs, draw.output(dtype))
     a = draw.rows(batch * grid.size, channels, dtype)
     weight = draw.matrix(outputs, 9, channels, dtype=dtype) / (3 * channels**0.5)

@@ -1,4 +1,4 @@
-"""The work of a run from what its operations declare: no kernel is called and no index table is made."""
+"""The work of a run from what its operations declare: no kernel is called, and no table of taps is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from retouch.ir.geometry import Geometry, Grid
-from retouch.ir.tables import Table
+from retouch.ir.tables import Table, Tiles
 from retouch.ir.value import Value
 from retouch.ir.work import Rows, Work
 from retouch.ops.copy import ENDS
@@ -54,6 +54,7 @@ class ActiveMeter:
         self._rows: dict[tuple[Table, Grid], Rows] = {}  # tables of all rows are shared by maps and texts
         self._all: dict[tuple[int, int, int], Rows] = {}
         self._taps: dict[tuple[Geometry, Rows], Rows] = {}
+        self._tiles: dict[Tiles, None] = {}
         self._distinct: dict[Rows, Rows] = {}
         self._evaluated: set[tuple[Value, Rows]] = set()
         self._quantised: set[tuple[Value, Rows]] = set()
@@ -83,10 +84,10 @@ class ActiveMeter:
             self._taps[key] = Rows(mask, len(rows) * geometry.taps)
         return self._taps[key]
 
-    def tiles(self, value: Value, rows: Rows) -> tuple[int, int]:
-        table = self.tables[value] if rows is self.active(value) else Table.of_mask(rows.mask, len(rows.mask))
-        listed = np.count_nonzero(table.tiles(value.map) >= 0, axis=1)
-        return int(np.count_nonzero(listed > 1)), int(np.count_nonzero(listed == 1))
+    def tiles(self, value: Value) -> Tiles:
+        found = self.tables[value].tiles(value.map)
+        self._tiles[found] = None
+        return found
 
     def read(self, value: Value, rows: Rows) -> int:
         storage = self.plan.storage[value]
@@ -247,7 +248,7 @@ class ActiveMeter:
             self._put_back(value, value in outputs)
         saved = sum(2 * len(self.active(v)) * v.channels * v.dtype.itemsize for v in written)
         saves = (Work("copy_many", torch.float32, saved, count=len(written)),) if undoable else ()
-        entries = sum(map(len, self._taps.values()))
+        entries = sum(map(len, self._taps.values())) + sum(tiles.array.size for tiles in self._tiles)
         returned = sum(value.nbytes for value in outputs)
         names = [""] * len(saves) + names + [""] * (len(self.launches) - len(names))
         recorded = self._recorded_bytes(set(written))

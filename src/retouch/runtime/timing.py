@@ -192,7 +192,7 @@ class Shapes:
             weight = torch.full((columns, 9, channels), 0.01, dtype=self.dtype)
             packed = [self.backend.pack(weight, 1) for _ in range(WEIGHTS if rows <= 64 else 1)]
             taps = conv_geometry(grid, (3, 3), (1, 1), (1, 1), (1, 1)).rows(table.array)
-            index, tiles = self._index(taps), self._index(table.tiles(grid))
+            index, tiles = self._index(taps), self._index(table.tiles(grid).array)
             out, a = self._rows(rows, columns), self._rows(rows, channels)
             bias = [self._filled(1, columns, torch.float32)]
             tail: tuple[Any, ...] = self.backend.program(BIASED), [], bias, None, tiles

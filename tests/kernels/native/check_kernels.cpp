@@ -6,9 +6,12 @@
 #include "pages.h"
 #include "runtime.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <vector>
 
@@ -114,13 +117,14 @@ void check_gemm(const KernelTable& k, const Shape& s, DType dtype) {
 void check_winograd(const KernelTable& k) {
   const int64_t height = 11, width = 14, channels = 45, outputs = 70;
   auto a = random_floats(height * width * channels), w = random_floats(outputs * 9 * channels);
-  std::vector<int32_t> index, tiles((height + 1) / 2 * (width / 2) * 4, -1);
+  std::vector<int32_t> index;
+  std::vector<std::array<int32_t, 4>> tiles((height + 1) / 2 * (width / 2), {-1, -1, -1, -1});
   std::vector<double> wanted;
   for (int64_t y = 0; y < height; ++y)
     for (int64_t x = 0; x < width; ++x) {
       if (generator() % 3 == 0) continue;
       int32_t m = int32_t(index.size() / 9);
-      tiles[size_t((y / 2 * (width / 2) + x / 2) * 4 + y % 2 * 2 + x % 2)] = m;
+      tiles[size_t(y / 2 * (width / 2) + x / 2)][size_t(y % 2 * 2 + x % 2)] = m;
       for (int64_t tap = 0; tap < 9; ++tap) {
         int64_t i = y + tap / 3 - 1, j = x + tap % 3 - 1;
         bool inside = i >= 0 && j >= 0 && i < height && j < width;
@@ -146,7 +150,14 @@ void check_winograd(const KernelTable& k) {
   CompiledProgram p = compile_program({{"acc", 0, 0, 0}});
   GemmArgs product{m, matrix(a.data(), height * width, channels), index.data(), packed,
                    program_args(p, matrix(out.data(), m, outputs), nullptr, nullptr)};
-  k.winograd({product, {tiles.data(), int64_t(tiles.size() / 4), 4}}, 2);
+  auto listed = [](const std::array<int32_t, 4>& tile) {
+    return std::count_if(tile.begin(), tile.end(), [](int32_t row) { return row >= 0; });
+  };
+  std::erase_if(tiles, [&](const auto& tile) { return !listed(tile); });
+  auto single = [&](const auto& tile) { return listed(tile) == 1; };
+  int64_t shared =
+      std::stable_partition(tiles.begin(), tiles.end(), std::not_fn(single)) - tiles.begin();
+  k.winograd({product, {tiles[0].data(), int64_t(tiles.size()), 4}, shared}, 2);
   free_pages(pages);
   report("winograd", k.isa, max_error(out, wanted), 3e-6);
 }

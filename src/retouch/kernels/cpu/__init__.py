@@ -4,7 +4,7 @@
 they are made once and checked then, so that a call costs a few microseconds. `KERNELS` are the names of the
 kernels, from the one list in `kernels.inc`. Every kernel computes in float32 (sums in float64) and rounds once, at
 the store. A row's value depends on its own inputs only, never on the number of rows, on the other rows or on the
-number of threads.
+number of threads; with `winograd` also on how rows are cut into tiles.
 """
 
 import atexit

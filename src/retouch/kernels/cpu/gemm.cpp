@@ -1,7 +1,6 @@
 #ifndef RETOUCH_BIND
 #include "gemm_tile.h"
 #include "ops.h"
-#include "pack.h"
 #include "panels.h"
 #include "parallel.h"
 #include "program.h"
@@ -11,30 +10,13 @@ namespace retouch::RETOUCH_NS {
 
 namespace {
 
-// A stretch of the summation: some whole taps, or a range of channels of one tap. The cut depends
-// on the weights' shape only; every stretch is summed from zero and the sums are added in order.
-struct Stretch {
-  int64_t tap, taps, channel, channels;
-  int64_t skipped, words; // 32-bit words of a row of A before it (over all taps) and in it
-};
-
-constexpr int64_t stretch_words = 448;
-
 class Gemm {
  public:
   explicit Gemm(const GemmArgs& args)
-      : g(args), w(args.weights), words(tap_words(w)), panel(w, words), panels(panel.count) {
-    levels = w.dtype == DType::i8;
-    per_word = levels ? 4 : w.dtype == DType::bf16 ? 2 : 1;
-    parts = levels ? 1 : ceil_div(words, stretch_words);
-    part_words = levels ? words : round_up(ceil_div(words, parts), 8);
-    parts = ceil_div(words, part_words);
-    taps_per = levels || parts > 1 ? 1 : max_of(1, stretch_words / words);
-    tap_groups = ceil_div(w.taps, taps_per);
-    taps_per = ceil_div(w.taps, tap_groups);
-    tap_groups = ceil_div(w.taps, taps_per);
-    stretches = tap_groups * parts;
-    zeros = static_cast<const char*>(zero_row(size_t(levels ? g.a.ld : w.channels * 4)));
+      : g(args), w(args.weights), panel(w), panels(panel.count), stretch(w),
+        stretches(stretch.count), per_word(stretch.per_word) {
+    size_t bytes = size_t(w.dtype == DType::i8 ? g.a.ld : w.channels * 4);
+    zeros = static_cast<const char*>(zero_row(bytes));
   }
 
   void run(int threads) {
@@ -63,17 +45,6 @@ class Gemm {
     if (g.m * panels * stretches * max_vectors * lanes * 4 > (int64_t(8) << 20)) return 1e30;
     double share = double(ceil_div(panels * stretches, threads)) / double(stretches);
     return (double(g.m) + 6) * share + 2;
-  }
-
-  Stretch stretch(int64_t i) const {
-    int64_t tap = i / parts * taps_per, first = i % parts * part_words;
-    int64_t part = min_of(part_words, words - first);
-    return {tap,
-            min_of(taps_per, w.taps - tap),
-            first * per_word,
-            min_of(part * per_word, w.channels - first * per_word),
-            tap * words + first,
-            min_of(taps_per, w.taps - tap) * part};
   }
 
   // Multiplies rows first .. first + rows - 1 by one stretch of a panel into c [rows][columns].
@@ -130,8 +101,8 @@ class Gemm {
       float* c = static_cast<float*>(thread_scratch((sums + program_scratch()) * 4));
       float* scratch = c + sums;
       for (int64_t i = 0; i + 1 < stretches; ++i)
-        multiply(p, stretch(i), first, rows, c, i > 0, [](int64_t, int64_t, float*) {});
-      multiply(p, stretch(stretches - 1), first, rows, c, stretches > 1,
+        multiply(p, stretch[i], first, rows, c, i > 0, [](int64_t, int64_t, float*) {});
+      multiply(p, stretch[stretches - 1], first, rows, c, stretches > 1,
                [&](int64_t row, int64_t n, float* tile) { finish(p, row, n, tile, scratch); });
     });
   }
@@ -146,7 +117,7 @@ class Gemm {
     int64_t runs = ceil_div(pieces, run);
     parallel(threads, runs, [&](int64_t task) {
       for (int64_t i = task * run; i < min_of((task + 1) * run, pieces); ++i)
-        multiply(panel[i / stretches], stretch(i % stretches), 0, g.m, sums + i * plane, false,
+        multiply(panel[i / stretches], stretch[i % stretches], 0, g.m, sums + i * plane, false,
                  [](int64_t, int64_t, float*) {});
     });
     int64_t blocks = ceil_div(g.m, 12);
@@ -164,12 +135,10 @@ class Gemm {
 
   const GemmArgs& g;
   const PackedWeights& w;
-  int64_t words;
   Panels panel;
   int64_t panels;
-  bool levels;
-  int64_t per_word;
-  int64_t parts, part_words, taps_per, tap_groups, stretches;
+  Stretches stretch;
+  int64_t stretches, per_word;
   const char* zeros;
 };
 

@@ -100,11 +100,12 @@ struct GemmArgs {
   ProgramArgs program;
 };
 
-// 3x3 taps; tiles [count, 4]: of neighbouring outputs, 2x2, those among the m rows, else -1. The
-// first three taps of a tile's lower row are the last three of its upper one, columns likewise.
+// 3x3 taps; tiles [count, 4]: of 2x2 neighbouring outputs those among the m rows, else -1; `shared`
+// ones of several rows, then one for each other row. Taps of neighbours are the same, moved by one.
 struct WinogradArgs {
   GemmArgs product;
   IndexTable tiles;
+  int64_t shared;
 };
 
 struct RowMapArgs {

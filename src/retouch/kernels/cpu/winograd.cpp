@@ -1,7 +1,6 @@
 #ifndef RETOUCH_BIND
 #include "gemm_tile.h"
 #include "ops.h"
-#include "pack.h"
 #include "panels.h"
 #include "parallel.h"
 #include "program.h"
@@ -14,12 +13,12 @@ namespace retouch::RETOUCH_NS {
 
 namespace {
 
-constexpr int inputs = 16; // of a tile
-constexpr int outputs = 4; // of a tile
-constexpr int gap =
-    3 * lanes; // between planes, so that they do not fall on the same lines of caches
-constexpr int64_t stretch_words = 128;
-constexpr int64_t kept_bytes = 4 << 20; // of the inputs of a chunk
+constexpr int inputs = 16;              // of a tile
+constexpr int outputs = 4;              // of a tile
+constexpr int gap = 3 * lanes;          // between planes, so that they do not share lines of caches
+constexpr int64_t ready_channels = 128; // of which weights are made ready at a time
+constexpr int64_t ready_bytes = 4 << 20; // of inputs that are ready, of a chunk
+constexpr int64_t most_rows = 12;        // of a tile of the program
 
 // B^T d for four numbers, and so for rows and columns of d.
 RETOUCH_INLINE void spread_inputs(vf& a, vf& b, vf& c, vf& d) {
@@ -33,82 +32,83 @@ RETOUCH_INLINE void spread_weights(vf a, vf b, vf c, vf (&out)[4]) {
   out[0] = a, out[1] = even + odd, out[2] = even - odd, out[3] = c;
 }
 
-// Tiles of several outputs are transformed; for one that is alone in its tile the sum over taps is
-// less work.
+// Tiles of several outputs are transformed. For an output that is alone, the sum over taps is less
+// work; it is that of the product by itself, stretch by stretch.
 class Winograd {
  public:
   explicit Winograd(const WinogradArgs& args)
-      : g(args.product), w(g.weights), words(w.channels), depth(round_up(words, lanes)),
-        panel(w, words) {
-    parts = ceil_div(words, stretch_words);
-    part_words = round_up(ceil_div(words, parts), 8);
-    zeros = static_cast<const char*>(zero_row(size_t(words * 4)));
-    sort(args.tiles);
+      : g(args.product), w(g.weights), tiles(args.tiles.data), shared(args.shared),
+        alone(args.tiles.count - shared), channels(w.channels), depth(round_up(channels, lanes)),
+        panel(w), stretch(w) {
+    parts = ceil_div(channels, ready_channels);
+    part = round_up(ceil_div(channels, parts), 8);
+    zeros = static_cast<const char*>(zero_row(size_t(channels * 4)));
   }
 
   void run(int threads) const {
-    int64_t most = max_of(24, min_of(256, kept_bytes / (inputs * depth * 4)));
-    int64_t fewest = ceil_div(tile_count, most), chunks = fewest, groups = 1;
-    for (int64_t c = fewest; c <= min_of(tile_count, fewest + 2 * threads); ++c)
-      for (int64_t p = 1; p <= panel.count; ++p)
-        if (cost(c, p, threads) < 0.98 * cost(chunks, groups, threads)) chunks = c, groups = p;
+    Split s = split(threads);
     int64_t height = block_rows(max_vectors), wanted = ceil_div(2 * threads, panel.count);
-    int64_t pieces =
-        max_of(ceil_div(single_count, most), min_of(wanted, ceil_div(single_count, height)));
-    bool first = tile_cost(chunks, groups) * double(pieces) > single_cost();
-    int64_t large = first ? chunks * groups : pieces * panel.count;
-    parallel(threads, chunks * groups + pieces * panel.count, [&](int64_t task) {
-      int64_t i = task < large ? task : task - large;
-      if ((task < large) == first) {
-        int64_t chunk = i / groups, group = i % groups;
-        compute(chunk * tile_count / chunks, (chunk + 1) * tile_count / chunks,
-                group * panel.count / groups, (group + 1) * panel.count / groups);
+    int64_t pieces = max_of(ceil_div(alone, 256), min_of(wanted, ceil_div(alone, height)));
+    bool first = tile_cost(s) * double(pieces) > alone_cost();
+    int64_t tasks = s.chunks * s.groups, others = pieces * panel.count;
+    parallel(threads, tasks + others, [&](int64_t task) {
+      if (first ? task < tasks : task >= others) {
+        int64_t i = first ? task : task - others, chunk = i / s.groups, group = i % s.groups;
+        compute(chunk * shared / s.chunks, (chunk + 1) * shared / s.chunks,
+                group * panel.count / s.groups, (group + 1) * panel.count / s.groups);
       } else {
-        int64_t piece = i / panel.count;
-        compute_singles(piece * single_count / pieces, (piece + 1) * single_count / pieces,
-                        panel[i % panel.count]);
+        int64_t i = first ? task - tasks : task, piece = i / panel.count;
+        compute_alone(piece * alone / pieces, (piece + 1) * alone / pieces, panel[i % panel.count]);
       }
     });
   }
 
  private:
-  void sort(const IndexTable& all) {
-    tiles = static_cast<int32_t*>(call_scratch(size_t(all.count * (outputs + 1)) * 4));
-    singles = tiles + all.count * outputs;
-    for (const int32_t* tile = all.data; tile < all.data + all.count * outputs; tile += outputs) {
-      int there = 0;
-      for (int i = 0; i < outputs; ++i) there += tile[i] >= 0;
-      if (there > 1) memcpy(tiles + tile_count++ * outputs, tile, outputs * sizeof(int32_t));
-      for (int i = 0; there == 1 && i < outputs; ++i)
-        if (tile[i] >= 0) singles[single_count++] = tile[i];
-    }
+  // Tasks of tiles: chunks of them times groups of panels.
+  struct Split {
+    int64_t chunks, groups;
+  };
+
+  Split split(int threads) const {
+    if (!shared) return {0, 1};
+    int64_t most = max_of(24, min_of(256, ready_bytes / (inputs * depth * 4)));
+    Split best{ceil_div(shared, most), 1};
+    double least = cost(best, threads);
+    int64_t fewest = best.chunks, last = min_of(shared, fewest + 2 * threads);
+    for (int64_t chunks = fewest; chunks <= last; ++chunks)
+      for (int64_t groups = 1; groups <= min_of(panel.count, ceil_div(4 * threads, chunks));
+           ++groups) {
+        double found = cost({chunks, groups}, threads);
+        if (found < 0.98 * least) best = {chunks, groups}, least = found;
+      }
+    return best;
   }
 
   // Multiply-adds of vectors for each channel: what it takes to transform weights and inputs is
   // counted as some more.
-  double tile_cost(int64_t chunks, int64_t groups) const {
-    if (!chunks) return 0;
-    double count = double(ceil_div(tile_count, chunks));
-    double columns = double(ceil_div(panel.count, groups) * max_vectors);
+  double tile_cost(const Split& s) const {
+    if (!s.chunks) return 0;
+    double count = double(ceil_div(shared, s.chunks));
+    double columns = double(ceil_div(panel.count, s.groups) * max_vectors);
     return columns * (inputs * count + 45) + 5 * count;
   }
 
-  double single_cost() const { return double(max_vectors * w.taps * single_count); }
+  double alone_cost() const { return double(max_vectors * w.taps * alone); }
 
-  // Of the busiest thread; tasks of singles fill gaps.
-  double cost(int64_t chunks, int64_t groups, int threads) const {
-    double each = tile_cost(chunks, groups), count = double(chunks * groups);
-    double all = (each * count + single_cost() * double(panel.count)) / threads;
-    double rounds = each * double(ceil_div(chunks * groups, threads));
+  // Of the busiest thread; rows that are alone fill gaps.
+  double cost(const Split& s, int threads) const {
+    double each = tile_cost(s), count = double(s.chunks * s.groups);
+    double all = (each * count + alone_cost() * double(panel.count)) / threads;
+    double rounds = each * double(ceil_div(s.chunks * s.groups, threads));
     return all > rounds ? all : rounds;
   }
 
   // Some tiles.
   struct Chunk {
-    int64_t count, first, span; // tiles, and the rows from first to last
-    const int32_t* rows;        // [count][4]
-    int32_t* lines;             // [count][16]
-    char* there;                // [span]: rows of the chunk
+    int64_t count, first, span; // tiles, and their outputs from the first to the last
+    const int32_t* rows;        // [count][4]: outputs
+    int32_t* sources;           // [count][16]: inputs
+    char* listed;               // [span]: which outputs are of the chunk
     float *in, *weight, *sum, *out, *program;
     int64_t in_plane, weight_plane, sum_plane;
   };
@@ -118,11 +118,16 @@ class Winograd {
     for (int64_t t = 0; t < c.count; ++t) read(c, t);
     for (int64_t i = panels_from; i < panels_to; ++i) {
       Panel p = panel[i];
-      const char* after = i + 1 < panels_to ? w.data + panel[i + 1].offset : nullptr;
-      for (int64_t part = 0; part < parts; ++part) multiply(c, p, part, after);
+      for (int64_t n = 0; n < parts; ++n) {
+        bool last = n + 1 == parts;
+        if (last && i + 1 == panels_to)
+          multiply(c, p, n, {});
+        else
+          multiply(c, p, n, ahead(c, last ? panel[i + 1] : p, last ? 0 : n + 1));
+      }
       for (int64_t t = 0; t < c.count; ++t) write(c, p, t);
       for (int64_t r = 0, n; r < c.span; r += max_of(1, n)) {
-        for (n = 0; n < 12 && r + n < c.span && c.there[r + n];) ++n;
+        for (n = 0; n < most_rows && r + n < c.span && c.listed[r + n];) ++n;
         if (n) finish(p, c.first + r, n, place(c, p, c.first + r), c.program);
       }
     }
@@ -130,6 +135,10 @@ class Winograd {
 
   void finish(const Panel& p, int64_t row, int64_t rows, float* sums, float* scratch) const {
     run_tile(g.program, {row, rows, p.column, p.columns}, sums, p.vectors * lanes, scratch);
+  }
+
+  int64_t program_scratch() const {
+    return round_up(tile_scratch(g.program.code, most_rows, max_vectors * lanes), lanes);
   }
 
   Chunk chunk(int64_t from, int64_t to) const {
@@ -142,14 +151,14 @@ class Winograd {
       if (c.rows[i] >= 0) c.first = min_of(c.first, c.rows[i]), last = max_of(last, c.rows[i]);
     c.span = last - c.first + 1;
     reserve(c);
-    memset(c.there, 0, size_t(c.span));
-    for (int64_t i = 0; i < c.count * inputs; ++i) c.lines[i] = -1;
+    memset(c.listed, 0, size_t(c.span));
+    for (int64_t i = 0; i < c.count * inputs; ++i) c.sources[i] = -1;
     for (int64_t i = 0; i < c.count * outputs; ++i) {
-      int32_t row = c.rows[i];
+      int64_t row = c.rows[i];
       if (row < 0) continue;
-      c.there[row - c.first] = 1;
-      int32_t* lines = c.lines + i / outputs * inputs + i % outputs / 2 * 4 + i % 2;
-      for (int tap = 0; tap < 9; ++tap) lines[tap / 3 * 4 + tap % 3] = g.index[row * 9 + tap];
+      c.listed[row - c.first] = 1;
+      int32_t* corner = c.sources + i / outputs * inputs + i % outputs / 2 * 4 + i % 2;
+      for (int tap = 0; tap < 9; ++tap) corner[tap / 3 * 4 + tap % 3] = g.index[row * 9 + tap];
     }
     return c;
   }
@@ -157,33 +166,33 @@ class Winograd {
   void reserve(Chunk& c) const {
     int64_t width = max_vectors * lanes;
     c.in_plane = c.count * depth + gap;
-    c.weight_plane = part_words * width + gap;
+    c.weight_plane = part * width + gap;
     c.sum_plane = c.count * width + gap;
     int64_t floats[] = {inputs * c.in_plane, inputs * c.weight_plane, inputs * c.sum_plane,
-                        c.span * width, tile_scratch(g.program.code, 12, width)};
-    float** parts[] = {&c.in, &c.weight, &c.sum, &c.out, &c.program};
+                        c.span * width, program_scratch()};
+    float** buffers[] = {&c.in, &c.weight, &c.sum, &c.out, &c.program};
     int64_t total = 0;
-    for (int64_t n : floats) total += round_up(n, lanes);
+    for (int64_t n : floats) total += n;
     size_t bytes = size_t(total + c.count * inputs) * 4 + size_t(c.span);
     float* memory = static_cast<float*>(thread_scratch(bytes));
-    for (int i = 0; i < 5; memory += round_up(floats[i++], lanes)) *parts[i] = memory;
-    c.lines = reinterpret_cast<int32_t*>(memory);
-    c.there = reinterpret_cast<char*>(c.lines + c.count * inputs);
+    for (int i = 0; i < 5; memory += floats[i++]) *buffers[i] = memory;
+    c.sources = reinterpret_cast<int32_t*>(memory);
+    c.listed = reinterpret_cast<char*>(c.sources + c.count * inputs);
   }
 
   // B^T d B of all channels of a tile.
   void read(const Chunk& c, int64_t t) const {
-    const float* line[inputs];
+    const float* row[inputs];
     for (int i = 0; i < inputs; ++i) {
-      int64_t row = c.lines[t * inputs + i];
-      line[i] = reinterpret_cast<const float*>(row < 0 ? zeros : g.a.data + row * g.a.ld * 4);
+      int64_t source = c.sources[t * inputs + i];
+      row[i] = reinterpret_cast<const float*>(source < 0 ? zeros : g.a.data + source * g.a.ld * 4);
     }
     float* out = c.in + t * depth;
-    for (int64_t k = 0; k < words; k += lanes) {
+    for (int64_t k = 0; k < channels; k += lanes) {
       vf d[inputs];
 #pragma GCC unroll 16
       for (int i = 0; i < inputs; ++i)
-        d[i] = k + lanes <= words ? load(line[i] + k) : load_part(line[i] + k, words - k);
+        d[i] = k + lanes <= channels ? load(row[i] + k) : load_part(row[i] + k, channels - k);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) spread_inputs(d[i], d[4 + i], d[8 + i], d[12 + i]);
 #pragma GCC unroll 4
@@ -194,15 +203,15 @@ class Winograd {
   }
 
   // G g G^T of some channels of a panel's weights.
-  void read_weights(const Chunk& c, const Panel& p, int64_t word, int64_t count) const {
-    const int64_t width = p.vectors * lanes;
-    const float* from = reinterpret_cast<const float*>(w.data + p.offset) + word * width;
+  void read_weights(const Chunk& c, const Panel& p, int64_t channel, int64_t count) const {
+    const int64_t width = p.vectors * lanes, tap = channels * width;
+    const float* from = reinterpret_cast<const float*>(w.data + p.offset) + channel * width;
     for (int64_t x = 0; x < count * width; x += lanes) {
       vf wide[3][4];
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i)
-        spread_weights(load(from + i * words * width + x), load(from + (3 + i) * words * width + x),
-                       load(from + (6 + i) * words * width + x), wide[i]);
+        spread_weights(load(from + i * tap + x), load(from + (3 + i) * tap + x),
+                       load(from + (6 + i) * tap + x), wide[i]);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         vf row[4];
@@ -213,45 +222,40 @@ class Winograd {
     }
   }
 
-  // Weights that are multiplied next: lines of them are fetched while others are multiplied.
+  // Weights that are made ready next: lines of them are fetched while others are multiplied.
   struct Ahead {
-    const char* from;                     // the first tap
-    int64_t tap_bytes, taps, calls, done; // calls that it takes for a tap, and those that were
-    int lines;
+    const char* from = nullptr;                 // of the first tap; nullptr: none
+    int64_t tap_bytes = 0, taps = 0, bytes = 0; // from tap to tap, and of each
+    int lines = 0;                              // for each channel that is multiplied
+    int64_t tap = 0, done = 0;                  // where it is, and bytes of that tap
 
     int fetch(BlockArgs& block) {
-      if (!from || done >= calls * taps) return 0;
-      int64_t tap = done / calls, part = done % calls;
-      block.prefetch = from + tap * tap_bytes + part * lines * block.channels * 64;
-      ++done;
+      if (!from || tap == taps) return 0;
+      block.prefetch = from + tap * tap_bytes + done;
+      done += lines * block.channels * 64;
+      if (done >= bytes) ++tap, done = 0;
       return lines;
     }
   };
 
-  Ahead ahead(const Chunk& c, const Panel& p, const char* next) const {
-    int64_t count = ceil_div(c.count, block_rows(int(p.vectors)));
-    int lines = count > 8 ? 0 : count > 2 ? 1 : count > 1 ? 2 : 4;
-    return {lines ? next : nullptr,
-            words * p.vectors * lanes * 4,
-            w.taps,
-            lines ? ceil_div(p.vectors, lines) : 1,
-            0,
-            lines};
+  Ahead ahead(const Chunk& c, const Panel& p, int64_t n) const {
+    int64_t blocks = ceil_div(c.count, block_rows(max_vectors)), step = p.vectors * lanes * 4;
+    int64_t channel = n * part, count = min_of(part, channels - channel);
+    int lines = blocks > 8 ? 0 : blocks > 2 ? 1 : blocks > 1 ? 2 : 4;
+    const char* from = lines ? w.data + p.offset + channel * step : nullptr;
+    return {from, channels * step, w.taps, count * step, lines};
   }
 
-  // `after`: the weights of the next panel.
-  void multiply(const Chunk& c, const Panel& p, int64_t part, const char* after) const {
-    int64_t word = part * part_words, count = min_of(part_words, words - word);
-    int64_t step = p.vectors * lanes * 4;
-    read_weights(c, p, word, count);
+  void multiply(const Chunk& c, const Panel& p, int64_t n, Ahead next) const {
+    int64_t channel = n * part, count = min_of(part, channels - channel);
+    read_weights(c, p, channel, count);
     BlockArgs block{};
     block.ld_bytes = depth * 4;
     block.taps = 1;
     block.channels = count;
-    block.add = part > 0;
-    Ahead next = ahead(c, p, part + 1 < parts ? w.data + p.offset + (word + count) * step : after);
+    block.add = n > 0;
     for (int i = 0; i < inputs; ++i) {
-      block.a = reinterpret_cast<const char*>(c.in + i * c.in_plane + word);
+      block.a = reinterpret_cast<const char*>(c.in + i * c.in_plane + channel);
       block.b = reinterpret_cast<const char*>(c.weight + i * c.weight_plane);
       blocks(block, p, c.count, c.sum + i * c.sum_plane, next);
     }
@@ -298,50 +302,56 @@ class Winograd {
     return c.out + (row - c.first) * p.vectors * lanes;
   }
 
-  void compute_singles(int64_t from, int64_t to, const Panel& p) const {
-    const int64_t width = p.vectors * lanes, count = to - from;
-    const int32_t* rows = singles + from;
-    int64_t scratch = tile_scratch(g.program.code, 12, max_vectors * lanes);
-    float* sums = static_cast<float*>(
-        thread_scratch(size_t(count * (width + w.taps) + round_up(scratch, lanes)) * 4));
+  void compute_alone(int64_t from, int64_t to, const Panel& p) const {
+    const int64_t width = p.vectors * lanes, step = width * 4, count = to - from;
+    const int32_t* tile = tiles + (shared + from) * outputs;
+    int64_t floats = count * width + program_scratch();
+    float* sums = static_cast<float*>(thread_scratch(size_t(floats + count * (1 + w.taps)) * 4));
     float* program = sums + count * width;
-    int32_t* lines = reinterpret_cast<int32_t*>(program + round_up(scratch, lanes));
-    for (int64_t s = 0; s < count; ++s)
-      memcpy(lines + s * w.taps, g.index + rows[s] * w.taps, size_t(w.taps) * 4);
+    int32_t *rows = reinterpret_cast<int32_t*>(sums + floats), *taps = rows + count;
+    for (int64_t i = 0; i < count; ++i) {
+      for (int j = 0; j < outputs; ++j)
+        if (tile[i * outputs + j] >= 0) rows[i] = tile[i * outputs + j];
+      memcpy(taps + i * w.taps, g.index + rows[i] * w.taps, size_t(w.taps) * 4);
+    }
     BlockArgs block{};
     block.ld_bytes = g.a.ld * 4;
-    block.a = g.a.data;
     block.index_stride = w.taps;
     block.zeros = zeros;
-    block.taps = 1;
-    block.channels = words;
-    Ahead none{};
-    for (int64_t tap = 0; tap < w.taps; ++tap) {
-      block.index = lines + tap;
-      block.add = tap > 0;
-      block.b = w.data + p.offset + tap * words * width * 4;
+    Ahead none;
+    for (int64_t i = 0; i < stretch.count; ++i) {
+      Stretch s = stretch[i];
+      block.a = g.a.data + s.channel * 4;
+      block.index = taps + s.tap;
+      block.taps = s.taps;
+      block.channels = s.channels;
+      block.b = w.data + p.offset + s.skipped * step;
+      block.add = i > 0;
       blocks(block, p, count, sums, none);
     }
-    for (int64_t s = 0, n; s < count; s += n) {
-      for (n = 1; n < 12 && s + n < count && rows[s + n] == rows[s] + n;) ++n;
-      finish(p, rows[s], n, sums + s * width, program);
+    for (int64_t i = 0, n; i < count; i += n) {
+      for (n = 1; n < most_rows && i + n < count && rows[i + n] == rows[i] + n;) ++n;
+      finish(p, rows[i], n, sums + i * width, program);
     }
   }
 
   const GemmArgs& g;
   const PackedWeights& w;
-  int64_t words, depth;
+  const int32_t* tiles;
+  int64_t shared, alone, channels, depth;
   Panels panel;
-  int64_t parts, part_words;
+  Stretches stretch;
+  int64_t parts, part;
   const char* zeros;
-  int32_t *tiles, *singles; // [tile_count][4], rows
-  int64_t tile_count = 0, single_count = 0;
 };
 
 } // namespace
 
 void winograd(const WinogradArgs& args, int threads) {
-  Winograd(args).run(threads);
+  if (args.shared)
+    Winograd(args).run(threads);
+  else
+    gemm(args.product, threads);
 }
 
 } // namespace retouch::RETOUCH_NS
@@ -355,20 +365,27 @@ using namespace nb::literals;
 
 namespace {
 
-// Every row once.
-void check_tiles(const Index& tiles, int64_t m) {
+// Every row is in one tile, and tiles of several rows come first. How many these are.
+int64_t check_tiles(const Index& tiles, int64_t m) {
   check_same(tiles.table.taps, 4, "outputs of a tile");
   if (tiles.max >= m)
     bad_value("tiles: entry " + str(tiles.max) + " is not below " + str(m) + " rows");
-  std::vector<bool> there(size_t(m), false);
-  int64_t count = 0;
-  for (int64_t i = 0; i < tiles.table.count * 4; ++i) {
-    int32_t row = tiles.table.data[i];
-    if (row < 0) continue;
-    if (there[size_t(row)]) bad_value("tiles: row " + str(row) + " is in two places");
-    there[size_t(row)] = true, ++count;
+  std::vector<bool> listed(size_t(m), false);
+  int64_t count = 0, shared = 0;
+  for (int64_t t = 0; t < tiles.table.count; ++t) {
+    int64_t before = count;
+    for (int64_t i = t * 4; i < t * 4 + 4; ++i) {
+      int32_t row = tiles.table.data[i];
+      if (row < 0) continue;
+      if (listed[size_t(row)]) bad_value("tiles: row " + str(row) + " is in two places");
+      listed[size_t(row)] = true, ++count;
+    }
+    if (count == before) bad_value("tiles: tile " + str(t) + " is empty");
+    if (count > before + 1 && shared++ != t)
+      bad_value("tiles: tile " + str(t) + " of several rows comes after one of a single row");
   }
   check_same(count, m, "rows in tiles");
+  return shared;
 }
 
 void call_winograd(const Rows& out, const Index* out_index, const Rows& a, const Index& index,
@@ -386,9 +403,9 @@ void call_winograd(const Rows& out, const Index* out_index, const Rows& a, const
              dtype_name(w.dtype));
   if (w.lanes != kernels().lanes || w.max_vectors != kernels().max_vectors)
     bad_value("the weights were packed for another instruction set: pack them again");
-  check_tiles(tiles, m);
   WinogradArgs args{{m, a.m, check_gather(a, &index, m, w.taps, "index"), w, call.args},
-                    tiles.table};
+                    tiles.table,
+                    check_tiles(tiles, m)};
   launch(kernels().winograd, args);
 }
 
