@@ -28,7 +28,7 @@ from triton.runtime.jit import JITFunction
 
 from retouch.kernels.devices import HOST
 from retouch.kernels.protocol import BackendError, handles
-from retouch.kernels.triton.backend import Triton
+from retouch.kernels.triton.backend import KERNELS, Triton
 from retouch.ops.spec import Arguments, Draw, KernelSpec
 from retouch.ops.specs import SPECS
 
@@ -91,8 +91,8 @@ def _amd(compiled: Any) -> Resources:
 
 
 def _launches() -> Iterator[tuple[str, Callable[[], None]]]:
-    """A name, and a function that launches, for every case and dtype of every kernel."""
-    for spec in SPECS.values():
+    """A name, and a function that launches, for every case and dtype of every kernel of this backend."""
+    for spec in map(SPECS.__getitem__, KERNELS):
         for case, arguments in spec.cases.items():
             for dtype in spec.dtypes(Triton.dtypes):
                 yield (
