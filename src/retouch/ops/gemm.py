@@ -147,7 +147,11 @@ class Gemm(Accumulate):
         return replace(self, out=out, weight=weight, vectors=vectors)
 
     def in_int8(self) -> Op:
-        return Int8Gemm(**{field.name: getattr(self, field.name) for field in fields(self)})
+        return self.by(Int8Gemm)
+
+    def by(self, kind: type[Gemm]) -> Gemm:
+        """The same, computed by another kernel."""
+        return kind(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ F(2x2, 3x3): four outputs of a tile take 16 products for each channel, where the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,9 +58,7 @@ def tiled(op: Op) -> Op:
     sliding = y.taps == x.taps == 3 and y.slides and x.slides
     wide = min(op.src.channels, op.out.channels) >= NARROW
     plain = op.weight.value.dtype == op.src.dtype == torch.float32
-    if not (sliding and wide and plain):
-        return op
-    return Winograd(**{field.name: getattr(op, field.name) for field in fields(op)})
+    return op.by(Winograd) if sliding and wide and plain else op
 
 
 def reference(*arguments: Any) -> None:

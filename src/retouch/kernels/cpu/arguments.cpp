@@ -64,6 +64,12 @@ const int32_t* check_gather(const Rows& rows, const Index* index, int64_t m, int
   return index->table.data;
 }
 
+void check_packed(const PackedWeights& weights, int64_t outputs) {
+  check_same(outputs, weights.outputs, "channels of out");
+  if (weights.lanes != kernels().lanes || weights.max_vectors != kernels().max_vectors)
+    bad_value("the weights were packed for another instruction set: pack them again");
+}
+
 int64_t check_bounds(const Index& bounds, const char* kernel) {
   int64_t samples = bounds.table.count - 1;
   const int32_t* b = bounds.table.data;

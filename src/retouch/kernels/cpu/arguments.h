@@ -33,6 +33,9 @@ const int32_t* check_target(const Rows& out, const Index* index, const char* wha
 const int32_t* check_gather(const Rows& rows, const Index* index, int64_t m, int64_t taps,
                             const char* what);
 
+// Weights of so many outputs, packed for the instruction set in use.
+void check_packed(const PackedWeights& weights, int64_t outputs);
+
 // Samples whose rows are bounds[b] .. bounds[b + 1] - 1.
 int64_t check_bounds(const Index& bounds, const char* kernel);
 

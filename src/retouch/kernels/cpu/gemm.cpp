@@ -64,14 +64,12 @@ class Gemm {
     block.channels = s.channels;
     block.b = w.data + p.offset + s.skipped * step;
     block.add = add;
-    int64_t height = block_rows(int(p.vectors));
-    int64_t blocks = ceil_div(rows, height);
     // The next stretch follows in memory; its lines are fetched while this one is multiplied.
     block.prefetch = block.b + s.words * step;
     const char* end = block.prefetch + s.words * step;
+    int64_t blocks = ceil_div(rows, block_rows(int(p.vectors)));
     int lines = rows > 64 ? 0 : blocks >= 3 ? 1 : blocks == 2 ? 2 : 4;
-    for (int64_t i = 0, r = 0; i < blocks; ++i) {
-      int64_t n = (rows - r + blocks - i - 1) / (blocks - i);
+    each_block(rows, p.vectors, [&](int64_t r, int64_t n) {
       int64_t row = first + r;
       block.row = row;
       block.index = g.index ? g.index + row * w.taps + s.tap : nullptr;
@@ -80,8 +78,7 @@ class Gemm {
       block_kernel(w.dtype, p.vectors, n, lines)(block);
       block.prefetch += lines * s.words * 64;
       after(row, n, block.c);
-      r += n;
-    }
+    });
   }
 
   void finish(const Panel& p, int64_t row, int64_t rows, float* c, float* scratch) const {
@@ -170,15 +167,13 @@ void call_gemm(const Rows& out, const Index* out_index, const Rows& a, const Ind
   const PackedWeights& w = packed.weights;
   ProgramCall call(out, out_index, program, rows, vectors, sample, true);
   int64_t m = count_rows(out, out_index);
-  check_same(out.m.channels, w.outputs, "channels of out");
+  check_packed(w, out.m.channels);
   if ((w.dtype == DType::i8) != Levels)
     bad_type(std::string(Levels ? "int8_gemm" : "gemm") + " does not take weights of " +
              dtype_name(w.dtype));
   check_same(a.m.channels, w.channels * w.groups + 5 * Levels, "channels of a");
   if (a.m.dtype != w.dtype)
     bad_type("a is " + dtype_name(a.m.dtype) + ", the packed weights are " + dtype_name(w.dtype));
-  if (w.lanes != kernels().lanes || w.max_vectors != kernels().max_vectors)
-    bad_value("the weights were packed for another instruction set: pack them again");
   GemmArgs args{m, a.m, check_gather(a, index, m, w.taps, "index"), w, call.args};
   launch(Levels ? kernels().int8_gemm : kernels().gemm, args);
 }

@@ -28,6 +28,17 @@ struct BlockArgs {
 
 using Block = void (*)(const BlockArgs&);
 
+// Rows in as few blocks as there may be, of about as many rows: body(first, rows) of each.
+template <class Body>
+static void each_block(int64_t rows, int64_t vectors, const Body& body) {
+  int64_t blocks = ceil_div(rows, block_rows(int(vectors)));
+  for (int64_t i = 0, first = 0; i < blocks; ++i) {
+    int64_t n = (rows - first + blocks - i - 1) / (blocks - i);
+    body(first, n);
+    first += n;
+  }
+}
+
 // The kernel for rows of float32, bf16 or int8, `vectors` vectors of columns and `rows` rows (1 ..
 // block_rows(vectors)), each step of which fetches `lines` lines of the next block of B ahead: 0,
 // 1, 2 or 4.

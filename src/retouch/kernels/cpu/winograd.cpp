@@ -264,15 +264,12 @@ class Winograd {
   // All rows of a product, as many at a time as a block takes.
   void blocks(BlockArgs& block, const Panel& p, int64_t rows, float* sums, Ahead& next) const {
     const int32_t* index = block.index;
-    int64_t count = ceil_div(rows, block_rows(int(p.vectors)));
-    for (int64_t i = 0, r = 0; i < count; ++i) {
-      int64_t n = (rows - r + count - i - 1) / (count - i);
+    each_block(rows, p.vectors, [&](int64_t r, int64_t n) {
       block.row = r;
       block.index = index ? index + r * block.index_stride : nullptr;
       block.c = sums + r * p.vectors * lanes;
       block_kernel(DType::f32, p.vectors, n, next.fetch(block))(block);
-      r += n;
-    }
+    });
     block.index = index;
   }
 
@@ -394,15 +391,13 @@ void call_winograd(const Rows& out, const Index* out_index, const Rows& a, const
   const PackedWeights& w = packed.weights;
   ProgramCall call(out, out_index, program, rows, vectors, sample, true);
   int64_t m = count_rows(out, out_index);
-  check_same(out.m.channels, w.outputs, "channels of out");
+  check_packed(w, out.m.channels);
   check_same(a.m.channels, w.channels, "channels of a");
   check_same(w.taps, 9, "taps");
   check_same(w.groups, 1, "groups");
   if (a.m.dtype != DType::f32 || w.dtype != DType::f32)
     bad_type("winograd takes rows and weights of float32, not " + dtype_name(a.m.dtype) + " and " +
              dtype_name(w.dtype));
-  if (w.lanes != kernels().lanes || w.max_vectors != kernels().max_vectors)
-    bad_value("the weights were packed for another instruction set: pack them again");
   WinogradArgs args{{m, a.m, check_gather(a, &index, m, w.taps, "index"), w, call.args},
                     tiles.table,
                     check_tiles(tiles, m)};
