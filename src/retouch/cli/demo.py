@@ -1,4 +1,4 @@
-"""What `retouch demo` runs: three edits in a row of a photograph that is enlarged and of a generated picture."""
+"""What `retouch demo` runs: three edits in a row of a photograph that is enlarged and of generated pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from retouch.errors import OptionError
 from retouch.kernels.devices import selected
 
 UPSCALER, GENERATOR = "builtin/realesr-animevideov3-x4", "builtin/emoji-256"
-PROMPT = "crying face"
+NAMES = ("smiling face", "crying face", "red apple", "dog face")
+"""What is generated, to lie in rows of two on one picture."""
+
 SIDE, TINY = 256, 64
 STEPS, GUIDANCE, SEED = 20, 3.0, 7
 GAIN = 10
@@ -107,12 +109,17 @@ class Demo(options.Demo, Suite):
         upscaler = Upscaler.from_pretrained(UPSCALER, device=place, backend=self.backend)
         generator = Editor.from_pretrained(GENERATOR, device=place, backend=self.backend, policy=self.policy)
         self.kernels.extend(dict.fromkeys((upscaler.kernels, generator.kernels)))
-        settings: dict[str, Any] = {"prompt": PROMPT, "steps": steps, "guidance": GUIDANCE, "seed": SEED}
+        settings: dict[str, Any] = {"steps": steps, "guidance": GUIDANCE, "seed": SEED}
         self.pictures["photo"] = photo = photograph(side)
-        self.pictures["emoji"] = emoji = generator.generate(size=(side, side), **settings).pixels
+        made = [generator.generate(name, size=(side, side), **settings).pixels for name in NAMES]
+        self.pictures["emoji"] = emoji = np.vstack([np.hstack(made[:2]), np.hstack(made[2:])])
         runs: list[tuple[str, str, Callable[..., AnySession]]] = [
             ("large", "photograph, 4x enlarged", partial(upscaler.open, photo)),
-            ("edited", f"{PROMPT}, {steps} steps", partial(generator.open, emoji, **settings)),
+            (
+                "edited",
+                f"four emoji, {steps} steps",
+                partial(generator.open, emoji, prompt=", ".join(NAMES), **settings),
+            ),
         ]
         for (name, title, opened), part in progress.over(runs):
             yield from ({"session": title, **found} for found in self._session(name, title, opened, part))
