@@ -100,8 +100,8 @@ class Incremental:
         make = partial(lowered, module, self.signature, kernels)
         found = kept(module, self.signature, asked, kernels.device, make)
         self.out_spec = found.out_spec
-        errors = partial(int8_errors, module=module, example=self.signature.example, backend=kernels)
-        self.products = in_arithmetic(found.program, arithmetic, errors)
+        tried = partial(int8_errors, module=module, example=self.signature.example, backend=kernels)
+        self.products = in_arithmetic(found.program, arithmetic, tried)
         files = PackedFiles(kernels) if map_weights else None
         self.weights = Weights(module, found.literals, self.products.program, kernels, files)
         self._lowered = self.weights.without_folded(self.products.program)

@@ -11,6 +11,7 @@ from retouch.frontend.data import from_data, to_data
 from retouch.frontend.lowering import lower
 from retouch.ops.dense import function_named, name_of
 from retouch.passes import fuse, in_arithmetic
+from retouch.passes.arithmetic import Tried
 from support import fill, noise
 
 
@@ -34,7 +35,8 @@ class Everything(nn.Module):
 @pytest.fixture(scope="module")
 def program():
     captured = capture(fill(Everything()), (noise(1, 3, 13, 13), noise(1, 64)), {})
-    return in_arithmetic(fuse(lower(captured)), "int8", lambda _, products: {op.out: 0.0 for op in products}).program
+    lowered = fuse(lower(captured))
+    return in_arithmetic(lowered, "int8", lambda _, products: Tried({op.out: 0.0 for op in products})).program
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from retouch.frontend.capture import capture
 from retouch.frontend.lowering import lower
 from retouch.ops.gemm import Gemm, Int8Gemm
 from retouch.passes import fuse, in_arithmetic
-from retouch.passes.arithmetic import BUDGET
+from retouch.passes.arithmetic import BUDGET, Tried
 from support import noise
 
 
@@ -32,10 +32,16 @@ class Net(nn.Module):
         return self.last(self.point(y))
 
 
-def products(arithmetic, errors=(0.0, 0.0)):
-    """The program in an arithmetic, where the products that may be in int8 move the output by these."""
+def products(arithmetic, errors=(0.0, 0.0), rounding=0.0):
+    """The program in an arithmetic, where the products that may be in int8 move the output by these, and rounding to
+    the type of the weights as well.
+    """
     program = fuse(lower(capture(Net().eval(), (noise(1, 3, 8, 8),), {})))
-    return in_arithmetic(program, arithmetic, lambda _, tried: {op.out: e for op, e in zip(tried, errors, strict=True)})
+
+    def tried(_, products):
+        return Tried({op.out: e for op, e in zip(products, errors, strict=True)}, rounding)
+
+    return in_arithmetic(program, arithmetic, tried)
 
 
 def names(found, kind):
@@ -69,6 +75,13 @@ def test_those_that_move_the_output_most_for_what_they_compute_are_not(wide, poi
     for error, name in ((wide, "wide"), (point, "point")):
         told = f"in int8 it moves the output by {error * BUDGET:.2%}"
         assert (told in made.left.values()) == (name not in found)
+
+
+def test_int8_may_do_as_much_as_rounding_to_the_type_of_the_weights():
+    errors = 2.0 * BUDGET, 1.9 * BUDGET
+    assert names(products("int8", errors, 2.8 * BUDGET), Int8Gemm) == ["point", "wide"]
+    assert names(products("int8", errors, 2.1 * BUDGET), Int8Gemm) == ["wide"]
+    assert names(products("int8", errors, 0.5 * BUDGET), Int8Gemm) == []
 
 
 def test_those_of_which_nothing_is_known_are_not():

@@ -51,13 +51,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "trials"
 
 
-def errors(module, x):
-    """By name, of the inner products."""
+def tried(module, x):
+    """The errors of the inner products by name, and that of rounding."""
     program = fuse(lower(capture(module, (x,), {})))
     products = [op for op in program.ops if isinstance(op, Gemm)]
     found = int8_errors(program, products, module, ((), {"x": x}), kernels.backend("cpu", torch.device("cpu")))
     names = {op.out: program.constants[op.weight.value].removesuffix(".weight") for op in products}
-    return {names[value]: e for value, e in found.items() if names[value] in INNER}
+    return {names[value]: e for value, e in found.errors.items() if names[value] in INNER}, found.rounding
+
+
+def errors(module, x):
+    """By name, of the inner products."""
+    return tried(module, x)[0]
 
 
 def in_int8(module, name, x):
@@ -92,12 +97,22 @@ def test_predictions_are_what_each_layer_alone_does_to_the_output(folder):
     assert found["up"] < 0.3 * found["spiked"]  # though its own result is no nearer
 
 
+def test_rounding_moves_the_output_as_far_as_is_said(folder):
+    narrow, x = Net(weak=1.0).bfloat16(), noise(2, 3, 24, 20).bfloat16()
+    _, rounding = tried(narrow, x)
+    assert tried(narrow, x)[1] == rounding  # read from the file
+    got = narrow(x).float()
+    wide = narrow.float()
+    assert rounding == pytest.approx(error(got, wide(x.float())), rel=0.35)
+    assert tried(wide, x.float())[1] < 1e-6
+
+
 def test_gradients_are_taken_whatever_the_caller_forbids_and_none_are_left(folder):
     module, x = Net(), noise(1, 3, 24, 20)
     module.requires_grad_(True)
     wanted = errors(module, x)
     with torch.inference_mode():
-        found = trial._measured(module, (x.clone(),), {}, {f"{n}.weight": getattr(module, n).weight for n in INNER})
+        found, _ = trial._measured(module, (x.clone(),), {}, {f"{n}.weight": getattr(module, n).weight for n in INNER})
     assert {name.removesuffix(".weight"): e for name, e in found.items()} == pytest.approx(wanted)
     assert all(parameter.grad is None for parameter in module.parameters())
 

@@ -18,10 +18,23 @@ NARROW = 32
 read and return."""
 
 BUDGET = 0.002
-"""How far all products in int8 together may move what a network returns, relative to its norm."""
+"""How far all products in int8 together may move what a network returns, relative to its norm; as far as rounding to
+the type of the weights does anyway, where that is further.
+"""
 
-Errors = Callable[[Program, Sequence[Op]], Mapping[Value, float]]
-"""How far some products of a program move what the network returns when they are in int8, by what they make."""
+
+@dataclass(frozen=True)
+class Tried:
+    """How far rounding moves what a network returns, relative to its norm. errors: that of products in int8, each by
+    what it makes; rounding: that of everything to the type of the weights.
+    """
+
+    errors: Mapping[Value, float]
+    rounding: float = 0.0
+
+
+Try = Callable[[Program, Sequence[Op]], Tried]
+"""Of some products of a program."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +47,31 @@ class Products:
     left: Mapping[Value, str] = field(default_factory=dict)
 
 
-def in_arithmetic(program: Program, arithmetic: str, errors: Errors) -> Products:
+def in_arithmetic(program: Program, arithmetic: str, tried: Try) -> Products:
     """The program with its products in one of `ARITHMETIC`; OptionError for another one.
 
     The first products on every way from an input, the last ones to an output, narrow ones, and all that is no
     convolution or linear layer of rows (attention, norms, embeddings of time and text) stay as they are. So do those
-    that move the output most for what they compute, until the others are within `BUDGET`, and those of which nothing is
-    known.
+    that move the output most for what they compute, until the others are within `BUDGET` or what rounding to the type
+    of the weights does, and those of which nothing is known.
     """
     if checked_arithmetic(arithmetic) == "float":
         return Products(program)
     left = _outer(program.ops)
     inner = [op for op in program.ops if op.product and op.out not in left]
-    left |= _sensitive(inner, errors(program, inner))
+    left |= _sensitive(inner, tried(program, inner))
     ops = tuple(op.in_int8() if op.product and op.out not in left else op for op in program.ops)
     return Products(replace(program, ops=ops), left)
 
 
-def _sensitive(products: Sequence[Op], errors: Mapping[Value, float]) -> dict[Value, str]:
+def _sensitive(products: Sequence[Op], tried: Tried) -> dict[Value, str]:
     """Products that stay as they are for what they do to the output; errors of products add up in squares."""
+    errors, budget = tried.errors, max(BUDGET, tried.rounding)
     left = {op.out: "what int8 does there is not known" for op in products if not isfinite(errors.get(op.out, nan))}
     measured = [op for op in products if op.out not in left]
     total = sum(errors[op.out] ** 2 for op in measured)
     for op in sorted(measured, key=lambda op: errors[op.out] ** 2 / op.arithmetic(op.out.rows), reverse=True):
-        if total <= BUDGET**2:
+        if total <= budget**2:
             break
         total -= errors[op.out] ** 2
         left[op.out] = f"in int8 it moves the output by {errors[op.out]:.2%}"

@@ -1,8 +1,10 @@
-"""What int8 costs each product of a network: how far it moves what the network returns, for its example inputs.
+"""What int8 costs each product of a network: how far it moves what the network returns, for its example inputs. And
+what rounding to the type of the weights costs, beside which that is to be seen.
 
 The errors of products are small and add up like noise, so that what one does to the output is, to first order, its own
-error times the gradient of the output there: one run and one backward pass tell it of all products at once. How far a
-product's own result is off says little, as much of a network hardly matters for what it returns.
+error times the gradient of the output there: one run and one backward pass tell it of all products at once, and of all
+results that are rounded. How far a product's own result is off says little, as much of a network hardly matters for
+what it returns.
 
 What was found is kept in the user's cache folder, for the same program, weights and inputs.
 """
@@ -25,16 +27,24 @@ from torch.overrides import TorchFunctionMode
 
 from retouch.errors import FallbackWarning
 from retouch.ir.program import Op, Program
-from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.ops.copy import spread, spread_values
 from retouch.ops.int8_gemm import TOP
+from retouch.passes.arithmetic import Tried
 from retouch.runtime.blocks import Block, StoreError, read
 from retouch.runtime.cache_files import CacheFiles
 
 FILES = CacheFiles("trials", ".trials.safetensors", 1 << 24)
 
+ROUNDED = 0.21
+"""The relative error of a rounded number (root of the mean square, sizes spread evenly over an octave) in units of its
+type's epsilon.
+"""
+
 Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+Found = tuple[dict[str, float], float]
+"""The errors of products by the names of their weights, and that of rounding."""
 
 _CHANNELS: Mapping[Callable[..., Tensor], tuple[int, int]] = {
     F.linear: (-1, 1), F.conv1d: (1, 1), F.conv2d: (1, 1), F.conv3d: (1, 1),
@@ -42,12 +52,15 @@ _CHANNELS: Mapping[Callable[..., Tensor], tuple[int, int]] = {
 }  # fmt: skip
 """Functions with the dimensions that are the channels they read, of the input and of the weight."""
 
+_EXACT = {torch.cat, torch.stack, F.pad, F.interpolate, F.dropout, F.relu, Tensor.contiguous, Tensor.clone, Tensor.to}
+"""Functions that round nothing, beside views."""
+
 
 def int8_errors(
     program: Program, products: Sequence[Op], module: nn.Module, example: Example, backend: Backend
-) -> dict[Value, float]:
-    """How far each product of a program moves what the module returns when it is in int8, relative to the norm of that;
-    by the value that the product makes. Those of which nothing is known are not there.
+) -> Tried:
+    """How far each product of a program moves what the module returns when it is in int8, and rounding to its own type
+    does. Products of which nothing is known are not there.
 
     example: arguments of the module. One that is the same everywhere tells nothing; noise stands for it, always the
     same. The module runs once, with memory for a backward pass through its activations. A FallbackWarning where there
@@ -75,24 +88,33 @@ def int8_errors(
                 FallbackWarning,
                 stacklevel=2,
             )
-            return {}
+            return Tried({})
         _write(key, found)
-    return {value: found[name] for value, name in names.items() if name in found}
+    errors, rounding = found
+    return Tried({value: errors[name] for value, name in names.items() if name in errors}, rounding)
 
 
-class _Tried(TorchFunctionMode):
-    """Notes what the errors of products with some weights do to the output, by name, in a backward pass."""
+class _Noise(TorchFunctionMode):
+    """Notes what the errors of products with some weights do to the output, by name, in a backward pass; by no name
+    what rounding does.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.names = {id(weight): name for name, weight in weights.items()}
-        self.squares: dict[str, float] = defaultdict(float)
+        self.squares: dict[str | None, float] = defaultdict(float)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _CHANNELS and len(args) > 1 and id(args[1]) in self.names and result.requires_grad:
+        if not (_is_float(result) and result.requires_grad):
+            return result
+        if not (func in _EXACT or result._is_view() or any(result is x for x in args)):
+            rounded = result.detach()
+            step = ROUNDED * torch.finfo(result.dtype).eps
+            result.register_hook(lambda gradient: self._note(None, gradient, (rounded.float() * step).square()))
+        if func in _CHANNELS and len(args) > 1 and id(args[1]) in self.names:
             with torch.no_grad():
                 (source, weight), (channels, inputs) = args[:2], _CHANNELS[func]
                 tried = func(_rows_in_int8(source, channels), _in_int8(weight, inputs), *args[2:], **(kwargs or {}))
@@ -101,25 +123,28 @@ class _Tried(TorchFunctionMode):
             result.register_hook(lambda gradient: self._note(self.names[id(weight)], gradient, squares))
         return result
 
-    def _note(self, name: str, gradient: Tensor, squares: Tensor) -> None:
+    def _note(self, name: str | None, gradient: Tensor, squares: Tensor) -> None:
         self.squares[name] += float((gradient.float().square() * squares).sum())
 
 
-def _measured(module: nn.Module, args: Any, kwargs: Any, weights: Mapping[str, Tensor]) -> dict[str, float]:
+def _measured(module: nn.Module, args: Any, kwargs: Any, weights: Mapping[str, Tensor]) -> Found:
     with torch.inference_mode(False), torch.enable_grad():
         leaves, spec = pytree.tree_flatten((args, kwargs))
         leaves = [x.clone().requires_grad_() if _is_float(x) else x for x in leaves]
         inner, named = pytree.tree_unflatten([x * 1 if _is_float(x) else x for x in leaves], spec)
-        with _Tried(weights) as tried:
+        with _Noise(weights) as noise:
             returned = module(*inner, **named)
         results = [x for x in pytree.tree_leaves(returned) if _is_float(x) and x.requires_grad]
         if not results:
-            return {}
+            return {}, 0.0
         generator = torch.Generator().manual_seed(0)
         signs = [(torch.randint(0, 2, x.shape, generator=generator) * 2 - 1).to(x) for x in results]
         torch.autograd.grad(results, [x for x in leaves if _is_float(x)], signs, allow_unused=True)
     norm = sum(float(x.detach().float().square().sum()) for x in results)
-    return {name: (square / norm) ** 0.5 for name, square in tried.squares.items() if norm}
+    if not norm:
+        return {}, 0.0
+    rounding = noise.squares.pop(None, 0.0)
+    return {name: (square / norm) ** 0.5 for name, square in noise.squares.items() if name}, (rounding / norm) ** 0.5
 
 
 def _is_float(x: Any) -> bool:
@@ -146,23 +171,24 @@ def _in_int8(weight: Tensor, inputs: int) -> Tensor:
     return ((weight.float() / steps).round() * steps).to(weight.dtype)
 
 
-def _read(key: dict[str, Any]) -> dict[str, float] | None:
+def _read(key: dict[str, Any]) -> Found | None:
     """What a file holds; None where there is none that can be read."""
     file = FILES.file(key)
     if not file.is_file():
         return None
     try:
         block = read(file)
-        names, errors = block.notes["names"], block.tensors["errors"].tolist()
+        names, (rounding, *errors) = block.notes["names"], block.tensors["errors"].tolist()
         if block.notes["key"] != key or len(names) != len(errors):
             raise StoreError(f"{file} is damaged")
     except (StoreError, KeyError):
         file.unlink(missing_ok=True)
         return None
-    return dict(zip(names, errors, strict=True))
+    return dict(zip(names, errors, strict=True)), rounding
 
 
-def _write(key: dict[str, Any], errors: Mapping[str, float]) -> None:
-    content = {"errors": torch.tensor(list(errors.values()), dtype=torch.float64)}
+def _write(key: dict[str, Any], found: Found) -> None:
+    errors, rounding = found
+    content = {"errors": torch.tensor([rounding, *errors.values()], dtype=torch.float64)}
     with suppress(StoreError, OSError):  # no room: later starts measure again
         FILES.write(FILES.file(key), Block.of(content, {"key": key, "names": list(errors)}))
