@@ -22,7 +22,7 @@ def identity(net: Incremental, hashes: Sequence[int]) -> dict[str, Any]:
 
 
 _DIFFERENT = {
-    "program": "another network, or one captured by other versions of PyTorch or diffusers",
+    "program": "another network, or one made of it by other versions of Retouch, PyTorch or diffusers",
     "weights": "other weights",
     "policy": "another policy",
     "backend": 'the backend "{saved}", not "{found}": name that one, and a device that it runs on',
