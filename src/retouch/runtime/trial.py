@@ -181,7 +181,7 @@ def _read(key: dict[str, Any]) -> Found | None:
         names, (rounding, *errors) = block.notes["names"], block.tensors["errors"].tolist()
         if block.notes["key"] != key or len(names) != len(errors):
             raise StoreError(f"{file} is damaged")
-    except (StoreError, KeyError):
+    except (StoreError, KeyError, ValueError):
         file.unlink(missing_ok=True)
         return None
     return dict(zip(names, errors, strict=True)), rounding
