@@ -106,7 +106,7 @@ class Incremental:
         self.weights = Weights(module, found.literals, self.products.program, kernels, files)
         self._lowered = self.weights.without_folded(self.products.program)
         tiled = not policy.exact and kernels.lacking.keys().isdisjoint(("gemm", "winograd"))
-        self.program = in_tiles(self._lowered) if tiled else self._lowered
+        self.program = in_tiles(self._lowered, kernels.native) if tiled else self._lowered
         self.plan: Plan = planned(self.program, policy)
         self.weights.refresh()
         self.shared = Shared(kernels)

@@ -19,41 +19,44 @@ from retouch.ops.gemm import Packed
 BIAS = (Instr("acc"), Instr("vector"), Instr("add", 0, 1))
 
 
-def convolution(random, listed, channels, outputs):
+def convolution(random, listed, channels, outputs, dtype=torch.float32):
     """Arguments of a convolution of the listed positions `[maps, H, W]`, with a bias."""
     batch, height, width = listed.shape
     grid, rows = Grid(height, width), Table.of_mask(listed, batch)
     index = torch.from_numpy(conv_geometry(grid, (3, 3), (1, 1), (1, 1), (1, 1)).rows(rows.array))
     tiles = torch.from_numpy(rows.tiles(grid).array)
-    a, weight = random.rows(batch * grid.size, channels), torch.randn(outputs, 9, channels) / (9 * channels) ** 0.5
-    out, bias = random.rows(len(rows), outputs), random.rows(1, outputs)
-    return out, None, a, index, Packed(weight, 1), BIAS, [], [bias], None, tiles
+    a = random.rows(batch * grid.size, channels, dtype)
+    weight = torch.randn(outputs, 9, channels) / (9 * channels) ** 0.5
+    out, bias = random.rows(len(rows), outputs, dtype), random.rows(1, outputs)
+    return out, None, a, index, Packed(weight.to(dtype), 1), BIAS, [], [bias], None, tiles
 
 
 def some(random, batch, height, width, share):
     return torch.rand(batch, height, width, generator=random.generator).numpy() < share
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("isa", cases.ISAS)
 @pytest.mark.parametrize(("height", "width", "share", "channels", "outputs"), [
     (1, 1, 1, 1, 1), (9, 7, 1, 300, 70), (48, 40, 1, 40, 130), (16, 16, 0.3, 130, 200), (40, 30, 0.05, 33, 64),
     (8, 8, 0.9, 600, 64), (3, 90, 0.6, 65, 3),
 ])  # fmt: skip
-def test_sums_that_are_cut_into_chunks_and_parts(isa, height, width, share, channels, outputs):
+def test_sums_that_are_cut_into_chunks_and_parts(dtype, isa, height, width, share, channels, outputs):
     random = Random(height)
     for threads in (1, 2, 5):
         with on_isa(isa, threads):
-            check("winograd", *convolution(random, some(random, 2, height, width, share), channels, outputs))
+            check("winograd", *convolution(random, some(random, 2, height, width, share), channels, outputs, dtype))
 
 
 @given(
-    isa=cases.isas, seed=cases.seeds, share=st.sampled_from([0.1, 0.5, 0.95]), channels=st.sampled_from([5, 64, 140])
-)
-def test_maps_are_independent(isa, seed, share, channels):
+    isa=cases.isas, dtype=cases.dtypes, seed=cases.seeds, share=st.sampled_from([0.1, 0.5, 0.95]),
+    channels=st.sampled_from([5, 64, 140]),
+)  # fmt: skip
+def test_maps_are_independent(isa, dtype, seed, share, channels):
     """Maps that are computed together, and by any number of threads, are bit for bit those that are computed alone."""
     random = Random(seed)
     listed = some(random, 3, 9, 12, share)
-    out, _, a, index, packed, *tail, tiles = convolution(random, listed, channels, 70)
+    out, _, a, index, packed, *tail, tiles = convolution(random, listed, channels, 70, dtype)
     with on_isa(isa, 1):
         whole = native("winograd", out, None, a, index, packed, *tail, tiles)
     ends = np.cumsum([0, *listed.reshape(3, -1).sum(1)])
@@ -66,10 +69,13 @@ def test_maps_are_independent(isa, seed, share, channels):
         assert torch.equal(got, whole[start:stop])
 
 
-@given(isa=cases.isas, seed=cases.seeds, channels=st.sampled_from([40, 500, 1283]), share=st.sampled_from([0.02, 0.5]))
-def test_rows_that_are_alone_are_those_of_the_product(isa, seed, channels, share):
+@given(
+    isa=cases.isas, dtype=cases.dtypes, seed=cases.seeds, channels=st.sampled_from([40, 500, 1283]),
+    share=st.sampled_from([0.02, 0.5]),
+)  # fmt: skip
+def test_rows_that_are_alone_are_those_of_the_product(isa, dtype, seed, channels, share):
     random = Random(seed)
-    *args, tiles = convolution(random, some(random, 2, 14, 11, share), channels, 70)
+    *args, tiles = convolution(random, some(random, 2, 14, 11, share), channels, 70, dtype)
     with on_isa(isa, 2):
         got, product = native("winograd", *args, tiles), native("gemm", *args)
     alone = tiles[(tiles >= 0).sum(1) == 1].amax(1).long()
@@ -134,7 +140,9 @@ def test_bad_arguments():
         bad(packed=cpu.pack(torch.ones(4, 4, 8), 1))
     with pytest.raises(ValueError, match="groups is 2, expected 1"):
         bad(packed=cpu.pack(torch.ones(4, 9, 8), 2))
-    with pytest.raises(TypeError, match="rows and weights of float32, not bfloat16 and bfloat16"):
-        bad(packed=cpu.pack(torch.ones(4, 9, 8).bfloat16(), 1), a=torch.ones(6, 8).bfloat16())
+    with pytest.raises(TypeError, match="rows and weights of float32 or of bfloat16, not float32 and bfloat16"):
+        bad(packed=cpu.pack(torch.ones(4, 9, 8).bfloat16(), 1))
+    with pytest.raises(TypeError, match="not float16 and float32"):
+        bad(a=torch.ones(6, 8).half())
     with pytest.raises(ValueError, match="entry 7 of the index is not below 6 rows"):
         bad(index=torch.full((6, 9), 7, dtype=torch.int32))

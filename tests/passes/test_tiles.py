@@ -49,9 +49,12 @@ def test_all_others_stay(module):
     assert {type(op) for op in products(module)} == {Gemm}
 
 
-def test_types_that_are_not_float32_stay():
-    (op,) = products(conv(), X.bfloat16())
-    assert type(op) is Gemm
+@pytest.mark.parametrize(("native", "kind"), [(torch.float32, Winograd), (torch.bfloat16, Gemm)])
+def test_those_of_bfloat16_where_the_processor_multiplies_float32(native, kind):
+    kernels = Cpu(backend("cpu").kernels)
+    kernels.native = native
+    net = Incremental(conv().eval().bfloat16(), (X.bfloat16(),), {}, Policy.named("balanced"), kernels)
+    assert [type(op) for op in net.program.ops] == [kind]
 
 
 def test_int8_stays():
@@ -63,7 +66,7 @@ def test_int8_stays():
 
 def test_a_second_time_changes_nothing():
     program = retouch.compile(conv().eval(), X).program
-    assert in_tiles(program).ops == program.ops
+    assert in_tiles(program, torch.float32).ops == program.ops
 
 
 def test_kernels_of_which_a_backend_has_only_one():

@@ -44,7 +44,7 @@ def region(name, edit):
 
 def update(name, policy, edit):
     found = program(name)
-    plan = planned(found if policy.exact else in_tiles(found), policy)
+    plan = planned(found if policy.exact else in_tiles(found, torch.float32), policy)
     active = activity.of_update(plan.program, region(name, edit), policy)
     return plan, active, dirty_values(plan.program, set(), active)
 
@@ -101,7 +101,7 @@ def test_rows_of_tiles_that_are_not_active_are_multiplied_too():
         make_inputs=lambda tiny, generator: models.Inputs((torch.zeros(1, 32, 10, 10),)),
     )
     policy = Policy("paper", dilate=0)
-    plan = planned(in_tiles(program_of(network, (64, 64), True, torch.float32)), policy)
+    plan = planned(in_tiles(program_of(network, (64, 64), True, torch.float32), torch.float32), policy)
     mask = np.zeros((10, 10), np.bool_)
     mask[1:6, 3:9] = mask[8, 8] = True  # six tiles of four rows, three of two, and one row alone
     active = activity.of_update(plan.program, Region.from_mask(mask), policy)

@@ -6,6 +6,7 @@ F(2x2, 3x3): four outputs of a tile take 16 products for each channel, where the
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,14 +51,14 @@ class Winograd(Gemm):
         return round(4 * tiles.shared + ALONE * tiles.alone) - len(rows)
 
 
-def tiled(op: Op) -> Op:
-    """A convolution in tiles; every other operation as it is."""
+def tiled(op: Op, dtypes: Collection[torch.dtype]) -> Op:
+    """A convolution of one of these types in tiles; every other operation as it is."""
     if type(op) is not Gemm or op.geometry is None or op.weight.layout != "conv" or op.weight.groups > 1:
         return op
     y, x = op.geometry.y, op.geometry.x
     sliding = y.taps == x.taps == 3 and y.slides and x.slides
     wide = min(op.src.channels, op.out.channels) >= NARROW
-    plain = op.weight.value.dtype == op.src.dtype == torch.float32
+    plain = op.weight.value.dtype == op.src.dtype and op.src.dtype in dtypes
     return op.by(Winograd) if sliding and wide and plain else op
 
 
@@ -85,6 +86,6 @@ SPEC = KernelSpec(
     "out[m, n] = program(sum over t, c of a[index[m, t], c] * weight[n, t, c]), in tiles of 2x2 rows",
     reference,
     {"whole map": partial(_arguments, share=1.0), "few rows": partial(_arguments, share=0.4)},
-    within(6e-6, torch.float32),
+    within(6e-6, torch.float32, torch.bfloat16),
     optional=True,
 )

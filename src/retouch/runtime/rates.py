@@ -26,7 +26,7 @@ from retouch.plan.cost import CostModel, Rate, Rates
 from retouch.plan.peaks import Peaks, of_gpu
 from retouch.runtime.timing import measure
 
-VERSION = 5
+VERSION = 6
 """Of the files, and of the shapes that are timed."""
 
 QUIET, BUSY = 0.5, 1.0

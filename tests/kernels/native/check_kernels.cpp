@@ -114,9 +114,12 @@ void check_gemm(const KernelTable& k, const Shape& s, DType dtype) {
 }
 
 // Some positions of a map, in tiles from its first line and column.
-void check_winograd(const KernelTable& k) {
+void check_winograd(const KernelTable& k, DType dtype) {
   const int64_t height = 11, width = 14, channels = 45, outputs = 70;
   auto a = random_floats(height * width * channels), w = random_floats(outputs * 9 * channels);
+  bool half = dtype == DType::bf16;
+  std::vector<uint16_t> a16, w16;
+  if (half) a16 = to_bf16(a), w16 = to_bf16(w);
   std::vector<int32_t> index;
   std::vector<std::array<int32_t, 4>> tiles((height + 1) / 2 * (width / 2), {-1, -1, -1, -1});
   std::vector<double> wanted;
@@ -141,14 +144,17 @@ void check_winograd(const KernelTable& k) {
       }
     }
   int64_t m = int64_t(index.size() / 9);
-  PackedWeights packed{nullptr, outputs, 9, channels, 1, DType::f32, k.lanes, k.max_vectors};
+  PackedWeights packed{nullptr, outputs, 9, channels, 1, dtype, k.lanes, k.max_vectors};
   Span pages = allocate_pages(size_t(packed_bytes(packed)));
   char* data = static_cast<char*>(pages.data);
-  pack_weights(packed, w.data(), {9 * channels, channels, 1}, nullptr, data, 2);
+  pack_weights(packed, half ? static_cast<void*>(w16.data()) : w.data(),
+               {9 * channels, channels, 1}, nullptr, data, 2);
   packed.data = data;
   std::vector<float> out(size_t(m * outputs));
   CompiledProgram p = compile_program({{"acc", 0, 0, 0}});
-  GemmArgs product{m, matrix(a.data(), height * width, channels), index.data(), packed,
+  Matrix rows =
+      matrix(half ? static_cast<void*>(a16.data()) : a.data(), height * width, channels, dtype);
+  GemmArgs product{m, rows, index.data(), packed,
                    program_args(p, matrix(out.data(), m, outputs), nullptr, nullptr)};
   auto listed = [](const std::array<int32_t, 4>& tile) {
     return std::count_if(tile.begin(), tile.end(), [](int32_t row) { return row >= 0; });
@@ -159,7 +165,7 @@ void check_winograd(const KernelTable& k) {
       std::stable_partition(tiles.begin(), tiles.end(), std::not_fn(single)) - tiles.begin();
   k.winograd({product, {tiles[0].data(), int64_t(tiles.size()), 4}, shared}, 2);
   free_pages(pages);
-  report("winograd", k.isa, max_error(out, wanted), 3e-6);
+  report(half ? "winograd bfloat16" : "winograd", k.isa, max_error(out, wanted), 3e-6);
 }
 
 void check_attention(const KernelTable& k, DType dtype) {
@@ -305,8 +311,8 @@ int main() {
       for (Shape s : {Shape{1, 9, 3, 3}, {50, 9, 33, 70}, {7, 1, 901, 64}, {130, 4, 16, 20}})
         check_gemm(k, s, dtype);
       check_attention(k, dtype);
+      check_winograd(k, dtype);
     }
-    check_winograd(k);
     check_map(k, "silu", [](double x) { return x / (1 + std::exp(-x)); });
     check_map(k, "exp", [](double x) { return std::exp(x); });
     check_map(k, "tanh", [](double x) { return std::tanh(x); });

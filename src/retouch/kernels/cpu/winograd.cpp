@@ -32,8 +32,21 @@ RETOUCH_INLINE void spread_weights(vf a, vf b, vf c, vf (&out)[4]) {
   out[0] = a, out[1] = even + odd, out[2] = even - odd, out[3] = c;
 }
 
-// Tiles of several outputs are transformed. For an output that is alone, the sum over taps is less
-// work; it is that of the product by itself, stretch by stretch.
+// A number of a word of packed weights: the only one, or the first or second of a pair.
+RETOUCH_INLINE vf number(const float* words, int64_t) {
+  return load(words);
+}
+
+RETOUCH_INLINE vf number(const bf16* words, int64_t i) {
+  vu pair;
+  memcpy(&pair, words, sizeof(pair));
+  return from_bits(i ? pair & 0xffff0000u : pair << 16);
+}
+
+// Of rows and weights of T, multiplied in float32. Tiles of several outputs are transformed. For an
+// output that is alone, the sum over taps is less work; it is that of the product by itself,
+// stretch by stretch.
+template <class T>
 class Winograd {
  public:
   explicit Winograd(const WinogradArgs& args)
@@ -64,6 +77,8 @@ class Winograd {
   }
 
  private:
+  static constexpr int64_t per_word = 4 / sizeof(T);
+
   // Tasks of tiles: chunks of them times groups of panels.
   struct Split {
     int64_t chunks, groups;
@@ -101,6 +116,13 @@ class Winograd {
     double all = (each * count + alone_cost() * double(panel.count)) / threads;
     double rounds = each * double(ceil_div(s.chunks * s.groups, threads));
     return all > rounds ? all : rounds;
+  }
+
+  int64_t line_bytes() const { return g.a.ld * int64_t(sizeof(T)); }
+
+  // Of so many channels of a tap of packed weights.
+  static int64_t weight_bytes(const Panel& p, int64_t channels) {
+    return ceil_div(channels, per_word) * p.vectors * lanes * 4;
   }
 
   // Some tiles.
@@ -182,10 +204,10 @@ class Winograd {
 
   // B^T d B of all channels of a tile.
   void read(const Chunk& c, int64_t t) const {
-    const float* row[inputs];
+    const T* row[inputs];
     for (int i = 0; i < inputs; ++i) {
       int64_t source = c.sources[t * inputs + i];
-      row[i] = reinterpret_cast<const float*>(source < 0 ? zeros : g.a.data + source * g.a.ld * 4);
+      row[i] = reinterpret_cast<const T*>(source < 0 ? zeros : g.a.data + source * line_bytes());
     }
     float* out = c.in + t * depth;
     for (int64_t k = 0; k < channels; k += lanes) {
@@ -204,20 +226,25 @@ class Winograd {
 
   // G g G^T of some channels of a panel's weights.
   void read_weights(const Chunk& c, const Panel& p, int64_t channel, int64_t count) const {
-    const int64_t width = p.vectors * lanes, tap = channels * width;
-    const float* from = reinterpret_cast<const float*>(w.data + p.offset) + channel * width;
-    for (int64_t x = 0; x < count * width; x += lanes) {
-      vf wide[3][4];
+    const int64_t width = p.vectors * lanes, tap = weight_bytes(p, channels);
+    const char* from = w.data + p.offset + weight_bytes(p, channel);
+    for (int64_t k = 0; k < count; ++k) {
+      const char* line = from + k / per_word * width * 4;
+      for (int64_t x = 0; x < width; x += lanes) {
+        auto taken = [&](int i) {
+          return number(reinterpret_cast<const T*>(line + i * tap + x * 4), k % per_word);
+        };
+        vf wide[3][4];
 #pragma GCC unroll 3
-      for (int i = 0; i < 3; ++i)
-        spread_weights(load(from + i * tap + x), load(from + (3 + i) * tap + x),
-                       load(from + (6 + i) * tap + x), wide[i]);
+        for (int i = 0; i < 3; ++i) spread_weights(taken(i), taken(3 + i), taken(6 + i), wide[i]);
+        float* to = c.weight + k * width + x;
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        vf row[4];
-        spread_weights(wide[0][i], wide[1][i], wide[2][i], row);
+        for (int i = 0; i < 4; ++i) {
+          vf row[4];
+          spread_weights(wide[0][i], wide[1][i], wide[2][i], row);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) store(c.weight + (4 * i + j) * c.weight_plane + x, row[j]);
+          for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * c.weight_plane, row[j]);
+        }
       }
     }
   }
@@ -239,11 +266,11 @@ class Winograd {
   };
 
   Ahead ahead(const Chunk& c, const Panel& p, int64_t n) const {
-    int64_t blocks = ceil_div(c.count, block_rows(max_vectors)), step = p.vectors * lanes * 4;
-    int64_t channel = n * part, count = min_of(part, channels - channel);
+    int64_t blocks = ceil_div(c.count, block_rows(max_vectors)), channel = n * part;
     int lines = blocks > 8 ? 0 : blocks > 2 ? 1 : blocks > 1 ? 2 : 4;
-    const char* from = lines ? w.data + p.offset + channel * step : nullptr;
-    return {from, channels * step, w.taps, count * step, lines};
+    const char* from = lines ? w.data + p.offset + weight_bytes(p, channel) : nullptr;
+    int64_t bytes = weight_bytes(p, min_of(part, channels - channel));
+    return {from, weight_bytes(p, channels), w.taps, bytes, lines};
   }
 
   void multiply(const Chunk& c, const Panel& p, int64_t n, Ahead next) const {
@@ -257,18 +284,19 @@ class Winograd {
     for (int i = 0; i < inputs; ++i) {
       block.a = reinterpret_cast<const char*>(c.in + i * c.in_plane + channel);
       block.b = reinterpret_cast<const char*>(c.weight + i * c.weight_plane);
-      blocks(block, p, c.count, c.sum + i * c.sum_plane, next);
+      blocks(DType::f32, block, p, c.count, c.sum + i * c.sum_plane, next);
     }
   }
 
   // All rows of a product, as many at a time as a block takes.
-  void blocks(BlockArgs& block, const Panel& p, int64_t rows, float* sums, Ahead& next) const {
+  void blocks(DType dtype, BlockArgs& block, const Panel& p, int64_t rows, float* sums,
+              Ahead& next) const {
     const int32_t* index = block.index;
     each_block(rows, p.vectors, [&](int64_t r, int64_t n) {
       block.row = r;
       block.index = index ? index + r * block.index_stride : nullptr;
       block.c = sums + r * p.vectors * lanes;
-      block_kernel(DType::f32, p.vectors, n, next.fetch(block))(block);
+      block_kernel(dtype, p.vectors, n, next.fetch(block))(block);
     });
     block.index = index;
   }
@@ -312,19 +340,19 @@ class Winograd {
       memcpy(taps + i * w.taps, g.index + rows[i] * w.taps, size_t(w.taps) * 4);
     }
     BlockArgs block{};
-    block.ld_bytes = g.a.ld * 4;
+    block.ld_bytes = line_bytes();
     block.index_stride = w.taps;
     block.zeros = zeros;
     Ahead none;
     for (int64_t i = 0; i < stretch.count; ++i) {
       Stretch s = stretch[i];
-      block.a = g.a.data + s.channel * 4;
+      block.a = g.a.data + s.channel * int64_t(sizeof(T));
       block.index = taps + s.tap;
       block.taps = s.taps;
       block.channels = s.channels;
       block.b = w.data + p.offset + s.skipped * step;
       block.add = i > 0;
-      blocks(block, p, count, sums, none);
+      blocks(w.dtype, block, p, count, sums, none);
     }
     for (int64_t i = 0, n; i < count; i += n) {
       for (n = 1; n < most_rows && i + n < count && rows[i + n] == rows[i] + n;) ++n;
@@ -345,10 +373,12 @@ class Winograd {
 } // namespace
 
 void winograd(const WinogradArgs& args, int threads) {
-  if (args.shared)
-    Winograd(args).run(threads);
-  else
+  if (!args.shared)
     gemm(args.product, threads);
+  else if (args.product.weights.dtype == DType::bf16)
+    Winograd<bf16>(args).run(threads);
+  else
+    Winograd<float>(args).run(threads);
 }
 
 } // namespace retouch::RETOUCH_NS
@@ -395,9 +425,9 @@ void call_winograd(const Rows& out, const Index* out_index, const Rows& a, const
   check_same(a.m.channels, w.channels, "channels of a");
   check_same(w.taps, 9, "taps");
   check_same(w.groups, 1, "groups");
-  if (a.m.dtype != DType::f32 || w.dtype != DType::f32)
-    bad_type("winograd takes rows and weights of float32, not " + dtype_name(a.m.dtype) + " and " +
-             dtype_name(w.dtype));
+  if (a.m.dtype != w.dtype || (w.dtype != DType::f32 && w.dtype != DType::bf16))
+    bad_type("winograd takes rows and weights of float32 or of bfloat16, not " +
+             dtype_name(a.m.dtype) + " and " + dtype_name(w.dtype));
   WinogradArgs args{{m, a.m, check_gather(a, &index, m, w.taps, "index"), w, call.args},
                     tiles.table,
                     check_tiles(tiles, m)};
