@@ -118,6 +118,37 @@ def test_gradients_are_taken_whatever_the_caller_forbids_and_none_are_left(folde
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
+class Masked(Net):
+    """Attention of the rows of a map to themselves, but for those that a mask leaves out, between linear layers."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, x):
+        y = self.line(self.wide(self.first(x)).flatten(2).transpose(1, 2))
+        mask = torch.zeros(y.shape[1], dtype=y.dtype)
+        mask[::3] = self.least
+        y = (y @ y.transpose(1, 2) / 40 + mask).softmax(-1) @ y
+        return self.last(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+@pytest.mark.parametrize("least", [-float("inf"), torch.finfo(torch.bfloat16).min])
+def test_rounding_of_masks_counts_for_nothing(folder, least):
+    x = noise(1, 3, 6, 5).bfloat16()
+    found, rounding = tried(Masked(least).bfloat16(), x)
+    assert 0 < rounding < 0.05
+    assert found["line"] > 0
+
+
+def test_rounding_of_linear_layers_of_many_rows_counts(folder):
+    narrow = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    narrow = fill(narrow).bfloat16()
+    x = noise(2, 50, 64).bfloat16()
+    _, rounding = trial._measured(narrow, (x,), {}, {})
+    assert rounding == pytest.approx(2**0.5 * trial.ROUNDED * torch.finfo(torch.bfloat16).eps, rel=0.35)
+
+
 class InPlace(Net):
     def forward(self, x):
         y = self.wide(self.first(x))

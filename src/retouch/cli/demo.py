@@ -111,6 +111,7 @@ class Demo(options.Demo, Suite):
         self.kernels.extend(dict.fromkeys((upscaler.kernels, generator.kernels)))
         settings: dict[str, Any] = {"steps": steps, "guidance": GUIDANCE, "seed": SEED}
         self.pictures["photo"] = photo = photograph(side)
+        progress.say("drawing four emoji")
         made = [generator.generate(name, size=(side, side), **settings).pixels for name in NAMES]
         self.pictures["emoji"] = emoji = np.vstack([np.hstack(made[:2]), np.hstack(made[2:])])
         runs: list[tuple[str, str, Callable[..., AnySession]]] = [

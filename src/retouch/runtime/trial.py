@@ -110,21 +110,22 @@ class _Noise(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if not (_is_float(result) and result.requires_grad):
             return result
-        if not (func in _EXACT or result._is_view() or any(result is x for x in args)):
-            rounded = result.detach()
-            step = ROUNDED * torch.finfo(result.dtype).eps
-            result.register_hook(lambda gradient: self._note(None, gradient, (rounded.float() * step).square()))
+        same = func in _EXACT or result._is_view() or any(result is x for x in args)
+        if result.dtype.itemsize == 2 and (func in _CHANNELS or not same):
+            finite = result.detach().nan_to_num(0.0, 0.0, 0.0)  # infinite ones, of masks, are not rounded
+            rounding = finite.mul_(ROUNDED * torch.finfo(result.dtype).eps)
+            result.register_hook(lambda gradient: self._note(None, gradient, rounding))
         if func in _CHANNELS and len(args) > 1 and id(args[1]) in self.names:
             with torch.no_grad():
                 (source, weight), (channels, inputs) = args[:2], _CHANNELS[func]
                 tried = func(_rows_in_int8(source, channels), _in_int8(weight, inputs), *args[2:], **(kwargs or {}))
                 others = [d for d in range(result.dim()) if d != channels % result.dim()]
-                squares = (tried.float() - result.float()).square().mean(others, keepdim=True)
-            result.register_hook(lambda gradient: self._note(self.names[id(weight)], gradient, squares))
+                error = (tried.float() - result.float()).square().mean(others, keepdim=True).sqrt()
+            result.register_hook(lambda gradient: self._note(self.names[id(weight)], gradient, error))
         return result
 
-    def _note(self, name: str | None, gradient: Tensor, squares: Tensor) -> None:
-        self.squares[name] += float((gradient.float().square() * squares).sum())
+    def _note(self, name: str | None, gradient: Tensor, error: Tensor) -> None:
+        self.squares[name] += float((gradient.float() * error).square().sum())
 
 
 def _measured(module: nn.Module, args: Any, kwargs: Any, weights: Mapping[str, Tensor]) -> Found:
