@@ -95,14 +95,15 @@ def int8_errors(
 
 
 class _Noise(TorchFunctionMode):
-    """Notes what the errors of products with some weights do to the output, by name, in a backward pass; by no name
-    what rounding does.
+    """Notes what the errors of products with some weights do to the output, by name, and what rounding does, in a
+    backward pass.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.names = {id(weight): name for name, weight in weights.items()}
-        self.squares: dict[str | None, float] = defaultdict(float)
+        self.squares: dict[str, float] = defaultdict(float)
+        self.rounding = 0.0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -114,7 +115,7 @@ class _Noise(TorchFunctionMode):
         if result.dtype.itemsize == 2 and (func in _CHANNELS or not same):
             finite = result.detach().nan_to_num(0.0, 0.0, 0.0)  # infinite ones, of masks, are not rounded
             rounding = finite.mul_(ROUNDED * torch.finfo(result.dtype).eps)
-            result.register_hook(lambda gradient: self._note(None, gradient, rounding))
+            result.register_hook(lambda gradient: self._note_rounding(gradient, rounding))
         if func in _CHANNELS and len(args) > 1 and id(args[1]) in self.names:
             with torch.no_grad():
                 (source, weight), (channels, inputs) = args[:2], _CHANNELS[func]
@@ -124,8 +125,15 @@ class _Noise(TorchFunctionMode):
             result.register_hook(lambda gradient: self._note(self.names[id(weight)], gradient, error))
         return result
 
-    def _note(self, name: str | None, gradient: Tensor, error: Tensor) -> None:
-        self.squares[name] += float((gradient.float() * error).square().sum())
+    def _note(self, name: str, gradient: Tensor, error: Tensor) -> None:
+        self.squares[name] += _moved(gradient, error)
+
+    def _note_rounding(self, gradient: Tensor, error: Tensor) -> None:
+        self.rounding += _moved(gradient, error)
+
+
+def _moved(gradient: Tensor, error: Tensor) -> float:
+    return float((gradient.float() * error).square().sum())
 
 
 def _measured(module: nn.Module, args: Any, kwargs: Any, weights: Mapping[str, Tensor]) -> Found:
@@ -136,16 +144,13 @@ def _measured(module: nn.Module, args: Any, kwargs: Any, weights: Mapping[str, T
         with _Noise(weights) as noise:
             returned = module(*inner, **named)
         results = [x for x in pytree.tree_leaves(returned) if _is_float(x) and x.requires_grad]
-        if not results:
+        norm = sum(float(x.detach().float().square().sum()) for x in results)
+        if not norm:
             return {}, 0.0
         generator = torch.Generator().manual_seed(0)
         signs = [(torch.randint(0, 2, x.shape, generator=generator) * 2 - 1).to(x) for x in results]
         torch.autograd.grad(results, [x for x in leaves if _is_float(x)], signs, allow_unused=True)
-    norm = sum(float(x.detach().float().square().sum()) for x in results)
-    if not norm:
-        return {}, 0.0
-    rounding = noise.squares.pop(None, 0.0)
-    return {name: (square / norm) ** 0.5 for name, square in noise.squares.items() if name}, (rounding / norm) ** 0.5
+    return {name: (square / norm) ** 0.5 for name, square in noise.squares.items()}, (noise.rounding / norm) ** 0.5
 
 
 def _is_float(x: Any) -> bool:
