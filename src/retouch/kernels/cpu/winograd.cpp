@@ -228,16 +228,15 @@ class Winograd {
   void read_weights(const Chunk& c, const Panel& p, int64_t channel, int64_t count) const {
     const int64_t width = p.vectors * lanes, tap = weight_bytes(p, channels);
     const char* from = w.data + p.offset + weight_bytes(p, channel);
-    for (int64_t k = 0; k < count; ++k) {
-      const char* line = from + k / per_word * width * 4;
-      for (int64_t x = 0; x < width; x += lanes) {
+    for (int64_t x = 0; x < ceil_div(count, per_word) * width; x += lanes)
+      for (int64_t n = 0; n < per_word; ++n) {
         auto taken = [&](int i) {
-          return number(reinterpret_cast<const T*>(line + i * tap + x * 4), k % per_word);
+          return number(reinterpret_cast<const T*>(from + i * tap + x * 4), n);
         };
         vf wide[3][4];
 #pragma GCC unroll 3
         for (int i = 0; i < 3; ++i) spread_weights(taken(i), taken(3 + i), taken(6 + i), wide[i]);
-        float* to = c.weight + k * width + x;
+        float* to = c.weight + x + ((per_word - 1) * (x / width) + n) * width;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
           vf row[4];
@@ -246,7 +245,6 @@ class Winograd {
           for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * c.weight_plane, row[j]);
         }
       }
-    }
   }
 
   // Weights that are made ready next: lines of them are fetched while others are multiplied.
