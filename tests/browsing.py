@@ -101,8 +101,14 @@ class Sheet:
         self.page = page
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("console", self._said)
         page.set_default_timeout(1000 * PATIENCE)
+
+    def _said(self, message: Any) -> None:
+        # An edit may end before the page hears of it; the page puts what it draws meanwhile on the new head.
+        rebased = "409" in message.text and message.location["url"].endswith(("/edits", "/variants"))
+        if message.type == "error" and not rebased:
+            self.errors.append(message.text)
 
     def ask(self, expression: str, argument: Any = None) -> Any:
         """The value of an expression of JavaScript about `studio` and its session `live`."""
