@@ -49,6 +49,7 @@ from retouch.runtime.spare import spare_memory
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.together import Together, nbytes_of
 from retouch.runtime.state.workspace import Workspace
+from retouch.runtime.threads import all_threads, one_thread, thread_count
 from retouch.runtime.trial import int8_errors
 from retouch.runtime.weights import Weights, WeightsChangedError
 
@@ -121,7 +122,7 @@ class Incremental:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module densely; its result."""
-        with in_use(self.module):
+        with in_use(self.module), all_threads():
             return self.module(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -150,6 +151,7 @@ class Incremental:
     # Recording and updating
 
     @plain_tensors
+    @one_thread()
     def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Recording]:
         """Run the whole module; its result, and the recording that updates start from.
 
@@ -161,7 +163,7 @@ class Incremental:
             return self._record(leaves)
 
     def _record(self, leaves: list[Any]) -> tuple[Any, Recording]:
-        self.backend.set_threads(torch.get_num_threads())
+        self.backend.set_threads(thread_count())
         self.weights.refresh()
         recording = Recording(self)
         for value in self.plan.kept:
@@ -183,6 +185,7 @@ class Incremental:
         return self.update_areas(recording, region, None, *args, **kwargs)
 
     @plain_tensors
+    @one_thread()
     def update_areas(self, recording: State, region: Region, areas: Areas | None, *args: Any, **kwargs: Any) -> Any:
         """As `update`; rows in `areas` read an argument, texts for example, in a version of their own.
 
@@ -200,6 +203,7 @@ class Incremental:
             return self._update(recording, leaves, region, areas)
 
     @plain_tensors
+    @one_thread()
     def update_many(
         self,
         recordings: Sequence[State],
@@ -255,7 +259,7 @@ class Incremental:
     def _joint(self, given: Sequence[tuple[State, Region, list[Any], frozenset[Value]]]) -> list[Any]:
         recordings, regions, leaves, changes = zip(*given, strict=True)
         together = self._together(recordings, regions, changes)
-        self.backend.set_threads(torch.get_num_threads())
+        self.backend.set_threads(thread_count())
         together.load(recordings)
         for part, changed, own in zip(together.parts, changes, self._owned_by_all(leaves, changes), strict=True):
             self._feed_active(part, part.schedule.active, own, changed)
@@ -311,7 +315,7 @@ class Incremental:
         begun = perf_counter()
         changed = self._changed(recording, leaves)
         idle = not region.mask.any() and not changed and not (areas and self.policy.exact)
-        self.backend.set_threads(torch.get_num_threads())
+        self.backend.set_threads(thread_count())
         by_area = self.schedules.by_area(areas) if areas else None
         if idle:
             planned = Planned(self.schedules.nothing)
@@ -526,7 +530,7 @@ class Incremental:
         timed = Timed()
         with self.lock:
             self._check_weights(recording)
-            self.backend.set_threads(torch.get_num_threads())
+            self.backend.set_threads(thread_count())
             changed = {value for value in inputs if value.grid is None}
             whole = all(table.complete for table in active.values())
             schedule = self.schedules.again if whole else self.schedules.built(dict(active), changed)

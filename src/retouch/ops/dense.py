@@ -112,7 +112,7 @@ class Dense(Op):
     """`function(*args, **kwargs)` with every `Arg` replaced by the tensor of its source.
 
     `result` says how rows hold the output when it has a grid. `reason` is why no rule applied to rows,
-    empty when no operand has any. `macs` counts the arithmetic of what depends on rows.
+    empty when no operand has any. `macs` counts its arithmetic, 0 where that depends on parameters only.
     """
 
     function: Callable[..., Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from retouch.ir.program import Op, Program
@@ -17,6 +18,11 @@ class Chain:
     inputs: tuple[Value, ...]
     ops: tuple[Op, ...]
     results: tuple[Value, ...]
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(op.arithmetic(0) for op in self.ops)
 
     def run(self, content: Callable[[Value], Any]) -> dict[Value, Any]:
         """The results; `content` gives values that the chain does not make."""

@@ -24,6 +24,7 @@ from retouch.passes.chains import Chain
 from retouch.passes.storage import Plan
 from retouch.runtime.schedule import Needs, SavedPlace, Schedule
 from retouch.runtime.shared import Scratch, Shared
+from retouch.runtime.threads import threads_for
 from retouch.runtime.weights import Weights
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -329,7 +330,8 @@ class State(Contents, Operands):
 
     def compute(self, op: Dense) -> None:
         """Run a dense operation; its result replaces the one that is there."""
-        self.take(op, op.run(self.sources(op)))
+        with threads_for(op.macs):
+            self.take(op, op.run(self.sources(op)))
 
     # Saved rows
 

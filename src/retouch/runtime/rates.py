@@ -24,6 +24,7 @@ from platformdirs import user_cache_path
 from retouch.kernels import Backend
 from retouch.plan.cost import CostModel, Rate, Rates
 from retouch.plan.peaks import Peaks, of_gpu
+from retouch.runtime.threads import thread_count
 from retouch.runtime.timing import measure
 
 VERSION = 6
@@ -53,7 +54,7 @@ def costs_of(backend: Backend) -> CostModel | None:
         return Peaks(device, graphs=backend.graphs) if device else None
     if backend.device.type != "cpu" or backend.name == "triton":
         return None
-    return _of_cpu(backend, torch.get_num_threads())
+    return _of_cpu(backend, thread_count())
 
 
 def _of_cpu(backend: Backend, threads: int) -> Rates:

@@ -15,6 +15,7 @@ from retouch.ir.value import Value
 from retouch.kernels import Backend
 from retouch.ops.sums import sums_width
 from retouch.passes.chains import Chain
+from retouch.runtime.threads import threads_for
 
 RESULTS = 2
 """Results of a chain that are remembered, for as many inputs: with and without the words, when these take turns."""
@@ -69,7 +70,8 @@ class Shared:
         for made, inputs, results in known:
             if made == generation and self._same(inputs, given):
                 return results
-        found = chain.run(content)
+        with threads_for(chain.macs):
+            found = chain.run(content)
         known[:] = [*known[-RESULTS + 1 :], (generation, given, found)]
         return found
 

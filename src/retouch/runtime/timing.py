@@ -22,6 +22,7 @@ from retouch.ops.int8_gemm import Levels
 from retouch.ops.specs import SPECS
 from retouch.ops.sums import sums_width
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts, key
+from retouch.runtime.threads import thread_count
 
 BUDGET = 0.02
 """Seconds in which a shape is timed again and again; the fastest call counts."""
@@ -74,7 +75,7 @@ def _fastest(calls: Sequence[Callable[[], Any]]) -> float:
 
 def measure(backend: Backend) -> Rates:
     """The rates of a backend on the CPU with its present number of threads; takes a few seconds."""
-    backend.set_threads(torch.get_num_threads())
+    backend.set_threads(thread_count())
     kernels = {}
     for dtype in backend.dtypes:
         shapes = Shapes(backend, dtype)

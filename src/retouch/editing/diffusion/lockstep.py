@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from retouch.runtime.threads import one_thread
+
 R = TypeVar("R")
 
 
@@ -38,6 +40,7 @@ Place = tuple[int, int]
 """Top and left of a view, in positions of a latent."""
 
 
+@one_thread()
 def together(redraws: Sequence[Stages[R]], agree: Callable[[Sequence[int], list[Shared]], Sequence[Tensor]]) -> list[R]:
     """The results of redraws. `agree` is asked for what those that have come to the same place go on with."""
     results: dict[int, R] = {}

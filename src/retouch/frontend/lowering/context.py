@@ -341,10 +341,11 @@ class Context:
         out = result.value if result else self.dense_value(node)
         if depends and not result:
             self.recomputed.add(out)
-        macs = count_macs(node) if depends else 0
+        constant = all(isinstance(s, Value) and s in self.constant for s in sources)
+        macs = 0 if constant else count_macs(node)
         function = self._function(node)
         self.add(Dense(out, function, args, dict(kwargs), tuple(sources), result, reason, macs))
-        if all(isinstance(s, Value) and s in self.constant for s in sources):
+        if constant:
             self.constant.add(out)
         return result or out
 

@@ -24,6 +24,7 @@ from retouch.runtime.graph_template import GraphTemplate
 from retouch.runtime.schedule import Schedule
 from retouch.runtime.shared import Scratch
 from retouch.runtime.side_by_side import Layout, SideBySide, Stacked
+from retouch.runtime.threads import threads_for
 
 
 class Together(Operands):
@@ -133,7 +134,8 @@ class Together(Operands):
         for part in self.parts:
             sources = part.sources(op)
             same = [r for read, r in known if all(a is b for a, b in zip(read, sources, strict=True))]
-            result = same[0] if same else op.run(sources)
+            with threads_for(op.macs):
+                result = same[0] if same else op.run(sources)
             known.append((sources, result))
             part.take(op, result)
 
