@@ -194,13 +194,19 @@ def semantics(labels: Tensor, count: int, instances: Tensor | None = None) -> Te
 
     labels: integers [H, W] below `count`. instances: integers [H, W]; None: every area of one label is one.
     """
-    one_hot = F.one_hot(labels.long(), count).permute(2, 0, 1)
-    ids = labels if instances is None else instances
-    edges = torch.zeros(ids.shape, dtype=torch.bool)
+    found = torch.zeros(1, count + 1, *labels.shape)
+    found[:, :count].scatter_(1, labels.long()[None, None], 1)
+    found[:, count] = edges(labels if instances is None else instances)
+    return found
+
+
+def edges(ids: Tensor) -> Tensor:
+    """bool [H, W]: where a neighbour has another id; ids are integers [H, W]."""
+    found = torch.zeros(ids.shape, dtype=torch.bool)
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
-    for part, differs in ((edges[:, 1:], across), (edges[:, :-1], across), (edges[1:], down), (edges[:-1], down)):
+    for part, differs in ((found[:, 1:], across), (found[:, :-1], across), (found[1:], down), (found[:-1], down)):
         part |= differs
-    return torch.cat([one_hot, edges[None]]).float()[None]
+    return found
 
 
 def for_benchmark(tiny: bool = False) -> nn.Module:

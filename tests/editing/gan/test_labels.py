@@ -95,6 +95,19 @@ def test_edges_follow_the_instances():
     assert result.region.fraction < 0.02
 
 
+@pytest.mark.parametrize("instances", [False, True])
+def test_a_region_is_where_the_network_reads_something_else(instances):
+    session = editor("compressed").open(street(), instances=things() if instances else None)
+    before = torch.from_numpy(session.source)
+    drawn, ids = before.clone(), before.clone()
+    drawn[:, 20:26, 30:40] = (drawn[:, 20:26, 30:40] + 1) % COUNT
+    ids[-1] += 1  # all of them, so that edges stay
+    for after in (before, drawn, *([ids] if instances else [])):
+        found = session.differs(before, after)
+        assert torch.equal(found, (session.read(before) != session.read(after)).any(1)[0])
+        assert bool(found.any()) == (after is drawn)
+
+
 def test_nothing_changed_adds_no_version():
     session = editor().open(street())
     assert not session.edit(session.labels).changed

@@ -40,6 +40,14 @@ def test_exact_edits_equal_a_dense_run(name):
         assert np.array_equal(session.source, drawn)
 
 
+def test_a_region_is_where_the_network_reads_something_else():
+    session = upscaler().open(picture("ddpm"))
+    before, after = (torch.from_numpy(pixels) for pixels in (session.source, painted(session.source)))
+    found = session.differs(before, after)
+    assert found.any()
+    assert torch.equal(found, (session.read(before) != session.read(after)).any(1)[0])
+
+
 @pytest.mark.parametrize("policy", ["balanced", "fast", "paper"])
 def test_pixels_outside_the_active_rows_stay(policy):
     session = upscaler("rrdbnet", policy).open(picture("sd"))

@@ -74,6 +74,11 @@ class LabelSession(GeneratorSession):
         found = spade.semantics(source[0], self.count, source[1] if self.planes == 2 else None)
         return found.to(next(self.net.module.parameters()).dtype)
 
+    def differs(self, before: Tensor, after: Tensor) -> Tensor:
+        """Where labels or edges do."""
+        ids = self.planes - 1
+        return (before[0] != after[0]) | (spade.edges(before[ids]) != spade.edges(after[ids]))
+
     def shown(self, result: Tensor) -> Pixels:
         """uint8 `[H, W, 3]`."""
         return from_tensor(result.float())

@@ -78,6 +78,10 @@ class GeneratorSession(Session):
         """What the network reads `[1, C, h, w]`, from a source."""
 
     @abstractmethod
+    def differs(self, before: Tensor, after: Tensor) -> Tensor:
+        """bool `[h, w]`: where it reads something else from one source than from the other."""
+
+    @abstractmethod
     def shown(self, result: Tensor) -> Pixels:
         """The picture in what the network returned."""
 
@@ -108,13 +112,11 @@ class GeneratorSession(Session):
     def remake(self, version: Version, parent: Version | None, calls: Calls, progress: Progress) -> dict[str, Tensor]:
         """The picture of its source, recorded or updated from that of its parent."""
         source = version.tensors["source"]
-        new = self.read(source)
         if parent is None:
-            result = calls.record(CALL, self.net, new)
+            result = calls.record(CALL, self.net, self.read(source))
         else:
-            old = self.read(parent.tensors["source"])
-            region = Region.from_mask((old != new).any(1)[0].numpy())
-            result = calls.update(CALL, self.net, region, new)
+            region = self._region(parent, source)
+            result = calls.update(CALL, self.net, region, self.read(source))
         return {"image": torch.from_numpy(self.shown(result)), "source": source}
 
     # Recording and editing
@@ -152,15 +154,14 @@ class GeneratorSession(Session):
     def _edited(self, source: Tensor, progress: Progress, job: Job[Edited] | None = None) -> Edited:
         """Make another source the current one; a job shows what that changes."""
         clock, before = Clock(), self.version
-        old, new = self.read(self.version.tensors["source"]), self.read(source)
-        region = Region.from_mask((old != new).any(1)[0].numpy())
+        region = self._region(before, source)
         if not region.mask.any():
             self._show(job, before, None)
             return Edited(self.image, region, clock.total())
         progress(0, 1, "updating")
         with self._making() as calls:
             with clock.of("network"):
-                result = calls.update(CALL, self.net, region, new)
+                result = calls.update(CALL, self.net, region, self.read(source))
             with clock.of("store"):
                 tensors = {"image": torch.from_numpy(self.shown(result)), "source": source}
                 self._put(calls, tensors, _facts("edit", region.fraction, clock), {})
@@ -177,11 +178,13 @@ class GeneratorSession(Session):
     def _dense(self, source: Tensor) -> Edited:
         """What a whole run makes of a source; the session stays as it is."""
         clock = Clock()
-        old, new = self.read(self.version.tensors["source"]), self.read(source)
         with clock.of("network"):
-            pixels = self.shown(run_whole(self.net, new))
-        region = Region.from_mask((old != new).any(1)[0].numpy())
-        return Edited(Image.fromarray(pixels), region, clock.total())
+            pixels = self.shown(run_whole(self.net, self.read(source)))
+        return Edited(Image.fromarray(pixels), self._region(self.version, source), clock.total())
+
+    def _region(self, version: Version, source: Tensor) -> Region:
+        """Where the network reads something else from a source than from that of a version."""
+        return Region.from_mask(self.differs(version.tensors["source"], source).numpy())
 
 
 def _facts(edit: str, region: float, clock: Clock) -> dict[str, Any]:

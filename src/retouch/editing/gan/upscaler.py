@@ -83,6 +83,10 @@ class UpscaleSession(GeneratorSession):
         """float `[1, 3, h, w]` in [0, 1]."""
         return _read(source, next(self.net.module.parameters()).dtype)
 
+    def differs(self, before: Tensor, after: Tensor) -> Tensor:
+        """Where pixels do."""
+        return (before != after).any(2)
+
     def shown(self, result: Tensor) -> Pixels:
         """uint8 `[4h, 4w, 3]`."""
         return _shown(result)
