@@ -78,10 +78,12 @@ class Planner:
         """costs: of the machine, None where they are not known."""
         self.plan, self.policy, self.costs, self.dirty = plan, policy, costs, dirty
         everything = activity.everything(plan.program)
-        self.everything = meter.of_everything(plan, dirty(set(plan.program.inputs), everything))
-        of_rows = [work for work in self.everything.launches if work.kernel != DENSE]
+        every = dirty(set(plan.program.inputs), everything)
+        self.everything = meter.of_everything(plan, every)
+        again = meter.of_everything(plan, every - plan.chained)  # which updates remember, or make either way
+        of_rows = [work for work in again.launches if work.kernel != DENSE]
         idle = Run(tuple(replace(work, rows=0, nbytes=0) for work in of_rows))
-        self._whole, self._idle = (costs.update(run) if costs else 0.0 for run in (self.everything, idle))
+        self._whole, self._idle = (costs.update(run) if costs else 0.0 for run in (again, idle))
 
     @property
     def whole_seconds(self) -> float | None:

@@ -224,8 +224,8 @@ def _read(source: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _shown(result: Tensor) -> Pixels:
-    levels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+    levels = result[0].float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    return levels.permute(1, 2, 0).contiguous().numpy()
 
 
 def weight_file(name: str) -> Path:

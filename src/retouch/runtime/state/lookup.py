@@ -5,6 +5,7 @@ for every list of rows.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +25,11 @@ class Lookup:
     tables: npt.NDArray[np.int16]
     places: IntArray
 
-    @staticmethod
-    def of(table: Table, older: Lookup | None, number: int) -> Lookup:
-        """With one more table, the newest, of that number."""
-        tables = np.full(table.total, -1, np.int16) if older is None else older.tables.copy()
-        places = np.zeros(table.total, np.int32) if older is None else older.places.copy()
-        tables[table.array], places[table.array] = number, np.arange(len(table), dtype=np.int32)
+    def with_newer(self, newer: Sequence[Table], first: int) -> Lookup:
+        """With more tables, the oldest first, of numbers from `first` on."""
+        tables, places = self.tables.copy(), self.places.copy()
+        for number, table in enumerate(newer, first):
+            tables[table.array], places[table.array] = number, np.arange(len(table), dtype=np.int32)
         return Lookup(tables, places)
 
     @property
@@ -64,10 +64,22 @@ class Lookups:
     def _of(self, tables: tuple[Table, ...]) -> Lookup:
         found = self._known.get(tables)
         if found is None:
-            older = self._of(tables[1:]) if len(tables) > 1 else None
-            found = self._known[tables] = Lookup.of(tables[0], older, len(tables) - 1)
+            found = self._known[tables] = self._made(tables)
             self._nbytes += found.nbytes
             while self._nbytes > REMEMBERED and len(self._known) > 1:
                 self._nbytes -= self._known.popitem(last=False)[1].nbytes
         self._known.move_to_end(tables)
         return found
+
+    def _made(self, tables: tuple[Table, ...]) -> Lookup:
+        """From that of the most of the older tables which is known."""
+        for first in range(1, len(tables)):
+            known = self._known.get(tables[first:])
+            if known is not None:
+                return known.with_newer(tables[first - 1 :: -1], len(tables) - first)
+        *newer, oldest = tables
+        if oldest.full:
+            whole = Lookup(np.zeros(oldest.total, np.int16), oldest.array)
+            return whole.with_newer(newer[::-1], 1)
+        none = Lookup(np.full(oldest.total, -1, np.int16), np.zeros(oldest.total, np.int32))
+        return none.with_newer(tables[::-1], 0)
