@@ -20,10 +20,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 POLICIES = ("paper", BALANCED, replace(Policy.named("fast"), keys_values="recorded"), SHARED, PROBED, EXACT)
 
 
-def poison(net) -> None:
-    """Make every row of the workspace a NaN: reading one that was not loaded shows in the result."""
-    for rows in net.workspace.buffers.values():
-        rows.fill_(float("nan"))
+def poison(net, returned: bool = False) -> None:
+    """Make every row of the workspace a NaN: reading one that was not loaded shows in the result.
+
+    returned: those, too, that the module returned.
+    """
+    if returned:
+        net.workspace.returned = None
+    stay = net.workspace.results if net.workspace.returned else ()
+    for value, rows in net.workspace.buffers.items():
+        if value not in stay:
+            rows.fill_(float("nan"))
 
 
 def step(net, snapshot: Snapshot, mask: Tensor, made) -> tuple[Tensor, Snapshot]:
@@ -47,10 +54,13 @@ def test_updates_equal_those_in_place_bit_for_bit(name, policy):
     _, recording = record(net, made)
     snapshot = Snapshot.of(record(net, made)[1], Store())
     first, states = contents(snapshot), []
-    for mask, edited in edits(made, 4, seed=3):
+    for number, (mask, edited) in enumerate(edits(made, 4, seed=3)):
         expected = update(net, recording, mask, edited)
+        if number == 2:
+            poison(net, returned=True)
         result, snapshot = step(net, snapshot, mask, edited)
         assert torch.equal(result, expected)
+        assert all(torch.equal(snapshot.rows(v), net.workspace.buffers[v]) for v in net.workspace.results)
         states.append((snapshot, contents(snapshot)))
         assert all(torch.equal(snapshot.rows(v), rows) for v, rows in recording.buffers.items())
         assert all(torch.equal(snapshot.states[s], t) for s, t in recording.states.items())
@@ -242,6 +252,41 @@ def test_a_failed_update_leaves_the_snapshot(monkeypatch):
     assert same(contents(snapshot), before)
     with pytest.raises(RuntimeError, match="takes one update"):
         update(net, restored, mask, made.edited(mask))
+
+
+def test_what_the_module_returned_is_brought_only_where_it_is_not_there():
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
+    base, other = (Snapshot.of(record(net, made)[1], Store()) for _ in range(2))
+    mask, elsewhere = made.spot(), made.spot(0.6, 0.1)
+    drawn, again = made.edited(mask), made.edited(elsewhere, seed=2)
+
+    def updated(snapshot, *edit):
+        restored = snapshot.recording()
+        return update(net, restored, *edit), restored
+
+    poison(net, returned=True)
+    _, restored = updated(base, mask, drawn)
+    newest = restored.snapshot
+    for snapshot, stays in ((newest, True), (newest, False), (base, False), (other, False), (newest, False)):
+        result, restored = updated(snapshot, elsewhere, again)
+        poison(net, returned=True)
+        expected, whole = updated(snapshot, elsewhere, again)
+        assert torch.equal(result, expected)
+        assert (restored.bytes_read < whole.bytes_read) == stays
+
+
+def test_what_a_failed_update_or_narrow_rows_left_is_not_taken_for_what_was_returned(monkeypatch):
+    net, made = compiled("ddpm-256", BALANCED), case("ddpm-256")
+    mask = made.spot()
+    narrow, exact = (Snapshot.of(record(net, made)[1], Store(dtype=dtype)) for dtype in ("bf16", "fp32"))
+    for snapshot, there in ((narrow, False), (exact, True)):
+        update(net, snapshot.recording(), mask, made.edited(mask))
+        assert (net.workspace.returned is not None) == there
+    restored = exact.recording()
+    monkeypatch.setattr(restored, "run", lambda schedule: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        update(net, restored, mask, made.edited(mask))
+    assert net.workspace.returned is None
 
 
 def test_region_of_another_grid_is_refused():

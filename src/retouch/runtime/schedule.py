@@ -86,23 +86,28 @@ class Schedule:
     @property
     def needs(self) -> dict[Value, Table]:
         """The rows of each kept value that a run reads as they were before it, in order."""
-        return self._needed(self.replaced)
+        return self._needed(self.replaced, self.reads)
 
     @cached_property
     def around(self) -> Needs:
         """The same without rows that it overwrites, which are read where they are saved: `before`."""
-        return Needs(False, self.shared, self._needed(self.replaced.difference(self.overwritten)))
+        return self.around_without(frozenset())
+
+    def around_without(self, values: Set[Value]) -> Needs:
+        """The same without the rows of some values."""
+        reads = {value: tables for value, tables in self.reads.items() if value not in values}
+        return Needs(False, self.shared, self._needed(self.replaced.difference(self.overwritten), reads))
 
     @cached_property
     def before(self) -> Needs:
         """The rows that it overwrites and reads as they were."""
         return Needs(True, self.shared, {value: self.active[value] for value in self.overwritten})
 
-    def _needed(self, replaced: Set[Value]) -> dict[Value, Table]:
+    def _needed(self, replaced: Set[Value], reads: Mapping[Value, tuple[Table, ...]]) -> dict[Value, Table]:
         """The rows that are read as they were, of `replaced` values active ones, too."""
         made: dict[tuple[Table | None, frozenset[Table]], Table] = {}
         found = {}
-        for value, tables in self.reads.items():
+        for value, tables in reads.items():
             computed = None if value in replaced else self.active[value]
             key = (computed, frozenset(tables))
             if key not in made:

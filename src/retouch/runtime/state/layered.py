@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -183,7 +184,8 @@ class Restored(State):
         """Read the rows that `schedule` reads and does not compute, and those that it overwrites and reads."""
         self._claim(schedule)
         binding = self.workspace.binding(schedule)
-        wanted = schedule.around, schedule.before
+        wanted = self.workspace.around(schedule, self.snapshot), schedule.before
+        self.workspace.returned = None  # until this update is done
         targets = self.workspace.places.__getitem__, lambda value: binding.saved[value][1]
         given = self._matrices(schedule.followed)
         if all(layer.on_device(self.backend) for layer in self.snapshot.layers):
@@ -197,7 +199,8 @@ class Restored(State):
     def _bring(self, binding: Binding, wanted: tuple[Needs, ...], targets: Targets) -> None:
         """Copy rows and statistics of layers that kernels read where they are."""
         layers, stack = self.snapshot.layers, self.snapshot.stack
-        bring = binding.brings.get(stack)
+        brings = binding.brings.setdefault(wanted[0], WeakKeyDictionary())
+        bring = brings.get(stack)
         if bring is None:
             forms = stack.forms
             copies: list[Copy] = [
@@ -207,7 +210,7 @@ class Restored(State):
             ]
             newest = {slot: stack.newest[slot] for slot in stack.statistics}
             copies += [(self.resolve(slot), None, (n, forms[n].position[slot]), None) for slot, n in newest.items()]
-            bring = binding.brings[stack] = self.backend.copies(copies)
+            bring = brings[stack] = self.backend.copies(copies)
         bring(*(layer.listed(self.backend) for layer in layers))
         self.bytes_read += sum(stack.reads(needs).nbytes for needs in wanted)
 
@@ -336,11 +339,14 @@ class Restored(State):
     def commit(self) -> None:
         """Put what the update computed, if anything, into a new layer."""
         assert self.schedule is not None
+        here = self.pending is not None
         if self.pending is not None:
             form, sources = self._form(self.schedule, self.pending)
             self._written(form, sources, {value: self.values[value] for value in self.pending.dense})
         if self._layer is not None:
             self.snapshot = self.snapshot.grown(self._layer)
+        if here and all(self.snapshot.types[value] == value.dtype for value in self.workspace.results):
+            self.workspace.returned = ReferenceType(self.snapshot)
         self.pending = self._layer = None
 
     def _form(self, schedule: Schedule, pending: Delta) -> tuple[Form, Sources]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +19,7 @@ from retouch.ir.value import Matrix, Value
 from retouch.runtime.base import Compiled, saved_rows
 from retouch.runtime.executor import Direct, Executor
 from retouch.runtime.graph_template import GraphTemplate
-from retouch.runtime.schedule import SavedPlace, Schedule
+from retouch.runtime.schedule import Needs, SavedPlace, Schedule
 from retouch.runtime.shared import Scratch
 from retouch.runtime.state.form import Folding, Form, Pick, Read, Stack
 from retouch.runtime.state.lookup import Lookups
@@ -35,14 +35,16 @@ TEMPLATES = 8
 class Binding:
     """A schedule with the memory of a workspace: where it saves rows that it overwrites, and what runs it.
 
-    `forms` are those of the layers that its updates add, `brings` bring the rows that it reads of layers.
+    `forms` are those of the layers that its updates add, `brings` bring the rows around its own that it reads of
+    layers: all of them, or those `beside` what the module returns.
     """
 
     saves: list[SavedPlace]
     memory: Scratch
     executor: Executor
     forms: dict[Any, Any] = field(default_factory=dict)
-    brings: WeakKeyDictionary[Stack, Callable[..., None]] = field(default_factory=WeakKeyDictionary)
+    beside: Needs | None = None
+    brings: dict[Needs, WeakKeyDictionary[Stack, Callable[..., None]]] = field(default_factory=dict)
 
     @cached_property
     def saved(self) -> dict[Value, tuple[Any, Any]]:
@@ -66,6 +68,8 @@ class Workspace:
         self._buffers: dict[Value, Tensor] = {}
         self._handles: dict[Slot, Any] = {}
         self._places: dict[Value, Any] = {}
+        self.returned: ReferenceType[Any] | None = None
+        """The snapshot of which all rows are here that the module returns, as its last update left them."""
         self._saved: Scratch | None = None
         self._bindings: WeakKeyDictionary[Schedule, Binding] = WeakKeyDictionary()
         self._executors: WeakKeyDictionary[Schedule, Executor] = WeakKeyDictionary()
@@ -106,6 +110,7 @@ class Workspace:
 
     def touch(self) -> None:
         """Bring the memory of all rows in, which the first updates would spend seconds on otherwise."""
+        self.returned = None
         for rows in self.buffers.values():
             rows.zero_()
 
@@ -121,6 +126,15 @@ class Workspace:
         if schedule not in self._bindings:
             self._bindings[schedule] = self._bound(schedule)
         return self._bindings[schedule]
+
+    def around(self, schedule: Schedule, snapshot: object) -> Needs:
+        """The rows around its own that a schedule reads of a snapshot; not those that are here."""
+        if self.returned is None or self.returned() is not snapshot:
+            return schedule.around
+        binding = self.binding(schedule)
+        if binding.beside is None:
+            binding.beside = schedule.around_without(self.results)
+        return binding.beside
 
     def _bound(self, schedule: Schedule) -> Binding:
         if self.backend.graphs and schedule.steps:
