@@ -28,6 +28,7 @@ from retouch.ir.program import Program, Read
 from retouch.ir.tables import Table
 from retouch.ir.value import Value
 from retouch.kernels import Backend
+from retouch.ops.dense import ELEMENT
 from retouch.passes import ByArea, Plan, checked_arithmetic, cut, fuse, in_arithmetic, in_tiles, plan
 from retouch.plan import activity
 from retouch.plan.areas import Areas
@@ -49,7 +50,7 @@ from retouch.runtime.spare import spare_memory
 from retouch.runtime.state.in_place import Recording
 from retouch.runtime.state.together import Together, nbytes_of
 from retouch.runtime.state.workspace import Workspace
-from retouch.runtime.threads import all_threads, one_thread, thread_count
+from retouch.runtime.threads import all_threads, beside, thread_count, threads_for
 from retouch.runtime.trial import int8_errors
 from retouch.runtime.weights import Weights, WeightsChangedError
 
@@ -151,7 +152,6 @@ class Incremental:
     # Recording and updating
 
     @plain_tensors
-    @one_thread()
     def record(self, *args: Any, **kwargs: Any) -> tuple[Any, Recording]:
         """Run the whole module; its result, and the recording that updates start from.
 
@@ -159,12 +159,13 @@ class Incremental:
         values that are no tensors, or hold NaN or infinity.
         """
         leaves = self.signature.flatten(args, kwargs)
-        with self.lock:
+        with self.lock, beside(self.backend):
             return self._record(leaves)
 
     def _record(self, leaves: list[Any]) -> tuple[Any, Recording]:
         self.backend.set_threads(thread_count())
-        self.weights.refresh()
+        with all_threads():
+            self.weights.refresh()
         recording = Recording(self)
         for value in self.plan.kept:
             if value not in self.program.inputs:
@@ -185,7 +186,6 @@ class Incremental:
         return self.update_areas(recording, region, None, *args, **kwargs)
 
     @plain_tensors
-    @one_thread()
     def update_areas(self, recording: State, region: Region, areas: Areas | None, *args: Any, **kwargs: Any) -> Any:
         """As `update`; rows in `areas` read an argument, texts for example, in a version of their own.
 
@@ -196,14 +196,13 @@ class Incremental:
         all other rows. Raises AreaError where nothing attends to it, and where keys are not made of it alone.
         """
         leaves = self.signature.flatten(args, kwargs)
-        with self.lock:
+        with self.lock, beside(self.backend):
             self._check(recording, region)
             self._check_weights(recording)
             recording.abort()  # of an update that failed and could not be taken back
             return self._update(recording, leaves, region, areas)
 
     @plain_tensors
-    @one_thread()
     def update_many(
         self,
         recordings: Sequence[State],
@@ -232,7 +231,7 @@ class Incremental:
         if len(drawn) != len(recordings):
             raise InputError(f"{len(recordings)} recordings and {len(drawn)} regions; give one, or one for each")
         leaves = [self.signature.flatten(args, dict(kwargs)) for args, kwargs in inputs]
-        with self.lock:
+        with self.lock, beside(self.backend):
             for recording, region in zip(recordings, drawn, strict=True):
                 self._check(recording, region)
             self._check_weights(*recordings)
@@ -443,7 +442,8 @@ class Incremental:
                 leaves.append(output.constant)
             elif output.ref is not None:
                 tensor = recording.result(output.ref)
-                leaves.append(tensor.clone(memory_format=torch.contiguous_format))
+                with threads_for(ELEMENT * tensor.numel()):
+                    leaves.append(tensor.clone(memory_format=torch.contiguous_format))
             else:
                 found = recording.values.get(output.value, self.weights.values.get(output.value))
                 leaves.append(found.clone() if isinstance(found, Tensor) else found)

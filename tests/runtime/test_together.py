@@ -239,6 +239,28 @@ def test_nothing_and_everything_are_done_one_by_one(mask):
     assert net._memory is None
 
 
+def test_words_that_change_where_nothing_is_drawn_leave_no_probes():
+    class Told(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+            self.norm, self.time = nn.GroupNorm(2, 8), nn.Linear(4, 8)
+
+        def forward(self, x, t):
+            return self.last(self.norm(self.first(x) + self.time(t)[:, :, None, None]))
+
+    x, t, none = noise(1, 3, 16, 16), noise(1, 4, seed=1), Region.from_mask(torch.zeros(16, 16, dtype=torch.bool))
+    net = compile(fill(Told()), (x, t), policy=PROBED, backend="cpu")
+    recording = net.record(x, t)[1]
+    snapshot = Snapshot.of(net.record(x, t)[1], Store())
+    expected, restored = net.update(recording, none, x, t + 1), snapshot.recording()
+    assert torch.equal(net.update(restored, none, x, t + 1), expected)
+    assert all(torch.equal(restored.snapshot.rows(v), rows) for v, rows in recording.buffers.items())
+    both = [snapshot.recording() for _ in range(2)]
+    for result in net.update_many(both, none, [((x, t + 1), {})] * 2):
+        assert torch.equal(result, expected)
+
+
 def test_what_cannot_be():
     net, made = compiled("ddpm-256", SHARED), case("ddpm-256")
     _, recording = record(net, made)

@@ -210,6 +210,11 @@ class Op:
         return self.macs_per_row() * rows
 
     @property
+    def effort(self) -> int:
+        """Multiply-accumulates that take PyTorch about as long, for what it computes."""
+        return 0
+
+    @property
     def reason(self) -> str:
         """Why it runs densely although operands are rows; empty for every other operation."""
         return ""

@@ -48,7 +48,7 @@ class Table:
     @property
     def edited(self) -> Table:
         """The rows that are no probes."""
-        return self._edited or self
+        return self if self._edited is None else self._edited
 
     @property
     def kind(self) -> tuple[bool, ...]:

@@ -30,6 +30,10 @@ class PartialBackend:
     narrow_rows = True
     native = torch.float32
 
+    @property
+    def own_threads(self) -> bool:
+        return False
+
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))
         assert not unknown, f"kernels of the {self.name} backend have no KernelSpec: {', '.join(unknown)}"

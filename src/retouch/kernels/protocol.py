@@ -43,6 +43,10 @@ class Backend(Protocol):
     """Whether int8 rows are copied at the speed of others, so that keys and values may be kept so unasked."""
 
     @property
+    def own_threads(self) -> bool:
+        """Whether kernels compute on threads of their own, and not on PyTorch's or on a device."""
+
+    @property
     def transfers(self) -> Transfers | None:
         """How rows come from the host's memory; None where kernels read it."""
 

@@ -194,7 +194,7 @@ def semantics(labels: Tensor, count: int, instances: Tensor | None = None) -> Te
 
     labels: integers [H, W] below `count`. instances: integers [H, W]; None: every area of one label is one.
     """
-    found = torch.zeros(1, count + 1, *labels.shape)
+    found = torch.zeros(1, count + 1, *labels.shape, dtype=torch.float32)
     found[:, :count].scatter_(1, labels.long()[None, None], 1)
     found[:, count] = edges(labels if instances is None else instances)
     return found

@@ -27,6 +27,8 @@ from retouch.ir.work import Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ELEMENT = 50
+"""Multiply-accumulates that take as long as an element of a result that is no product."""
 
 _TORCH = (torch.cat, torch.narrow, torch.ones, torch.select, torch.unsqueeze, Tensor.to, operator.getitem)
 
@@ -154,6 +156,10 @@ class Dense(Op):
 
     def arithmetic(self, rows: int) -> int:
         return self.macs
+
+    @property
+    def effort(self) -> int:
+        return self.macs + ELEMENT * math.prod(self.out.shape)
 
     @cached_property
     def _fill(self) -> Callable[[list[Any]], Any]:

@@ -20,9 +20,9 @@ class Chain:
     results: tuple[Value, ...]
 
     @cached_property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-        return sum(op.arithmetic(0) for op in self.ops)
+    def effort(self) -> int:
+        """Multiply-accumulates that take about as long."""
+        return sum(op.effort for op in self.ops)
 
     def run(self, content: Callable[[Value], Any]) -> dict[Value, Any]:
         """The results; `content` gives values that the chain does not make."""

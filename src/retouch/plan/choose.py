@@ -88,7 +88,7 @@ class Planner:
     @property
     def whole_seconds(self) -> float | None:
         """Predicted, of computing everything; None where no costs are known."""
-        return self._whole if self.costs is not None else None
+        return self.costs.update(self.everything) if self.costs is not None else None
 
     def update(self, active: dict[Value, Table]) -> Run:
         """The work of an update that computes active rows."""

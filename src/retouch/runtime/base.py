@@ -330,7 +330,7 @@ class State(Contents, Operands):
 
     def compute(self, op: Dense) -> None:
         """Run a dense operation; its result replaces the one that is there."""
-        with threads_for(op.macs):
+        with threads_for(op.effort):
             self.take(op, op.run(self.sources(op)))
 
     # Saved rows

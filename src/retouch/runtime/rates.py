@@ -27,7 +27,7 @@ from retouch.plan.peaks import Peaks, of_gpu
 from retouch.runtime.threads import thread_count
 from retouch.runtime.timing import measure
 
-VERSION = 6
+VERSION = 7
 """Of the files, and of the shapes that are timed."""
 
 QUIET, BUSY = 0.5, 1.0

@@ -10,11 +10,13 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from retouch.kernels import Backend
 
 WORTH = 500_000_000
 """Multiply-accumulates from which several threads gain more than their waiting costs."""
@@ -68,11 +70,14 @@ def all_threads() -> Iterator[None]:
         _former.count = count
 
 
-@contextmanager
-def threads_for(macs: int) -> Iterator[None]:
-    """PyTorch computes as many multiply-accumulates on as many threads as are worth their waiting."""
-    with all_threads() if macs >= WORTH else one_thread():
-        yield
+def beside(backend: Backend) -> AbstractContextManager[None]:
+    """PyTorch's threads while a backend computes: one, where kernels have others."""
+    return one_thread() if backend.own_threads else all_threads()
+
+
+def threads_for(effort: int) -> AbstractContextManager[None]:
+    """PyTorch's threads for something beside kernels: all where that is worth their waiting."""
+    return all_threads() if effort >= WORTH else nullcontext()
 
 
 def _set(count: int) -> None:
@@ -84,8 +89,8 @@ def _set(count: int) -> None:
 def _setters() -> tuple[Callable[[int], object], ...]:
     """What sets the number of the calling thread alone: OpenMP's, and MKL's, which has its own.
 
-    `torch.set_num_threads` would be for every thread that begins meanwhile, and for good. Where a build of PyTorch has
-    no OpenMP there are none.
+    `torch.set_num_threads` would be for every thread that begins meanwhile, and for good. There are none where PyTorch
+    has no OpenMP, and on Windows.
     """
     folder = Path(torch.__file__).parent / "lib"
     library = next((ctypes.CDLL(str(folder / name)) for name in LIBRARIES if (folder / name).exists()), None)

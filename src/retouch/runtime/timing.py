@@ -22,7 +22,7 @@ from retouch.ops.int8_gemm import Levels
 from retouch.ops.specs import SPECS
 from retouch.ops.sums import sums_width
 from retouch.plan.cost import KERNELS, Rate, Rates, amounts, key
-from retouch.runtime.threads import thread_count
+from retouch.runtime.threads import beside, thread_count
 
 BUDGET = 0.02
 """Seconds in which a shape is timed again and again; the fastest call counts."""
@@ -77,14 +77,16 @@ def measure(backend: Backend) -> Rates:
     """The rates of a backend on the CPU with its present number of threads; takes a few seconds."""
     backend.set_threads(thread_count())
     kernels = {}
-    for dtype in backend.dtypes:
-        shapes = Shapes(backend, dtype)
-        for kernel in taking(dtype):
-            timed = [(case.work, case.seconds()) for case in getattr(shapes, kernel)()]
-            kernels[key(kernel, dtype)] = fitted(timed)
+    with beside(backend):
+        for dtype in backend.dtypes:
+            shapes = Shapes(backend, dtype)
+            for kernel in taking(dtype):
+                timed = [(case.work, case.seconds()) for case in getattr(shapes, kernel)()]
+                kernels[key(kernel, dtype)] = fitted(timed)
+        result = _result()
     slower = _fastest([_python]) / PYTHON
     launch, make, entry, dense, fixed = (slower * cost for cost in (LAUNCH, MAKE, ENTRY, DENSE, FIXED))
-    return Rates(kernels, launch, make, entry, dense, fixed, _result())
+    return Rates(kernels, launch, make, entry, dense, fixed, result)
 
 
 def taking(dtype: torch.dtype) -> list[str]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from retouch import Policy, Region
+from retouch.frontend.lowering.context import count_macs
 from support import around, check_rule, compile_all, edit, error, noise, spot
 
 CONTEXT = noise(2, 5, 12, seed=7)
@@ -338,3 +339,15 @@ def test_moved_keys_on_a_grid_that_is_computed_whole(name):
         _, recording = net.record(x)
         results.append(net.update(recording, Region.from_mask(mask), edit(x, mask)))
     assert error(*results) < 4e-6
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_arithmetic_of_attention_that_no_rule_takes_is_counted(masked):
+    class Attention(nn.Module):
+        def forward(self, q, k):
+            mask = torch.zeros(16, 24) if masked else None
+            return F.scaled_dot_product_attention(q, k, k, mask)
+
+    program = torch.export.export(Attention(), (torch.randn(2, 4, 16, 8), torch.randn(2, 4, 24, 8)))
+    (node,) = [n for n in program.graph.nodes if "attention" in n.name]
+    assert count_macs(node) == 2 * 2 * 4 * 16 * 24 * 8

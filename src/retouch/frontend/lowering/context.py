@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch.fx import Node
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from retouch.frontend.capture import Captured
 from retouch.frontend.lowering.pending import PENDING, Joint
@@ -420,11 +420,17 @@ class Context:
         return self.add(Lift(out, Matrix(value, expand, order, (target.rows, channels), target.dtype, split=split)))
 
 
+UNCOUNTED: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3])  # type: ignore[no-untyped-call]
+}
+"""What PyTorch's counter does not know: attention without a mask on the CPU."""
+
+
 def count_macs(node: Node) -> int:
     """Multiply-accumulates of one captured operation, from its shapes."""
     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
             node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # an estimate for a report must not fail the lowering
         return 0

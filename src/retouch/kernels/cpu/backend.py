@@ -127,6 +127,10 @@ class Cpu(PartialBackend):
     def point(self, holder: Any, handle: Any | None) -> None:
         holder.point(handle)
 
+    @property
+    def own_threads(self) -> bool:
+        return not self.lacking
+
     def set_threads(self, threads: int) -> None:
         cpu.set_num_threads(threads)
 

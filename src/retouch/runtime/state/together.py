@@ -134,7 +134,7 @@ class Together(Operands):
         for part in self.parts:
             sources = part.sources(op)
             same = [r for read, r in known if all(a is b for a, b in zip(read, sources, strict=True))]
-            with threads_for(op.macs):
+            with threads_for(op.effort):
                 result = same[0] if same else op.run(sources)
             known.append((sources, result))
             part.take(op, result)
