@@ -12,11 +12,11 @@ from retouch.ir.geometry import IntArray
 from retouch.ops.row_map import fetch, store
 from retouch.ops.spec import CHANNELS, FLOATS, Arguments, Draw, KernelSpec, within
 
-SCALE = 4
-"""Columns that levels of int8 end in: the bytes of the float32 by which they are multiplied."""
+SCALE = 2
+"""Columns that levels of int8 end in: the bytes of the bfloat16 by which they are multiplied."""
 
-ENDS = SCALE + 1
-"""Columns that int8 rows of products end in: the same, and the level of zero."""
+ENDS = 5
+"""Columns that int8 rows of products end in: the bytes of a float32 by which they are multiplied, the level of zero."""
 
 STEPS = 254
 """Between their least and largest level: one less than int8 has, for what rounding adds."""
@@ -30,15 +30,21 @@ Copy = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 
 def quantized(rows: Tensor, parts: int = 1) -> Tensor:
     """Rows `[M, C]` as int8 `[M, C + parts * SCALE]`: of each of so many equal parts of the channels, one after the
-    other, levels of -127 to 127 of its largest magnitude, and its scale.
+    other, levels of -127 to 127, and the scale by which its largest magnitude is at most 127.
     """
     count, channels = rows.shape
     x = rows.float().reshape(count * parts, channels // parts)
     most = x.abs().amax(1)
-    top = torch.full_like(most, 127)  # a number instead of it would be multiplied by a rounded reciprocal
-    levels = x * torch.where(most >= SMALLEST, top / most, 0)[:, None]
-    found = torch.cat([levels.round().to(torch.int8), (most / top).view(torch.int8).reshape(-1, SCALE)], 1)
+    scales = _up(most / torch.full_like(most, 127))  # a number instead would be multiplied by a rounded reciprocal
+    levels = x * torch.where(most >= SMALLEST, 1 / scales.float(), 0)[:, None]
+    found = torch.cat([levels.round().to(torch.int8), scales.view(torch.int8).reshape(-1, SCALE)], 1)
     return found.reshape(count, channels + parts * SCALE)
+
+
+def _up(x: Tensor) -> Tensor:
+    """Float32 that are not negative as bfloat16, rounded up."""
+    upper = (x.view(torch.int32) + 0xFFFF) >> 16
+    return torch.where(x.isnan(), 0x7FC0, upper).to(torch.int16).view(torch.bfloat16)
 
 
 def restored(levels: Tensor, channels: int) -> Tensor:
@@ -46,8 +52,8 @@ def restored(levels: Tensor, channels: int) -> Tensor:
     count, columns = levels.shape
     parts = _parts(columns, channels)
     by_part = levels.reshape(count * parts, columns // parts)
-    scales = by_part[:, -SCALE:].clone().reshape(-1).view(torch.float32)
-    return (by_part[:, :-SCALE].float() * scales[:, None]).reshape(count, channels)
+    scales = by_part[:, -SCALE:].clone().reshape(-1).view(torch.bfloat16)
+    return (by_part[:, :-SCALE].float() * scales.float()[:, None]).reshape(count, channels)
 
 
 def _parts(columns: int, channels: int) -> int:
@@ -66,7 +72,7 @@ def spread(rows: Tensor) -> Tensor:
     factor = torch.where(width >= SMALLEST, steps / width, 0)
     zero = torch.where(width >= SMALLEST, -128 - (least * factor).round().to(torch.int32), 0)
     levels = (x * factor[:, None]).round().to(torch.int32) + zero[:, None]
-    scales = (width / steps).view(torch.int8).reshape(-1, SCALE)
+    scales = (width / steps).view(torch.int8).reshape(-1, ENDS - 1)
     return torch.cat([levels.to(torch.int8), scales, zero.to(torch.int8)[:, None]], 1)
 
 

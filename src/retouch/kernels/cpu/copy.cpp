@@ -69,6 +69,8 @@ using namespace nb::literals;
 namespace {
 
 constexpr int64_t piece_bytes = 128 << 10;
+constexpr int64_t scale_bytes = 2,
+                  product_bytes = 5; // that parts of rows, and rows for products, end in
 
 // m: the rows that are copied.
 CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
@@ -77,11 +79,11 @@ CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,
   if (!same && (dst.m.dtype == DType::f64 || src.m.dtype == DType::f64))
     bad_type("copy_rows: the dtypes differ, and float64 is not converted");
   const Rows &levels = dst.m.dtype == DType::i8 ? dst : src, &plain = &levels == &dst ? src : dst;
-  int64_t scales = levels.m.channels - plain.m.channels, parts = scales / 4;
-  bool read_by_products = dst.m.dtype == DType::i8 && scales == 5;
+  int64_t scales = levels.m.channels - plain.m.channels, parts = scales / scale_bytes;
+  bool read_by_products = dst.m.dtype == DType::i8 && scales == product_bytes;
   if (same || levels.m.dtype != DType::i8)
     check_same(src.m.channels, dst.m.channels, "channels of src");
-  else if (!read_by_products && (parts < 1 || scales % 4 || plain.m.channels % parts))
+  else if (!read_by_products && (parts < 1 || scales % scale_bytes || plain.m.channels % parts))
     bad_value("copy_rows: " + str(levels.m.channels) + " columns of int8 for " +
               str(plain.m.channels) + " channels");
   if (m > dst.m.rows && !dst_index) bad_value("copy_rows: more rows than dst has");
