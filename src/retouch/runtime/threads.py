@@ -44,10 +44,9 @@ def one_thread() -> Iterator[None]:
     if _former.count:
         yield
         return
-    count = torch.get_num_threads()
-    _set(1)
-    _former.count = count
+    _former.count = count = torch.get_num_threads()
     try:
+        _set(1)
         yield
     finally:
         _former.count = 0
@@ -62,8 +61,8 @@ def all_threads() -> Iterator[None]:
         yield
         return
     _former.count = 0
-    _set(count)
     try:
+        _set(count)
         yield
     finally:
         _set(1)
