@@ -29,10 +29,7 @@ class PartialBackend:
     sums_dtype: torch.dtype
     narrow_rows = True
     native = torch.float32
-
-    @property
-    def own_threads(self) -> bool:
-        return False
+    own_threads = False
 
     def __init__(self, kernels: Mapping[str, Callable[..., Any]]) -> None:
         unknown = sorted(set(kernels) - set(SPECS))

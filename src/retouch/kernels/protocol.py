@@ -41,10 +41,8 @@ class Backend(Protocol):
     """Of channel sums: float64, or float32 where there is none (see `retouch.ops.sums.sums_width`)."""
     narrow_rows: bool
     """Whether int8 rows are copied at the speed of others, so that keys and values may be kept so unasked."""
-
-    @property
-    def own_threads(self) -> bool:
-        """Whether kernels compute on threads of their own, and not on PyTorch's or on a device."""
+    own_threads: bool
+    """Whether kernels compute on threads of their own, and not on PyTorch's or on a device."""
 
     @property
     def transfers(self) -> Transfers | None:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from retouch.ir.geometry import Grid
 from retouch.ir.tables import Table
@@ -78,14 +79,15 @@ class Planner:
         """costs: of the machine, None where they are not known."""
         self.plan, self.policy, self.costs, self.dirty = plan, policy, costs, dirty
         everything = activity.everything(plan.program)
-        every = dirty(set(plan.program.inputs), everything)
-        self.everything = meter.of_everything(plan, every)
-        again = meter.of_everything(plan, every - plan.chained)  # which updates remember, or make either way
+        self.everything = meter.of_everything(plan, dirty(set(plan.program.inputs), everything))
+        chained = {value.name for value in plan.chained}  # which updates remember, or make either way
+        named = zip(self.everything.names, self.everything.launches, strict=True)
+        again = replace(self.everything, launches=tuple(work for name, work in named if name not in chained), names=())
         of_rows = [work for work in again.launches if work.kernel != DENSE]
         idle = Run(tuple(replace(work, rows=0, nbytes=0) for work in of_rows))
         self._whole, self._idle = (costs.update(run) if costs else 0.0 for run in (again, idle))
 
-    @property
+    @cached_property
     def whole_seconds(self) -> float | None:
         """Predicted, of computing everything; None where no costs are known."""
         return self.costs.update(self.everything) if self.costs is not None else None

@@ -44,6 +44,7 @@ class Cpu(PartialBackend):
     def __init__(self, kernels: Mapping[str, Callable[..., Any]] = KERNELS) -> None:
         super().__init__(kernels)
         self.native = torch.bfloat16 if cpu.isa() == "avx512" else torch.float32
+        self.own_threads = not self.lacking
 
     def plain(self, handle: Any) -> Any:
         if isinstance(handle, cpu.Rows | cpu.Index):
@@ -126,10 +127,6 @@ class Cpu(PartialBackend):
 
     def point(self, holder: Any, handle: Any | None) -> None:
         holder.point(handle)
-
-    @property
-    def own_threads(self) -> bool:
-        return not self.lacking
 
     def set_threads(self, threads: int) -> None:
         cpu.set_num_threads(threads)

@@ -133,9 +133,7 @@ static float largest(const From* from, int64_t channels) {
 }
 
 constexpr float smallest = 0x1p-100f; // rows below it are zeros
-constexpr int64_t scale_bytes = sizeof(bf16);
-constexpr int64_t product_bytes = sizeof(float) + 1; // that rows which products read end in
-constexpr float level_steps = 254; // one less than there are, for what rounding adds
+constexpr float level_steps = 254;    // one less than there are, for what rounding adds
 
 // The nearest integer to a small number, ties to even.
 RETOUCH_INLINE int32_t level_of(float x) {
@@ -145,26 +143,19 @@ RETOUCH_INLINE int32_t level_of(float x) {
   return found - 0x4b400000;
 }
 
-// The upper half of a float that is not negative, rounded up.
-static uint16_t upper_half(float x) {
+// A float that is not negative, rounded up.
+static bf16 rounded_up(float x) {
   uint32_t found;
   memcpy(&found, &x, sizeof(found));
-  return uint16_t(x != x ? 0x7fc0 : (found + 0xffff) >> 16);
-}
-
-static float of_upper_half(uint16_t half) {
-  uint32_t whole = uint32_t(half) << 16;
-  float found;
-  memcpy(&found, &whole, sizeof(found));
-  return found;
+  return {uint16_t(x != x ? 0x7fc0 : (found + 0xffff) >> 16)};
 }
 
 template <class From>
 static void quantize_line(char* dst, const char* src, int64_t channels) {
   const From* from = reinterpret_cast<const From*>(src);
   float most = largest(from, channels);
-  uint16_t scale = upper_half(most / 127);
-  vf factor = set1(most >= smallest ? 1 / of_upper_half(scale) : 0.0f), half = set1(0x1.8p23f);
+  bf16 scale = rounded_up(most / 127);
+  vf factor = set1(most >= smallest ? 1 / to_float(scale) : 0.0f), half = set1(0x1.8p23f);
   for_vectors(from, channels, [&](vf x, int64_t c, int64_t n) __attribute__((always_inline)) {
     // In the lowest bits of the sum is the level, rounded to the nearest, ties to even.
     vb levels = narrow_levels((vi)bits(x * factor + half) << 24 >> 24);
@@ -211,15 +202,14 @@ static void spread_line(char* dst, const char* src, int64_t channels) {
 template <class To>
 static void restore_line(char* dst, const char* src, int64_t channels) {
   To* to = reinterpret_cast<To*>(dst);
-  uint16_t half;
-  memcpy(&half, src + channels, sizeof(half));
-  const float scale = of_upper_half(half);
+  bf16 scale;
+  memcpy(&scale, src + channels, sizeof(scale));
   for (int64_t c = 0; c < channels; c += lanes) {
     size_t count = size_t(min_of(lanes, channels - c));
     int8_t levels[lanes] = {};
     To part[lanes];
     memcpy(levels, src + c, count);
-    put(part, get(levels) * set1(scale));
+    put(part, get(levels) * set1(to_float(scale)));
     memcpy(to + c, part, count * sizeof(To));
   }
 }

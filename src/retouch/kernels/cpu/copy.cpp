@@ -69,8 +69,6 @@ using namespace nb::literals;
 namespace {
 
 constexpr int64_t piece_bytes = 128 << 10;
-constexpr int64_t scale_bytes = 2,
-                  product_bytes = 5; // that parts of rows, and rows for products, end in
 
 // m: the rows that are copied.
 CopyArgs check_copy(const Rows& dst, const Index* dst_index, const Rows& src,

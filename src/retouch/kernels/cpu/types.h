@@ -9,10 +9,12 @@
 
 namespace retouch {
 
-// Levels of i8 end in the float32 by which they are multiplied, as four more of them; in rows that
-// are copied there are several such parts, one after the other. Rows that products read end in the
-// level of zero besides, one more.
+// Levels of i8 end in the bf16 by which they are multiplied, as two more of them; in rows that are
+// copied there are several such parts, one after the other. Rows that products read end in a
+// float32 instead, and in the level of zero.
 enum class DType : int32_t { f32, bf16, f16, f64, i8 };
+
+constexpr int64_t scale_bytes = 2, product_bytes = 5;
 
 // Row-major [rows, channels]; the row stride ld is in elements.
 struct Matrix {

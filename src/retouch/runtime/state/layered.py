@@ -339,13 +339,13 @@ class Restored(State):
     def commit(self) -> None:
         """Put what the update computed, if anything, into a new layer."""
         assert self.schedule is not None
-        here = self.pending is not None
         if self.pending is not None:
             form, sources = self._form(self.schedule, self.pending)
             self._written(form, sources, {value: self.values[value] for value in self.pending.dense})
         if self._layer is not None:
             self.snapshot = self.snapshot.grown(self._layer)
-        if here and all(self.snapshot.types[value] == value.dtype for value in self.workspace.results):
+        exact = all(self.snapshot.types[value] == value.dtype for value in self.workspace.results)
+        if exact and self.pending is not None:
             self.workspace.returned = ReferenceType(self.snapshot)
         self.pending = self._layer = None
 
